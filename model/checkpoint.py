@@ -1,0 +1,120 @@
+"""Checkpoints: where a model's folder is, what may stand in it, its digest and its own settings."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+_READ_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
+"""What loading may read: settings, weights, vocabularies. Never pickles, never code."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that can't or must not be used; the message says what is wrong with it."""
+
+
+class Location(Protocol):
+    """Where a checkpoint is. Workers call `folder` on their own machine."""
+
+    def folder(self) -> Path:
+        """The local folder, fetched first if need be. Raises CheckpointError if there is none."""
+        ...
+
+
+@dataclass(frozen=True)
+class Bundled:
+    """The checkpoint inside the installed package."""
+
+    def folder(self) -> Path:
+        return Path(__file__).parent / "bundled"
+
+
+@dataclass(frozen=True)
+class LocalFolder:
+    """A folder on this machine."""
+
+    path: str
+
+    def folder(self) -> Path:
+        if not (Path(self.path) / "config.json").is_file():
+            raise CheckpointError(f"{self.path} has no config.json: it is no Hugging Face checkpoint folder")
+        return Path(self.path)
+
+
+@dataclass(frozen=True)
+class Hub:
+    """A repository of the Hugging Face hub (or of its local cache), at one revision."""
+
+    repository: str
+    revision: str | None = None
+
+    def folder(self) -> Path:
+        from huggingface_hub import snapshot_download
+
+        try:
+            return Path(snapshot_download(self.repository, revision=self.revision, allow_patterns=list(_READ_FILES)))
+        except Exception as error:
+            raise CheckpointError(f"{self.repository!r} is no local folder, and the hub gave none: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """A checkpoint's own settings, `spanmill: {...}` in its config.json.
+
+    null            whether its null option is trained (`--null auto` follows it)
+    temperature     T of the posterior; losses are never tempered
+    null_threshold  default of `--null_score_diff_threshold`
+    link            "softmax" or "sigmoid": what turns its logits into probabilities
+    """
+
+    null: bool = False
+    temperature: float = 1.0
+    null_threshold: float = 0.0
+    link: str = "softmax"
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The checkpoint's config.json. Raises CheckpointError if it is missing or no JSON object."""
+    try:
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder / 'config.json'} can't be read: {error}") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{folder / 'config.json'} holds no JSON object")
+    return config
+
+
+def read_settings(folder: Path) -> Settings:
+    """The checkpoint's own settings, with defaults where it has none. Raises CheckpointError for unusable ones."""
+    given = read_config(folder).get("spanmill", {})
+    known = {name: given[name] for name in Settings.__dataclass_fields__ if name in given}
+    settings = Settings(**known)
+    if not (isinstance(settings.null, bool) and settings.link in ("softmax", "sigmoid") and settings.temperature > 0):
+        raise CheckpointError(
+            f"config.json has spanmill = {given}: null must be true or false, temperature above 0, "
+            "link 'softmax' or 'sigmoid'"
+        )
+    return settings
+
+
+def refuse_unsafe(folder: Path) -> None:
+    """Raises CheckpointError for a checkpoint that brings code of its own or has no safetensors weights."""
+    if read_config(folder).get("auto_map"):
+        raise CheckpointError(f"{folder} names code of its own (auto_map in config.json): remote code is never run")
+    if not list(folder.glob("*.safetensors")):
+        pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(pattern))
+        found = f"only {', '.join(pickled)}, which is a pickle" if pickled else "no weights at all"
+        raise CheckpointError(f"{folder} has {found}: weights must be safetensors")
+
+
+def digest(folder: Path) -> str:
+    """SHA-256 (hex) over the names and bytes of all files that loading may read."""
+    total = hashlib.sha256()
+    for path in sorted({path for pattern in _READ_FILES for path in folder.glob(pattern)}):
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").digest()
+        total.update(path.name.encode() + b"\0" + content)
+    return total.hexdigest()

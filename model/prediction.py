@@ -1,0 +1,146 @@
+"""The prediction loop: all windows of a chunk through the network, in batches, and what decoding leaves of each.
+
+It exists once: device lock, padding, logits, halving when memory runs out, isolation of a window that can't be computed.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from model.batching import Batch, assemble, plan_batches
+from model.reader import Reader
+from model.spans import WindowSpans, decode_windows
+from model.windows import Windows
+
+_device_lock = threading.Lock()
+"""One batch at a time on the device: threads of one process share its network and its memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """How windows are decoded: candidates kept, longest span in tokens, T of the posterior, whether null is an option."""
+
+    n_best: int = 5
+    max_answer_length: int = 30
+    temperature: float = 1.0
+    null: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What the network said of a chunk's windows.
+
+    spans          decoded windows, in the order of the windows
+    failures       pair -> (reason, message) of pairs whose windows could not be computed
+    real_tokens    tokens of all windows
+    padded_tokens  tokens of all batches with their padding
+    network_seconds  time inside the reader
+    """
+
+    spans: WindowSpans
+    failures: dict[int, tuple[str, str]]
+    real_tokens: int
+    padded_tokens: int
+    network_seconds: float
+
+
+def predict(reader: Reader, windows: Windows, decoding: Decoding, batch_tokens: int) -> Prediction:
+    """Runs the network over all windows, sorted by length, at most `batch_tokens` padded tokens at a time.
+
+    A batch that fails is halved until it passes or is one window, whose pair then has a failure: "out_of_memory" or
+    "model_error". Raises the error itself if the device is lost, or if not one window could be computed.
+    """
+    count = len(windows)
+    spans = WindowSpans(
+        start=np.zeros((count, decoding.n_best), np.int64),
+        end=np.zeros((count, decoding.n_best), np.int64),
+        start_logit=np.full((count, decoding.n_best), -np.inf, np.float32),
+        end_logit=np.full((count, decoding.n_best), -np.inf, np.float32),
+        log_mass=np.full(count, -np.inf, np.float32),
+        null_score=np.full(count, np.nan, np.float32),
+        finite=np.zeros(count, bool),
+    )
+    failures: dict[int, tuple[str, str]] = {}
+    padded_tokens, seconds, done = 0, 0.0, 0
+    waiting = plan_batches(windows.lengths, batch_tokens)[::-1]
+    while waiting:
+        chosen = waiting.pop()
+        batch = assemble(windows, chosen)
+        try:
+            with _device_lock, torch.inference_mode():
+                started = time.perf_counter()
+                start_logits, end_logits = reader.logits(batch)
+                seconds += time.perf_counter() - started
+                _decode(batch, start_logits, end_logits, decoding, spans, chosen)
+        except Exception as error:
+            if _device_lost(error):
+                raise
+            if len(chosen) > 1:
+                middle = len(chosen) // 2
+                waiting += [chosen[middle:], chosen[:middle]]
+                _free_memory(error)
+                continue
+            reason = "out_of_memory" if _out_of_memory(error) else "model_error"
+            failures[int(windows.pair[chosen[0]])] = reason, f"{type(error).__name__}: {error}"
+            if not done and not waiting and count > 1:
+                raise
+            continue
+        done += len(chosen)
+        padded_tokens += batch.input_ids.numel()
+    return Prediction(spans, failures, int(windows.lengths.sum()), padded_tokens, seconds)
+
+
+def _decode(
+    batch: Batch,
+    start_logits: torch.Tensor,
+    end_logits: torch.Tensor,
+    decoding: Decoding,
+    spans: WindowSpans,
+    chosen: np.ndarray,
+) -> None:
+    """Decodes one batch on its device and writes what is left into the chosen rows of `spans`."""
+    device = start_logits.device
+    start, end, start_logit, end_logit, log_mass = decode_windows(
+        start_logits,
+        end_logits,
+        batch.can_start.to(device),
+        batch.can_end.to(device),
+        batch.owned_low.to(device),
+        batch.owned_high.to(device),
+        max_answer_length=decoding.max_answer_length,
+        n_best=decoding.n_best,
+        temperature=decoding.temperature,
+    )
+    in_context = batch.in_context.to(device)
+    finite = (torch.isfinite(start_logits) & torch.isfinite(end_logits) | ~in_context).all(1)
+    if decoding.null and batch.classifier is not None:
+        at = batch.classifier.to(device)[:, None]
+        null = (start_logits.gather(1, at) + end_logits.gather(1, at)).squeeze(1)
+        finite &= torch.isfinite(null)
+        spans.null_score[chosen] = null.cpu().numpy()
+    shift = (batch.passage_start - batch.context_start)[:, None]
+    spans.start[chosen] = (start.cpu() + shift).numpy()
+    spans.end[chosen] = (end.cpu() + shift).numpy()
+    spans.start_logit[chosen] = start_logit.cpu().numpy()
+    spans.end_logit[chosen] = end_logit.cpu().numpy()
+    spans.log_mass[chosen] = log_mass.cpu().numpy()
+    spans.finite[chosen] = finite.cpu().numpy()
+
+
+def _out_of_memory(error: Exception) -> bool:
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+def _device_lost(error: Exception) -> bool:
+    lost = getattr(torch, "AcceleratorError", ())
+    return isinstance(error, lost) and not _out_of_memory(error)
+
+
+def _free_memory(error: Exception) -> None:
+    if _out_of_memory(error) and torch.cuda.is_available():
+        torch.cuda.empty_cache()

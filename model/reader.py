@@ -1,0 +1,180 @@
+"""The reader: an encoder with a start and an end network over the context's tokens, behind a contract of three methods."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from model.batching import Batch
+from model.checkpoint import CheckpointError, Location, digest, refuse_unsafe
+from model.tokenizer import Tokenizer
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class Reader(Protocol):
+    """What the prediction loop needs of a model. Readers are picklable values that compare by what they load."""
+
+    def load(self) -> None:
+        """Loads the network, once. Raises CheckpointError."""
+        ...
+
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer, without loading the network. Raises TokenizerError."""
+        ...
+
+    def logits(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Raw start and end logits of a batch, float32 [B, L] each, on the reader's device."""
+        ...
+
+
+_shared: dict[Reader, Reader] = {}
+_shared_lock = threading.Lock()
+
+
+def shared(reader: Reader) -> Reader:
+    """The one reader of this process that equals `reader`: all threads and steps use one loaded network."""
+    with _shared_lock:
+        return _shared.setdefault(reader, reader)
+
+
+@dataclass(frozen=True)
+class CheckpointReader:
+    """Any `AutoModelForQuestionAnswering` checkpoint with a fast tokenizer and safetensors weights.
+
+    location  where the checkpoint is
+    digest    of its files, checked when it is loaded ("" checks nothing)
+    device    "auto" (CUDA if there is one), "cpu", "cuda" or "cuda:N"
+    dtype     of the encoder: "float32", "bfloat16" or "float16"; the start and end networks always compute in float32
+    compile   whether to pass the network through torch.compile
+    """
+
+    location: Location
+    digest: str = ""
+    device: str = "auto"
+    dtype: str = "float32"
+    compile: bool = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}  # never the loaded network
+
+    @cached_property
+    def folder(self) -> Path:
+        folder = self.location.folder()
+        refuse_unsafe(folder)
+        if self.digest and digest(folder) != self.digest:
+            raise CheckpointError(f"the checkpoint in {folder} is not the one that this run was started with")
+        return folder
+
+    @cached_property
+    def _tokenizer(self) -> Tokenizer:
+        return Tokenizer(self.folder)
+
+    @cached_property
+    def _network(self) -> _Network:
+        return _Network(self.folder, resolve_device(self.device), DTYPES[self.dtype], self.compile)
+
+    def load(self) -> None:
+        with _shared_lock:
+            _ = self._network
+
+    def tokenizer(self) -> Tokenizer:
+        with _shared_lock:
+            return self._tokenizer
+
+    def logits(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        return self._network(batch)
+
+    def positions(self) -> int | None:
+        """How many tokens a window may have for the network's position embeddings; None if it has no limit."""
+        return self._network.positions
+
+    def vocabulary(self) -> int:
+        """Rows of the network's embedding: token ids must be lower."""
+        return self._network.vocabulary
+
+
+def resolve_device(device: str) -> torch.device:
+    """The torch device of `--device`. Raises ValueError for one that this machine does not have."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    resolved = torch.device(device)
+    if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device {device!r}: this machine has {torch.cuda.device_count()} CUDA devices")
+    return resolved
+
+
+def resolve_dtype(dtype: str, device: str) -> str:
+    """The dtype of `--dtype auto`: bfloat16 where the device computes it natively, else float32."""
+    if dtype != "auto":
+        return dtype
+    if resolve_device(device).type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bfloat16" if native else "float32"
+
+
+class _Network:
+    """A loaded network on its device."""
+
+    def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype, compile: bool):
+        from transformers import AutoModelForQuestionAnswering
+        from transformers.utils import logging as transformers_logging
+
+        transformers_logging.disable_progress_bar()
+        try:
+            network, loading = AutoModelForQuestionAnswering.from_pretrained(
+                str(folder),
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                output_loading_info=True,
+            )
+        except Exception as error:
+            raise CheckpointError(f"the network in {folder} can't be loaded: {error}") from error
+        absent = sorted(loading["missing_keys"]) + sorted(str(key) for key in loading["mismatched_keys"])
+        if absent:
+            raise CheckpointError(
+                f"{folder} lacks trained weights for {', '.join(absent[:5])}"
+                f"{' and others' if len(absent) > 5 else ''}: no question answering checkpoint (untrained heads never answer)"
+            )
+        accepted = inspect.signature(network.forward).parameters
+        self.takes_types = "token_type_ids" in accepted and getattr(network.config, "type_vocab_size", 0) > 1
+        self.vocabulary = int(network.get_input_embeddings().num_embeddings)
+        self.positions = _position_limit(network)
+        self.device = device
+        for module in network.modules():
+            # In half precision a head's own rounding would tie neighbouring spans: its few weights compute in float32.
+            if isinstance(module, torch.nn.Linear) and module.out_features == 2:
+                module.float().register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
+        network = network.to(device).eval()
+        self.forward = torch.compile(network, dynamic=True) if compile else network
+
+    def __call__(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention.to(torch.int64)}
+        if self.takes_types:
+            inputs["token_type_ids"] = batch.token_types
+        inputs = {name: tensor.to(self.device, non_blocking=True) for name, tensor in inputs.items()}
+        output = self.forward(**inputs, return_dict=True)
+        return output.start_logits.float(), output.end_logits.float()
+
+
+def _position_limit(network: torch.nn.Module) -> int | None:
+    """Positions that the network embeds, less those that RoBERTa's family gives up for its padding index."""
+    limits = []
+    for name, module in network.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding):
+            reserved = 0 if module.padding_idx is None else module.padding_idx + 1
+            limits.append(module.num_embeddings - reserved)
+    declared = getattr(network.config, "max_position_embeddings", None)
+    if not limits and isinstance(declared, int) and declared > 0:
+        limits.append(declared)
+    return min(limits) if limits else None

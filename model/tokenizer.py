@@ -1,0 +1,247 @@
+"""Tokens and character offsets: question and context apart, each text once, and how a checkpoint joins the two.
+
+Calling a Hugging Face tokenizer on a pair tokenizes the context anew for every question, and its truncation settings
+stay behind on the shared backend. Here both are switched off once, texts are encoded without special tokens, and one
+probe of the post-processor tells which special tokens stand around a question and a context (`PairFormat`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+_CHARACTERS_AT_ONCE = 1_000_000
+"""How many characters are tokenized in one call: bounds the memory that token objects take before they become arrays."""
+
+_WHITESPACE = np.array([chr(code).isspace() for code in range(0x3001)])
+"""True at every code point that `str.isspace` accepts (the last is U+3000)."""
+
+
+class TokenizerError(ValueError):
+    """The checkpoint's tokenizer can't be used: no fast tokenizer, or a pair format that hides one of the texts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ragged:
+    """Lists of integers end to end: list k is `values[bounds[k]:bounds[k + 1]]`."""
+
+    values: np.ndarray
+    bounds: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.bounds) - 1
+
+    def __getitem__(self, k: int) -> np.ndarray:
+        return self.values[self.bounds[k] : self.bounds[k + 1]]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.diff(self.bounds)
+
+    @classmethod
+    def of(cls, lists: Sequence[Sequence[int]]) -> Ragged:
+        bounds = np.zeros(len(lists) + 1, np.int64)
+        np.cumsum([len(values) for values in lists], out=bounds[1:])
+        return cls(np.fromiter(chain.from_iterable(lists), np.int32, int(bounds[-1])), bounds)
+
+
+@dataclass(frozen=True, slots=True)
+class Passages:
+    """The tokens of distinct contexts, end to end; passage k is `bounds[k]` to `bounds[k + 1]` in every array.
+
+    ids                   int32 [tokens]
+    char_start, char_end  int32 [tokens], code points in the original context, whitespace trimmed
+    can_start, can_end    bool [tokens]: the first of the tokens that share a `char_start`, the last that share a
+                          `char_end`. Between these, token spans and character spans are one to one.
+    """
+
+    ids: np.ndarray
+    char_start: np.ndarray
+    char_end: np.ndarray
+    can_start: np.ndarray
+    can_end: np.ndarray
+    bounds: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.bounds) - 1
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.diff(self.bounds)
+
+
+@dataclass(frozen=True, slots=True)
+class PairFormat:
+    """What a tokenizer puts around a pair: `before` FIRST `between` SECOND `after`, each with its token types.
+
+    question_first        whether the question is FIRST (tokenizers that pad on the left take the context first)
+    classifier            index of the classifier token: from the front if >= 0, from the end if < 0, None if there is none
+    """
+
+    before: tuple[int, ...]
+    between: tuple[int, ...]
+    after: tuple[int, ...]
+    before_types: tuple[int, ...]
+    between_types: tuple[int, ...]
+    after_types: tuple[int, ...]
+    first_type: int
+    second_type: int
+    question_first: bool
+    classifier: int | None
+    pad_id: int
+
+    @property
+    def special_tokens(self) -> int:
+        return len(self.before) + len(self.between) + len(self.after)
+
+    @property
+    def context_type(self) -> int:
+        return self.second_type if self.question_first else self.first_type
+
+    def around(self, question: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The ids that stand before and after the context of this question."""
+        if self.question_first:
+            return np.concatenate([self.before, question, self.between]), np.array(self.after)
+        return np.array(self.before), np.concatenate([self.between, question, self.after])
+
+    def types_around(self, question_tokens: int) -> tuple[np.ndarray, np.ndarray]:
+        """The token types that stand before and after a context, for a question of so many tokens."""
+        if self.question_first:
+            question = [self.first_type] * question_tokens
+            return np.concatenate([self.before_types, question, self.between_types]), np.array(self.after_types)
+        question = [self.second_type] * question_tokens
+        return np.array(self.before_types), np.concatenate([self.between_types, question, self.after_types])
+
+
+class Tokenizer:
+    """A checkpoint's fast tokenizer, set up for whole texts.
+
+    Raises `TokenizerError` if the folder has no fast tokenizer or its pairs can't be taken apart.
+    """
+
+    def __init__(self, folder: str | Path):
+        from transformers import AutoTokenizer  # half a second to import: only where a tokenizer is loaded
+
+        try:
+            loaded = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+        except Exception as error:
+            raise TokenizerError(f"no tokenizer can be loaded from {folder}: {error}") from error
+        if not getattr(loaded, "is_fast", False):
+            raise TokenizerError(f"{type(loaded).__name__} is not a fast tokenizer: it has no character offsets")
+        self._backend = loaded.backend_tokenizer
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        self.vocabulary_size = self._backend.get_vocab_size(with_added_tokens=True)
+        self.max_length = int(min(loaded.model_max_length, 2**31 - 1))
+        self.input_names = frozenset(loaded.model_input_names)
+        pad_id = loaded.pad_token_id if loaded.pad_token_id is not None else loaded.eos_token_id
+        self.format = self._probe(loaded.padding_side == "right", loaded.cls_token_id, pad_id or 0)
+
+    def _probe(self, question_first: bool, classifier_id: int | None, pad_id: int) -> PairFormat:
+        probe = self._backend.encode("a", add_special_tokens=False)
+        probe.truncate(1)
+        if len(probe.ids) != 1:
+            raise TokenizerError("the tokenizer makes no token of 'a': its pair format can't be found")
+        pair = self._backend.post_process(probe, probe, add_special_tokens=True)
+        places = [k for k, special in enumerate(pair.special_tokens_mask) if not special]
+        if len(places) != 2:
+            raise TokenizerError(f"the tokenizer joins a pair as {pair.tokens}: question and context can't be told apart")
+        first, second = places
+        ids, types = pair.ids, pair.type_ids
+        special = [k for k, token in enumerate(ids) if token == classifier_id and k not in places]
+        classifier = None if not special else special[0] if special[0] < first else special[0] - len(ids)
+        return PairFormat(
+            before=tuple(ids[:first]),
+            between=tuple(ids[first + 1 : second]),
+            after=tuple(ids[second + 1 :]),
+            before_types=tuple(types[:first]),
+            between_types=tuple(types[first + 1 : second]),
+            after_types=tuple(types[second + 1 :]),
+            first_type=types[first],
+            second_type=types[second],
+            question_first=question_first,
+            classifier=classifier,
+            pad_id=pad_id,
+        )
+
+    def questions(self, texts: Sequence[str], max_question: int) -> Ragged:
+        """Token ids of each question without special tokens, the first `max_question` of them."""
+        encodings = self._backend.encode_batch(list(texts), add_special_tokens=False)
+        return Ragged.of([encoding.ids[:max_question] for encoding in encodings])
+
+    def passages(self, contexts: Sequence[str]) -> Passages:
+        """Tokens and trimmed offsets of each context, whole and without special tokens."""
+        parts = [self._passages(part) for part in _by_characters(contexts)]
+        lengths = np.concatenate([part.lengths for part in parts]) if parts else np.zeros(0, np.int64)
+        bounds = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        names = ("ids", "char_start", "char_end", "can_start", "can_end")
+        if not parts:
+            parts = [self._passages([])]
+        return Passages(*(np.concatenate([getattr(part, name) for part in parts]) for name in names), bounds)
+
+    def _passages(self, contexts: Sequence[str]) -> Passages:
+        encodings = self._backend.encode_batch(list(contexts), add_special_tokens=False)
+        ids = Ragged.of([encoding.ids for encoding in encodings])
+        tokens = len(ids.values)
+        flat = chain.from_iterable(chain.from_iterable(encoding.offsets for encoding in encodings))
+        offsets = np.fromiter(flat, np.int64, 2 * tokens).reshape(tokens, 2)
+        passage = np.repeat(np.arange(len(contexts)), ids.lengths)
+        text_start = np.concatenate([[0], np.cumsum([len(context) for context in contexts])]).astype(np.int64)
+        start, end = trim_whitespace("".join(contexts), offsets + text_start[passage][:, None])
+        can_start, can_end = span_ends(passage, start, end)
+        shift = text_start[passage]
+        return Passages(
+            ids=ids.values,
+            char_start=(start - shift).astype(np.int32),
+            char_end=(end - shift).astype(np.int32),
+            can_start=can_start,
+            can_end=can_end,
+            bounds=ids.bounds,
+        )
+
+
+def _by_characters(contexts: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Consecutive contexts, about `_CHARACTERS_AT_ONCE` together, never less than one."""
+    begin, characters = 0, 0
+    for k, context in enumerate(contexts):
+        if k > begin and characters + len(context) > _CHARACTERS_AT_ONCE:
+            yield contexts[begin:k]
+            begin, characters = k, 0
+        characters += len(context)
+    if begin < len(contexts):
+        yield contexts[begin:]
+
+
+def trim_whitespace(text: str, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Moves [start, end) pairs, int64 [tokens, 2], inward over whitespace; a token of whitespace alone becomes empty."""
+    start, end = offsets[:, 0], offsets[:, 1]
+    if not text:
+        return start, end
+    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+    space = _WHITESPACE[np.minimum(codes, 0x3000)] & (codes <= 0x3000)
+    place = np.arange(len(codes))
+    following = np.minimum.accumulate(np.where(space, len(codes), place)[::-1])[::-1]
+    preceding = np.maximum.accumulate(np.where(space, 0, place + 1))
+    last = len(codes) - 1
+    trimmed = np.minimum(np.where(start <= last, following[np.minimum(start, last)], start), end)
+    return trimmed, np.where(end > trimmed, np.maximum(preceding[np.maximum(end - 1, 0)], trimmed), trimmed)
+
+
+def span_ends(passage: np.ndarray, start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which tokens a span may start and end at, bool [tokens] each.
+
+    Tokens may share characters (byte-level tokenizers split one emoji into four), so a span starts at the first of a
+    group with one `start`, ends at the last of a group with one `end`, and never at an empty token.
+    """
+    can_start, can_end = np.zeros(len(start), bool), np.zeros(len(start), bool)
+    held = np.flatnonzero(end > start)
+    if len(held):
+        passage, start, end = passage[held], start[held], end[held]
+        other = passage[1:] != passage[:-1]
+        can_start[held] = np.concatenate([[True], other | (start[1:] != start[:-1])])
+        can_end[held] = np.concatenate([other | (end[1:] != end[:-1]), [True]])
+    return can_start, can_end

@@ -1,0 +1,71 @@
+"""What every chunk step has in common: errors become failed receipts, receipts pass through, time is measured."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import apache_beam as beam
+import torch
+from apache_beam.metrics import Metrics
+
+from model.checkpoint import CheckpointError
+from transforms.records import Chunk, Receipt, failed_receipt
+
+NAMESPACE = "spanmill"
+"""Of all Beam counters and distributions."""
+
+_log = logging.getLogger(NAMESPACE)
+
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
+def is_systemic(error: Exception) -> bool:
+    """Whether an error is not of this chunk but of the machine: disk full, model gone, device lost. It ends the run."""
+    if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+        return True
+    device_lost = isinstance(error, getattr(torch, "AcceleratorError", ())) and not isinstance(error, torch.OutOfMemoryError)
+    return device_lost or isinstance(error, CheckpointError)
+
+
+class ChunkStep(beam.DoFn):
+    """A step on chunks: subclasses load what they need in `setup` and work in `apply`.
+
+    An Exception in `apply` turns the chunk into a failed receipt, which passes through the later steps. Systemic errors
+    are raised: the runner retries or ends the run.
+    """
+
+    def __init__(self) -> None:
+        self.name = type(self).__name__.lstrip("_")
+        self.milliseconds = Metrics.distribution(NAMESPACE, f"{self.name}_milliseconds")
+        self.failed_chunks = Metrics.counter(NAMESPACE, "failed_chunks")
+
+    def apply(self, record: Any) -> Any:
+        raise AssertionError(f"{self.name} has no apply")
+
+    def process(self, record: Any) -> Iterator[Any]:
+        if isinstance(record, Receipt):
+            yield record
+            return
+        chunk: Chunk = record.chunk if hasattr(record, "chunk") else record
+        started = time.perf_counter()
+        try:
+            result = self.apply(record)
+        except Exception as error:
+            if is_systemic(error):
+                raise
+            _log.warning("%s failed on %s: %s", self.name, chunk.spec.part, error, exc_info=True)
+            self.failed_chunks.inc()
+            yield failed_receipt(chunk.spec, self.name, error, chunk.seconds)
+            return
+        elapsed = time.perf_counter() - started
+        self.milliseconds.update(int(elapsed * 1000))
+        if isinstance(result, Receipt):
+            yield replace(result, seconds={**result.seconds, self.name: elapsed})
+        else:
+            seconds = {**result.chunk.seconds, self.name: elapsed}
+            yield replace(result, chunk=replace(result.chunk, seconds=seconds))

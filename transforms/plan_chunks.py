@@ -1,0 +1,137 @@
+"""PlanChunks: from input files to runs of chunks, by Parquet metadata only."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from transforms.records import ChunkRun, ChunkSpec, InputFile
+from transforms.storage import open_parquet
+
+_LONGEST_RUN = 16
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkSize:
+    """Bounds of a chunk, and how finely row groups are cut into runs.
+
+    rows, bytes  at most so many rows, and so many bytes by the row group's average
+    runs         a row group is cut into at least so many runs, if it has so many chunks
+    """
+
+    rows: int
+    bytes: int
+    runs: int = 1
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds text: strings of any width, dictionaries of strings, or only nulls."""
+    if pa.types.is_dictionary(kind):
+        return is_text(kind.value_type)
+    return bool(
+        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind) or pa.types.is_null(kind)
+    )
+
+
+def schema_problem(schema: pa.Schema, expected: pa.Schema, texts: tuple[str, ...]) -> str:
+    """Why a file with this schema can't be read along with the others; "" if it can.
+
+    Every expected column must be there, with the expected type; where both are text, any text type will do.
+    texts: the columns that must hold text.
+    """
+    repeated = sorted({name for name in schema.names if schema.names.count(name) > 1})
+    if repeated:
+        return f"column {repeated[0]!r} stands in it more than once"
+    for column in expected:
+        if column.name not in schema.names:
+            return f"column {column.name!r} is missing (there are {', '.join(map(repr, schema.names))})"
+        kind = schema.field(column.name).type
+        if column.name in texts and not is_text(kind):
+            return f"column {column.name!r} is {kind}, not text"
+        if kind != column.type and not (is_text(kind) and is_text(column.type)):
+            return f"column {column.name!r} is {kind}, in the first file it is {column.type}"
+    return ""
+
+
+def part_name(file: InputFile, row_group: int, row_start: int, rows: int) -> str:
+    """The output name of a chunk: sorts in input order, tells where its rows come from and how many there are."""
+    stem = re.sub(r"[^A-Za-z0-9_.-]+", "_", PurePosixPath(file.path).stem)[:80]
+    return f"{file.index:06d}-{stem}-g{row_group:05d}-r{row_start:09d}-n{rows}.parquet"
+
+
+def rows_of_part(name: str) -> int:
+    """The row count in the name of a part."""
+    return int(name.removesuffix(".parquet").rsplit("-n", 1)[1])
+
+
+def plan_file(file: InputFile, metadata: pq.FileMetaData, size: ChunkSize) -> Iterator[ChunkRun]:
+    """Cuts a file into runs of chunks. Chunk boundaries depend on the metadata and the size's rows and bytes alone."""
+    remaining = metadata.num_rows if file.rows is None else file.rows
+    first_row = 0
+    for row_group in range(metadata.num_row_groups):
+        group = metadata.row_group(row_group)
+        rows = min(group.num_rows, remaining)
+        remaining -= rows
+        row_bytes = group.total_byte_size / max(1, group.num_rows)
+        step = max(1, min(size.rows, int(size.bytes / max(1.0, row_bytes))))
+        chunks = [
+            ChunkSpec(
+                path=file.path,
+                row_group=row_group,
+                row_start=start,
+                first_row=first_row + start,
+                rows=min(step, rows - start),
+                part=part_name(file, row_group, start, min(step, rows - start)),
+            )
+            for start in range(0, rows, step)
+        ]
+        length = max(1, min(_LONGEST_RUN, len(chunks) // size.runs))
+        for start in range(0, len(chunks), length):
+            yield ChunkRun(file.path, row_group, tuple(chunks[start : start + length]))
+        first_row += group.num_rows
+
+
+def plan_chunks(file: InputFile, expected: pa.Schema, texts: tuple[str, ...], size: ChunkSize) -> Iterator[ChunkRun]:
+    """Plans one file; a file that can't be read, or whose schema does not fit, is one refusal by name."""
+    try:
+        with open_parquet(file.path) as opened:
+            refused = schema_problem(opened.schema_arrow, expected, texts)
+            runs = [] if refused else list(plan_file(file, opened.metadata, size))
+    except Exception as error:
+        refused, runs = f"{type(error).__name__}: {error}", []
+    if refused:
+        runs = [ChunkRun(file.path, -1, (), refused)]
+    yield from runs
+
+
+@dataclass
+class PlanChunks(beam.PTransform):
+    """InputFile, or None as the sentinel, -> ChunkRun.
+
+    expected  the columns that are read, with the types of the first file
+    texts     those that must hold text
+    """
+
+    expected: pa.Schema
+    texts: tuple[str, ...]
+    size: ChunkSize
+
+    def expand(self, files: beam.PCollection) -> beam.PCollection:
+        return files | beam.ParDo(_PlanChunks(self.expected, self.texts, self.size))
+
+
+class _PlanChunks(beam.DoFn):
+    def __init__(self, expected: pa.Schema, texts: tuple[str, ...], size: ChunkSize):
+        self.expected, self.texts, self.size = expected, texts, size
+
+    def process(self, file: InputFile | None) -> Iterator[ChunkRun]:
+        if file is None:
+            yield ChunkRun("", -1, ())
+        else:
+            yield from plan_chunks(file, self.expected, self.texts, self.size)

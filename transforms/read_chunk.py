@@ -1,0 +1,106 @@
+"""ReadChunk: from a run of chunks to the rows of each, one chunk at a time; committed chunks are not read again."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import apache_beam as beam
+import pyarrow as pa
+
+from transforms.chunk_step import NAMESPACE, is_systemic
+from transforms.records import Chunk, ChunkRun, ChunkSpec, Receipt, failed_receipt
+from transforms.storage import exists, join, open_parquet
+
+RECEIPT_KEY = b"spanmill.receipt"
+"""Under which a part's Parquet metadata holds its receipt."""
+
+_log = logging.getLogger(NAMESPACE)
+
+
+def committed_receipt(output: str, part: str) -> Receipt | None:
+    """The receipt of a part that an earlier run committed; None if there is no such part."""
+    path = join(output, "parts", part)
+    if not exists(path):
+        return None
+    with open_parquet(path) as file:
+        return Receipt.from_json(json.loads((file.metadata.metadata or {})[RECEIPT_KEY]))
+
+
+def read_tables(run: ChunkRun, chunks: list[ChunkSpec], expected: pa.Schema) -> Iterator[pa.Table]:
+    """The rows of some chunks of a run, in order, in one pass over its row group and with one chunk in memory.
+
+    Raises what pyarrow raises for unreadable data, and ValueError if the row group ends early.
+    """
+    with open_parquet(run.path) as file:
+        batches = file.iter_batches(batch_size=max(c.rows for c in chunks), row_groups=[run.row_group], columns=expected.names)
+        held: list[pa.RecordBatch] = []
+        begin = 0
+        for spec in chunks:
+            while begin + sum(batch.num_rows for batch in held) < spec.row_start + spec.rows:
+                batch = next(batches, None)
+                if batch is None:
+                    raise ValueError(f"row group {run.row_group} ends before row {spec.row_start + spec.rows}")
+                if begin + batch.num_rows <= spec.row_start and not held:
+                    begin += batch.num_rows
+                else:
+                    held.append(batch)
+            table = pa.Table.from_batches(held)
+            yield table.slice(spec.row_start - begin, spec.rows).select(expected.names).cast(expected)
+            used = spec.row_start + spec.rows - begin
+            begin += used
+            held = table.slice(used).to_batches()
+
+
+def read_run(run: ChunkRun, output: str, expected: pa.Schema) -> Iterator[Chunk | Receipt]:
+    """Chunks of a run that still have to be done, and the receipts of those that are committed.
+
+    A read error fails the chunk at hand and the rest of the run: what comes after it can't be reached.
+    """
+    if not run.chunks:
+        yield Receipt(path=run.path, failed_stage="PlanChunks" if run.refused else "", error=run.refused)
+        return
+    missing = []
+    for spec in run.chunks:
+        receipt = committed_receipt(output, spec.part)
+        if receipt is None:
+            missing.append(spec)
+        else:
+            yield receipt
+    if not missing:
+        return
+    done = 0
+    try:
+        started = time.perf_counter()
+        for table in read_tables(run, missing, expected):
+            yield Chunk(missing[done], table, {"ReadChunk": time.perf_counter() - started})
+            done += 1
+            started = time.perf_counter()
+    except Exception as error:
+        if is_systemic(error):
+            raise
+        _log.warning("reading %s, row group %d failed: %s", run.path, run.row_group, error)
+        for spec in missing[done:]:
+            yield failed_receipt(spec, "ReadChunk", error, {})
+
+
+@dataclass
+class ReadChunk(beam.PTransform):
+    """ChunkRun -> Chunk, or Receipt where there is nothing left to do."""
+
+    output: str
+    expected: pa.Schema
+
+    def expand(self, runs: beam.PCollection) -> beam.PCollection:
+        return runs | beam.ParDo(_ReadChunk(self.output, self.expected))
+
+
+class _ReadChunk(beam.DoFn):
+    def __init__(self, output: str, expected: pa.Schema):
+        self.output, self.expected = output, expected
+
+    def process(self, run: ChunkRun) -> Iterator[Chunk | Receipt]:
+        yield from read_run(run, self.output, self.expected)

@@ -1,0 +1,161 @@
+"""The records that travel between steps: one frozen record per hop, each holding the same chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+
+from model.prediction import Prediction
+from model.windows import Windows
+
+
+@dataclass(frozen=True, slots=True)
+class InputFile:
+    """One input file as it was when the run was started.
+
+    index    place in the sorted list of inputs, part of the names of its parts
+    path     absolute path or URL
+    version  what changes when its content does: modification time or etag
+    rows     only the first so many rows are read (`--limit`); None for all
+    """
+
+    index: int
+    path: str
+    size: int
+    version: str
+    rows: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkSpec:
+    """Consecutive rows of one row group: the unit of work, of retry, of output.
+
+    row_start  first row within the row group; first_row: the same within the file
+    part       file name of its output
+    """
+
+    path: str
+    row_group: int
+    row_start: int
+    first_row: int
+    rows: int
+    part: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkRun:
+    """Consecutive chunks of one row group, read in one pass.
+
+    A run without chunks stands for a file that planning refused (`refused` says why), or, with neither, for planning
+    itself: it becomes an empty receipt, so that a manifest is written for zero rows too.
+    """
+
+    path: str
+    row_group: int
+    chunks: tuple[ChunkSpec, ...]
+    refused: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """The rows of one chunk. `seconds` is the time that each step has spent on it so far."""
+
+    spec: ChunkSpec
+    table: pa.Table
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """A row (its place in the chunk) that could not be answered, and why."""
+
+    row: int
+    stage: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class WindowedChunk:
+    """A chunk with the context windows of its distinct question/context pairs.
+
+    row_pair       int64 [rows], which pair each row asks; -1 for a rejected row
+    contexts       the distinct contexts, in the order of the passages of `windows`
+    questions_cut  int64 [pairs], question tokens beyond `max_question`
+    """
+
+    chunk: Chunk
+    row_pair: np.ndarray
+    contexts: list[str]
+    questions_cut: np.ndarray
+    windows: Windows
+    rejections: tuple[Rejection, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PredictedChunk:
+    """A windowed chunk with what the network said of its windows."""
+
+    chunk: Chunk
+    windowed: WindowedChunk
+    prediction: Prediction
+
+
+@dataclass(frozen=True, slots=True)
+class AnsweredChunk:
+    """A chunk with one output row per input row: `answers` has the output columns, without prefix."""
+
+    chunk: Chunk
+    answers: pa.Table
+    rejections: tuple[Rejection, ...]
+    counts: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What one finished chunk reports. It stands in its part's Parquet metadata, and merges into the manifest.
+
+    rows          rows of the chunk
+    counts        windows, tokens, rows by status
+    reasons       rejected rows by reason
+    seconds       time per step (the write itself is not in the part's copy)
+    digest        SHA-256 over the exact columns of the part
+    failed_stage  "" unless the chunk failed; then `error` says why
+    """
+
+    path: str = ""
+    row_group: int = -1
+    row_start: int = 0
+    rows: int = 0
+    part: str = ""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    reasons: Mapping[str, int] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    digest: str = ""
+    failed_stage: str = ""
+    error: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        return cls(**{f.name: values[f.name] for f in fields(cls) if f.name in values})
+
+
+def failed_receipt(spec: ChunkSpec, stage: str, error: Exception, seconds: Mapping[str, float]) -> Receipt:
+    """The receipt of a chunk that a step could not do."""
+    return Receipt(
+        path=spec.path,
+        row_group=spec.row_group,
+        row_start=spec.row_start,
+        rows=spec.rows,
+        part=spec.part,
+        seconds=seconds,
+        failed_stage=stage,
+        error=f"{type(error).__name__}: {error}",
+    )
