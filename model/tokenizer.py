@@ -42,6 +42,12 @@ class Ragged:
     def lengths(self) -> np.ndarray:
         return np.diff(self.bounds)
 
+    def cut(self, most: int) -> Ragged:
+        """The first `most` values of each list."""
+        if not len(self) or self.lengths.max() <= most:
+            return self
+        return Ragged.of([self[k][:most] for k in range(len(self))])
+
     @classmethod
     def of(cls, lists: Sequence[Sequence[int]]) -> Ragged:
         bounds = np.zeros(len(lists) + 1, np.int64)
@@ -168,10 +174,9 @@ class Tokenizer:
             pad_id=pad_id,
         )
 
-    def questions(self, texts: Sequence[str], max_question: int) -> Ragged:
-        """Token ids of each question without special tokens, the first `max_question` of them."""
-        encodings = self._backend.encode_batch(list(texts), add_special_tokens=False)
-        return Ragged.of([encoding.ids[:max_question] for encoding in encodings])
+    def questions(self, texts: Sequence[str]) -> Ragged:
+        """Token ids of each question, whole and without special tokens."""
+        return Ragged.of([encoding.ids for encoding in self._backend.encode_batch(list(texts), add_special_tokens=False)])
 
     def passages(self, contexts: Sequence[str]) -> Passages:
         """Tokens and trimmed offsets of each context, whole and without special tokens."""

@@ -74,7 +74,7 @@ def make_examples(rows: list[dict], tokenizer: Tokenizer, max_length: int, overl
     contexts = list(dict.fromkeys(row["context"] for row in rows))
     place = {context: k for k, context in enumerate(contexts)}
     passages = tokenizer.passages(contexts)
-    questions = tokenizer.questions([row["question"] for row in rows], max_question)
+    questions = tokenizer.questions([row["question"] for row in rows]).cut(max_question)
     passage = np.array([place[row["context"]] for row in rows])
     windows = cut_windows(
         tokenizer.format,

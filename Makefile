@@ -1,0 +1,26 @@
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: demo test lint check clean
+
+demo: $(INSTALLED)  ## annotate the bundled sample with the bundled model, and show what came out
+	$(BIN)/python -m pipeline.demo out/demo
+
+test: $(INSTALLED)  ## all tests
+	$(BIN)/pytest --cov --cov-report=term
+
+lint: $(INSTALLED)  ## style, format, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+check: lint test  ## what CI runs
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv build dist out *.egg-info

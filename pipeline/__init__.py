@@ -1,0 +1,1 @@
+"""What a job is: options, one builder per stage, identity, progress, report."""

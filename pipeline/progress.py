@@ -1,0 +1,76 @@
+"""Progress of a run, seen from beside it: a thread that counts committed parts, whose names tell their rows."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tqdm import tqdm
+
+from pipeline.job import Job
+from transforms.plan_chunks import rows_of_part
+from transforms.storage import is_local, join, list_names, open_parquet
+
+_log = logging.getLogger("spanmill")
+
+_LOG_SECONDS = 30.0
+
+
+@contextmanager
+def progress(job: Job) -> Iterator[None]:
+    """Shows rows done of rows planned while the body runs: a bar in a terminal, log lines elsewhere."""
+    stopped = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(job, stopped), daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        watcher.join(timeout=30)
+
+
+def _watch(job: Job, stopped: threading.Event) -> None:
+    try:
+        _show(job, stopped)
+    except Exception:  # progress is a courtesy: it must never end a run
+        _log.warning("progress can't be shown", exc_info=True)
+
+
+def _show(job: Job, stopped: threading.Event) -> None:
+    folder = join(job.output, "parts")
+    before = _rows_done(folder)
+    planned = _rows_planned(job)
+    terminal = sys.stderr.isatty()
+    pause = (0.5 if terminal else 2.0) if is_local(job.output) else 10.0
+    started = logged = time.monotonic()
+    with tqdm(total=planned, initial=before, unit="row", desc=job.stage, disable=not terminal, file=sys.stderr) as bar:
+        finished = False
+        while not finished:
+            finished = stopped.wait(pause)
+            done = _rows_done(folder)
+            bar.update(done - bar.n)
+            now = time.monotonic()
+            if not terminal and (finished or now - logged >= _LOG_SECONDS):
+                rate = (done - before) / max(now - started, 1e-9)
+                left = f", {(planned - done) / rate:.0f} s left" if rate and done < planned else ""
+                _log.info("%d of %d rows done, %.1f rows/s%s", done, planned, rate, left)
+                logged = now
+
+
+def _rows_done(folder: str) -> int:
+    return sum(rows_of_part(name) for name in list_names(folder))
+
+
+def _rows_planned(job: Job) -> int:
+    rows = 0
+    for file in job.files:
+        try:
+            with open_parquet(file.path) as opened:
+                rows += opened.metadata.num_rows if file.rows is None else file.rows
+        except Exception:  # planning refuses the file by name
+            continue
+    return rows

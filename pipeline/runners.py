@@ -1,0 +1,34 @@
+"""What differs between runners: one place."""
+
+from __future__ import annotations
+
+import os
+
+from apache_beam.options.pipeline_options import DirectOptions, GoogleCloudOptions, PipelineOptions, StandardOptions
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.runners.runner import PipelineRunner, create_runner
+
+_IN_PROCESS = (None, "DirectRunner", "direct", "FnApiRunner")
+
+
+def make_runner(options: PipelineOptions) -> PipelineRunner:
+    """The runner of these options. `DirectRunner` means the in-process one: Beam's own first tries a download."""
+    name = options.view_as(StandardOptions).runner
+    if name not in _IN_PROCESS:
+        return create_runner(name)
+    direct = options.view_as(DirectOptions)
+    if direct.direct_running_mode == "multi_processing":
+        processes = direct.direct_num_workers or os.cpu_count() or 1
+        threads = max(1, (os.cpu_count() or 1) // processes)
+        os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # inherited by the workers: no more threads than cores
+    return FnApiRunner()
+
+
+def is_local(options: PipelineOptions) -> bool:
+    """Whether the run happens on this machine, so that footers can be read and parts counted beside it."""
+    return options.view_as(StandardOptions).runner in _IN_PROCESS
+
+
+def is_template(options: PipelineOptions) -> bool:
+    """Whether the job is only staged, to be launched later."""
+    return options.view_as(GoogleCloudOptions).template_location is not None

@@ -1,0 +1,82 @@
+"""Extractive question answering over whole corpora: `python run_pipeline.py annotate --input ... --output ...`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+logging.getLogger().addHandler(logging.NullHandler())  # Beam warns of optional packages while it is imported
+
+import apache_beam as beam  # noqa: E402  # after the line above
+from apache_beam.options.pipeline_options import PipelineOptions  # noqa: E402
+
+from pipeline import annotate  # noqa: E402
+from pipeline.identity import claim  # noqa: E402
+from pipeline.job import resolve  # noqa: E402
+from pipeline.options import Refused, parse  # noqa: E402
+from pipeline.progress import progress  # noqa: E402
+from pipeline.report import accounting  # noqa: E402
+from pipeline.runners import is_local, is_template, make_runner  # noqa: E402
+from transforms.storage import join, read, sweep_temporary  # noqa: E402
+from transforms.write_manifest import MANIFEST  # noqa: E402
+
+_log = logging.getLogger("spanmill")
+
+BUILDERS = {"annotate": annotate.build}
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs one job. Returns its exit code; raises Refused before any row, anything else for a run that did not finish."""
+    options, rest = parse(arguments)
+    beam_options = PipelineOptions(rest)
+    job = resolve(options, beam_options)
+    resumed = claim(job, options.overwrite)
+    if resumed:
+        _log.info("going on with the run in %s", job.output)
+    pipeline = beam.Pipeline(runner=make_runner(beam_options), options=beam_options)
+    BUILDERS[job.stage](pipeline, job)
+    if is_template(beam_options):
+        pipeline.run()
+        return 0
+    if is_local(beam_options):
+        with progress(job):
+            pipeline.run().wait_until_finish()
+    else:
+        pipeline.run().wait_until_finish()
+    sweep_temporary(job.output)
+    manifest = json.loads(read(join(job.output, MANIFEST)))
+    print(accounting(manifest, job.output))
+    return 0 if manifest["state"] == "complete" else 1
+
+
+def _interrupted(number: int, _: FrameType | None) -> None:
+    """Ends at once: every part is committed in one step, so there is nothing to tidy that a rerun would miss."""
+    print(f"\ninterrupted by {signal.Signals(number).name}: run the same command again to go on", file=sys.stderr)
+    sys.stderr.flush()
+    signal.signal(number, signal.SIG_IGN)
+    os._exit(128 + number)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line. Returns the exit code."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", force=True)
+    _log.setLevel(logging.INFO)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupted)
+    try:
+        return run(sys.argv[1:] if arguments is None else arguments)
+    except Refused as error:
+        print(f"refused: {error}", file=sys.stderr)
+        return 2
+    except Exception:
+        _log.exception("the run did not finish; the same command goes on where it stopped")
+        return 3
+
+
+if __name__ == "__main__":
+    sys.exit(main())

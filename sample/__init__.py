@@ -1,0 +1,1 @@
+"""The bundled sample data set: readable sources and the script that builds them into Parquet."""

@@ -1,0 +1,81 @@
+"""DecodeAnswers: from decoded windows to one answer per row."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import apache_beam as beam
+import numpy as np
+
+from model.columns import answer_columns
+from model.prediction import Decoding
+from model.spans import merge_windows
+from transforms.chunk_step import ChunkStep
+from transforms.records import AnsweredChunk, PredictedChunk, Rejection
+
+
+def decode_answers(predicted: PredictedChunk, decoding: Decoding, null_threshold: float) -> AnsweredChunk:
+    """Merges windows to passages and decides, per distinct pair, between the best span and no answer.
+
+    No answer when null_score - best span_score > null_threshold. Rejections: those of earlier steps, non_finite_logits,
+    no_admissible_span, out_of_memory, model_error.
+    """
+    windowed, prediction = predicted.windowed, predicted.prediction
+    windows = windowed.windows
+    pairs = len(windows.pair_passage)
+    spans = merge_windows(
+        prediction.spans, windows.pair, windows.index, pairs, n_best=decoding.n_best, temperature=decoding.temperature
+    )
+    problems = dict(prediction.failures)
+    for pair in np.flatnonzero(windows.counts > 0).tolist():
+        if pair in problems:
+            continue
+        if not spans.finite[pair]:
+            problems[pair] = "non_finite_logits", "the network's logits are not all finite"
+        elif not spans.found[pair]:
+            problems[pair] = "no_admissible_span", "no token of the context can start and end an answer"
+
+    rejected = {rejection.row: rejection for rejection in windowed.rejections}
+    for row in range(len(windowed.row_pair) if problems else 0):
+        pair = int(windowed.row_pair[row])
+        if row not in rejected and pair in problems:
+            reason, message = problems[pair]
+            rejected[row] = Rejection(row, "PredictSpans", reason, message)
+    reasons = [rejected[row].reason if row in rejected else None for row in range(len(windowed.row_pair))]
+
+    with np.errstate(invalid="ignore"):
+        no_answer = spans.null_score - spans.span_score[:, 0] > null_threshold
+    answers = answer_columns(
+        spans, windows, windowed.contexts, windowed.row_pair, reasons, windowed.questions_cut, no_answer
+    )
+    counts = {
+        "rows": len(reasons),
+        "pairs": pairs,
+        "windows": len(windows),
+        "real_tokens": prediction.real_tokens,
+        "padded_tokens": prediction.padded_tokens,
+        "question_tokens_cut": int(windowed.questions_cut.sum()),
+        **Counter(answers.column("status").to_pylist()),
+    }
+    return AnsweredChunk(predicted.chunk, answers, tuple(rejected[row] for row in sorted(rejected)), counts)
+
+
+@dataclass
+class DecodeAnswers(beam.PTransform):
+    """PredictedChunk -> AnsweredChunk."""
+
+    decoding: Decoding
+    null_threshold: float
+
+    def expand(self, chunks: beam.PCollection) -> beam.PCollection:
+        return chunks | beam.ParDo(_DecodeAnswers(self.decoding, self.null_threshold))
+
+
+class _DecodeAnswers(ChunkStep):
+    def __init__(self, decoding: Decoding, null_threshold: float):
+        super().__init__()
+        self.decoding, self.null_threshold = decoding, null_threshold
+
+    def apply(self, predicted: PredictedChunk) -> AnsweredChunk:
+        return decode_answers(predicted, self.decoding, self.null_threshold)

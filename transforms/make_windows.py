@@ -1,0 +1,110 @@
+"""MakeWindows: from the rows of a chunk to context windows of its distinct question/context pairs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import apache_beam as beam
+import numpy as np
+
+from model.columns import read_texts
+from model.reader import Reader, shared
+from model.tokenizer import Tokenizer
+from model.windows import cut_windows
+from transforms.chunk_step import ChunkStep
+from transforms.records import Chunk, Rejection, WindowedChunk
+
+STAGE = "MakeWindows"
+
+
+@dataclass(frozen=True, slots=True)
+class WindowLimits:
+    """max_length, overlap and max_question in tokens; max_windows per row; names of the two text columns."""
+
+    max_length: int
+    overlap: int
+    max_question: int
+    max_windows: int
+    question: str = "question"
+    context: str = "context"
+
+
+def make_windows(chunk: Chunk, tokenizer: Tokenizer, limits: WindowLimits) -> WindowedChunk:
+    """Tokenizes every distinct text of the chunk once and cuts the passages of its distinct pairs into windows.
+
+    Rejections: question_missing, question_not_utf8, question_blank, question_without_tokens, the same four of
+    `context`, too_many_windows.
+    """
+    questions, question_problems = read_texts(chunk.table.column(limits.question))
+    contexts, context_problems = read_texts(chunk.table.column(limits.context))
+    rejected: dict[int, Rejection] = {}
+    for name, problems in (("question", question_problems), ("context", context_problems)):
+        for row, problem in problems.items():
+            message = f"the {name} is {problem.replace('_', ' ').replace('utf8', 'UTF-8')}"
+            rejected.setdefault(row, Rejection(row, STAGE, f"{name}_{problem}", message))
+
+    question_place: dict[str, int] = {}
+    context_place: dict[str, int] = {}
+    pair_place: dict[tuple[int, int], int] = {}
+    row_pair = np.full(len(questions), -1, np.int64)
+    for row, (question, context) in enumerate(zip(questions, contexts, strict=True)):
+        if row not in rejected:
+            q = question_place.setdefault(question, len(question_place))
+            c = context_place.setdefault(context, len(context_place))
+            row_pair[row] = pair_place.setdefault((q, c), len(pair_place))
+    pairs = np.array(list(pair_place), np.int64).reshape(-1, 2)
+
+    whole = tokenizer.questions(list(question_place))
+    passages = tokenizer.passages(list(context_place))
+    windows = cut_windows(
+        tokenizer.format,
+        passages,
+        whole.cut(limits.max_question),
+        pairs[:, 1],
+        pairs[:, 0],
+        max_length=limits.max_length,
+        overlap=limits.overlap,
+        max_windows=limits.max_windows,
+    )
+    empty_question = whole.lengths[pairs[:, 0]] == 0
+    empty_context = passages.lengths[pairs[:, 1]] == 0
+    for row in np.flatnonzero(row_pair >= 0).tolist():
+        pair = row_pair[row]
+        if empty_question[pair]:
+            rejected[row] = Rejection(row, STAGE, "question_without_tokens", "the tokenizer finds no token in the question")
+        elif empty_context[pair]:
+            rejected[row] = Rejection(row, STAGE, "context_without_tokens", "the tokenizer finds no token in the context")
+        elif windows.counts[pair] == 0:
+            message = f"{passages.lengths[pairs[pair, 1]]} tokens need more than --max_windows={limits.max_windows}"
+            rejected[row] = Rejection(row, STAGE, "too_many_windows", message)
+    return WindowedChunk(
+        chunk=chunk,
+        row_pair=row_pair,
+        contexts=list(context_place),
+        questions_cut=np.maximum(whole.lengths - limits.max_question, 0)[pairs[:, 0]],
+        windows=windows,
+        rejections=tuple(rejected[row] for row in sorted(rejected)),
+    )
+
+
+@dataclass
+class MakeWindows(beam.PTransform):
+    """Chunk -> WindowedChunk. Uses the reader's tokenizer, not its network."""
+
+    reader: Reader
+    limits: WindowLimits
+
+    def expand(self, chunks: beam.PCollection) -> beam.PCollection:
+        return chunks | beam.ParDo(_MakeWindows(self.reader, self.limits))
+
+
+class _MakeWindows(ChunkStep):
+    def __init__(self, reader: Reader, limits: WindowLimits):
+        super().__init__()
+        self.reader, self.limits = reader, limits
+
+    def setup(self) -> None:
+        self.tokenizer = shared(self.reader).tokenizer()
+
+    def apply(self, chunk: Chunk) -> WindowedChunk:
+        return make_windows(chunk, self.tokenizer, self.limits)

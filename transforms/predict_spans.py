@@ -1,0 +1,42 @@
+"""PredictSpans: the network over a chunk's windows, decoded on the device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import apache_beam as beam
+
+from model.prediction import Decoding, predict
+from model.reader import Reader, shared
+from transforms.chunk_step import ChunkStep
+from transforms.records import PredictedChunk, WindowedChunk
+
+
+def predict_spans(windowed: WindowedChunk, reader: Reader, decoding: Decoding, batch_tokens: int) -> PredictedChunk:
+    """Runs the reader over the windows of a chunk; batches depend on the chunk alone."""
+    return PredictedChunk(windowed.chunk, windowed, predict(reader, windowed.windows, decoding, batch_tokens))
+
+
+@dataclass
+class PredictSpans(beam.PTransform):
+    """WindowedChunk -> PredictedChunk. The network is loaded once per process."""
+
+    reader: Reader
+    decoding: Decoding
+    batch_tokens: int
+
+    def expand(self, chunks: beam.PCollection) -> beam.PCollection:
+        return chunks | beam.ParDo(_PredictSpans(self.reader, self.decoding, self.batch_tokens))
+
+
+class _PredictSpans(ChunkStep):
+    def __init__(self, reader: Reader, decoding: Decoding, batch_tokens: int):
+        super().__init__()
+        self.reader, self.decoding, self.batch_tokens = reader, decoding, batch_tokens
+
+    def setup(self) -> None:
+        self.loaded = shared(self.reader)
+        self.loaded.load()
+
+    def apply(self, windowed: WindowedChunk) -> PredictedChunk:
+        return predict_spans(windowed, self.loaded, self.decoding, self.batch_tokens)

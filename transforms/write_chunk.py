@@ -1,0 +1,149 @@
+"""WriteChunk: one chunk, one Parquet part, with its receipt inside; rejections first."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from dataclasses import dataclass, replace
+
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.parquet as pq
+from apache_beam.metrics import Metrics
+
+from transforms.chunk_step import NAMESPACE, ChunkStep
+from transforms.read_chunk import RECEIPT_KEY
+from transforms.records import AnsweredChunk, Receipt, Rejection
+from transforms.storage import commit, join
+
+EXACT_COLUMNS = ("answer_start", "answer_end", "window_index", "num_windows", "status", "reason", "question_tokens_cut")
+"""Columns that agree to the bit wherever logits agree to rounding; the digest of a part covers them."""
+
+REJECTION_SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string()),
+        pa.field("path", pa.string()),
+        pa.field("row_group", pa.int32()),
+        pa.field("row", pa.int64()),
+        pa.field("stage", pa.string()),
+        pa.field("reason", pa.string()),
+        pa.field("message", pa.string()),
+    ]
+)
+"""`row` is the row within the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutputColumns:
+    """Which input columns are kept, in which order, what stands before the names of output columns, the id column.
+
+    An input without the id column gets one: file base name, row group, row.
+    """
+
+    keep: tuple[str, ...]
+    prefix: str = ""
+    id: str = "id"
+
+
+def row_ids(answered: AnsweredChunk, column: str) -> pa.ChunkedArray:
+    """The ids of a chunk's rows, or what stands in for them: `file name:row group:row`."""
+    table, spec = answered.chunk.table, answered.chunk.spec
+    if column in table.column_names:
+        return table.column(column)
+    name = spec.path.rsplit("/", 1)[-1]
+    rows = range(spec.row_start, spec.row_start + spec.rows)
+    return pa.chunked_array([pa.array([f"{name}:{spec.row_group}:{row}" for row in rows], pa.string())])
+
+
+def output_table(answered: AnsweredChunk, columns: OutputColumns) -> pa.Table:
+    """Input columns that are kept, then the output columns; one row per input row, in its place."""
+    table = answered.chunk.table.select(list(columns.keep))
+    if columns.id not in answered.chunk.table.column_names:
+        table = table.add_column(0, columns.id, row_ids(answered, columns.id))
+    for name in answered.answers.column_names:
+        table = table.append_column(columns.prefix + name, answered.answers.column(name))
+    return table
+
+
+def content_digest(table: pa.Table) -> str:
+    """SHA-256 (hex) of some columns' values, whatever chunks and buffers they lie in."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table.combine_chunks())
+    return hashlib.sha256(sink.getvalue()).hexdigest()
+
+
+def write_chunk(answered: AnsweredChunk, output: str, columns: OutputColumns) -> Receipt:
+    """Writes the chunk's rejections, if there are any, then its part. Returns the receipt that stands in the part."""
+    spec = answered.chunk.spec
+    receipt = Receipt(
+        path=spec.path,
+        row_group=spec.row_group,
+        row_start=spec.row_start,
+        rows=spec.rows,
+        part=spec.part,
+        counts=dict(answered.counts),
+        reasons=dict(Counter(rejection.reason for rejection in answered.rejections)),
+        seconds=dict(answered.chunk.seconds),
+        digest=content_digest(answered.answers.select(list(EXACT_COLUMNS))),
+    )
+    if answered.rejections:
+        table = _rejection_table(answered, columns.id)
+        commit(output, to_parquet(table), "rejections", spec.part)
+    table = output_table(answered, columns)
+    metadata = {**(table.schema.metadata or {}), RECEIPT_KEY: json.dumps(receipt.to_json()).encode()}
+    commit(output, to_parquet(table.replace_schema_metadata(metadata)), "parts", spec.part)
+    return receipt
+
+
+def to_parquet(table: pa.Table) -> pa.Buffer:
+    """The bytes of a Parquet file with one row group."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", row_group_size=max(1, table.num_rows))
+    return sink.getvalue()
+
+
+def _rejection_table(answered: AnsweredChunk, id_column: str) -> pa.Table:
+    spec = answered.chunk.spec
+    ids = row_ids(answered, id_column)
+
+    def values(rejection: Rejection) -> tuple[object, ...]:
+        row_id = ids[rejection.row].as_py()
+        row = spec.first_row + rejection.row
+        named = None if row_id is None else str(row_id)
+        return named, spec.path, spec.row_group, row, rejection.stage, rejection.reason, rejection.message
+
+    columns = zip(*map(values, answered.rejections), strict=True)
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, REJECTION_SCHEMA, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=REJECTION_SCHEMA)
+
+
+@dataclass
+class WriteChunk(beam.PTransform):
+    """AnsweredChunk -> Receipt, once its part is committed."""
+
+    output: str
+    columns: OutputColumns
+
+    def expand(self, chunks: beam.PCollection) -> beam.PCollection:
+        return chunks | beam.ParDo(_WriteChunk(self.output, self.columns))
+
+
+class _WriteChunk(ChunkStep):
+    def __init__(self, output: str, columns: OutputColumns):
+        super().__init__()
+        self.output, self.columns = output, columns
+        self.counters = {
+            name: Metrics.counter(NAMESPACE, name)
+            for name in ("rows", "windows", "real_tokens", "padded_tokens", "answered", "no_answer", "rejected")
+        }
+
+    def setup(self) -> None:
+        join(self.output, "parts")  # an unusable output is an error of the run, not of each chunk
+
+    def apply(self, answered: AnsweredChunk) -> Receipt:
+        receipt = write_chunk(answered, self.output, self.columns)
+        for name, counter in self.counters.items():
+            counter.inc(receipt.counts.get(name, 0))
+        return replace(receipt)
