@@ -15,20 +15,17 @@ logging.getLogger().addHandler(logging.NullHandler())  # Beam warns of optional 
 import apache_beam as beam  # noqa: E402  # after the line above
 from apache_beam.options.pipeline_options import PipelineOptions  # noqa: E402
 
-from pipeline import annotate  # noqa: E402
+from pipeline.graph import build  # noqa: E402
 from pipeline.identity import claim  # noqa: E402
 from pipeline.job import resolve  # noqa: E402
 from pipeline.options import Refused, parse  # noqa: E402
 from pipeline.progress import progress  # noqa: E402
-from pipeline.report import accounting  # noqa: E402
+from pipeline.report import accounting, audit_figures  # noqa: E402
 from pipeline.runners import is_local, is_template, make_runner  # noqa: E402
 from transforms.storage import join, read, sweep_temporary  # noqa: E402
-from transforms.write_manifest import MANIFEST  # noqa: E402
+from transforms.write_manifest import AUDIT, MANIFEST  # noqa: E402
 
 _log = logging.getLogger("spanmill")
-
-BUILDERS = {"annotate": annotate.build}
-
 
 def run(arguments: Sequence[str]) -> int:
     """Runs one job. Returns its exit code; raises Refused before any row, anything else for a run that did not finish."""
@@ -39,7 +36,7 @@ def run(arguments: Sequence[str]) -> int:
     if resumed:
         _log.info("going on with the run in %s", job.output)
     pipeline = beam.Pipeline(runner=make_runner(beam_options), options=beam_options)
-    BUILDERS[job.stage](pipeline, job)
+    build(pipeline, job)
     if is_template(beam_options):
         pipeline.run()
         return 0
@@ -48,17 +45,21 @@ def run(arguments: Sequence[str]) -> int:
             pipeline.run().wait_until_finish()
     else:
         pipeline.run().wait_until_finish()
-    sweep_temporary(job.output)
-    manifest = json.loads(read(join(job.output, MANIFEST)))
-    print(accounting(manifest, job.output))
-    return 0 if manifest["state"] == "complete" else 1
+    complete = True
+    for stage, folder in job.outputs:
+        sweep_temporary(folder)
+        manifest = json.loads(read(join(folder, MANIFEST)))
+        print(f"{stage}: {accounting(manifest, folder)}")
+        if stage == "audit":
+            print(audit_figures(json.loads(read(join(folder, AUDIT)))))
+        complete = complete and manifest["state"] == "complete"
+    return 0 if complete else 1
 
 
 def _interrupted(number: int, _: FrameType | None) -> None:
     """Ends at once: every part is committed in one step, so there is nothing to tidy that a rerun would miss."""
-    print(f"\ninterrupted by {signal.Signals(number).name}: run the same command again to go on", file=sys.stderr)
-    sys.stderr.flush()
-    signal.signal(number, signal.SIG_IGN)
+    message = f"\ninterrupted by {signal.Signals(number).name}: run the same command again to go on\n"
+    os.write(2, message.encode())  # not `print`: the signal may have come in the middle of another one
     os._exit(128 + number)
 
 

@@ -1,25 +1,140 @@
-"""Gold answers: from characters to tokens of the passage."""
+"""Gold answers: out of the `answers` column, checked against the context, and from characters to tokens."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 
-from model.tokenizer import Passages
+from model.tokenizer import Passages, Ragged
+from model.windows import Windows
 
 
-def gold_tokens(
-    passages: Passages, passage: np.ndarray, char_start: np.ndarray, char_end: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """First and last token of each gold, int64 [golds] each, `end` inclusive; (-1, -1) where it meets no token.
+@dataclass(frozen=True, slots=True)
+class Golds:
+    """The gold answers of a chunk's rows, as token spans of their passages.
 
-    A token belongs to a gold iff its trimmed range meets [char_start, char_end).
-    passage int [golds]: which passage each gold stands in; char_start, char_end int [golds]: code points.
+    pair, first, last  int64 [golds]: distinct spans of each pair, `last` inclusive
+    of_row             Ragged [rows]: which golds each row has, distinct, in the order of its answers
+    dropped            int64 [rows]: golds that were left out (misaligned, out of range, ...)
+    problems           row -> (reason, message) of rows whose golds are all unusable
+    texts              [rows]: the texts of the golds that were not dropped; [] for an unanswerable question
     """
-    first, last = np.full(len(passage), -1, np.int64), np.full(len(passage), -1, np.int64)
-    for k, (p, begin, end) in enumerate(zip(passage, char_start, char_end, strict=True)):
-        low, high = passages.bounds[p], passages.bounds[p + 1]
-        starts, ends = passages.char_start[low:high], passages.char_end[low:high]
-        met = np.flatnonzero((ends > begin) & (starts < end) & (ends > starts))
-        if len(met):
-            first[k], last[k] = met[0], met[-1]
-    return first, last
+
+    pair: np.ndarray
+    first: np.ndarray
+    last: np.ndarray
+    of_row: Ragged
+    dropped: np.ndarray
+    problems: Mapping[int, tuple[str, str]]
+    texts: list[list[str]]
+
+    def __len__(self) -> int:
+        return len(self.pair)
+
+
+def gold_tokens(passages: Passages, passage: int, char_start: int, char_end: int) -> tuple[int, int]:
+    """First and last token (inclusive) of a gold answer, (-1, -1) where it meets no token.
+
+    A token belongs to the gold iff its trimmed range meets [char_start, char_end), in code points.
+    """
+    low, high = passages.bounds[passage], passages.bounds[passage + 1]
+    starts, ends = passages.char_start[low:high], passages.char_end[low:high]
+    met = np.flatnonzero((ends > char_start) & (starts < char_end) & (ends > starts))
+    return (int(met[0]), int(met[-1])) if len(met) else (-1, -1)
+
+
+def read_golds(answers: Sequence[Any], contexts: Sequence[str], row_pair: np.ndarray, windows: Windows) -> Golds:
+    """Checks the golds of every row against its context and finds their tokens.
+
+    answers   [rows], `{"text": [...], "answer_start": [...]}` as Arrow gives it; empty lists: unanswerable
+    contexts  the distinct contexts, in the order of the passages; row_pair int64 [rows], -1 for a rejected row
+
+    Reasons of `problems`: answers_missing, answers_with_nulls, answers_unequal (texts and starts), and, if they hold
+    for all golds of a row (the first gold's counts): gold_blank, gold_out_of_range, gold_misaligned, gold_without_tokens.
+    Misaligned means context[start:start + len(text)] != text; such golds are never searched for elsewhere.
+    """
+    place: dict[tuple[int, int, int], int] = {}
+    of_row: list[list[int]] = []
+    dropped = np.zeros(len(answers), np.int64)
+    problems: dict[int, tuple[str, str]] = {}
+    texts: list[list[str]] = []
+    for row, answer in enumerate(answers):
+        mine: dict[int, None] = {}
+        kept: list[str] = []
+        pair = int(row_pair[row])
+        if pair >= 0:
+            malformed = _malformed(answer)
+            if malformed:
+                problems[row] = malformed
+            else:
+                passage = int(windows.pair_passage[pair])
+                for text, start in zip(answer["text"], answer["answer_start"], strict=True):
+                    problem, first, last = _locate(windows.passages, passage, contexts[passage], text, start)
+                    if problem:
+                        dropped[row] += 1
+                        problems.setdefault(row, problem)
+                    else:
+                        mine.setdefault(place.setdefault((pair, first, last), len(place)))
+                        kept.append(text)
+                if kept:
+                    problems.pop(row, None)
+        of_row.append(list(mine))
+        texts.append(kept)
+    spans = np.array(list(place), np.int64).reshape(-1, 3)
+    return Golds(spans[:, 0], spans[:, 1], spans[:, 2], Ragged.of(of_row), dropped, problems, texts)
+
+
+def _malformed(answer: Any) -> tuple[str, str] | None:
+    if answer is None or answer["text"] is None or answer["answer_start"] is None:
+        return "answers_missing", "the answers are null (an unanswerable question has empty lists)"
+    if None in answer["text"] or None in answer["answer_start"]:
+        return "answers_with_nulls", "a text or a start among the answers is null"
+    texts, starts = len(answer["text"]), len(answer["answer_start"])
+    if texts != starts:
+        return "answers_unequal", f"the answers have {texts} texts and {starts} starts"
+    return None
+
+
+def _locate(
+    passages: Passages, passage: int, context: str, text: str, start: int
+) -> tuple[tuple[str, str] | None, int, int]:
+    if not text or text.isspace():
+        return ("gold_blank", "a gold answer is blank"), -1, -1
+    if start < 0 or start + len(text) > len(context):
+        message = f"gold at [{start}, {start + len(text)}) of a context of {len(context)} characters"
+        return ("gold_out_of_range", message), -1, -1
+    found = context[start : start + len(text)]
+    if found != text:
+        return ("gold_misaligned", f"gold {text[:80]!r}, but at its start stands {found[:80]!r}"), -1, -1
+    first, last = gold_tokens(passages, passage, start, start + len(text))
+    if first < 0:
+        return ("gold_without_tokens", f"gold {text[:80]!r} has no token"), -1, -1
+    return None, first, last
+
+
+@dataclass(frozen=True, slots=True)
+class GoldViews:
+    """Every gold as seen from every window of its pair; V views, sorted by window.
+
+    window, gold  int64 [V]
+    bounds        int64 [windows + 1]: the views of window w are bounds[w] to bounds[w + 1]
+    """
+
+    window: np.ndarray
+    gold: np.ndarray
+    bounds: np.ndarray
+
+
+def gold_views(windows: Windows, golds: Golds) -> GoldViews:
+    """Pairs every window with the golds of its pair."""
+    order = np.argsort(golds.pair, kind="stable")
+    per_pair = np.bincount(golds.pair, minlength=len(windows.pair_passage))
+    first_of_pair = np.cumsum(per_pair) - per_pair
+    per_window = per_pair[windows.pair]
+    bounds = np.concatenate([[0], np.cumsum(per_window)]).astype(np.int64)
+    window = np.repeat(np.arange(len(windows)), per_window)
+    place = np.arange(len(window)) - bounds[window] + first_of_pair[windows.pair[window]]
+    return GoldViews(window, order[place] if len(place) else place, bounds)

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 
 from model.batching import Batch, assemble, plan_batches
+from model.golds import Golds, gold_views
+from model.losses import WindowLosses, measure_windows
 from model.reader import Reader
 from model.spans import WindowSpans, decode_windows
 from model.windows import Windows
@@ -36,6 +38,7 @@ class Prediction:
     """What the network said of a chunk's windows.
 
     spans          decoded windows, in the order of the windows
+    losses         what the golds of the windows cost, if golds were given
     failures       pair -> (reason, message) of pairs whose windows could not be computed
     real_tokens    tokens of all windows
     padded_tokens  tokens of all batches with their padding
@@ -43,14 +46,19 @@ class Prediction:
     """
 
     spans: WindowSpans
+    losses: WindowLosses | None
     failures: dict[int, tuple[str, str]]
     real_tokens: int
     padded_tokens: int
     network_seconds: float
 
 
-def predict(reader: Reader, windows: Windows, decoding: Decoding, batch_tokens: int) -> Prediction:
+def predict(
+    reader: Reader, windows: Windows, decoding: Decoding, batch_tokens: int, golds: Golds | None = None, link: str = "softmax"
+) -> Prediction:
     """Runs the network over all windows, sorted by length, at most `batch_tokens` padded tokens at a time.
+
+    With golds, their terms of the loss are measured on the same logits; `link` makes logits probabilities (tokenwise).
 
     A batch that fails is halved until it passes or is one window, whose pair then has a failure: "out_of_memory" or
     "model_error". Raises the error itself if the device is lost, or if not one window could be computed.
@@ -65,6 +73,8 @@ def predict(reader: Reader, windows: Windows, decoding: Decoding, batch_tokens: 
         null_score=np.full(count, np.nan, np.float32),
         finite=np.zeros(count, bool),
     )
+    views = gold_views(windows, golds) if golds is not None else None
+    losses = WindowLosses.empty(count, len(views.gold)) if views is not None else None
     failures: dict[int, tuple[str, str]] = {}
     padded_tokens, seconds, done = 0, 0.0, 0
     waiting = plan_batches(windows.lengths, batch_tokens)[::-1]
@@ -77,6 +87,11 @@ def predict(reader: Reader, windows: Windows, decoding: Decoding, batch_tokens: 
                 start_logits, end_logits = reader.logits(batch)
                 seconds += time.perf_counter() - started
                 _decode(batch, start_logits, end_logits, decoding, spans, chosen)
+                if golds is not None and views is not None and losses is not None:
+                    logits = torch.stack([start_logits, end_logits])
+                    measure_windows(
+                        logits, batch, chosen, windows, golds, views, link=link, null=decoding.null, losses=losses
+                    )
         except Exception as error:
             if _device_lost(error):
                 raise
@@ -92,7 +107,7 @@ def predict(reader: Reader, windows: Windows, decoding: Decoding, batch_tokens: 
             continue
         done += len(chosen)
         padded_tokens += batch.input_ids.numel()
-    return Prediction(spans, failures, int(windows.lengths.sum()), padded_tokens, seconds)
+    return Prediction(spans, losses, failures, int(windows.lengths.sum()), padded_tokens, seconds)
 
 
 def _decode(

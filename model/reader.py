@@ -17,6 +17,9 @@ from model.tokenizer import Tokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
+_COMPARE_TYPES = ("xlnet", "funnel")
+"""Networks that compare token types instead of embedding them: their configs have no `type_vocab_size`."""
+
 
 class Reader(Protocol):
     """What the prediction loop needs of a model. Readers are picklable values that compare by what they load."""
@@ -150,7 +153,8 @@ class _Network:
                 f"{' and others' if len(absent) > 5 else ''}: no question answering checkpoint (untrained heads never answer)"
             )
         accepted = inspect.signature(network.forward).parameters
-        self.takes_types = "token_type_ids" in accepted and getattr(network.config, "type_vocab_size", 0) > 1
+        types = 2 if network.config.model_type in _COMPARE_TYPES else getattr(network.config, "type_vocab_size", 0)
+        self.takes_types = "token_type_ids" in accepted and types > 1
         self.vocabulary = int(network.get_input_embeddings().num_embeddings)
         self.positions = _position_limit(network)
         self.device = device

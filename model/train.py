@@ -90,7 +90,8 @@ def make_examples(rows: list[dict], tokenizer: Tokenizer, max_length: int, overl
     begin = np.array([(row["answers"]["answer_start"] or [0])[0] for row in rows])
     stop = begin + np.array([len((row["answers"]["text"] or [""])[0]) for row in rows])
     first, last = np.full(len(rows), NULL, np.int64), np.full(len(rows), NULL, np.int64)
-    first[answered], last[answered] = gold_tokens(passages, passage[answered], begin[answered], stop[answered])
+    for row in np.flatnonzero(answered):
+        first[row], last[row] = gold_tokens(passages, passage[row], begin[row], stop[row])
     start, end = first[windows.pair], last[windows.pair]
     whole = (start >= windows.start) & (end < windows.stop)
     outside = (end < windows.start) | (start >= windows.stop)

@@ -15,28 +15,35 @@ import pyarrow as pa
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, WorkerOptions
 
 from model.checkpoint import Bundled, CheckpointError, Hub, LocalFolder, Location, digest, read_settings
+from model.audit import AUDIT_SCHEMA
 from model.columns import ANSWER_SCHEMA
 from model.prediction import Decoding
 from model.reader import CheckpointReader, resolve_device, resolve_dtype, shared
 from model.tokenizer import Tokenizer, TokenizerError
 from pipeline.options import Refused
 from transforms.make_windows import WindowLimits
-from transforms.plan_chunks import ChunkSize, schema_problem
+from transforms.measure_loss import AuditOptions
+from transforms.plan_chunks import ChunkSize, is_answers, schema_problem
 from transforms.records import InputFile
-from transforms.storage import StorageError, StoredFolder, absolute, find_inputs, open_parquet
+from transforms.storage import StorageError, StoredFolder, absolute, find_inputs, join, open_parquet
 from transforms.write_chunk import OutputColumns
+
+
+AUDIT_ONLY = ("answers_column", "link", "slice_by", "worst")
+"""Options that only an audit has."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A job with every default resolved: what the builders build from.
+    """A job with every default resolved: what the builder builds from.
 
+    stages         "annotate", "audit" or both; of both, the audit's tree is `output`/audit
     expected       the columns that are read, with their types
     texts          those that must hold text
     configuration  what changes answers or boundaries, by name of its option
     """
 
-    stage: str
+    stages: tuple[str, ...]
     files: tuple[InputFile, ...]
     output: str
     expected: pa.Schema
@@ -48,16 +55,28 @@ class Job:
     null_threshold: float
     batch_tokens: int
     columns: OutputColumns
+    audit: AuditOptions
     max_failed_fraction: float
     configuration: dict[str, Any]
 
     @property
-    def about(self) -> dict[str, Any]:
-        """What the manifest says of the job, beyond what it did."""
+    def outputs(self) -> tuple[tuple[str, str], ...]:
+        """(stage, folder) in the order of writing: what annotate writes comes last."""
+        if len(self.stages) == 1:
+            return ((self.stages[0], self.output),)
+        return (("audit", join(self.output, "audit")), ("annotate", self.output))
+
+    def configuration_of(self, stage: str) -> dict[str, Any]:
+        """What changes the answers or boundaries of a stage: the same whether it runs alone or with the other."""
+        own = AUDIT_ONLY if stage == "annotate" else ()
+        return {"stage": stage, **{name: value for name, value in self.configuration.items() if name not in own}}
+
+    def about(self, stage: str) -> dict[str, Any]:
+        """What the manifest of a stage says of the job, beyond what it did."""
         packages = ("apache-beam", "torch", "transformers", "tokenizers", "pyarrow")
         return {
-            "stage": self.stage,
-            "configuration": self.configuration,
+            "stage": stage,
+            "configuration": self.configuration_of(stage),
             "input_files": len(self.files),
             "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
         }
@@ -77,12 +96,15 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
     inside = [file.path for file in files if file.path.startswith(output + "/")]
     if inside:
         raise Refused(f"--input={options.input}: {inside[0]} lies in --output={options.output}")
-    expected, columns = _columns(files[0], options)
+    audited = options.stage == "audit" or options.audit
+    stages = (options.stage,) if options.stage == "audit" or not audited else ("annotate", "audit")
+    expected, columns = _columns(files[0], options, audited)
 
     reader = _reader(options)
     settings = read_settings(reader.folder)
     tokenizer = reader.tokenizer()
-    limits = _limits(options, tokenizer, reader)
+    limits = _limits(options, tokenizer, reader, audited)
+    slices = tuple(name.strip() for name in (options.slice_by or "").split(",") if name.strip())
     if options.null == "on" and tokenizer.format.classifier is None:
         raise Refused("--null=on: the tokenizer puts no classifier token into a pair, the model has no null option")
     decoding = Decoding(
@@ -97,7 +119,7 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
     batch_tokens = options.batch_tokens or (65536 if on_cuda else 4096)
     chunk_size = ChunkSize(options.chunk_rows, options.chunk_bytes, math.ceil(4 * workers(beam_options) / len(files)))
     return Job(
-        stage=options.stage,
+        stages=stages,
         files=files,
         output=output,
         expected=expected,
@@ -109,9 +131,16 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
         null_threshold=null_threshold,
         batch_tokens=batch_tokens,
         columns=columns,
+        audit=AuditOptions(
+            link=settings.link,
+            id=options.id_column,
+            question=options.question_column,
+            context=options.context_column,
+            slice_by=slices,
+            worst=options.worst,
+        ),
         max_failed_fraction=options.max_failed_fraction,
         configuration={
-            "stage": options.stage,
             "model": options.model,
             "model_digest": reader.digest,
             "dtype": reader.dtype,
@@ -119,12 +148,15 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
             "chunk_rows": options.chunk_rows,
             "chunk_bytes": options.chunk_bytes,
             "limit": options.limit,
-            **{f"{name}_column": getattr(options, f"{name}_column") for name in ("question", "context", "id")},
+            **{f"{name}_column": getattr(options, f"{name}_column") for name in ("question", "context", "id", "answers")},
             "keep_columns": list(columns.keep),
             "output_prefix": columns.prefix,
             **{name: value for name, value in asdict(limits).items() if name.startswith("max_") or name == "overlap"},
             **asdict(decoding),
             "null_score_diff_threshold": null_threshold,
+            "link": settings.link,
+            "slice_by": list(slices),
+            "worst": options.worst,
         },
     )
 
@@ -155,7 +187,7 @@ def _limit(files: Sequence[InputFile], rows: int | None) -> tuple[InputFile, ...
     return tuple(chosen)
 
 
-def _columns(first: InputFile, options: argparse.Namespace) -> tuple[pa.Schema, OutputColumns]:
+def _columns(first: InputFile, options: argparse.Namespace, audited: bool) -> tuple[pa.Schema, OutputColumns]:
     """The columns to read, with the types of the first file, and those of the output. Raises Refused."""
     try:
         with open_parquet(first.path) as file:
@@ -172,11 +204,27 @@ def _columns(first: InputFile, options: argparse.Namespace) -> tuple[pa.Schema, 
         for name in keep:
             if name not in schema.names:
                 raise Refused(f"--keep_columns: {first.path} has no column {name!r}, only {', '.join(schema.names)}")
-    wanted = dict.fromkeys([*keep, *texts, *([options.id_column] if options.id_column in schema.names else [])])
+    read = list(texts)
+    if audited:
+        if options.answers_column not in schema.names:
+            raise Refused(f"--answers_column={options.answers_column}: {first.path} has the columns {', '.join(schema.names)}")
+        if not is_answers(schema.field(options.answers_column).type):
+            kind = schema.field(options.answers_column).type
+            raise Refused(
+                f"--answers_column={options.answers_column}: {first.path}: it is {kind}, "
+                "not struct<text: list<string>, answer_start: list<int32>>"
+            )
+        read.append(options.answers_column)
+        read += [name.strip() for name in (options.slice_by or "").split(",") if name.strip()]
+        for name in read:
+            if name not in schema.names:
+                raise Refused(f"--slice_by: {first.path} has no column {name!r}, only {', '.join(schema.names)}")
+    wanted = dict.fromkeys([*keep, *read, *([options.id_column] if options.id_column in schema.names else [])])
     problem = schema_problem(schema, pa.schema([schema.field(name) for name in wanted if schema.names.count(name) == 1]), texts)
     if problem:
         raise Refused(f"--input: {first.path}: {problem}")
-    made = {options.output_prefix + name for name in ANSWER_SCHEMA.names}
+    names = [*(ANSWER_SCHEMA.names if options.stage == "annotate" else ()), *(AUDIT_SCHEMA.names if audited else ())]
+    made = {options.output_prefix + name for name in names}
     clash = sorted(made & set(keep)) or sorted(made & {options.id_column})
     if clash:
         raise Refused(
@@ -222,7 +270,9 @@ def _reader(options: argparse.Namespace) -> CheckpointReader:
     return reader
 
 
-def _limits(options: argparse.Namespace, tokenizer: Tokenizer, reader: CheckpointReader) -> WindowLimits:
+def _limits(
+    options: argparse.Namespace, tokenizer: Tokenizer, reader: CheckpointReader, audited: bool
+) -> WindowLimits:
     """Window sizes that the model can take and that give every admissible answer a window. Raises Refused."""
     capacity = min(tokenizer.max_length, reader.positions() or tokenizer.max_length)
     max_length = options.max_length or min(384, capacity)
@@ -248,4 +298,5 @@ def _limits(options: argparse.Namespace, tokenizer: Tokenizer, reader: Checkpoin
         max_windows=options.max_windows,
         question=options.question_column,
         context=options.context_column,
+        answers=options.answers_column if audited else "",
     )

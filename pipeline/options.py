@@ -9,11 +9,12 @@ from collections.abc import Callable, Sequence
 
 from apache_beam.options.pipeline_options import PipelineOptions, _BeamArgumentParser
 
-STAGES = ("annotate",)
+STAGES = ("annotate", "audit")
 
 DESCRIPTION = """Extractive question answering over whole corpora, Parquet to Parquet, on Apache Beam.
 
   annotate   answer every passage/question row: answer span, calibrated probability, n-best candidates
+  audit      measure the span-prediction loss of a data set with gold answers, row by row and in total
 
 A finished run leaves OUTPUT/parts/*.parquet (one row per input row, in order), OUTPUT/rejections/*.parquet (rows that
 could not be answered, and why), OUTPUT/run.json (what the run is) and OUTPUT/manifest.json (what it did, written last).
@@ -67,10 +68,9 @@ def make_parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="run_pipeline.py annotate --input PATTERN[,PATTERN] --output DIR [options] [Beam options]",
+        usage="run_pipeline.py annotate|audit --input PATTERN[,PATTERN] --output DIR [options] [Beam options]",
     )
-    parser.add_argument("stage", nargs="?", metavar="STAGE", help="annotate")
-    parser.add_argument("--stage", dest="stage_option", metavar="STAGE", help="the same as an option, for launchers")
+    parser.add_argument("--stage", metavar="STAGE", help="the stage as an option, for launchers that pass nothing else")
 
     files = parser.add_argument_group("input and output")
     files.add_argument(
@@ -154,6 +154,19 @@ def make_parser() -> argparse.ArgumentParser:
         help="no answer when null_score - best span_score is above X (the checkpoint's, else 0)",
     )
 
+    audit = parser.add_argument_group("audit")
+    _flag(audit, "--audit", "with annotate: audit in the same pass over the network, into OUTPUT/audit")
+    audit.add_argument(
+        "--answers_column",
+        default="answers",
+        metavar="NAME",
+        help="gold answers, struct<text: list<string>, answer_start: list<int32>>, starts in code points (answers)",
+    )
+    audit.add_argument("--slice_by", metavar="A,B", help="input columns by whose values figures are given too")
+    audit.add_argument(
+        "--worst", type=_bounded(int, 0, 10**4), default=50, metavar="N", help="examples of highest loss in audit.json (50)"
+    )
+
     work = parser.add_argument_group("units of work")
     work.add_argument("--chunk_rows", type=_bounded(int, 1, 10**7), default=2048, metavar="N", help="rows per part (2048)")
     work.add_argument(
@@ -185,21 +198,21 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """
     parser = make_parser()
     options, rest = parser.parse_known_args(list(arguments))
-    stage = options.stage or options.stage_option
-    if options.stage and options.stage not in STAGES:
-        # A value of one of Beam's options may stand where argparse looks for the stage.
-        rest, stage = [*rest, options.stage], options.stage_option
-    if stage not in STAGES:
-        raise Refused(f"the stage is missing or unknown: {stage!r} is not one of {', '.join(STAGES)}")
-    options.stage = stage
     beam_parser = _BeamArgumentParser(allow_abbrev=False, add_help=False)
     for group in {str(group): group for group in PipelineOptions.__subclasses__()}.values():
         group._add_argparse_args(beam_parser)
-    _, unknown = beam_parser.parse_known_args(rest)
-    if unknown:
+    _, unknown = beam_parser.parse_known_args(rest)  # the stage is among these: only now is it no value of an option
+    strange = [argument for argument in unknown if argument.startswith("-")]
+    if strange:
         known = [name for p in (parser, beam_parser) for action in p._actions for name in action.option_strings]
-        name = unknown[0].split("=", 1)[0]
+        name = strange[0].split("=", 1)[0]
         nearest = difflib.get_close_matches(name, known, 1)
         hint = f": did you mean {nearest[0]}?" if nearest else ""
         raise Refused(f"{name} is an option neither of Spanmill nor of Beam{hint}")
+    stages = list(dict.fromkeys([*unknown, *filter(None, [options.stage])]))
+    if len(stages) != 1 or stages[0] not in STAGES:
+        raise Refused(f"STAGE: give one of {', '.join(STAGES)}, not {' and '.join(map(repr, stages)) or 'none'}")
+    options.stage = stages[0]
+    for word in unknown:
+        rest.remove(word)
     return options, rest

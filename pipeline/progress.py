@@ -41,13 +41,13 @@ def _watch(job: Job, stopped: threading.Event) -> None:
 
 
 def _show(job: Job, stopped: threading.Event) -> None:
-    folder = join(job.output, "parts")
+    folder = join(job.outputs[-1][1], "parts")
     before = _rows_done(folder)
     planned = _rows_planned(job)
     terminal = sys.stderr.isatty()
     pause = (0.5 if terminal else 2.0) if is_local(job.output) else 10.0
     started = logged = time.monotonic()
-    with tqdm(total=planned, initial=before, unit="row", desc=job.stage, disable=not terminal, file=sys.stderr) as bar:
+    with tqdm(total=planned, initial=before, unit="row", desc=" and ".join(job.stages), disable=not terminal, file=sys.stderr) as bar:
         finished = False
         while not finished:
             finished = stopped.wait(pause)

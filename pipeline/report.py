@@ -6,12 +6,11 @@ from typing import Any
 
 
 def accounting(manifest: dict[str, Any], output: str) -> str:
-    """Rows planned = answered + no answer + rejected + in failed chunks, and what else a person wants to know."""
+    """Rows planned = the sum of what became of them, and what else a person wants to know."""
     rows = manifest["rows"]
-    parts = [f"{rows['answered']} answered", f"{rows['no_answer']} no answer", f"{rows['rejected']} rejected"]
-    parts.append(f"{rows['in_failed_chunks']} in failed chunks")
+    parts = [f"{count} {name.replace('_', ' ')}" for name, count in rows.items() if name != "planned"]
     lines = [f"{rows['planned']} rows = {' + '.join(parts)}"]
-    lines += [f"  rejected as {reason}: {count}" for reason, count in manifest["rejected_by_reason"].items()]
+    lines += [f"  {reason}: {count}" for reason, count in manifest["reasons"].items()]
     tokens = manifest["tokens"]
     lines.append(
         f"{manifest['windows']} windows of {manifest['distinct_pairs']} distinct pairs, {tokens['real']} tokens, "
@@ -24,9 +23,36 @@ def accounting(manifest: dict[str, Any], output: str) -> str:
         lines.append(f"{total:.1f} s of work: {', '.join(shares)}")
     for failure in manifest["failures"][:20]:
         where = failure["path"] + (f", row group {failure['row_group']}" if failure["row_group"] >= 0 else "")
-        lines.append(f"failed: {where}, {failure['rows']} rows, {failure['stage']}: {failure['error']}")
+        lines.append(f"failed: {where}, {failure['rows']} rows, {failure['step']}: {failure['error']}")
     unlisted = len(manifest["failures"][20:]) + manifest["failures_not_listed"]
     if unlisted:
         lines.append(f"... and {unlisted} failures more (see {output}/manifest.json)")
     lines.append(f"{manifest['state']}: {output}" + "".join(f"\n  {reason}" for reason in manifest["why"]))
+    return "\n".join(lines)
+
+
+def audit_figures(audit: dict[str, Any]) -> str:
+    """The headline figures of an audit, in words."""
+    everything = audit["all"]
+    lines = []
+    for name in ("nll", "nll_start", "nll_end"):
+        loss = everything["losses"][name]
+        if loss["count"]:
+            lines.append(
+                f"{name}: mean {loss['mean']:.4f} +- {loss['standard_error']:.4f}, median {loss['p50']:.4f}, "
+                f"p95 {loss['p95']:.4f}, max {loss['max']:.4f} over {loss['count']} rows"
+            )
+    if "f1" in everything:
+        em, f1 = everything["exact_match"], everything["f1"]
+        lines.append(
+            f"EM {em['percent']:.2f} [{em['interval'][0]:.2f}, {em['interval'][1]:.2f}], "
+            f"F1 {f1['percent']:.2f} [{f1['interval'][0]:.2f}, {f1['interval'][1]:.2f}], "
+            f"answerability {everything['answerability_accuracy']:.2f} %"
+        )
+    calibration = everything["calibration"]
+    if calibration["count"]:
+        lines.append(
+            f"calibration error {calibration['expected_calibration_error']:.4f}, Brier score {calibration['brier']:.4f} "
+            f"over {calibration['count']} answers"
+        )
     return "\n".join(lines)

@@ -64,8 +64,9 @@ class ChunkStep(beam.DoFn):
             return
         elapsed = time.perf_counter() - started
         self.milliseconds.update(int(elapsed * 1000))
-        if isinstance(result, Receipt):
-            yield replace(result, seconds={**result.seconds, self.name: elapsed})
+        if isinstance(result, list):
+            for receipt in result:
+                yield replace(receipt, seconds={**receipt.seconds, self.name: elapsed})
         else:
             seconds = {**result.chunk.seconds, self.name: elapsed}
             yield replace(result, chunk=replace(result.chunk, seconds=seconds))

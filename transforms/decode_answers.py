@@ -12,11 +12,15 @@ from model.columns import answer_columns
 from model.prediction import Decoding
 from model.spans import merge_windows
 from transforms.chunk_step import ChunkStep
-from transforms.records import AnsweredChunk, PredictedChunk, Rejection
+from transforms.records import AnsweredChunk, Outcome, PredictedChunk, Rejection
 
 
-def decode_answers(predicted: PredictedChunk, decoding: Decoding, null_threshold: float) -> AnsweredChunk:
+def decode_answers(
+    predicted: PredictedChunk, decoding: Decoding, null_threshold: float, annotate: bool = True
+) -> AnsweredChunk:
     """Merges windows to passages and decides, per distinct pair, between the best span and no answer.
+
+    With `annotate`, the outcome has annotate's columns.
 
     No answer when null_score - best span_score > null_threshold. Rejections: those of earlier steps, non_finite_logits,
     no_admissible_span, out_of_memory, model_error.
@@ -42,23 +46,39 @@ def decode_answers(predicted: PredictedChunk, decoding: Decoding, null_threshold
         if row not in rejected and pair in problems:
             reason, message = problems[pair]
             rejected[row] = Rejection(row, "PredictSpans", reason, message)
-    reasons = [rejected[row].reason if row in rejected else None for row in range(len(windowed.row_pair))]
-
     with np.errstate(invalid="ignore"):
         no_answer = spans.null_score - spans.span_score[:, 0] > null_threshold
-    answers = answer_columns(
-        spans, windows, windowed.contexts, windowed.row_pair, reasons, windowed.questions_cut, no_answer
-    )
     counts = {
-        "rows": len(reasons),
+        "rows": len(windowed.row_pair),
         "pairs": pairs,
         "windows": len(windows),
         "real_tokens": prediction.real_tokens,
         "padded_tokens": prediction.padded_tokens,
         "question_tokens_cut": int(windowed.questions_cut.sum()),
-        **Counter(answers.column("status").to_pylist()),
     }
-    return AnsweredChunk(predicted.chunk, answers, tuple(rejected[row] for row in sorted(rejected)), counts)
+    rejections = tuple(rejected[row] for row in sorted(rejected))
+    outcomes: tuple[Outcome, ...] = ()
+    if annotate:
+        columns = answer_columns(
+            spans,
+            windows,
+            windowed.contexts,
+            windowed.row_pair,
+            reasons_of(rejections, len(windowed.row_pair)),
+            windowed.questions_cut,
+            no_answer,
+        )
+        statuses = Counter(columns.column("status").to_pylist())
+        outcomes = (Outcome("annotate", columns, rejections, {**counts, **statuses}),)
+    return AnsweredChunk(predicted.chunk, predicted, spans, no_answer, rejections, counts, outcomes)
+
+
+def reasons_of(rejections: tuple[Rejection, ...], rows: int) -> list[str | None]:
+    """The reason of every row, None for one that is not rejected."""
+    reasons: list[str | None] = [None] * rows
+    for rejection in rejections:
+        reasons[rejection.row] = rejection.reason
+    return reasons
 
 
 @dataclass
@@ -67,15 +87,16 @@ class DecodeAnswers(beam.PTransform):
 
     decoding: Decoding
     null_threshold: float
+    annotate: bool = True
 
     def expand(self, chunks: beam.PCollection) -> beam.PCollection:
-        return chunks | beam.ParDo(_DecodeAnswers(self.decoding, self.null_threshold))
+        return chunks | beam.ParDo(_DecodeAnswers(self.decoding, self.null_threshold, self.annotate))
 
 
 class _DecodeAnswers(ChunkStep):
-    def __init__(self, decoding: Decoding, null_threshold: float):
+    def __init__(self, decoding: Decoding, null_threshold: float, annotate: bool):
         super().__init__()
-        self.decoding, self.null_threshold = decoding, null_threshold
+        self.decoding, self.null_threshold, self.annotate = decoding, null_threshold, annotate
 
     def apply(self, predicted: PredictedChunk) -> AnsweredChunk:
-        return decode_answers(predicted, self.decoding, self.null_threshold)
+        return decode_answers(predicted, self.decoding, self.null_threshold, self.annotate)

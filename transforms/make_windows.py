@@ -8,6 +8,7 @@ import apache_beam as beam
 import numpy as np
 
 from model.columns import read_texts
+from model.golds import read_golds
 from model.reader import Reader, shared
 from model.tokenizer import Tokenizer
 from model.windows import cut_windows
@@ -19,7 +20,10 @@ STAGE = "MakeWindows"
 
 @dataclass(frozen=True, slots=True)
 class WindowLimits:
-    """max_length, overlap and max_question in tokens; max_windows per row; names of the two text columns."""
+    """max_length, overlap and max_question in tokens; max_windows per row; names of the columns that are read.
+
+    answers  column of the gold answers; "" where none are measured
+    """
 
     max_length: int
     overlap: int
@@ -27,6 +31,7 @@ class WindowLimits:
     max_windows: int
     question: str = "question"
     context: str = "context"
+    answers: str = ""
 
 
 def make_windows(chunk: Chunk, tokenizer: Tokenizer, limits: WindowLimits) -> WindowedChunk:
@@ -77,13 +82,19 @@ def make_windows(chunk: Chunk, tokenizer: Tokenizer, limits: WindowLimits) -> Wi
         elif windows.counts[pair] == 0:
             message = f"{passages.lengths[pairs[pair, 1]]} tokens need more than --max_windows={limits.max_windows}"
             rejected[row] = Rejection(row, STAGE, "too_many_windows", message)
+    golds = None
+    if limits.answers:
+        answers = chunk.table.column(limits.answers).to_pylist()
+        golds = read_golds(answers, list(context_place), row_pair, windows)
     return WindowedChunk(
         chunk=chunk,
         row_pair=row_pair,
+        questions=list(question_place),
         contexts=list(context_place),
         questions_cut=np.maximum(whole.lengths - limits.max_question, 0)[pairs[:, 0]],
         windows=windows,
         rejections=tuple(rejected[row] for row in sorted(rejected)),
+        golds=golds,
     )
 
 

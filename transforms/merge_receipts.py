@@ -1,4 +1,4 @@
-"""MergeReceipts: all receipts into one total, the same for any order and any number of workers."""
+"""MergeReceipts: all receipts into one total per stage, the same for any order and any number of workers."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import heapq
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Self
 
 import apache_beam as beam
 
+from model.statistics import Statistics
 from transforms.records import Receipt
 
 MOST_FAILURES = 1000
@@ -18,12 +20,13 @@ MOST_FAILURES = 1000
 
 @dataclass(slots=True)
 class Totals:
-    """What the receipts of a run add up to.
+    """What the receipts of one stage add up to.
 
     counts, reasons  sums over chunks
     seconds          time by step
-    failures         the first MOST_FAILURES by path, row group and row
-    content          XOR of the digests of (part, digest): says whether two runs hold the same content
+    failures         the first MOST_FAILURES of (path, row group, row start, rows, step, error)
+    content          XOR of the hashes of (part, digest): says whether two runs hold the same content
+    statistics       of the audit
     """
 
     chunks: int = 0
@@ -32,13 +35,15 @@ class Totals:
     refused_files: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
-    seconds: Counter[str] = field(default_factory=Counter)  # type: ignore[type-var]  # a Counter of floats
+    seconds: Counter[str] = field(default_factory=Counter)
     failures: list[tuple[str, int, int, int, str, str]] = field(default_factory=list)
     content: int = 0
+    statistics: Statistics | None = None
 
     def add(self, receipt: Receipt) -> None:
-        self.seconds.update(receipt.seconds)  # type: ignore[arg-type]
-        if receipt.failed_stage:
+        """Adds a receipt of this stage, or one of no stage: a failure, which is every stage's."""
+        self.seconds.update(receipt.seconds)  # type: ignore[arg-type]  # a Counter of floats
+        if receipt.failed_step:
             if receipt.part:
                 self.chunks += 1
                 self.failed_chunks += 1
@@ -46,16 +51,17 @@ class Totals:
             else:
                 self.refused_files += 1
             place = receipt.path, receipt.row_group, receipt.row_start, receipt.rows
-            self.failures.append((*place, receipt.failed_stage, receipt.error))
-            self._trim()
+            self._fail([(*place, receipt.failed_step, receipt.error)])
         elif receipt.part:
             self.chunks += 1
             self.counts.update(receipt.counts)
             self.reasons.update(receipt.reasons)
             named = hashlib.sha256(f"{receipt.part} {receipt.digest}".encode()).digest()
             self.content ^= int.from_bytes(named[:16])
+            if receipt.statistics is not None:
+                self._measure(Statistics.from_json(receipt.statistics))
 
-    def merge(self, other: Totals) -> None:
+    def merge(self, other: Self) -> None:
         self.chunks += other.chunks
         self.failed_chunks += other.failed_chunks
         self.failed_rows += other.failed_rows
@@ -63,38 +69,50 @@ class Totals:
         self.counts.update(other.counts)
         self.reasons.update(other.reasons)
         self.seconds.update(other.seconds)
-        self.failures += other.failures
-        self._trim()
+        self._fail(other.failures)
         self.content ^= other.content
+        if other.statistics is not None:
+            self._measure(other.statistics)
 
-    def _trim(self) -> None:
-        if len(self.failures) > 2 * MOST_FAILURES:
-            self.failures = heapq.nsmallest(MOST_FAILURES, self.failures)
+    def _fail(self, failures: list[tuple[str, int, int, int, str, str]]) -> None:
+        self.failures = heapq.nsmallest(MOST_FAILURES, [*self.failures, *failures])
+
+    def _measure(self, statistics: Statistics) -> None:
+        if self.statistics is None:
+            self.statistics = Statistics()
+        self.statistics.merge(statistics)
 
 
 class ReceiptsCombineFn(beam.CombineFn):
-    """Receipts -> Totals."""
+    """Receipts -> Totals by stage."""
 
-    def create_accumulator(self) -> Totals:
-        return Totals()
+    def __init__(self, stages: tuple[str, ...]):
+        self.stages = stages
 
-    def add_input(self, totals: Totals, receipt: Receipt) -> Totals:
-        totals.add(receipt)
+    def create_accumulator(self) -> dict[str, Totals]:
+        return {stage: Totals() for stage in self.stages}
+
+    def add_input(self, totals: dict[str, Totals], receipt: Receipt) -> dict[str, Totals]:
+        for stage in [receipt.stage] if receipt.stage else self.stages:
+            totals[stage].add(receipt)
         return totals
 
-    def merge_accumulators(self, several: Iterable[Totals]) -> Totals:
-        merged = Totals()
+    def merge_accumulators(self, several: Iterable[dict[str, Totals]]) -> dict[str, Totals]:
+        merged = self.create_accumulator()
         for totals in several:
-            merged.merge(totals)
+            for stage, each in totals.items():
+                merged[stage].merge(each)
         return merged
 
-    def extract_output(self, totals: Totals) -> Totals:
-        totals.failures = heapq.nsmallest(MOST_FAILURES, totals.failures)
+    def extract_output(self, totals: dict[str, Totals]) -> dict[str, Totals]:
         return totals
 
 
+@dataclass
 class MergeReceipts(beam.PTransform):
-    """All Receipts -> one Totals."""
+    """All Receipts -> one Totals by stage."""
+
+    stages: tuple[str, ...]
 
     def expand(self, receipts: beam.PCollection) -> beam.PCollection:
-        return receipts | beam.CombineGlobally(ReceiptsCombineFn())
+        return receipts | beam.CombineGlobally(ReceiptsCombineFn(self.stages))

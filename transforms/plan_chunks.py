@@ -39,10 +39,23 @@ def is_text(kind: pa.DataType) -> bool:
     )
 
 
+def is_answers(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds gold answers: struct<text: list<text>, answer_start: list<integer>>."""
+    if not (pa.types.is_struct(kind) and {field.name for field in kind} >= {"text", "answer_start"}):
+        return False
+    text, start = kind.field("text").type, kind.field("answer_start").type
+    lists = all(pa.types.is_list(each) or pa.types.is_large_list(each) or pa.types.is_null(each) for each in (text, start))
+    if not lists:
+        return False
+    texts = pa.types.is_null(text) or is_text(text.value_type)
+    return texts and (pa.types.is_null(start) or pa.types.is_integer(start.value_type) or pa.types.is_null(start.value_type))
+
+
 def schema_problem(schema: pa.Schema, expected: pa.Schema, texts: tuple[str, ...]) -> str:
     """Why a file with this schema can't be read along with the others; "" if it can.
 
-    Every expected column must be there, with the expected type; where both are text, any text type will do.
+    Every expected column must be there, with the expected type; where both are text, any text type will do, and a
+    column of only nulls fits any type.
     texts: the columns that must hold text.
     """
     repeated = sorted({name for name in schema.names if schema.names.count(name) > 1})
@@ -54,7 +67,8 @@ def schema_problem(schema: pa.Schema, expected: pa.Schema, texts: tuple[str, ...
         kind = schema.field(column.name).type
         if column.name in texts and not is_text(kind):
             return f"column {column.name!r} is {kind}, not text"
-        if kind != column.type and not (is_text(kind) and is_text(column.type)):
+        both_text = is_text(kind) and is_text(column.type) and not pa.types.is_null(column.type)
+        if not (kind == column.type or pa.types.is_null(kind) or both_text):
             return f"column {column.name!r} is {kind}, in the first file it is {column.type}"
     return ""
 

@@ -12,9 +12,12 @@ from transforms.chunk_step import ChunkStep
 from transforms.records import PredictedChunk, WindowedChunk
 
 
-def predict_spans(windowed: WindowedChunk, reader: Reader, decoding: Decoding, batch_tokens: int) -> PredictedChunk:
-    """Runs the reader over the windows of a chunk; batches depend on the chunk alone."""
-    return PredictedChunk(windowed.chunk, windowed, predict(reader, windowed.windows, decoding, batch_tokens))
+def predict_spans(
+    windowed: WindowedChunk, reader: Reader, decoding: Decoding, batch_tokens: int, link: str = "softmax"
+) -> PredictedChunk:
+    """Runs the reader over the windows of a chunk, and measures its golds if it has any; batches depend on it alone."""
+    prediction = predict(reader, windowed.windows, decoding, batch_tokens, windowed.golds, link)
+    return PredictedChunk(windowed.chunk, windowed, prediction)
 
 
 @dataclass
@@ -24,19 +27,20 @@ class PredictSpans(beam.PTransform):
     reader: Reader
     decoding: Decoding
     batch_tokens: int
+    link: str = "softmax"
 
     def expand(self, chunks: beam.PCollection) -> beam.PCollection:
-        return chunks | beam.ParDo(_PredictSpans(self.reader, self.decoding, self.batch_tokens))
+        return chunks | beam.ParDo(_PredictSpans(self.reader, self.decoding, self.batch_tokens, self.link))
 
 
 class _PredictSpans(ChunkStep):
-    def __init__(self, reader: Reader, decoding: Decoding, batch_tokens: int):
+    def __init__(self, reader: Reader, decoding: Decoding, batch_tokens: int, link: str):
         super().__init__()
-        self.reader, self.decoding, self.batch_tokens = reader, decoding, batch_tokens
+        self.reader, self.decoding, self.batch_tokens, self.link = reader, decoding, batch_tokens, link
 
     def setup(self) -> None:
         self.loaded = shared(self.reader)
         self.loaded.load()
 
     def apply(self, windowed: WindowedChunk) -> PredictedChunk:
-        return predict_spans(windowed, self.loaded, self.decoding, self.batch_tokens)
+        return predict_spans(windowed, self.loaded, self.decoding, self.batch_tokens, self.link)

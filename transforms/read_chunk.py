@@ -22,12 +22,16 @@ _log = logging.getLogger(NAMESPACE)
 
 
 def committed_receipt(output: str, part: str) -> Receipt | None:
-    """The receipt of a part that an earlier run committed; None if there is no such part."""
+    """The receipt of a part that an earlier run committed; None if there is no such part, or a damaged one."""
     path = join(output, "parts", part)
     if not exists(path):
         return None
-    with open_parquet(path) as file:
-        return Receipt.from_json(json.loads((file.metadata.metadata or {})[RECEIPT_KEY]))
+    try:
+        with open_parquet(path) as file:
+            return Receipt.from_json(json.loads((file.metadata.metadata or {})[RECEIPT_KEY]))
+    except Exception as error:  # making a chunk again is always right, and a run that stumbles here could never end
+        _log.warning("%s is damaged and is made again: %s: %s", path, type(error).__name__, error)
+        return None
 
 
 def read_tables(run: ChunkRun, chunks: list[ChunkSpec], expected: pa.Schema) -> Iterator[pa.Table]:
@@ -55,21 +59,23 @@ def read_tables(run: ChunkRun, chunks: list[ChunkSpec], expected: pa.Schema) -> 
             held = table.slice(used).to_batches()
 
 
-def read_run(run: ChunkRun, output: str, expected: pa.Schema) -> Iterator[Chunk | Receipt]:
+def read_run(run: ChunkRun, outputs: tuple[tuple[str, str], ...], expected: pa.Schema) -> Iterator[Chunk | Receipt]:
     """Chunks of a run that still have to be done, and the receipts of those that are committed.
+
+    outputs: (stage, folder) in the order of writing. A chunk is done if it has a part of every stage.
 
     A read error fails the chunk at hand and the rest of the run: what comes after it can't be reached.
     """
     if not run.chunks:
-        yield Receipt(path=run.path, failed_stage="PlanChunks" if run.refused else "", error=run.refused)
+        yield Receipt(path=run.path, failed_step="PlanChunks" if run.refused else "", error=run.refused)
         return
     missing = []
     for spec in run.chunks:
-        receipt = committed_receipt(output, spec.part)
-        if receipt is None:
+        receipts = [committed_receipt(folder, spec.part) for _, folder in outputs]
+        if None in receipts:
             missing.append(spec)
         else:
-            yield receipt
+            yield from filter(None, receipts)
     if not missing:
         return
     done = 0
@@ -91,16 +97,16 @@ def read_run(run: ChunkRun, output: str, expected: pa.Schema) -> Iterator[Chunk 
 class ReadChunk(beam.PTransform):
     """ChunkRun -> Chunk, or Receipt where there is nothing left to do."""
 
-    output: str
+    outputs: tuple[tuple[str, str], ...]
     expected: pa.Schema
 
     def expand(self, runs: beam.PCollection) -> beam.PCollection:
-        return runs | beam.ParDo(_ReadChunk(self.output, self.expected))
+        return runs | beam.ParDo(_ReadChunk(self.outputs, self.expected))
 
 
 class _ReadChunk(beam.DoFn):
-    def __init__(self, output: str, expected: pa.Schema):
-        self.output, self.expected = output, expected
+    def __init__(self, outputs: tuple[tuple[str, str], ...], expected: pa.Schema):
+        self.outputs, self.expected = outputs, expected
 
     def process(self, run: ChunkRun) -> Iterator[Chunk | Receipt]:
-        yield from read_run(run, self.output, self.expected)
+        yield from read_run(run, self.outputs, self.expected)

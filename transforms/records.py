@@ -9,7 +9,9 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 
+from model.golds import Golds
 from model.prediction import Prediction
+from model.spans import PassageSpans
 from model.windows import Windows
 
 
@@ -84,16 +86,20 @@ class WindowedChunk:
     """A chunk with the context windows of its distinct question/context pairs.
 
     row_pair       int64 [rows], which pair each row asks; -1 for a rejected row
+    questions      the distinct questions, in the order of those of `windows`
     contexts       the distinct contexts, in the order of the passages of `windows`
     questions_cut  int64 [pairs], question tokens beyond `max_question`
+    golds          the rows' gold answers, where they are measured
     """
 
     chunk: Chunk
     row_pair: np.ndarray
+    questions: list[str]
     contexts: list[str]
     questions_cut: np.ndarray
     windows: Windows
     rejections: tuple[Rejection, ...]
+    golds: Golds | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,27 +112,54 @@ class PredictedChunk:
 
 
 @dataclass(frozen=True, slots=True)
-class AnsweredChunk:
-    """A chunk with one output row per input row: `answers` has the output columns, without prefix."""
+class Outcome:
+    """What one stage makes of a chunk.
 
-    chunk: Chunk
-    answers: pa.Table
+    stage       "annotate" or "audit"
+    columns     its output columns without prefix, one row per input row; `status` and `reason` are among them
+    rejections  rows that it could not do
+    counts      windows, tokens, rows by status
+    statistics  what the audit's figures are merged from, as JSON values
+    """
+
+    stage: str
+    columns: pa.Table
     rejections: tuple[Rejection, ...]
     counts: Mapping[str, int]
+    statistics: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AnsweredChunk:
+    """A predicted chunk whose windows are merged to passages, and what the stages so far made of it.
+
+    no_answer  bool [pairs], whether the null option wins
+    """
+
+    chunk: Chunk
+    predicted: PredictedChunk
+    spans: PassageSpans
+    no_answer: np.ndarray
+    rejections: tuple[Rejection, ...]
+    counts: Mapping[str, int]
+    outcomes: tuple[Outcome, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
     """What one finished chunk reports. It stands in its part's Parquet metadata, and merges into the manifest.
 
+    stage         which stage it is of
     rows          rows of the chunk
     counts        windows, tokens, rows by status
-    reasons       rejected rows by reason
+    reasons       rows by reason: of their rejection, or of what else is to be said of them
     seconds       time per step (the write itself is not in the part's copy)
     digest        SHA-256 over the exact columns of the part
-    failed_stage  "" unless the chunk failed; then `error` says why
+    statistics    what the audit's figures are merged from
+    failed_step   "" unless the chunk failed; then `error` says why
     """
 
+    stage: str = ""
     path: str = ""
     row_group: int = -1
     row_start: int = 0
@@ -136,7 +169,8 @@ class Receipt:
     reasons: Mapping[str, int] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     digest: str = ""
-    failed_stage: str = ""
+    statistics: Mapping[str, Any] | None = None
+    failed_step: str = ""
     error: str = ""
 
     def to_json(self) -> dict[str, Any]:
@@ -147,8 +181,8 @@ class Receipt:
         return cls(**{f.name: values[f.name] for f in fields(cls) if f.name in values})
 
 
-def failed_receipt(spec: ChunkSpec, stage: str, error: Exception, seconds: Mapping[str, float]) -> Receipt:
-    """The receipt of a chunk that a step could not do."""
+def failed_receipt(spec: ChunkSpec, step: str, error: Exception, seconds: Mapping[str, float]) -> Receipt:
+    """The receipt of a chunk that a step could not do, for all stages of the job."""
     return Receipt(
         path=spec.path,
         row_group=spec.row_group,
@@ -156,6 +190,6 @@ def failed_receipt(spec: ChunkSpec, stage: str, error: Exception, seconds: Mappi
         rows=spec.rows,
         part=spec.part,
         seconds=seconds,
-        failed_stage=stage,
+        failed_step=step,
         error=f"{type(error).__name__}: {error}",
     )

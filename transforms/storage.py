@@ -33,6 +33,8 @@ class StorageError(ValueError):
 
 
 def _locate(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    if not path:
+        raise StorageError("an empty path names no file")  # fsspec would take the working folder
     try:
         return fsspec.core.url_to_fs(path)  # type: ignore[no-any-return]
     except (ImportError, ValueError) as error:
@@ -68,14 +70,19 @@ def find_inputs(patterns: str) -> list[InputFile]:
         fs, inner = _locate(pattern)
         if fs.isdir(inner):
             matches = {p: info for p, info in fs.find(inner, detail=True).items() if p.endswith(".parquet")}
+        elif fs.exists(inner):
+            matches = {inner: fs.info(inner)}
         elif any(sign in pattern for sign in "*?["):
-            matches = {p: info for p, info in fs.glob(inner, detail=True).items() if info["type"] == "file"}
+            found_by_glob = fs.glob(inner, detail=True).items()
+            matches = {p: info for p, info in found_by_glob if info["type"] == "file" or fs.isfile(p)}  # or a link to one
         else:
-            matches = {inner: fs.info(inner)} if fs.exists(inner) else {}
+            matches = {}
         if not matches:
             raise StorageError(f"{pattern!r} matches no {'.parquet file' if fs.isdir(inner) else 'file'}")
         for path, info in matches.items():
             found[path if isinstance(fs, LocalFileSystem) else fs.unstrip_protocol(path)] = info
+    if not found:
+        raise StorageError(f"{patterns!r} names no file")
     return [
         InputFile(index, path, int(found[path]["size"] or 0), _version(found[path]))
         for index, path in enumerate(sorted(found))
@@ -190,11 +197,21 @@ def sweep_temporary(output: str) -> None:
         return
     for name in os.listdir(folder):
         owner = name.split("-")[0]
-        if not owner.isdigit() or not os.path.exists(f"/proc/{owner}") or int(owner) == os.getpid():
+        if not owner.isdigit() or int(owner) == os.getpid() or not _is_running(int(owner)):
             with suppress(FileNotFoundError):
                 os.unlink(os.path.join(folder, name))
     with suppress(OSError):
         os.rmdir(folder)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # asks, and sends nothing
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # someone else's
+        return True
+    return True
 
 
 def remove(output: str, *names: str) -> None:

@@ -1,11 +1,11 @@
-"""WriteChunk: one chunk, one Parquet part, with its receipt inside; rejections first."""
+"""WriteChunk: one chunk, one Parquet part per stage, with its receipt inside; rejections first."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import apache_beam as beam
 import pyarrow as pa
@@ -14,10 +14,13 @@ from apache_beam.metrics import Metrics
 
 from transforms.chunk_step import NAMESPACE, ChunkStep
 from transforms.read_chunk import RECEIPT_KEY
-from transforms.records import AnsweredChunk, Receipt, Rejection
-from transforms.storage import commit, join
+from transforms.records import AnsweredChunk, Chunk, Outcome, Receipt, Rejection
+from transforms.storage import commit, join, remove
 
-EXACT_COLUMNS = ("answer_start", "answer_end", "window_index", "num_windows", "status", "reason", "question_tokens_cut")
+EXACT_COLUMNS = {
+    "annotate": ("answer_start", "answer_end", "window_index", "num_windows", "status", "reason", "question_tokens_cut"),
+    "audit": ("num_tokens", "num_windows", "windows_whole", "golds", "gold_start", "gold_end", "pair_hash", "status", "reason"),
+}
 """Columns that agree to the bit wherever logits agree to rounding; the digest of a part covers them."""
 
 REJECTION_SCHEMA = pa.schema(
@@ -46,9 +49,9 @@ class OutputColumns:
     id: str = "id"
 
 
-def row_ids(answered: AnsweredChunk, column: str) -> pa.ChunkedArray:
+def row_ids(chunk: Chunk, column: str) -> pa.ChunkedArray:
     """The ids of a chunk's rows, or what stands in for them: `file name:row group:row`."""
-    table, spec = answered.chunk.table, answered.chunk.spec
+    table, spec = chunk.table, chunk.spec
     if column in table.column_names:
         return table.column(column)
     name = spec.path.rsplit("/", 1)[-1]
@@ -56,13 +59,13 @@ def row_ids(answered: AnsweredChunk, column: str) -> pa.ChunkedArray:
     return pa.chunked_array([pa.array([f"{name}:{spec.row_group}:{row}" for row in rows], pa.string())])
 
 
-def output_table(answered: AnsweredChunk, columns: OutputColumns) -> pa.Table:
+def output_table(chunk: Chunk, outcome: Outcome, columns: OutputColumns) -> pa.Table:
     """Input columns that are kept, then the output columns; one row per input row, in its place."""
-    table = answered.chunk.table.select(list(columns.keep))
-    if columns.id not in answered.chunk.table.column_names:
-        table = table.add_column(0, columns.id, row_ids(answered, columns.id))
-    for name in answered.answers.column_names:
-        table = table.append_column(columns.prefix + name, answered.answers.column(name))
+    table = chunk.table.select(list(columns.keep))
+    if columns.id not in chunk.table.column_names:
+        table = table.add_column(0, columns.id, row_ids(chunk, columns.id))
+    for name in outcome.columns.column_names:
+        table = table.append_column(columns.prefix + name, outcome.columns.column(name))
     return table
 
 
@@ -74,24 +77,28 @@ def content_digest(table: pa.Table) -> str:
     return hashlib.sha256(sink.getvalue()).hexdigest()
 
 
-def write_chunk(answered: AnsweredChunk, output: str, columns: OutputColumns) -> Receipt:
-    """Writes the chunk's rejections, if there are any, then its part. Returns the receipt that stands in the part."""
-    spec = answered.chunk.spec
+def write_outcome(chunk: Chunk, outcome: Outcome, output: str, columns: OutputColumns) -> Receipt:
+    """Writes the rejections of one stage, if there are any, then its part. Returns the receipt that stands in the part."""
+    spec = chunk.spec
     receipt = Receipt(
+        stage=outcome.stage,
         path=spec.path,
         row_group=spec.row_group,
         row_start=spec.row_start,
         rows=spec.rows,
         part=spec.part,
-        counts=dict(answered.counts),
-        reasons=dict(Counter(rejection.reason for rejection in answered.rejections)),
-        seconds=dict(answered.chunk.seconds),
-        digest=content_digest(answered.answers.select(list(EXACT_COLUMNS))),
+        counts=dict(outcome.counts),
+        reasons=dict(Counter(filter(None, outcome.columns.column("reason").to_pylist()))),
+        seconds=dict(chunk.seconds),
+        digest=content_digest(outcome.columns.select(list(EXACT_COLUMNS[outcome.stage]))),
+        statistics=outcome.statistics,
     )
-    if answered.rejections:
-        table = _rejection_table(answered, columns.id)
+    if outcome.rejections:
+        table = _rejection_table(chunk, outcome.rejections, columns.id)
         commit(output, to_parquet(table), "rejections", spec.part)
-    table = output_table(answered, columns)
+    else:
+        remove(output, "rejections", spec.part)  # an earlier try may have left some
+    table = output_table(chunk, outcome, columns)
     metadata = {**(table.schema.metadata or {}), RECEIPT_KEY: json.dumps(receipt.to_json()).encode()}
     commit(output, to_parquet(table.replace_schema_metadata(metadata)), "parts", spec.part)
     return receipt
@@ -104,46 +111,52 @@ def to_parquet(table: pa.Table) -> pa.Buffer:
     return sink.getvalue()
 
 
-def _rejection_table(answered: AnsweredChunk, id_column: str) -> pa.Table:
-    spec = answered.chunk.spec
-    ids = row_ids(answered, id_column)
+def _rejection_table(chunk: Chunk, rejections: tuple[Rejection, ...], id_column: str) -> pa.Table:
+    spec = chunk.spec
+    ids = row_ids(chunk, id_column)
 
     def values(rejection: Rejection) -> tuple[object, ...]:
-        row_id = ids[rejection.row].as_py()
+        try:
+            row_id = ids[rejection.row].as_py()
+        except UnicodeDecodeError:  # the row still has its place
+            row_id = None
         row = spec.first_row + rejection.row
         named = None if row_id is None else str(row_id)
         return named, spec.path, spec.row_group, row, rejection.stage, rejection.reason, rejection.message
 
-    columns = zip(*map(values, answered.rejections), strict=True)
+    columns = zip(*map(values, rejections), strict=True)
     arrays = [pa.array(column, field.type) for column, field in zip(columns, REJECTION_SCHEMA, strict=True)]
     return pa.Table.from_arrays(arrays, schema=REJECTION_SCHEMA)
 
 
 @dataclass
 class WriteChunk(beam.PTransform):
-    """AnsweredChunk -> Receipt, once its part is committed."""
+    """AnsweredChunk -> one Receipt per stage, once its part is committed.
 
-    output: str
+    outputs  (stage, folder) in the order of writing: a chunk is done when its part of the last stage is there
+    """
+
+    outputs: tuple[tuple[str, str], ...]
     columns: OutputColumns
 
     def expand(self, chunks: beam.PCollection) -> beam.PCollection:
-        return chunks | beam.ParDo(_WriteChunk(self.output, self.columns))
+        return chunks | beam.ParDo(_WriteChunk(self.outputs, self.columns))
 
 
 class _WriteChunk(ChunkStep):
-    def __init__(self, output: str, columns: OutputColumns):
+    def __init__(self, outputs: tuple[tuple[str, str], ...], columns: OutputColumns):
         super().__init__()
-        self.output, self.columns = output, columns
+        self.outputs, self.columns = outputs, columns
         self.counters = {
             name: Metrics.counter(NAMESPACE, name)
             for name in ("rows", "windows", "real_tokens", "padded_tokens", "answered", "no_answer", "rejected")
         }
 
-    def setup(self) -> None:
-        join(self.output, "parts")  # an unusable output is an error of the run, not of each chunk
-
-    def apply(self, answered: AnsweredChunk) -> Receipt:
-        receipt = write_chunk(answered, self.output, self.columns)
+    def apply(self, answered: AnsweredChunk) -> list[Receipt]:
+        outcomes = {outcome.stage: outcome for outcome in answered.outcomes}
+        receipts = [
+            write_outcome(answered.chunk, outcomes[stage], folder, self.columns) for stage, folder in self.outputs
+        ]
         for name, counter in self.counters.items():
-            counter.inc(receipt.counts.get(name, 0))
-        return replace(receipt)
+            counter.inc(receipts[-1].counts.get(name, 0))
+        return receipts

@@ -9,27 +9,44 @@ from typing import Any
 
 import apache_beam as beam
 
+from model.statistics import FINE_BINS, MASS_BINS, MOST_SLICES, RELATIVE_ACCURACY, Statistics
 from transforms.merge_receipts import Totals
 from transforms.storage import commit
 
 MANIFEST = "manifest.json"
+AUDIT = "audit.json"
+
+STATUSES = {
+    "annotate": ("answered", "no_answer", "rejected"),
+    "audit": ("scored", "null_scored", "unreachable", "rejected"),
+}
+"""Every row that was read has one of these."""
 
 
-def manifest(totals: Totals, about: Mapping[str, Any], max_failed_fraction: float) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class StageOutput:
+    """Where a stage writes, and what its manifest says the job is."""
+
+    stage: str
+    folder: str
+    about: Mapping[str, Any]
+
+
+def row_accounting(stage: str, totals: Totals) -> dict[str, int]:
+    """Rows planned, and what became of them: planned = the sum of the rest, if nothing is lost or counted twice."""
+    planned = totals.counts["rows"] + totals.failed_rows
+    by_status = {status: totals.counts[status] for status in STATUSES[stage]}
+    return {"planned": planned, **by_status, "in_failed_chunks": totals.failed_rows}
+
+
+def manifest(stage: str, totals: Totals, about: Mapping[str, Any], max_failed_fraction: float) -> dict[str, Any]:
     """What a run did. `about` says what it was asked to do, and goes in front.
 
     state is "complete" iff no file was refused, no chunk failed, every row is accounted for, and rejected rows are at
     most `max_failed_fraction` of all; else "incomplete", and `why` says which of these it is.
     """
-    counts = totals.counts
-    rows = {
-        "planned": counts["rows"] + totals.failed_rows,
-        "answered": counts["answered"],
-        "no_answer": counts["no_answer"],
-        "rejected": counts["rejected"],
-        "in_failed_chunks": totals.failed_rows,
-    }
-    unaccounted = rows["planned"] - sum(rows[name] for name in rows if name != "planned")
+    rows = row_accounting(stage, totals)
+    unaccounted = 2 * rows["planned"] - sum(rows.values())
     lost = rows["rejected"] + rows["in_failed_chunks"]
     why = []
     if totals.refused_files:
@@ -42,13 +59,14 @@ def manifest(totals: Totals, about: Mapping[str, Any], max_failed_fraction: floa
         why.append(
             f"{lost} of {rows['planned']} rows were rejected or failed, more than --max_failed_fraction={max_failed_fraction}"
         )
+    counts = totals.counts
     real, padded = counts["real_tokens"], counts["padded_tokens"]
     return {
         "state": "incomplete" if why else "complete",
         "why": why,
         **about,
         "rows": rows,
-        "rejected_by_reason": dict(sorted(totals.reasons.items())),
+        "reasons": dict(sorted(totals.reasons.items())),
         "chunks": {"planned": totals.chunks, "failed": totals.failed_chunks},
         "refused_files": totals.refused_files,
         "distinct_pairs": counts["pairs"],
@@ -61,30 +79,66 @@ def manifest(totals: Totals, about: Mapping[str, Any], max_failed_fraction: floa
         },
         "content": f"{totals.content:032x}",
         "failures": [
-            dict(zip(("path", "row_group", "row_start", "rows", "stage", "error"), failure, strict=True))
+            dict(zip(("path", "row_group", "row_start", "rows", "step", "error"), failure, strict=True))
             for failure in totals.failures
         ],
         "failures_not_listed": totals.failed_chunks + totals.refused_files - len(totals.failures),
     }
 
 
+def audit_report(totals: Totals, about: Mapping[str, Any]) -> dict[str, Any]:
+    """`audit.json`: the accounting, the statistics of all examples and of every slice, and what was computed how."""
+    configuration = about["configuration"]
+    null = configuration["null"]
+    return {
+        "rows": row_accounting("audit", totals),
+        "reasons": dict(sorted(totals.reasons.items())),
+        "golds_dropped": totals.counts["golds_dropped"],
+        **(totals.statistics or Statistics()).summary(),
+        "fine_print": {
+            "objective": "categorical: nll = nll_start + nll_end, negative log-likelihoods in nats of the start and the end "
+            "network (Xiao & Zhu, arXiv:2501.09223, Eq. 1.24, summed); nll_per_token = nll / n as Eq. 1.24 is written; "
+            f"tokenwise: binary cross-entropy over the n context tokens, link {configuration['link']}",
+            "support": "the context's tokens; padding, question and special tokens never count",
+            "normaliser": "one softmax over the passage's tokens, each with the logits of the window that owns it"
+            + (", and the null option's" if null else "")
+            + "; native losses: each window's own softmax, mean over the windows that hold the gold whole",
+            "null_option": "on" if null else "off",
+            "temperature": f"{configuration['temperature']} in probabilities, never in losses",
+            "several_golds": "nll: the first; min_nll: the gold of least loss; marginals: over the distinct golds",
+            "means": "over examples, never windows, each with its own count; rejected rows are in none",
+            "quantiles": f"DDSketch, off by at most {100 * RELATIVE_ACCURACY:g} % of the value; min and max are exact",
+            "calibration": f"event: exact match with a gold, of the answers given; {MASS_BINS} bins of equal mass, made of "
+            f"{FINE_BINS} bins of equal width",
+            "slices": f"the first {MOST_SLICES} values in order of their text, the rest as (other)",
+            "model_digest": configuration["model_digest"],
+        },
+    }
+
+
 @dataclass
 class WriteManifest(beam.PTransform):
-    """The one Totals -> `manifest.json` below the output."""
+    """The one Totals by stage -> `manifest.json` of every stage, `audit.json` before it for an audit."""
 
-    output: str
-    about: Mapping[str, Any]
+    outputs: tuple[StageOutput, ...]
     max_failed_fraction: float
 
     def expand(self, totals: beam.PCollection) -> beam.PCollection:
-        return totals | beam.ParDo(_WriteManifest(self.output, self.about, self.max_failed_fraction))
+        return totals | beam.ParDo(_WriteManifest(self.outputs, self.max_failed_fraction))
 
 
 class _WriteManifest(beam.DoFn):
-    def __init__(self, output: str, about: Mapping[str, Any], max_failed_fraction: float):
-        self.output, self.about, self.max_failed_fraction = output, about, max_failed_fraction
+    def __init__(self, outputs: tuple[StageOutput, ...], max_failed_fraction: float):
+        self.outputs, self.max_failed_fraction = outputs, max_failed_fraction
 
-    def process(self, totals: Totals) -> list[str]:
-        content = manifest(totals, self.about, self.max_failed_fraction)
-        commit(self.output, json.dumps(content, indent=2, ensure_ascii=False).encode(), MANIFEST)
+    def process(self, totals: dict[str, Totals]) -> list[str]:
+        for output in self.outputs:
+            if output.stage == "audit":
+                _commit_json(output.folder, audit_report(totals["audit"], output.about), AUDIT)
+            content = manifest(output.stage, totals[output.stage], output.about, self.max_failed_fraction)
+            _commit_json(output.folder, content, MANIFEST)
         return [content["state"]]
+
+
+def _commit_json(folder: str, content: Mapping[str, Any], name: str) -> None:
+    commit(folder, json.dumps(content, indent=2, ensure_ascii=False).encode(), name)

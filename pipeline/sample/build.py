@@ -1,8 +1,8 @@
-"""Build the bundled sample: the readable files in sample/source/ become one Parquet file.
+"""Build the bundled sample: the readable files in source/ become one Parquet file.
 
-    python -m sample.build [OUTPUT.parquet]
+    python -m pipeline.sample.build [OUTPUT.parquet]
 
-Run it from the repository root; the default output is sample/sample.parquet. A source file is UTF-8 text:
+Run it from the repository root; the default output is sample.parquet beside this file. A source file is UTF-8 text:
 
     # history
     ## history-harbour-clock
@@ -53,9 +53,9 @@ def locate(context: str, gold: str) -> tuple[str, int]:
     """Return the answer's text and its start in code points; `gold` may end in a mark such as " [2]"."""
     marked = re.fullmatch(r"(.*\S) \[(\d+)\]", gold)
     text = marked[1] if marked else gold
+    if not text or text != text.strip():
+        raise SourceError(f"the answer {text!r} is empty or has blanks around it")
     starts = [match.start() for match in re.finditer(f"(?={re.escape(text)})", context)]
-    if not text.strip():
-        raise SourceError("an answer is empty")
     if not starts:
         raise SourceError(f"the answer {text!r} is not in the passage")
     if len(starts) > 1 and not marked:
@@ -81,13 +81,13 @@ def parse_questions(text: str) -> list[tuple[str, list[str]]]:
 
 def parse_passage(source: str, block: str) -> list[dict[str, Any]]:
     """Parse one passage, given from its id on, into one row for each question."""
-    head, mark, tail = block.partition("\n### Questions\n")
+    head, _, tail = block.partition("\n### Questions\n")
     passage, _, body = head.partition("\n")
     context = body.strip("\n")
     where = f"passage {passage!r}"
     try:
-        if not re.fullmatch(r"[a-z0-9-]+", passage) or not mark or not context:
-            raise SourceError('a passage needs an id of the letters a-z, digits and "-", a text and "### Questions"')
+        if not re.fullmatch(r"[a-z0-9-]+", passage) or not context or not tail.strip():
+            raise SourceError('a passage needs an id of a-z, 0-9 and "-", a text and questions under "### Questions"')
         rows = []
         for number, (question, golds) in enumerate(parse_questions(tail), 1):
             where = f"passage {passage!r}, question {number} ({question!r})"
@@ -111,8 +111,8 @@ def parse(text: str) -> list[dict[str, Any]]:
     """Parse a source file's text into rows, in the order of its questions."""
     title, *blocks = re.split(r"^## ", text, flags=re.MULTILINE)
     source = re.fullmatch(r"# (\S+)\n+", title)
-    if not source:
-        raise SourceError(f"a source file starts with '# NAME' and then a passage, not with {title[:60]!r}")
+    if not source or not blocks:
+        raise SourceError(f"a source file holds '# NAME' and then passages; this one starts with {title[:60]!r}")
     return [row for block in blocks for row in parse_passage(source[1], block)]
 
 

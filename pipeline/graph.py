@@ -1,4 +1,4 @@
-"""The annotate stage: its whole graph."""
+"""The graph of annotate and audit: the same steps, the audit's with one more."""
 
 from __future__ import annotations
 
@@ -7,24 +7,26 @@ import apache_beam as beam
 from pipeline.job import Job
 from transforms.decode_answers import DecodeAnswers
 from transforms.make_windows import MakeWindows
+from transforms.measure_loss import MeasureLoss
 from transforms.merge_receipts import MergeReceipts
 from transforms.plan_chunks import PlanChunks
 from transforms.predict_spans import PredictSpans
 from transforms.read_chunk import ReadChunk
 from transforms.write_chunk import WriteChunk
-from transforms.write_manifest import WriteManifest
+from transforms.write_manifest import StageOutput, WriteManifest
 
 
 def build(pipeline: beam.Pipeline, job: Job) -> None:
-    """files -> runs -> | shuffle | -> chunk by chunk: read, cut, predict, decode, write -> receipts -> manifest."""
+    """files -> runs -> | shuffle | -> chunk by chunk: read, cut, predict, decode, measure, write -> receipts -> manifest."""
+    outputs = tuple(StageOutput(stage, folder, job.about(stage)) for stage, folder in job.outputs)
     _ = (
         pipeline
         | "ListFiles" >> beam.Create([None, *job.files])  # None: the sentinel, so that zero rows have a manifest too
         | "PlanChunks" >> PlanChunks(job.expected, job.texts, job.chunk_size)
         | "Reshuffle" >> beam.Reshuffle()
         | "ProcessChunks" >> _ProcessChunks(job)
-        | "MergeReceipts" >> MergeReceipts()
-        | "WriteManifest" >> WriteManifest(job.output, job.about, job.max_failed_fraction)
+        | "MergeReceipts" >> MergeReceipts(job.stages)
+        | "WriteManifest" >> WriteManifest(outputs, job.max_failed_fraction)
     )
 
 
@@ -37,11 +39,13 @@ class _ProcessChunks(beam.PTransform):
 
     def expand(self, runs: beam.PCollection) -> beam.PCollection:
         job = self.job
-        return (
+        answered = (
             runs
-            | "ReadChunk" >> ReadChunk(job.output, job.expected)
+            | "ReadChunk" >> ReadChunk(job.outputs, job.expected)
             | "MakeWindows" >> MakeWindows(job.reader, job.limits)
-            | "PredictSpans" >> PredictSpans(job.reader, job.decoding, job.batch_tokens)
-            | "DecodeAnswers" >> DecodeAnswers(job.decoding, job.null_threshold)
-            | "WriteChunk" >> WriteChunk(job.output, job.columns)
+            | "PredictSpans" >> PredictSpans(job.reader, job.decoding, job.batch_tokens, job.audit.link)
+            | "DecodeAnswers" >> DecodeAnswers(job.decoding, job.null_threshold, "annotate" in job.stages)
         )
+        if "audit" in job.stages:
+            answered |= "MeasureLoss" >> MeasureLoss(job.decoding, job.audit)
+        return answered | "WriteChunk" >> WriteChunk(job.outputs, job.columns)

@@ -1,0 +1,55 @@
+"""The transformers 4.57 question-answering pipeline on rows of a Parquet file: answers and seconds.
+
+Runs in a virtual environment of its own (transformers removed the pipeline in 5.3):
+
+    python -m venv peer && peer/bin/pip install torch==2.13.0 transformers==4.57.6 pyarrow
+    peer/bin/python benchmarks/peer_transformers.py --input gold.parquet --model model/bundled --output peer.parquet
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from transformers import AutoModelForQuestionAnswering, AutoTokenizer, pipeline
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--input", required=True)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--output", required=True)
+    parser.add_argument("--rows", type=int, default=10**9, help="the first so many")
+    parser.add_argument("--every_nth", type=int, default=1, help="every nth of them")
+    parser.add_argument("--batch_size", type=int, default=1)
+    options = parser.parse_args()
+    rows = pq.read_table(options.input).slice(0, options.rows).to_pylist()[:: options.every_nth]
+    network = AutoModelForQuestionAnswering.from_pretrained(options.model, dtype=torch.float32)
+    answer = pipeline("question-answering", model=network, tokenizer=AutoTokenizer.from_pretrained(options.model))
+    asked = [{"question": row["question"], "context": row["context"]} for row in rows]
+    settings = {"align_to_words": False, "max_answer_len": 30, "max_question_len": 64, "max_seq_len": 384, "doc_stride": 128}
+    started = time.perf_counter()
+    found = []
+    for result in answer(asked, batch_size=options.batch_size, **settings):
+        found.append(result)
+    seconds = time.perf_counter() - started
+    table = pa.table(
+        {
+            "id": [row["id"] for row in rows],
+            "answer_text": [result["answer"] for result in found],
+            "answer_start": pa.array([result["start"] for result in found], pa.int32()),
+            "answer_end": pa.array([result["end"] for result in found], pa.int32()),
+            "score": [result["score"] for result in found],
+        }
+    )
+    pq.write_table(table, options.output)
+    print(f"{len(rows)} rows in {seconds:.1f} s: {len(rows) / seconds:.2f} rows/s at batch size {options.batch_size}")
+
+
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,304 @@
+"""Tiny seeded checkpoints with real tokenizers, trained on the bundled sample's text, and real networks.
+
+`ARCHITECTURES` lists them: one for each way in which tokenizers join a pair, networks take it or positions are limited.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import (
+    AlbertConfig,
+    AlbertForQuestionAnswering,
+    AlbertTokenizer,
+    AutoModelForQuestionAnswering,
+    AutoTokenizer,
+    BertConfig,
+    BertForQuestionAnswering,
+    BertTokenizer,
+    DebertaV2Config,
+    DebertaV2ForQuestionAnswering,
+    DebertaV2Tokenizer,
+    DistilBertConfig,
+    DistilBertForQuestionAnswering,
+    DistilBertTokenizer,
+    ElectraConfig,
+    ElectraForQuestionAnswering,
+    ModernBertConfig,
+    ModernBertForQuestionAnswering,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaForQuestionAnswering,
+    RobertaTokenizer,
+    XLNetConfig,
+    XLNetForQuestionAnsweringSimple,
+    XLNetTokenizer,
+)
+
+from model.checkpoint import LocalFolder
+from model.reader import CheckpointReader
+
+SAMPLE_SOURCES = Path(__file__).parent.parent / "pipeline" / "sample" / "source"
+
+_BERT_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+_SIZES = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "initializer_range": 0.5,  # so wide that logits differ from token to token
+}
+
+
+@cache
+def sample_texts() -> list[str]:
+    return [path.read_text("utf-8") for path in sorted(SAMPLE_SOURCES.glob("*.md"))]
+
+
+@cache
+def _wordpieces() -> dict[str, int]:
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(vocab_size=800, special_tokens=_BERT_TOKENS, show_progress=False)
+    tokenizer.train_from_iterator(sample_texts(), trainer)
+    return tokenizer.get_vocab()
+
+
+@cache
+def _byte_pairs(*special: str) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Vocabulary and merges of a byte-level BPE whose first ids are the special tokens."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=800,
+        special_tokens=list(special),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(sample_texts(), trainer)
+    model = json.loads(tokenizer.to_str())["model"]
+    return model["vocab"], [(left, right) for left, right in model["merges"]]
+
+
+@cache
+def _unigrams() -> list[tuple[str, float]]:
+    """Pieces and scores of a Unigram model over metaspace words, without special tokens."""
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.train_from_iterator(sample_texts(), trainers.UnigramTrainer(vocab_size=800, show_progress=False))
+    return [(piece, score) for piece, score in json.loads(tokenizer.to_str())["model"]["vocab"]]
+
+
+def _with_special(*special: str) -> list[tuple[str, float]]:
+    return [(token, 0.0) for token in special] + _unigrams()
+
+
+def wordpiece() -> PreTrainedTokenizerFast:
+    """A BERT tokenizer: lower case, accents stripped, WordPiece."""
+    tokenizer = Tokenizer(models.WordPiece(_wordpieces(), unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        model_max_length=512,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+
+
+def roberta_tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level BPE; a pair is `<s> A </s></s> B </s>`, all of one token type; the padding has id 1."""
+    vocabulary, merges = _byte_pairs("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+    return RobertaTokenizer(vocab=dict(vocabulary), merges=list(merges), model_max_length=512)
+
+
+def modernbert_tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level BPE with BERT's special tokens, no token types in use, no `model_max_length` (it is 1e30 then)."""
+    vocabulary, merges = _byte_pairs(*_BERT_TOKENS)
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(token, vocabulary[token]) for token in ("[CLS]", "[SEP]")],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+    )
+
+
+def xlnet_tokenizer() -> PreTrainedTokenizerFast:
+    """Unigram; pads on the left, so the context comes first: `A <sep> B <sep> <cls>`, the classifier token last."""
+    special = ("<unk>", "<s>", "</s>", "<cls>", "<sep>", "<pad>", "<mask>", "<eop>", "<eod>")
+    return XLNetTokenizer(vocab=_with_special(*special), unk_id=0)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One kind of checkpoint.
+
+    positions     how many tokens its network can take, None for any number
+    token_types   whether its network tells question and context apart by token types
+    sizes         settings of its network beyond the vocabulary
+    """
+
+    name: str
+    tokenizer: Callable[[], PreTrainedTokenizerFast]
+    network: type[PreTrainedModel]
+    config: type
+    positions: int | None
+    token_types: bool
+    sizes: dict[str, Any]
+
+    def build(self, folder: Path, seed: int = 0) -> Path:
+        """Writes the checkpoint, whose weights depend on the seed, into the folder."""
+        tokenizer = self.tokenizer()
+        torch.manual_seed(seed)
+        network = self.network(
+            self.config(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, **{**_SIZES, **self.sizes})
+        )
+        network.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return folder
+
+
+_BERT = Architecture(
+    "bert", wordpiece, BertForQuestionAnswering, BertConfig, 512, True, {"max_position_embeddings": 512}
+)
+
+ARCHITECTURES = [
+    _BERT,
+    Architecture(
+        "distilbert",
+        lambda: DistilBertTokenizer(vocab=_wordpieces(), model_max_length=512),
+        DistilBertForQuestionAnswering,
+        DistilBertConfig,
+        512,
+        False,
+        {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64},
+    ),
+    Architecture(
+        "roberta",
+        roberta_tokenizer,
+        RobertaForQuestionAnswering,
+        RobertaConfig,
+        512,
+        False,
+        {"max_position_embeddings": 514, "type_vocab_size": 1},
+    ),
+    Architecture(
+        "albert",
+        lambda: AlbertTokenizer(
+            vocab=_with_special("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"), unk_id=1, model_max_length=512
+        ),
+        AlbertForQuestionAnswering,
+        AlbertConfig,
+        512,
+        True,
+        {"embedding_size": 16},
+    ),
+    Architecture(
+        "xlnet",
+        xlnet_tokenizer,
+        XLNetForQuestionAnsweringSimple,
+        XLNetConfig,
+        None,
+        True,
+        {"d_model": 32, "n_layer": 2, "n_head": 2, "d_inner": 64},
+    ),
+    Architecture(
+        "electra",
+        lambda: BertTokenizer(vocab=_wordpieces(), model_max_length=512),
+        ElectraForQuestionAnswering,
+        ElectraConfig,
+        512,
+        True,
+        {"embedding_size": 16},
+    ),
+    Architecture(
+        "deberta-v2",
+        lambda: DebertaV2Tokenizer(vocab=_with_special("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"), model_max_length=512),
+        DebertaV2ForQuestionAnswering,
+        DebertaV2Config,
+        512,
+        False,
+        {
+            "relative_attention": True,
+            "position_buckets": 16,
+            "pos_att_type": ["p2c", "c2p"],
+            "position_biased_input": False,
+            "norm_rel_ebd": "layer_norm",
+            "share_att_key": True,
+        },
+    ),
+    Architecture(
+        "modernbert",
+        modernbert_tokenizer,
+        ModernBertForQuestionAnswering,
+        ModernBertConfig,
+        4096,
+        False,
+        {
+            "max_position_embeddings": 4096,
+            "local_attention": 16,
+            "global_attn_every_n_layers": 2,
+            **dict.fromkeys(("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")),
+        },
+    ),
+    Architecture(
+        "bert-left-padding",
+        lambda: BertTokenizer(vocab=_wordpieces(), model_max_length=512, padding_side="left"),
+        BertForQuestionAnswering,
+        BertConfig,
+        512,
+        True,
+        {},
+    ),
+]
+
+
+def build_bert(folder: Path, seed: int = 0) -> Path:
+    """A two-layer BERT with 32 dimensions."""
+    return _BERT.build(folder, seed)
+
+
+@dataclass
+class Checkpoint:
+    """A built checkpoint, and how transformers itself uses it."""
+
+    architecture: Architecture
+    folder: Path
+
+    @cached_property
+    def reader(self) -> CheckpointReader:
+        return CheckpointReader(LocalFolder(str(self.folder)), device="cpu")
+
+    @cached_property
+    def network(self) -> PreTrainedModel:
+        return AutoModelForQuestionAnswering.from_pretrained(self.folder).eval()
+
+    def fresh_tokenizer(self) -> PreTrainedTokenizerFast:
+        return AutoTokenizer.from_pretrained(self.folder)

@@ -1,0 +1,22 @@
+"""Every architecture's checkpoint, built once, with a loaded reader."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import settings
+
+from tests.checkpoints import ARCHITECTURES, Checkpoint
+
+settings.register_profile("spanmill", deadline=None, max_examples=100, print_blob=True)
+settings.load_profile("spanmill")
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Checkpoint]:
+    folder = tmp_path_factory.mktemp("checkpoints")
+    return {kind.name: Checkpoint(kind, kind.build(folder / kind.name)) for kind in ARCHITECTURES}
+
+
+@pytest.fixture(params=[kind.name for kind in ARCHITECTURES])
+def checkpoint(request: pytest.FixtureRequest, checkpoints: dict[str, Checkpoint]) -> Checkpoint:
+    return checkpoints[request.param]

@@ -1,0 +1,302 @@
+from __future__ import annotations
+
+import json
+import shutil
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerFast
+
+import model.tokenizer
+from model.tokenizer import Passages, Ragged, Tokenizer, TokenizerError, span_ends, trim_whitespace
+from tests.checkpoints import Checkpoint, roberta_tokenizer, wordpiece, xlnet_tokenizer
+from tests.model.texts import FAMILY, TRICKY_CONTEXTS, long_context
+
+
+def tokens_of(passages: Passages, passage: int) -> list[tuple[int, int, bool, bool]]:
+    """(char_start, char_end, can_start, can_end) of a passage's tokens."""
+    at = slice(passages.bounds[passage], passages.bounds[passage + 1])
+    columns = (passages.char_start, passages.char_end, passages.can_start, passages.can_end)
+    return list(zip(*(column[at].tolist() for column in columns), strict=True))
+
+
+def saved(tokenizer: PreTrainedTokenizerFast, folder: Path) -> Tokenizer:
+    tokenizer.save_pretrained(folder)
+    return Tokenizer(folder)
+
+
+# Offsets
+
+
+@given(st.data(), st.text(alphabet="ab \t\n\u00a0\u3000\u2028\U0001f600", max_size=12))
+def test_trim_whitespace_equals_strip(data: st.DataObject, text: str) -> None:
+    places = st.integers(0, len(text))
+    pairs = data.draw(st.lists(st.tuples(places, places).map(sorted), min_size=1, max_size=8))
+    starts, ends = trim_whitespace(text, np.array(pairs, np.int64))
+    for (start, end), trimmed_start, trimmed_end in zip(pairs, starts.tolist(), ends.tolist(), strict=True):
+        assert start <= trimmed_start <= trimmed_end <= end
+        assert text[trimmed_start:trimmed_end] == text[start:end].strip()
+
+
+def test_all_white_space_of_python_is_trimmed() -> None:
+    spaces = [chr(code) for code in range(0x110000) if chr(code).isspace()]
+    text = "x".join(spaces)
+    places = 2 * np.arange(len(spaces))
+    starts, ends = trim_whitespace(text, np.stack([places, places + 1], 1))
+    assert (starts == ends).all()
+    starts, ends = trim_whitespace(text, np.array([[0, len(text)]]))
+    assert (starts.item(), ends.item()) == (1, len(text) - 1)
+
+
+@given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 3), st.integers(0, 2)), max_size=10).map(sorted))
+def test_span_ends_are_the_first_and_last_of_tokens_that_share_a_side(tokens: list[tuple[int, int, int]]) -> None:
+    passage, start, width = np.array(tokens, np.int64).reshape(-1, 3).T
+    end = np.maximum.accumulate(start + width) if len(tokens) else start
+    end = np.where(width == 0, start, np.where(passage == passage, start + width, end))
+    order = np.lexsort((end, start, passage))
+    passage, start, end = passage[order], start[order], end[order]
+    can_start, can_end = span_ends(passage, start, end)
+    for k in range(len(tokens)):
+        held = end[k] > start[k]
+        kept = [m for m in range(len(tokens)) if end[m] > start[m] and passage[m] == passage[k]]
+        before, after = [m for m in kept if m < k], [m for m in kept if m > k]
+        assert can_start[k] == (held and (not before or start[before[-1]] != start[k]))
+        assert can_end[k] == (held and (not after or end[after[0]] != end[k]))
+
+
+def test_token_offsets_are_trimmed_and_lie_in_the_context(checkpoint: Checkpoint) -> None:
+    contexts = [*TRICKY_CONTEXTS.values(), long_context()]
+    passages = checkpoint.reader.tokenizer().passages(contexts)
+    for passage, context in enumerate(contexts):
+        tokens = tokens_of(passages, passage)
+        assert any(can_start for _, _, can_start, _ in tokens) and any(can_end for *_, can_end in tokens)
+        for start, end, can_start, can_end in tokens:
+            assert 0 <= start <= end <= len(context)
+            assert context[start:end] == context[start:end].strip()
+            assert start < end or not (can_start or can_end)
+        assert [start for start, *_ in tokens] == sorted(start for start, *_ in tokens)
+
+
+def test_token_spans_and_character_spans_are_one_to_one(checkpoint: Checkpoint) -> None:
+    contexts = list(TRICKY_CONTEXTS.values())
+    passages = checkpoint.reader.tokenizer().passages(contexts)
+    for passage in range(len(contexts)):
+        tokens = tokens_of(passages, passage)
+        spans = [
+            (first[0], last[1])
+            for i, first in enumerate(tokens)
+            for last in tokens[i:]
+            if first[2] and last[3]
+        ]
+        assert len(spans) == len(set(spans))
+        assert all(start < end for start, end in spans)
+        filled = [(start, end) for start, end, *_ in tokens if start < end]
+        assert set(spans) >= {
+            (start, max(end for first, end in filled if first == start)) for start, _ in filled
+        }, "the longest token at each place is a span"
+
+
+def test_a_joined_emoji_starts_at_its_first_and_ends_at_its_last_token(tmp_path: Path) -> None:
+    tokenizer = saved(roberta_tokenizer(), tmp_path)
+    tokens = tokens_of(tokenizer.passages([f"a {FAMILY} b"]), 0)
+    assert len(tokens) > 2 + len(FAMILY), "no code point of it is a token of its own"
+    for place in range(2, 2 + len(FAMILY)):
+        group = [(can_start, can_end) for start, _, can_start, can_end in tokens if start == place]
+        assert len(group) > 1
+        assert [can_start for can_start, _ in group] == [True] + [False] * (len(group) - 1)
+        assert [can_end for _, can_end in group] == [False] * (len(group) - 1) + [True]
+
+
+def test_every_visible_character_stands_in_a_byte_level_token(tmp_path: Path) -> None:
+    tokenizer = saved(roberta_tokenizer(), tmp_path)
+    for context in TRICKY_CONTEXTS.values():
+        covered = {k for start, end, *_ in tokens_of(tokenizer.passages([context]), 0) for k in range(start, end)}
+        assert covered == {k for k, character in enumerate(context) if not character.isspace()}
+
+
+def test_a_combining_mark_stays_with_its_letter(tmp_path: Path) -> None:
+    context = "un cafe\u0301 noir"
+    passages = saved(wordpiece(), tmp_path).passages([context])
+    words = {context[start:end] for start, end, *_ in tokens_of(passages, 0)}
+    at = context.index("\u0301")
+    ends = {end for _, end, _, can_end in tokens_of(passages, 0) if can_end}
+    assert unicodedata.combining(context[at]) and "noir"[0] in " ".join(words)
+    assert at + 1 in ends or at in ends
+
+
+def test_chinese_characters_are_tokens_of_their_own(tmp_path: Path) -> None:
+    tokens = tokens_of(saved(wordpiece(), tmp_path).passages(["東京は 都"]), 0)
+    assert tokens[0] == (0, 1, True, True)
+    assert tokens[1][0] == 1
+    assert tokens[-1] == (4, 5, True, True)
+
+
+def test_a_right_to_left_context_keeps_logical_order(checkpoint: Checkpoint) -> None:
+    context = "שלום עולם"
+    tokens = tokens_of(checkpoint.reader.tokenizer().passages([context]), 0)
+    filled = [token for token in tokens if token[0] < token[1]]
+    assert filled[0][0] == 0
+    assert filled[-1][1] == len(context)
+
+
+def test_metaspace_tokens_lose_their_leading_space(checkpoints: dict[str, Checkpoint]) -> None:
+    for name in ("xlnet", "albert", "deberta-v2"):
+        checkpoint = checkpoints[name]
+        context = "the house and the house"
+        backend = checkpoint.fresh_tokenizer().backend_tokenizer
+        raw = backend.encode(context, add_special_tokens=False)
+        pieces = {(start, end) for token, (start, end) in zip(raw.tokens, raw.offsets, strict=True) if token == "▁the"}
+        passages = checkpoint.reader.tokenizer().passages([context])
+        starts = {start for start, _, can_start, _ in tokens_of(passages, 0) if can_start}
+        assert len(pieces) == 2
+        assert {0, 4, 10, 14, 18} <= starts, name
+
+
+def test_lone_space_tokens_can_neither_start_nor_end(checkpoints: dict[str, Checkpoint]) -> None:
+    """DeBERTa's metaspace makes a token of every space before an unknown character."""
+    context = "東 京"
+    passages = checkpoints["deberta-v2"].reader.tokenizer().passages([context])
+    tokens = tokens_of(passages, 0)
+    lone = [token for token in tokens if token[0] == token[1]]
+    assert lone
+    assert not any(can_start or can_end for *_, can_start, can_end in lone)
+    assert {(start, end) for start, end, can_start, can_end in tokens if can_start and can_end} >= {(0, 1), (2, 3)}
+
+
+# Whole texts
+
+
+def test_questions_and_passages_equal_single_calls_without_special_tokens(checkpoint: Checkpoint) -> None:
+    texts = [*TRICKY_CONTEXTS.values(), long_context(3000), ""]
+    tokenizer, fresh = checkpoint.reader.tokenizer(), checkpoint.fresh_tokenizer()
+    questions, passages = tokenizer.questions(texts), tokenizer.passages(texts)
+    for k, text in enumerate(texts):
+        expected = fresh(text, add_special_tokens=False, verbose=False)["input_ids"]
+        assert questions[k].tolist() == expected
+        assert passages.ids[passages.bounds[k] : passages.bounds[k + 1]].tolist() == expected
+    assert len(questions) == len(passages) == len(texts)
+    assert passages.lengths.tolist() == questions.lengths.tolist()
+
+
+def test_passages_do_not_depend_on_how_many_are_tokenized_at_once(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = checkpoint.reader.tokenizer()
+    contexts = [*TRICKY_CONTEXTS.values(), "", "  ", long_context(), "end"]
+    together = tokenizer.passages(contexts)
+    monkeypatch.setattr(model.tokenizer, "_CHARACTERS_AT_ONCE", 100)
+    apart = tokenizer.passages(contexts)
+    for name in Passages.__dataclass_fields__:
+        assert np.array_equal(getattr(together, name), getattr(apart, name)), name
+        assert getattr(together, name).dtype == getattr(apart, name).dtype
+
+
+def test_no_text_gives_empty_columns(checkpoint: Checkpoint) -> None:
+    tokenizer = checkpoint.reader.tokenizer()
+    assert len(tokenizer.passages([])) == len(tokenizer.questions([])) == 0
+    assert tokenizer.passages([""]).lengths.tolist() == [0]
+    assert tokenizer.passages([]).ids.dtype == tokenizer.passages(["a"]).ids.dtype == np.int32
+
+
+def test_truncation_and_padding_that_a_checkpoint_was_saved_with_do_not_apply(tmp_path: Path) -> None:
+    plain = saved(wordpiece(), tmp_path / "plain")
+    limited = wordpiece()
+    limited.backend_tokenizer.enable_truncation(8, stride=2)
+    limited.backend_tokenizer.enable_padding(length=16)
+    limited.save_pretrained(tmp_path / "limited")
+    stored = json.loads((tmp_path / "limited" / "tokenizer.json").read_text("utf-8"))
+    assert stored["truncation"] and stored["padding"]
+    limited = Tokenizer(tmp_path / "limited")
+    texts = ["a word", long_context()]
+    assert limited.passages(texts).ids.tolist() == plain.passages(texts).ids.tolist()
+    assert limited.questions(texts).lengths.tolist() == plain.questions(texts).lengths.tolist()
+
+
+def test_ragged_lists() -> None:
+    lists = Ragged.of([[1, 2, 3], [], [4]])
+    assert len(lists) == 3
+    assert [lists[k].tolist() for k in range(3)] == [[1, 2, 3], [], [4]]
+    assert lists.lengths.tolist() == [3, 0, 1]
+    assert [lists.cut(2)[k].tolist() for k in range(3)] == [[1, 2], [], [4]]
+    assert lists.cut(3) is lists
+    assert len(Ragged.of([]).cut(2)) == 0
+
+
+# Pair formats
+
+
+def test_pair_format_of_bert(tmp_path: Path) -> None:
+    tokenizer = saved(wordpiece(), tmp_path)
+    classifier, separator = (tokenizer._backend.token_to_id(token) for token in ("[CLS]", "[SEP]"))
+    pair_format = tokenizer.format
+    assert (pair_format.before, pair_format.between, pair_format.after) == ((classifier,), (separator,), (separator,))
+    assert (pair_format.before_types, pair_format.between_types, pair_format.after_types) == ((0,), (0,), (1,))
+    assert (pair_format.first_type, pair_format.second_type) == (0, 1)
+    assert (pair_format.question_first, pair_format.classifier, pair_format.special_tokens) == (True, 0, 3)
+    assert (tokenizer.max_length, tokenizer.format.pad_id) == (512, 0)
+
+
+def test_roberta_has_four_special_tokens_of_one_type_and_pads_with_one(tmp_path: Path) -> None:
+    tokenizer = saved(roberta_tokenizer(), tmp_path)
+    assert (tokenizer.format.before, tokenizer.format.between, tokenizer.format.after) == ((0,), (2, 2), (2,))
+    assert {tokenizer.format.first_type, tokenizer.format.second_type, *tokenizer.format.between_types} == {0}
+    assert tokenizer.format.pad_id == 1
+    assert "token_type_ids" not in tokenizer.input_names
+
+
+def test_xlnet_has_the_context_first_and_the_classifier_last(tmp_path: Path) -> None:
+    pair_format = saved(xlnet_tokenizer(), tmp_path).format
+    assert (pair_format.before, pair_format.between, pair_format.after) == ((), (4,), (4, 3))
+    assert pair_format.after_types == (1, 2)
+    assert (pair_format.question_first, pair_format.classifier) == (False, -1)
+
+
+def test_a_tokenizer_that_pads_on_the_left_takes_the_context_first(checkpoints: dict[str, Checkpoint]) -> None:
+    pair_format = checkpoints["bert-left-padding"].reader.tokenizer().format
+    assert (pair_format.question_first, pair_format.context_type, pair_format.classifier) == (False, 0, 0)
+
+
+def test_a_tokenizer_without_special_tokens_has_no_classifier(tmp_path: Path) -> None:
+    bare = roberta_tokenizer()
+    backend = bare.backend_tokenizer
+    backend.post_processor = None
+    tokenizer = saved(PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>"), tmp_path)
+    assert (tokenizer.format.special_tokens, tokenizer.format.classifier) == (0, None)
+    assert tokenizer.format.pad_id == backend.token_to_id("</s>")
+    head, tail = tokenizer.format.around(np.array([5, 6]))
+    assert (head.tolist(), tail.tolist()) == ([5, 6], [])
+
+
+def test_a_model_max_length_of_1e30_becomes_an_integer_that_fits(checkpoints: dict[str, Checkpoint]) -> None:
+    assert checkpoints["modernbert"].fresh_tokenizer().model_max_length > 1e29
+    assert checkpoints["modernbert"].reader.tokenizer().max_length == 2**31 - 1
+
+
+# Refusals
+
+
+def test_a_folder_without_a_tokenizer_is_refused(bert_folder: Path, tmp_path: Path) -> None:
+    shutil.copy(bert_folder / "config.json", tmp_path)
+    with pytest.raises(TokenizerError, match=f"no tokenizer can be loaded from {tmp_path}"):
+        Tokenizer(tmp_path)
+
+
+def test_a_slow_tokenizer_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "canine"}')
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "CanineTokenizer"}')
+    with pytest.raises(TokenizerError, match="CanineTokenizer is not a fast tokenizer"):
+        Tokenizer(tmp_path)
+
+
+def test_a_pair_format_that_drops_a_text_is_refused(tmp_path: Path) -> None:
+    tokenizer = wordpiece()
+    settings = json.loads(tokenizer.backend_tokenizer.to_str())
+    settings["post_processor"]["pair"] = settings["post_processor"]["pair"][:3]
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(settings), "utf-8")
+    with pytest.raises(TokenizerError, match="question and context can't be told apart"):
+        Tokenizer(tmp_path)

@@ -1,0 +1,113 @@
+"""MeasureLoss: from what the windows tell of the golds to losses, grades and statistics of every row."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import Any
+
+import apache_beam as beam
+
+from model.audit import audit_columns
+from model.golds import gold_views
+from model.losses import passage_losses
+from model.prediction import Decoding
+from model.statistics import measure
+from transforms.chunk_step import ChunkStep
+from transforms.decode_answers import reasons_of
+from transforms.make_windows import STAGE as GOLDS_READ_IN
+from transforms.records import AnsweredChunk, Outcome, Rejection
+from transforms.write_chunk import row_ids
+
+SHOWN_CHARACTERS = 300
+"""Of a question or gold in the list of highest losses."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditOptions:
+    """link of the tokenwise loss; names of the columns; columns of --slice_by; examples in the list of highest losses."""
+
+    link: str = "softmax"
+    id: str = "id"
+    question: str = "question"
+    context: str = "context"
+    slice_by: tuple[str, ...] = ()
+    worst: int = 50
+
+
+def measure_loss(answered: AnsweredChunk, decoding: Decoding, options: AuditOptions) -> AnsweredChunk:
+    """Adds the audit's outcome to a chunk. Raises ValueError if its golds were not measured."""
+    windowed, prediction = answered.predicted.windowed, answered.predicted.prediction
+    golds, windows = windowed.golds, windowed.windows
+    if golds is None or prediction.losses is None:
+        raise ValueError("the chunk was predicted without its golds")
+    views = gold_views(windows, golds)
+    rows = len(windowed.row_pair)
+    columns = audit_columns(
+        windows=windows,
+        spans=answered.spans,
+        golds=golds,
+        losses=passage_losses(windows, golds, views, prediction.losses, options.link),
+        questions=windowed.questions,
+        contexts=windowed.contexts,
+        row_pair=windowed.row_pair,
+        reasons=reasons_of(answered.rejections, rows),
+        no_answer=answered.no_answer,
+        max_answer_length=decoding.max_answer_length,
+        temperature=decoding.temperature,
+        null=decoding.null,
+    )
+    rejected = {rejection.row: rejection for rejection in answered.rejections}
+    for row, (reason, message) in golds.problems.items():
+        rejected.setdefault(row, Rejection(row, GOLDS_READ_IN, reason, message))
+    table = answered.chunk.table
+    given = {name: table.column(name).to_pylist() for name in options.slice_by}
+    questions = [windowed.questions[windows.pair_question[pair]] if pair >= 0 else "" for pair in windowed.row_pair]
+    statistics = measure(columns, questions, given, _examples(answered, questions, options), options.worst)
+    outcome = Outcome(
+        stage="audit",
+        columns=columns,
+        rejections=tuple(rejected[row] for row in sorted(rejected)),
+        counts={**answered.counts, **Counter(columns.column("status").to_pylist()), "golds_dropped": int(golds.dropped.sum())},
+        statistics=statistics.to_json(),
+    )
+    return replace(answered, outcomes=(*answered.outcomes, outcome))
+
+
+def _examples(answered: AnsweredChunk, questions: list[str], options: AuditOptions) -> list[dict[str, Any]]:
+    """What the list of highest losses shows of each row, beyond its columns."""
+    windowed, spec = answered.predicted.windowed, answered.chunk.spec
+    ids = row_ids(answered.chunk, options.id).to_pylist()
+    golds = windowed.golds.texts if windowed.golds else []
+    contexts = [windowed.contexts[windowed.windows.pair_passage[p]] if p >= 0 else "" for p in windowed.row_pair]
+    return [
+        {
+            "id": row_id,
+            "path": spec.path,
+            "row": spec.first_row + row,
+            "question": question[:SHOWN_CHARACTERS],
+            "gold": [text[:SHOWN_CHARACTERS] for text in texts[:3]],
+            "context_length": len(context),
+        }
+        for row, (row_id, question, texts, context) in enumerate(zip(ids, questions, golds, contexts, strict=True))
+    ]
+
+
+@dataclass
+class MeasureLoss(beam.PTransform):
+    """AnsweredChunk -> AnsweredChunk with the audit's outcome."""
+
+    decoding: Decoding
+    options: AuditOptions
+
+    def expand(self, chunks: beam.PCollection) -> beam.PCollection:
+        return chunks | beam.ParDo(_MeasureLoss(self.decoding, self.options))
+
+
+class _MeasureLoss(ChunkStep):
+    def __init__(self, decoding: Decoding, options: AuditOptions):
+        super().__init__()
+        self.decoding, self.options = decoding, options
+
+    def apply(self, answered: AnsweredChunk) -> AnsweredChunk:
+        return measure_loss(answered, self.decoding, self.options)
