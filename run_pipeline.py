@@ -15,23 +15,28 @@ logging.getLogger().addHandler(logging.NullHandler())  # Beam warns of optional 
 import apache_beam as beam  # noqa: E402  # after the line above
 from apache_beam.options.pipeline_options import PipelineOptions  # noqa: E402
 
+from pipeline import duplicates  # noqa: E402
 from pipeline.graph import build  # noqa: E402
 from pipeline.identity import claim  # noqa: E402
 from pipeline.job import resolve  # noqa: E402
 from pipeline.options import Refused, parse  # noqa: E402
 from pipeline.progress import progress  # noqa: E402
-from pipeline.report import accounting, audit_figures  # noqa: E402
+from pipeline.report import accounting, audit_figures, duplicate_figures  # noqa: E402
 from pipeline.runners import is_local, is_template, make_runner  # noqa: E402
-from transforms.storage import join, read, sweep_temporary  # noqa: E402
+from transforms.find_duplicates import DUPLICATES  # noqa: E402
+from transforms.storage import absolute, join, read, sweep_temporary  # noqa: E402
 from transforms.write_manifest import AUDIT, MANIFEST  # noqa: E402
 
 _log = logging.getLogger("spanmill")
+
 
 def run(arguments: Sequence[str]) -> int:
     """Runs one job. Returns its exit code; raises Refused before any row, anything else for a run that did not finish."""
     options, rest = parse(arguments)
     beam_options = PipelineOptions(rest)
     job = resolve(options, beam_options)
+    if options.against:
+        duplicates.audited_parts(absolute(options.against), own=False)  # refused now rather than after the run
     resumed = claim(job, options.overwrite)
     if resumed:
         _log.info("going on with the run in %s", job.output)
@@ -52,6 +57,10 @@ def run(arguments: Sequence[str]) -> int:
         print(f"{stage}: {accounting(manifest, folder)}")
         if stage == "audit":
             print(audit_figures(json.loads(read(join(folder, AUDIT)))))
+            second = beam.Pipeline(runner=make_runner(beam_options), options=beam_options)
+            duplicates.build(second, folder, options.against)
+            second.run().wait_until_finish()
+            print(duplicate_figures(json.loads(read(join(folder, DUPLICATES)))))
         complete = complete and manifest["state"] == "complete"
     return 0 if complete else 1
 

@@ -49,7 +49,5 @@ def main() -> None:
     print(f"{len(rows)} rows in {seconds:.1f} s: {len(rows) / seconds:.2f} rows/s at batch size {options.batch_size}")
 
 
-
-
 if __name__ == "__main__":
     main()

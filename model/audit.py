@@ -275,9 +275,7 @@ def audit_columns(
         **{name: pa.array(value, pa.float64(), mask=out | ~np.isfinite(value)) for name, value in values.items()},
         **{name: pa.array(value.astype(np.int32), mask=out) for name, value in counts.items()},
         **{name: pa.array(value.astype(np.int32), mask=out | none) for name, (value, none) in places.items()},
-        "prediction": pa.array(
-            [None if skip else text for text, skip in zip(predictions, out, strict=True)], pa.string()
-        ),
+        "prediction": pa.array([None if skip else text for text, skip in zip(predictions, out, strict=True)], pa.string()),
         **_hashes(windows, questions, contexts, golds, pair, passage, out),
         "status": pa.array(status, pa.string()),
         "reason": pa.array(reason, pa.string()),
@@ -316,4 +314,3 @@ def _hashes(
 
 def _take(values: list[bytes], places: np.ndarray) -> list[bytes]:
     return [values[place] for place in places]
-

@@ -94,8 +94,7 @@ def read_settings(folder: Path) -> Settings:
     settings = Settings(**known)
     if not (isinstance(settings.null, bool) and settings.link in ("softmax", "sigmoid") and settings.temperature > 0):
         raise CheckpointError(
-            f"config.json has spanmill = {given}: null must be true or false, temperature above 0, "
-            "link 'softmax' or 'sigmoid'"
+            f"config.json has spanmill = {given}: null must be true or false, temperature above 0, link 'softmax' or 'sigmoid'"
         )
     return settings
 

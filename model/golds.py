@@ -38,12 +38,17 @@ class Golds:
 def gold_tokens(passages: Passages, passage: int, char_start: int, char_end: int) -> tuple[int, int]:
     """First and last token (inclusive) of a gold answer, (-1, -1) where it meets no token.
 
-    A token belongs to the gold iff its trimmed range meets [char_start, char_end), in code points.
+    A token belongs to the gold iff its trimmed range meets [char_start, char_end), in code points, or if it shares
+    characters with such a token: a gold starts and ends where spans may.
     """
     low, high = passages.bounds[passage], passages.bounds[passage + 1]
     starts, ends = passages.char_start[low:high], passages.char_end[low:high]
     met = np.flatnonzero((ends > char_start) & (starts < char_end) & (ends > starts))
-    return (int(met[0]), int(met[-1])) if len(met) else (-1, -1)
+    if not len(met):
+        return -1, -1
+    first = np.flatnonzero(passages.can_start[low : low + met[0] + 1])[-1]
+    last = met[-1] + np.argmax(passages.can_end[low + met[-1] : high])
+    return int(first), int(last)
 
 
 def read_golds(answers: Sequence[Any], contexts: Sequence[str], row_pair: np.ndarray, windows: Windows) -> Golds:
@@ -98,9 +103,7 @@ def _malformed(answer: Any) -> tuple[str, str] | None:
     return None
 
 
-def _locate(
-    passages: Passages, passage: int, context: str, text: str, start: int
-) -> tuple[tuple[str, str] | None, int, int]:
+def _locate(passages: Passages, passage: int, context: str, text: str, start: int) -> tuple[tuple[str, str] | None, int, int]:
     if not text or text.isspace():
         return ("gold_blank", "a gold answer is blank"), -1, -1
     if start < 0 or start + len(text) > len(context):

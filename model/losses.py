@@ -145,6 +145,7 @@ class PassageLosses:
     score: np.ndarray
 
 
+@np.errstate(invalid="ignore")  # nan means undefined here, and stays so
 def passage_losses(windows: Windows, golds: Golds, views: GoldViews, losses: WindowLosses, link: str) -> PassageLosses:
     """Makes the losses of passages of those of their windows."""
     pairs = len(windows.pair_passage)
@@ -194,8 +195,7 @@ def passage_losses(windows: Windows, golds: Golds, views: GoldViews, losses: Win
                 for side, (_, top, left_out) in enumerate(both)
             ]
         )
-    with np.errstate(invalid="ignore"):
-        tokenwise = negative[:, golds.pair] - gold_negative + _positive(link, owned_logit, nll)
+    tokenwise = negative[:, golds.pair] - gold_negative + _positive(link, owned_logit, nll)
     tokenwise = np.where(np.isinf(gold_negative), 0.0, tokenwise)
 
     span_owner = whole & (low <= first + last) & (first + last < high)

@@ -89,9 +89,7 @@ def predict(
                 _decode(batch, start_logits, end_logits, decoding, spans, chosen)
                 if golds is not None and views is not None and losses is not None:
                     logits = torch.stack([start_logits, end_logits])
-                    measure_windows(
-                        logits, batch, chosen, windows, golds, views, link=link, null=decoding.null, losses=losses
-                    )
+                    measure_windows(logits, batch, chosen, windows, golds, views, link=link, null=decoding.null, losses=losses)
         except Exception as error:
             if _device_lost(error):
                 raise

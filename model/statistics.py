@@ -340,7 +340,9 @@ def measure(
     labels: dict[str, list[str]] = {
         "question_word": [question_word(question) for question in questions],
         "answerable": ["yes" if gold else "no" for gold in golds],
-        "answer_characters": [bounded(e - s, (5, 10, 20, 40, 80)) if g else "none" for s, e, g in zip(start, end, golds, strict=True)],
+        "answer_characters": [
+            bounded(e - s, (5, 10, 20, 40, 80)) if g else "none" for s, e, g in zip(start, end, golds, strict=True)
+        ],
         "context_tokens": [bounded(n, (128, 256, 384, 1024, 4096, 16384)) for n in tokens],
         "num_windows": [bounded(n, (2, 5, 17, 65)) for n in num_windows],
         "answer_position": [

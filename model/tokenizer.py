@@ -61,8 +61,8 @@ class Passages:
 
     ids                   int32 [tokens]
     char_start, char_end  int32 [tokens], code points in the original context, whitespace trimmed
-    can_start, can_end    bool [tokens]: the first of the tokens that share a `char_start`, the last that share a
-                          `char_end`. Between these, token spans and character spans are one to one.
+    can_start, can_end    bool [tokens]: the first and the last of tokens that share characters. Between these, token
+                          spans and character spans are one to one.
     """
 
     ids: np.ndarray
@@ -138,6 +138,9 @@ class Tokenizer:
             raise TokenizerError(f"no tokenizer can be loaded from {folder}: {error}") from error
         if not getattr(loaded, "is_fast", False):
             raise TokenizerError(f"{type(loaded).__name__} is not a fast tokenizer: it has no character offsets")
+        names = sorted(loaded.vocab_files_names.values())
+        if not any((Path(folder) / name).is_file() for name in names):  # transformers makes an empty one from nothing
+            raise TokenizerError(f"{folder} has no tokenizer, neither of {', '.join(names)}")
         self._backend = loaded.backend_tokenizer
         self._backend.no_truncation()
         self._backend.no_padding()
@@ -197,7 +200,7 @@ class Tokenizer:
         passage = np.repeat(np.arange(len(contexts)), ids.lengths)
         text_start = np.concatenate([[0], np.cumsum([len(context) for context in contexts])]).astype(np.int64)
         start, end = trim_whitespace("".join(contexts), offsets + text_start[passage][:, None])
-        can_start, can_end = span_ends(passage, start, end)
+        can_start, can_end = span_ends(start, end)  # texts stand end to end, so passages never share a character
         shift = text_start[passage]
         return Passages(
             ids=ids.values,
@@ -236,17 +239,16 @@ def trim_whitespace(text: str, offsets: np.ndarray) -> tuple[np.ndarray, np.ndar
     return trimmed, np.where(end > trimmed, np.maximum(preceding[np.maximum(end - 1, 0)], trimmed), trimmed)
 
 
-def span_ends(passage: np.ndarray, start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which tokens a span may start and end at, bool [tokens] each.
+def span_ends(start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which tokens a span may start and end at, bool [tokens] each; offsets ascend.
 
-    Tokens may share characters (byte-level tokenizers split one emoji into four), so a span starts at the first of a
-    group with one `start`, ends at the last of a group with one `end`, and never at an empty token.
+    Tokens may share characters (byte-level tokenizers split one emoji into four, metaspace puts a lone "▁" at a word's
+    first letter), so spans start and end only between tokens that share none, and never at an empty token.
     """
     can_start, can_end = np.zeros(len(start), bool), np.zeros(len(start), bool)
     held = np.flatnonzero(end > start)
     if len(held):
-        passage, start, end = passage[held], start[held], end[held]
-        other = passage[1:] != passage[:-1]
-        can_start[held] = np.concatenate([[True], other | (start[1:] != start[:-1])])
-        can_end[held] = np.concatenate([other | (end[1:] != end[:-1]), [True]])
+        apart = start[held][1:] >= np.maximum.accumulate(end[held])[:-1]
+        can_start[held] = np.concatenate([[True], apart])
+        can_end[held] = np.concatenate([apart, [True]])
     return can_start, can_end

@@ -317,9 +317,7 @@ def _batches(examples: Examples, usable: np.ndarray, options: argparse.Namespace
         epoch += 1
 
 
-def _plan_passages(
-    examples: Examples, usable: np.ndarray, batch_tokens: int, order: np.random.Generator
-) -> list[np.ndarray]:
+def _plan_passages(examples: Examples, usable: np.ndarray, batch_tokens: int, order: np.random.Generator) -> list[np.ndarray]:
     """Like `plan_epoch`, but all windows of a pair stay in one batch."""
     lengths, pair = examples.windows.lengths, examples.windows.pair
     pairs, first = np.unique(pair, return_index=True)

@@ -7,12 +7,13 @@ from typing import Any
 
 from pipeline.job import Job
 from pipeline.options import Refused
+from transforms.find_duplicates import DUPLICATES
 from transforms.storage import create, join, list_names, read, remove, sweep_temporary
 from transforms.write_manifest import AUDIT, MANIFEST
 
 RUN = "run.json"
 
-_OWN = (MANIFEST, AUDIT, "parts", "rejections", "_tmp", "audit")
+_OWN = (MANIFEST, AUDIT, DUPLICATES, "parts", "rejections", "_tmp", "audit")
 """What a run may leave in its output, beside run.json; `audit` is the tree of `annotate --audit`."""
 
 

@@ -270,9 +270,7 @@ def _reader(options: argparse.Namespace) -> CheckpointReader:
     return reader
 
 
-def _limits(
-    options: argparse.Namespace, tokenizer: Tokenizer, reader: CheckpointReader, audited: bool
-) -> WindowLimits:
+def _limits(options: argparse.Namespace, tokenizer: Tokenizer, reader: CheckpointReader, audited: bool) -> WindowLimits:
     """Window sizes that the model can take and that give every admissible answer a window. Raises Refused."""
     capacity = min(tokenizer.max_length, reader.positions() or tokenizer.max_length)
     max_length = options.max_length or min(384, capacity)

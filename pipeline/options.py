@@ -162,6 +162,9 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="gold answers, struct<text: list<string>, answer_start: list<int32>>, starts in code points (answers)",
     )
+    audit.add_argument(
+        "--against", default="", metavar="DIR", help="another audit's output: pairs, contexts and questions that both hold"
+    )
     audit.add_argument("--slice_by", metavar="A,B", help="input columns by whose values figures are given too")
     audit.add_argument(
         "--worst", type=_bounded(int, 0, 10**4), default=50, metavar="N", help="examples of highest loss in audit.json (50)"

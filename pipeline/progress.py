@@ -47,7 +47,9 @@ def _show(job: Job, stopped: threading.Event) -> None:
     terminal = sys.stderr.isatty()
     pause = (0.5 if terminal else 2.0) if is_local(job.output) else 10.0
     started = logged = time.monotonic()
-    with tqdm(total=planned, initial=before, unit="row", desc=" and ".join(job.stages), disable=not terminal, file=sys.stderr) as bar:
+    with tqdm(
+        total=planned, initial=before, unit="row", desc=" and ".join(job.stages), disable=not terminal, file=sys.stderr
+    ) as bar:
         finished = False
         while not finished:
             finished = stopped.wait(pause)

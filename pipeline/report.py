@@ -56,3 +56,14 @@ def audit_figures(audit: dict[str, Any]) -> str:
             f"over {calibration['count']} answers"
         )
     return "\n".join(lines)
+
+
+def duplicate_figures(found: dict[str, Any]) -> str:
+    """What `duplicates.json` found, in words."""
+    lines = [
+        f"{found['repeated_pairs']} question/context pairs stand in it more than once ({found['rows_of_repeated_pairs']} "
+        f"rows), {found['pairs_with_conflicting_golds']} of them with conflicting golds"
+    ]
+    for kind, shared in found.get("overlap", {}).items():
+        lines.append(f"{shared['shared']} {kind}s shared with {found['against']} ({shared['own_rows']} rows)")
+    return "\n".join(lines)

@@ -185,9 +185,7 @@ class Architecture:
         return folder
 
 
-_BERT = Architecture(
-    "bert", wordpiece, BertForQuestionAnswering, BertConfig, 512, True, {"max_position_embeddings": 512}
-)
+_BERT = Architecture("bert", wordpiece, BertForQuestionAnswering, BertConfig, 512, True, {"max_position_embeddings": 512})
 
 ARCHITECTURES = [
     _BERT,

@@ -84,8 +84,7 @@ def find_inputs(patterns: str) -> list[InputFile]:
     if not found:
         raise StorageError(f"{patterns!r} names no file")
     return [
-        InputFile(index, path, int(found[path]["size"] or 0), _version(found[path]))
-        for index, path in enumerate(sorted(found))
+        InputFile(index, path, int(found[path]["size"] or 0), _version(found[path])) for index, path in enumerate(sorted(found))
     ]
 
 
@@ -136,13 +135,8 @@ def commit(output: str, content: bytes | pa.Buffer, *names: str) -> None:
         fs.pipe_file(inner, bytes(content))
         return
     os.makedirs(os.path.dirname(inner), exist_ok=True)
-    temporary = _write_temporary(output, content)
-    try:
+    with _temporary_file(output, content) as temporary:
         os.replace(temporary, inner)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
     _sync_folder(os.path.dirname(inner))
 
 
@@ -156,28 +150,32 @@ def create(output: str, content: bytes, name: str) -> bool:
         except FileExistsError:
             return False
         return True
-    temporary = _write_temporary(output, content)
-    try:
-        os.link(temporary, inner)  # fails if the name exists, and never shows a file that is half written
-    except FileExistsError:
-        return False
-    finally:
-        os.unlink(temporary)
+    with _temporary_file(output, content) as temporary:
+        try:
+            os.link(temporary, inner)  # fails if the name exists, and never shows a file that is half written
+        except FileExistsError:
+            return False
     _sync_folder(os.path.dirname(inner))
     return True
 
 
-def _write_temporary(output: str, content: bytes | pa.Buffer) -> str:
+@contextmanager
+def _temporary_file(output: str, content: bytes | pa.Buffer) -> Iterator[str]:
+    """A file with this content, safely on the disk; gone at the end unless the body has moved it."""
     _, inner = _locate(output)
     folder = os.path.join(inner, TEMPORARY)
     os.makedirs(folder, exist_ok=True)
     path = os.path.join(folder, f"{os.getpid()}-{secrets.token_hex(8)}")
     file: IO[bytes]
-    with open(path, "xb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    return path
+    try:
+        with open(path, "xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        yield path
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(path)
 
 
 def _sync_folder(folder: str) -> None:

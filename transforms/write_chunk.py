@@ -154,9 +154,7 @@ class _WriteChunk(ChunkStep):
 
     def apply(self, answered: AnsweredChunk) -> list[Receipt]:
         outcomes = {outcome.stage: outcome for outcome in answered.outcomes}
-        receipts = [
-            write_outcome(answered.chunk, outcomes[stage], folder, self.columns) for stage, folder in self.outputs
-        ]
+        receipts = [write_outcome(answered.chunk, outcomes[stage], folder, self.columns) for stage, folder in self.outputs]
         for name, counter in self.counters.items():
             counter.inc(receipts[-1].counts.get(name, 0))
         return receipts

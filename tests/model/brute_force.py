@@ -57,8 +57,7 @@ def spans_of(windows: Windows, pair: int, seed: int, levels: int, max_answer_len
 def null_score(windows: Windows, pair: int, seed: int, levels: int) -> float:
     """The least a_0 + b_0 of a pair's windows."""
     return min(
-        float(fake_logits(seed, pair, start, stop - start, levels)[:, 0].sum())
-        for start, stop in window_bounds(windows, pair)
+        float(fake_logits(seed, pair, start, stop - start, levels)[:, 0].sum()) for start, stop in window_bounds(windows, pair)
     )
 
 

@@ -85,9 +85,7 @@ def test_windows_of_a_hand_worked_layout() -> None:
     assert windows.lengths.tolist() == [10, 10, 8]
 
 
-@pytest.mark.parametrize(
-    ("tokens", "windows"), [(0, 0), (1, 1), (6, 1), (7, 2), (10, 2), (11, 3), (14, 3), (15, 4)]
-)
+@pytest.mark.parametrize(("tokens", "windows"), [(0, 0), (1, 1), (6, 1), (7, 2), (10, 2), (11, 3), (14, 3), (15, 4)])
 def test_count_windows(tokens: int, windows: int) -> None:
     assert count_windows(np.array([tokens]), np.array([6]), 2).tolist() == [windows]
 

@@ -1,0 +1,35 @@
+"""The second graph of an audit: duplicates within it, and overlap with another audited data set."""
+
+from __future__ import annotations
+
+import json
+
+import apache_beam as beam
+
+from pipeline.options import Refused
+from transforms.find_duplicates import AuditedPart, FindDuplicates
+from transforms.storage import StorageError, absolute, exists, join, list_names, read
+
+
+def audited_parts(folder: str, own: bool) -> list[AuditedPart]:
+    """The parts of an audit's output. Raises Refused if the folder holds none."""
+    try:
+        run = join(folder, "run.json")
+        configuration = json.loads(read(run))["configuration"] if exists(run) else {}
+    except StorageError as error:
+        raise Refused(f"--against={folder}: {error}") from error
+    if configuration.get("stage") != "audit":
+        raise Refused(f"--against={folder} is not the output of an audit")
+    columns = configuration["id_column"], configuration["output_prefix"]
+    parts = join(folder, "parts")
+    return [AuditedPart(join(parts, name), own, *columns) for name in list_names(parts)]
+
+
+def build(pipeline: beam.Pipeline, output: str, against: str) -> None:
+    """parts of one or two audits -> hashes and ids -> | shuffle | -> counts -> duplicates.json."""
+    others = audited_parts(absolute(against), own=False) if against else []
+    _ = (
+        pipeline
+        | "ListParts" >> beam.Create([*audited_parts(output, own=True), *others])
+        | "FindDuplicates" >> FindDuplicates(output, against)
+    )

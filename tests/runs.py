@@ -1,0 +1,69 @@
+"""Jobs as users run them: an input written, `run_pipeline.main` called, the output reopened."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+import run_pipeline
+
+
+def examples(count: int, first: int = 0) -> pa.Table:
+    """Rows that all differ in id, question and context."""
+    numbers = range(first, first + count)
+    return pa.table(
+        {
+            "id": [f"row {n}" for n in numbers],
+            "question": [f"Who kept lamp {n}?" for n in numbers],
+            "context": [
+                f"In the year {1800 + n} the keeper Ada lit lamp {n}. The sea 🌊 was calm, 灯台 said {n}." for n in numbers
+            ],
+        }
+    )
+
+
+def write_input(path: Path, table: pa.Table, **options: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path, **options)
+    return path
+
+
+def run(*arguments: str | Path) -> int:
+    """The exit code of `run_pipeline.py ARGUMENTS...`, run in this process; its signal handlers don't stay behind."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        return run_pipeline.main([str(argument) for argument in arguments])
+    except SystemExit as stopped:
+        return int(stopped.code or 0)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def read_manifest(output: Path) -> dict[str, Any]:
+    return json.loads((output / "manifest.json").read_text("utf-8"))
+
+
+def part_files(output: Path) -> list[Path]:
+    return sorted((output / "parts").iterdir())
+
+
+def read_parts(output: Path) -> pa.Table:
+    """All parts end to end, in the order of their names. Fails if their schemas differ."""
+    return pa.concat_tables([pq.ParquetFile(path).read() for path in part_files(output)])
+
+
+def read_rejections(output: Path) -> list[dict[str, Any]]:
+    folder = output / "rejections"
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [row for path in files for row in pq.ParquetFile(path).read().to_pylist()]
+
+
+def identities(output: Path) -> dict[str, tuple[int, int]]:
+    """Inode and time of modification of every part: what changes when a part is written again."""
+    return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in part_files(output)}

@@ -1,0 +1,89 @@
+"""The house rules that a reader relies on: imports go one way, one file knows fsspec, every transform has its file."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+HOUSE = Path(__file__).parent.parent
+LAYERS = ("model", "transforms", "pipeline")
+FILES = [path for layer in LAYERS for path in sorted((HOUSE / layer).rglob("*.py"))] + [HOUSE / "run_pipeline.py"]
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Names of all modules that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def importers(layer: str, package: str) -> list[str]:
+    """Files of a layer that import a package."""
+    return [
+        str(path.relative_to(HOUSE))
+        for path in sorted((HOUSE / layer).rglob("*.py"))
+        if any(name.split(".")[0] == package for name in imported(path))
+    ]
+
+
+def transforms_of(path: Path) -> list[str]:
+    """The PTransform classes of a file."""
+    classes = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.ClassDef)]
+    return [node.name for node in classes if any("PTransform" in ast.unparse(base) for base in node.bases)]
+
+
+def snake_case(name: str) -> str:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+
+
+def test_the_tree_that_is_checked_is_the_real_one():
+    assert len(FILES) > 20
+    assert "apache_beam" in {name.split(".")[0] for name in imported(HOUSE / "transforms" / "chunk_step.py")}
+
+
+@pytest.mark.parametrize(
+    ("layer", "package"),
+    [
+        *(("model", package) for package in ("apache_beam", "fsspec", "transforms", "pipeline", "run_pipeline")),
+        *(("transforms", package) for package in ("pipeline", "run_pipeline")),
+        ("pipeline", "run_pipeline"),
+        *((layer, "tests") for layer in LAYERS),
+    ],
+)
+def test_imports_go_one_way(layer: str, package: str):
+    assert importers(layer, package) == []
+
+
+def test_one_file_knows_fsspec():
+    users = [str(path.relative_to(HOUSE)) for path in FILES if any(name.split(".")[0] == "fsspec" for name in imported(path))]
+    assert users == ["transforms/storage.py"]
+
+
+def test_every_transform_stands_in_the_file_of_its_name():
+    steps = {name: path.stem for path in (HOUSE / "transforms").glob("*.py") for name in transforms_of(path)}
+    assert {"PlanChunks", "ReadChunk", "MakeWindows", "PredictSpans", "DecodeAnswers", "WriteChunk"} <= steps.keys()
+    assert steps == {name: snake_case(name) for name in steps}
+
+
+def test_builders_define_no_step_of_their_own():
+    """A private composite may wrap steps; a step that others can use belongs to transforms/."""
+    public = [name for path in (HOUSE / "pipeline").rglob("*.py") for name in transforms_of(path) if not name.startswith("_")]
+    assert public == []
+
+
+def test_every_file_of_transforms_and_pipeline_has_its_tests():
+    wanted = {
+        f"tests/{layer}/test_{path.stem}.py"
+        for layer in ("transforms", "pipeline")
+        for path in (HOUSE / layer).glob("*.py")
+        if path.stem not in ("__init__", "records", "demo")
+    }
+    missing = {name for name in wanted if not (HOUSE / name).is_file()}
+    assert missing == set()

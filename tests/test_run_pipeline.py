@@ -1,0 +1,605 @@
+"""Whole jobs: what was asked for on the command line is compared with what is reopened from the output."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from model.columns import ANSWER_SCHEMA
+from tests.runs import (
+    examples,
+    identities,
+    part_files,
+    read_manifest,
+    read_parts,
+    read_rejections,
+    run,
+    write_input,
+)
+from transforms import storage
+
+HOUSE = Path(__file__).parent.parent
+
+Annotate = Callable[..., int]
+
+SMALL_WINDOWS = ("--max_length=48", "--max_question=16", "--max_answer_length=8", "--overlap=10")
+"""So that the contexts of `examples` need more than one window."""
+
+
+@pytest.fixture
+def annotate(bert_folder: Path) -> Annotate:
+    """Runs annotate with the tiny checkpoint: `annotate(input, output, *options)` is the exit code."""
+
+    def run_annotate(inputs: Path | str, output: Path | str, *options: str) -> int:
+        return run("annotate", f"--input={inputs}", f"--output={output}", f"--model={bert_folder}", *options)
+
+    return run_annotate
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+def nested_columns(count: int) -> dict[str, pa.Array]:
+    """Columns of other types, nulls and empty values among them, that a job only passes on."""
+    return {
+        "answers": pa.array([{"text": ["Ada"] * (n % 3), "answer_start": [4] * (n % 3)} for n in range(count)]),
+        "tags": pa.array(
+            [None if n % 4 == 0 else [("kind", n), ("empty", None)] for n in range(count)], pa.map_("str", "int32")
+        ),
+        "deep": pa.array([[{"x": [n, None]}, None] if n % 2 else [] for n in range(count)]),
+        "source": pa.array([f"book {n % 3}" for n in range(count)]).dictionary_encode(),
+        "price": pa.array([Decimal(n) / 4 for n in range(count)], pa.decimal128(10, 2)),
+        "raw.bytes": pa.array([bytes([n]) for n in range(count)]),
+        "nothing": pa.nulls(count),
+    }
+
+
+class TestOutputMirrorsInput:
+    def test_every_row_is_there_in_its_place_with_its_own_columns(self, tmp_path: Path, annotate: Annotate, output: Path):
+        """Several files, row groups that no chunk size divides, and a second file that types its texts differently."""
+        first = examples(17)
+        for name, column in nested_columns(17).items():
+            first = first.append_column(name, column)
+        second = first.slice(3, 9)
+        for name in ("question", "context"):
+            place = second.column_names.index(name)
+            second = second.set_column(place, name, second.column(name).cast(pa.large_string()).dictionary_encode())
+        write_input(tmp_path / "in" / "a.parquet", first, row_group_size=7)
+        write_input(tmp_path / "in" / "b.parquet", second, row_group_size=5)
+
+        assert annotate(tmp_path / "in", output, "--chunk_rows=4", "--n_best=3", *SMALL_WINDOWS) == 0
+
+        written = read_parts(output)
+        assert written.column_names == [*first.column_names, *ANSWER_SCHEMA.names]
+        for name in first.column_names:
+            assert written.schema.field(name).type == first.schema.field(name).type
+            assert written.column(name).to_pylist() == first.column(name).to_pylist() + second.column(name).to_pylist()
+        for field in ANSWER_SCHEMA:
+            assert written.schema.field(field.name).type == field.type
+
+        rows = written.to_pylist()
+        assert len(rows) == 26
+        for row in rows:
+            assert row["status"] == "answered"
+            assert row["reason"] is None
+            assert row["answer_text"]
+            assert row["answer_text"] == row["context"][row["answer_start"] : row["answer_end"]]
+            assert 0 < row["probability"] <= 1
+            assert 0 <= row["window_index"] < row["num_windows"]
+            best, *others = row["n_best"]
+            assert len(others) == 2
+            assert (best["text"], best["start"], best["end"]) == (row["answer_text"], row["answer_start"], row["answer_end"])
+            assert best["start_logit"] + best["end_logit"] == pytest.approx(row["span_score"], rel=1e-5)
+            for candidate in row["n_best"]:
+                assert candidate["text"] == row["context"][candidate["start"] : candidate["end"]]
+            assert sum(candidate["probability"] for candidate in row["n_best"]) <= 1 + 1e-5
+            assert row["null_score"] is None  # the checkpoint declares no null option
+            assert row["null_probability"] is None
+        assert max(row["num_windows"] for row in rows) > 1
+
+        chunk_rows = [part.stem.rsplit("-n", 1)[1] for part in part_files(output)]
+        assert chunk_rows == ["4", "3", "4", "3", "3", "4", "1", "4"]  # groups of 7, 7, 3 and of 5, 4
+
+    def test_the_manifest_accounts_for_every_row(
+        self, tmp_path: Path, annotate: Annotate, output: Path, capfd: pytest.CaptureFixture[str]
+    ):
+        source = write_input(tmp_path / "a.parquet", pa.concat_tables([examples(9), examples(4)]), row_group_size=10)
+        assert annotate(source, output, "--chunk_rows=6") == 0
+        manifest = read_manifest(output)
+        assert manifest["state"] == "complete"
+        assert manifest["why"] == []
+        assert manifest["rows"] == {"planned": 13, "answered": 13, "no_answer": 0, "rejected": 0, "in_failed_chunks": 0}
+        assert manifest["chunks"] == {"planned": 3, "failed": 0}
+        assert manifest["distinct_pairs"] == 6 + 4 + 3  # a pair is told apart within a chunk only
+        assert manifest["windows"] == sum(row["num_windows"] for row in read_parts(output).to_pylist())
+        assert manifest["tokens"]["padded"] >= manifest["tokens"]["real"] > 13 * 20
+        assert manifest["configuration"]["chunk_rows"] == 6
+        assert set(manifest["steps"]) == {"ReadChunk", "MakeWindows", "PredictSpans", "DecodeAnswers", "WriteChunk"}
+        assert manifest["failures"] == []
+        assert "13 rows = 13 answered + 0 no answer + 0 rejected + 0 in failed chunks" in capfd.readouterr().out
+        assert sorted(path.name for path in output.iterdir()) == ["manifest.json", "parts", "run.json"]
+        assert json.loads((output / "run.json").read_text())["inputs"][0]["size"] == source.stat().st_size
+
+    def test_a_row_asked_twice_has_one_answer(self, tmp_path: Path, annotate: Annotate, output: Path):
+        write_input(tmp_path / "a.parquet", pa.concat_tables([examples(3), examples(3)]))
+        assert annotate(tmp_path / "a.parquet", output) == 0
+        answers = read_parts(output).select(ANSWER_SCHEMA.names)
+        assert answers.slice(0, 3).to_pylist() == answers.slice(3).to_pylist()
+        assert read_manifest(output)["distinct_pairs"] == 3
+
+    def test_zero_rows_have_a_manifest_too(self, tmp_path: Path, annotate: Annotate, output: Path):
+        write_input(tmp_path / "a.parquet", examples(1).slice(0, 0))
+        assert annotate(tmp_path / "a.parquet", output) == 0
+        manifest = read_manifest(output)
+        assert manifest["state"] == "complete"
+        assert manifest["rows"]["planned"] == 0
+        assert not (output / "parts").exists()
+
+    def test_only_the_first_rows(self, tmp_path: Path, annotate: Annotate, output: Path):
+        for place, name in enumerate("abc"):
+            write_input(tmp_path / "in" / f"{name}.parquet", examples(6, first=10 * place), row_group_size=4)
+        assert annotate(tmp_path / "in", output, "--limit=11", "--chunk_rows=3") == 0
+        assert read_parts(output).column("id").to_pylist() == [f"row {n}" for n in (0, 1, 2, 3, 4, 5, 10, 11, 12, 13, 14)]
+        assert read_manifest(output)["rows"]["planned"] == 11
+
+
+class TestColumns:
+    def test_kept_columns_keep_the_order_that_was_asked_for(self, tmp_path: Path, annotate: Annotate, output: Path):
+        write_input(tmp_path / "a.parquet", examples(3).append_column("score", pa.array([1, 2, 3])))
+        assert annotate(tmp_path / "a.parquet", output, "--keep_columns=score, id") == 0
+        written = read_parts(output)
+        assert written.column_names == ["score", "id", *ANSWER_SCHEMA.names]
+        assert written.column("score").to_pylist() == [1, 2, 3]
+
+    def test_a_clash_is_refused_and_a_prefix_resolves_it(
+        self, tmp_path: Path, annotate: Annotate, output: Path, capfd: pytest.CaptureFixture[str]
+    ):
+        write_input(tmp_path / "a.parquet", examples(2).append_column("status", pa.array(["new", "old"])))
+        assert annotate(tmp_path / "a.parquet", output) == 2
+        assert "--output_prefix='': the output column 'status'" in capfd.readouterr().err
+        assert not output.exists()
+        assert annotate(tmp_path / "a.parquet", output, "--output_prefix=qa_") == 0
+        written = read_parts(output)
+        assert written.column_names == [*examples(1).column_names, "status", *(f"qa_{name}" for name in ANSWER_SCHEMA.names)]
+        assert written.column("status").to_pylist() == ["new", "old"]
+        assert written.column("qa_status").to_pylist() == ["answered"] * 2
+
+    def test_columns_of_other_names_and_rows_without_an_id(self, tmp_path: Path, annotate: Annotate, output: Path):
+        table = examples(5).select(["question", "context"]).rename_columns(["ask", "text"])
+        write_input(
+            tmp_path / "a.parquet", table.set_column(0, "ask", pa.array(["Who?", "", "Who?", "Who?", None])), row_group_size=3
+        )
+        assert annotate(tmp_path / "a.parquet", output, "--question_column=ask", "--context_column=text") == 0
+        made = ["a.parquet:0:0", "a.parquet:0:1", "a.parquet:0:2", "a.parquet:1:0", "a.parquet:1:1"]
+        written = read_parts(output)
+        assert written.column_names == ["id", "ask", "text", *ANSWER_SCHEMA.names]
+        assert written.column("id").to_pylist() == made
+        assert [(row["id"], row["row"], row["reason"]) for row in read_rejections(output)] == [
+            ("a.parquet:0:1", 1, "question_blank"),
+            ("a.parquet:1:1", 4, "question_missing"),
+        ]
+
+    def test_the_id_column_may_have_another_name(self, tmp_path: Path, annotate: Annotate, output: Path):
+        table = examples(2).rename_columns(["key", "question", "context"])
+        write_input(tmp_path / "a.parquet", table.set_column(1, "question", pa.array(["Who?", None])))
+        assert annotate(tmp_path / "a.parquet", output, "--id_column=key") == 0
+        assert read_parts(output).column_names == ["key", "question", "context", *ANSWER_SCHEMA.names]
+        assert [row["id"] for row in read_rejections(output)] == ["row 1"]
+
+
+NOT_UTF8 = pa.array([b"caf\xe9"]).view(pa.string())[0]
+"""A string as pyarrow reads it from a file whose writer did not check."""
+
+
+def texts(*values: str | bytes | None) -> pa.Array:
+    """A string column in which `bytes` stand as they are, valid UTF-8 or not."""
+    encoded = [value.encode() if isinstance(value, str) else value for value in values]
+    return pa.array(encoded, pa.binary()).view(pa.string())
+
+
+class TestRejections:
+    ROWS = (
+        (None, "A lamp.", "question_missing", "the question is missing"),
+        (" \t\n", "A lamp.", "question_blank", "the question is blank"),
+        (b"caf\xe9", "A lamp.", "question_not_utf8", "the question is not UTF-8"),
+        ("\u200b", "A lamp.", "question_without_tokens", "no token in the question"),
+        ("Who?", None, "context_missing", "the context is missing"),
+        ("Who?", "\u3000", "context_blank", "the context is blank"),
+        ("Who?", b"\xff lamp", "context_not_utf8", "the context is not UTF-8"),
+        ("Who?", "\u0301", "context_without_tokens", "no token in the context"),
+        ("Who?", "a lamp " * 500, "too_many_windows", "--max_windows=3"),
+        (None, None, "question_missing", "the question is missing"),
+    )
+
+    def test_each_is_named_and_its_neighbours_are_answered_as_without_it(
+        self, tmp_path: Path, annotate: Annotate, output: Path
+    ):
+        good = examples(len(self.ROWS))
+        rows = [
+            pair
+            for k, row in enumerate(self.ROWS)
+            for pair in (row[:2], (good["question"][k].as_py(), good["context"][k].as_py()))
+        ]
+        table = pa.table(
+            {
+                "id": [f"id {k}" for k in range(len(rows))],
+                "question": texts(*(question for question, _ in rows)),
+                "context": texts(*(context for _, context in rows)),
+            }
+        )
+        write_input(tmp_path / "mixed.parquet", table)
+        write_input(tmp_path / "good.parquet", good)
+        assert annotate(tmp_path / "mixed.parquet", output, "--max_windows=3") == 0
+        assert annotate(tmp_path / "good.parquet", tmp_path / "alone", "--max_windows=3") == 0
+
+        written = read_parts(output)
+        assert written.column("question").cast(pa.binary()) == table.column("question").cast(pa.binary())
+        assert written.column("context").cast(pa.binary()) == table.column("context").cast(pa.binary())
+        answers = written.select(ANSWER_SCHEMA.names).to_pylist()
+        nothing = dict.fromkeys(ANSWER_SCHEMA.names)
+        assert answers[0::2] == [{**nothing, "status": "rejected", "reason": row[2]} for row in self.ROWS]
+
+        alone = read_parts(tmp_path / "alone").select(ANSWER_SCHEMA.names).to_pylist()
+        inexact = ("probability", "span_score", "n_best")  # another batch rounds differently
+        for beside, apart in zip(answers[1::2], alone, strict=True):
+            assert beside["probability"] == pytest.approx(apart["probability"], rel=1e-4)
+            assert beside["span_score"] == pytest.approx(apart["span_score"], rel=1e-4)
+            assert {k: v for k, v in beside.items() if k not in inexact} == {k: v for k, v in apart.items() if k not in inexact}
+
+        rejections = read_rejections(output)
+        assert [row["row"] for row in rejections] == [0, 2, 4, 6, 8, 10, 12, 14, 16, 18]
+        for found, (_, _, reason, message) in zip(rejections, self.ROWS, strict=True):
+            assert found["id"] == f"id {found['row']}"
+            assert (found["stage"], found["reason"]) == ("MakeWindows", reason)
+            assert message in found["message"]
+            assert found["path"] == str(tmp_path / "mixed.parquet")
+            assert found["row_group"] == 0
+        manifest = read_manifest(output)
+        assert manifest["rows"] == {"planned": 20, "answered": 10, "no_answer": 0, "rejected": 10, "in_failed_chunks": 0}
+        assert manifest["reasons"] == {**{row[2]: 1 for row in self.ROWS}, "question_missing": 2}
+        assert read_manifest(tmp_path / "alone")["reasons"] == {}
+        assert not (tmp_path / "alone" / "rejections").exists()
+
+    def test_rows_count_from_the_start_of_the_file(self, tmp_path: Path, annotate: Annotate, output: Path):
+        table = examples(10).set_column(1, "question", pa.array(["Who?"] * 7 + [None] + ["Who?"] * 2))
+        write_input(tmp_path / "a.parquet", table, row_group_size=4)
+        assert annotate(tmp_path / "a.parquet", output, "--chunk_rows=2") == 0
+        assert [(row["id"], row["row_group"], row["row"]) for row in read_rejections(output)] == [("row 7", 1, 7)]
+
+    def test_a_column_of_nulls_is_a_column_of_rejections(self, tmp_path: Path, annotate: Annotate, output: Path):
+        write_input(tmp_path / "a.parquet", examples(3).set_column(1, "question", pa.nulls(3)))
+        assert annotate(tmp_path / "a.parquet", output, "--max_failed_fraction=1") == 0
+        assert read_parts(output).column("reason").to_pylist() == ["question_missing"] * 3
+        assert len(read_rejections(output)) == 3
+
+    def test_an_id_that_is_no_utf8_does_not_fail_its_chunk(self, tmp_path: Path, annotate: Annotate, output: Path):
+        table = examples(2).set_column(0, "id", texts(b"\xff", "b")).set_column(1, "question", texts(None, "Who?"))
+        write_input(tmp_path / "a.parquet", table)
+        assert annotate(tmp_path / "a.parquet", output) == 0
+        assert [(row["id"], row["row"]) for row in read_rejections(output)] == [(None, 0)]
+        assert read_parts(output).column("status").to_pylist() == ["rejected", "answered"]
+
+    def test_nothing_but_rejections_is_no_success(
+        self, tmp_path: Path, annotate: Annotate, output: Path, capfd: pytest.CaptureFixture[str]
+    ):
+        write_input(tmp_path / "a.parquet", examples(4).set_column(1, "question", pa.array([""] * 4)))
+        assert annotate(tmp_path / "a.parquet", output) == 1
+        manifest = read_manifest(output)
+        assert manifest["state"] == "incomplete"
+        assert manifest["why"] == ["4 of 4 rows were rejected or failed, more than --max_failed_fraction=0.5"]
+        assert manifest["rows"]["rejected"] == 4
+        assert "--max_failed_fraction=0.5" in capfd.readouterr().out
+        before = identities(output)
+        assert annotate(tmp_path / "a.parquet", output, "--max_failed_fraction=1") == 0  # no part of the identity: no new work
+        assert read_manifest(output)["state"] == "complete"
+        assert identities(output) == before
+
+
+class TestBadFiles:
+    def test_later_files_are_refused_one_by_one_and_the_others_done(
+        self, tmp_path: Path, annotate: Annotate, output: Path, capfd: pytest.CaptureFixture[str]
+    ):
+        folder = tmp_path / "in"
+        good = write_input(folder / "0.parquet", examples(3))
+        (folder / "1-empty.parquet").write_bytes(b"")
+        (folder / "2-cut.parquet").write_bytes(good.read_bytes()[:-40])
+        (folder / "3-text.parquet").write_text("id,question,context\n" * 20)
+        write_input(folder / "4-missing.parquet", examples(3).drop_columns(["context"]))
+        write_input(folder / "5-type.parquet", examples(3).set_column(1, "question", pa.array([1, 2, 3])))
+        write_input(folder / "6-other.parquet", examples(3).set_column(0, "id", pa.array([1, 2, 3])))
+        write_input(folder / "7.parquet", examples(3, first=5))
+        assert annotate(folder, output) == 1
+        manifest = read_manifest(output)
+        assert manifest["state"] == "incomplete"
+        assert manifest["why"] == ["6 files were refused"]
+        assert manifest["refused_files"] == 6
+        assert manifest["rows"]["planned"] == manifest["rows"]["answered"] == 6
+        causes = {Path(failure["path"]).name: failure["error"] for failure in manifest["failures"]}
+        assert {failure["step"] for failure in manifest["failures"]} == {"PlanChunks"}
+        assert "0 bytes" in causes["1-empty.parquet"]
+        assert "magic bytes" in causes["2-cut.parquet"]
+        assert "magic bytes" in causes["3-text.parquet"]
+        assert "'context' is missing" in causes["4-missing.parquet"]
+        assert "'question' is int64, not text" in causes["5-type.parquet"]
+        assert "'id' is int64, in the first file it is string" in causes["6-other.parquet"]
+        assert read_parts(output).column("id").to_pylist() == [f"row {n}" for n in (0, 1, 2, 5, 6, 7)]
+        printed = capfd.readouterr().out
+        assert all(name in printed for name in causes)
+
+    @pytest.mark.parametrize("content", [b"", b"PAR1 nothing more"])
+    def test_nothing_is_written_when_the_first_file_is_bad(
+        self, tmp_path: Path, annotate: Annotate, output: Path, content: bytes, capfd: pytest.CaptureFixture[str]
+    ):
+        write_input(tmp_path / "in" / "b.parquet", examples(3))
+        (tmp_path / "in" / "a.parquet").write_bytes(content)
+        assert annotate(tmp_path / "in", output) == 2
+        message = capfd.readouterr().err
+        assert "refused: --input:" in message
+        assert "a.parquet can't be read as Parquet" in message
+        assert not output.exists()
+
+    def test_damaged_pages_fail_their_own_row_group_only(
+        self, tmp_path: Path, annotate: Annotate, output: Path, capfd: pytest.CaptureFixture[str]
+    ):
+        path = write_input(tmp_path / "a.parquet", examples(24), row_group_size=8, compression="none", use_dictionary=False)
+        whole = path.read_bytes()
+        column = pq.ParquetFile(path).metadata.row_group(1).column(2)
+        damaged = bytearray(whole)
+        begin = column.data_page_offset
+        damaged[begin : begin + column.total_compressed_size] = b"\xff" * column.total_compressed_size
+        path.write_bytes(damaged)
+
+        assert annotate(path, output, "--chunk_rows=4") == 1
+        manifest = read_manifest(output)
+        assert manifest["chunks"] == {"planned": 6, "failed": 2}
+        assert manifest["rows"] == {"planned": 24, "answered": 16, "no_answer": 0, "rejected": 0, "in_failed_chunks": 8}
+        assert [
+            (failure["path"], failure["row_group"], failure["row_start"], failure["rows"]) for failure in manifest["failures"]
+        ] == [
+            (str(path), 1, 0, 4),
+            (str(path), 1, 4, 4),
+        ]
+        assert all(failure["step"] == "ReadChunk" and "deserialize" in failure["error"] for failure in manifest["failures"])
+        assert read_parts(output).column("id").to_pylist() == [f"row {n}" for n in (*range(8), *range(16, 24))]
+        assert f"failed: {path}, row group 1, 4 rows, ReadChunk" in capfd.readouterr().out
+
+        done = identities(output)
+        assert annotate(path, output, "--chunk_rows=4") == 1  # tries again what failed, and that alone
+        assert identities(output) == done
+        path.write_bytes(whole)  # a repaired file is another input
+        capfd.readouterr()
+        assert annotate(path, output, "--chunk_rows=4") == 2
+        assert f"input {path} has changed since" in capfd.readouterr().err
+        assert identities(output) == done
+
+
+class TestReruns:
+    def test_committed_chunks_are_left_alone_and_missing_ones_made_again(
+        self, tmp_path: Path, annotate: Annotate, output: Path, capfd: pytest.CaptureFixture[str]
+    ):
+        source = write_input(tmp_path / "a.parquet", examples(20), row_group_size=9)
+        assert annotate(source, output, "--chunk_rows=3") == 0
+        before, parts, table = read_manifest(output), identities(output), read_parts(output)
+
+        assert annotate(source, output, "--chunk_rows=3") == 0
+        assert identities(output) == parts
+        assert f"going on with the run in {output}" in capfd.readouterr().err
+        after = read_manifest(output)
+        for varies in ("steps",):  # the write's own time is in no receipt
+            before.pop(varies), after.pop(varies)
+        assert after == before
+
+        lost, torn, foreign, *kept = part_files(output)
+        lost.unlink()
+        torn.write_bytes(torn.read_bytes()[:100])
+        write_input(foreign, examples(3))
+        assert annotate(source, output, "--chunk_rows=3") == 0
+        assert read_parts(output).equals(table)
+        assert {path.name: identities(output)[path.name] for path in kept} == {path.name: parts[path.name] for path in kept}
+        assert all(identities(output)[path.name] != parts[path.name] for path in (lost, torn, foreign))
+        assert read_manifest(output)["content"] == before["content"]
+
+    def test_rejections_of_an_earlier_try_do_not_stay(self, tmp_path: Path, annotate: Annotate, output: Path):
+        """Memory may run out in one try and not in the next: an answered row must not stand among the rejections."""
+        source = write_input(tmp_path / "a.parquet", examples(2))
+        assert annotate(source, output) == 0
+        (part,) = part_files(output)
+        write_input(output / "rejections" / part.name, pa.table({"id": ["row 1"]}))
+        part.unlink()
+        assert annotate(source, output) == 0
+        assert read_rejections(output) == []
+
+    def test_another_run_is_refused_by_name_and_removed_when_asked(
+        self, tmp_path: Path, annotate: Annotate, output: Path, capfd: pytest.CaptureFixture[str]
+    ):
+        source = write_input(tmp_path / "a.parquet", examples(6))
+        assert annotate(source, output, "--chunk_rows=2") == 0
+        untouched = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+        assert annotate(source, output, "--chunk_rows=4") == 2
+        message = capfd.readouterr().err
+        assert "chunk_rows was 2, is 4" in message
+        assert "--overwrite" in message
+        assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == untouched
+        assert annotate(source, output, "--chunk_rows=4", "--overwrite") == 0
+        assert len(part_files(output)) == 2
+        assert json.loads((output / "run.json").read_text())["configuration"]["chunk_rows"] == 4
+
+    def test_another_checkpoint_under_the_same_name_is_another_run(
+        self, tmp_path: Path, bert_folder: Path, output: Path, capfd: pytest.CaptureFixture[str]
+    ):
+        source = write_input(tmp_path / "a.parquet", examples(2))
+        model = Path(shutil.copytree(bert_folder, tmp_path / "model"))
+        arguments = ("annotate", f"--input={source}", f"--output={output}", f"--model={model}")
+        assert run(*arguments) == 0
+        config = json.loads((model / "config.json").read_text())
+        (model / "config.json").write_text(json.dumps({**config, "layer_norm_eps": 1e-3}))
+        assert run(*arguments) == 2
+        assert "model_digest was" in capfd.readouterr().err
+
+    def test_a_changed_input_is_another_run(
+        self, tmp_path: Path, annotate: Annotate, output: Path, capfd: pytest.CaptureFixture[str]
+    ):
+        source = write_input(tmp_path / "in" / "a.parquet", examples(3))
+        assert annotate(source.parent, output) == 0
+        write_input(tmp_path / "in" / "b.parquet", examples(3))
+        assert annotate(source.parent, output) == 2
+        assert f"input {tmp_path}/in/b.parquet was not part of it" in capfd.readouterr().err
+
+
+class TestTheSameContent:
+    def test_for_any_run_length_and_any_number_of_processes(self, tmp_path: Path, annotate: Annotate):
+        """Chunk boundaries, and so batches and answers, depend on the input alone."""
+        table = examples(40).set_column(1, "question", pa.array(["Who?", None] * 20))
+        source = write_input(tmp_path / "a.parquet", table, row_group_size=25)
+        ways = {
+            "one": (),
+            "many": ("--direct_num_workers=8",),
+            "processes": ("--direct_running_mode=multi_processing", "--direct_num_workers=2"),
+        }
+        for way, options in ways.items():
+            assert annotate(source, tmp_path / way, "--chunk_rows=4", *options) == 0
+        one, *others = ways
+        manifest, parts = read_manifest(tmp_path / one), read_parts(tmp_path / one)
+        assert manifest["rows"] == {"planned": 40, "answered": 20, "no_answer": 0, "rejected": 20, "in_failed_chunks": 0}
+        exact = [field.name for field in parts.schema if not pa.types.is_floating(field.type) and field.name != "n_best"]
+        for way in others:
+            other = read_manifest(tmp_path / way)
+            for figure in ("rows", "content", "windows", "tokens", "chunks", "distinct_pairs", "reasons", "configuration"):
+                assert other[figure] == manifest[figure]
+            assert read_parts(tmp_path / way).select(exact).equals(parts.select(exact))
+            assert read_rejections(tmp_path / way) == read_rejections(tmp_path / one)
+
+    def test_other_answers_have_another_digest(self, tmp_path: Path, annotate: Annotate):
+        source = write_input(tmp_path / "a.parquet", examples(5))
+        assert annotate(source, tmp_path / "long") == 0
+        assert annotate(source, tmp_path / "short", "--max_answer_length=1") == 0
+        assert read_manifest(tmp_path / "long")["content"] != read_manifest(tmp_path / "short")["content"]
+
+
+class TestEnds:
+    def start(self, folder: Path, bert_folder: Path) -> subprocess.Popen[bytes]:
+        """A long run in a process of its own, in its own working folder, with relative paths; returns once it writes parts."""
+        arguments = ("--input=in.parquet", "--output=out", f"--model={bert_folder}", "--chunk_rows=4")
+        command = [sys.executable, str(HOUSE / "run_pipeline.py"), "annotate", *arguments]
+        environment = {**os.environ, "PYTHONPATH": str(HOUSE), "OMP_NUM_THREADS": "1"}
+        done = len(part_files(folder / "out")) if (folder / "out" / "parts").exists() else 0
+        process = subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE)
+        deadline = time.monotonic() + 60
+        while not (folder / "out" / "parts").exists() or len(part_files(folder / "out")) < done + 3:
+            assert process.poll() is None, process.communicate()[1].decode()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        return process
+
+    def test_a_signal_ends_a_run_at_once_and_the_next_one_goes_on(
+        self, tmp_path: Path, bert_folder: Path, annotate: Annotate, monkeypatch: pytest.MonkeyPatch
+    ):
+        rows = 4000
+        write_input(tmp_path / "in.parquet", examples(rows))
+        for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+            process = self.start(tmp_path, bert_folder)
+            process.send_signal(number)
+            before = time.monotonic()
+            _, errors = process.communicate(timeout=20)
+            assert process.returncode == code
+            assert time.monotonic() - before < 5
+            assert f"interrupted by {number.name}: run the same command again" in errors.decode()
+            assert b"Traceback" not in errors
+            assert not (tmp_path / "out" / "manifest.json").exists()
+        kept = identities(tmp_path / "out")
+        assert 6 <= len(kept) < rows / 4
+        monkeypatch.chdir(tmp_path)
+        assert annotate("in.parquet", "out", "--chunk_rows=4") == 0
+        assert read_parts(tmp_path / "out").column("id").to_pylist() == [f"row {n}" for n in range(rows)]
+        assert identities(tmp_path / "out").items() >= kept.items()
+        assert not (tmp_path / "out" / storage.TEMPORARY).exists()
+
+    def test_a_full_disk_ends_the_run_and_leaves_what_is_done(
+        self,
+        tmp_path: Path,
+        annotate: Annotate,
+        output: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capfd: pytest.CaptureFixture[str],
+    ):
+        """A disk can't be filled here, so the system call says that it is."""
+        source = write_input(tmp_path / "a.parquet", examples(12))
+        move, moved = os.replace, []
+
+        def fill_up(source: str, target: str) -> None:
+            if len(moved) == 2:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            moved.append(target)
+            move(source, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(storage.os, "replace", fill_up)
+            assert annotate(source, output, "--chunk_rows=3") == 3
+        message = capfd.readouterr().err
+        assert "did not finish" in message
+        assert "No space left on device" in message
+        assert not (output / "manifest.json").exists()
+        assert len(part_files(output)) == 2
+        kept = identities(output)
+        assert annotate(source, output, "--chunk_rows=3") == 0
+        assert identities(output).items() >= kept.items()
+        assert read_manifest(output)["rows"]["answered"] == 12
+
+    def test_an_output_that_can_not_be_written_is_refused(
+        self, tmp_path: Path, annotate: Annotate, capfd: pytest.CaptureFixture[str]
+    ):
+        source = write_input(tmp_path / "a.parquet", examples(2))
+        (tmp_path / "file").write_text("in the way")
+        assert annotate(source, tmp_path / "file" / "out") == 2
+        assert f"--output={tmp_path}/file/out can't be written" in capfd.readouterr().err
+
+
+def test_an_object_store_from_end_to_end(bert_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Input, model and output behind fsspec; the memory file system stands for a bucket."""
+    monkeypatch.setattr(storage.tempfile, "tempdir", str(tmp_path))
+    store = fsspec.filesystem("memory")
+    store.store.clear()
+    sink = pa.BufferOutputStream()
+    pq.write_table(examples(7).set_column(1, "question", pa.array(["Who?"] * 6 + [None])), sink, row_group_size=4)
+    store.pipe_file("/bucket/in/a.parquet", sink.getvalue().to_pybytes())
+    for path in bert_folder.iterdir():
+        store.pipe_file(f"/bucket/model/{path.name}", path.read_bytes())
+    arguments = (
+        "annotate",
+        "--input=memory://bucket/in/*.parquet",
+        "--output=memory://bucket/out",
+        "--model=memory://bucket/model",
+        "--chunk_rows=3",
+    )
+    try:
+        assert run(*arguments) == 0
+        parts = sorted(store.glob("/bucket/out/parts/*"))
+        written = pa.concat_tables([pq.ParquetFile(store.open(part)).read() for part in parts])
+        assert written.column("id").to_pylist() == [f"row {n}" for n in range(7)]
+        assert written.column("status").to_pylist() == ["answered"] * 6 + ["rejected"]
+        assert len(store.glob("/bucket/out/rejections/*")) == 1
+        assert json.loads(store.cat_file("/bucket/out/manifest.json"))["state"] == "complete"
+        made = {part: store.created(part) for part in parts}
+        assert run(*arguments) == 0
+        assert {part: store.created(part) for part in parts} == made
+        assert run(*arguments, "--n_best=2") == 2
+        assert run(*arguments, "--n_best=2", "--overwrite") == 0
+    finally:
+        store.store.clear()
+        store.pseudo_dirs[:] = [""]

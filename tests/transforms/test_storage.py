@@ -1,0 +1,300 @@
+"""Files: what a pattern finds, commits that are whole or not there, and checkpoints fetched from a store."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from model.checkpoint import CheckpointError, digest
+from transforms import storage
+from transforms.storage import (
+    StorageError,
+    StoredFolder,
+    absolute,
+    commit,
+    create,
+    exists,
+    find_inputs,
+    is_local,
+    join,
+    list_names,
+    open_parquet,
+    read,
+    remove,
+    sweep_temporary,
+)
+
+
+@pytest.fixture
+def memory():
+    """fsspec's memory file system, the object store of these tests, empty before and after."""
+    fs = fsspec.filesystem("memory")
+    fs.store.clear()
+    fs.pseudo_dirs[:] = [""]
+    yield fs
+    fs.store.clear()
+    fs.pseudo_dirs[:] = [""]
+
+
+def files_below(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+class TestFindInputs:
+    def test_files_globs_and_folders_are_one_sorted_list_with_each_file_once(self, tmp_path: Path):
+        for name in ("b.parquet", "a.parquet", "deep/c.parquet", "deep/notes.txt"):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_bytes(b"12345")
+        found = find_inputs(f"{tmp_path}/b.parquet, {tmp_path}/*.parquet,{tmp_path}")
+        assert [file.path for file in found] == [f"{tmp_path}/{name}" for name in ("a.parquet", "b.parquet", "deep/c.parquet")]
+        assert [file.index for file in found] == [0, 1, 2]
+        assert {file.size for file in found} == {5}
+        assert all(file.rows is None for file in found)
+
+    def test_a_relative_pattern_becomes_absolute(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        (tmp_path / "a.parquet").touch()
+        monkeypatch.chdir(tmp_path)
+        assert [file.path for file in find_inputs("*.parquet")] == [f"{tmp_path}/a.parquet"]
+
+    def test_links_to_files_count_as_files(self, tmp_path: Path):
+        """The Hugging Face cache holds nothing but links: a glob that skips them would lose a whole data set silently."""
+        (tmp_path / "blob").write_bytes(b"123")
+        (tmp_path / "links").mkdir()
+        (tmp_path / "links" / "a.parquet").symlink_to(tmp_path / "blob")
+        by_glob, by_folder, by_name = (find_inputs(f"{tmp_path}/links{end}") for end in ("/*.parquet", "", "/a.parquet"))
+        assert by_glob == by_folder == by_name
+        assert by_glob[0].size == 3
+
+    def test_a_folder_that_a_glob_matches_is_no_input(self, tmp_path: Path):
+        (tmp_path / "folder.parquet").mkdir()
+        (tmp_path / "a.parquet").touch()
+        assert [file.path for file in find_inputs(f"{tmp_path}/*.parquet")] == [f"{tmp_path}/a.parquet"]
+
+    def test_a_name_that_looks_like_a_glob_finds_its_own_file(self, tmp_path: Path):
+        (tmp_path / "a[1].parquet").touch()
+        assert [file.path for file in find_inputs(f"{tmp_path}/a[1].parquet")] == [f"{tmp_path}/a[1].parquet"]
+
+    @pytest.mark.parametrize("pattern", ["{0}/none.parquet", "{0}/*.csv", "{0}", "{0}/a.parquet,{0}/none.parquet"])
+    def test_a_pattern_that_matches_nothing_is_named(self, tmp_path: Path, pattern: str):
+        (tmp_path / "sub").mkdir()
+        if "a.parquet" in pattern:
+            (tmp_path / "a.parquet").touch()
+        last = pattern.format(tmp_path).split(",")[-1]
+        with pytest.raises(StorageError, match="matches no") as refused:
+            find_inputs(pattern.format(tmp_path))
+        assert repr(last) in str(refused.value)
+
+    @pytest.mark.parametrize("patterns", ["", ",", " , "])
+    def test_no_pattern_at_all_is_refused(self, patterns: str):
+        with pytest.raises(StorageError, match="names no file"):
+            find_inputs(patterns)
+
+    @pytest.mark.parametrize("url", ["nowhere://a/b.parquet", "s3nope://x"])
+    def test_an_unknown_protocol_is_named(self, url: str):
+        with pytest.raises(StorageError, match=url.split(":")[0]):
+            find_inputs(url)
+
+    def test_a_changed_file_has_another_version(self, tmp_path: Path):
+        path = tmp_path / "a.parquet"
+        path.write_bytes(b"1")
+        os.utime(path, (1, 1))
+        before = find_inputs(str(path))[0].version
+        os.utime(path, (2, 2))
+        assert find_inputs(str(path))[0].version != before
+
+    @pytest.mark.parametrize("name", ["ETag", "etag", "generation", "mtime", "updated", "LastModified", "last_modified"])
+    def test_the_version_is_what_the_store_offers(self, name: str):
+        assert storage._version({"size": 3, name: "v1"}) == "v1"
+        assert storage._version({"size": 3}) == ""
+
+    def test_objects_keep_their_protocol(self, memory: fsspec.AbstractFileSystem):
+        memory.pipe_file("/in/a.parquet", b"12")
+        assert [(file.path, file.size) for file in find_inputs("memory://in/*.parquet")] == [("memory:///in/a.parquet", 2)]
+
+
+class TestPaths:
+    @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../a", "/etc", "a\\b"])
+    def test_a_name_can_not_leave_its_folder(self, tmp_path: Path, name: str):
+        with pytest.raises(StorageError, match="no name of a file"):
+            join(str(tmp_path), name)
+        with pytest.raises(StorageError, match="no name of a file"):
+            commit(str(tmp_path / "out"), b"x", "parts", name)
+        assert files_below(tmp_path) == []
+
+    def test_join_adds_names_to_folders_and_urls(self):
+        assert join("/out/", "parts", "a") == "/out/parts/a"
+        assert join("gs://bucket/out", "parts") == "gs://bucket/out/parts"
+
+    def test_absolute_is_the_same_from_any_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.chdir(tmp_path)
+        assert absolute("out/") == f"{tmp_path}/out"
+        assert absolute(f"{tmp_path}/out") == f"{tmp_path}/out"
+        assert absolute("memory://out/") == "memory:///out"
+
+    def test_an_empty_path_is_not_the_working_folder(self):
+        with pytest.raises(StorageError, match="empty path"):
+            absolute("")
+
+    def test_is_local(self, tmp_path: Path):
+        assert is_local(str(tmp_path))
+        assert not is_local("memory://out")
+
+
+@pytest.fixture(params=["local", "memory"])
+def output(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An output that is not there yet, in each kind of storage."""
+    if request.param == "local":
+        return str(tmp_path / "out")
+    request.getfixturevalue("memory")
+    return "memory://out"
+
+
+class TestCommit:
+    def test_a_commit_makes_its_folders_and_can_be_read(self, output: str):
+        commit(output, b"content", "parts", "a.parquet")
+        assert read(join(output, "parts", "a.parquet")) == b"content"
+        assert exists(join(output, "parts", "a.parquet"))
+        assert list_names(join(output, "parts")) == ["a.parquet"]
+
+    def test_a_commit_replaces_what_is_there(self, output: str):
+        commit(output, b"one", "a")
+        commit(output, pa.py_buffer(b"two"), "a")
+        assert read(join(output, "a")) == b"two"
+
+    def test_a_missing_folder_has_no_names(self, output: str):
+        assert list_names(join(output, "parts")) == []
+        assert not exists(join(output, "parts"))
+
+    def test_reading_a_missing_file_raises(self, output: str):
+        with pytest.raises(FileNotFoundError):
+            read(join(output, "a"))
+
+    def test_create_is_exclusive(self, output: str):
+        assert create(output, b"first", "run.json")
+        assert not create(output, b"second", "run.json")
+        assert read(join(output, "run.json")) == b"first"
+
+    def test_remove_takes_files_and_folders_and_forgives_missing_ones(self, output: str):
+        commit(output, b"x", "parts", "a")
+        commit(output, b"x", "b")
+        for name in ("parts", "b", "missing"):
+            remove(output, name)
+        assert list_names(output) == []
+        assert list_names(join(output, "parts")) == []
+
+    def test_a_parquet_file_can_be_opened(self, output: str):
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.table({"a": [1, 2]}), sink)
+        commit(output, sink.getvalue(), "a.parquet")
+        with open_parquet(join(output, "a.parquet")) as file:
+            assert file.read().to_pydict() == {"a": [1, 2]}
+
+    def test_only_one_of_many_creates_wins(self, tmp_path: Path):
+        start = threading.Barrier(8)
+        won: list[int] = []
+
+        def attempt(number: int) -> None:
+            start.wait()
+            if create(str(tmp_path / "out"), str(number).encode(), "run.json"):
+                won.append(number)
+
+        threads = [threading.Thread(target=attempt, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(won) == 1
+        assert (tmp_path / "out" / "run.json").read_text() == str(won[0])
+
+    @pytest.mark.parametrize("broken", ["replace", "fsync"])
+    def test_a_commit_that_breaks_leaves_the_old_file_and_no_torn_one(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+    ):
+        def fail(*_: object) -> None:
+            raise KeyboardInterrupt  # no Exception: an interrupt must not leave a mess either
+
+        commit(str(tmp_path), b"old", "parts", "a")
+        with monkeypatch.context() as patch:
+            patch.setattr(storage.os, broken, fail)
+            with pytest.raises(KeyboardInterrupt):
+                commit(str(tmp_path), b"new", "parts", "a")
+        assert files_below(tmp_path) == ["parts/a"]
+        assert (tmp_path / "parts" / "a").read_bytes() == b"old"
+
+    def test_a_create_that_breaks_leaves_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        def fail(*_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(storage.os, "link", fail)
+            with pytest.raises(OSError, match="No space left"):
+                create(str(tmp_path), b"x", "run.json")
+        assert files_below(tmp_path) == []
+
+
+class TestSweep:
+    def test_only_files_of_dead_processes_are_removed(self, tmp_path: Path):
+        dead = subprocess.Popen([sys.executable, "-c", ""])
+        dead.wait()
+        alive = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+        try:
+            folder = tmp_path / storage.TEMPORARY
+            folder.mkdir()
+            for owner in (dead.pid, alive.pid, os.getpid(), "unknown", 10**30):
+                (folder / f"{owner}-0123").touch()
+            sweep_temporary(str(tmp_path))
+            assert files_below(tmp_path) == [f"{storage.TEMPORARY}/{alive.pid}-0123"]
+        finally:
+            alive.communicate(b"\n")
+        sweep_temporary(str(tmp_path))
+        assert list(tmp_path.iterdir()) == []
+
+    def test_an_output_that_has_none_is_left_alone(self, tmp_path: Path):
+        sweep_temporary(str(tmp_path / "missing"))
+        sweep_temporary("memory://missing")
+        assert list(tmp_path.iterdir()) == []
+
+
+class TestStoredFolder:
+    @pytest.fixture
+    def url(self, memory: fsspec.AbstractFileSystem, bert_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+        """The tiny checkpoint in an object store; the cache of this machine is empty."""
+        for path in bert_folder.iterdir():
+            memory.pipe_file(f"/models/bert/{path.name}", path.read_bytes())
+        memory.pipe_file("/models/bert/modeling_bert.py", b"raise SystemExit")
+        monkeypatch.setattr(storage.tempfile, "tempdir", str(tmp_path))
+        return "memory://models/bert"
+
+    def test_it_is_fetched_whole_without_code(self, url: str, bert_folder: Path):
+        folder = StoredFolder(url).folder()
+        assert digest(folder) == digest(bert_folder)
+        assert not list(folder.glob("*.py"))
+
+    def test_with_its_digest_it_is_fetched_once(self, url: str, bert_folder: Path, memory: fsspec.AbstractFileSystem):
+        location = StoredFolder(url, digest(bert_folder))
+        folder = location.folder()
+        memory.store.clear()  # a second fetch would fail
+        assert location.folder() == folder
+
+    def test_a_fetch_leaves_nothing_but_the_folder(self, url: str, tmp_path: Path, bert_folder: Path):
+        StoredFolder(url).folder()
+        StoredFolder(url).folder()
+        assert [path.name for path in tmp_path.glob("spanmill-models-*/*")] == [digest(bert_folder)]
+
+    def test_another_digest_is_refused_and_not_kept(self, url: str, tmp_path: Path):
+        with pytest.raises(CheckpointError, match="not the one that this run was started with"):
+            StoredFolder(url, "0" * 64).folder()
+        assert list(tmp_path.glob("spanmill-models-*/*")) == []
+
+    def test_a_folder_without_config_is_refused(self, url: str, memory: fsspec.AbstractFileSystem):
+        memory.rm("/models/bert/config.json")
+        with pytest.raises(CheckpointError, match=r"memory://models/bert has no config\.json"):
+            StoredFolder(url).folder()

@@ -1,0 +1,156 @@
+"""FindDuplicates: rows of audits that ask the same, by hash; only hashes and ids cross the shuffle."""
+
+from __future__ import annotations
+
+import heapq
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import apache_beam as beam
+
+from transforms.storage import commit, open_parquet
+
+DUPLICATES = "duplicates.json"
+KINDS = ("pair", "context", "question")
+_MOST_EXAMPLES = 100
+_MOST_IDS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class AuditedPart:
+    """A part of an audit: this run's own, or of the one that it is compared with. Names of its columns."""
+
+    path: str
+    own: bool
+    id: str
+    prefix: str
+
+
+@dataclass(slots=True)
+class Same:
+    """Rows that share one hash: how many of this run, how many of the other, some ids, and whether golds differ."""
+
+    own: int = 0
+    other: int = 0
+    ids: list[str] = field(default_factory=list)
+    other_ids: list[str] = field(default_factory=list)
+    golds: set[bytes] = field(default_factory=set)
+
+    def merge(self, more: Same) -> Same:
+        return Same(
+            self.own + more.own,
+            self.other + more.other,
+            heapq.nsmallest(_MOST_IDS, [*self.ids, *more.ids]),
+            heapq.nsmallest(_MOST_IDS, [*self.other_ids, *more.other_ids]),
+            set(heapq.nsmallest(2, self.golds | more.golds)),  # two are enough to differ
+        )
+
+
+def read_hashes(part: AuditedPart, kinds: tuple[str, ...]) -> Iterator[tuple[tuple[str, bytes], Same]]:
+    """((kind, hash), Same) of every row of a part that was not rejected."""
+    names = [part.id, *(f"{part.prefix}{kind}_hash" for kind in (*kinds, "gold"))]
+    with open_parquet(part.path) as file:
+        for batch in file.iter_batches(columns=names):
+            columns = [batch.column(name).to_pylist() for name in names]
+            for row_id, *hashes, gold in zip(*columns, strict=True):
+                for kind, value in zip(kinds, hashes, strict=True):
+                    if value is not None:
+                        golds = {gold} if kind == "pair" and part.own else set()
+                        ids = [str(row_id)]
+                        yield (kind, value), Same(1, 0, ids, [], golds) if part.own else Same(0, 1, [], ids, golds)
+
+
+class _SameFn(beam.CombineFn):
+    """Same of one hash, merged; a CombineFn so that the runner may merge before the shuffle."""
+
+    def create_accumulator(self) -> Same:
+        return Same()
+
+    def add_input(self, merged: Same, same: Same) -> Same:
+        return merged.merge(same)
+
+    def merge_accumulators(self, several: Iterable[Same]) -> Same:
+        merged = Same()
+        for same in several:
+            merged = merged.merge(same)
+        return merged
+
+    def extract_output(self, merged: Same) -> Same:
+        return merged
+
+
+class _CountFn(beam.CombineFn):
+    """((kind, hash), Same) -> the counts and examples of `duplicates.json`."""
+
+    def create_accumulator(self) -> dict[str, Any]:
+        counts = {name: 0 for name in ("repeated_pairs", "rows_of_repeated_pairs", "pairs_with_conflicting_golds")}
+        overlap = {kind: {"shared": 0, "own_rows": 0, "other_rows": 0} for kind in KINDS}
+        return {**counts, "overlap": overlap, "repeated": [], "shared": []}
+
+    def add_input(self, total: dict[str, Any], entry: tuple[tuple[str, bytes], Same]) -> dict[str, Any]:
+        (kind, value), same = entry
+        if kind == "pair" and same.own > 1:
+            total["repeated_pairs"] += 1
+            total["rows_of_repeated_pairs"] += same.own
+            total["pairs_with_conflicting_golds"] += len(same.golds) > 1
+            found = {"rows": same.own, "ids": same.ids, "conflicting_golds": len(same.golds) > 1}
+            self._keep(total, "repeated", value, found)
+        if same.own and same.other:
+            overlap = total["overlap"][kind]
+            overlap["shared"] += 1
+            overlap["own_rows"] += same.own
+            overlap["other_rows"] += same.other
+            if kind == "pair":
+                self._keep(total, "shared", value, {"ids": same.ids, "other_ids": same.other_ids})
+        return total
+
+    def _keep(self, total: dict[str, Any], name: str, value: bytes, found: dict[str, Any]) -> None:
+        total[name] = heapq.nsmallest(_MOST_EXAMPLES, [*total[name], (value.hex(), json.dumps(found))])
+
+    def merge_accumulators(self, several: Iterable[dict[str, Any]]) -> dict[str, Any]:
+        merged = self.create_accumulator()
+        for total in several:
+            for name, value in total.items():
+                if isinstance(value, int):
+                    merged[name] += value
+            for kind, counts in total["overlap"].items():
+                for name, count in counts.items():
+                    merged["overlap"][kind][name] += count
+            for name in ("repeated", "shared"):
+                merged[name] = heapq.nsmallest(_MOST_EXAMPLES, [*merged[name], *total[name]])
+        return merged
+
+    def extract_output(self, total: dict[str, Any]) -> dict[str, Any]:
+        examples = {name: [json.loads(found) for _, found in total[name]] for name in ("repeated", "shared")}
+        return {**total, **examples}
+
+
+@dataclass
+class FindDuplicates(beam.PTransform):
+    """AuditedPart -> `duplicates.json`.
+
+    against  the folder of the other audit, "" without one: then only pairs are looked at
+    """
+
+    output: str
+    against: str
+
+    def expand(self, parts: beam.PCollection) -> beam.PCollection:
+        kinds = KINDS if self.against else ("pair",)
+        return (
+            parts
+            | "ReadHashes" >> beam.FlatMap(read_hashes, kinds)
+            | "MergeSame" >> beam.CombinePerKey(_SameFn())
+            | "Count" >> beam.CombineGlobally(_CountFn())
+            | "WriteDuplicates" >> beam.Map(write_duplicates, self.output, self.against)
+        )
+
+
+def write_duplicates(found: dict[str, Any], output: str, against: str) -> None:
+    """Writes what was found; the parts about the other audit only if there is one."""
+    if not against:
+        found = {name: value for name, value in found.items() if name not in ("overlap", "shared")}
+    content = {"against": against, **found} if against else found
+    commit(output, json.dumps(content, indent=2, ensure_ascii=False).encode(), DUPLICATES)
