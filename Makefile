@@ -5,7 +5,8 @@ INSTALLED := .venv/.installed
 .PHONY: demo test lint check clean
 
 demo: $(INSTALLED)  ## annotate the bundled sample with the bundled model, and show what came out
-	$(BIN)/python -m pipeline.demo out/demo
+	$(BIN)/python run_pipeline.py annotate --input bundled --output out/demo
+	$(BIN)/python -m pipeline.show out/demo
 
 test: $(INSTALLED)  ## all tests
 	$(BIN)/pytest --cov --cov-report=term

@@ -157,7 +157,7 @@ def statuses(
     reason: list[str | None] = []
     for row, earlier in enumerate(reasons):
         if earlier is not None or row in golds.problems:
-            found = "rejected", earlier or golds.problems[row][0]
+            found: tuple[str, str | None] = "rejected", earlier or golds.problems[row][0]
         elif rows.first_gold[row] < 0:
             found = ("null_scored", None) if null else ("unreachable", "no_null_option")
         elif rows.whole[row] == 0:

@@ -163,6 +163,12 @@ class _Network:
             if isinstance(module, torch.nn.Linear) and module.out_features == 2:
                 module.float().register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
         network = network.to(device).eval()
+        probe = torch.zeros((1, 4), dtype=torch.int64, device=device)
+        try:  # some can't in half precision, some want images too: better said here than once per window
+            with torch.inference_mode():
+                network(input_ids=probe, attention_mask=torch.ones_like(probe))
+        except Exception as error:
+            raise CheckpointError(f"the network in {folder} can't read tokens in {dtype}: {error}") from error
         self.forward = torch.compile(network, dynamic=True) if compile else network
 
     def __call__(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:

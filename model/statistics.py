@@ -101,7 +101,7 @@ class Distribution:
     @classmethod
     def from_json(cls, values: list[Any]) -> Self:
         count, total, squares, low, high, zeros, bins = values
-        return cls(count, total, squares, low, high, zeros, Counter({key: n for key, n in bins}))
+        return cls(count, total, squares, low, high, zeros, Counter(dict(bins)))
 
 
 @dataclass(slots=True)
@@ -228,7 +228,9 @@ class Slice:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         losses = {name: Distribution.from_json(each) for name, each in values["losses"].items()}
-        return cls(values["rows"], losses, *values["grades"], Calibration.from_json(values["calibration"]))
+        right, graded, f1, f1_squares, answerability = values["grades"]
+        calibration = Calibration.from_json(values["calibration"])
+        return cls(values["rows"], losses, right, graded, f1, f1_squares, answerability, calibration)
 
 
 def _wilson(right: int, count: int) -> list[float]:
@@ -365,7 +367,6 @@ def measure(
     shown = audit.select(["prediction", "probability", "gold_probability", "null_probability", "nll_start", "nll_end", "f1"])
     for row in order.tolist():
         if np.isfinite(loss[row]):
-            values = {name: shown.column(name)[row].as_py() for name in shown.column_names}
-            example = {**examples[row], **values}
+            example = {**examples[row], **{name: shown.column(name)[row].as_py() for name in shown.column_names}}
             result.worst.append((-float(loss[row]), str(example["path"]), int(example["row"]), example))
     return result

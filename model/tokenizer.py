@@ -49,7 +49,7 @@ class Ragged:
         return Ragged.of([self[k][:most] for k in range(len(self))])
 
     @classmethod
-    def of(cls, lists: Sequence[Sequence[int]]) -> Ragged:
+    def of(cls, lists: Sequence[Sequence[int] | np.ndarray]) -> Ragged:
         bounds = np.zeros(len(lists) + 1, np.int64)
         np.cumsum([len(values) for values in lists], out=bounds[1:])
         return cls(np.fromiter(chain.from_iterable(lists), np.int32, int(bounds[-1])), bounds)
@@ -186,10 +186,15 @@ class Tokenizer:
         parts = [self._passages(part) for part in _by_characters(contexts)]
         lengths = np.concatenate([part.lengths for part in parts]) if parts else np.zeros(0, np.int64)
         bounds = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        names = ("ids", "char_start", "char_end", "can_start", "can_end")
-        if not parts:
-            parts = [self._passages([])]
-        return Passages(*(np.concatenate([getattr(part, name) for part in parts]) for name in names), bounds)
+        parts = parts or [self._passages([])]
+        return Passages(
+            ids=np.concatenate([part.ids for part in parts]),
+            char_start=np.concatenate([part.char_start for part in parts]),
+            char_end=np.concatenate([part.char_end for part in parts]),
+            can_start=np.concatenate([part.can_start for part in parts]),
+            can_end=np.concatenate([part.can_end for part in parts]),
+            bounds=bounds,
+        )
 
     def _passages(self, contexts: Sequence[str]) -> Passages:
         encodings = self._backend.encode_batch(list(contexts), add_special_tokens=False)

@@ -59,7 +59,7 @@ def with_unanswerables(rows: list[dict], share: float, seed: int) -> list[dict]:
     chosen = random.Random(seed)
     contexts = list(dict.fromkeys(row["context"] for row in rows))
     place = {context: k for k, context in enumerate(contexts)}
-    added = []
+    added: list[dict] = []
     while len(added) < share * len(rows):
         row = chosen.choice(rows)
         other = contexts[(place[row["context"]] + chosen.choice([-3, -2, -1, 1, 2, 3])) % len(contexts)]
@@ -105,7 +105,7 @@ def window_loss(
     """nll_start + nll_end of each window, [B]; targets int64 [2, B], batch positions (the classifier's for null)."""
     context = batch.in_context
     normalised = context
-    if options.null:
+    if options.null and batch.classifier is not None:
         normalised = context.scatter(1, batch.classifier[:, None], True)
     losses = []
     for logits, target in zip((start_logits, end_logits), targets, strict=True):

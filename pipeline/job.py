@@ -14,8 +14,8 @@ from typing import Any
 import pyarrow as pa
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, WorkerOptions
 
-from model.checkpoint import Bundled, CheckpointError, Hub, LocalFolder, Location, digest, read_settings
 from model.audit import AUDIT_SCHEMA
+from model.checkpoint import Bundled, CheckpointError, Hub, LocalFolder, Location, digest, read_settings
 from model.columns import ANSWER_SCHEMA
 from model.prediction import Decoding
 from model.reader import CheckpointReader, resolve_device, resolve_dtype, shared
@@ -28,6 +28,8 @@ from transforms.records import InputFile
 from transforms.storage import StorageError, StoredFolder, absolute, find_inputs, join, open_parquet
 from transforms.write_chunk import OutputColumns
 
+SAMPLE = os.path.join(os.path.dirname(__file__), "sample", "sample.parquet")
+"""What `--input bundled` reads."""
 
 AUDIT_ONLY = ("answers_column", "link", "slice_by", "worst")
 """Options that only an audit has."""
@@ -92,7 +94,7 @@ def resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
 
 def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
     output = absolute(options.output)
-    files = _limit(find_inputs(options.input), options.limit)
+    files = _limit(find_inputs(SAMPLE if options.input == "bundled" else options.input), options.limit)
     inside = [file.path for file in files if file.path.startswith(output + "/")]
     if inside:
         raise Refused(f"--input={options.input}: {inside[0]} lies in --output={options.output}")

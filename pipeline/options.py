@@ -77,7 +77,8 @@ def make_parser() -> argparse.ArgumentParser:
         "--input",
         required=True,
         metavar="PATTERNS",
-        help="comma-separated files, globs, folders (every .parquet below) or URLs (gs://, s3://, ...)",
+        help="comma-separated files, globs, folders (every .parquet below) or URLs (gs://, s3://, ...); "
+        "bundled: the sample that comes with the package",
     )
     files.add_argument("--output", required=True, metavar="DIR", help="folder or URL; made if need be")
     _flag(files, "--overwrite", "remove an earlier run of another configuration from the output first")

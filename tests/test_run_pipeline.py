@@ -203,10 +203,6 @@ class TestColumns:
         assert [row["id"] for row in read_rejections(output)] == ["row 1"]
 
 
-NOT_UTF8 = pa.array([b"caf\xe9"]).view(pa.string())[0]
-"""A string as pyarrow reads it from a file whose writer did not check."""
-
-
 def texts(*values: str | bytes | None) -> pa.Array:
     """A string column in which `bytes` stand as they are, valid UTF-8 or not."""
     encoded = [value.encode() if isinstance(value, str) else value for value in values]
@@ -510,7 +506,7 @@ class TestEnds:
     def test_a_signal_ends_a_run_at_once_and_the_next_one_goes_on(
         self, tmp_path: Path, bert_folder: Path, annotate: Annotate, monkeypatch: pytest.MonkeyPatch
     ):
-        rows = 4000
+        rows = 1600
         write_input(tmp_path / "in.parquet", examples(rows))
         for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
             process = self.start(tmp_path, bert_folder)

@@ -85,7 +85,7 @@ class _CountFn(beam.CombineFn):
     """((kind, hash), Same) -> the counts and examples of `duplicates.json`."""
 
     def create_accumulator(self) -> dict[str, Any]:
-        counts = {name: 0 for name in ("repeated_pairs", "rows_of_repeated_pairs", "pairs_with_conflicting_golds")}
+        counts = dict.fromkeys(("repeated_pairs", "rows_of_repeated_pairs", "pairs_with_conflicting_golds"), 0)
         overlap = {kind: {"shared": 0, "own_rows": 0, "other_rows": 0} for kind in KINDS}
         return {**counts, "overlap": overlap, "repeated": [], "shared": []}
 

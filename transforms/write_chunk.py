@@ -15,7 +15,7 @@ from apache_beam.metrics import Metrics
 from transforms.chunk_step import NAMESPACE, ChunkStep
 from transforms.read_chunk import RECEIPT_KEY
 from transforms.records import AnsweredChunk, Chunk, Outcome, Receipt, Rejection
-from transforms.storage import commit, join, remove
+from transforms.storage import commit, remove
 
 EXACT_COLUMNS = {
     "annotate": ("answer_start", "answer_end", "window_index", "num_windows", "status", "reason", "question_tokens_cut"),

@@ -1,0 +1,84 @@
+"""A reader whose logits can be computed by hand, and the chunks that it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import torch
+
+from model.batching import Batch
+from model.prediction import Decoding
+from model.tokenizer import Tokenizer
+from transforms.decode_answers import decode_answers
+from transforms.make_windows import WindowLimits, make_windows
+from transforms.predict_spans import predict_spans
+from transforms.records import AnsweredChunk, Chunk, ChunkSpec
+
+LIMITS = WindowLimits(max_length=32, overlap=8, max_question=8, max_windows=4)
+DECODING = Decoding(n_best=3, max_answer_length=4)
+
+
+@dataclass(eq=False)
+class FakeReader:
+    """Contexts are one-letter words, one token each; a letter's logits are its entry in `letters`, else (0, 0).
+
+    words    the tokenizer of a real checkpoint
+    letters  letter -> (start logit, end logit), wherever it stands
+    null     start logit and end logit of the classifier token
+    trouble  called with the letters of every batch; may raise
+    batches  the letters of every batch that was asked for, in order
+    """
+
+    words: Tokenizer
+    letters: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    null: tuple[float, float] = (0.0, 0.0)
+    trouble: Callable[[set[str]], None] | None = None
+    batches: list[set[str]] = field(default_factory=list)
+
+    def load(self) -> None:
+        """Nothing to load."""
+
+    def tokenizer(self) -> Tokenizer:
+        return self.words
+
+    def logits(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        ids = {letter: int(self.words.questions([letter]).values[0]) for letter in "abcdefghiklmnop"}
+        held = torch.where(batch.in_context, batch.input_ids, -1)
+        self.batches.append({letter for letter, token in ids.items() if (held == token).any()})
+        if self.trouble:
+            self.trouble(self.batches[-1])
+        logits = torch.zeros(2, *batch.input_ids.shape)
+        for letter, values in self.letters.items():
+            for side in (0, 1):
+                logits[side][held == ids[letter]] = values[side]
+        for side in (0, 1):
+            logits[side, :, 0] = self.null[side]
+        return logits[0], logits[1]
+
+
+def make_chunk(
+    table: pa.Table, path: str = "/in/a.parquet", row_group: int = 0, row_start: int = 0, first_row: int = 0
+) -> Chunk:
+    part = f"000000-a-g{row_group:05d}-r{row_start:09d}-n{table.num_rows}.parquet"
+    return Chunk(ChunkSpec(path, row_group, row_start, first_row, table.num_rows, part), table)
+
+
+def asked(*contexts: str | None, question: str = "who?") -> pa.Table:
+    """The same question of several contexts, with ids."""
+    return pa.table(
+        {
+            "id": [f"row {row}" for row in range(len(contexts))],
+            "question": [question] * len(contexts),
+            "context": pa.array(contexts, pa.string()),
+        }
+    )
+
+
+def answer(
+    table: pa.Table, reader: FakeReader, decoding: Decoding = DECODING, null_threshold: float = 0.0, batch_tokens: int = 200
+) -> AnsweredChunk:
+    """A chunk through all steps up to its answers."""
+    windowed = make_windows(make_chunk(table), reader.words, LIMITS)
+    return decode_answers(predict_spans(windowed, reader, decoding, batch_tokens), decoding, null_threshold)

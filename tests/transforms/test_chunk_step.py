@@ -1,0 +1,134 @@
+"""What every step does with errors: this chunk fails, that run ends."""
+
+from __future__ import annotations
+
+import errno
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+import pytest
+import torch
+from apache_beam.testing.test_pipeline import TestPipeline as PipelineOfTests  # pytest would collect `Test...`
+from apache_beam.testing.util import assert_that, equal_to
+
+from model.checkpoint import CheckpointError
+from tests.transforms.fakes import asked, make_chunk
+from transforms.chunk_step import ChunkStep, is_systemic
+from transforms.records import Chunk, Receipt
+
+
+class _FakeStep(ChunkStep):
+    def __init__(self, work: Callable[[Any], Any]):
+        super().__init__()
+        self.work = work
+
+    def apply(self, record: Any) -> Any:
+        return self.work(record)
+
+
+def fail_with(error: Exception) -> Callable[[Any], Any]:
+    def work(_: Any) -> Any:
+        raise error
+
+    return work
+
+
+CHUNK = make_chunk(asked("a", "b"), row_group=1, row_start=4)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("odd"),
+        MemoryError(),
+        OSError(errno.EACCES, "Permission denied"),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        KeyError("x"),
+    ],
+)
+def test_an_error_makes_a_failed_receipt(error: Exception):
+    (receipt,) = _FakeStep(fail_with(error)).process(CHUNK)
+    assert isinstance(receipt, Receipt)
+    assert (receipt.path, receipt.row_group, receipt.row_start, receipt.rows) == ("/in/a.parquet", 1, 4, 2)
+    assert receipt.part == CHUNK.spec.part
+    assert receipt.failed_step == "FakeStep"
+    assert receipt.error == f"{type(error).__name__}: {error}"
+    assert receipt.counts == {}  # its rows are counted as failed, and as nothing else
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        OSError(errno.EROFS, "Read-only file system"),
+        CheckpointError("the checkpoint is gone"),
+        torch.AcceleratorError("device lost", 1),
+    ],
+)
+def test_a_systemic_error_is_raised(error: Exception):
+    assert is_systemic(error)
+    with pytest.raises(type(error)):
+        list(_FakeStep(fail_with(error)).process(CHUNK))
+
+
+def test_what_is_no_exception_is_never_caught():
+    with pytest.raises(KeyboardInterrupt):
+        list(_FakeStep(fail_with(KeyboardInterrupt())).process(CHUNK))  # type: ignore[arg-type]
+
+
+def test_receipts_pass_through_untouched():
+    receipt = Receipt(part="p", failed_step="ReadChunk", error="odd")
+    (passed,) = _FakeStep(fail_with(AssertionError("called"))).process(receipt)
+    assert passed is receipt
+
+
+def test_time_is_added_to_the_chunk_under_the_name_of_the_step():
+    (result,) = _FakeStep(lambda chunk: chunk).process(Chunk(CHUNK.spec, CHUNK.table, {"ReadChunk": 1.5}))
+    assert result.seconds.keys() == {"ReadChunk", "FakeStep"}
+    assert result.seconds["ReadChunk"] == 1.5
+    assert result.seconds["FakeStep"] >= 0
+
+
+def test_time_is_added_to_every_receipt_of_a_last_step():
+    receipts = list(_FakeStep(lambda _: [Receipt(stage="audit"), Receipt(stage="annotate")]).process(CHUNK))
+    assert [receipt.stage for receipt in receipts] == ["audit", "annotate"]
+    assert all(receipt.seconds.keys() == {"FakeStep"} for receipt in receipts)
+
+
+def test_chunks_and_receipts_can_be_pickled():
+    """Beam's size sampler pickles a share even of what never leaves its process."""
+    assert pickle.loads(pickle.dumps(CHUNK)) == CHUNK
+    receipt = Receipt(part="p", counts={"rows": 2}, seconds={"ReadChunk": 0.5})
+    assert pickle.loads(pickle.dumps(receipt)) == receipt
+
+
+class _FailOnB(ChunkStep):
+    def apply(self, chunk: Chunk) -> list[Receipt]:
+        if "b" in chunk.table.column("context").to_pylist():
+            raise ValueError("a b")
+        return [Receipt(part="done")]
+
+
+def test_in_a_pipeline_one_failed_chunk_is_counted_and_the_others_go_on():
+    pipeline = PipelineOfTests()
+    chunks = [make_chunk(asked("a")), make_chunk(asked("b"), row_group=2)]
+    found = pipeline | beam.Create(chunks, reshuffle=False) | beam.ParDo(_FailOnB())
+    assert_that(
+        found | beam.Map(lambda receipt: (receipt.part, receipt.failed_step)),
+        equal_to([("done", ""), (chunks[1].spec.part, "_FailOnB".lstrip("_"))]),
+    )
+    result = pipeline.run()
+    result.wait_until_finish()
+    counters = {each.key.metric.name: each.committed for each in result.metrics().query()["counters"]}
+    assert counters["failed_chunks"] == 1
+    times = {each.key.metric.name for each in result.metrics().query()["distributions"]}
+    assert "FailOnB_milliseconds" in times
+
+
+def test_a_step_without_work_says_so():
+    (receipt,) = ChunkStep().process(make_chunk(pa.table({"a": [1]})))
+    assert "has no apply" in receipt.error

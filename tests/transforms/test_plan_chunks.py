@@ -1,0 +1,193 @@
+"""Plans: every row in one chunk, the same chunks in every run, bad files refused by name."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from apache_beam.testing.test_pipeline import TestPipeline as PipelineOfTests  # pytest would collect `Test...`
+from apache_beam.testing.util import assert_that, equal_to
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from transforms.plan_chunks import (
+    ChunkSize,
+    PlanChunks,
+    is_text,
+    part_name,
+    plan_chunks,
+    plan_file,
+    rows_of_part,
+    schema_problem,
+)
+from transforms.records import ChunkRun, ChunkSpec, InputFile
+
+FILE = InputFile(3, "/in/a.parquet", 1000, "v1")
+SCHEMA = pa.schema([("question", pa.string()), ("context", pa.string()), ("n", pa.int64())])
+TEXTS = ("question", "context")
+
+
+def metadata_of(groups: list[int], width: int = 1) -> pq.FileMetaData:
+    """The metadata of a file with row groups of so many rows."""
+    sink = io.BytesIO()
+    with pq.ParquetWriter(sink, pa.schema([("a", pa.string())]), compression="none", use_dictionary=False) as writer:
+        for rows in groups:
+            writer.write_table(pa.table({"a": pa.array(["x" * width] * rows, pa.string())}), row_group_size=max(1, rows))
+    return pq.ParquetFile(sink).metadata
+
+
+def chunks_of(runs: list[ChunkRun]) -> list[ChunkSpec]:
+    return [chunk for run in runs for chunk in run.chunks]
+
+
+@given(
+    groups=st.lists(st.integers(0, 40), max_size=4),
+    rows=st.integers(1, 50),
+    runs=st.integers(1, 9),
+    limit=st.none() | st.integers(0, 120),
+)
+@settings(max_examples=60, deadline=None)
+def test_chunks_partition_the_rows_whatever_the_run_length(groups: list[int], rows: int, runs: int, limit: int | None):
+    metadata = metadata_of(groups)
+    held = [count for count in groups if count]  # the writer leaves empty groups out
+    file = InputFile(0, "/in/a.parquet", 1, "", limit)
+    planned = list(plan_file(file, metadata, ChunkSize(rows, 2**40, runs)))
+    chunks = chunks_of(planned)
+
+    starts = [sum(held[:group]) for group in range(len(held))]
+    covered = []
+    for chunk in chunks:
+        assert 1 <= chunk.rows <= rows
+        assert chunk.first_row == starts[chunk.row_group] + chunk.row_start
+        assert chunk.row_start + chunk.rows <= held[chunk.row_group]
+        covered += range(chunk.first_row, chunk.first_row + chunk.rows)
+    assert covered == list(range(sum(groups) if limit is None else min(limit, sum(groups))))
+
+    assert all(run.chunks and {chunk.row_group for chunk in run.chunks} == {run.row_group} for run in planned)
+    assert chunks == chunks_of(list(plan_file(file, metadata, ChunkSize(rows, 2**40, 1))))
+    for group in range(len(held)):
+        of_group = [run for run in planned if run.row_group == group]
+        assert len(of_group) >= min(runs, sum(len(run.chunks) for run in of_group))
+
+
+def test_a_run_is_never_longer_than_sixteen_chunks():
+    assert max(len(run.chunks) for run in plan_file(FILE, metadata_of([100]), ChunkSize(1, 2**40))) == 16
+
+
+def test_bytes_bound_a_chunk_by_the_average_of_its_row_group():
+    metadata = metadata_of([100], width=1000)
+    assert metadata.row_group(0).total_byte_size > 100_000
+    rows = [chunk.rows for chunk in chunks_of(list(plan_file(FILE, metadata, ChunkSize(1000, 20_000))))]
+    assert max(rows) * metadata.row_group(0).total_byte_size / 100 <= 20_000
+    assert max(rows) > 15
+    assert sum(rows) == 100
+
+
+def test_a_chunk_has_at_least_one_row():
+    assert {chunk.rows for chunk in chunks_of(list(plan_file(FILE, metadata_of([5], width=1000), ChunkSize(1000, 1))))} == {1}
+
+
+class TestPartNames:
+    def test_a_name_tells_file_place_and_rows(self):
+        name = part_name(FILE, 2, 40, 7)
+        assert name == "000003-a-g00002-r000000040-n7.parquet"
+        assert rows_of_part(name) == 7
+
+    @pytest.mark.parametrize(
+        ("path", "stem"),
+        [
+            ("gs://bucket/dir/part-0.snappy.parquet", "part-0.snappy"),
+            ("/in/größe n1?.parquet", "gr_e_n1_"),
+            ("/in/a-n9.parquet", "a-n9"),
+            ("/in/" + "x" * 300 + ".parquet", "x" * 80),
+            ("/in/..parquet", "."),
+        ],
+    )
+    def test_a_name_is_safe_whatever_the_file_is_called(self, path: str, stem: str):
+        name = part_name(InputFile(0, path, 1, ""), 0, 0, 12)
+        assert name == f"000000-{stem}-g00000-r000000000-n12.parquet"
+        assert rows_of_part(name) == 12
+
+    def test_names_sort_in_the_order_of_the_input(self):
+        places = [(file, group, start) for file in (0, 9, 10, 99_999) for group in (0, 9, 10) for start in (0, 9, 100_000_000)]
+        names = [part_name(InputFile(file, "/a.parquet", 1, ""), group, start, 5) for file, group, start in places]
+        assert names == sorted(names)
+        assert len(set(names)) == len(names)
+
+
+class TestSchemas:
+    @pytest.mark.parametrize(
+        "kind",
+        [pa.string(), pa.large_string(), pa.string_view(), pa.null(), pa.dictionary(pa.int8(), pa.large_string())],
+    )
+    def test_any_type_of_text_will_do(self, kind: pa.DataType):
+        assert is_text(kind)
+        found = SCHEMA.set(0, pa.field("question", kind))
+        assert schema_problem(found, SCHEMA, TEXTS) == ""
+
+    @pytest.mark.parametrize(
+        "kind",
+        [pa.int64(), pa.binary(), pa.list_(pa.string()), pa.struct([("a", pa.string())]), pa.dictionary(pa.int8(), pa.int8())],
+    )
+    def test_other_types_are_no_text(self, kind: pa.DataType):
+        assert not is_text(kind)
+        found = SCHEMA.set(0, pa.field("question", kind))
+        assert schema_problem(found, SCHEMA, TEXTS) == f"column 'question' is {kind}, not text"
+
+    def test_order_and_further_columns_do_not_matter(self):
+        found = pa.schema([("more", pa.int8()), *reversed(SCHEMA)])
+        assert schema_problem(found, SCHEMA, TEXTS) == ""
+
+    @pytest.mark.parametrize(
+        ("found", "problem"),
+        [
+            (SCHEMA.remove(1), "column 'context' is missing"),
+            (SCHEMA.append(pa.field("n", pa.int64())), "column 'n' stands in it more than once"),
+            (SCHEMA.set(2, pa.field("n", pa.int32())), "column 'n' is int32, in the first file it is int64"),
+            (SCHEMA.set(2, pa.field("n", pa.string())), "column 'n' is string, in the first file it is int64"),
+        ],
+    )
+    def test_what_differs_is_named(self, found: pa.Schema, problem: str):
+        assert problem in schema_problem(found, SCHEMA, TEXTS)
+
+    def test_nulls_fit_any_type_but_nothing_fits_nulls(self):
+        nulls = SCHEMA.set(2, pa.field("n", pa.null()))
+        assert schema_problem(nulls, SCHEMA, TEXTS) == ""
+        assert "column 'n' is int64, in the first file it is null" in schema_problem(SCHEMA, nulls, TEXTS)
+        text_of_nulls = pa.schema([("question", pa.string()), ("context", pa.string()), ("note", pa.null())])
+        with_text = text_of_nulls.set(2, pa.field("note", pa.string()))
+        assert "column 'note' is string, in the first file it is null" in schema_problem(with_text, text_of_nulls, TEXTS)
+
+
+class TestPlanChunks:
+    @pytest.mark.parametrize(
+        ("content", "error"), [(None, "FileNotFoundError"), (b"", "0 bytes"), (b"PAR1" * 9, "ArrowInvalid")]
+    )
+    def test_an_unreadable_file_is_one_refusal(self, tmp_path: Path, content: bytes | None, error: str):
+        path = tmp_path / "a.parquet"
+        if content is not None:
+            path.write_bytes(content)
+        (refusal,) = plan_chunks(InputFile(0, str(path), 1, ""), SCHEMA, TEXTS, ChunkSize(2, 2**20))
+        assert refusal.path == str(path)
+        assert refusal.chunks == ()
+        assert error in refusal.refused
+
+    def test_a_file_of_another_schema_is_one_refusal(self, tmp_path: Path):
+        path = tmp_path / "a.parquet"
+        pq.write_table(pa.table({"question": ["a"] * 9}), path)
+        (refusal,) = plan_chunks(InputFile(0, str(path), 1, ""), SCHEMA, TEXTS, ChunkSize(2, 2**20))
+        assert "'context' is missing" in refusal.refused
+
+    def test_in_a_pipeline_the_sentinel_becomes_an_empty_run(self, tmp_path: Path):
+        path = tmp_path / "a.parquet"
+        pq.write_table(pa.table({"question": ["a"] * 3, "context": ["b"] * 3, "n": [1, 2, 3]}), path)
+        file, size = InputFile(0, str(path), 1, ""), ChunkSize(2, 2**20)
+        wanted = [ChunkRun("", -1, ()), *plan_chunks(file, SCHEMA, TEXTS, size)]
+        with PipelineOfTests() as pipeline:
+            runs = pipeline | beam.Create([None, file]) | PlanChunks(SCHEMA, TEXTS, size)
+            assert_that(runs, equal_to(wanted))
+        assert [chunk.rows for chunk in chunks_of(wanted)] == [2, 1]

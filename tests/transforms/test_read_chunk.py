@@ -1,0 +1,201 @@
+"""Reading: each chunk has its own rows, what is committed is not read, what can't be read is a failed receipt."""
+
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from transforms import read_chunk
+from transforms.plan_chunks import ChunkSize, plan_file
+from transforms.read_chunk import RECEIPT_KEY, committed_receipt, read_run, read_tables
+from transforms.records import Chunk, ChunkRun, InputFile, Receipt
+from transforms.storage import commit
+from transforms.write_chunk import to_parquet
+
+
+@pytest.fixture
+def table() -> pa.Table:
+    """Thirty rows with the types whose reading in pieces is not a matter of course."""
+    rows = range(30)
+    return pa.table(
+        {
+            "question": [f"question {row}" for row in rows],
+            "source": pa.array([f"source {row % 11}" for row in rows]).dictionary_encode(),
+            "context": pa.array([f"context {row} " + "long " * (row % 4) for row in rows], pa.large_string()),
+            "answers": pa.array([{"text": ["x"] * (row % 3), "answer_start": [row] * (row % 3)} for row in rows]),
+            "deep": pa.array([None if row % 5 == 0 else [{"a": [row, None]}, None] for row in rows]),
+        }
+    )
+
+
+@pytest.fixture
+def source(tmp_path: Path, table: pa.Table) -> str:
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=13)
+    return str(tmp_path / "a.parquet")
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> str:
+    return str(tmp_path / "out")
+
+
+def plan(source: str, rows: int, runs: int = 1) -> list[ChunkRun]:
+    metadata = pq.ParquetFile(source).metadata
+    return list(plan_file(InputFile(0, source, 1, ""), metadata, ChunkSize(rows, 2**40, runs)))
+
+
+def outputs(folder: str, *stages: str) -> tuple[tuple[str, str], ...]:
+    return tuple((stage, f"{folder}/{stage}") for stage in stages or ("annotate",))
+
+
+def commit_part(folder: str, receipt: Receipt) -> None:
+    table = pa.table({"a": [1]}).replace_schema_metadata({RECEIPT_KEY: json.dumps(receipt.to_json()).encode()})
+    commit(folder, to_parquet(table), "parts", receipt.part)
+
+
+@pytest.mark.parametrize("rows", [1, 4, 13, 100])
+def test_chunks_hold_the_rows_of_their_place(source: str, output: str, table: pa.Table, rows: int):
+    seen = []
+    for run in plan(source, rows):
+        for chunk in read_run(run, outputs(output), table.schema):
+            assert isinstance(chunk, Chunk)
+            wanted = table.slice(chunk.spec.first_row, chunk.spec.rows)
+            assert chunk.table.schema.types == table.schema.types
+            assert chunk.table.to_pylist() == wanted.to_pylist()
+            assert chunk.seconds["ReadChunk"] >= 0
+            seen.append(chunk.spec.rows)
+    assert sum(seen) == 30
+
+
+def test_columns_come_as_expected(source: str, output: str, table: pa.Table):
+    """Only those that are asked for, in that order, with the types of the first file."""
+    expected = pa.schema([("context", pa.string()), ("question", pa.dictionary(pa.int32(), pa.string()))])
+    (run, *_) = plan(source, 5)
+    for chunk in read_run(run, outputs(output), expected):
+        assert chunk.table.schema == expected
+        wanted = table.slice(chunk.spec.first_row, chunk.spec.rows).select(["context", "question"])
+        assert chunk.table.to_pylist() == wanted.to_pylist()
+
+
+def test_only_missing_chunks_are_read_whichever_they_are(source: str, table: pa.Table):
+    (run, *_) = plan(source, 2)
+    chosen = [run.chunks[place] for place in (1, 2, 5)]
+    for spec, read in zip(chosen, read_tables(run, chosen, table.schema), strict=True):
+        assert read.to_pylist() == table.slice(spec.first_row, spec.rows).to_pylist()
+
+
+def test_committed_chunks_become_their_receipts(source: str, output: str, table: pa.Table):
+    (run, *_) = plan(source, 4)
+    first, second, third, fourth = run.chunks
+    for spec in (second, fourth):
+        commit_part(f"{output}/annotate", Receipt(stage="annotate", part=spec.part, rows=spec.rows, counts={"rows": spec.rows}))
+    found = list(read_run(run, outputs(output), table.schema))
+    assert [record.part for record in found if isinstance(record, Receipt)] == [second.part, fourth.part]
+    assert [record.spec for record in found if isinstance(record, Chunk)] == [first, third]
+
+
+def test_a_run_that_is_done_is_not_opened(source: str, output: str, table: pa.Table):
+    (run, *_) = plan(source, 4)
+    for spec in run.chunks:
+        commit_part(f"{output}/annotate", Receipt(stage="annotate", part=spec.part))
+    Path(source).unlink()
+    assert all(
+        isinstance(record, Receipt) and not record.failed_step for record in read_run(run, outputs(output), table.schema)
+    )
+
+
+def test_a_chunk_is_done_when_every_stage_has_its_part(source: str, output: str, table: pa.Table):
+    (run, *_) = plan(source, 13)
+    (spec,) = run.chunks
+    stages = outputs(output, "audit", "annotate")
+    commit_part(f"{output}/audit", Receipt(stage="audit", part=spec.part))
+    assert [type(record) for record in read_run(run, stages, table.schema)] == [Chunk]
+    commit_part(f"{output}/annotate", Receipt(stage="annotate", part=spec.part))
+    assert [record.stage for record in read_run(run, stages, table.schema)] == ["audit", "annotate"]
+
+
+class TestCommittedReceipt:
+    def test_it_comes_back_as_it_was_written(self, output: str):
+        receipt = Receipt("annotate", "/in/ä.parquet", 2, 40, 7, "p", {"rows": 7}, {"r": 1}, {"ReadChunk": 0.5}, "digest")
+        commit_part(output, receipt)
+        assert committed_receipt(output, "p") == receipt
+
+    def test_no_part_no_receipt(self, output: str):
+        assert committed_receipt(output, "p") is None
+
+    @pytest.mark.parametrize("content", [b"", b"junk", to_parquet(pa.table({"a": [1]}))])
+    def test_a_damaged_part_counts_as_missing(self, output: str, content: bytes | pa.Buffer):
+        commit(output, content, "parts", "p")
+        assert committed_receipt(output, "p") is None
+
+
+class TestFailures:
+    def damage(self, source: str, row_group: int, column: int = 2) -> None:
+        """Overwrites a column chunk's pages with bytes that are no pages."""
+        chunk = pq.ParquetFile(source).metadata.row_group(row_group).column(column)
+        begin = chunk.dictionary_page_offset or chunk.data_page_offset
+        with open(source, "r+b") as file:
+            file.seek(begin)
+            file.write(b"\xff" * chunk.total_compressed_size)
+
+    def test_a_read_error_fails_all_that_is_left_of_the_run(self, source: str, output: str, table: pa.Table):
+        self.damage(source, 1)
+        before, broken, after = plan(source, 5)
+        for run in (before, after):
+            assert all(isinstance(record, Chunk) for record in read_run(run, outputs(output), table.schema))
+        receipts = list(read_run(broken, outputs(output), table.schema))
+        assert [(receipt.part, receipt.rows) for receipt in receipts] == [(spec.part, spec.rows) for spec in broken.chunks]
+        for receipt in receipts:
+            assert (receipt.path, receipt.row_group, receipt.failed_step) == (source, 1, "ReadChunk")
+            assert receipt.stage == ""  # a failure of every stage of the job
+            assert receipt.error
+
+    def test_committed_chunks_of_a_broken_run_stay_done(self, source: str, output: str, table: pa.Table):
+        self.damage(source, 1)
+        _, broken, _ = plan(source, 5)
+        first, *others = broken.chunks
+        commit_part(f"{output}/annotate", Receipt(stage="annotate", part=first.part))
+        done, *failed = read_run(broken, outputs(output), table.schema)
+        assert (done.part, done.failed_step) == (first.part, "")
+        assert [receipt.part for receipt in failed] == [spec.part for spec in others]
+
+    def test_a_file_that_is_gone_fails_its_chunks(self, source: str, output: str, table: pa.Table):
+        run, *_ = plan(source, 5)
+        Path(source).unlink()
+        receipts = list(read_run(run, outputs(output), table.schema))
+        assert len(receipts) == len(run.chunks)
+        assert all("FileNotFoundError" in receipt.error for receipt in receipts)
+
+    def test_a_row_group_that_ends_early_is_told(self, source: str, output: str, table: pa.Table, tmp_path: Path):
+        """The file was replaced after planning by a shorter one: rows that are not there must not be lost silently."""
+        run, *_ = plan(source, 5)
+        pq.write_table(table.slice(0, 7), source)
+        first, *failed = read_run(run, outputs(output), table.schema)
+        assert first.table.to_pylist() == table.slice(0, 5).to_pylist()
+        assert [receipt.failed_step for receipt in failed] == ["ReadChunk"] * 2
+        assert "row group 0 ends before row 10" in failed[0].error
+
+    def test_a_systemic_error_is_raised(self, source: str, output: str, table: pa.Table, monkeypatch: pytest.MonkeyPatch):
+        def fail(*_: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(read_chunk, "read_tables", fail)
+        with pytest.raises(OSError, match="No space left"):
+            list(read_run(plan(source, 5)[0], outputs(output), table.schema))
+
+    def test_a_refused_file_is_a_receipt_without_part(self, output: str, table: pa.Table):
+        (receipt,) = read_run(ChunkRun("/in/a.parquet", -1, (), "no Parquet"), outputs(output), table.schema)
+        assert (receipt.path, receipt.part, receipt.failed_step, receipt.error) == (
+            "/in/a.parquet",
+            "",
+            "PlanChunks",
+            "no Parquet",
+        )
+
+    def test_the_sentinel_is_an_empty_receipt(self, output: str, table: pa.Table):
+        assert list(read_run(ChunkRun("", -1, ()), outputs(output), table.schema)) == [Receipt()]
