@@ -2,7 +2,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test lint check clean
+.PHONY: venv demo test lint check clean
+
+venv: $(INSTALLED)  ## what everything else needs
 
 demo: $(INSTALLED)  ## annotate the bundled sample with the bundled model, and show what came out
 	$(BIN)/python run_pipeline.py annotate --input bundled --output out/demo

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -75,6 +76,16 @@ class Settings:
     null_threshold: float = 0.0
     link: str = "softmax"
 
+    @property
+    def usable(self) -> bool:
+        numbers = (self.temperature, self.null_threshold)
+        return (
+            isinstance(self.null, bool)
+            and self.link in ("softmax", "sigmoid")
+            and all(isinstance(number, int | float) and math.isfinite(number) for number in numbers)
+            and self.temperature > 0
+        )
+
 
 def read_config(folder: Path) -> dict[str, Any]:
     """The checkpoint's config.json. Raises CheckpointError if it is missing or no JSON object."""
@@ -90,13 +101,14 @@ def read_config(folder: Path) -> dict[str, Any]:
 def read_settings(folder: Path) -> Settings:
     """The checkpoint's own settings, with defaults where it has none. Raises CheckpointError for unusable ones."""
     given = read_config(folder).get("spanmill", {})
-    known = {name: given[name] for name in Settings.__dataclass_fields__ if name in given}
-    settings = Settings(**known)
-    if not (isinstance(settings.null, bool) and settings.link in ("softmax", "sigmoid") and settings.temperature > 0):
-        raise CheckpointError(
-            f"config.json has spanmill = {given}: null must be true or false, temperature above 0, link 'softmax' or 'sigmoid'"
-        )
-    return settings
+    if isinstance(given, dict):
+        settings = Settings(**{name: given[name] for name in Settings.__dataclass_fields__ if name in given})
+        if settings.usable:
+            return settings
+    raise CheckpointError(
+        f"config.json has spanmill = {given}: it must be an object, null true or false, temperature a number above 0, "
+        "null_threshold a number, link 'softmax' or 'sigmoid'"
+    )
 
 
 def refuse_unsafe(folder: Path) -> None:

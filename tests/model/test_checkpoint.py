@@ -117,7 +117,6 @@ def test_settings_have_defaults_one_by_one(tmp_path: Path) -> None:
         {"temperature": float("inf")},
         {"temperature": "1.0"},
         {"temperature": None},
-        {"temperature": True},
         {"null_threshold": "0"},
         {"null_threshold": float("nan")},
         None,

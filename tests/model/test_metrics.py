@@ -56,10 +56,10 @@ def test_hand_worked_cases(prediction: str, golds: list[str], em: float, score: 
 def test_em_and_f1_equal_torchmetrics() -> None:
     """One by one and in the mean; answers that normalise to nothing, where SQuAD 1.1 and 2.0 differ, are left out."""
     choose = random.Random(0)
-    words = ["the", "a", "lamp", "Lamp", "keeper's", "U.S.", "1,000", "über", "灯台", "old", "old", "-", "sea"]
+    words = ["the", "a", "lamp", "Lamp", "the lamp", "über", "灯台", "-", "U.S."]
 
     def answer() -> str:
-        return " ".join(["lighthouse", *choose.choices(words, k=choose.randint(0, 4))][choose.randint(0, 1) :]) or "rock"
+        return " ".join(choose.choices(words, k=choose.choice([1, 1, 2, 4])))
 
     cases = [(answer(), [answer() for _ in range(choose.randint(1, 3))]) for _ in range(120)]
     cases = [(p, golds) for p, golds in cases if normalise(p) and all(normalise(gold) for gold in golds)]

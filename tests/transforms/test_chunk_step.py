@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import pickle
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import apache_beam as beam
@@ -27,6 +28,13 @@ class _FakeStep(ChunkStep):
 
     def apply(self, record: Any) -> Any:
         return self.work(record)
+
+
+@dataclass(frozen=True)
+class FakeRecord:
+    """What a step hands on: a record with its chunk."""
+
+    chunk: Chunk
 
 
 def fail_with(error: Exception) -> Callable[[Any], Any]:
@@ -87,10 +95,13 @@ def test_receipts_pass_through_untouched():
 
 
 def test_time_is_added_to_the_chunk_under_the_name_of_the_step():
-    (result,) = _FakeStep(lambda chunk: chunk).process(Chunk(CHUNK.spec, CHUNK.table, {"ReadChunk": 1.5}))
-    assert result.seconds.keys() == {"ReadChunk", "FakeStep"}
-    assert result.seconds["ReadChunk"] == 1.5
-    assert result.seconds["FakeStep"] >= 0
+    record = FakeRecord(Chunk(CHUNK.spec, CHUNK.table, {"ReadChunk": 1.5}))
+    for given in (record, record.chunk):
+        (result,) = _FakeStep(lambda _: record).process(given)
+        assert result.chunk.seconds.keys() == {"ReadChunk", "FakeStep"}
+        assert result.chunk.seconds["ReadChunk"] == 1.5
+        assert result.chunk.seconds["FakeStep"] >= 0
+    assert record.chunk.seconds == {"ReadChunk": 1.5}
 
 
 def test_time_is_added_to_every_receipt_of_a_last_step():
@@ -119,7 +130,7 @@ def test_in_a_pipeline_one_failed_chunk_is_counted_and_the_others_go_on():
     found = pipeline | beam.Create(chunks, reshuffle=False) | beam.ParDo(_FailOnB())
     assert_that(
         found | beam.Map(lambda receipt: (receipt.part, receipt.failed_step)),
-        equal_to([("done", ""), (chunks[1].spec.part, "_FailOnB".lstrip("_"))]),
+        equal_to([("done", ""), (chunks[1].spec.part, "FailOnB")]),
     )
     result = pipeline.run()
     result.wait_until_finish()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from transforms.decode_answers import decode_answers
 from transforms.make_windows import make_windows
 from transforms.predict_spans import predict_spans
 from transforms.records import AnsweredChunk
+
+Letters = dict[str, tuple[float, float]]
 
 
 def rows(answered: AnsweredChunk) -> list[dict]:
@@ -35,7 +38,7 @@ def spans_of(context: str, letters: dict[str, tuple[float, float]], longest: int
 
 
 class TestSpans:
-    LETTERS = {"b": (5.0, 0.0), "c": (0.0, 7.0), "d": (1.0, 1.0)}
+    LETTERS: ClassVar[Letters] = {"b": (5.0, 0.0), "c": (0.0, 7.0), "d": (1.0, 1.0)}
 
     def test_candidates_scores_and_probabilities(self, words: Tokenizer):
         context = "a b c d e f"
@@ -98,7 +101,7 @@ class TestSpans:
 
 class TestNull:
     NULL = Decoding(n_best=2, max_answer_length=4, null=True)
-    LETTERS = {"b": (2.0, 1.0)}
+    LETTERS: ClassVar[Letters] = {"b": (2.0, 1.0)}
 
     @pytest.mark.parametrize(
         ("null", "threshold", "status"),
@@ -146,7 +149,7 @@ class TestNull:
 
 
 class TestRejections:
-    LETTERS = {"a": (1.0, 0.0), "b": (2.0, 2.0), "d": (0.0, 3.0)}
+    LETTERS: ClassVar[Letters] = {"a": (1.0, 0.0), "b": (2.0, 2.0), "d": (0.0, 3.0)}
     CONTEXTS = ("a b", "c a", "d a b")
     """The second is the one in trouble."""
 

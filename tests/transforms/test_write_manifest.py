@@ -1,0 +1,114 @@
+"""The manifest: complete exactly when nothing is refused, failed, lost, or rejected beyond what was allowed."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from transforms.merge_receipts import Totals
+from transforms.write_manifest import StageOutput, _WriteManifest, manifest
+
+
+def totals(answered: int = 0, no_answer: int = 0, rejected: int = 0, lost: int = 0, **others: Any) -> Totals:
+    """Totals of rows by status, `lost` of which have none."""
+    rows = answered + no_answer + rejected + lost
+    return Totals(chunks=2, counts=Counter(rows=rows, answered=answered, no_answer=no_answer, rejected=rejected), **others)
+
+
+def state(of: Totals, max_failed_fraction: float = 0.5) -> tuple[str, list[str]]:
+    made = manifest("annotate", of, {}, max_failed_fraction)
+    return made["state"], made["why"]
+
+
+def test_complete():
+    assert state(totals(8, 1, 1)) == ("complete", [])
+    assert state(Totals()) == ("complete", [])
+    assert state(Totals(), 0.0) == ("complete", [])
+
+
+@pytest.mark.parametrize(
+    ("of", "allowed", "why"),
+    [
+        (totals(9, refused_files=2), 1, "2 files were refused"),
+        (totals(9, failed_chunks=1, failed_rows=3), 1, "1 chunks failed"),
+        (totals(9, lost=1), 1, "1 rows are not accounted for"),
+        (totals(9, lost=-1), 1, "-1 rows are not accounted for"),
+        (totals(4, rejected=6), 0.5, "6 of 10 rows were rejected or failed, more than --max_failed_fraction=0.5"),
+        (totals(9, rejected=1), 0, "1 of 10 rows were rejected or failed, more than --max_failed_fraction=0"),
+    ],
+)
+def test_incomplete_says_why(of: Totals, allowed: float, why: str):
+    assert state(of, allowed) == ("incomplete", [why])
+
+
+@pytest.mark.parametrize(("rejected", "expected"), [(5, "complete"), (6, "incomplete")])
+def test_the_allowed_share_itself_is_allowed(rejected: int, expected: str):
+    assert state(totals(10 - rejected, rejected=rejected))[0] == expected
+
+
+def test_rows_in_failed_chunks_count_towards_the_share():
+    _, why = state(totals(4, rejected=2, failed_chunks=1, failed_rows=4))
+    assert why == ["1 chunks failed", "6 of 10 rows were rejected or failed, more than --max_failed_fraction=0.5"]
+
+
+def test_rows_planned_are_the_sum_of_what_became_of_them():
+    rows = manifest("annotate", totals(5, 3, 2, failed_chunks=1, failed_rows=7), {}, 1)["rows"]
+    assert rows == {"planned": 17, "answered": 5, "no_answer": 3, "rejected": 2, "in_failed_chunks": 7}
+
+
+def test_the_audit_accounts_by_its_own_statuses():
+    of = Totals(counts=Counter(rows=10, scored=4, null_scored=3, unreachable=2, rejected=1))
+    made = manifest("audit", of, {}, 0.5)
+    assert made["rows"] == {
+        "planned": 10,
+        "scored": 4,
+        "null_scored": 3,
+        "unreachable": 2,
+        "rejected": 1,
+        "in_failed_chunks": 0,
+    }
+    assert made["state"] == "complete"
+
+
+def test_figures():
+    of = totals(3)
+    of.counts.update(real_tokens=200, padded_tokens=250, windows=5, pairs=3, question_tokens_cut=4)
+    of.seconds.update(PredictSpans=2.0, ReadChunk=0.0)  # type: ignore[arg-type]
+    of.reasons.update(z=1, a=2)
+    of.content = 255
+    made = manifest("annotate", of, {"stage": "annotate"}, 1)
+    assert made["tokens"] == {"real": 200, "padded": 250, "padding": 0.25}
+    assert (made["windows"], made["distinct_pairs"], made["question_tokens_cut"]) == (5, 3, 4)
+    assert made["steps"] == {
+        "PredictSpans": {"seconds": 2.0, "tokens_per_second": 100},
+        "ReadChunk": {"seconds": 0.0, "tokens_per_second": 0},
+    }
+    assert list(made["reasons"].items()) == [("a", 2), ("z", 1)]
+    assert made["content"] == "0" * 30 + "ff"
+    assert list(made)[:3] == ["state", "why", "stage"]
+    assert manifest("annotate", Totals(), {}, 1)["tokens"]["padding"] == 0
+
+
+def test_failures_are_listed_and_the_rest_counted():
+    of = totals(1, failed_chunks=5, failed_rows=5, refused_files=2)
+    of.failures = [("/in/a.parquet", 1, 4, 2, "ReadChunk", "odd")]
+    made = manifest("annotate", of, {}, 1)
+    place = {"path": "/in/a.parquet", "row_group": 1, "row_start": 4, "rows": 2}
+    assert made["failures"] == [{**place, "step": "ReadChunk", "error": "odd"}]
+    assert made["failures_not_listed"] == 6
+
+
+def test_every_stage_has_its_own_file(tmp_path: Path):
+    about = {"configuration": {"null": False, "link": "softmax", "temperature": 1.0, "model_digest": "d"}, "who": "größe"}
+    outputs = (StageOutput("audit", f"{tmp_path}/audit", about), StageOutput("annotate", str(tmp_path), about))
+    of = {"audit": Totals(counts=Counter(rows=2, scored=2)), "annotate": totals(1, lost=1)}
+    assert _WriteManifest(outputs, 0.5).process(of) == ["incomplete"]
+    assert json.loads((tmp_path / "manifest.json").read_text("utf-8"))["state"] == "incomplete"
+    assert json.loads((tmp_path / "audit" / "manifest.json").read_text("utf-8"))["rows"]["scored"] == 2
+    assert json.loads((tmp_path / "audit" / "audit.json").read_text("utf-8"))["rows"]["planned"] == 2
+    assert "größe" in (tmp_path / "manifest.json").read_text("utf-8")
+    assert not (tmp_path / "audit.json").exists()
