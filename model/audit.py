@@ -186,7 +186,7 @@ def audit_columns(
 ) -> pa.Table:
     """The output columns of audit, one row per input row.
 
-    questions [pairs], contexts [passages], row_pair int64 [rows] (-1 with a reason for a rejected row), no_answer bool
+    questions, contexts in the order of those of `windows`, row_pair int64 [rows] (-1 with a reason for a rejected row), no_answer bool
     [pairs]: the model's decision.
     """
     rows = row_losses(golds, losses, row_pair)
@@ -293,7 +293,7 @@ def _hashes(
     out: np.ndarray,
 ) -> dict[str, pa.Array]:
     """16-byte hashes of each row's question, context, pair (of both hashes) and golds (their sorted character spans)."""
-    question = _take(hash_texts(questions), pair)
+    question = _take(hash_texts(questions), windows.pair_question[pair])
     context = _take(hash_texts(contexts), passage)
     both = [hashlib.blake2b(q + c, digest_size=16).digest() for q, c in zip(question, context, strict=True)]
     passages = windows.passages

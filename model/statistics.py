@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import heapq
 import math
+import re
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -30,10 +32,12 @@ MASS_BINS = 15
 MOST_SLICES = 100
 OTHER = "(other)"
 
-_QUESTION_WORDS = ("what", "who", "when", "where", "why", "which", "how many", "how much", "how")
+_QUESTION_WORD = re.compile(r"\b(?:what|who|when|where|why|which|how\s+many|how\s+much|how)\b")
 _SMALLEST = 1e-9
 """Losses below it count as zero: rounding, not information."""
 
+_LARGEST_EXPONENT = math.log(sys.float_info.max)
+"""A perplexity beyond it is no float."""
 
 _MAPPING = LogarithmicMapping(RELATIVE_ACCURACY)
 """From a positive value to its bin and back, as a DDSketch of this accuracy does it."""
@@ -116,9 +120,10 @@ class Calibration:
         self.count += len(probability)
         self.brier += math.fsum((probability - right) ** 2)
         place = np.minimum((probability * FINE_BINS).astype(int), FINE_BINS - 1)
-        for key in np.unique(place).tolist():
-            inside = place == key
-            self._add(key, [int(inside.sum()), math.fsum(probability[inside]), int(right[inside].sum())])
+        keys, at = np.unique(place, return_inverse=True)
+        sums = [np.bincount(at), np.bincount(at, probability), np.bincount(at, right).astype(int)]
+        for key, *values in zip(keys.tolist(), *(each.tolist() for each in sums), strict=True):
+            self._add(key, values)
 
     def _add(self, key: int, values: list[float]) -> None:
         mine = self.bins.setdefault(key, [0, 0.0, 0])
@@ -207,7 +212,8 @@ class Slice:
         result: dict[str, Any] = {"rows": self.rows, "losses": losses}
         for side in ("start", "end"):
             if losses[f"nll_{side}"]["count"]:
-                result[f"perplexity_{side}"] = math.exp(losses[f"nll_{side}"]["mean"])
+                mean = losses[f"nll_{side}"]["mean"]
+                result[f"perplexity_{side}"] = math.exp(mean) if mean < _LARGEST_EXPONENT else None
         if self.graded:
             mean = self.f1 / self.graded
             spread = math.sqrt(max(0.0, self.f1_squares / self.graded - mean * mean) / self.graded)
@@ -248,7 +254,7 @@ class Statistics:
     everything: Slice = field(default_factory=Slice)
     slices: dict[str, dict[str, Slice]] = field(default_factory=dict)
     worst: list[tuple[float, str, int, dict[str, Any]]] = field(default_factory=list)
-    most_worst: int = 50
+    most_worst: int = 0
 
     def merge(self, other: Self) -> None:
         self.everything.merge(other.everything)
@@ -298,13 +304,8 @@ def fold_rare(values: dict[str, Slice]) -> None:
 
 def question_word(question: str) -> str:
     """The English question word that stands first in a question, else "other"."""
-    words = question.lower().split()
-    for word in _QUESTION_WORDS:
-        parts = word.split()
-        for begin in range(len(words) - len(parts) + 1):
-            if [each.strip("¿¡\"'(,") for each in words[begin : begin + len(parts)]] == parts:
-                return word
-    return "other"
+    found = _QUESTION_WORD.search(question.lower())
+    return " ".join(found[0].split()) if found else "other"
 
 
 def bounded(value: float, bounds: Iterable[int]) -> str:

@@ -8,18 +8,19 @@ import apache_beam as beam
 
 from pipeline.options import Refused
 from transforms.find_duplicates import AuditedPart, FindDuplicates
-from transforms.storage import StorageError, absolute, exists, join, list_names, read
+from transforms.storage import absolute, exists, join, list_names, read
+from transforms.write_manifest import MANIFEST
 
 
 def audited_parts(folder: str, own: bool) -> list[AuditedPart]:
-    """The parts of an audit's output. Raises Refused if the folder holds none."""
+    """The parts of an audit's output. Raises Refused unless the folder holds an audit that has finished."""
     try:
-        run = join(folder, "run.json")
-        configuration = json.loads(read(run))["configuration"] if exists(run) else {}
-    except StorageError as error:
-        raise Refused(f"--against={folder}: {error}") from error
+        finished = exists(join(folder, "run.json")) and exists(join(folder, MANIFEST))
+        configuration = json.loads(read(join(folder, "run.json")))["configuration"] if finished else {}
+    except (ValueError, KeyError, TypeError) as error:  # a path of no known store, or a run.json of something else
+        raise Refused(f"--against={folder} is not the output of an audit: {error}") from error
     if configuration.get("stage") != "audit":
-        raise Refused(f"--against={folder} is not the output of an audit")
+        raise Refused(f"--against={folder} is not the output of a finished audit")
     columns = configuration["id_column"], configuration["output_prefix"]
     parts = join(folder, "parts")
     return [AuditedPart(join(parts, name), own, *columns) for name in list_names(parts)]

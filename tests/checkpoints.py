@@ -130,6 +130,15 @@ def roberta_tokenizer() -> PreTrainedTokenizerFast:
     return RobertaTokenizer(vocab=dict(vocabulary), merges=list(merges), model_max_length=512)
 
 
+def joined_emoji_tokenizer() -> PreTrainedTokenizerFast:
+    """RoBERTa's with bytes for tokens and one merge: the zero-width joiner and half of the emoji after it."""
+    zero_width_joiner, emoji = "âĢį", "ðŁ"  # the letters that stand for the bytes e2 80 8d and f0 9f
+    merges = [("â", "Ģ"), ("âĢ", "į"), ("ð", "Ł"), (zero_width_joiner, emoji)]
+    tokens = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    tokens += [left + right for left, right in merges]
+    return RobertaTokenizer(vocab={token: k for k, token in enumerate(tokens)}, merges=merges, model_max_length=512)
+
+
 def modernbert_tokenizer() -> PreTrainedTokenizerFast:
     """Byte-level BPE with BERT's special tokens, no token types in use, no `model_max_length` (it is 1e30 then)."""
     vocabulary, merges = _byte_pairs(*_BERT_TOKENS)

@@ -10,6 +10,7 @@ from typing import Any
 
 import apache_beam as beam
 
+from transforms.measure_loss import as_texts
 from transforms.storage import commit, open_parquet
 
 DUPLICATES = "duplicates.json"
@@ -49,17 +50,24 @@ class Same:
 
 
 def read_hashes(part: AuditedPart, kinds: tuple[str, ...]) -> Iterator[tuple[tuple[str, bytes], Same]]:
-    """((kind, hash), Same) of every row of a part that was not rejected."""
-    names = [part.id, *(f"{part.prefix}{kind}_hash" for kind in (*kinds, "gold"))]
+    """((kind, hash), Same) of every row of a part that was not rejected.
+
+    A row whose id was not kept, is null or is no text goes by the name of its part and its place there.
+    """
+    names = [f"{part.prefix}{kind}_hash" for kind in (*kinds, "gold")]
+    row = 0
     with open_parquet(part.path) as file:
-        for batch in file.iter_batches(columns=names):
+        known = [part.id] if part.id in file.schema_arrow.names else []
+        for batch in file.iter_batches(columns=[*known, *names]):
+            ids = as_texts(batch.column(part.id)) if known else [None] * batch.num_rows
             columns = [batch.column(name).to_pylist() for name in names]
-            for row_id, *hashes, gold in zip(*columns, strict=True):
+            for row_id, *hashes, gold in zip(ids, *columns, strict=True):
+                shown = [row_id or f"{part.path.rsplit('/', 1)[-1]}:{row}"]
+                row += 1
                 for kind, value in zip(kinds, hashes, strict=True):
                     if value is not None:
                         golds = {gold} if kind == "pair" and part.own else set()
-                        ids = [str(row_id)]
-                        yield (kind, value), Same(1, 0, ids, [], golds) if part.own else Same(0, 1, [], ids, golds)
+                        yield (kind, value), Same(1, 0, shown, [], golds) if part.own else Same(0, 1, [], shown, golds)
 
 
 class _SameFn(beam.CombineFn):

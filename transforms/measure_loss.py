@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import apache_beam as beam
+import pyarrow as pa
 
 from model.audit import audit_columns
 from model.golds import gold_views
@@ -61,7 +62,7 @@ def measure_loss(answered: AnsweredChunk, decoding: Decoding, options: AuditOpti
     for row, (reason, message) in golds.problems.items():
         rejected.setdefault(row, Rejection(row, GOLDS_READ_IN, reason, message))
     table = answered.chunk.table
-    given = {name: table.column(name).to_pylist() for name in options.slice_by}
+    given = {name: as_texts(table.column(name)) for name in options.slice_by}
     questions = [windowed.questions[windows.pair_question[pair]] if pair >= 0 else "" for pair in windowed.row_pair]
     statistics = measure(columns, questions, given, _examples(answered, questions, options), options.worst)
     outcome = Outcome(
@@ -74,10 +75,23 @@ def measure_loss(answered: AnsweredChunk, decoding: Decoding, options: AuditOpti
     return replace(answered, outcomes=(*answered.outcomes, outcome))
 
 
+def as_texts(column: pa.Array | pa.ChunkedArray) -> list[str | None]:
+    """Values of any type as text, to be shown or told apart; None for null, and for a text that is no UTF-8."""
+    values = map(_value, column)
+    return [None if value is None else str(value) for value in values]
+
+
+def _value(scalar: pa.Scalar) -> Any:
+    try:
+        return scalar.as_py()
+    except UnicodeDecodeError:
+        return None
+
+
 def _examples(answered: AnsweredChunk, questions: list[str], options: AuditOptions) -> list[dict[str, Any]]:
     """What the list of highest losses shows of each row, beyond its columns."""
     windowed, spec = answered.predicted.windowed, answered.chunk.spec
-    ids = row_ids(answered.chunk, options.id).to_pylist()
+    ids = as_texts(row_ids(answered.chunk, options.id))
     golds = windowed.golds.texts if windowed.golds else []
     contexts = [windowed.contexts[windowed.windows.pair_passage[p]] if p >= 0 else "" for p in windowed.row_pair]
     return [

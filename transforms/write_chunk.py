@@ -72,7 +72,7 @@ def output_table(chunk: Chunk, outcome: Outcome, columns: OutputColumns) -> pa.T
 def content_digest(table: pa.Table) -> str:
     """SHA-256 (hex) of some columns' values, whatever chunks they lie in and whatever bytes lie beneath their nulls."""
     values = {name: table.column(name).to_pylist() for name in table.column_names}
-    return hashlib.sha256(json.dumps(values).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(values, default=bytes.hex).encode()).hexdigest()
 
 
 def write_outcome(chunk: Chunk, outcome: Outcome, output: str, columns: OutputColumns) -> Receipt:

@@ -82,12 +82,12 @@ def test_locations_are_values() -> None:
 
 @pytest.mark.parametrize("content", ["", "{", "\xff", b"\xff\xfe"], ids=["empty", "cut off", "no JSON", "no UTF-8"])
 def test_an_unreadable_config_is_refused(tmp_path: Path, content: str | bytes) -> None:
-    with pytest.raises(CheckpointError, match="config.json can't be read"):
+    with pytest.raises(CheckpointError, match=r"config\.json can't be read"):
         read_config(write(tmp_path, config__json=content))
 
 
 def test_a_missing_config_and_one_that_is_no_object_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="config.json can't be read"):
+    with pytest.raises(CheckpointError, match=r"config\.json can't be read"):
         read_config(tmp_path)
     with pytest.raises(CheckpointError, match="holds no JSON object"):
         read_config(write(tmp_path, config__json="[]"))

@@ -185,9 +185,7 @@ def test_offsets_count_code_points_as_python_does() -> None:
     lengths = [3]
     spans, windows = decoded(lengths, n_best=9)
     context = "👩 \U00020000 é"
-    columns = answer_columns(
-        spans, windows, [context], np.array([0]), [None], np.zeros(1, np.int64), np.zeros(1, bool)
-    )
+    columns = answer_columns(spans, windows, [context], np.array([0]), [None], np.zeros(1, np.int64), np.zeros(1, bool))
     texts = {candidate["text"] for candidate in columns.column("n_best")[0].as_py()}
     assert texts == {"👩", "\U00020000", "é", "👩 \U00020000", "\U00020000 é", context}
 

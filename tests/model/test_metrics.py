@@ -61,7 +61,7 @@ def test_em_and_f1_equal_torchmetrics() -> None:
     def answer() -> str:
         return " ".join(choose.choices(words, k=choose.choice([1, 1, 2, 4])))
 
-    cases = [(answer(), [answer() for _ in range(choose.randint(1, 3))]) for _ in range(120)]
+    cases = [(answer(), [answer() for _ in range(choose.randint(1, 3))]) for _ in range(200)]
     cases = [(p, golds) for p, golds in cases if normalise(p) and all(normalise(gold) for gold in golds)]
     assert len(cases) > 60
     everything = SQuAD()

@@ -21,7 +21,9 @@ UNBOUNDED = 2**31 - 1
 # The order of candidates
 
 
-@given(st.lists(st.floats(width=32, allow_nan=False) | st.sampled_from([0.0, -0.0, math.inf, -math.inf, 2.0**-149]), min_size=1))
+@given(
+    st.lists(st.floats(width=32, allow_nan=False) | st.sampled_from([0.0, -0.0, math.inf, -math.inf, 2.0**-149]), min_size=1)
+)
 def test_order_keys_sort_by_score_then_lowest_index(scores: list[float]) -> None:
     index = torch.arange(len(scores))
     keys = order_keys(torch.tensor(scores), index)

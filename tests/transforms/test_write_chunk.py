@@ -175,6 +175,11 @@ class TestContentDigest:
         one, other = (pa.table({"a": pa.array(np.array([1, hidden], np.int32), mask=mask)}) for hidden in (7, 8))
         assert content_digest(one) == content_digest(other)
 
+    def test_hashes_are_values_too(self):
+        """The audit's exact columns hold bytes."""
+        one, other = (pa.table({"hash": pa.array([value, None], pa.binary(2))}) for value in (b"\x00\xff", b"\x00\xfe"))
+        assert content_digest(one) != content_digest(other)
+
     @pytest.mark.parametrize("changed", [[1, 2, 4], [1, None, 3], [1, 2], [2, 1, 3]])
     def test_any_other_value_changes_it(self, changed: list[int | None]):
         assert content_digest(pa.table({"a": pa.array(changed)})) != content_digest(pa.table({"a": [1, 2, 3]}))

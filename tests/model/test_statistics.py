@@ -1,0 +1,469 @@
+"""Statistics that merge: the same for every grouping and order, and against slow computations on the raw values."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from ddsketch import DDSketch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model.audit import AUDIT_SCHEMA
+from model.statistics import (
+    LOSSES,
+    MASS_BINS,
+    MOST_SLICES,
+    OTHER,
+    QUANTILES,
+    RELATIVE_ACCURACY,
+    Calibration,
+    Distribution,
+    Slice,
+    Statistics,
+    bounded,
+    measure,
+    question_word,
+)
+
+
+def distribution(values: Sequence[float]) -> Distribution:
+    made = Distribution()
+    made.add(np.array(values, np.float64))
+    return made
+
+
+def same(found: Any, expected: Any, path: str = "") -> None:
+    """Counts, texts, extremes and quantiles are equal; what comes from sums agrees to 1e-9."""
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys(), path
+        for name in expected:
+            same(found[name], expected[name], f"{path}.{name}")
+    elif isinstance(expected, list):
+        assert len(found) == len(expected), path
+        for k, (one, other) in enumerate(zip(found, expected, strict=True)):
+            same(one, other, f"{path}[{k}]")
+    elif isinstance(expected, float) and path.rsplit(".", 1)[-1] not in ("min", "max", "p50", "p90", "p95", "p99", "nll"):
+        assert found == pytest.approx(expected, rel=1e-9, abs=1e-9), path
+    else:
+        assert found == expected, path
+
+
+def merged_at_random(parts: list[Statistics], seed: int) -> Statistics:
+    """All parts and an empty one, merged in a random order and grouping, through JSON every now and then."""
+    shuffled = random.Random(seed)
+    left = [Statistics(), *(Statistics.from_json(part.to_json()) for part in parts)]
+    while len(left) > 1:
+        one = left.pop(shuffled.randrange(len(left)))
+        other = left.pop(shuffled.randrange(len(left)))
+        one.merge(other)
+        left.append(Statistics.from_json(json.loads(json.dumps(one.to_json()))) if shuffled.random() < 0.3 else one)
+    return left[0]
+
+
+def audit_table(rows: int, seed: int = 0) -> pa.Table:
+    """Audit columns as a run writes them: rejected rows, null targets, golds without native loss among them."""
+    drawn = np.random.default_rng(seed)
+    columns: dict[str, list[Any]] = {name: [None] * rows for name in AUDIT_SCHEMA.names}
+    for row in range(rows):
+        kind = drawn.choice(["scored", "null_scored", "unreachable", "rejected"], p=[0.6, 0.2, 0.1, 0.1])
+        columns["status"][row] = kind
+        if kind == "rejected":
+            continue
+        for name in LOSSES:
+            columns[name][row] = float(drawn.gamma(1.5, 3.0)) if drawn.random() < 0.95 else 0.0
+        if kind == "unreachable":
+            columns["native_nll"][row] = None
+        gold = kind != "null_scored"
+        columns["golds"][row] = int(drawn.integers(1, 4)) if gold else 0
+        start = int(drawn.integers(0, 400))
+        columns["gold_start"][row] = start if gold else None
+        columns["gold_end"][row] = start + int(drawn.integers(1, 100)) if gold else None
+        columns["prediction"][row] = "some text" if drawn.random() < 0.7 else ""
+        columns["probability"][row] = float(np.float32(drawn.beta(2, 1)))
+        columns["exact_match"][row] = float(drawn.random() < 0.5)
+        columns["f1"][row] = max(columns["exact_match"][row], float(np.float32(drawn.random())))
+        columns["num_tokens"][row] = int(drawn.integers(1, 20000))
+        columns["num_windows"][row] = int(drawn.integers(1, 90))
+    return pa.table(columns, schema=AUDIT_SCHEMA)
+
+
+def measured(table: pa.Table, sources: Sequence[str | None], first: int = 0, most_worst: int = 7) -> Statistics:
+    """The statistics of a slice of rows that stand in one file from `first` on."""
+    questions = [("Who was it?", "In what year?", "Name it.")[(first + k) % 3] for k in range(table.num_rows)]
+    examples = [
+        {"path": "/a.parquet", "row": first + k, "id": f"row {first + k}", "context_length": 500} for k in range(table.num_rows)
+    ]
+    return measure(table, questions, {"source": list(sources)}, examples, most_worst)
+
+
+def cut(rows: int, seed: int) -> list[tuple[int, int]]:
+    """Random chunk bounds."""
+    places = sorted({0, rows, *random.Random(seed).sample(range(1, rows), 8)})
+    return list(zip(places, places[1:], strict=False))
+
+
+class TestDistribution:
+    @given(st.lists(st.floats(0, 1e4) | st.sampled_from([0.0, 1e-12, 1e-8, 5.0]), min_size=1, max_size=60))
+    def test_quantiles_are_those_of_the_sketch_of_the_raw_values(self, values: list[float]):
+        made = distribution(values)
+        sketch = DDSketch(RELATIVE_ACCURACY)
+        for value in values:
+            sketch.add(value if value > 1e-9 else 0.0)
+        for q in (0.0, 0.1, 0.25, *QUANTILES, 1.0):
+            # Ours is clamped to the exact extremes, which the sketch's own answer may leave by its accuracy.
+            expected = min(max(sketch.get_quantile_value(q), min(values)), max(values))
+            assert made.quantile(q) == pytest.approx(expected, rel=1e-12, abs=1e-12)
+
+    @pytest.mark.parametrize(
+        "draw", [lambda r: r.gamma(1.5, 3, 4001), lambda r: r.lognormal(0, 3, 500), lambda r: r.exponential(1e-3, 77)]
+    )
+    def test_quantiles_are_within_the_stated_error(self, draw: Callable[[np.random.Generator], np.ndarray]):
+        values = draw(np.random.default_rng(3))
+        summary = distribution(values).summary()
+        for q in QUANTILES:
+            exact = np.quantile(values, q, method="lower")  # the sketch's rank: floor(q (n - 1))
+            assert summary[f"p{round(100 * q)}"] == pytest.approx(exact, rel=RELATIVE_ACCURACY)
+
+    def test_mean_error_and_extremes_are_exact(self):
+        values = np.random.default_rng(1).gamma(2, 2, 1000)
+        summary = distribution(values).summary()
+        assert summary["count"] == 1000
+        assert summary["mean"] == pytest.approx(values.mean(), rel=1e-12)
+        assert summary["standard_error"] == pytest.approx(values.std(ddof=1) / math.sqrt(1000), rel=1e-9)
+        assert (summary["min"], summary["max"]) == (values.min(), values.max())
+
+    def test_one_value_and_none(self):
+        assert distribution([2.5]).summary() == {
+            "count": 1,
+            "mean": 2.5,
+            "standard_error": 0.0,
+            **dict.fromkeys(("min", "max", "p50", "p90", "p95", "p99"), 2.5),
+        }
+        assert distribution([]).summary() == {"count": 0}
+
+    def test_losses_that_are_mere_rounding_count_as_zero(self):
+        """A loss of 1e-15 is a 0 of other hardware: without the floor, quantiles would tell the two apart."""
+        made = distribution([0.0, 1e-15, 1e-10, 3.0])
+        assert made.quantile(0.5) == 0.0
+        assert len(made.bins) == 1
+
+    @given(st.lists(st.lists(st.floats(0, 1e3), max_size=9), min_size=1, max_size=6), st.randoms())
+    def test_merging_is_adding(self, groups: list[list[float]], order: random.Random):
+        whole = distribution([value for group in groups for value in group])
+        parts = [distribution(group) for group in groups]
+        order.shuffle(parts)
+        total = parts[0]
+        for part in parts[1:]:
+            total.merge(Distribution.from_json(json.loads(json.dumps(part.to_json()))))
+        assert (total.count, total.zeros, total.bins) == (whole.count, whole.zeros, whole.bins)
+        assert (total.low, total.high) == (whole.low, whole.high)
+        assert total.total == pytest.approx(whole.total, rel=1e-9)
+        assert total.squares == pytest.approx(whole.squares, rel=1e-9)
+
+
+class TestCalibration:
+    def test_against_a_slow_computation(self):
+        """On so many different probabilities that bins of equal mass are what sorting makes, within one fine bin."""
+        drawn = np.random.default_rng(5)
+        p = drawn.random(3000)
+        right = (drawn.random(3000) < p**2).astype(np.float64)  # overconfident
+        made = Calibration()
+        made.add(p, right)
+        summary = made.summary()
+        assert summary["count"] == 3000
+        assert summary["brier"] == pytest.approx(np.mean((p - right) ** 2), rel=1e-12)
+
+        order = np.argsort(p)
+        groups = np.array_split(order, MASS_BINS)
+        expected = sum(abs(p[group].sum() - right[group].sum()) for group in groups) / 3000
+        assert expected > 0.1
+        assert summary["expected_calibration_error"] == pytest.approx(expected, abs=0.003)
+        assert len(summary["reliability"]) == MASS_BINS
+        for found, group in zip(summary["reliability"], groups, strict=True):
+            assert found["count"] == pytest.approx(200, abs=10)
+            assert found["mean_probability"] == pytest.approx(p[group].mean(), abs=0.005)
+            assert found["accuracy"] == pytest.approx(right[group].mean(), abs=0.05)
+
+    def test_the_error_is_that_of_the_bins_that_are_shown(self):
+        made = Calibration()
+        made.add(np.array([0.1, 0.1, 0.9, 0.9, 0.9]), np.array([0.0, 1.0, 1.0, 1.0, 0.0]))
+        summary = made.summary()
+        assert [bin["count"] for bin in summary["reliability"]] == [2, 3]
+        assert [bin["accuracy"] for bin in summary["reliability"]] == pytest.approx([1 / 2, 2 / 3])
+        assert [bin["mean_probability"] for bin in summary["reliability"]] == pytest.approx([0.1, 0.9])
+        assert summary["expected_calibration_error"] == pytest.approx((2 * 0.4 + 3 * (0.9 - 2 / 3)) / 5)
+        assert summary["brier"] == pytest.approx((0.01 + 0.81 + 0.01 + 0.01 + 0.81) / 5)
+
+    def test_perfect_and_certain(self):
+        made = Calibration()
+        made.add(np.array([1.0, 1.0, 0.0]), np.array([1.0, 1.0, 0.0]))  # 1.0 is in the last fine bin, not beyond it
+        assert made.summary()["expected_calibration_error"] == 0.0
+        assert max(made.bins) == 999
+        assert Calibration().summary() == {"count": 0}
+
+    @given(st.lists(st.lists(st.tuples(st.floats(0, 1), st.booleans()), max_size=9), min_size=1, max_size=5), st.randoms())
+    def test_merging_is_adding(self, groups: list[list[tuple[float, bool]]], order: random.Random):
+        def calibration(pairs: list[tuple[float, bool]]) -> Calibration:
+            made = Calibration()
+            made.add(np.array([p for p, _ in pairs], np.float64), np.array([right for _, right in pairs], np.float64))
+            return made
+
+        whole = calibration([pair for group in groups for pair in group])
+        parts = [calibration(group) for group in groups]
+        order.shuffle(parts)
+        total = Calibration()
+        for part in parts:
+            total.merge(Calibration.from_json(json.loads(json.dumps(part.to_json()))))
+        same(total.summary(), whole.summary())
+
+
+class TestSlice:
+    def columns(self, rows: int, **given: Sequence[float]) -> dict[str, np.ndarray]:
+        names = (*LOSSES, "exact_match", "f1", "probability", "answerable", "answered")
+        return {name: np.array(given.get(name, [1.0] * rows), np.float64) for name in names}
+
+    def test_wilson_interval_and_percentages(self):
+        """8 of 10: (0.8 + 1.96^2 / 20 +- 1.96 sqrt(0.016 + 1.96^2 / 400)) / (1 + 1.96^2 / 10) by hand."""
+        part = Slice()
+        part.add(self.columns(10, exact_match=[1] * 8 + [0] * 2, f1=[1] * 8 + [0.5, 0]))
+        summary = part.summary()
+        assert summary["exact_match"]["percent"] == 80
+        assert summary["exact_match"]["interval"] == pytest.approx([49.02, 94.33], abs=0.01)
+        assert summary["f1"]["percent"] == pytest.approx(85)
+        spread = 1.96 * np.std([1] * 8 + [0.5, 0]) / math.sqrt(10)
+        assert summary["f1"]["interval"] == pytest.approx([100 * (0.85 - spread), 100 * (0.85 + spread)])
+
+    def test_all_right_and_all_wrong_have_an_interval_of_some_width(self):
+        for right in (0, 1):
+            part = Slice()
+            part.add(self.columns(10, exact_match=[right] * 10))
+            low, high = part.summary()["exact_match"]["interval"]
+            assert high - low == pytest.approx(100 * 1.96**2 / (10 + 1.96**2))
+            assert -1e-9 <= low < high <= 100 + 1e-9
+
+    def test_perplexities_are_of_the_mean_start_and_end_loss(self):
+        part = Slice()
+        part.add(self.columns(2, nll_start=[1, 3], nll_end=[0, 1]))
+        assert part.summary()["perplexity_start"] == pytest.approx(math.exp(2))
+        assert part.summary()["perplexity_end"] == pytest.approx(math.exp(0.5))
+
+    def test_a_perplexity_beyond_all_floats_ends_no_job(self):
+        part = Slice()
+        part.add(self.columns(1, nll_start=[5000]))
+        summary = part.summary()
+        assert summary["perplexity_start"] is None
+        json.dumps(summary, allow_nan=False)
+
+    def test_answerability_and_which_rows_are_calibrated(self):
+        part = Slice()
+        part.add(
+            self.columns(
+                5,
+                answerable=[1, 1, 0, 0, 1],
+                answered=[1, 0, 0, 1, 1],
+                exact_match=[1, 0, 1, 0, np.nan],  # a row without grades
+                f1=[1, 0, 1, 0, np.nan],
+                probability=[0.75, 0.5, 0.5, 0.25, 0.5],
+            )
+        )
+        summary = part.summary()
+        assert summary["answerability_accuracy"] == 50
+        # Only answers that were given: the first, and the fourth, which should have been none.
+        assert [bin["mean_probability"] for bin in summary["calibration"]["reliability"]] == [0.25, 0.75]
+        assert [bin["accuracy"] for bin in summary["calibration"]["reliability"]] == [0, 1]
+
+    def test_undefined_losses_count_for_nothing_and_each_has_its_own_count(self):
+        part = Slice()
+        part.add(self.columns(3, native_nll=[np.nan, 2, 4]))
+        losses = part.summary()["losses"]
+        assert losses["native_nll"]["count"] == 2
+        assert losses["native_nll"]["mean"] == 3
+        assert losses["nll"]["count"] == part.summary()["rows"] == 3
+
+    def test_rounding_below_zero_is_zero(self):
+        part = Slice()
+        part.add(self.columns(1, nll=[-1e-9]))
+        assert part.summary()["losses"]["nll"]["min"] == 0
+
+
+class TestMeasure:
+    ROWS = 240
+
+    def sources(self) -> list[str | None]:
+        return [None if row % 11 == 0 else f"source {row % 5}" for row in range(self.ROWS)]
+
+    def test_any_chunking_grouping_and_order_gives_the_same(self):
+        table, sources = audit_table(self.ROWS), self.sources()
+        whole = measured(table, sources)
+        summary = whole.summary()
+        for seed in range(6):
+            parts = [
+                measured(table.slice(begin, end - begin), sources[begin:end], begin) for begin, end in cut(self.ROWS, seed)
+            ]
+            same(merged_at_random(parts, seed).summary(), summary)
+        assert merged_at_random([whole], 0).summary() == summary  # and JSON loses nothing
+
+    def test_everything_against_plain_sums_over_the_rows(self):
+        table = audit_table(self.ROWS)
+        rows = [row for row in table.to_pylist() if row["status"] != "rejected"]
+        found = measured(table, self.sources()).summary()["all"]
+        assert found["rows"] == len(rows) < self.ROWS
+        for name in LOSSES:
+            values = [row[name] for row in rows if row[name] is not None]
+            assert found["losses"][name]["count"] == len(values)
+            assert found["losses"][name]["mean"] == pytest.approx(np.mean(values))
+            assert found["losses"][name]["max"] == max(values)
+        assert found["losses"]["native_nll"]["count"] < len(rows)
+        assert found["exact_match"]["percent"] == pytest.approx(100 * np.mean([row["exact_match"] for row in rows]))
+        assert found["f1"]["percent"] == pytest.approx(100 * np.mean([row["f1"] for row in rows]))
+        agree = [(row["golds"] > 0) == (row["prediction"] != "") for row in rows]
+        assert found["answerability_accuracy"] == pytest.approx(100 * np.mean(agree))
+        assert found["calibration"]["count"] == sum(row["prediction"] != "" for row in rows)
+
+    def test_every_slice_partitions_the_rows(self):
+        table = audit_table(self.ROWS)
+        summary = measured(table, self.sources()).summary()
+        kept = [k for k, row in enumerate(table.to_pylist()) if row["status"] != "rejected"]
+        assert set(summary["slices"]) == {
+            "question_word",
+            "answerable",
+            "answer_characters",
+            "context_tokens",
+            "num_windows",
+            "answer_position",
+            "source",
+        }
+        for name, values in summary["slices"].items():
+            assert sum(part["rows"] for part in values.values()) == len(kept), name
+        sources = self.sources()
+        for value, part in summary["slices"]["source"].items():
+            assert part["rows"] == sum((sources[k] or "(null)") == value for k in kept)
+        assert set(summary["slices"]["answerable"]) == {"yes", "no"}
+        unanswerable = sum(table["golds"][k].as_py() == 0 for k in kept)
+        assert summary["slices"]["answerable"]["no"]["rows"] == unanswerable
+        assert summary["slices"]["answer_position"]["none"]["rows"] == unanswerable
+        assert set(summary["slices"]["answer_position"]) == {"none", *(f"{k} of 5" for k in range(1, 5))}  # starts below 400
+        assert set(summary["slices"]["question_word"]) == {"who", "what", "other"}
+        assert all("calibration" in part for part in summary["slices"]["num_windows"].values())
+
+    def test_the_highest_losses_are_the_highest_whatever_the_chunks(self):
+        table = audit_table(self.ROWS)
+        rows = [(row["nll"], k) for k, row in enumerate(table.to_pylist()) if row["status"] != "rejected"]
+        expected = sorted(rows, key=lambda entry: (-entry[0], entry[1]))[:7]
+        parts = [
+            measured(table.slice(begin, end - begin), [None] * (end - begin), begin) for begin, end in cut(self.ROWS, seed=1)
+        ]
+        for statistics in (measured(table, [None] * self.ROWS), merged_at_random(parts, 1)):
+            found = statistics.summary()["highest_loss"]
+            assert [(example["nll"], example["row"]) for example in found] == expected
+            assert found[0]["id"] == f"row {expected[0][1]}"
+            assert found[0]["probability"] == table["probability"][expected[0][1]].as_py()
+
+    def test_equal_losses_are_listed_in_the_order_of_the_input(self):
+        table = audit_table(20)
+        level = table.set_column(table.column_names.index("nll"), "nll", pa.array([1.0] * 20, pa.float64()))
+        kept = [k for k, status in enumerate(table["status"].to_pylist()) if status != "rejected"]
+        parts = [measured(level.slice(k, 5), [None] * 5, k, 6) for k in (10, 0, 15, 5)]
+        for seed in range(3):
+            found = merged_at_random(parts, seed).summary()["highest_loss"]
+            assert [example["row"] for example in found] == kept[:6]
+
+    @pytest.mark.parametrize("most", [0, 3])
+    def test_no_more_of_them_than_were_asked_for(self, most: int):
+        parts = [measured(audit_table(30, seed), [None] * 30, 30 * seed, most) for seed in range(4)]
+        assert len(merged_at_random(parts, 0).summary()["highest_loss"]) == most
+
+    def test_nothing_but_rejected_rows(self):
+        columns = {**{name: [None] * 3 for name in AUDIT_SCHEMA.names}, "status": ["rejected"] * 3}
+        summary = measured(pa.table(columns, schema=AUDIT_SCHEMA), [None] * 3).summary()
+        assert summary["all"]["rows"] == 0
+        assert summary["all"]["losses"]["nll"] == {"count": 0}
+        assert summary["highest_loss"] == []
+        assert all(values == {} for values in summary["slices"].values())
+        assert "f1" not in summary["all"]
+
+    def test_no_part_at_all(self):
+        same(Statistics().summary()["all"], Slice().summary())
+
+
+class TestSlicesOfManyValues:
+    def test_the_rest_is_one_slice_whatever_the_merge_order(self):
+        """In no chunk are more values than are kept, and in all together there are."""
+        rows = 360
+        table = audit_table(rows)
+        sources = [f"s{(7 * row) % 180:03d}" for row in range(rows)]
+        kept = [source for source, status in zip(sources, table["status"].to_pylist(), strict=True) if status != "rejected"]
+        first = sorted(set(kept))[:MOST_SLICES]
+        assert len(set(kept)) > MOST_SLICES
+        whole = measured(table, sources).summary()["slices"]["source"]
+        assert set(whole) == {*first, OTHER}
+        for value in first:
+            assert whole[value]["rows"] == kept.count(value)
+        assert whole[OTHER]["rows"] == sum(source not in first for source in kept)
+        for seed in range(4):
+            parts = [measured(table.slice(b, e - b), sources[b:e], b) for b, e in cut(rows, seed)]
+            same(merged_at_random(parts, seed).summary()["slices"]["source"], whole)
+
+    def test_exactly_as_many_as_are_kept_need_no_other(self):
+        table = audit_table(400)
+        kept = [k for k, status in enumerate(table["status"].to_pylist()) if status != "rejected"]
+        sources = [f"s{k % MOST_SLICES}" for k in range(400)]
+        found = measured(table, sources).summary()["slices"]["source"]
+        assert set(found) == {sources[k] for k in kept}
+        assert len(found) == MOST_SLICES
+
+    def test_values_of_any_type_become_text(self):
+        table = audit_table(6)
+        given = {"source": [1, None, ["a", 2], True, 0.5, "x" * 200]}
+        examples = [{"path": "/a", "row": k, "id": "", "context_length": 500} for k in range(6)]
+        found = measure(table, ["?"] * 6, given, examples, 1).slices["source"]
+        labels = ["1", "(null)", "['a', 2]", "True", "0.5", "x" * 80]
+        assert set(found) == {
+            label for label, status in zip(labels, table["status"].to_pylist(), strict=True) if status != "rejected"
+        }
+
+
+@pytest.mark.parametrize(
+    ("question", "word"),
+    [
+        ("Who was it?", "who"),
+        ("In what year did he, who knew, leave?", "what"),  # the first, not the first of the list
+        ("When did the man who knew leave?", "when"),
+        ("How many lamps?", "how many"),
+        ("how much?", "how much"),
+        ("How far, and how many?", "how"),
+        ("¿Who?", "who"),
+        ("What's this?", "what"),
+        ('"Where" is it', "where"),
+        ("WHICH one", "which"),
+        ("For what?", "what"),
+        ("Somewhat whoever", "other"),
+        ("灯台はどこ?", "other"),
+        ("", "other"),
+    ],
+)
+def test_the_question_word_that_stands_first(question: str, word: str):
+    assert question_word(question) == word
+
+
+def test_ranges_sort_as_text_and_hold_their_lower_bound():
+    values = [0, 4, 5, 9, 10, 39, 40, 10**6]
+    found = [bounded(value, (5, 10, 40)) for value in values]
+    assert found == [
+        "00000-00004",
+        "00000-00004",
+        "00005-00009",
+        "00005-00009",
+        "00010-00039",
+        "00010-00039",
+        "00040+",
+        "00040+",
+    ]
+    assert sorted(found) == found

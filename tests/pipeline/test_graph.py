@@ -1,0 +1,99 @@
+"""The graph: linear, one shuffle, one sink, every step under the name of its transform."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import apache_beam as beam
+import pyarrow as pa
+import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.pipeline import AppliedPTransform, PipelineVisitor
+
+from pipeline.graph import build
+from pipeline.job import Job, resolve
+from pipeline.options import parse
+from tests.runs import examples, write_input
+
+STEPS = ["ListFiles", "PlanChunks", "Reshuffle", "ProcessChunks", "MergeReceipts", "WriteManifest"]
+PROCESS = ["ReadChunk", "MakeWindows", "PredictSpans", "DecodeAnswers", "WriteChunk"]
+
+
+@pytest.fixture
+def job(bert_folder: Path, tmp_path: Path) -> Job:
+    golds = pa.array([{"text": ["Ada"], "answer_start": [22]}] * 3)
+    source = write_input(tmp_path / "a.parquet", examples(3).append_column("answers", golds))
+    options, rest = parse(["annotate", f"--input={source}", f"--output={tmp_path}/out", f"--model={bert_folder}"])
+    return resolve(options, PipelineOptions(rest))
+
+
+class Nodes(PipelineVisitor):
+    """Every applied transform of a pipeline, by its full label."""
+
+    def __init__(self, pipeline: beam.Pipeline):
+        self.found: dict[str, AppliedPTransform] = {}
+        self.leaves: list[AppliedPTransform] = []
+        pipeline.visit(self)
+
+    def enter_composite_transform(self, node: AppliedPTransform) -> None:
+        self.found[node.full_label] = node
+
+    def visit_transform(self, node: AppliedPTransform) -> None:
+        self.found[node.full_label] = node
+        self.leaves.append(node)
+
+
+def nodes(job: Job) -> Nodes:
+    pipeline = beam.Pipeline(options=PipelineOptions([]))
+    build(pipeline, job)
+    return Nodes(pipeline)
+
+
+@pytest.mark.parametrize(
+    ("stages", "process"),
+    [
+        (("annotate",), PROCESS),
+        (("audit",), [*PROCESS[:4], "MeasureLoss", "WriteChunk"]),
+        (("annotate", "audit"), [*PROCESS[:4], "MeasureLoss", "WriteChunk"]),
+    ],
+)
+def test_steps_are_labelled_with_the_names_of_their_transforms(job: Job, stages: tuple[str, ...], process: list[str]):
+    found = nodes(replace(job, stages=stages)).found
+    assert [label for label in found if label and "/" not in label] == STEPS
+    inside = [label.split("/")[1] for label in found if label.startswith("ProcessChunks/") and label.count("/") == 1]
+    assert inside == process
+    for name in (*STEPS[1:2], *STEPS[4:]):
+        assert type(found[name].transform).__name__ == name
+    for name in process:
+        assert type(found[f"ProcessChunks/{name}"].transform).__name__ == name
+
+
+def test_it_is_linear_with_one_output_each_and_no_side_inputs(job: Job):
+    """Some runners lose side outputs and second sinks silently."""
+    read: Counter[str] = Counter()
+    for leaf in nodes(job).leaves:
+        if leaf.full_label.startswith("MergeReceipts"):
+            continue  # Beam's own global combine adds its default by a side input
+        assert set(leaf.outputs) <= {None, "None"}
+        assert not leaf.side_inputs
+        read.update(str(collection) for collection in leaf.inputs)
+    assert read
+    assert max(read.values()) == 1
+
+
+def test_only_runs_and_receipts_cross_a_shuffle(job: Job):
+    found = nodes(job).found
+    shuffles = [label for label, node in found.items() if isinstance(node.transform, beam.GroupByKey)]
+    assert [label.split("/")[0] for label in shuffles] == ["Reshuffle", "MergeReceipts"]
+    assert found["Reshuffle"].inputs == tuple(found["PlanChunks"].outputs.values())
+    assert found["MergeReceipts"].inputs == tuple(found["ProcessChunks/WriteChunk"].outputs.values())
+    assert found["ProcessChunks/WriteChunk"].outputs == found["ProcessChunks"].outputs
+
+
+def test_the_graph_can_be_sent_to_a_runner(job: Job):
+    """Workers get it pickled: no loaded network may be in it, whatever this process has loaded."""
+    pipeline = beam.Pipeline(options=PipelineOptions([]))
+    build(pipeline, job)
+    assert len(pipeline.to_runner_api().SerializeToString()) < 200_000

@@ -1,0 +1,188 @@
+"""One output, one identity: claimed once, gone on with, refused by name, or removed when asked."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from pipeline.identity import RUN, claim, identity
+from pipeline.job import Job, resolve
+from pipeline.options import Refused, parse
+from tests.runs import examples, write_input
+from transforms.storage import TEMPORARY, commit
+
+
+@pytest.fixture
+def job(bert_folder: Path, tmp_path: Path) -> Job:
+    """A job on two files, nothing of it run."""
+    for name in ("a", "b"):
+        write_input(tmp_path / "in" / f"{name}.parquet", examples(3))
+    options, rest = parse(["annotate", f"--input={tmp_path}/in", f"--output={tmp_path}/out", f"--model={bert_folder}"])
+    return resolve(options, PipelineOptions(rest))
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+def configured(job: Job, **changes: Any) -> Job:
+    return replace(job, configuration={**job.configuration, **changes})
+
+
+def fill(out: Path) -> None:
+    """What a finished run leaves beside run.json."""
+    for name in ("parts/p", "rejections/p", "manifest.json"):
+        commit(str(out), b"x", *name.split("/"))
+
+
+def files_of(out: Path) -> set[str]:
+    return {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+
+
+def test_a_fresh_output_is_claimed(job: Job, out: Path):
+    assert claim(job, overwrite=False) is False
+    assert files_of(out) == {RUN}
+    assert json.loads((out / RUN).read_text("utf-8")) == json.loads(json.dumps(identity(job, "annotate")))
+    assert not (out / TEMPORARY).exists()
+
+
+def test_the_same_run_goes_on_without_its_old_manifest(job: Job, out: Path):
+    """A manifest that stays would tell downstream jobs that the run is complete while it is not."""
+    claim(job, overwrite=False)
+    fill(out)
+    assert claim(job, overwrite=False) is True
+    assert files_of(out) == {RUN, "parts/p", "rejections/p"}
+
+
+def test_the_same_run_goes_on_even_where_overwriting_is_allowed(job: Job, out: Path):
+    """A nightly job may always pass --overwrite and still resume."""
+    claim(job, overwrite=True)
+    fill(out)
+    assert claim(job, overwrite=True) is True
+    assert "parts/p" in files_of(out)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"n_best": 9}, "n_best was 5, is 9"),
+        ({"model_digest": "other"}, "model_digest was "),
+        ({"keep_columns": ["id"]}, "keep_columns was ['id', 'question', 'context'], is ['id']"),
+        ({"new_option": 1}, "new_option was None, is 1"),
+    ],
+)
+def test_another_configuration_is_refused_by_name(job: Job, out: Path, changes: dict[str, Any], message: str):
+    claim(job, overwrite=False)
+    fill(out)
+    before = {name: (out / name).read_bytes() for name in files_of(out)}
+    with pytest.raises(Refused) as refused:
+        claim(configured(job, **changes), overwrite=False)
+    assert f"--output={out} holds another run: {message}" in str(refused.value)
+    assert {name: (out / name).read_bytes() for name in files_of(out)} == before
+
+
+def test_an_option_that_is_gone_is_a_difference_too(job: Job, out: Path):
+    claim(configured(job, old_option=1), overwrite=False)
+    with pytest.raises(Refused, match="old_option was 1, is None"):
+        claim(job, overwrite=False)
+
+
+class TestInputs:
+    def changed(self, job: Job, place: int, **values: Any) -> Job:
+        files = list(job.files)
+        files[place] = replace(files[place], **values)
+        return replace(job, files=tuple(files))
+
+    @pytest.mark.parametrize("values", [{"size": 1}, {"version": "later"}])
+    def test_a_changed_file_is_named(self, job: Job, values: dict[str, Any]):
+        claim(job, overwrite=False)
+        with pytest.raises(Refused, match=f"input {job.files[1].path} has changed since"):
+            claim(self.changed(job, 1, **values), overwrite=False)
+
+    def test_a_file_more_is_named(self, job: Job):
+        claim(replace(job, files=job.files[:1]), overwrite=False)
+        with pytest.raises(Refused, match=f"input {job.files[1].path} was not part of it"):
+            claim(job, overwrite=False)
+
+    def test_a_file_less_is_named(self, job: Job):
+        claim(job, overwrite=False)
+        with pytest.raises(Refused, match=f"input {job.files[1].path} was part of it"):
+            claim(replace(job, files=job.files[:1]), overwrite=False)
+
+
+class TestOverwrite:
+    def test_it_removes_all_of_the_other_run_and_nothing_else(self, job: Job, out: Path):
+        claim(job, overwrite=False)
+        fill(out)
+        (out / "notes.txt").write_text("mine")
+        other = configured(job, n_best=9)
+        assert claim(other, overwrite=True) is False
+        assert files_of(out) == {RUN, "notes.txt"}
+        assert claim(other, overwrite=False) is True
+
+    def test_parts_without_an_identity_are_refused_and_removed_when_asked(self, job: Job, out: Path):
+        fill(out)
+        with pytest.raises(Refused, match=r"holds parts of a run without run\.json"):
+            claim(job, overwrite=False)
+        assert files_of(out) == {"parts/p", "rejections/p", "manifest.json"}
+        assert claim(job, overwrite=True) is False
+        assert files_of(out) == {RUN}
+
+    @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"configuration": {}, "inputs": [1]}'])
+    def test_a_damaged_identity_is_refused_and_removed_when_asked(self, job: Job, out: Path, content: str):
+        fill(out)
+        (out / RUN).write_text(content)
+        with pytest.raises(Refused, match=r"its run\.json is damaged"):
+            claim(job, overwrite=False)
+        assert claim(job, overwrite=True) is False
+        assert files_of(out) == {RUN}
+
+
+def test_an_output_in_which_nothing_can_be_made_is_refused(job: Job, tmp_path: Path):
+    (tmp_path / "file").write_text("in the way")
+    for output in (f"{tmp_path}/file", f"{tmp_path}/file/out"):
+        with pytest.raises(Refused, match=f"--output={output} can't be written"):
+            claim(replace(job, output=output), overwrite=False)
+
+
+def race(*claims: Callable[[], bool]) -> list[bool | str]:
+    """What claims that start at the same time say: their result or the name of their error."""
+    start, found = threading.Barrier(len(claims)), []
+
+    def attempt(call: Callable[[], bool]) -> None:
+        start.wait()
+        try:
+            found.append(call())
+        except Refused as refused:
+            found.append(str(refused))
+
+    threads = [threading.Thread(target=attempt, args=(call,)) for call in claims]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found
+
+
+def test_of_two_different_runs_at_the_same_time_one_is_refused(job: Job):
+    first, second = sorted(
+        map(str, race(lambda: claim(job, False), lambda: claim(configured(job, n_best=9), False))), reverse=True
+    )
+    assert second.startswith("--output=")
+    assert "n_best was" in second
+    assert first == "False"
+
+
+def test_annotate_with_audit_claims_both_folders(job: Job, out: Path):
+    both = replace(job, stages=("annotate", "audit"))
+    assert claim(both, overwrite=False) is False
+    assert files_of(out) == {RUN, f"audit/{RUN}"}
+    assert claim(both, overwrite=False) is True

@@ -1,0 +1,120 @@
+"""Progress: counted from the names of parts, shown as a bar in a terminal and as lines in a log."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pty
+import re
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from pipeline import progress as module
+from pipeline.job import Job, resolve
+from pipeline.options import parse
+from pipeline.progress import progress
+from tests.runs import examples, write_input
+from transforms.storage import commit
+
+
+@pytest.fixture
+def job(bert_folder: Path, tmp_path: Path) -> Job:
+    """A job on two files of ten rows together."""
+    write_input(tmp_path / "in" / "a.parquet", examples(6))
+    write_input(tmp_path / "in" / "b.parquet", examples(4))
+    options, rest = parse(["annotate", f"--input={tmp_path}/in", f"--output={tmp_path}/out", f"--model={bert_folder}"])
+    return resolve(options, PipelineOptions(rest))
+
+
+def finish(job: Job, *rows: int) -> None:
+    """Commits a part of so many rows each."""
+    for place, count in enumerate(rows):
+        commit(job.output, b"", "parts", f"000000-a-g00000-r{place:09d}-n{count}.parquet")
+
+
+def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == "spanmill"]
+
+
+def test_elsewhere_than_in_a_terminal_there_are_lines(job: Job, caplog: pytest.LogCaptureFixture):
+    with caplog.at_level(logging.INFO, "spanmill"), progress(job):
+        finish(job, 4, 3)
+    (line,) = lines(caplog)
+    assert re.fullmatch(r"7 of 10 rows done, \d+\.\d rows/s, \d+ s left", line)
+
+
+def test_a_line_is_written_now_and_then(job: Job, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "_LOG_SECONDS", 0.0)
+    monkeypatch.setattr(module, "is_local", lambda _: True)
+    wait = module.threading.Event.wait
+    monkeypatch.setattr(module.threading.Event, "wait", lambda self, pause=None: wait(self, pause and 0.02))
+    with caplog.at_level(logging.INFO, "spanmill"), progress(job):
+        for rows in ((), (4,), (4, 6)):
+            finish(job, *rows)
+            time.sleep(0.15)
+    found = lines(caplog)
+    assert any(line.startswith("0 of 10") for line in found)
+    assert any(line.startswith("4 of 10") for line in found)
+    assert found[-1].startswith("10 of 10 rows done")
+    assert "left" not in found[-1]
+
+
+def test_a_rerun_counts_its_rate_from_what_it_does_itself(job: Job, caplog: pytest.LogCaptureFixture):
+    finish(job, 6)
+    with caplog.at_level(logging.INFO, "spanmill"), progress(job):
+        time.sleep(0.05)  # until it has seen what is there
+    assert lines(caplog) == ["6 of 10 rows done, 0.0 rows/s"]
+
+
+def test_files_that_can_not_be_read_count_for_nothing(job: Job, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    (tmp_path / "in" / "b.parquet").write_bytes(b"")
+    with caplog.at_level(logging.INFO, "spanmill"), progress(job):
+        finish(job, 6)
+    assert lines(caplog)[-1].startswith("6 of 6 rows done")
+
+
+def test_a_limit_bounds_what_is_planned(job: Job, caplog: pytest.LogCaptureFixture):
+    limited = replace(job, files=tuple(replace(file, rows=2) for file in job.files))
+    with caplog.at_level(logging.INFO, "spanmill"), progress(limited):
+        finish(job, 2)
+    assert lines(caplog)[-1].startswith("2 of 4 rows done")
+
+
+def test_it_never_ends_a_run(job: Job, caplog: pytest.LogCaptureFixture):
+    """A foreign file among the parts has no row count in its name."""
+    commit(job.output, b"", "parts", "_SUCCESS")
+    with caplog.at_level(logging.INFO, "spanmill"), progress(job):
+        pass
+    assert lines(caplog) == ["progress can't be shown"]
+
+
+def test_an_error_of_the_run_comes_through(job: Job):
+    with pytest.raises(KeyError), progress(job):
+        raise KeyError("of the run")
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """Makes standard error a terminal; what is shown there can be read from the descriptor."""
+    reading, writing = pty.openpty()
+    with os.fdopen(writing, "w") as stream, monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", stream)
+        yield reading
+    os.close(reading)
+
+
+def test_in_a_terminal_there_is_a_bar(job: Job, terminal: int, caplog: pytest.LogCaptureFixture):
+    with caplog.at_level(logging.INFO, "spanmill"), progress(job):
+        finish(job, 4, 6)
+    sys.stderr.flush()
+    shown = os.read(terminal, 10_000).decode()
+    assert "annotate:   0%" in shown
+    assert "10/10" in shown
+    assert "row/s" in shown
+    assert lines(caplog) == []

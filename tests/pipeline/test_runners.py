@@ -1,0 +1,58 @@
+"""Runners: the default is the in-process one under any of its names, others are Beam's."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.runners.portability.prism_runner import PrismRunner
+
+from pipeline.runners import is_local, is_template, make_runner
+
+
+@pytest.mark.parametrize("arguments", [[], ["--runner=DirectRunner"], ["--runner=direct"], ["--runner=FnApiRunner"]])
+def test_the_direct_runner_is_the_in_process_one(arguments: list[str]):
+    """Beam's own DirectRunner tries to download another runner first, without a time-out."""
+    options = PipelineOptions(arguments)
+    assert type(make_runner(options)) is FnApiRunner
+    assert is_local(options)
+
+
+def test_other_runners_are_beams():
+    options = PipelineOptions(["--runner=PrismRunner"])
+    assert isinstance(make_runner(options), PrismRunner)
+    assert not is_local(options)
+
+
+def test_an_unknown_runner_is_an_error():
+    with pytest.raises((ValueError, ImportError), match="NoSuchRunner"):
+        make_runner(PipelineOptions(["--runner=NoSuchRunner"]))
+
+
+@pytest.mark.parametrize(("processes", "share"), [(1, 8), (2, 4), (3, 2), (8, 1), (16, 1), (0, 1)])
+def test_processes_share_the_cores(monkeypatch: pytest.MonkeyPatch, processes: int, share: int):
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setenv("OMP_NUM_THREADS", "")
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    make_runner(PipelineOptions(["--direct_running_mode=multi_processing", f"--direct_num_workers={processes}"]))
+    assert os.environ["OMP_NUM_THREADS"] == str(share)
+
+
+def test_what_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    make_runner(PipelineOptions(["--direct_running_mode=multi_processing", "--direct_num_workers=2"]))
+    assert os.environ["OMP_NUM_THREADS"] == "3"
+
+
+def test_one_process_leaves_threads_alone(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "")
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    make_runner(PipelineOptions([]))
+    assert "OMP_NUM_THREADS" not in os.environ
+
+
+def test_a_template_is_told_by_its_option():
+    assert is_template(PipelineOptions(["--template_location=gs://bucket/template"]))
+    assert not is_template(PipelineOptions([]))

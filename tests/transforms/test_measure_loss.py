@@ -1,0 +1,251 @@
+"""The audit's outcome of a chunk, from contexts of one-letter words whose logits are written down by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from model.audit import AUDIT_SCHEMA
+from model.prediction import Decoding
+from model.statistics import Statistics
+from model.tokenizer import Tokenizer
+from tests.transforms.fakes import DECODING, LIMITS, FakeReader, asked, make_chunk
+from transforms.decode_answers import decode_answers
+from transforms.make_windows import make_windows
+from transforms.measure_loss import AuditOptions, _MeasureLoss, as_texts, measure_loss
+from transforms.predict_spans import predict_spans
+from transforms.records import AnsweredChunk, Outcome
+
+NOTHING: dict[str, list[Any]] = {"text": [], "answer_start": []}
+
+ANSWERS = pa.struct([("text", pa.list_(pa.string())), ("answer_start", pa.list_(pa.int32()))])
+
+
+def gold(text: str, start: int) -> dict[str, list[Any]]:
+    return {"text": [text], "answer_start": [start]}
+
+
+def with_answers(table: pa.Table, *answers: Any) -> pa.Table:
+    return table.append_column("answers", pa.array(answers, ANSWERS))
+
+
+def answer(table: pa.Table, reader: FakeReader, decoding: Decoding = DECODING, *, golds: bool = True) -> AnsweredChunk:
+    """A chunk through all steps up to its answers, with its golds measured; no annotate."""
+    limits = replace(LIMITS, answers="answers" if golds else "")
+    windowed = make_windows(make_chunk(table, first_row=100), reader.words, limits)
+    return decode_answers(predict_spans(windowed, reader, decoding, 200), decoding, 0.0, annotate=False)
+
+
+def audit(table: pa.Table, reader: FakeReader, decoding: Decoding = DECODING, **options: Any) -> Outcome:
+    answered = measure_loss(answer(table, reader, decoding), decoding, AuditOptions(**options))
+    (outcome,) = answered.outcomes
+    assert outcome.stage == "audit"
+    assert outcome.columns.schema == AUDIT_SCHEMA
+    return outcome
+
+
+def summary(outcome: Outcome) -> dict[str, Any]:
+    """The chunk's statistics after what a receipt makes of them: JSON and back."""
+    return Statistics.from_json(json.loads(json.dumps(outcome.statistics))).summary()
+
+
+def test_a_loss_worked_by_hand(words: Tokenizer):
+    """`a b c` with start logits 2, 0, 0 and end logits 0, 0, 3; the gold is `a`: right start, wrong end."""
+    reader = FakeReader(words, {"a": (2.0, 0.0), "c": (0.0, 3.0)})
+    (row,) = audit(with_answers(asked("a b c"), gold("a", 0)), reader).columns.to_pylist()
+    start, end = math.log(math.e**2 + 2) - 2, math.log(math.e**3 + 2)
+    assert row["nll_start"] == pytest.approx(start, rel=1e-6)
+    assert row["nll_end"] == pytest.approx(end, rel=1e-6)
+    assert row["nll"] == pytest.approx(start + end, rel=1e-6)
+    assert row["nll_per_token"] == pytest.approx((start + end) / 3, rel=1e-6)
+    # All spans of at most 4 tokens: aa 2, ab 2, ac 5, bb 0, bc 3, cc 3.
+    mass = math.log(2 * math.e**2 + math.e**5 + 1 + 2 * math.e**3)
+    assert row["prediction"] == "a b c"
+    assert row["probability"] == pytest.approx(math.exp(5 - mass), rel=1e-5)
+    assert row["gold_probability"] == pytest.approx(math.exp(2 - mass), rel=1e-5)
+    assert row["gold_rank"] is None  # three candidates are kept: ac, then bc and cc; aa would be the fourth
+    assert row["exact_match"] == 0
+    assert row["f1"] == pytest.approx(0.0)  # SQuAD drops the article "a"
+    assert (row["status"], row["reason"]) == ("scored", None)
+
+
+def test_the_link_of_the_tokenwise_loss_is_the_one_that_was_asked_for(words: Tokenizer):
+    """With a sigmoid link, the tokens of `b c` that are labelled 0 cost log 2 each; the gold at logit 2 its own."""
+    table = with_answers(asked("a b c"), gold("a", 0))
+    reader = FakeReader(words, {"a": (2.0, 0.0)})
+    limits = replace(LIMITS, answers="answers")
+    windowed = make_windows(make_chunk(table), words, limits)
+    answered = decode_answers(predict_spans(windowed, reader, DECODING, 200, "sigmoid"), DECODING, 0.0, annotate=False)
+    (outcome,) = measure_loss(answered, DECODING, AuditOptions(link="sigmoid")).outcomes
+    row = outcome.columns.to_pylist()[0]
+    assert row["tokenwise_start"] == pytest.approx(math.log1p(math.exp(-2)) + 2 * math.log(2), rel=1e-6)
+    assert row["tokenwise_end"] == pytest.approx(3 * math.log(2), rel=1e-6)
+
+
+@pytest.mark.parametrize("null", [False, True])
+def test_statuses_reasons_counts_and_rejections(words: Tokenizer, null: bool):
+    table = with_answers(
+        asked("a b c", "a b c", " ", "a b c", "a b c", "a b c d e f", None, "a b c"),
+        gold("b", 2),
+        NOTHING,
+        gold("a", 0),
+        None,
+        gold("b", 0),
+        gold("a b c d e f", 0),  # longer than max_answer_length, 4
+        None,  # a missing context stands before missing answers
+        {"text": ["b", "x"], "answer_start": [2, 2]},
+    )
+    outcome = audit(table, FakeReader(words), replace(DECODING, null=null))
+    rows = outcome.columns.to_pylist()
+    assert [(row["status"], row["reason"]) for row in rows] == [
+        ("scored", None),
+        ("null_scored", None) if null else ("unreachable", "no_null_option"),
+        ("rejected", "context_blank"),
+        ("rejected", "answers_missing"),
+        ("rejected", "gold_misaligned"),
+        ("scored", "gold_too_long"),
+        ("rejected", "context_missing"),
+        ("scored", None),
+    ]
+    found = [(rejection.row, rejection.stage, rejection.reason) for rejection in outcome.rejections]
+    assert found == [
+        (2, "MakeWindows", "context_blank"),
+        (3, "MakeWindows", "answers_missing"),
+        (4, "MakeWindows", "gold_misaligned"),
+        (6, "MakeWindows", "context_missing"),
+    ]
+    counts = dict(outcome.counts)
+    assert counts["rows"] == 8
+    assert counts["scored"] + counts.get("null_scored", 0) + counts.get("unreachable", 0) + counts["rejected"] == 8
+    assert counts["rejected"] == 4
+    assert counts["golds_dropped"] == 2
+    assert rows[7]["golds_dropped"] == 1
+    assert summary(outcome)["all"]["rows"] == 4
+
+
+def test_rows_that_the_network_failed_are_rejected(words: Tokenizer):
+    reader = FakeReader(words, {"b": (math.nan, 0.0)})
+    outcome = audit(with_answers(asked("a b", "a c"), gold("a", 0), gold("c", 2)), reader)
+    assert outcome.columns.column("status").to_pylist() == ["rejected", "scored"]
+    assert [(rejection.stage, rejection.reason) for rejection in outcome.rejections] == [("PredictSpans", "non_finite_logits")]
+    assert summary(outcome)["all"]["losses"]["nll"]["count"] == 1
+
+
+def test_a_gold_in_no_window_is_unreachable_and_has_its_passage_loss(words: Tokenizer):
+    """Windows of 32 tokens hold 28 or fewer of the context: 40 letters, and a gold from the first to the last."""
+    context = " ".join("abcdefghij" * 4)
+    outcome = audit(with_answers(asked(context), gold(context, 0)), FakeReader(words, {"a": (1.0, 0.0)}))
+    (row,) = outcome.columns.to_pylist()
+    assert (row["status"], row["reason"]) == ("unreachable", "gold_in_no_window")
+    assert row["windows_whole"] == 0
+    assert row["windows_partly"] == row["num_windows"] > 1
+    assert row["nll_start"] == pytest.approx(math.log(4 * math.e + 36) - 1, rel=1e-6)
+    assert row["nll_end"] == pytest.approx(math.log(40), rel=1e-6)
+    assert row["native_nll"] is None
+    assert outcome.rejections == ()
+
+
+def test_equal_rows_are_measured_alike_and_each_counts(words: Tokenizer):
+    """A pair that several rows ask is predicted once; rows of it may have golds of their own."""
+    table = with_answers(asked("a b", "a b", "a b"), gold("a", 0), gold("b", 2), gold("a", 0))
+    outcome = audit(table, FakeReader(words, {"a": (1.0, 0.5)}))
+    first, second, third = outcome.columns.to_pylist()
+    assert first == third
+    assert first["nll"] < second["nll"]
+    assert first["pair_hash"] == second["pair_hash"]
+    assert first["gold_hash"] != second["gold_hash"]
+    assert outcome.counts["pairs"] == 1
+    assert summary(outcome)["all"]["losses"]["nll"]["count"] == 3
+
+
+def test_what_the_list_of_highest_losses_shows(words: Tokenizer):
+    long = "what is " * 100
+    table = with_answers(asked("a b", "a c", question=long), gold("a", 0), {"text": ["c"] * 5, "answer_start": [2] * 5})
+    reader = FakeReader(words, {"a": (1.0, 3.0)})
+    highest, other = summary(audit(table, reader))["highest_loss"]
+    assert (highest["id"], highest["path"], highest["row"]) == ("row 1", "/in/a.parquet", 101)  # the row within the file
+    assert highest["gold"] == ["c"] * 3
+    assert highest["question"] == long.strip()[:300] or highest["question"] == long[:300]
+    assert highest["prediction"] == "a"
+    assert highest["nll"] == pytest.approx(highest["nll_start"] + highest["nll_end"])
+    assert highest["nll"] > other["nll"]
+    assert 0 < highest["gold_probability"] < highest["probability"] < 1
+    assert highest["null_probability"] is None
+    assert len(summary(audit(table, reader, worst=1))["highest_loss"]) == 1
+
+
+def test_slices_by_columns_of_the_input(words: Tokenizer):
+    table = with_answers(asked("a b", "a c", None, "a d"), gold("a", 0), gold("c", 2), gold("a", 0), NOTHING)
+    table = table.append_column("source", pa.array(["x", None, "x", "y"]).dictionary_encode())
+    table = table.append_column("tags", pa.array([[1], [1], [2], None]))
+    slices = summary(audit(table, FakeReader(words), slice_by=("source", "tags")))["slices"]
+    assert {value: part["rows"] for value, part in slices["source"].items()} == {"x": 1, "(null)": 1, "y": 1}
+    assert {value: part["rows"] for value, part in slices["tags"].items()} == {"[1]": 2, "(null)": 1}
+
+
+@pytest.mark.parametrize(
+    ("ids", "shown"),
+    [
+        (pa.array([7, 8]), ["7", "8"]),
+        (pa.array([None, "x"]), [None, "x"]),
+        (pa.array([b"\xff", b"x"]), [r"b'\xff'", "b'x'"]),
+        (pa.array([b"\xff", b"x"]).view(pa.string()), [None, "x"]),  # a string as its writer left it
+        (pa.array([datetime(1843, 1, 2), datetime(1844, 1, 2)]), ["1843-01-02 00:00:00", "1844-01-02 00:00:00"]),
+        (pa.array(["same", "same"]).dictionary_encode(), ["same", "same"]),
+    ],
+)
+def test_ids_of_any_type_are_shown_as_text(words: Tokenizer, ids: pa.Array, shown: list[str | None]):
+    """A receipt is JSON: an id that is none must not fail its chunk."""
+    assert as_texts(ids) == shown
+    table = with_answers(asked("a b", "a c").set_column(0, "id", ids), gold("a", 0), gold("c", 2))
+    outcome = audit(table, FakeReader(words), slice_by=("id",))
+    highest = summary(outcome)["highest_loss"]
+    assert [example["id"] for example in sorted(highest, key=lambda example: example["row"])] == shown
+    assert set(summary(outcome)["slices"]["id"]) == {"(null)" if each is None else each for each in shown}
+
+
+def test_rows_without_an_id_go_by_their_place(words: Tokenizer):
+    table = with_answers(asked("a b"), gold("a", 0)).drop_columns(["id"])
+    assert summary(audit(table, FakeReader(words)))["highest_loss"][0]["id"] == "a.parquet:0:0"
+
+
+def test_annotate_comes_before_and_stays(words: Tokenizer):
+    table = with_answers(asked("a b"), gold("a", 0))
+    reader = FakeReader(words)
+    windowed = make_windows(make_chunk(table), words, replace(LIMITS, answers="answers"))
+    answered = decode_answers(predict_spans(windowed, reader, DECODING, 200), DECODING, 0.0)
+    both = measure_loss(answered, DECODING, AuditOptions())
+    assert [outcome.stage for outcome in both.outcomes] == ["annotate", "audit"]
+    assert both.outcomes[0] is answered.outcomes[0]
+    assert both.outcomes[1].columns.equals(audit(table, reader).columns)
+
+
+def test_golds_must_have_been_measured(words: Tokenizer):
+    answered = answer(with_answers(asked("a b"), gold("a", 0)), FakeReader(words), golds=False)
+    with pytest.raises(ValueError, match="without its golds"):
+        measure_loss(answered, DECODING, AuditOptions())
+
+
+def test_the_step_fails_its_chunk_and_not_the_run(words: Tokenizer):
+    answered = answer(with_answers(asked("a b"), gold("a", 0)), FakeReader(words), golds=False)
+    (receipt,) = _MeasureLoss(DECODING, AuditOptions()).process(answered)
+    assert receipt.failed_step == "MeasureLoss"
+    assert receipt.stage == ""  # of every stage of the job
+    assert "without its golds" in receipt.error
+    assert receipt.rows == 1
+
+
+def test_the_step_is_the_function(words: Tokenizer):
+    table = with_answers(asked("a b", "a b c"), gold("a", 0), gold("c", 4))
+    answered = answer(table, FakeReader(words))
+    (found,) = _MeasureLoss(DECODING, AuditOptions()).process(answered)
+    assert found.outcomes[0].columns.equals(measure_loss(answered, DECODING, AuditOptions()).outcomes[0].columns)
+    assert found.chunk.seconds["MeasureLoss"] > 0
+    assert np.isfinite(found.outcomes[0].columns.column("nll").to_numpy()).all()
