@@ -91,9 +91,10 @@ def make(options: argparse.Namespace) -> None:
 def rank(options: argparse.Namespace) -> None:
     rows = read_rows(options.audit)
     misaligned = [row for row in rows if row["corruption"] == "misaligned"]
-    found = sum(row["reason"] == "gold_misaligned" for row in misaligned)
-    false_alarms = sum(row["reason"] == "gold_misaligned" for row in rows) - found
-    print(f"misaligned: {found} of {len(misaligned)} found as gold_misaligned, {false_alarms} others called so")
+    for reason in ("gold_misaligned", "gold_out_of_range"):
+        found = sum(row["reason"] == reason for row in misaligned)
+        false_alarms = sum(row["reason"] == reason for row in rows) - found
+        print(f"misaligned: {found} of {len(misaligned)} found as {reason}, {false_alarms} others called so")
     scored = [row for row in rows if row["nll"] is not None]
     bad = np.array([row["corruption"] != "none" for row in scored])
     kind = next(row["corruption"] for row in scored if row["corruption"] != "none")

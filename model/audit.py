@@ -186,8 +186,8 @@ def audit_columns(
 ) -> pa.Table:
     """The output columns of audit, one row per input row.
 
-    questions, contexts in the order of those of `windows`, row_pair int64 [rows] (-1 with a reason for a rejected row), no_answer bool
-    [pairs]: the model's decision.
+    questions and contexts in the order of those of `windows`, row_pair int64 [rows] (-1 with a reason for a rejected row),
+    no_answer bool [pairs]: the model's decision.
     """
     rows = row_losses(golds, losses, row_pair)
     char_start, char_end, texts = candidate_columns(spans, windows, contexts)

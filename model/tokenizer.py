@@ -7,6 +7,7 @@ probe of the post-processor tells which special tokens stand around a question a
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -19,6 +20,9 @@ _CHARACTERS_AT_ONCE = 1_000_000
 
 _WHITESPACE = np.array([chr(code).isspace() for code in range(0x3001)])
 """True at every code point that `str.isspace` accepts (the last is U+3000)."""
+
+
+_JOINER = 0x200D
 
 
 class TokenizerError(ValueError):
@@ -204,7 +208,9 @@ class Tokenizer:
         offsets = np.fromiter(flat, np.int64, 2 * tokens).reshape(tokens, 2)
         passage = np.repeat(np.arange(len(contexts)), ids.lengths)
         text_start = np.concatenate([[0], np.cumsum([len(context) for context in contexts])]).astype(np.int64)
-        start, end = trim_whitespace("".join(contexts), offsets + text_start[passage][:, None])
+        text = "".join(contexts)
+        start, end = trim_whitespace(text, offsets + text_start[passage][:, None])
+        end = over_marks(text, end, np.minimum(np.append(start[1:], len(text)), text_start[passage + 1]))
         can_start, can_end = span_ends(start, end)  # texts stand end to end, so passages never share a character
         shift = text_start[passage]
         return Passages(
@@ -242,6 +248,24 @@ def trim_whitespace(text: str, offsets: np.ndarray) -> tuple[np.ndarray, np.ndar
     last = len(codes) - 1
     trimmed = np.minimum(np.where(start <= last, following[np.minimum(start, last)], start), end)
     return trimmed, np.where(end > trimmed, np.maximum(preceding[np.maximum(end - 1, 0)], trimmed), trimmed)
+
+
+def over_marks(text: str, end: np.ndarray, limit: np.ndarray) -> np.ndarray:
+    """Moves ends, int64 [tokens], outward over the combining marks and joiners that follow, up to `limit`.
+
+    Tokenizers that strip accents leave marks in no token (BERT: Devanagari vowel signs, decomposed accents); an answer that
+    ended before its last letter's marks would not be what a person reads.
+    """
+    if text.isascii():
+        return end
+    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+    distinct = np.unique(codes)
+    marks = [code for code in distinct.tolist() if unicodedata.category(chr(code))[0] == "M" or code == _JOINER]
+    if not marks:
+        return end
+    place = np.where(np.isin(codes, marks), len(codes), np.arange(len(codes)))
+    following = np.append(np.minimum.accumulate(place[::-1])[::-1], len(codes))
+    return np.maximum(np.minimum(following[end], limit), end)
 
 
 def span_ends(start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

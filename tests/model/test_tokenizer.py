@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from transformers import DebertaV2Tokenizer, PreTrainedTokenizerFast, XLNetTokenizer
 
 import model.tokenizer
-from model.tokenizer import Passages, Ragged, Tokenizer, TokenizerError, span_ends, trim_whitespace
+from model.tokenizer import Passages, Ragged, Tokenizer, TokenizerError, over_marks, span_ends, trim_whitespace
 from tests.checkpoints import Checkpoint, joined_emoji_tokenizer, roberta_tokenizer, wordpiece, xlnet_tokenizer
 from tests.model.texts import FAMILY, TRICKY_CONTEXTS, long_context
 
@@ -309,3 +310,26 @@ def test_a_pair_format_that_drops_a_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text(json.dumps(settings), "utf-8")
     with pytest.raises(TokenizerError, match="question and context can't be told apart"):
         Tokenizer(tmp_path)
+
+
+def test_an_answer_keeps_the_marks_of_its_last_letter(bert_folder: Path) -> None:
+    """BERT strips nonspacing marks, so that they stand in no token; they belong to the letter before them."""
+    for context in ("cafe\u0301 noir", "क़िला है", "o\u0323\u0300 re"):
+        passages = Tokenizer(bert_folder).passages([context, context])
+        for low, high in zip(passages.bounds[:-1], passages.bounds[1:], strict=True):
+            ends = passages.char_end[low:high][passages.can_end[low:high]].tolist()
+            assert ends[-1] == len(context)
+            for end in ends:
+                assert end == len(context) or unicodedata.category(context[end]) != "Mn"
+
+
+@given(st.text("ae\u0301\u0323 \u200dक\u093e", max_size=12), st.data())
+def test_over_marks_equals_a_walk(text: str, data: st.DataObject) -> None:
+    ends = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=4)))
+    limits = [data.draw(st.integers(end, len(text))) for end in ends]
+    expected = []
+    for end, limit in zip(ends, limits, strict=True):
+        while end < limit and (unicodedata.category(text[end])[0] == "M" or text[end] == "\u200d"):
+            end += 1
+        expected.append(end)
+    assert over_marks(text, np.array(ends, np.int64), np.array(limits, np.int64)).tolist() == expected
