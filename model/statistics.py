@@ -218,7 +218,8 @@ class Slice:
             mean = self.f1 / self.graded
             spread = math.sqrt(max(0.0, self.f1_squares / self.graded - mean * mean) / self.graded)
             result["exact_match"] = {"percent": 100 * self.right / self.graded, "interval": _wilson(self.right, self.graded)}
-            result["f1"] = {"percent": 100 * mean, "interval": [100 * (mean - 1.96 * spread), 100 * (mean + 1.96 * spread)]}
+            interval = [100 * max(0.0, mean - 1.96 * spread), 100 * min(1.0, mean + 1.96 * spread)]
+            result["f1"] = {"percent": 100 * mean, "interval": interval}
             result["answerability_accuracy"] = 100 * self.answerability / self.graded
         result["calibration"] = self.calibration.summary()
         return result

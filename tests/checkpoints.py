@@ -70,7 +70,8 @@ def _wordpieces() -> dict[str, int]:
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     trainer = trainers.WordPieceTrainer(vocab_size=800, special_tokens=_BERT_TOKENS, show_progress=False)
     tokenizer.train_from_iterator(sample_texts(), trainer)
-    return tokenizer.get_vocab()
+    learnt = sorted(tokenizer.get_vocab().keys() - set(_BERT_TOKENS))  # the trainer numbers them anew in every process
+    return {token: k for k, token in enumerate([*_BERT_TOKENS, *learnt])}
 
 
 @cache
@@ -91,11 +92,11 @@ def _byte_pairs(*special: str) -> tuple[dict[str, int], list[tuple[str, str]]]:
 
 @cache
 def _unigrams() -> list[tuple[str, float]]:
-    """Pieces and scores of a Unigram model over metaspace words, without special tokens."""
+    """Pieces of a Unigram model over metaspace words, without special tokens; the trainer's scores differ every time."""
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.train_from_iterator(sample_texts(), trainers.UnigramTrainer(vocab_size=800, show_progress=False))
-    return [(piece, score) for piece, score in json.loads(tokenizer.to_str())["model"]["vocab"]]
+    return [(piece, -5.0) for piece in sorted(tokenizer.get_vocab())]
 
 
 def _with_special(*special: str) -> list[tuple[str, float]]:

@@ -10,7 +10,7 @@ import apache_beam as beam
 import pyarrow as pa
 
 from model.audit import audit_columns
-from model.golds import gold_views
+from model.golds import Golds, gold_views
 from model.losses import passage_losses
 from model.prediction import Decoding
 from model.statistics import measure
@@ -64,7 +64,7 @@ def measure_loss(answered: AnsweredChunk, decoding: Decoding, options: AuditOpti
     table = answered.chunk.table
     given = {name: as_texts(table.column(name)) for name in options.slice_by}
     questions = [windowed.questions[windows.pair_question[pair]] if pair >= 0 else "" for pair in windowed.row_pair]
-    statistics = measure(columns, questions, given, _examples(answered, questions, options), options.worst)
+    statistics = measure(columns, questions, given, _examples(answered, golds, questions, options), options.worst)
     outcome = Outcome(
         stage="audit",
         columns=columns,
@@ -88,11 +88,10 @@ def _value(scalar: pa.Scalar) -> Any:
         return None
 
 
-def _examples(answered: AnsweredChunk, questions: list[str], options: AuditOptions) -> list[dict[str, Any]]:
+def _examples(answered: AnsweredChunk, golds: Golds, questions: list[str], options: AuditOptions) -> list[dict[str, Any]]:
     """What the list of highest losses shows of each row, beyond its columns."""
     windowed, spec = answered.predicted.windowed, answered.chunk.spec
     ids = as_texts(row_ids(answered.chunk, options.id))
-    golds = windowed.golds.texts if windowed.golds else []
     contexts = [windowed.contexts[windowed.windows.pair_passage[p]] if p >= 0 else "" for p in windowed.row_pair]
     return [
         {
@@ -103,7 +102,7 @@ def _examples(answered: AnsweredChunk, questions: list[str], options: AuditOptio
             "gold": [text[:SHOWN_CHARACTERS] for text in texts[:3]],
             "context_length": len(context),
         }
-        for row, (row_id, question, texts, context) in enumerate(zip(ids, questions, golds, contexts, strict=True))
+        for row, (row_id, question, texts, context) in enumerate(zip(ids, questions, golds.texts, contexts, strict=True))
     ]
 
 

@@ -21,7 +21,7 @@ from model.spans import merge_windows
 from model.windows import Windows, cut_windows
 from tests.checkpoints import Checkpoint
 from tests.model.brute_force import owner
-from tests.model.texts import TRICKY_CONTEXTS, long_context
+from tests.model.texts import TRICKY_CONTEXTS, is_mark, long_context
 
 QUESTION = "Who waved at the flag?"
 
@@ -115,9 +115,13 @@ def best_span_by_transformers(checkpoint: Checkpoint, context: str, max_length: 
             begin, end = begin + len(text) - len(text.lstrip()), end - len(text) + len(text.rstrip())
             logits = output.start_logits[0, at].item(), output.end_logits[0, at].item()
             tokens.setdefault(start + k, (begin, max(begin, end), {}))[2][window] = logits
-    sharing = [{c for begin, end, _ in side for c in range(begin, end)} for side in ([t] for t in tokens.values())]
+    for k, (begin, end, logits) in tokens.items():
+        while end < (tokens[k + 1][0] if k + 1 in tokens else len(context)) and is_mark(context[end]):
+            end += 1
+        tokens[k] = begin, end, logits
+    sharing = [set(range(begin, end)) for begin, end, _ in tokens.values()]
     filled = [k for k, characters in enumerate(sharing) if characters]
-    cuts = {0: True} | {b: not sharing[a] & sharing[b] for a, b in zip(filled, filled[1:], strict=False)}
+    cuts = {b: not sharing[a] & sharing[b] for a, b in zip(filled, filled[1:], strict=False)}
     starts = [k for k in filled if cuts.get(k, True)]
     ends = {k for place, k in enumerate(filled) if place + 1 == len(filled) or cuts[filled[place + 1]]}
     scores = {}

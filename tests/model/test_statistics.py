@@ -232,13 +232,21 @@ class TestSlice:
     def test_wilson_interval_and_percentages(self):
         """8 of 10: (0.8 + 1.96^2 / 20 +- 1.96 sqrt(0.016 + 1.96^2 / 400)) / (1 + 1.96^2 / 10) by hand."""
         part = Slice()
-        part.add(self.columns(10, exact_match=[1] * 8 + [0] * 2, f1=[1] * 8 + [0.5, 0]))
+        part.add(self.columns(10, exact_match=[1] * 8 + [0] * 2, f1=[1] * 4 + [0.5] * 6))
         summary = part.summary()
         assert summary["exact_match"]["percent"] == 80
         assert summary["exact_match"]["interval"] == pytest.approx([49.02, 94.33], abs=0.01)
-        assert summary["f1"]["percent"] == pytest.approx(85)
-        spread = 1.96 * np.std([1] * 8 + [0.5, 0]) / math.sqrt(10)
-        assert summary["f1"]["interval"] == pytest.approx([100 * (0.85 - spread), 100 * (0.85 + spread)])
+        assert summary["f1"]["percent"] == pytest.approx(70)
+        spread = 1.96 * np.std([1] * 4 + [0.5] * 6) / math.sqrt(10)
+        assert summary["f1"]["interval"] == pytest.approx([100 * (0.7 - spread), 100 * (0.7 + spread)])
+
+    def test_no_interval_leaves_the_percentages_that_there_are(self):
+        for f1 in ([0, 0, 1], [1, 1, 0]):
+            part = Slice()
+            part.add(self.columns(3, f1=f1))
+            low, high = part.summary()["f1"]["interval"]
+            assert (low == 0) == (sum(f1) == 1)
+            assert (high == 100) == (sum(f1) == 2)
 
     def test_all_right_and_all_wrong_have_an_interval_of_some_width(self):
         for right in (0, 1):

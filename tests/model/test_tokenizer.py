@@ -14,7 +14,7 @@ from transformers import DebertaV2Tokenizer, PreTrainedTokenizerFast, XLNetToken
 import model.tokenizer
 from model.tokenizer import Passages, Ragged, Tokenizer, TokenizerError, over_marks, span_ends, trim_whitespace
 from tests.checkpoints import Checkpoint, joined_emoji_tokenizer, roberta_tokenizer, wordpiece, xlnet_tokenizer
-from tests.model.texts import FAMILY, TRICKY_CONTEXTS, long_context
+from tests.model.texts import FAMILY, TRICKY_CONTEXTS, is_mark, long_context
 
 
 def tokens_of(passages: Passages, passage: int) -> list[tuple[int, int, bool, bool]]:
@@ -50,6 +50,17 @@ def test_all_white_space_of_python_is_trimmed() -> None:
     assert (starts == ends).all()
     starts, ends = trim_whitespace(text, np.array([[0, len(text)]]))
     assert (starts.item(), ends.item()) == (1, len(text) - 1)
+
+
+@given(st.data(), st.text(alphabet="ab \u0301\u0903\u200d", max_size=12))
+def test_ends_move_over_marks_up_to_their_limit(data: st.DataObject, text: str) -> None:
+    places = st.integers(0, len(text))
+    pairs = data.draw(st.lists(st.tuples(places, places).map(sorted), min_size=1, max_size=8))
+    ends, limits = np.array(pairs, np.int64).T
+    for moved, (end, limit) in zip(over_marks(text, ends, limits).tolist(), pairs, strict=True):
+        while end < limit and is_mark(text[end]):
+            end += 1
+        assert moved == end
 
 
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 3)), max_size=10).map(sorted))
@@ -105,6 +116,17 @@ def test_every_visible_character_stands_in_a_byte_level_token(tmp_path: Path) ->
     for context in TRICKY_CONTEXTS.values():
         covered = {k for start, end, *_ in tokens_of(tokenizer.passages([context]), 0) for k in range(start, end)}
         assert covered == {k for k, character in enumerate(context) if not character.isspace()}
+
+
+def test_no_answer_ends_between_a_letter_and_its_marks(checkpoint: Checkpoint) -> None:
+    """Unless the marks are tokens of their own, as they are to RoBERTa."""
+    contexts = ["cafe\u0301 noir", "का पानी", "e\u0301\u0323", f"{FAMILY} a", "cafe\u0301", *TRICKY_CONTEXTS.values()]
+    passages = checkpoint.reader.tokenizer().passages(contexts)
+    for passage, context in enumerate(contexts):
+        tokens = tokens_of(passages, passage)
+        starts = {start for start, _, can_start, _ in tokens if can_start}
+        ends = {end for _, end, _, can_end in tokens if can_end} - {len(context)}
+        assert not [end for end in ends if is_mark(context[end]) and end not in starts]
 
 
 LANDMARKS = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 from tests.checkpoints import sample_texts
 
 FAMILY = "👨\u200d👩\u200d👧\u200d👦"
@@ -24,3 +26,8 @@ def long_context(characters: int = 2000) -> str:
     step = characters // len(TRICKY_CONTEXTS)
     parts = [prose[k * step : (k + 1) * step] + text for k, text in enumerate(TRICKY_CONTEXTS.values())]
     return "".join(parts)
+
+
+def is_mark(character: str) -> bool:
+    """Whether it belongs to the character before it: a combining mark or the zero-width joiner."""
+    return unicodedata.category(character).startswith("M") or character == "\u200d"

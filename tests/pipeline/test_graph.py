@@ -86,7 +86,7 @@ def test_it_is_linear_with_one_output_each_and_no_side_inputs(job: Job):
 def test_only_runs_and_receipts_cross_a_shuffle(job: Job):
     found = nodes(job).found
     shuffles = [label for label, node in found.items() if isinstance(node.transform, beam.GroupByKey)]
-    assert [label.split("/")[0] for label in shuffles] == ["Reshuffle", "MergeReceipts"]
+    assert [label.split("/")[0] for label in shuffles] == ["ListFiles", "Reshuffle", "MergeReceipts"]
     assert found["Reshuffle"].inputs == tuple(found["PlanChunks"].outputs.values())
     assert found["MergeReceipts"].inputs == tuple(found["ProcessChunks/WriteChunk"].outputs.values())
     assert found["ProcessChunks/WriteChunk"].outputs == found["ProcessChunks"].outputs

@@ -7,8 +7,10 @@ import os
 import pty
 import re
 import sys
+import termios
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -99,21 +101,26 @@ def test_an_error_of_the_run_comes_through(job: Job):
         raise KeyError("of the run")
 
 
-@pytest.fixture
-def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+@contextmanager
+def terminal() -> Iterator[int]:
     """Makes standard error a terminal; what is shown there can be read from the descriptor."""
     reading, writing = pty.openpty()
-    with os.fdopen(writing, "w") as stream, monkeypatch.context() as patch:
-        patch.setattr(sys, "stderr", stream)
-        yield reading
+    os.set_blocking(reading, False)
+    termios.tcsetwinsize(reading, (24, 100))
+    before = sys.stderr
+    with os.fdopen(writing, "w") as sys.stderr:
+        try:
+            yield reading
+        finally:
+            sys.stderr = before
     os.close(reading)
 
 
-def test_in_a_terminal_there_is_a_bar(job: Job, terminal: int, caplog: pytest.LogCaptureFixture):
-    with caplog.at_level(logging.INFO, "spanmill"), progress(job):
-        finish(job, 4, 6)
-    sys.stderr.flush()
-    shown = os.read(terminal, 10_000).decode()
+def test_in_a_terminal_there_is_a_bar(job: Job, caplog: pytest.LogCaptureFixture):
+    with terminal() as screen, caplog.at_level(logging.INFO, "spanmill"):
+        with progress(job):
+            finish(job, 4, 6)
+        shown = os.read(screen, 10_000).decode()
     assert "annotate:   0%" in shown
     assert "10/10" in shown
     assert "row/s" in shown

@@ -131,6 +131,14 @@ def test_statuses_reasons_counts_and_rejections(words: Tokenizer, null: bool):
     assert summary(outcome)["all"]["rows"] == 4
 
 
+@pytest.mark.parametrize("answers", [NOTHING, None, gold("b", 0)])
+def test_a_chunk_without_a_single_gold(words: Tokenizer, answers: Any):
+    outcome = audit(with_answers(asked("a b", "a c"), answers, answers), FakeReader(words), replace(DECODING, null=True))
+    (status,) = set(outcome.columns["status"].to_pylist())
+    assert status == ("null_scored" if answers is NOTHING else "rejected")
+    assert len(summary(outcome)["highest_loss"]) == (2 if answers is NOTHING else 0)
+
+
 def test_rows_that_the_network_failed_are_rejected(words: Tokenizer):
     reader = FakeReader(words, {"b": (math.nan, 0.0)})
     outcome = audit(with_answers(asked("a b", "a c"), gold("a", 0), gold("c", 2)), reader)

@@ -1,0 +1,70 @@
+"""Peak memory of annotate over 10,000 and 100,000 distinct rows, whole process, with a tiny seeded network.
+
+    python benchmarks/memory.py [--stage annotate] [--rows 10000,100000]
+
+The network is tiny so that this takes minutes; its memory is the same for both sizes. Every passage is different.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tests.checkpoints import build_bert
+
+SAMPLE = Path(__file__).parent.parent / "pipeline" / "sample" / "sample.parquet"
+_RUN = """
+import json, resource, sys, run_pipeline
+code = run_pipeline.main(sys.argv[1:])
+print(json.dumps([code, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]))
+"""
+
+
+def batches(rows: int) -> Iterator[pa.Table]:
+    """The sample's rows again and again, each passage with a heading of its own, 10,000 at a time."""
+    sample = [row for row in pq.read_table(SAMPLE).to_pylist() if len(row["context"]) < 2000]
+    for begin in range(0, rows, 10_000):
+        made = []
+        for k in range(begin, min(begin + 10_000, rows)):
+            row = sample[k % len(sample)]
+            heading = f"Report {k}. "
+            golds = {"text": row["answers"]["text"], "answer_start": [s + len(heading) for s in row["answers"]["answer_start"]]}
+            made.append({**row, "id": str(k), "context": heading + row["context"], "answers": golds})
+        yield pa.Table.from_pylist(made, schema=pq.read_schema(SAMPLE))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stage", default="annotate", choices=["annotate", "audit"])
+    parser.add_argument("--rows", default="10000,100000")
+    options = parser.parse_args()
+    peaks = []
+    with tempfile.TemporaryDirectory() as folder:
+        model = build_bert(Path(folder) / "model")
+        for rows in map(int, options.rows.split(",")):
+            corpus = f"{folder}/{rows}.parquet"
+            with pq.ParquetWriter(corpus, pq.read_schema(SAMPLE)) as writer:
+                for table in batches(rows):
+                    writer.write_table(table)
+            command = [options.stage, "--input", corpus, "--output", f"{folder}/out{rows}", "--model", str(model)]
+            environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+            ran = subprocess.run(
+                [sys.executable, "-c", _RUN, *command], stdout=subprocess.PIPE, check=True, text=True, env=environment
+            )
+            code, kilobytes = json.loads(ran.stdout.splitlines()[-1])
+            peaks.append(kilobytes / 1024)
+            print(f"{options.stage}, {rows} rows: exit code {code}, peak {peaks[-1]:.0f} MiB", flush=True)
+    print(f"last over first: {peaks[-1] / peaks[0]:.3f}")
+
+
+if __name__ == "__main__":
+    main()
