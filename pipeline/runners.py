@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 
 from apache_beam.options.pipeline_options import DirectOptions, GoogleCloudOptions, PipelineOptions, StandardOptions
+from apache_beam.portability.api import beam_provision_api_pb2
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.runners.portability.fn_api_runner.fn_runner import ExtendedProvisionInfo
 from apache_beam.runners.runner import PipelineRunner, create_runner
+from google.protobuf.struct_pb2 import Struct
 
 _IN_PROCESS = (None, "DirectRunner", "direct", "FnApiRunner")
 
@@ -21,7 +24,16 @@ def make_runner(options: PipelineOptions) -> PipelineRunner:
         processes = direct.direct_num_workers or os.cpu_count() or 1
         threads = max(1, (os.cpu_count() or 1) // processes)
         os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # inherited by the workers: no more threads than cores
-    return FnApiRunner()
+    return FnApiRunner(provision_info=_quiet_workers())
+
+
+def _quiet_workers() -> ExtendedProvisionInfo:
+    """Tells worker processes to log warnings only: by default each writes a page on its channels into the terminal."""
+    options = Struct()
+    options["beam:option:default_sdk_harness_log_level:v1"] = "WARNING"
+    return ExtendedProvisionInfo(
+        beam_provision_api_pb2.ProvisionInfo(retrieval_token="unused-retrieval-token", pipeline_options=options)
+    )
 
 
 def is_local(options: PipelineOptions) -> bool:

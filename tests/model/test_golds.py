@@ -64,6 +64,26 @@ def test_golds_start_and_end_where_spans_may(checkpoint: Checkpoint) -> None:
                 assert begin < start + length and start < end
 
 
+@pytest.mark.parametrize("name", ["bert", "roberta", "xlnet"])
+def test_every_gold_against_a_plain_search(checkpoints: dict[str, Checkpoint], name: str) -> None:
+    """The tokens whose trimmed range meets [start, end), and those that share characters with the outer two."""
+    contexts = list(TRICKY_CONTEXTS.values())
+    passages = checkpoints[name].reader.tokenizer().passages(contexts)
+    for passage, context in enumerate(contexts):
+        mine = slice(passages.bounds[passage], passages.bounds[passage + 1])
+        ranges = list(zip(passages.char_start[mine].tolist(), passages.char_end[mine].tolist(), strict=True))
+        can_start, can_end = passages.can_start[mine], passages.can_end[mine]
+        for start in range(len(context)):
+            for end in range(start + 1, min(start + 12, len(context)) + 1):
+                met = [k for k, (begin, stop) in enumerate(ranges) if begin < stop and begin < end and stop > start]
+                first, last = (met[0], met[-1]) if met else (-1, -1)
+                while met and not can_start[first]:
+                    first -= 1
+                while met and not can_end[last]:
+                    last += 1
+                assert gold_tokens(passages, passage, start, end) == (first, last)
+
+
 def test_a_gold_within_a_joined_emoji(tmp_path: Path) -> None:
     """A token from the joiner into the next emoji belongs to both, so neither can be had alone."""
     context = f"a {FAMILY} b"
@@ -153,6 +173,13 @@ def test_unusable_answers_have_a_reason(answer: Any, reason: str) -> None:
     assert {row: problem for row, (problem, _) in golds.problems.items()} == {1: reason}
     assert spans(golds, 0) == [(0, 0, 0)]
     assert spans(golds, 1) == golds.texts[1] == []
+
+
+def test_the_place_of_a_gold_out_of_range_is_told() -> None:
+    """A negative start is no place from the end, as Python would have it."""
+    golds = read(answers((".", -1)), answers(("a a", 9)), contexts=["a a a a a ."] * 2)
+    assert golds.problems[0] == ("gold_out_of_range", "gold at [-1, 0) of a context of 11 characters")
+    assert golds.problems[1] == ("gold_out_of_range", "gold at [9, 12) of a context of 11 characters")
 
 
 def test_a_misaligned_gold_is_never_searched_for_elsewhere() -> None:

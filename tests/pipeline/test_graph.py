@@ -83,6 +83,11 @@ def test_it_is_linear_with_one_output_each_and_no_side_inputs(job: Job):
     assert max(read.values()) == 1
 
 
+def test_the_sentinel_is_planned_beside_the_files(job: Job):
+    """Without an element no runner but the in-process one would write a manifest for zero rows."""
+    assert list(nodes(job).found["ListFiles"].transform.values) == [None, *job.files]
+
+
 def test_only_runs_and_receipts_cross_a_shuffle(job: Job):
     found = nodes(job).found
     shuffles = [label for label, node in found.items() if isinstance(node.transform, beam.GroupByKey)]

@@ -185,3 +185,27 @@ def test_annotate_with_audit_claims_both_folders(job: Job, out: Path):
     assert claim(both, overwrite=False) is False
     assert files_of(out) == {RUN, f"audit/{RUN}"}
     assert claim(both, overwrite=False) is True
+
+
+def test_when_one_of_two_folders_is_anothers_neither_is_touched(job: Job, out: Path):
+    """A manifest that vanished with a refusal would turn a complete run into an incomplete one."""
+    claim(job, overwrite=False)
+    fill(out)
+    claim(configured(replace(job, stages=("audit",), output=f"{out}/audit"), n_best=9), overwrite=False)
+    before = files_of(out)
+    with pytest.raises(Refused, match=f"--output={out}/audit holds another run: n_best was 9, is 5"):
+        claim(replace(job, stages=("annotate", "audit")), overwrite=False)
+    assert files_of(out) == before
+
+
+def test_a_refusal_leaves_no_claim_on_the_other_folder(job: Job, out: Path):
+    claim(configured(replace(job, stages=("audit",), output=f"{out}/audit"), n_best=9), overwrite=False)
+    with pytest.raises(Refused):
+        claim(replace(job, stages=("annotate", "audit")), overwrite=False)
+    assert files_of(out) == {f"audit/{RUN}"}
+
+
+def test_a_manifest_without_an_identity_does_not_outlive_the_claim(job: Job, out: Path):
+    commit(str(out), b"{}", "manifest.json")
+    claim(job, overwrite=False)
+    assert files_of(out) == {RUN}
