@@ -150,7 +150,8 @@ def merge_windows(
     window_index = np.zeros((pairs, n_best), np.int32)
     found = np.zeros(pairs, np.int64)
     if len(held):
-        log_normaliser[held] = np.logaddexp.reduceat(spans.log_mass.astype(np.float64), first)
+        with np.errstate(invalid="ignore"):  # logits that are not finite: `finite` tells
+            log_normaliser[held] = np.logaddexp.reduceat(spans.log_mass.astype(np.float64), first)
         null_score[held] = np.minimum.reduceat(spans.null_score, first)
         finite[held] = np.logical_and.reduceat(spans.finite, first)
 
@@ -168,8 +169,8 @@ def merge_windows(
         window_index[to] = index[window[order]]
         np.add.at(found, to[0], 1)
     null_term = np.where(np.isnan(null_score), -np.inf, null_score.astype(np.float64) / temperature)
-    log_normaliser = np.logaddexp(log_normaliser, null_term)
     with np.errstate(invalid="ignore"):
+        log_normaliser = np.logaddexp(log_normaliser, null_term)
         scaled = (start_logit + end_logit).astype(np.float64) / temperature
         probability = np.where(np.isfinite(scaled), np.exp(scaled - log_normaliser[:, None]), 0.0)
         null_probability = np.where(np.isnan(null_score), np.nan, np.exp(null_term - log_normaliser))

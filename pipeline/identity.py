@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.job import Job
 from pipeline.options import Refused
 from transforms.find_duplicates import DUPLICATES
-from transforms.storage import create, join, list_names, read, remove, sweep_temporary
+from transforms.storage import create, exists, join, list_names, read, remove, sweep_temporary
 from transforms.write_manifest import AUDIT, MANIFEST
 
 RUN = "run.json"
@@ -26,37 +26,47 @@ def identity(job: Job, stage: str) -> dict[str, Any]:
 def claim(job: Job, overwrite: bool) -> bool:
     """Makes the output this run's own. Returns whether it goes on with an earlier run of the same identity.
 
-    Raises Refused, naming what differs, if the output belongs to another run and `overwrite` is not set.
+    Raises Refused, naming what differs, if the output belongs to another run and `overwrite` is not set; then nothing
+    is touched, in neither folder of `annotate --audit`.
     """
-    resumed = [_claim(folder, identity(job, stage), overwrite) for stage, folder in reversed(job.outputs)]
+    wanted = {
+        folder: json.dumps(identity(job, stage), indent=2, ensure_ascii=False).encode()
+        for stage, folder in reversed(job.outputs)
+    }
+    try:
+        if not overwrite:
+            for folder, content in wanted.items():
+                _refuse_another(folder, content)
+        resumed = [_claim(folder, content, overwrite) for folder, content in wanted.items()]
+    except OSError as error:
+        raise Refused(f"--output={job.output} can't be written: {error}") from error
     return any(resumed)
 
 
-def _claim(output: str, wanted: dict[str, Any], overwrite: bool) -> bool:
-    content = json.dumps(wanted, indent=2, ensure_ascii=False).encode()
-    try:
-        sweep_temporary(output)
-        created = create(output, content, RUN)
-    except OSError as error:
-        raise Refused(f"--output={output} can't be written: {error}") from error
-    if not created:
-        difference = _difference(read(join(output, RUN)), content)
-        if not difference:
-            remove(output, MANIFEST)
-            return True
-        if not overwrite:
-            raise Refused(f"--output={output} holds another run: {difference}. --overwrite removes that run first")
+def _claim(output: str, content: bytes, overwrite: bool) -> bool:
+    sweep_temporary(output)
+    if overwrite and _obstacle(output, content):
         for name in (*_OWN, RUN):
             remove(output, name)
-        if not create(output, content, RUN):
-            raise Refused(f"--output={output}: another run has just been started there")
-    elif list_names(join(output, "parts")):
-        if not overwrite:
-            remove(output, RUN)
-            raise Refused(f"--output={output} holds parts of a run without {RUN}. --overwrite removes them first")
-        for name in _OWN:
-            remove(output, name)
-    return False
+    created = create(output, content, RUN)
+    if not created:
+        _refuse_another(output, content)  # it may have been started a moment ago
+    remove(output, MANIFEST)
+    return not created
+
+
+def _refuse_another(output: str, content: bytes) -> None:
+    obstacle = _obstacle(output, content)
+    if obstacle:
+        raise Refused(f"--output={output} holds {obstacle}. --overwrite removes that first")
+
+
+def _obstacle(output: str, content: bytes) -> str:
+    """What of another run an output holds, in words; "" if it may be this run's."""
+    if exists(join(output, RUN)):
+        difference = _difference(read(join(output, RUN)), content)
+        return f"another run: {difference}" if difference else ""
+    return f"parts of a run without {RUN}" if list_names(join(output, "parts")) else ""
 
 
 def _difference(before: bytes, now: bytes) -> str:

@@ -29,7 +29,7 @@ LENGTHS = [9, 40, 23, 1, 7]
 ROWS: list[tuple[int, list[tuple[int, int]]]] = [
     (0, [(0, 2), (5, 5)]),
     (1, [(18, 20), (18, 22), (30, 32), (3, 3)]),  # two golds share a start
-    (1, [(3, 3), (18, 20)]),  # the same golds, another first
+    (1, [(3, 3), (30, 32), (18, 22), (18, 20)]),  # the same golds, another first
     (2, []),  # unanswerable
     (3, [(0, 0)]),
     (-1, []),  # rejected by an earlier step

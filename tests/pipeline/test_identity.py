@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from pipeline import identity as module
 from pipeline.identity import RUN, claim, identity
 from pipeline.job import Job, resolve
 from pipeline.options import Refused, parse
@@ -152,32 +151,22 @@ def test_an_output_in_which_nothing_can_be_made_is_refused(job: Job, tmp_path: P
             claim(replace(job, output=output), overwrite=False)
 
 
-def race(*claims: Callable[[], bool]) -> list[bool | str]:
-    """What claims that start at the same time say: their result or the name of their error."""
-    start, found = threading.Barrier(len(claims)), []
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_of_two_runs_that_start_at_the_same_time_one_is_refused(
+    job: Job, out: Path, monkeypatch: pytest.MonkeyPatch, overwrite: bool
+):
+    """The other one comes between this one's look at the output and its claim."""
+    create = module.create
 
-    def attempt(call: Callable[[], bool]) -> None:
-        start.wait()
-        try:
-            found.append(call())
-        except Refused as refused:
-            found.append(str(refused))
+    def create_too_late(output: str, content: bytes, name: str) -> bool:
+        monkeypatch.setattr(module, "create", create)
+        assert claim(configured(job, n_best=9), overwrite=False) is False
+        return create(output, content, name)
 
-    threads = [threading.Thread(target=attempt, args=(call,)) for call in claims]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return found
-
-
-def test_of_two_different_runs_at_the_same_time_one_is_refused(job: Job):
-    first, second = sorted(
-        map(str, race(lambda: claim(job, False), lambda: claim(configured(job, n_best=9), False))), reverse=True
-    )
-    assert second.startswith("--output=")
-    assert "n_best was" in second
-    assert first == "False"
+    monkeypatch.setattr(module, "create", create_too_late)
+    with pytest.raises(Refused, match="n_best was 9, is 5"):
+        claim(job, overwrite)
+    assert json.loads((out / RUN).read_text("utf-8"))["configuration"]["n_best"] == 9
 
 
 def test_annotate_with_audit_claims_both_folders(job: Job, out: Path):

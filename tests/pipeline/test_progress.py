@@ -10,7 +10,7 @@ import sys
 import termios
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -102,25 +102,27 @@ def test_an_error_of_the_run_comes_through(job: Job):
 
 
 @contextmanager
-def terminal() -> Iterator[int]:
-    """Makes standard error a terminal; what is shown there can be read from the descriptor."""
+def terminal() -> Iterator[list[str]]:
+    """Makes standard error a terminal; at the end the list holds what was shown there."""
     reading, writing = pty.openpty()
-    os.set_blocking(reading, False)
     termios.tcsetwinsize(reading, (24, 100))
+    shown: list[str] = []
     before = sys.stderr
-    with os.fdopen(writing, "w") as sys.stderr:
-        try:
-            yield reading
-        finally:
-            sys.stderr = before
-    os.close(reading)
+    try:
+        with os.fdopen(writing, "w") as sys.stderr:
+            yield shown
+    finally:
+        sys.stderr = before
+        with suppress(OSError):  # Linux ends the reading of a terminal that was closed with an error
+            while piece := os.read(reading, 10_000):
+                shown.append(piece.decode())
+        os.close(reading)
 
 
 def test_in_a_terminal_there_is_a_bar(job: Job, caplog: pytest.LogCaptureFixture):
-    with terminal() as screen, caplog.at_level(logging.INFO, "spanmill"):
-        with progress(job):
-            finish(job, 4, 6)
-        shown = os.read(screen, 10_000).decode()
+    with caplog.at_level(logging.INFO, "spanmill"), terminal() as pieces, progress(job):
+        finish(job, 4, 6)
+    shown = "".join(pieces)
     assert "annotate:   0%" in shown
     assert "10/10" in shown
     assert "row/s" in shown

@@ -64,7 +64,8 @@ OWN: list[Row] = [
     ("i", "q1", "c3", "g1"),
 ]
 OTHER_ROWS: list[Row] = [
-    ("a", "q2", "c1", "g9"),  # a shared pair; golds of the other audit are no conflict of this one
+    ("t", "q1", "c1", "g9"),  # two shared pairs; golds of the other audit are no conflict of this one
+    ("a", "q2", "c1", "g9"),
     ("z", "q2", "c1", "g8"),
     ("y", "q9", "c2", "g1"),  # a shared context
     ("x", "q3", "c9", "g1"),  # a shared question
@@ -78,9 +79,9 @@ EXPECTED = {
     "rows_of_repeated_pairs": 5,
     "pairs_with_conflicting_golds": 1,
     "overlap": {
-        "pair": {"shared": 1, "own_rows": 3, "other_rows": 2},
-        "context": {"shared": 2, "own_rows": 6, "other_rows": 3},
-        "question": {"shared": 2, "own_rows": 4, "other_rows": 3},
+        "pair": {"shared": 2, "own_rows": 5, "other_rows": 3},
+        "context": {"shared": 2, "own_rows": 6, "other_rows": 4},
+        "question": {"shared": 3, "own_rows": 7, "other_rows": 4},
     },
 }
 
@@ -132,7 +133,8 @@ def test_overlap_with_another_audit(tmp_path: Path):
     found = find(tmp_path, parts, against="/other")
     assert found["against"] == "/other"
     assert {name: found[name] for name in EXPECTED} == EXPECTED
-    assert found["shared"] == [{"ids": ["c", "d", "e"], "other_ids": ["a", "z"]}]
+    assert found["shared"] == [{"ids": ["a", "b"], "other_ids": ["t"]}, {"ids": ["c", "d", "e"], "other_ids": ["a", "z"]}]
+    assert [entry["conflicting_golds"] for entry in found["repeated"]] == [False, True]
 
 
 def test_any_order_and_grouping_gives_the_same(tmp_path: Path):

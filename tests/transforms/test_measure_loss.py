@@ -147,6 +147,25 @@ def test_rows_that_the_network_failed_are_rejected(words: Tokenizer):
     assert summary(outcome)["all"]["losses"]["nll"]["count"] == 1
 
 
+def test_a_row_of_several_troubles_has_one_reason_wherever_it_is_told(words: Tokenizer):
+    table = with_answers(asked("a b", " ".join("a" * 400)), gold("x", 0), gold("x", 0))
+    outcome = audit(table, FakeReader(words, {"b": (math.nan, 0.0)}))
+    reasons = ["non_finite_logits", "too_many_windows"]
+    assert outcome.columns.column("reason").to_pylist() == reasons
+    assert [rejection.reason for rejection in outcome.rejections] == reasons
+
+
+def test_temperature_is_of_probabilities_only(words: Tokenizer):
+    table = with_answers(asked("a b"), gold("a", 0))
+    reader = FakeReader(words, {"a": (2.0, 1.0)})
+    (cold,) = audit(table, reader).columns.to_pylist()
+    (warm,) = audit(table, reader, replace(DECODING, temperature=2.0)).columns.to_pylist()
+    assert warm["nll"] == cold["nll"]
+    for row, temperature in ((cold, 1), (warm, 2)):  # spans aa 3, ab 2, bb 0
+        shares = [math.exp(score / temperature) for score in (3, 2, 0)]
+        assert row["gold_probability"] == row["probability"] == pytest.approx(shares[0] / sum(shares), rel=1e-6)
+
+
 def test_a_gold_in_no_window_is_unreachable_and_has_its_passage_loss(words: Tokenizer):
     """Windows of 32 tokens hold 28 or fewer of the context: 40 letters, and a gold from the first to the last."""
     context = " ".join("abcdefghij" * 4)
