@@ -24,7 +24,7 @@ from pipeline.progress import progress  # noqa: E402
 from pipeline.report import accounting, audit_figures, duplicate_figures  # noqa: E402
 from pipeline.runners import is_local, is_template, make_runner  # noqa: E402
 from transforms.find_duplicates import DUPLICATES  # noqa: E402
-from transforms.storage import absolute, join, read, sweep_temporary  # noqa: E402
+from transforms.storage import join, read, remove, sweep_temporary  # noqa: E402
 from transforms.write_manifest import AUDIT, MANIFEST  # noqa: E402
 
 _log = logging.getLogger("spanmill")
@@ -36,7 +36,7 @@ def run(arguments: Sequence[str]) -> int:
     beam_options = PipelineOptions(rest)
     job = resolve(options, beam_options)
     if options.against:
-        duplicates.audited_parts(absolute(options.against), own=False)  # refused now rather than after the run
+        duplicates.audited_parts(options.against, own=False)  # refused now rather than after the run
     resumed = claim(job, options.overwrite)
     if resumed:
         _log.info("going on with the run in %s", job.output)
@@ -52,17 +52,26 @@ def run(arguments: Sequence[str]) -> int:
         pipeline.run().wait_until_finish()
     complete = True
     for stage, folder in job.outputs:
-        sweep_temporary(folder)
         manifest = json.loads(read(join(folder, MANIFEST)))
         print(f"{stage}: {accounting(manifest, folder)}")
         if stage == "audit":
             print(audit_figures(json.loads(read(join(folder, AUDIT)))))
-            second = beam.Pipeline(runner=make_runner(beam_options), options=beam_options)
-            duplicates.build(second, folder, options.against)
-            second.run().wait_until_finish()
-            print(duplicate_figures(json.loads(read(join(folder, DUPLICATES)))))
+            _find_duplicates(folder, options.against, beam_options)
+        sweep_temporary(folder)
         complete = complete and manifest["state"] == "complete"
     return 0 if complete else 1
+
+
+def _find_duplicates(folder: str, against: str, beam_options: PipelineOptions) -> None:
+    """The audit's second graph. If it does not finish, the audit is not complete: its manifest goes."""
+    try:
+        pipeline = beam.Pipeline(runner=make_runner(beam_options), options=beam_options)
+        duplicates.build(pipeline, folder, against)
+        pipeline.run().wait_until_finish()
+    except Exception:
+        remove(folder, MANIFEST)
+        raise
+    print(duplicate_figures(json.loads(read(join(folder, DUPLICATES)))))
 
 
 def _interrupted(number: int, _: FrameType | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -49,32 +50,40 @@ def read_texts(column: pa.ChunkedArray) -> tuple[list[str], dict[int, str]]:
 
     Unusable texts are "" in the list.
     """
-    try:
-        values = column.to_pylist()
-    except UnicodeDecodeError:
-        values = _decode_each(column)
+    values = each_value(column)
     problems = {}
     for row, value in enumerate(values):
         if value is None:
             problems[row] = "missing"
-        elif isinstance(value, bytes):
+        elif isinstance(value, NotUTF8):
             problems[row] = "not_utf8"
         elif not value or value.isspace():
             problems[row] = "blank"
     return ["" if row in problems else value for row, value in enumerate(values)], problems
 
 
-def _decode_each(column: pa.ChunkedArray) -> list[str | bytes | None]:
-    """Texts one by one; those that are no UTF-8 stay bytes."""
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    texts: list[str | bytes | None] = []
-    for value in column.cast(pa.large_binary()).to_pylist():
-        try:
-            texts.append(value if value is None else value.decode("utf-8"))
-        except UnicodeDecodeError:
-            texts.append(value)
-    return texts
+def each_value(column: pa.Array | pa.ChunkedArray) -> list[Any]:
+    """The values of a column, None for null; one that is no UTF-8 is a `NotUTF8` and spoils no other."""
+    try:
+        return column.to_pylist()
+    except UnicodeDecodeError:
+        return [_value(scalar) for scalar in column]
+
+
+class NotUTF8:
+    """Stands for a value with text that is no UTF-8."""
+
+
+def _value(scalar: pa.Scalar) -> Any:
+    try:
+        return scalar.as_py()
+    except UnicodeDecodeError:
+        return NotUTF8()
+
+
+def as_texts(column: pa.Array | pa.ChunkedArray) -> list[str | None]:
+    """Values of any type as text, to be shown or told apart; None for null, and for one that is no UTF-8."""
+    return [None if value is None or isinstance(value, NotUTF8) else str(value) for value in each_value(column)]
 
 
 def candidate_columns(

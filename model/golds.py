@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from model.columns import NotUTF8
 from model.tokenizer import Passages, Ragged
 from model.windows import Windows
 
@@ -57,8 +58,9 @@ def read_golds(answers: Sequence[Any], contexts: Sequence[str], row_pair: np.nda
     answers   [rows], `{"text": [...], "answer_start": [...]}` as Arrow gives it; empty lists: unanswerable
     contexts  the distinct contexts, in the order of the passages; row_pair int64 [rows], -1 for a rejected row
 
-    Reasons of `problems`: answers_missing, answers_with_nulls, answers_unequal (texts and starts), and, if they hold
-    for all golds of a row (the first gold's counts): gold_blank, gold_out_of_range, gold_misaligned, gold_without_tokens.
+    Reasons of `problems`: answers_not_utf8, answers_missing, answers_with_nulls, answers_unequal (texts and starts), and, if
+    they hold for all golds of a row (the first gold's counts): gold_blank, gold_out_of_range, gold_misaligned,
+    gold_without_tokens.
     Misaligned means context[start:start + len(text)] != text; such golds are never searched for elsewhere.
     """
     place: dict[tuple[int, int, int], int] = {}
@@ -93,6 +95,8 @@ def read_golds(answers: Sequence[Any], contexts: Sequence[str], row_pair: np.nda
 
 
 def _malformed(answer: Any) -> tuple[str, str] | None:
+    if isinstance(answer, NotUTF8):
+        return "answers_not_utf8", "a text among the answers is no UTF-8"
     if answer is None or answer["text"] is None or answer["answer_start"] is None:
         return "answers_missing", "the answers are null (an unanswerable question has empty lists)"
     if None in answer["text"] or None in answer["answer_start"]:

@@ -32,6 +32,9 @@ MASS_BINS = 15
 MOST_SLICES = 100
 OTHER = "(other)"
 
+SLICES = ("question_word", "answerable", "answer_characters", "context_tokens", "num_windows", "answer_position")
+"""The slices that every audit has."""
+
 _QUESTION_WORD = re.compile(r"\b(?:what|who|when|where|why|which|how\s+many|how\s+much|how)\b")
 _SMALLEST = 1e-9
 """Losses below it count as zero: rounding, not information."""

@@ -19,6 +19,7 @@ from model.checkpoint import Bundled, CheckpointError, Hub, LocalFolder, Locatio
 from model.columns import ANSWER_SCHEMA
 from model.prediction import Decoding
 from model.reader import CheckpointReader, resolve_device, resolve_dtype, shared
+from model.statistics import SLICES
 from model.tokenizer import Tokenizer, TokenizerError
 from pipeline.options import Refused
 from transforms.make_windows import WindowLimits
@@ -99,6 +100,11 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
     if inside:
         raise Refused(f"--input={options.input}: {inside[0]} lies in --output={options.output}")
     audited = options.stage == "audit" or options.audit
+    if not audited:
+        for name in ("slice_by", "against", "worst"):
+            if getattr(options, name):
+                raise Refused(f"--{name}={getattr(options, name)} is of an audit: give the stage audit, or --audit too")
+    worst = 50 if options.worst is None else options.worst
     stages = (options.stage,) if options.stage == "audit" or not audited else ("annotate", "audit")
     expected, columns = _columns(files[0], options, audited)
 
@@ -107,6 +113,9 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
     tokenizer = reader.tokenizer()
     limits = _limits(options, tokenizer, reader, audited)
     slices = tuple(name.strip() for name in (options.slice_by or "").split(",") if name.strip())
+    built_in = sorted(set(slices) & set(SLICES))
+    if built_in:
+        raise Refused(f"--slice_by: {built_in[0]!r} is the name of a slice that every audit has ({', '.join(SLICES)})")
     if options.null == "on" and tokenizer.format.classifier is None:
         raise Refused("--null=on: the tokenizer puts no classifier token into a pair, the model has no null option")
     decoding = Decoding(
@@ -136,10 +145,8 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
         audit=AuditOptions(
             link=settings.link,
             id=options.id_column,
-            question=options.question_column,
-            context=options.context_column,
             slice_by=slices,
-            worst=options.worst,
+            worst=worst,
         ),
         max_failed_fraction=options.max_failed_fraction,
         configuration={
@@ -158,7 +165,7 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
             "null_score_diff_threshold": null_threshold,
             "link": settings.link,
             "slice_by": list(slices),
-            "worst": options.worst,
+            "worst": worst,
         },
     )
 

@@ -167,9 +167,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--against", default="", metavar="DIR", help="another audit's output: pairs, contexts and questions that both hold"
     )
     audit.add_argument("--slice_by", metavar="A,B", help="input columns by whose values figures are given too")
-    audit.add_argument(
-        "--worst", type=_bounded(int, 0, 10**4), default=50, metavar="N", help="examples of highest loss in audit.json (50)"
-    )
+    audit.add_argument("--worst", type=_bounded(int, 0, 10**4), metavar="N", help="examples of highest loss in audit.json (50)")
 
     work = parser.add_argument_group("units of work")
     work.add_argument("--chunk_rows", type=_bounded(int, 1, 10**7), default=2048, metavar="N", help="rows per part (2048)")

@@ -10,7 +10,7 @@ from typing import Any
 
 import apache_beam as beam
 
-from transforms.measure_loss import as_texts
+from model.columns import as_texts
 from transforms.storage import commit, open_parquet
 
 DUPLICATES = "duplicates.json"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import apache_beam as beam
 import numpy as np
 
-from model.columns import read_texts
+from model.columns import each_value, read_texts
 from model.golds import read_golds
 from model.reader import Reader, shared
 from model.tokenizer import Tokenizer
@@ -84,7 +84,7 @@ def make_windows(chunk: Chunk, tokenizer: Tokenizer, limits: WindowLimits) -> Wi
             rejected[row] = Rejection(row, STAGE, "too_many_windows", message)
     golds = None
     if limits.answers:
-        answers = chunk.table.column(limits.answers).to_pylist()
+        answers = each_value(chunk.table.column(limits.answers))
         golds = read_golds(answers, list(context_place), row_pair, windows)
     return WindowedChunk(
         chunk=chunk,

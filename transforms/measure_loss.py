@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import apache_beam as beam
-import pyarrow as pa
 
 from model.audit import audit_columns
+from model.columns import as_texts
 from model.golds import Golds, gold_views
 from model.losses import passage_losses
 from model.prediction import Decoding
@@ -26,12 +26,10 @@ SHOWN_CHARACTERS = 300
 
 @dataclass(frozen=True, slots=True)
 class AuditOptions:
-    """link of the tokenwise loss; names of the columns; columns of --slice_by; examples in the list of highest losses."""
+    """link of the tokenwise loss; name of the id column; columns of --slice_by; examples in the list of highest losses."""
 
     link: str = "softmax"
     id: str = "id"
-    question: str = "question"
-    context: str = "context"
     slice_by: tuple[str, ...] = ()
     worst: int = 50
 
@@ -73,19 +71,6 @@ def measure_loss(answered: AnsweredChunk, decoding: Decoding, options: AuditOpti
         statistics=statistics.to_json(),
     )
     return replace(answered, outcomes=(*answered.outcomes, outcome))
-
-
-def as_texts(column: pa.Array | pa.ChunkedArray) -> list[str | None]:
-    """Values of any type as text, to be shown or told apart; None for null, and for a text that is no UTF-8."""
-    values = map(_value, column)
-    return [None if value is None else str(value) for value in values]
-
-
-def _value(scalar: pa.Scalar) -> Any:
-    try:
-        return scalar.as_py()
-    except UnicodeDecodeError:
-        return None
 
 
 def _examples(answered: AnsweredChunk, golds: Golds, questions: list[str], options: AuditOptions) -> list[dict[str, Any]]:

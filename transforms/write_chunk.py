@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import apache_beam as beam
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from apache_beam.metrics import Metrics
 
+from model.columns import as_texts
 from transforms.chunk_step import NAMESPACE, ChunkStep
 from transforms.read_chunk import RECEIPT_KEY
 from transforms.records import AnsweredChunk, Chunk, Outcome, Receipt, Rejection
@@ -97,32 +99,27 @@ def write_outcome(chunk: Chunk, outcome: Outcome, output: str, columns: OutputCo
     else:
         remove(output, "rejections", spec.part)  # an earlier try may have left some
     table = output_table(chunk, outcome, columns)
-    metadata = {**(table.schema.metadata or {}), RECEIPT_KEY: json.dumps(receipt.to_json()).encode()}
-    commit(output, to_parquet(table.replace_schema_metadata(metadata)), "parts", spec.part)
+    commit(output, to_parquet(table, {RECEIPT_KEY: json.dumps(receipt.to_json()).encode()}), "parts", spec.part)
     return receipt
 
 
-def to_parquet(table: pa.Table) -> pa.Buffer:
-    """The bytes of a Parquet file with one row group."""
+def to_parquet(table: pa.Table, metadata: Mapping[bytes, bytes] | None = None) -> pa.Buffer:
+    """The bytes of a Parquet file with one row group, `metadata` in its footer."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", row_group_size=max(1, table.num_rows))
+    with pq.ParquetWriter(sink, table.schema, compression="zstd") as writer:
+        writer.write_table(table, row_group_size=max(1, table.num_rows))
+        writer.add_key_value_metadata(metadata or {})
     return sink.getvalue()
 
 
 def _rejection_table(chunk: Chunk, rejections: tuple[Rejection, ...], id_column: str) -> pa.Table:
     spec = chunk.spec
-    ids = row_ids(chunk, id_column)
-
-    def values(rejection: Rejection) -> tuple[object, ...]:
-        try:
-            row_id = ids[rejection.row].as_py()
-        except UnicodeDecodeError:  # the row still has its place
-            row_id = None
-        row = spec.first_row + rejection.row
-        named = None if row_id is None else str(row_id)
-        return named, spec.path, spec.row_group, row, rejection.stage, rejection.reason, rejection.message
-
-    columns = zip(*map(values, rejections), strict=True)
+    ids = as_texts(row_ids(chunk, id_column))
+    values = [
+        (ids[each.row], spec.path, spec.row_group, spec.first_row + each.row, each.stage, each.reason, each.message)
+        for each in rejections
+    ]
+    columns = zip(*values, strict=True)
     arrays = [pa.array(column, field.type) for column, field in zip(columns, REJECTION_SCHEMA, strict=True)]
     return pa.Table.from_arrays(arrays, schema=REJECTION_SCHEMA)
 

@@ -1,4 +1,4 @@
-"""Training on the bundled sample with a tiny network: it learns, resumes to the same weights, and its folder is a checkpoint."""
+"""Training a tiny network on the bundled sample: it learns, resumes to the same weights, and leaves a checkpoint."""
 
 from __future__ import annotations
 
@@ -75,7 +75,9 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_weights(
         torch.testing.assert_close(resumed[name], weights, msg=name)
 
 
-@pytest.mark.parametrize("changed", [{"objective": "tokenwise", "link": "sigmoid"}, {"shared_normalisation": True, "null": False}])
+@pytest.mark.parametrize(
+    "changed", [{"objective": "tokenwise", "link": "sigmoid"}, {"shared_normalisation": True, "null": False}]
+)
 def test_other_objectives_train_too(bert_folder: Path, tmp_path: Path, changed: dict[str, Any]) -> None:
     result = train(options(bert_folder, tmp_path, eval=str(SAMPLE), eval_every_nth=40, epochs=0.1, **changed))
     assert 0 <= result["em"] <= result["f1"] <= 100
@@ -121,7 +123,7 @@ def test_windows_with_part_of_a_gold_have_no_target(bert_folder: Path) -> None:
 
 
 def test_an_epoch_holds_every_window_once(bert_folder: Path) -> None:
-    rows = [row for row in model.train.read_rows(str(SAMPLE))][:50]
+    rows = model.train.read_rows(str(SAMPLE))[:50]
     examples = make_examples(rows, Tokenizer(bert_folder), 128, 32, 32)
     usable = np.arange(len(examples.windows))
     batches = plan_epoch(examples, usable, 1000, np.random.default_rng(0))
@@ -157,5 +159,3 @@ def test_shared_normalisation_is_one_softmax_over_the_windows() -> None:
             for side, token in enumerate((first, last))
         )
         assert found[pair].item() == pytest.approx(expected, rel=1e-5)
-
-

@@ -65,7 +65,7 @@ class TestDefaults:
 
     def test_what_changes_no_answer_is_no_part_of_the_configuration(self, job: Resolve):
         plain = job().configuration_of("annotate")
-        others = ("--direct_num_workers=3", "--max_failed_fraction=0.1", "--device=cpu", "--overwrite", "--worst=3")
+        others = ("--direct_num_workers=3", "--max_failed_fraction=0.1", "--device=cpu", "--overwrite")
         for other in others:
             assert job(other).configuration_of("annotate") == plain
 

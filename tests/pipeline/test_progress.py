@@ -115,7 +115,7 @@ def terminal() -> Iterator[list[str]]:
         sys.stderr = before
         with suppress(OSError):  # Linux ends the reading of a terminal that was closed with an error
             while piece := os.read(reading, 10_000):
-                shown.append(piece.decode())
+                shown.append(piece.decode(errors="replace"))  # a piece may end within a character
         os.close(reading)
 
 

@@ -14,13 +14,14 @@ import pyarrow as pa
 import pytest
 
 from model.audit import AUDIT_SCHEMA
+from model.columns import as_texts
 from model.prediction import Decoding
 from model.statistics import Statistics
 from model.tokenizer import Tokenizer
 from tests.transforms.fakes import DECODING, LIMITS, FakeReader, asked, make_chunk
 from transforms.decode_answers import decode_answers
 from transforms.make_windows import make_windows
-from transforms.measure_loss import AuditOptions, _MeasureLoss, as_texts, measure_loss
+from transforms.measure_loss import AuditOptions, _MeasureLoss, measure_loss
 from transforms.predict_spans import predict_spans
 from transforms.records import AnsweredChunk, Outcome
 
