@@ -40,12 +40,14 @@ AUDIT_ONLY = ("answers_column", "link", "slice_by", "worst")
 class Job:
     """A job with every default resolved: what the builder builds from.
 
+    model          `--model` as it was given
     stages         "annotate", "audit" or both; of both, the audit's tree is `output`/audit
     expected       the columns that are read, with their types
     texts          those that must hold text
     configuration  what changes answers or boundaries, by name of its option
     """
 
+    model: str
     stages: tuple[str, ...]
     files: tuple[InputFile, ...]
     output: str
@@ -80,6 +82,7 @@ class Job:
         return {
             "stage": stage,
             "configuration": self.configuration_of(stage),
+            "model": self.model,
             "input_files": len(self.files),
             "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
         }
@@ -130,6 +133,7 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
     batch_tokens = options.batch_tokens or (65536 if on_cuda else 4096)
     chunk_size = ChunkSize(options.chunk_rows, options.chunk_bytes, math.ceil(4 * workers(beam_options) / len(files)))
     return Job(
+        model=options.model,
         stages=stages,
         files=files,
         output=output,
@@ -150,7 +154,6 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
         ),
         max_failed_fraction=options.max_failed_fraction,
         configuration={
-            "model": options.model,
             "model_digest": reader.digest,
             "dtype": reader.dtype,
             "batch_tokens": batch_tokens,
@@ -209,7 +212,7 @@ def _columns(first: InputFile, options: argparse.Namespace, audited: bool) -> tu
             raise Refused(f"{name}={column}: {first.path} has the columns {', '.join(schema.names)}")
     keep = schema.names
     if options.keep_columns is not None:
-        keep = [name.strip() for name in options.keep_columns.split(",") if name.strip()]
+        keep = list(dict.fromkeys(name.strip() for name in options.keep_columns.split(",") if name.strip()))
         for name in keep:
             if name not in schema.names:
                 raise Refused(f"--keep_columns: {first.path} has no column {name!r}, only {', '.join(schema.names)}")
@@ -240,8 +243,18 @@ def _columns(first: InputFile, options: argparse.Namespace, audited: bool) -> tu
             f"--output_prefix={options.output_prefix!r}: the output column {clash[0]!r} is an input column already; "
             "give another prefix, or leave it out of --keep_columns"
         )
-    expected = pa.schema([schema.field(name) for name in wanted])
+    expected = pa.schema([_expected(schema.field(name), name in texts) for name in wanted])
     return expected, OutputColumns(tuple(keep), options.output_prefix, options.id_column)
+
+
+def _expected(field: pa.Field, is_text_column: bool) -> pa.Field:
+    """The first file's field, wide enough for what other files may hold: nulls, text, more than 127 dictionary values."""
+    kind = field.type
+    if is_text_column and pa.types.is_null(kind):
+        kind = pa.string()
+    if pa.types.is_dictionary(kind):
+        kind = pa.dictionary(pa.int32(), kind.value_type, kind.ordered)
+    return pa.field(field.name, kind, nullable=True, metadata=field.metadata)
 
 
 def _location(model: str) -> Location:
@@ -286,12 +299,12 @@ def _limits(options: argparse.Namespace, tokenizer: Tokenizer, reader: Checkpoin
     if max_length > capacity:
         raise Refused(f"--max_length={max_length}: the model takes at most {capacity} tokens")
     least = options.max_answer_length - 1
-    overlap = max(least, min(128, max_length // 3)) if options.overlap is None else options.overlap
+    room = max_length - options.max_question - tokenizer.format.special_tokens
+    overlap = max(least, min(128, max_length // 3, room - 1)) if options.overlap is None else options.overlap
     if overlap < least:
         raise Refused(
             f"--overlap={overlap}: must be at least --max_answer_length - 1 = {least}, or some answers fit in no window"
         )
-    room = max_length - options.max_question - tokenizer.format.special_tokens
     if room <= overlap:
         raise Refused(
             f"--overlap={overlap}: must be below {max(room, 0)}, the context tokens that fit beside a question in "

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from tqdm import tqdm
 
 from pipeline.job import Job
-from transforms.plan_chunks import rows_of_part
+from transforms.records import rows_of_part
 from transforms.storage import is_local, join, list_names, open_parquet
 
 _log = logging.getLogger("spanmill")

@@ -48,19 +48,22 @@ def make_windows(chunk: Chunk, tokenizer: Tokenizer, limits: WindowLimits) -> Wi
             message = f"the {name} is {problem.replace('_', ' ').replace('utf8', 'UTF-8')}"
             rejected.setdefault(row, Rejection(row, STAGE, f"{name}_{problem}", message))
 
-    question_place: dict[str, int] = {}
-    context_place: dict[str, int] = {}
-    pair_place: dict[tuple[int, int], int] = {}
-    row_pair = np.full(len(questions), -1, np.int64)
-    for row, (question, context) in enumerate(zip(questions, contexts, strict=True)):
-        if row not in rejected:
-            q = question_place.setdefault(question, len(question_place))
-            c = context_place.setdefault(context, len(context_place))
-            row_pair[row] = pair_place.setdefault((q, c), len(pair_place))
-    pairs = np.array(list(pair_place), np.int64).reshape(-1, 2)
-
+    usable = [row for row in range(len(questions)) if row not in rejected]
+    question_place = {text: k for k, text in enumerate(dict.fromkeys(questions[row] for row in usable))}
+    context_place = {text: k for k, text in enumerate(dict.fromkeys(contexts[row] for row in usable))}
     whole = tokenizer.questions(list(question_place))
     passages = tokenizer.passages(list(context_place))
+
+    pair_place: dict[tuple[int, int], int] = {}
+    row_pair = np.full(len(questions), -1, np.int64)
+    for row in usable:
+        q, c = question_place[questions[row]], context_place[contexts[row]]
+        for name, tokens in (("question", whole.lengths[q]), ("context", passages.lengths[c])):
+            if tokens == 0 and row not in rejected:
+                rejected[row] = Rejection(row, STAGE, f"{name}_without_tokens", f"the tokenizer finds no token in the {name}")
+        if row not in rejected:
+            row_pair[row] = pair_place.setdefault((q, c), len(pair_place))
+    pairs = np.array(list(pair_place), np.int64).reshape(-1, 2)
     windows = cut_windows(
         tokenizer.format,
         passages,
@@ -71,16 +74,10 @@ def make_windows(chunk: Chunk, tokenizer: Tokenizer, limits: WindowLimits) -> Wi
         overlap=limits.overlap,
         max_windows=limits.max_windows,
     )
-    empty_question = whole.lengths[pairs[:, 0]] == 0
-    empty_context = passages.lengths[pairs[:, 1]] == 0
+    too_long = windows.counts == 0
     for row in np.flatnonzero(row_pair >= 0).tolist():
-        pair = row_pair[row]
-        if empty_question[pair]:
-            rejected[row] = Rejection(row, STAGE, "question_without_tokens", "the tokenizer finds no token in the question")
-        elif empty_context[pair]:
-            rejected[row] = Rejection(row, STAGE, "context_without_tokens", "the tokenizer finds no token in the context")
-        elif windows.counts[pair] == 0:
-            message = f"{passages.lengths[pairs[pair, 1]]} tokens need more than --max_windows={limits.max_windows}"
+        if too_long[row_pair[row]]:
+            message = f"{passages.lengths[pairs[row_pair[row], 1]]} tokens need more than --max_windows={limits.max_windows}"
             rejected[row] = Rejection(row, STAGE, "too_many_windows", message)
     golds = None
     if limits.answers:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 import apache_beam as beam
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from transforms.records import ChunkRun, ChunkSpec, InputFile
+from transforms.records import ChunkRun, ChunkSpec, InputFile, part_name
 from transforms.storage import open_parquet
 
 _LONGEST_RUN = 16
@@ -71,17 +69,6 @@ def schema_problem(schema: pa.Schema, expected: pa.Schema, texts: tuple[str, ...
         if not (kind == column.type or pa.types.is_null(kind) or both_text):
             return f"column {column.name!r} is {kind}, in the first file it is {column.type}"
     return ""
-
-
-def part_name(file: InputFile, row_group: int, row_start: int, rows: int) -> str:
-    """The output name of a chunk: sorts in input order, tells where its rows come from and how many there are."""
-    stem = re.sub(r"[^A-Za-z0-9_.-]+", "_", PurePosixPath(file.path).stem)[:80]
-    return f"{file.index:06d}-{stem}-g{row_group:05d}-r{row_start:09d}-n{rows}.parquet"
-
-
-def rows_of_part(name: str) -> int:
-    """The row count in the name of a part."""
-    return int(name.removesuffix(".parquet").rsplit("-n", 1)[1])
 
 
 def plan_file(file: InputFile, metadata: pq.FileMetaData, size: ChunkSize) -> Iterator[ChunkRun]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import PurePosixPath
 from typing import Any, Self
 
 import numpy as np
@@ -30,6 +32,17 @@ class InputFile:
     size: int
     version: str
     rows: int | None = None
+
+
+def part_name(file: InputFile, row_group: int, row_start: int, rows: int) -> str:
+    """The output name of a chunk: sorts in input order, tells where its rows come from and how many there are."""
+    stem = re.sub(r"[^A-Za-z0-9_.-]+", "_", PurePosixPath(file.path).stem)[:80]
+    return f"{file.index:06d}-{stem}-g{row_group:05d}-r{row_start:09d}-n{rows}.parquet"
+
+
+def rows_of_part(name: str) -> int:
+    """The row count in the name of a part."""
+    return int(name.removesuffix(".parquet").rsplit("-n", 1)[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +98,7 @@ class Rejection:
 class WindowedChunk:
     """A chunk with the context windows of its distinct question/context pairs.
 
-    row_pair       int64 [rows], which pair each row asks; -1 for a rejected row
+    row_pair       int64 [rows], which pair each row asks; -1 for a row rejected for its texts
     questions      the distinct questions, in the order of those of `windows`
     contexts       the distinct contexts, in the order of the passages of `windows`
     questions_cut  int64 [pairs], question tokens beyond `max_question`

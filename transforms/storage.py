@@ -235,7 +235,7 @@ class StoredFolder:
         fetched = Path(tempfile.mkdtemp(dir=cache))
         try:
             for name in list_names(self.url):
-                if name.endswith((".json", ".safetensors", ".txt", ".model", ".bin", ".pt")):
+                if name.endswith((".json", ".safetensors", ".txt", ".model")):
                     fs.get_file(f"{inner.rstrip('/')}/{name}", str(fetched / name))
             if not (fetched / "config.json").is_file():
                 raise CheckpointError(f"{self.url} has no config.json: it is no Hugging Face checkpoint folder")

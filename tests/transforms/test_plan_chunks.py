@@ -18,13 +18,11 @@ from transforms.plan_chunks import (
     ChunkSize,
     PlanChunks,
     is_text,
-    part_name,
     plan_chunks,
     plan_file,
-    rows_of_part,
     schema_problem,
 )
-from transforms.records import ChunkRun, ChunkSpec, InputFile
+from transforms.records import ChunkRun, ChunkSpec, InputFile, part_name, rows_of_part
 
 FILE = InputFile(3, "/in/a.parquet", 1000, "v1")
 SCHEMA = pa.schema([("question", pa.string()), ("context", pa.string()), ("n", pa.int64())])
