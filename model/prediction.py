@@ -61,7 +61,7 @@ def predict(
     With golds, their terms of the loss are measured on the same logits; `link` makes logits probabilities (tokenwise).
 
     A batch that fails is halved until it passes or is one window, whose pair then has a failure: "out_of_memory" or
-    "model_error". Raises the error itself if the device is lost, or if not one window could be computed.
+    "model_error". Raises the error itself if the device is lost, or if not one of several windows could be computed.
     """
     count = len(windows)
     spans = WindowSpans(
