@@ -523,8 +523,6 @@ class TestTheSameFigures:
 
     def test_two_processes_have_the_figures_of_one(self, gold: Path, audit: Audit, output: Path, null: str, finished: Path):
         """Batches depend on the chunk alone, and so small a network rounds alike for any number of threads."""
-        if null == "on":
-            pytest.skip("processes know nothing of the null option, and take seconds to start")
         ways = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
         assert audit(gold, output, f"--null={null}", *OPTIONS, *ways) == 0
         same_rows(read_parts(output), read_parts(finished))
