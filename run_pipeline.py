@@ -12,20 +12,20 @@ from types import FrameType
 
 logging.getLogger().addHandler(logging.NullHandler())  # Beam warns of optional packages while it is imported
 
-import apache_beam as beam  # noqa: E402  # after the line above
-from apache_beam.options.pipeline_options import PipelineOptions  # noqa: E402
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipeline import duplicates  # noqa: E402
-from pipeline.graph import build  # noqa: E402
-from pipeline.identity import claim  # noqa: E402
-from pipeline.job import resolve  # noqa: E402
-from pipeline.options import Refused, parse  # noqa: E402
-from pipeline.progress import progress  # noqa: E402
-from pipeline.report import accounting, audit_figures, duplicate_figures  # noqa: E402
-from pipeline.runners import is_local, is_template, make_runner  # noqa: E402
-from transforms.find_duplicates import DUPLICATES  # noqa: E402
-from transforms.storage import join, read, remove, sweep_temporary  # noqa: E402
-from transforms.write_manifest import AUDIT, MANIFEST  # noqa: E402
+from pipeline import duplicates
+from pipeline.graph import build
+from pipeline.identity import claim
+from pipeline.job import resolve
+from pipeline.options import Refused, parse
+from pipeline.progress import progress
+from pipeline.report import accounting, audit_figures, duplicate_figures
+from pipeline.runners import is_local, is_template, make_runner
+from transforms.find_duplicates import DUPLICATES
+from transforms.storage import join, read, remove, sweep_temporary
+from transforms.write_manifest import AUDIT, MANIFEST
 
 _log = logging.getLogger("spanmill")
 

@@ -14,9 +14,10 @@ import random
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -32,6 +33,9 @@ from model.prediction import Decoding, predict
 from model.spans import merge_windows
 from model.tokenizer import Tokenizer
 from model.windows import Windows, cut_windows
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 log = logging.getLogger("spanmill.train")
 
@@ -335,20 +339,29 @@ def _plan_passages(examples: Examples, usable: np.ndarray, batch_tokens: int, or
     return [batches[k] for k in order.permutation(len(batches))]
 
 
-def _autocast(device: torch.device):  # type: ignore[no-untyped-def]  # torch's own context managers are untyped
+def _autocast(device: torch.device) -> AbstractContextManager[Any]:
     if device.type == "cuda" or torch.cpu._is_amx_tile_supported():
         return torch.autocast(device.type, torch.bfloat16)
     return nullcontext()
 
 
-def _save_state(path: Path, network, average, optimizer, step: int, seconds: float) -> None:  # type: ignore[no-untyped-def]
+def _save_state(
+    path: Path,
+    network: torch.nn.Module,
+    average: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    seconds: float,
+) -> None:
     temporary = path.with_suffix(".tmp")
     state = {"network": network.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict()}
     torch.save({**state, "step": step, "seconds": seconds}, temporary)
     os.replace(temporary, path)
 
 
-def _save_checkpoint(output: Path, network, base: str, options: argparse.Namespace, result: dict[str, float]) -> None:  # type: ignore[no-untyped-def]
+def _save_checkpoint(
+    output: Path, network: PreTrainedModel, base: str, options: argparse.Namespace, result: dict[str, float]
+) -> None:
     from transformers import AutoTokenizer
 
     half = network.to(torch.float16)

@@ -36,7 +36,7 @@ def _locate(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
     if not path:
         raise StorageError("an empty path names no file")  # fsspec would take the working folder
     try:
-        return fsspec.core.url_to_fs(path)  # type: ignore[no-any-return]
+        return fsspec.core.url_to_fs(path)
     except (ImportError, ValueError) as error:
         raise StorageError(f"{path}: {error}") from error
 
@@ -114,7 +114,7 @@ def exists(path: str) -> bool:
 def read(path: str) -> bytes:
     """The bytes of a file. Raises FileNotFoundError."""
     fs, inner = _locate(path)
-    return fs.cat_file(inner)  # type: ignore[no-any-return]
+    return fs.cat_file(inner)
 
 
 def list_names(folder: str) -> list[str]:

@@ -8,7 +8,7 @@ import pytest
 from model.golds import Golds, gold_views
 from model.losses import PassageLosses, passage_losses
 from model.prediction import Decoding, predict
-from model.tokenizer import Ragged
+from model.tokenizer import PairFormat, Ragged
 from model.windows import Windows
 from tests.model.fakes import CONTEXT_FIRST, QUESTION_FIRST, FakeReader, fake_logits, make_windows
 
@@ -31,7 +31,9 @@ def make_golds(spans: dict[int, list[tuple[int, int]]]) -> Golds:
     return Golds(columns[:, 0], columns[:, 1], columns[:, 2], Ragged.of(rows), none, {}, [[] for _ in spans])
 
 
-def measure(link: str, null: bool, pair_format=QUESTION_FIRST, batch_tokens: int = 64) -> tuple[Windows, Golds, PassageLosses]:  # type: ignore[no-untyped-def]
+def measure(
+    link: str, null: bool, pair_format: PairFormat = QUESTION_FIRST, batch_tokens: int = 64
+) -> tuple[Windows, Golds, PassageLosses]:
     windows = make_windows(LENGTHS, max_length=16, overlap=5, pair_format=pair_format)
     golds = make_golds(SPANS)
     reader = FakeReader(SEED, levels=0)
@@ -76,7 +78,7 @@ def binary_cross_entropy(logits: np.ndarray, tokens: int, target: int | None, li
 @pytest.mark.parametrize("null", [False, True])
 @pytest.mark.parametrize("link", ["softmax", "sigmoid"])
 @pytest.mark.parametrize("pair_format", [QUESTION_FIRST, CONTEXT_FIRST])
-def test_every_loss_of_a_gold(link: str, null: bool, pair_format) -> None:  # type: ignore[no-untyped-def]
+def test_every_loss_of_a_gold(link: str, null: bool, pair_format: PairFormat) -> None:
     windows, golds, found = measure(link, null, pair_format)
     for gold in range(len(golds)):
         pair, first, last = int(golds.pair[gold]), int(golds.first[gold]), int(golds.last[gold])
