@@ -22,7 +22,7 @@ import torch
 
 from model.batching import Batch
 from model.golds import Golds, GoldViews
-from model.objective import log_normaliser, log_one_minus
+from model.objective import log_normaliser, log_one_minus, merge_log_masses
 from model.windows import Windows
 
 TOPS, POWERS = 4, 12
@@ -220,12 +220,8 @@ def _positive(link: str, logit: np.ndarray, nll: np.ndarray) -> np.ndarray:
 
 
 def _log_sum(values: np.ndarray, group: np.ndarray, groups: int) -> np.ndarray:
-    """logsumexp of each group's values; `group` ascending. -inf for an empty group."""
-    result = np.full(groups, -np.inf)
-    if len(values):
-        held, at = np.unique(group, return_index=True)
-        result[held] = np.logaddexp.reduceat(values, at)
-    return result
+    """logsumexp of each group's values, float64 [groups]; -inf for an empty group."""
+    return merge_log_masses(torch.from_numpy(values), torch.from_numpy(group.astype(np.int64)), groups).numpy()
 
 
 def _pick(values: np.ndarray, chosen: np.ndarray, group: np.ndarray, groups: int) -> np.ndarray:

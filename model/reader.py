@@ -7,13 +7,16 @@ import threading
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
 from model.batching import Batch
 from model.checkpoint import CheckpointError, Location, digest, refuse_unsafe
 from model.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -127,6 +130,12 @@ def resolve_dtype(dtype: str, device: str) -> str:
     return "bfloat16" if faster else "float32"
 
 
+def takes_types(network: PreTrainedModel) -> bool:
+    """Whether a network tells token types apart."""
+    types = 2 if network.config.model_type in _COMPARE_TYPES else getattr(network.config, "type_vocab_size", 0)
+    return "token_type_ids" in inspect.signature(network.forward).parameters and types > 1
+
+
 class _Network:
     """A loaded network on its device."""
 
@@ -152,9 +161,7 @@ class _Network:
                 f"{folder} lacks trained weights for {', '.join(absent[:5])}"
                 f"{' and others' if len(absent) > 5 else ''}: no question answering checkpoint (untrained heads never answer)"
             )
-        accepted = inspect.signature(network.forward).parameters
-        types = 2 if network.config.model_type in _COMPARE_TYPES else getattr(network.config, "type_vocab_size", 0)
-        self.takes_types = "token_type_ids" in accepted and types > 1
+        self.takes_types = takes_types(network)
         self.vocabulary = int(network.get_input_embeddings().num_embeddings)
         self.positions = _position_limit(network)
         self.device = device

@@ -24,12 +24,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from model.batching import Batch, assemble
+from model.batching import Batch, assemble, plan_batches
 from model.checkpoint import Bundled
 from model.golds import gold_tokens
 from model.metrics import exact_match, f1
 from model.objective import categorical, log_normaliser, merge_log_masses, tokenwise
 from model.prediction import Decoding, predict
+from model.reader import takes_types
 from model.spans import merge_windows
 from model.tokenizer import Tokenizer
 from model.windows import Windows, cut_windows
@@ -146,14 +147,9 @@ def plan_epoch(examples: Examples, usable: np.ndarray, batch_tokens: int, order:
     """Random batches of windows of like length under the token budget: shuffled, sorted within stretches, cut, shuffled."""
     lengths = examples.windows.lengths
     shuffled = order.permutation(usable)
-    batches = []
+    batches: list[np.ndarray] = []
     for stretch in np.array_split(shuffled, max(1, len(shuffled) // 1500)):
-        ranked = stretch[np.argsort(-lengths[stretch], kind="stable")]
-        begin = 0
-        while begin < len(ranked):
-            held = max(1, batch_tokens // int(lengths[ranked[begin]]))
-            batches.append(ranked[begin : begin + held])
-            begin += held
+        batches += [stretch[batch] for batch in plan_batches(lengths[stretch], batch_tokens)]
     return [batches[k] for k in order.permutation(len(batches))]
 
 
@@ -180,7 +176,7 @@ class TrainingReader:
 
     def logits(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention.long()}
-        if "token_type_ids" in self._tokenizer.input_names:
+        if takes_types(self.network):
             inputs["token_type_ids"] = batch.token_types
         device = next(self.network.parameters()).device
         output = self.network(**{name: tensor.to(device) for name, tensor in inputs.items()})

@@ -105,7 +105,7 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
     audited = options.stage == "audit" or options.audit
     if not audited:
         for name in ("slice_by", "against", "worst"):
-            if getattr(options, name):
+            if getattr(options, name) not in (None, ""):
                 raise Refused(f"--{name}={getattr(options, name)} is of an audit: give the stage audit, or --audit too")
     worst = 50 if options.worst is None else options.worst
     stages = (options.stage,) if options.stage == "audit" or not audited else ("annotate", "audit")
@@ -115,7 +115,7 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
     settings = read_settings(reader.folder)
     tokenizer = reader.tokenizer()
     limits = _limits(options, tokenizer, reader, audited)
-    slices = tuple(name.strip() for name in (options.slice_by or "").split(",") if name.strip())
+    slices = tuple(_names(options.slice_by))
     built_in = sorted(set(slices) & set(SLICES))
     if built_in:
         raise Refused(f"--slice_by: {built_in[0]!r} is the name of a slice that every audit has ({', '.join(SLICES)})")
@@ -212,7 +212,7 @@ def _columns(first: InputFile, options: argparse.Namespace, audited: bool) -> tu
             raise Refused(f"{name}={column}: {first.path} has the columns {', '.join(schema.names)}")
     keep = schema.names
     if options.keep_columns is not None:
-        keep = list(dict.fromkeys(name.strip() for name in options.keep_columns.split(",") if name.strip()))
+        keep = _names(options.keep_columns)
         for name in keep:
             if name not in schema.names:
                 raise Refused(f"--keep_columns: {first.path} has no column {name!r}, only {', '.join(schema.names)}")
@@ -227,7 +227,7 @@ def _columns(first: InputFile, options: argparse.Namespace, audited: bool) -> tu
                 "not struct<text: list<string>, answer_start: list<int32>>"
             )
         read.append(options.answers_column)
-        read += [name.strip() for name in (options.slice_by or "").split(",") if name.strip()]
+        read += _names(options.slice_by)
         for name in read:
             if name not in schema.names:
                 raise Refused(f"--slice_by: {first.path} has no column {name!r}, only {', '.join(schema.names)}")
@@ -245,6 +245,11 @@ def _columns(first: InputFile, options: argparse.Namespace, audited: bool) -> tu
         )
     expected = pa.schema([_expected(schema.field(name), name in texts) for name in wanted])
     return expected, OutputColumns(tuple(keep), options.output_prefix, options.id_column)
+
+
+def _names(listed: str | None) -> list[str]:
+    """The names in a comma-separated list, each once."""
+    return list(dict.fromkeys(name.strip() for name in (listed or "").split(",") if name.strip()))
 
 
 def _expected(field: pa.Field, is_text_column: bool) -> pa.Field:

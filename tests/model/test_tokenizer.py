@@ -270,7 +270,6 @@ def test_roberta_has_four_special_tokens_of_one_type_and_pads_with_one(tmp_path:
     assert (tokenizer.format.before, tokenizer.format.between, tokenizer.format.after) == ((0,), (2, 2), (2,))
     assert {tokenizer.format.first_type, tokenizer.format.second_type, *tokenizer.format.between_types} == {0}
     assert tokenizer.format.pad_id == 1
-    assert "token_type_ids" not in tokenizer.input_names
 
 
 def test_xlnet_has_the_context_first_and_the_classifier_last(tmp_path: Path) -> None:
