@@ -10,98 +10,30 @@ import argparse
 import json
 import logging
 import os
-import random
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
-from model.batching import Batch, assemble, plan_batches
+from model.batching import Batch, assemble
 from model.checkpoint import Bundled
-from model.golds import gold_tokens
 from model.metrics import exact_match, f1
 from model.objective import categorical, log_normaliser, merge_log_masses, tokenwise
 from model.prediction import Decoding, predict
 from model.reader import takes_types
 from model.spans import merge_windows
 from model.tokenizer import Tokenizer
-from model.windows import Windows, cut_windows
+from model.training_data import NULL, Examples, make_examples, plan_epoch, read_rows, with_unanswerables
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 log = logging.getLogger("spanmill.train")
-
-ABSENT, NULL = -2, -1
-"""Targets of a window: the gold stands partly in it (no target), or not at all (null)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Examples:
-    """Training windows with their targets, passage tokens of the first gold, int64 [windows], or ABSENT or NULL."""
-
-    windows: Windows
-    start: np.ndarray
-    end: np.ndarray
-
-
-def read_rows(files: str) -> list[dict]:
-    """The rows of comma-separated Parquet files in the input contract's layout."""
-    tables = [pq.read_table(path, columns=["question", "context", "answers"]) for path in files.split(",") if path]
-    return pa.concat_tables(tables, promote_options="permissive").to_pylist()
-
-
-def with_unanswerables(rows: list[dict], share: float, seed: int) -> list[dict]:
-    """Adds `share` x len(rows) rows that pair a question with a passage nearby in the data that lacks its answer."""
-    chosen = random.Random(seed)
-    contexts = list(dict.fromkeys(row["context"] for row in rows))
-    place = {context: k for k, context in enumerate(contexts)}
-    added: list[dict] = []
-    while len(added) < share * len(rows):
-        row = chosen.choice(rows)
-        other = contexts[(place[row["context"]] + chosen.choice([-3, -2, -1, 1, 2, 3])) % len(contexts)]
-        golds = row["answers"]["text"]
-        if golds and not any(gold.lower() in other.lower() for gold in golds):
-            added.append({"question": row["question"], "context": other, "answers": {"text": [], "answer_start": []}})
-    return rows + added
-
-
-def make_examples(rows: list[dict], tokenizer: Tokenizer, max_length: int, overlap: int, max_question: int) -> Examples:
-    """Cuts the rows into windows and finds the first gold of each in them; windows with part of a gold are dropped."""
-    contexts = list(dict.fromkeys(row["context"] for row in rows))
-    place = {context: k for k, context in enumerate(contexts)}
-    passages = tokenizer.passages(contexts)
-    questions = tokenizer.questions([row["question"] for row in rows]).cut(max_question)
-    passage = np.array([place[row["context"]] for row in rows])
-    windows = cut_windows(
-        tokenizer.format,
-        passages,
-        questions,
-        passage,
-        np.arange(len(rows)),
-        max_length=max_length,
-        overlap=overlap,
-        max_windows=10_000,
-    )
-    answered = np.array([bool(row["answers"]["text"]) for row in rows])
-    begin = np.array([(row["answers"]["answer_start"] or [0])[0] for row in rows])
-    stop = begin + np.array([len((row["answers"]["text"] or [""])[0]) for row in rows])
-    first, last = np.full(len(rows), NULL, np.int64), np.full(len(rows), NULL, np.int64)
-    for row in np.flatnonzero(answered):
-        first[row], last[row] = gold_tokens(passages, passage[row], begin[row], stop[row])
-    start, end = first[windows.pair], last[windows.pair]
-    whole = (start >= windows.start) & (end < windows.stop)
-    outside = (end < windows.start) | (start >= windows.stop)
-    target = np.where(whole, 0, np.where(outside, NULL, ABSENT))
-    return Examples(windows, np.where(target == 0, start, target), np.where(target == 0, end, target))
 
 
 def window_loss(
@@ -122,43 +54,59 @@ def window_loss(
 
 
 def passage_loss(
-    start_logits: torch.Tensor, end_logits: torch.Tensor, batch: Batch, targets: torch.Tensor, pair: torch.Tensor
+    start_logits: torch.Tensor,
+    end_logits: torch.Tensor,
+    batch: Batch,
+    targets: torch.Tensor,
+    group: torch.Tensor,
+    null: bool,
 ) -> torch.Tensor:
-    """-log of the share of the gold in one softmax over all windows of its passage in the batch, [passages with a gold].
+    """One loss for each group with a gold, in the order of the groups, then one for each window without; groups int64 [B].
 
-    Shared normalisation (Clark & Gardner 2018, arXiv:1710.10723): windows without the gold only enter the normaliser.
+    Shared normalisation (Clark & Gardner 2018, arXiv:1710.10723): a gold's share is that of one softmax over the tokens of
+    all windows of its group, as the audit measures it over a passage, null logits from the window that is surest of an
+    answer. Windows without the gold learn the null option each for itself. targets int64 [2, B], -1 for none.
     """
     place = torch.arange(start_logits.shape[1])
     owned = batch.in_context & (2 * place >= batch.owned_low[:, None]) & (2 * place < batch.owned_high[:, None])
-    groups, group = torch.unique(pair, return_inverse=True)
+    groups, group = torch.unique(group, return_inverse=True)
     total = start_logits.new_zeros(len(groups))
     count = start_logits.new_zeros(len(groups))
+    classifier = batch.classifier if null else None
+    if classifier is not None:
+        surest = _surest((start_logits + end_logits).detach().gather(1, classifier[:, None]).squeeze(1), group)
     for logits, target in zip((start_logits, end_logits), targets, strict=True):
-        normaliser = merge_log_masses(log_normaliser(logits, owned), group, len(groups))
-        holds = target >= 0
+        masses, member = log_normaliser(logits, owned), group
+        if classifier is not None:
+            masses = torch.cat([masses, logits[surest, classifier[surest]]])
+            member = torch.cat([group, group[surest]])
+        normaliser = merge_log_masses(masses, member, len(groups))
         inside = categorical(logits, target.clamp(min=0), normaliser[group])
-        holds = holds & owned.gather(1, target.clamp(min=0)[:, None]).squeeze(1)
+        holds = (target >= 0) & owned.gather(1, target.clamp(min=0)[:, None]).squeeze(1)
         total = total.index_add(0, group, torch.where(holds, inside, 0.0))
         count = count.index_add(0, group, holds.float())
-    return total[count == 2]
+    losses = total[count == 2]
+    if classifier is None:
+        return losses
+    normalised = batch.in_context.scatter(1, classifier[:, None], True)
+    sides = [categorical(logits, classifier, log_normaliser(logits, normalised)) for logits in (start_logits, end_logits)]
+    null_nll = sides[0] + sides[1]
+    return torch.cat([losses, null_nll[targets[0] == classifier]])
 
 
-def plan_epoch(examples: Examples, usable: np.ndarray, batch_tokens: int, order: np.random.Generator) -> list[np.ndarray]:
-    """Random batches of windows of like length under the token budget: shuffled, sorted within stretches, cut, shuffled."""
-    lengths = examples.windows.lengths
-    shuffled = order.permutation(usable)
-    batches: list[np.ndarray] = []
-    for stretch in np.array_split(shuffled, max(1, len(shuffled) // 1500)):
-        batches += [stretch[batch] for batch in plan_batches(lengths[stretch], batch_tokens)]
-    return [batches[k] for k in order.permutation(len(batches))]
+def _surest(null_score: torch.Tensor, group: torch.Tensor) -> torch.Tensor:
+    """The window of each group with the least null score, the first of equals, int64 [groups]."""
+    order = np.lexsort((null_score.numpy(), group.numpy()))
+    return torch.from_numpy(order[np.unique(group.numpy()[order], return_index=True)[1]])
 
 
-def targets_of(examples: Examples, chosen: np.ndarray, batch: Batch) -> torch.Tensor:
-    """Batch positions of the targets, int64 [2, B]; null is the classifier's position, or -1 without one."""
+def targets_of(examples: Examples, chosen: np.ndarray, batch: Batch, null: bool) -> torch.Tensor:
+    """Batch positions of the targets, int64 [2, B]; the classifier's for null; -1 for none."""
     shift = batch.context_start - batch.passage_start
-    null = batch.classifier if batch.classifier is not None else torch.full((len(chosen),), -1)
+    none = torch.full((len(chosen),), -1)
+    classifier = batch.classifier if null and batch.classifier is not None else none
     both = [torch.from_numpy(side[chosen]) for side in (examples.start, examples.end)]
-    return torch.stack([torch.where(side >= 0, side + shift, null) for side in both])
+    return torch.stack([torch.where(side >= 0, side + shift, torch.where(side == NULL, classifier, none)) for side in both])
 
 
 class TrainingReader:
@@ -230,11 +178,11 @@ def train(options: argparse.Namespace) -> dict[str, float]:
         lr=options.learning_rate,
     )
 
-    rows = with_unanswerables(read_rows(options.train), options.unanswerable_share if options.null else 0.0, options.seed)
+    rows = read_rows(options.train, options.mix, options.seed)
+    rows = with_unanswerables(rows, options.unanswerable_share if options.null else 0.0, options.seed)
     examples = make_examples(rows, tokenizer, options.max_length, options.overlap, options.max_question)
-    usable = np.flatnonzero(examples.start >= (NULL if options.null else 0))
     eval_rows = read_rows(options.eval)[:: max(1, options.eval_every_nth)] if options.eval else []
-    log.info("%d rows, %d windows to train on, %d rows to evaluate", len(rows), len(usable), len(eval_rows))
+    log.info("%d rows, %d windows to train on, %d rows to evaluate", len(rows), len(examples.windows), len(eval_rows))
 
     state_file = output / "state.pt"
     step, seconds = 0, 0.0
@@ -246,29 +194,29 @@ def train(options: argparse.Namespace) -> dict[str, float]:
         step, seconds = state["step"], state["seconds"]
         log.info("going on from step %d, after %.1f minutes", step, seconds / 60)
 
-    per_epoch = len(plan_epoch(examples, usable, options.batch_tokens, np.random.default_rng(options.seed)))
+    per_epoch = len(plan_epoch(examples, _usable(examples, options), options.batch_tokens, np.random.default_rng(options.seed)))
     planned = max(1, int(per_epoch * options.epochs))
     autocast = _autocast(device)
     losses: list[float] = []
     seen, result = 0, {}
     clock = last_log = last_save = last_eval = time.monotonic()
-    for chosen in _batches(examples, usable, options, step):
+    for chosen in _batches(examples, options, step):
         now = time.monotonic()
         seconds, clock = seconds + now - clock, now
         done = max(step / planned, seconds / 60 / options.max_minutes if options.max_minutes else 0.0)
         if done >= 1:
             break
         rate = options.learning_rate * min(1.0, (step + 1) / options.warmup) * (1 - done)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+        for parameters in optimizer.param_groups:
+            parameters["lr"] = rate
         batch = assemble(examples.windows, chosen)
-        targets = targets_of(examples, chosen, batch)
+        targets = targets_of(examples, chosen, batch, options.null)
         with autocast:
             start_logits, end_logits = TrainingReader(network, tokenizer).logits(batch)
         start_logits, end_logits = start_logits.cpu(), end_logits.cpu()
         if options.shared_normalisation:
-            pair = torch.from_numpy(examples.windows.pair[chosen].astype(np.int64))
-            per_example = passage_loss(start_logits, end_logits, batch, targets, pair)
+            group = torch.from_numpy(examples.group[chosen])
+            per_example = passage_loss(start_logits, end_logits, batch, targets, group, options.null)
         else:
             per_example = window_loss(start_logits, end_logits, batch, targets, options)
         if not len(per_example):
@@ -302,37 +250,23 @@ def train(options: argparse.Namespace) -> dict[str, float]:
     return result
 
 
-def _batches(examples: Examples, usable: np.ndarray, options: argparse.Namespace, skip: int) -> Iterator[np.ndarray]:
+def _batches(examples: Examples, options: argparse.Namespace, skip: int) -> Iterator[np.ndarray]:
     """The batches of all epochs, from batch number `skip` on: the same for the same seed, however often it resumed."""
-    if options.shared_normalisation:
-        usable = np.arange(len(examples.windows))
     epoch = 0
     while True:
-        order = np.random.default_rng([options.seed, epoch])
-        batches = (_plan_passages if options.shared_normalisation else plan_epoch)(
-            examples, usable, options.batch_tokens, order
+        batches = plan_epoch(
+            examples, _usable(examples, options), options.batch_tokens, np.random.default_rng([options.seed, epoch])
         )
         yield from batches[skip:]
         skip = max(0, skip - len(batches))
         epoch += 1
 
 
-def _plan_passages(examples: Examples, usable: np.ndarray, batch_tokens: int, order: np.random.Generator) -> list[np.ndarray]:
-    """Like `plan_epoch`, but all windows of a pair stay in one batch."""
-    lengths, pair = examples.windows.lengths, examples.windows.pair
-    pairs, first = np.unique(pair, return_index=True)
-    groups = np.split(usable, first[1:])
-    longest = np.maximum.reduceat(lengths, first)
-    batches = []
-    for stretch in np.array_split(order.permutation(len(pairs)), max(1, len(pairs) // 1500)):
-        batch: list[int] = []
-        for k in stretch[np.argsort(-longest[stretch], kind="stable")]:
-            if batch and (len(batch) + len(groups[k])) * lengths[batch].max() > batch_tokens:
-                batches.append(np.array(batch))
-                batch = []
-            batch += list(groups[k])
-        batches.append(np.array(batch))
-    return [batches[k] for k in order.permutation(len(batches))]
+def _usable(examples: Examples, options: argparse.Namespace) -> np.ndarray:
+    """The windows to train on: all under shared normalisation, where they enter the normaliser; else those with a target."""
+    if options.shared_normalisation:
+        return np.arange(len(examples.windows))
+    return np.flatnonzero(examples.start >= (NULL if options.null else 0))
 
 
 def _autocast(device: torch.device) -> AbstractContextManager[Any]:
@@ -377,12 +311,19 @@ def make_parser() -> argparse.ArgumentParser:
     data.add_argument("--eval_every_nth", type=int, default=1, help="evaluate on every nth row only (1)")
     data.add_argument("--output", required=True, help="folder of the checkpoint, and of the state to resume from")
     data.add_argument("--base", default="", help="checkpoint folder to start from (the bundled one)")
+    data.add_argument(
+        "--mix",
+        type=_mix,
+        default={},
+        metavar="PATTERN=TIMES,...",
+        help="how often rows are taken by their `source`, e.g. 'squad*=2,qamr*=0.3' (each once)",
+    )
     data.add_argument("--unanswerable_share", type=float, default=0.2, help="made unanswerable rows per row (0.2)")
     loss = parser.add_argument_group("objective")
     loss.add_argument("--objective", choices=["categorical", "tokenwise"], default="categorical")
     loss.add_argument("--link", choices=["softmax", "sigmoid"], default="softmax")
     loss.add_argument("--null", action=argparse.BooleanOptionalAction, default=True, help="train the null option (yes)")
-    loss.add_argument("--shared_normalisation", action="store_true", help="one softmax over a passage's windows")
+    loss.add_argument("--shared_normalisation", action="store_true", help="one softmax over the windows of a question")
     windows = parser.add_argument_group("windows")
     windows.add_argument("--max_length", type=int, default=384)
     windows.add_argument("--overlap", type=int, default=128)
@@ -405,11 +346,19 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _mix(value: str) -> dict[str, float]:
+    """`pattern=times,...` as a mapping. Raises ArgumentTypeError."""
+    try:
+        return {name: float(times) for name, times in (part.rsplit("=", 1) for part in value.split(","))}
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{value!r} is not PATTERN=TIMES,...") from None
+
+
 def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     options = make_parser().parse_args(arguments)
-    if options.shared_normalisation and (options.null or options.objective == "tokenwise"):
-        raise SystemExit("--shared_normalisation goes with --no-null and --objective categorical")
+    if options.shared_normalisation and options.objective == "tokenwise":
+        raise SystemExit("--shared_normalisation goes with --objective categorical")
     print(json.dumps(train(options)))
     return 0
 

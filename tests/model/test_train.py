@@ -15,7 +15,8 @@ import model.train
 from model.checkpoint import LocalFolder, read_settings
 from model.reader import CheckpointReader
 from model.tokenizer import Tokenizer
-from model.train import ABSENT, NULL, make_examples, make_parser, passage_loss, plan_epoch, train, with_unanswerables
+from model.train import make_parser, passage_loss, train
+from model.training_data import ABSENT, NULL, make_examples, plan_epoch, read_rows, with_unanswerables
 
 SAMPLE = Path(__file__).parents[2] / "pipeline" / "sample" / "sample.parquet"
 
@@ -75,9 +76,7 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_weights(
         torch.testing.assert_close(resumed[name], weights, msg=name)
 
 
-@pytest.mark.parametrize(
-    "changed", [{"objective": "tokenwise", "link": "sigmoid"}, {"shared_normalisation": True, "null": False}]
-)
+@pytest.mark.parametrize("changed", [{"objective": "tokenwise", "link": "sigmoid"}, {"shared_normalisation": True}])
 def test_other_objectives_train_too(bert_folder: Path, tmp_path: Path, changed: dict[str, Any]) -> None:
     result = train(options(bert_folder, tmp_path, eval=str(SAMPLE), eval_every_nth=40, epochs=0.1, **changed))
     assert 0 <= result["em"] <= result["f1"] <= 100
@@ -98,9 +97,13 @@ def test_unanswerables_pair_a_question_with_a_passage_that_lacks_its_golds() -> 
     assert len(made) == 30
     assert made == with_unanswerables(rows, 0.5, seed=0)
     own = {row["question"]: row["context"] for row in rows}
-    for row in made[20:]:
-        assert row["answers"] == {"text": [], "answer_start": []}
-        assert row["context"] != own[row["question"]]
+    for row in made:
+        source = rows[row["group"]]
+        if row["answers"]["text"]:
+            assert row == {**source, "group": row["group"]}
+        else:
+            assert row["question"] == source["question"]
+            assert row["context"] != own[row["question"]]
 
 
 def test_windows_with_part_of_a_gold_have_no_target(bert_folder: Path) -> None:
@@ -123,13 +126,14 @@ def test_windows_with_part_of_a_gold_have_no_target(bert_folder: Path) -> None:
 
 
 def test_an_epoch_holds_every_window_once(bert_folder: Path) -> None:
-    rows = model.train.read_rows(str(SAMPLE))[:50]
+    rows = read_rows(str(SAMPLE))[:50]
     examples = make_examples(rows, Tokenizer(bert_folder), 128, 32, 32)
     usable = np.arange(len(examples.windows))
     batches = plan_epoch(examples, usable, 1000, np.random.default_rng(0))
     assert sorted(np.concatenate(batches).tolist()) == usable.tolist()
     lengths = examples.windows.lengths
-    assert all(len(batch) == 1 or len(batch) * lengths[batch].max() <= 1000 for batch in batches)
+    for batch in batches:
+        assert len(set(examples.group[batch])) == 1 or len(batch) * lengths[batch].max() <= 1000
 
 
 def test_shared_normalisation_is_one_softmax_over_the_windows() -> None:
@@ -151,7 +155,7 @@ def test_shared_normalisation_is_one_softmax_over_the_windows() -> None:
         ]
     )
     targets = torch.where(targets >= 0, targets + shift, -1)
-    found = passage_loss(start_logits, end_logits, batch, targets, torch.from_numpy(windows.pair.astype(np.int64)))
+    found = passage_loss(start_logits, end_logits, batch, targets, torch.from_numpy(windows.pair.astype(np.int64)), null=False)
     for pair, (first, last) in gold.items():
         passage = Passage(windows, pair)
         expected = sum(

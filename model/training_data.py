@@ -1,0 +1,128 @@
+"""What a span predictor is trained on: rows of Parquet files, cut into windows with targets, planned into batches."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from dataclasses import dataclass
+from fnmatch import fnmatch
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from model.golds import gold_tokens
+from model.metrics import normalise
+from model.tokenizer import Tokenizer
+from model.unanswerables import unanswerables
+from model.windows import Windows, cut_windows
+
+ABSENT, NULL = -2, -1
+"""Targets of a window: the gold stands partly in it (no target), or not at all (null)."""
+
+STRETCH = 1500
+"""Groups that are sorted by length together: enough for little padding, few enough that epochs differ."""
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """Training windows with their targets; W windows.
+
+    start, end  int64 [W], passage tokens of the gold, or ABSENT or NULL
+    group       int64 [W], not falling: windows that one question is asked of, that of a made unanswerable row beside those
+                of the row it was made from. They stay in one batch and may share one normaliser.
+    """
+
+    windows: Windows
+    start: np.ndarray
+    end: np.ndarray
+    group: np.ndarray
+
+
+def read_rows(files: str, mix: dict[str, float] | None = None, seed: int = 0) -> list[dict]:
+    """The rows of comma-separated Parquet files in the input contract's layout.
+
+    mix  pattern of the column `source` -> how often a row of it is taken: 2 is twice, 0.3 is three rows of ten. The first
+         pattern that fits counts; rows that none fits are taken once.
+    """
+    columns = ["question", "context", "answers", *(["source"] if mix else [])]
+    tables = [pq.read_table(path, columns=columns) for path in files.split(",") if path]
+    rows = pa.concat_tables(tables, promote_options="permissive").to_pylist()
+    chosen = random.Random(seed)
+    taken = []
+    for row in rows:
+        weight = next((share for pattern, share in (mix or {}).items() if fnmatch(row["source"], pattern)), 1.0)
+        taken += [row] * (int(weight) + (chosen.random() < weight % 1))
+    return taken
+
+
+def with_unanswerables(rows: list[dict], share: float, seed: int) -> list[dict]:
+    """The rows, and after each the unanswerable ones that were made from it; `group` numbers them together."""
+    made: dict[int, list[dict]] = {}
+    for row in unanswerables(rows, share, seed):
+        made.setdefault(row["made_from"], []).append(row)
+    return [{**row, "group": k} for k, original in enumerate(rows) for row in [original, *made.get(k, [])]]
+
+
+def majority_gold(answers: dict) -> tuple[int, int] | None:
+    """[char_start, char_end) of the gold that most annotators gave, the first of equals; None without golds."""
+    if not answers["text"]:
+        return None
+    votes = Counter(normalise(text) for text in answers["text"])
+    chosen = max(range(len(answers["text"])), key=lambda k: (votes[normalise(answers["text"][k])], -k))
+    return answers["answer_start"][chosen], answers["answer_start"][chosen] + len(answers["text"][chosen])
+
+
+def make_examples(rows: list[dict], tokenizer: Tokenizer, max_length: int, overlap: int, max_question: int) -> Examples:
+    """Cuts the rows into windows and finds the gold of each in them."""
+    contexts = list(dict.fromkeys(row["context"] for row in rows))
+    place = {context: k for k, context in enumerate(contexts)}
+    passages = tokenizer.passages(contexts)
+    questions = tokenizer.questions([row["question"] for row in rows]).cut(max_question)
+    passage = np.array([place[row["context"]] for row in rows])
+    windows = cut_windows(
+        tokenizer.format,
+        passages,
+        questions,
+        passage,
+        np.arange(len(rows)),
+        max_length=max_length,
+        overlap=overlap,
+        max_windows=10_000,
+    )
+    first, last = np.full(len(rows), NULL, np.int64), np.full(len(rows), NULL, np.int64)
+    for k, row in enumerate(rows):
+        gold = majority_gold(row["answers"])
+        if gold:
+            first[k], last[k] = gold_tokens(passages, passage[k], *gold)
+    start, end = first[windows.pair], last[windows.pair]
+    whole = (start >= windows.start) & (end < windows.stop)
+    outside = (end < windows.start) | (start >= windows.stop)
+    target = np.where(whole, 0, np.where(outside, NULL, ABSENT))
+    group = np.array([row.get("group", k) for k, row in enumerate(rows)])
+    return Examples(windows, np.where(target == 0, start, target), np.where(target == 0, end, target), group[windows.pair])
+
+
+def plan_epoch(examples: Examples, usable: np.ndarray, batch_tokens: int, order: np.random.Generator) -> list[np.ndarray]:
+    """Random batches of the usable windows under a budget of padded tokens; the windows of a group stay together.
+
+    Groups are shuffled, sorted by their longest window within stretches, cut to batches, and the batches shuffled. A group
+    above the budget makes a batch of its own.
+    """
+    lengths = examples.windows.lengths
+    _, first = np.unique(examples.group[usable], return_index=True)
+    groups = np.split(usable, first[1:])
+    longest = np.array([lengths[group].max() for group in groups])
+    batches = []
+    shuffled = order.permutation(len(groups))
+    for stretch in np.array_split(shuffled, max(1, len(shuffled) // STRETCH)):
+        batch: list[int] = []
+        widest = 0
+        for k in stretch[np.argsort(-longest[stretch], kind="stable")]:
+            if batch and (len(batch) + len(groups[k])) * widest > batch_tokens:
+                batches.append(np.array(batch))
+                batch = []
+            widest = widest if batch else longest[k]
+            batch += list(groups[k])
+        batches.append(np.array(batch))
+    return [batches[k] for k in order.permutation(len(batches))]
