@@ -28,7 +28,16 @@ from model.prediction import Decoding, predict
 from model.reader import takes_types
 from model.spans import merge_windows
 from model.tokenizer import Tokenizer
-from model.training_data import NULL, Examples, make_examples, plan_epoch, read_rows, with_unanswerables
+from model.training_data import (
+    NULL,
+    Examples,
+    best_texts,
+    make_examples,
+    plan_epoch,
+    read_rows,
+    refuse_known,
+    with_unanswerables,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -141,13 +150,9 @@ def evaluate(reader: TrainingReader, rows: list[dict], options: argparse.Namespa
     prediction = predict(reader, windows, Decoding(n_best=1), 4096)
     reader.network.train(was_training)
     spans = merge_windows(prediction.spans, windows.pair, windows.index, len(rows), n_best=1, temperature=1.0)
-    scores = []
-    for k, row in enumerate(rows):
-        base = windows.passages.bounds[windows.pair_passage[k]]
-        begin = windows.passages.char_start[base + spans.start[k, 0]]
-        stop = windows.passages.char_end[base + spans.end[k, 0]]
-        text = row["context"][begin:stop] if spans.found[k] else ""
-        scores.append((exact_match(text, row["answers"]["text"]), f1(text, row["answers"]["text"])))
+    texts = best_texts(spans, windows, [row["context"] for row in rows])
+    golds = [row["answers"]["text"] for row in rows]
+    scores = [(exact_match(text, gold), f1(text, gold)) for text, gold in zip(texts, golds, strict=True)]
     em, mean_f1 = 100 * np.mean(scores, axis=0)
     return {"em": round(float(em), 2), "f1": round(float(mean_f1), 2)}
 
@@ -179,6 +184,9 @@ def train(options: argparse.Namespace) -> dict[str, float]:
     )
 
     rows = read_rows(options.train, options.mix, options.seed)
+    if options.keep_out:
+        kept_out = refuse_known(rows, options.keep_out)
+        log.info("none of %d passages of %s is among the training rows", kept_out, options.keep_out)
     rows = with_unanswerables(rows, options.unanswerable_share if options.null else 0.0, options.seed)
     examples = make_examples(rows, tokenizer, options.max_length, options.overlap, options.max_question)
     eval_rows = read_rows(options.eval)[:: max(1, options.eval_every_nth)] if options.eval else []
@@ -308,6 +316,7 @@ def make_parser() -> argparse.ArgumentParser:
     data = parser.add_argument_group("data")
     data.add_argument("--train", required=True, help="comma-separated Parquet files in the input layout")
     data.add_argument("--eval", default="", help="Parquet files to evaluate on")
+    data.add_argument("--keep_out", default="", help="Parquet files whose passages must not be in training: refused if one is")
     data.add_argument("--eval_every_nth", type=int, default=1, help="evaluate on every nth row only (1)")
     data.add_argument("--output", required=True, help="folder of the checkpoint, and of the state to resume from")
     data.add_argument("--base", default="", help="checkpoint folder to start from (the bundled one)")

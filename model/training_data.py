@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections import Counter
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +15,7 @@ import pyarrow.parquet as pq
 
 from model.golds import gold_tokens
 from model.metrics import normalise
+from model.spans import PassageSpans
 from model.tokenizer import Tokenizer
 from model.unanswerables import unanswerables
 from model.windows import Windows, cut_windows
@@ -54,6 +57,24 @@ def read_rows(files: str, mix: dict[str, float] | None = None, seed: int = 0) ->
         weight = next((share for pattern, share in (mix or {}).items() if fnmatch(row["source"], pattern)), 1.0)
         taken += [row] * (int(weight) + (chosen.random() < weight % 1))
     return taken
+
+
+def refuse_known(rows: list[dict], files: str) -> int:
+    """Checks that no passage of the files is a passage of the rows; returns how many distinct passages were looked for.
+
+    Passages are compared by the SHA-256 of their normalised text (case, punctuation, articles and white space apart).
+    Raises ValueError that names the first one that is in both.
+    """
+    kept_out = {passage_digest(row["context"]) for row in read_rows(files)}
+    for row in rows:
+        if passage_digest(row["context"]) in kept_out:
+            raise ValueError(f"--keep_out {files}: this passage is among the training rows: {row['context'][:80]!r}")
+    return len(kept_out)
+
+
+@lru_cache(maxsize=100_000)
+def passage_digest(context: str) -> bytes:
+    return hashlib.sha256(normalise(context).encode()).digest()
 
 
 def with_unanswerables(rows: list[dict], share: float, seed: int) -> list[dict]:
@@ -101,6 +122,16 @@ def make_examples(rows: list[dict], tokenizer: Tokenizer, max_length: int, overl
     target = np.where(whole, 0, np.where(outside, NULL, ABSENT))
     group = np.array([row.get("group", k) for k, row in enumerate(rows)])
     return Examples(windows, np.where(target == 0, start, target), np.where(target == 0, end, target), group[windows.pair])
+
+
+def best_texts(spans: PassageSpans, windows: Windows, contexts: list[str]) -> list[str]:
+    """The text of the best span of every row, "" where there is none; row k is pair k, contexts [rows]."""
+    passages = windows.passages
+    base = passages.bounds[windows.pair_passage]
+    begin, stop = passages.char_start[base + spans.start[:, 0]], passages.char_end[base + spans.end[:, 0]]
+    return [
+        context[low:high] if found else "" for context, low, high, found in zip(contexts, begin, stop, spans.found, strict=True)
+    ]
 
 
 def plan_epoch(examples: Examples, usable: np.ndarray, batch_tokens: int, order: np.random.Generator) -> list[np.ndarray]:

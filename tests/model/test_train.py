@@ -12,11 +12,13 @@ import torch
 from safetensors.torch import load_file
 
 import model.train
+from model.batching import Batch, assemble
 from model.checkpoint import LocalFolder, read_settings
 from model.reader import CheckpointReader
-from model.tokenizer import Tokenizer
-from model.train import make_parser, passage_loss, train
-from model.training_data import ABSENT, NULL, make_examples, plan_epoch, read_rows, with_unanswerables
+from model.train import make_parser, passage_loss, train, window_loss
+from model.windows import Windows
+from tests.model.fakes import FakeReader, make_windows
+from tests.model.test_losses import Passage, logsumexp
 
 SAMPLE = Path(__file__).parents[2] / "pipeline" / "sample" / "sample.parquet"
 
@@ -64,7 +66,6 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_weights(
             raise KeyboardInterrupt
         return assemble(*arguments)
 
-    assemble = model.train.assemble
     monkeypatch.setattr(model.train, "assemble", cut_off)
     with pytest.raises(KeyboardInterrupt):
         train(options(bert_folder, tmp_path))
@@ -88,78 +89,49 @@ def test_a_time_budget_ends_the_training(bert_folder: Path, tmp_path: Path) -> N
     assert (tmp_path / "model.safetensors").exists()
 
 
-def test_unanswerables_pair_a_question_with_a_passage_that_lacks_its_golds() -> None:
-    rows = [
-        {"question": f"q{k}", "context": f"passage {k} says word{k}", "answers": {"text": [f"word{k}"], "answer_start": [15]}}
-        for k in range(20)
-    ]
-    made = with_unanswerables(rows, 0.5, seed=0)
-    assert len(made) == 30
-    assert made == with_unanswerables(rows, 0.5, seed=0)
-    own = {row["question"]: row["context"] for row in rows}
-    for row in made:
-        source = rows[row["group"]]
-        if row["answers"]["text"]:
-            assert row == {**source, "group": row["group"]}
-        else:
-            assert row["question"] == source["question"]
-            assert row["context"] != own[row["question"]]
+GOLDS = {0: (0, 2), 1: (18, 20)}
 
 
-def test_windows_with_part_of_a_gold_have_no_target(bert_folder: Path) -> None:
-    words = [f"word{k}" for k in range(60)]
-    context = " ".join(words)
-    begin = context.index("word20")
-    rows = [{"question": "which", "context": context, "answers": {"text": ["word20 word21"], "answer_start": [begin]}}]
-    examples = make_examples(rows, Tokenizer(bert_folder), max_length=64, overlap=8, max_question=16)
-    targets = set(examples.start.tolist())
-    first = int(np.flatnonzero(examples.windows.passages.char_start == begin)[0])
-    for window in range(len(examples.windows)):
-        start, stop = examples.windows.start[window], examples.windows.stop[window]
-        if examples.start[window] >= 0:
-            assert examples.start[window] == first
-            assert start <= first < stop
-        elif examples.start[window] == NULL:
-            assert not start <= first < stop
-    assert NULL in targets
-    assert targets <= {ABSENT, NULL, first}
-
-
-def test_an_epoch_holds_every_window_once(bert_folder: Path) -> None:
-    rows = read_rows(str(SAMPLE))[:50]
-    examples = make_examples(rows, Tokenizer(bert_folder), 128, 32, 32)
-    usable = np.arange(len(examples.windows))
-    batches = plan_epoch(examples, usable, 1000, np.random.default_rng(0))
-    assert sorted(np.concatenate(batches).tolist()) == usable.tolist()
-    lengths = examples.windows.lengths
-    for batch in batches:
-        assert len(set(examples.group[batch])) == 1 or len(batch) * lengths[batch].max() <= 1000
-
-
-def test_shared_normalisation_is_one_softmax_over_the_windows() -> None:
-    from model.batching import assemble
-    from tests.model.fakes import FakeReader, make_windows
-    from tests.model.test_losses import Passage, logsumexp
-
+def laid_out() -> tuple[Windows, Batch, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Two passages in windows, logits of a fake network, and where the golds are (-1: not whole in this window)."""
     windows = make_windows([9, 40], max_length=16, overlap=5)
-    chosen = np.arange(len(windows))
-    batch = assemble(windows, chosen)
-    start_logits, end_logits = FakeReader(7, levels=0).logits(batch)
+    batch = assemble(windows, np.arange(len(windows)))
+    logits = FakeReader(7, levels=0).logits(batch)
+    whole = [
+        GOLDS[int(pair)][0] >= start and GOLDS[int(pair)][1] < stop
+        for pair, start, stop in zip(windows.pair, windows.start, windows.stop, strict=True)
+    ]
     shift = batch.context_start - batch.passage_start
-    gold = {0: (0, 2), 1: (18, 20)}
-    targets = torch.stack(
-        [
-            torch.tensor([gold[int(p)][side] if s <= gold[int(p)][0] and gold[int(p)][1] < e else -1 for p, s, e in where])
-            for side in (0, 1)
-            for where in [list(zip(windows.pair, windows.start, windows.stop, strict=True))]
-        ]
-    )
-    targets = torch.where(targets >= 0, targets + shift, -1)
-    found = passage_loss(start_logits, end_logits, batch, targets, torch.from_numpy(windows.pair.astype(np.int64)), null=False)
-    for pair, (first, last) in gold.items():
+    golds = torch.tensor([GOLDS[int(pair)] for pair in windows.pair]).T
+    return windows, batch, *logits, torch.where(torch.tensor(whole), golds + shift, -1)
+
+
+@pytest.mark.parametrize("null", [False, True])
+def test_shared_normalisation_is_the_passage_loss_of_the_audit(null: bool) -> None:
+    windows, batch, start_logits, end_logits, targets = laid_out()
+    assert batch.classifier is not None
+    if null:
+        targets = torch.where(targets >= 0, targets, batch.classifier)
+    group = torch.from_numpy(windows.pair.astype(np.int64))
+    found = passage_loss(start_logits, end_logits, batch, targets, group, null)
+    for pair, gold in GOLDS.items():
         passage = Passage(windows, pair)
         expected = sum(
-            logsumexp(passage.union(side, null=False)) - passage.token(side, passage.owner(token, token), token)
-            for side, token in enumerate((first, last))
+            logsumexp(passage.union(side, null=null)) - passage.token(side, passage.owner(token, token), token)
+            for side, token in enumerate(gold)
         )
         assert found[pair].item() == pytest.approx(expected, rel=1e-5)
+    without = targets[0] == batch.classifier
+    assert len(found) == len(GOLDS) + (int(without.sum()) if null else 0)
+    if null:
+        expected = window_loss(start_logits, end_logits, batch, targets, argparse.Namespace(null=True, objective="categorical"))
+        torch.testing.assert_close(found[len(GOLDS) :], expected[without])
+
+
+def test_windows_of_one_group_share_a_normaliser_though_their_passages_differ() -> None:
+    windows, batch, start_logits, end_logits, targets = laid_out()
+    targets[:, windows.pair == 1] = -1
+    apart = passage_loss(start_logits, end_logits, batch, targets, torch.from_numpy(windows.pair.astype(np.int64)), False)
+    together = passage_loss(start_logits, end_logits, batch, targets, torch.zeros(len(windows), dtype=torch.int64), False)
+    assert len(apart) == len(together) == 1
+    assert together[0] > apart[0]

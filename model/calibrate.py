@@ -1,0 +1,187 @@
+"""Fits a checkpoint's temperature and null threshold: `python -m model.calibrate --model DIR --data 'a.parquet,b.parquet'`.
+
+Half of the passages of the development data are fitted on, the other half is only measured on. The temperature (Guo et al.
+2017, arXiv:1706.04599) makes the probability of the answer most likely for the events "it is exactly right"; the threshold
+makes the mean over the files of their mean F1 highest. Both are written to `spanmill` in the folder's config.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from model.batching import Batch
+from model.checkpoint import LocalFolder, read_config, read_settings
+from model.metrics import exact_match, f1
+from model.prediction import Decoding, predict
+from model.reader import CheckpointReader, Reader
+from model.spans import merge_windows
+from model.statistics import Calibration
+from model.tokenizer import Tokenizer
+from model.training_data import best_texts, make_examples, read_rows
+
+TEMPERATURES = 2.0 ** (np.arange(-8, 25) / 8)
+BATCH_TOKENS = 4096
+
+
+class RecordingReader:
+    """Keeps the logits of another reader's batches, and gives them again from the second pass over the same batches on."""
+
+    def __init__(self, reader: Reader):
+        self.reader = reader
+        self.kept: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.next: int | None = None
+
+    def load(self) -> None:
+        self.reader.load()
+
+    def tokenizer(self) -> Tokenizer:
+        return self.reader.tokenizer()
+
+    def again(self) -> None:
+        """Starts the next pass."""
+        self.next = 0
+
+    def logits(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.next is None:
+            self.kept.append(self.reader.logits(batch))
+            return self.kept[-1]
+        self.next += 1
+        return self.kept[self.next - 1]
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """The best span of every row of one file, with what deciding against it takes; R rows.
+
+    margin       float64 [R], null_score - span_score; -inf where the null option is off
+    exact, f1    float64 [R], of the best span; `null_right` float64 [R], of "no answer"
+    probability  float64 [temperatures, R], of the best span
+    fitted_on    bool [R], whether the row is in the half that is fitted on
+    """
+
+    margin: np.ndarray
+    exact: np.ndarray
+    f1: np.ndarray
+    null_right: np.ndarray
+    probability: np.ndarray
+    fitted_on: np.ndarray
+
+    def mean_f1(self, threshold: float, half: np.ndarray) -> float:
+        """In per cent, under the rules of SQuAD 2.0."""
+        return 100 * float(np.where(self.margin > threshold, self.null_right, self.f1)[half].mean())
+
+    def right(self, threshold: float) -> np.ndarray:
+        """The events that `probability` is of: the answer is exactly right, bool [R]."""
+        return (self.exact > 0) & (self.margin <= threshold)
+
+
+def decode_file(reader: Reader, path: str, null: bool, max_length: int, overlap: int) -> Decoded:
+    """Runs the network once over the rows of a file and decodes them at every temperature."""
+    rows = read_rows(path)
+    windows = make_examples(rows, reader.tokenizer(), max_length, overlap, max_question=64).windows
+    recorded = RecordingReader(reader)
+    probability = np.zeros((len(TEMPERATURES), len(rows)))
+    for k, temperature in enumerate(TEMPERATURES):
+        prediction = predict(recorded, windows, Decoding(n_best=1, temperature=temperature, null=null), BATCH_TOKENS)
+        recorded.again()
+        spans = merge_windows(
+            prediction.spans, windows.pair, windows.index, len(rows), n_best=1, temperature=float(temperature)
+        )
+        probability[k] = spans.probability[:, 0]
+    texts = best_texts(spans, windows, [row["context"] for row in rows])
+    golds = [row["answers"]["text"] for row in rows]
+    margin = spans.null_score.astype(np.float64) - spans.span_score[:, 0]
+    return Decoded(
+        margin=np.where(np.isnan(margin), -np.inf, margin),
+        exact=np.array([exact_match(text, gold) if gold else 0.0 for text, gold in zip(texts, golds, strict=True)]),
+        f1=np.array([f1(text, gold) if gold else 0.0 for text, gold in zip(texts, golds, strict=True)]),
+        null_right=np.array([0.0 if gold else 1.0 for gold in golds]),
+        probability=probability,
+        fitted_on=np.array([hashlib.sha256(row["context"].encode()).digest()[0] % 2 == 0 for row in rows]),
+    )
+
+
+def fit_threshold(files: list[Decoded], half: list[np.ndarray]) -> float:
+    """The threshold of the highest mean over the files of their mean F1, in the middle of its interval."""
+    margins = np.unique(np.concatenate([file.margin for file in files]))
+    margins = margins[np.isfinite(margins)]
+    if not len(margins):
+        return 0.0
+    cuts = np.unique(np.quantile(margins, np.linspace(0, 1, 1001)))
+    scores = [np.mean([file.mean_f1(cut, rows) for file, rows in zip(files, half, strict=True)]) for cut in cuts]
+    return float(np.median(cuts[np.array(scores) == max(scores)]))
+
+
+def fit_temperature(probability: np.ndarray, right: np.ndarray) -> int:
+    """Which of the temperatures makes the events most likely; probability [temperatures, R], right bool [R]."""
+    p = np.clip(probability, 1e-12, 1 - 1e-12)
+    return int(np.where(right, np.log(p), np.log1p(-p)).mean(1).argmax())
+
+
+def calibration_error(probability: np.ndarray, right: np.ndarray) -> float:
+    """The audit's expected calibration error (15 equal-mass bins)."""
+    calibration = Calibration()
+    calibration.add(probability, right.astype(float))
+    return float(calibration.summary()["expected_calibration_error"])
+
+
+def calibrate(folder: Path, data: list[str], max_length: int, overlap: int) -> dict[str, float]:
+    """Fits and writes both settings; returns them with the figures of the half that they were not fitted on."""
+    reader = CheckpointReader(LocalFolder(str(folder)))
+    reader.load()
+    settings = read_settings(folder)
+    files = [decode_file(reader, path, settings.null, max_length, overlap) for path in data]
+    fitted = [file.fitted_on for file in files]
+    held = [~rows for rows in fitted]
+
+    threshold = fit_threshold(files, fitted)
+
+    def events(half: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        answerable = [rows & (file.null_right == 0) for file, rows in zip(files, half, strict=True)]
+        probability = [file.probability[:, rows] for file, rows in zip(files, answerable, strict=True)]
+        right = [file.right(threshold)[rows] for file, rows in zip(files, answerable, strict=True)]
+        return np.concatenate(probability, 1), np.concatenate(right)
+
+    chosen = fit_temperature(*events(fitted))
+    probability, right = events(held)
+    untempered = int(np.argmin(np.abs(TEMPERATURES - 1)))
+    figures = {
+        "temperature": round(float(TEMPERATURES[chosen]), 4),
+        "null_threshold": round(threshold, 4),
+        "calibration_error_before": calibration_error(probability[untempered], right),
+        "calibration_error_after": calibration_error(probability[chosen], right),
+    }
+    for path, file, rows in zip(data, files, held, strict=True):
+        name = Path(path).stem
+        figures[f"f1 {name}"] = file.mean_f1(threshold, rows)
+        if settings.null:
+            figures[f"f1 {name}, always the best span"] = file.mean_f1(np.inf, rows)
+            figures[f"f1 {name}, always no answer"] = 100 * float(file.null_right[rows].mean())
+    config = read_config(folder)
+    config["spanmill"] = {**asdict(settings), **{name: figures[name] for name in ("temperature", "null_threshold")}}
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    return figures
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m model.calibrate", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--model", required=True, help="checkpoint folder; its config.json is written")
+    parser.add_argument("--data", required=True, help="comma-separated Parquet files of development data")
+    parser.add_argument("--max_length", type=int, default=384)
+    parser.add_argument("--overlap", type=int, default=128)
+    options = parser.parse_args(arguments)
+    figures = calibrate(Path(options.model), options.data.split(","), options.max_length, options.overlap)
+    print(json.dumps(figures, indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
