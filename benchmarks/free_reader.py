@@ -1,0 +1,56 @@
+"""A network that costs nothing, so that everything but the network is what is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+
+import apache_beam as beam
+import torch
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from model.batching import Batch
+from model.reader import CheckpointReader
+from model.tokenizer import Tokenizer
+from pipeline.graph import build
+from pipeline.identity import claim
+from pipeline.job import resolve
+from pipeline.options import parse
+from pipeline.runners import make_runner
+
+
+@dataclass(frozen=True)
+class FreeReader:
+    """The tokenizer of a checkpoint, and logits that are read from one table of random numbers."""
+
+    checkpoint: CheckpointReader
+
+    def load(self) -> None:
+        table()
+
+    def tokenizer(self) -> Tokenizer:
+        return self.checkpoint.tokenizer()
+
+    def logits(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        shape = batch.input_ids.shape
+        start, end = (table()[k : k + shape.numel()].view(shape) for k in (0, 1))
+        return start, end
+
+
+@cache
+def table() -> torch.Tensor:
+    """float32 [1,000,000], seeded."""
+    return torch.randn(1_000_000, generator=torch.Generator().manual_seed(0)) * 3
+
+
+def run_free(arguments: Sequence[str]) -> None:
+    """One job as `run_pipeline` runs it, with a network that costs nothing."""
+    options, rest = parse(arguments)
+    beam_options = PipelineOptions(rest)
+    job = resolve(options, beam_options)
+    job = replace(job, reader=FreeReader(job.reader))  # type: ignore[arg-type]
+    claim(job, options.overwrite)
+    pipeline = beam.Pipeline(runner=make_runner(beam_options), options=beam_options)
+    build(pipeline, job)
+    pipeline.run().wait_until_finish()

@@ -1,0 +1,38 @@
+"""The limit: bare forward passes over the same windows, sorted over the whole input, batches made beforehand."""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+
+from benchmarks.serve import serve
+from model.batching import assemble, plan_batches
+from model.checkpoint import LocalFolder
+from model.reader import CheckpointReader, resolve_dtype
+from model.training_data import make_examples, read_rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--input", required=True)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--batch_tokens", type=int, default=4096)
+    parser.add_argument("--dtype", default="auto")
+    options = parser.parse_args()
+    reader = CheckpointReader(LocalFolder(options.model), dtype=resolve_dtype(options.dtype, "auto"))
+    reader.load()
+    windows = make_examples(read_rows(options.input), reader.tokenizer(), 384, 128, 64).windows
+    batches = [assemble(windows, chosen) for chosen in plan_batches(windows.lengths, options.batch_tokens)]
+
+    def run() -> dict[str, float]:
+        with torch.inference_mode():
+            for batch in batches:
+                reader.logits(batch)
+        return {"windows": len(windows)}
+
+    serve(run)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""The same network in ONNX Runtime (float32, int8) or OpenVINO (float32, bfloat16): bare forward passes, and whether the
+answers stay the same.
+
+Batches are those of the limit (`method_bare.py`). Answers are decoded by Spanmill from the engine's logits and compared with
+those from torch in float32: the share of equal spans, and of flips those whose float32 margin to the second span is above 0.3.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.serve import serve
+from model.batching import Batch
+from model.checkpoint import LocalFolder
+from model.metrics import f1
+from model.prediction import Decoding, predict
+from model.reader import CheckpointReader, takes_types
+from model.spans import PassageSpans, merge_windows
+from model.tokenizer import Tokenizer
+from model.training_data import best_texts, make_examples, read_rows
+
+NAMES = ("input_ids", "attention_mask", "token_type_ids")
+
+
+class ExportedReader:
+    """An engine behind the reader's contract."""
+
+    def __init__(self, reader: CheckpointReader, engine: str, precision: str, threads: int):
+        self.reader = reader
+        network = reader._network.forward
+        self.names = NAMES if takes_types(network) else NAMES[:2]
+        example = tuple(torch.ones((2, 16), dtype=torch.int64) for _ in self.names)
+        example[1][1, 8:] = 0  # a mask of ones alone would be traced away
+        if engine == "openvino":
+            self.infer = _openvino(network, example, self.names, precision, threads)
+        else:
+            self.infer = _onnx(network, example, self.names, precision, threads)
+
+    def load(self) -> None:
+        """Loaded when made."""
+
+    def tokenizer(self) -> Tokenizer:
+        return self.reader.tokenizer()
+
+    def logits(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        tensors = (batch.input_ids, batch.attention.to(torch.int64), batch.token_types)
+        start, end = self.infer(
+            {name: tensor.numpy() for name, tensor in zip(NAMES, tensors, strict=True) if name in self.names}
+        )
+        return torch.from_numpy(np.array(start, np.float32)), torch.from_numpy(np.array(end, np.float32))
+
+
+class _Pair(torch.nn.Module):
+    """The network with positional inputs and a plain pair of outputs."""
+
+    def __init__(self, network: torch.nn.Module, names: tuple[str, ...]):
+        super().__init__()
+        self.network, self.names = network, names
+
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        output = self.network(**dict(zip(self.names, inputs, strict=True)))
+        return output.start_logits, output.end_logits
+
+
+def _openvino(network: torch.nn.Module, example: Any, names: tuple[str, ...], precision: str, threads: int) -> Any:
+    import openvino
+
+    converted = openvino.convert_model(_Pair(network, names), example_input=example)
+    for given, name in zip(converted.inputs, names, strict=True):
+        given.get_tensor().set_names({name})
+        given.get_node().set_partial_shape(openvino.PartialShape([-1, -1]))
+    converted.validate_nodes_and_infer_types()
+    hint = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}[precision]
+    settings = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
+    compiled = openvino.Core().compile_model(converted, "CPU", settings)
+
+    def infer(inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        return list(compiled(inputs).values())
+
+    return infer
+
+
+def _onnx(network: torch.nn.Module, example: Any, names: tuple[str, ...], precision: str, threads: int) -> Any:
+    import onnxruntime
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "network.onnx"
+        axes = {name: {0: "batch", 1: "length"} for name in (*names, "start", "end")}
+        torch.onnx.export(
+            _Pair(network, names), example, str(path), input_names=list(names), output_names=["start", "end"],
+            dynamic_axes=axes, opset_version=17, dynamo=False,
+        )  # fmt: skip
+        if precision == "int8":
+            quantize_dynamic(path, Path(folder) / "int8.onnx", per_channel=True, weight_type=QuantType.QInt8)
+            path = Path(folder) / "int8.onnx"
+        settings = onnxruntime.SessionOptions()
+        settings.intra_op_num_threads = threads
+        session = onnxruntime.InferenceSession(path.read_bytes(), settings, providers=["CPUExecutionProvider"])
+    return lambda inputs: session.run(["start", "end"], inputs)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--input", required=True)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--engine", choices=["onnxruntime", "openvino"], required=True)
+    parser.add_argument("--precision", choices=["float32", "bfloat16", "float16", "int8"], default="float32")
+    parser.add_argument("--batch_tokens", type=int, default=4096)
+    options = parser.parse_args()
+    reader = CheckpointReader(LocalFolder(options.model), dtype="float32")
+    reader.load()
+    rows = read_rows(options.input)
+    windows = make_examples(rows, reader.tokenizer(), 384, 128, 64).windows
+    exported = ExportedReader(reader, options.engine, options.precision, torch.get_num_threads())
+
+    def answers(by: Any) -> tuple[PassageSpans, float, float]:
+        prediction = predict(by, windows, Decoding(n_best=2), options.batch_tokens)
+        spans = merge_windows(prediction.spans, windows.pair, windows.index, len(rows), n_best=2, temperature=1.0)
+        texts = best_texts(spans, windows, [row["context"] for row in rows])
+        golds = [row["answers"]["text"] for row in rows]
+        mean = 100 * float(np.mean([f1(text, gold) for text, gold in zip(texts, golds, strict=True) if gold]))
+        return spans, mean, prediction.network_seconds
+
+    reference, f1_float32, _ = answers(reader)
+
+    def run() -> dict[str, float]:
+        spans, mean, seconds = answers(exported)
+        equal = (spans.start[:, 0] == reference.start[:, 0]) & (spans.end[:, 0] == reference.end[:, 0])
+        margin = (reference.span_score[:, 0] - reference.span_score[:, 1])[~equal]
+        return {
+            "seconds": seconds,
+            "equal_spans_percent": 100 * float(equal.mean()),
+            "flips_with_margin": int((margin > 0.3).sum()),
+            "f1_change": mean - f1_float32,
+        }
+
+    serve(run)
+
+
+if __name__ == "__main__":
+    main()

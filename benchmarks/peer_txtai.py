@@ -1,0 +1,32 @@
+"""txtai's Questions pipeline, one row at a time, the whole context in one input: what people use on transformers 5.
+
+Runs where txtai is installed: `pip install txtai==9.14.0`.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import pyarrow.parquet as pq
+from serve import serve
+from txtai.pipeline import Questions
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--input", required=True)
+    parser.add_argument("--model", required=True)
+    options = parser.parse_args()
+    rows = pq.read_table(options.input, columns=["question", "context"]).to_pylist()
+    answer = Questions(options.model, gpu=False)
+
+    def run() -> dict[str, float]:
+        for row in rows:
+            answer([row["question"]], [row["context"]])
+        return {}
+
+    serve(run)
+
+
+if __name__ == "__main__":
+    main()

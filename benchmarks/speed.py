@@ -1,0 +1,167 @@
+"""Spanmill beside its peers: the same rows and checkpoint, in turns within one run, medians of the rounds.
+
+    python benchmarks/speed.py --input eval_squad_v1.parquet --rows 2000 --peer peer/bin/python --output results/squad
+
+Every method is a process of its own that gets ready first (its start-up is told apart), then runs once a round; the order
+turns by one place every round. Only one process works at any time. Writes OUTPUT.json and OUTPUT.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+HERE = Path(__file__).parent
+SAMPLE = HERE.parent / "pipeline" / "sample" / "sample.parquet"
+OWN = {
+    "limit, float32": ["method_bare", "--dtype=float32"],
+    "limit": ["method_bare"],
+    "annotate, float32": ["method_annotate", "annotate", "--dtype=float32"],
+    "annotate": ["method_annotate", "annotate"],
+    "annotate --audit": ["method_annotate", "annotate", "--audit"],
+    "audit": ["method_annotate", "audit"],
+    "RunInference": ["method_run_inference"],
+    "ONNX Runtime, float32": ["method_exported", "--engine=onnxruntime"],
+    "ONNX Runtime, int8": ["method_exported", "--engine=onnxruntime", "--precision=int8"],
+    "OpenVINO, float32": ["method_exported", "--engine=openvino"],
+    "OpenVINO, bfloat16": ["method_exported", "--engine=openvino", "--precision=bfloat16"],
+    "txtai": ["peer_txtai"],
+}
+PEER = {f"transformers 4.57, batch {size}": ["peer_transformers", f"--batch_size={size}"] for size in (1, 8, 16, 32)}
+
+
+class Method:
+    """A measured process."""
+
+    def __init__(self, name: str, python: str, module: str, arguments: list[str]):
+        self.name, self.runs = name, []  # type: ignore[var-annotated]
+        started = time.perf_counter()
+        script = str(HERE / f"{module}.py")
+        command = [python, script] if module.startswith("peer") else [python, "-m", f"benchmarks.{module}"]
+        self.process = subprocess.Popen(
+            [*command, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            cwd=HERE.parent, env={**os.environ, "PYTHONPATH": str(HERE.parent)},
+        )  # fmt: skip
+        self._answer()
+        self.ready = time.perf_counter() - started
+
+    def run(self) -> dict[str, float]:
+        assert self.process.stdin
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        self.runs.append(self._answer())
+        return self.runs[-1]
+
+    def close(self) -> None:
+        self.process.communicate(timeout=60)
+
+    def _answer(self) -> dict[str, Any]:
+        assert self.process.stdout
+        assert self.process.stderr
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{self.name} ended: {self.process.stderr.read()[-2000:]}")
+        return json.loads(line)
+
+
+def select(path: str, rows: int, every_nth: int, one_per_context: bool, output: Path) -> int:
+    """Writes the rows that all methods read; returns how many they are."""
+    table = pq.read_table(path)
+    chosen = list(range(0, len(table), every_nth))
+    if one_per_context:
+        first: dict[str, int] = {}
+        for row, context in enumerate(table.column("context").to_pylist()):
+            first.setdefault(context, row)
+        chosen = list(first.values())
+    table = table.take(chosen[:rows])
+    pq.write_table(table, output)
+    return len(table)
+
+
+def table_of(results: dict[str, Any]) -> str:
+    """The Markdown table of the medians."""
+    reference = results["methods"].get("limit, float32") or next(iter(results["methods"].values()))
+    lines = [
+        f"{results['rows']} rows of {results['input']}, {results['rounds']} rounds in turns; medians (least to most)",
+        "",
+        "| method | rows/s | seconds | of the float32 limit | start-up, s | peak MiB | notes |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, of in sorted(results["methods"].items(), key=lambda item: item[1]["seconds"]["median"]):
+        seconds = of["seconds"]
+        notes = ", ".join(f"{key} {value:.2f}" for key, value in of["notes"].items())
+        lines.append(
+            f"| {name} | {results['rows'] / seconds['median']:.1f} | {seconds['median']:.2f} "
+            f"({seconds['least']:.2f} to {seconds['most']:.2f}) | {seconds['median'] / reference['seconds']['median']:.3f} "
+            f"| {of['ready']:.1f} | {of['peak_mib']:.0f} | {notes} |"
+        )
+    return "\n".join([*lines, "", f"Machine: {json.dumps(results['machine'])}", ""])
+
+
+def main() -> None:
+    from benchmarks.machine import describe
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--input", default=str(SAMPLE), help="Parquet in the input layout (the bundled sample)")
+    parser.add_argument("--model", default=str(HERE.parent / "model" / "bundled"))
+    parser.add_argument("--rows", type=int, default=2000)
+    parser.add_argument("--every_nth", type=int, default=1)
+    parser.add_argument("--one_per_context", action="store_true", help="the first question of every document only")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--methods", default="", help="names, separated by semicolons; all")
+    parser.add_argument("--peer", default="", help="the Python of an environment with transformers 4.57.6")
+    parser.add_argument("--output", required=True, help="base name of the .json and .md that are written")
+    options = parser.parse_args()
+    wanted = [part.strip() for part in options.methods.split(";") if part.strip()]
+    known = {**{name: (sys.executable, command) for name, command in OWN.items()}}
+    if options.peer:
+        known |= {name: (options.peer, command) for name, command in PEER.items()}
+    chosen = {name: value for name, value in known.items() if not wanted or name in wanted}
+    unknown = sorted(set(wanted) - set(known))
+    if unknown or not chosen:
+        parser.error(f"--methods: no {unknown}; there are {'; '.join(known)}")
+
+    with tempfile.TemporaryDirectory() as folder:
+        corpus = Path(folder) / "rows.parquet"
+        rows = select(options.input, options.rows, options.every_nth, options.one_per_context, corpus)
+        methods = []
+        for name, (python, (module, *arguments)) in chosen.items():
+            common = [f"--input={corpus}", f"--model={Path(options.model).absolute()}"]
+            methods.append(Method(name, python, module, [*common, *arguments]))
+            print(f"{name}: ready after {methods[-1].ready:.1f} s", flush=True)
+        for turn in range(options.rounds + 1):  # the first is to warm up
+            for method in methods[turn % len(methods) :] + methods[: turn % len(methods)]:
+                print(f"round {turn}: {method.name} {method.run()['seconds']:.2f} s", flush=True)
+        for method in methods:
+            method.close()
+    results: dict[str, Any] = {
+        "input": Path(options.input).stem, "rows": rows, "rounds": options.rounds, "machine": describe(), "methods": {},
+    }  # fmt: skip
+    for method in methods:
+        runs = method.runs[1:]
+        seconds = [run["seconds"] for run in runs]
+        notes = {key: value for key, value in runs[-1].items() if key not in ("seconds", "peak_mib")}
+        results["methods"][method.name] = {
+            "seconds": {"median": statistics.median(seconds), "least": min(seconds), "most": max(seconds), "all": seconds},
+            "ready": method.ready, "peak_mib": runs[-1]["peak_mib"], "notes": notes,
+        }  # fmt: skip
+    output = Path(options.output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
+    output.with_suffix(".md").write_text(table_of(results))
+    print(table_of(results))
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(HERE.parent))
+    main()
