@@ -18,6 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -131,7 +132,7 @@ def main() -> None:
                     bare.append(timed(limit))
                     with Utilisation() as used:
                         output = f"{folder}/{name}-{dtype}-{turn}"
-                        whole.append(timed(lambda output=output: annotate(corpus, model, dtype, output)))  # type: ignore[misc]
+                        whole.append(timed(partial(annotate, corpus, model, dtype, output)))
                 ours, least = statistics.median(whole[1:]), statistics.median(bare[1:])
                 peak = torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else 0
                 print(f"{name}, {dtype}: {len(windows) / ours:.0f} windows/s, {ours / least:.3f} of the limit, "
