@@ -84,6 +84,7 @@ def plan_file(file: InputFile, metadata: pq.FileMetaData, size: ChunkSize) -> It
         chunks = [
             ChunkSpec(
                 path=file.path,
+                label=file.label,
                 row_group=row_group,
                 row_start=start,
                 first_row=first_row + start,
@@ -94,20 +95,20 @@ def plan_file(file: InputFile, metadata: pq.FileMetaData, size: ChunkSize) -> It
         ]
         length = max(1, min(_LONGEST_RUN, len(chunks) // size.runs))
         for start in range(0, len(chunks), length):
-            yield ChunkRun(file.path, row_group, tuple(chunks[start : start + length]))
+            yield ChunkRun(file.path, row_group, tuple(chunks[start : start + length]), file.state)
         first_row += group.num_rows
 
 
 def plan_chunks(file: InputFile, expected: pa.Schema, texts: tuple[str, ...], size: ChunkSize) -> Iterator[ChunkRun]:
     """Plans one file; a file that can't be read, or whose schema does not fit, is one refusal by name."""
     try:
-        with open_parquet(file.path) as opened:
+        with open_parquet(file.path, file.state) as opened:
             refused = schema_problem(opened.schema_arrow, expected, texts)
             runs = [] if refused else list(plan_file(file, opened.metadata, size))
     except Exception as error:
         refused, runs = f"{type(error).__name__}: {error}", []
     if refused:
-        runs = [ChunkRun(file.path, -1, (), refused)]
+        runs = [ChunkRun(file.path, -1, (), refused=refused)]
     yield from runs
 
 
