@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: venv demo test lint check clean
+.PHONY: venv demo test torture lint check clean
 
 venv: $(INSTALLED)  ## what everything else needs
 
@@ -12,6 +12,9 @@ demo: $(INSTALLED)  ## annotate the bundled sample with the bundled model, and s
 
 test: $(INSTALLED)  ## all tests
 	$(BIN)/pytest --cov --cov-report=term
+
+torture: $(INSTALLED)  ## kills, faults and damaged files by the thousand: an hour or so
+	$(BIN)/pytest -m torture -v -s
 
 lint: $(INSTALLED)  ## style, format, types
 	$(BIN)/ruff check .
