@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
 from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -21,11 +22,13 @@ def _run(arguments: Sequence[str], log: str) -> None:
     for stream in (1, 2):
         os.dup2(descriptor, stream)
     torch.set_num_threads(1)
-    os._exit(run_pipeline.main(arguments))
+    code = run_pipeline.main(arguments)
+    print(f"peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} MiB", flush=True)
+    os._exit(code)
 
 
 def start(arguments: Sequence[str], log: Path) -> BaseProcess:
-    """`run_pipeline.py ARGUMENTS...` in a new process, what it prints in a file."""
+    """`run_pipeline.py ARGUMENTS...` in a new process; what it prints, and its peak memory, in a file."""
     _context.set_forkserver_preload([__name__])
     process = _context.Process(target=_run, args=(list(arguments), str(log)))
     process.start()

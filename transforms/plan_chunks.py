@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from transforms.records import ChunkRun, ChunkSpec, InputFile, part_name
+from transforms.sizes import implausible
 from transforms.storage import open_parquet
 
 _LONGEST_RUN = 16
@@ -104,6 +105,7 @@ def plan_chunks(file: InputFile, expected: pa.Schema, texts: tuple[str, ...], si
     try:
         with open_parquet(file.path, file.state) as opened:
             refused = schema_problem(opened.schema_arrow, expected, texts)
+            refused = refused or implausible(opened.metadata, file.size, expected.names)
             runs = [] if refused else list(plan_file(file, opened.metadata, size))
     except Exception as error:
         refused, runs = f"{type(error).__name__}: {error}", []

@@ -15,6 +15,7 @@ from transforms.chunk_step import NAMESPACE, is_systemic
 from transforms.claim import Output
 from transforms.records import Chunk, ChunkRun, ChunkSpec, Receipt, failed_receipt
 from transforms.retries import take_retries
+from transforms.sizes import MOST_BYTES, TooLarge, memory_of, rows_at_once
 from transforms.storage import exists, join, open_parquet
 
 RECEIPT_KEY = b"spanmill.receipt"
@@ -43,10 +44,12 @@ def committed_receipt(output: Output, part: str) -> Receipt | None:
 def read_tables(run: ChunkRun, chunks: list[ChunkSpec], expected: pa.Schema) -> Iterator[pa.Table]:
     """The rows of some chunks of a run, in order, in one pass over its row group and with one chunk in memory.
 
-    Raises what pyarrow raises for unreadable data, and ValueError if the row group ends early.
+    Raises what pyarrow raises for unreadable data, ValueError if the row group ends early, and TooLarge.
     """
+    names = expected.names
     with open_parquet(run.path, run.state) as file:
-        batches = file.iter_batches(batch_size=max(c.rows for c in chunks), row_groups=[run.row_group], columns=expected.names)
+        at_once = rows_at_once(run.path, file.metadata, run.row_group, names, max(c.rows for c in chunks))
+        batches = file.iter_batches(batch_size=at_once, row_groups=[run.row_group], columns=names)
         held: list[pa.RecordBatch] = []
         begin = 0
         for spec in chunks:
@@ -57,6 +60,12 @@ def read_tables(run: ChunkRun, chunks: list[ChunkSpec], expected: pa.Schema) -> 
                 held.append(batch)
                 while held and begin + held[0].num_rows <= spec.row_start:  # rows of chunks that are committed
                     begin += held.pop(0).num_rows
+                size = sum(map(memory_of, held))
+                if size > MOST_BYTES:
+                    raise TooLarge(
+                        f"rows {spec.row_start} to {spec.row_start + spec.rows} of row group {run.row_group} take "
+                        f"{size} bytes and more in memory, {MOST_BYTES} at most are held: give a smaller --chunk_rows"
+                    )
             table = pa.Table.from_batches(held)
             yield table.slice(spec.row_start - begin, spec.rows).select(expected.names).cast(expected)
             used = spec.row_start + spec.rows - begin

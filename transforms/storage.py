@@ -169,7 +169,7 @@ def open_parquet(path: str, state: tuple[int, str] | None = None) -> Iterator[pq
         raise StorageError(f"{path} has changed since the run was started: size and version were {state}, are {now}")
     local = isinstance(fs, LocalFileSystem)
     source: Any = pa.OSFile(inner) if local else _StoredFile(path, now[0])
-    with source, pq.ParquetFile(source, pre_buffer=not local) as file:
+    with source, pq.ParquetFile(source, pre_buffer=not local, page_checksum_verification=True) as file:
         yield file
 
 
@@ -180,7 +180,8 @@ def _get_info(path: str) -> dict[str, Any]:
 
 
 @retried
-def _read_range(path: str, start: int, stop: int) -> bytes:
+def read_range(path: str, start: int, stop: int) -> bytes:
+    """Bytes `start` to `stop` of a file. Raises OSError if it has not so many."""
     fs, inner = _locate(path)
     content: bytes = fs.cat_file(inner, start=start, end=stop)
     if len(content) != stop - start:
@@ -212,7 +213,7 @@ class _StoredFile(io.RawIOBase):
         stop = min(self._place + len(buffer), self._size)
         if stop <= self._place:
             return 0
-        content = _read_range(self._path, self._place, stop)
+        content = read_range(self._path, self._place, stop)
         buffer[: len(content)] = content
         self._place = stop
         return len(content)

@@ -106,7 +106,7 @@ def write_outcome(chunk: Chunk, outcome: Outcome, output: Output, columns: Outpu
 def to_parquet(table: pa.Table, metadata: Mapping[bytes, bytes] | None = None) -> pa.Buffer:
     """The bytes of a Parquet file with one row group, `metadata` in its footer."""
     sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(sink, table.schema, compression="zstd") as writer:
+    with pq.ParquetWriter(sink, table.schema, compression="zstd", write_page_checksum=True) as writer:
         writer.write_table(table, row_group_size=max(1, table.num_rows))
         writer.add_key_value_metadata(metadata or {})
     return sink.getvalue()
