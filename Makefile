@@ -9,7 +9,7 @@ TRAINED ?= out/model
 MINUTES ?= 112
 ROWS ?= 2000
 
-.PHONY: venv demo test lint check model bench clean
+.PHONY: venv demo test torture lint check model bench clean
 
 venv: $(INSTALLED)  ## what everything else needs
 
@@ -19,6 +19,9 @@ demo: $(INSTALLED)  ## annotate the bundled sample with the bundled model, and s
 
 test: $(INSTALLED)  ## all tests
 	$(BIN)/pytest --cov --cov-report=term
+
+torture: $(INSTALLED)  ## kills, faults and damaged files by the thousand: an hour or so
+	$(BIN)/pytest -m torture -v -s
 
 lint: $(INSTALLED)  ## style, format, types
 	$(BIN)/ruff check .

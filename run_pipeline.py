@@ -17,15 +17,16 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipeline import duplicates
 from pipeline.graph import build
-from pipeline.identity import claim
+from pipeline.identity import claim, claimed_outputs
 from pipeline.job import resolve
 from pipeline.options import Refused, parse
 from pipeline.progress import progress
 from pipeline.report import accounting, audit_figures, duplicate_figures
 from pipeline.runners import is_local, is_template, make_runner
+from transforms.claim import Output
 from transforms.find_duplicates import DUPLICATES
-from transforms.storage import join, read, remove, sweep_temporary
-from transforms.write_manifest import AUDIT, MANIFEST
+from transforms.storage import join, read, sweep_temporary
+from transforms.write_manifest import AUDIT, MANIFEST, PENDING
 
 _log = logging.getLogger("spanmill")
 
@@ -41,7 +42,7 @@ def run(arguments: Sequence[str]) -> int:
     if resumed:
         _log.info("going on with the run in %s", job.output)
     pipeline = beam.Pipeline(runner=make_runner(beam_options), options=beam_options)
-    build(pipeline, job)
+    build(pipeline, job, staged=is_template(beam_options))
     if is_template(beam_options):
         pipeline.run()
         return 0
@@ -51,27 +52,27 @@ def run(arguments: Sequence[str]) -> int:
     else:
         pipeline.run().wait_until_finish()
     complete = True
-    for stage, folder in job.outputs:
-        manifest = json.loads(read(join(folder, MANIFEST)))
-        print(f"{stage}: {accounting(manifest, folder)}")
-        if stage == "audit":
+    for output in claimed_outputs(job):
+        folder = output.folder
+        content = read(join(folder, PENDING if output.stage == "audit" else MANIFEST))
+        manifest = json.loads(content)
+        print(f"{output.stage}: {accounting(manifest, folder)}")
+        if output.stage == "audit":
             print(audit_figures(json.loads(read(join(folder, AUDIT)))))
-            _find_duplicates(folder, options.against, beam_options)
+            _find_duplicates(output, options.against, beam_options)
+            output.commit(content, MANIFEST)
+            output.remove(PENDING)
         sweep_temporary(folder)
         complete = complete and manifest["state"] == "complete"
     return 0 if complete else 1
 
 
-def _find_duplicates(folder: str, against: str, beam_options: PipelineOptions) -> None:
-    """The audit's second graph. If it does not finish, the audit is not complete: its manifest goes."""
-    try:
-        pipeline = beam.Pipeline(runner=make_runner(beam_options), options=beam_options)
-        duplicates.build(pipeline, folder, against)
-        pipeline.run().wait_until_finish()
-    except Exception:
-        remove(folder, MANIFEST)
-        raise
-    print(duplicate_figures(json.loads(read(join(folder, DUPLICATES)))))
+def _find_duplicates(output: Output, against: str, beam_options: PipelineOptions) -> None:
+    """The audit's second graph."""
+    pipeline = beam.Pipeline(runner=make_runner(beam_options), options=beam_options)
+    duplicates.build(pipeline, output, against)
+    pipeline.run().wait_until_finish()
+    print(duplicate_figures(json.loads(read(join(output.folder, DUPLICATES)))))
 
 
 def _interrupted(number: int, _: FrameType | None) -> None:

@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--null", action="store_true")
     options = parser.parse_args()
     table = pq.read_table(options.input).slice(0, options.rows)
-    chunk = Chunk(ChunkSpec(options.input, 0, 0, 0, table.num_rows, "part.parquet"), table)
+    chunk = Chunk(ChunkSpec(options.input, "input", 0, 0, 0, table.num_rows, "part.parquet"), table)
     reader = CheckpointReader(Bundled())
     reader.load()
     seconds: dict[str, list[float]] = {name: [] for name in STAGES}

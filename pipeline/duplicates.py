@@ -7,16 +7,17 @@ import json
 import apache_beam as beam
 
 from pipeline.options import Refused
+from transforms.claim import RUN, Output
 from transforms.find_duplicates import AuditedPart, FindDuplicates
 from transforms.storage import absolute, exists, join, list_names, read
 from transforms.write_manifest import MANIFEST
 
 
 def audited_parts(folder: str, own: bool) -> list[AuditedPart]:
-    """The parts of an audit's output. Raises Refused unless the folder holds an audit that has finished."""
+    """The parts of an audit's output. Raises Refused unless the folder holds an audit, and another's has finished."""
     try:
-        finished = exists(join(folder, "run.json")) and exists(join(folder, MANIFEST))
-        configuration = json.loads(read(join(folder, "run.json")))["configuration"] if finished else {}
+        finished = exists(join(folder, RUN)) and (own or exists(join(folder, MANIFEST)))
+        configuration = json.loads(read(join(folder, RUN)))["configuration"] if finished else {}
     except (ValueError, KeyError, TypeError) as error:  # a path of no known store, or a run.json of something else
         raise Refused(f"--against={folder} is not the output of an audit: {error}") from error
     if configuration.get("stage") != "audit":
@@ -26,11 +27,11 @@ def audited_parts(folder: str, own: bool) -> list[AuditedPart]:
     return [AuditedPart(join(parts, name), own, *columns) for name in list_names(parts)]
 
 
-def build(pipeline: beam.Pipeline, output: str, against: str) -> None:
+def build(pipeline: beam.Pipeline, output: Output, against: str) -> None:
     """parts of one or two audits -> hashes and ids -> | shuffle | -> counts -> duplicates.json."""
     others = audited_parts(absolute(against), own=False) if against else []
     _ = (
         pipeline
-        | "ListParts" >> beam.Create([*audited_parts(output, own=True), *others])
+        | "ListParts" >> beam.Create([*audited_parts(output.folder, own=True), *others])
         | "FindDuplicates" >> FindDuplicates(output, against)
     )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import apache_beam as beam
 
+from pipeline.identity import claimed_outputs
 from pipeline.job import Job
+from transforms.claim import Output
 from transforms.decode_answers import DecodeAnswers
 from transforms.make_windows import MakeWindows
 from transforms.measure_loss import MeasureLoss
@@ -13,39 +15,44 @@ from transforms.plan_chunks import PlanChunks
 from transforms.predict_spans import PredictSpans
 from transforms.read_chunk import ReadChunk
 from transforms.write_chunk import WriteChunk
-from transforms.write_manifest import StageOutput, WriteManifest
+from transforms.write_manifest import MANIFEST, PENDING, StageOutput, WriteManifest
 
 
-def build(pipeline: beam.Pipeline, job: Job) -> None:
-    """files -> runs -> | shuffle | -> chunk by chunk: read, cut, predict, decode, measure, write -> receipts -> manifest."""
-    outputs = tuple(StageOutput(stage, folder, job.about(stage)) for stage, folder in job.outputs)
+def build(pipeline: beam.Pipeline, job: Job, staged: bool = False) -> None:
+    """files -> runs -> | shuffle | -> chunk by chunk: read, cut, predict, decode, measure, write -> receipts -> manifest.
+
+    An audit's manifest is pending until its duplicates are found, unless the job is `staged`: then nobody will.
+    """
+    outputs = claimed_outputs(job)
+    names = {"annotate": MANIFEST, "audit": MANIFEST if staged else PENDING}
+    manifests = tuple(StageOutput(each, job.about(each.stage), names[each.stage]) for each in outputs)
     _ = (
         pipeline
         | "ListFiles" >> beam.Create([None, *job.files])  # None: the sentinel, so that zero rows have a manifest too
         | "PlanChunks" >> PlanChunks(job.expected, job.texts, job.chunk_size)
         | "Reshuffle" >> beam.Reshuffle()
-        | "ProcessChunks" >> _ProcessChunks(job)
+        | "ProcessChunks" >> _ProcessChunks(job, outputs)
         | "MergeReceipts" >> MergeReceipts(job.stages)
-        | "WriteManifest" >> WriteManifest(outputs, job.max_failed_fraction)
+        | "WriteManifest" >> WriteManifest(manifests, job.max_failed_fraction)
     )
 
 
 class _ProcessChunks(beam.PTransform):
     """The steps that a runner fuses into one stage, so that resource hints can be put on all of them together."""
 
-    def __init__(self, job: Job):
+    def __init__(self, job: Job, outputs: tuple[Output, ...]):
         super().__init__()
-        self.job = job
+        self.job, self.outputs = job, outputs
 
     def expand(self, runs: beam.PCollection) -> beam.PCollection:
         job = self.job
         answered = (
             runs
-            | "ReadChunk" >> ReadChunk(job.outputs, job.expected)
+            | "ReadChunk" >> ReadChunk(self.outputs, job.expected)
             | "MakeWindows" >> MakeWindows(job.reader, job.limits)
             | "PredictSpans" >> PredictSpans(job.reader, job.decoding, job.batch_tokens, job.audit.link)
             | "DecodeAnswers" >> DecodeAnswers(job.decoding, job.null_threshold, "annotate" in job.stages)
         )
         if "audit" in job.stages:
             answered |= "MeasureLoss" >> MeasureLoss(job.decoding, job.audit)
-        return answered | "WriteChunk" >> WriteChunk(job.outputs, job.columns)
+        return answered | "WriteChunk" >> WriteChunk(self.outputs, job.columns)

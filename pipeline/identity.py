@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Any
 
 from pipeline.job import Job
 from pipeline.options import Refused
+from transforms.claim import RUN, Output
 from transforms.find_duplicates import DUPLICATES
 from transforms.storage import create, exists, join, list_names, read, remove, sweep_temporary
-from transforms.write_manifest import AUDIT, MANIFEST
+from transforms.write_manifest import AUDIT, MANIFEST, PENDING
 
-RUN = "run.json"
-
-_OWN = (MANIFEST, AUDIT, DUPLICATES, "parts", "rejections", "_tmp", "audit")
+_OWN = (MANIFEST, PENDING, AUDIT, DUPLICATES, "parts", "rejections", "_tmp", "audit")
 """What a run may leave in its output, beside run.json; `audit` is the tree of `annotate --audit`."""
 
 
 def identity(job: Job, stage: str) -> dict[str, Any]:
-    """Configuration and inputs with their sizes and versions. Not device, threads or run length: they change nothing."""
+    """Fingerprint, configuration, inputs with their sizes and versions.
+
+    Not device, threads or run length: they change nothing.
+    """
     inputs = [{"path": file.path, "size": file.size, "version": file.version} for file in job.files]
-    return {"configuration": job.configuration_of(stage), "inputs": inputs}
+    told = {"configuration": job.configuration_of(stage), "inputs": inputs}
+    fingerprint = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    return {"run": fingerprint, **told}
+
+
+def claimed_outputs(job: Job) -> tuple[Output, ...]:
+    """Where the stages of a job write, in the order of writing, with what their claims are known by."""
+    return tuple(Output(stage, folder, identity(job, stage)["run"]) for stage, folder in job.outputs)
 
 
 def claim(job: Job, overwrite: bool) -> bool:
@@ -46,7 +56,7 @@ def claim(job: Job, overwrite: bool) -> bool:
 def _claim(output: str, content: bytes, overwrite: bool) -> bool:
     sweep_temporary(output)
     if overwrite and _obstacle(output, content):
-        for name in (*_OWN, RUN):
+        for name in (RUN, *_OWN):  # first of all what lets workers of the other run go on writing
             remove(output, name)
     created = create(output, content, RUN)
     if not created:
@@ -84,7 +94,11 @@ def _difference(before: bytes, now: bytes) -> str:
             return f"input {path} was {'not ' if path not in old else ''}part of it"
         if old[path] != new[path]:
             return f"input {path} has changed since (size {old[path]['size']}, now {new[path]['size']})"
-    return ""
+    return "" if _fingerprint(before) == _fingerprint(now) else f"its {RUN} has another fingerprint"
+
+
+def _fingerprint(content: bytes) -> str | None:
+    return json.loads(content).get("run")
 
 
 def _parse(content: bytes) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -21,6 +21,8 @@ def accounting(manifest: dict[str, Any], output: str) -> str:
     if total:
         shares = [f"{name} {100 * step['seconds'] / total:.0f} %" for name, step in steps.items()]
         lines.append(f"{total:.1f} s of work: {', '.join(shares)}")
+    if manifest["retries"]:
+        lines.append(f"{manifest['retries']} retries after faults of the store")
     for failure in manifest["failures"][:20]:
         where = failure["path"] + (f", row group {failure['row_group']}" if failure["row_group"] >= 0 else "")
         lines.append(f"failed: {where}, {failure['rows']} rows, {failure['step']}: {failure['error']}")

@@ -14,7 +14,9 @@ import torch
 from apache_beam.metrics import Metrics
 
 from model.checkpoint import CheckpointError
+from transforms.claim import ClaimLost
 from transforms.records import Chunk, Receipt, failed_receipt
+from transforms.retries import take_retries
 
 NAMESPACE = "spanmill"
 """Of all Beam counters and distributions."""
@@ -24,9 +26,14 @@ _log = logging.getLogger(NAMESPACE)
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
-def is_systemic(error: Exception) -> bool:
-    """Whether an error is not of this chunk but of the machine: disk full, model gone, device lost. It ends the run."""
+def is_systemic(error: BaseException) -> bool:
+    """Whether an error is not of this chunk but of all: disk full, no permission to write, model gone, device lost.
+
+    It ends the run.
+    """
     if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+        return True
+    if isinstance(error, PermissionError | ClaimLost):
         return True
     device_lost = isinstance(error, getattr(torch, "AcceleratorError", ())) and not isinstance(error, torch.OutOfMemoryError)
     return device_lost or isinstance(error, CheckpointError)
@@ -60,13 +67,14 @@ class ChunkStep(beam.DoFn):
                 raise
             _log.warning("%s failed on %s: %s", self.name, chunk.spec.part, error, exc_info=True)
             self.failed_chunks.inc()
-            yield failed_receipt(chunk.spec, self.name, error, chunk.seconds)
+            yield failed_receipt(chunk.spec, self.name, error, chunk.seconds, take_retries())
             return
         elapsed = time.perf_counter() - started
         self.milliseconds.update(int(elapsed * 1000))
         if isinstance(result, list):
+            retries = take_retries()
             for receipt in result:
-                yield replace(receipt, seconds={**receipt.seconds, self.name: elapsed})
+                yield replace(receipt, seconds={**receipt.seconds, self.name: elapsed}, retries=retries)
         else:
             seconds = {**result.chunk.seconds, self.name: elapsed}
             yield replace(result, chunk=replace(result.chunk, seconds=seconds))

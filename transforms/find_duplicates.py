@@ -11,7 +11,8 @@ from typing import Any
 import apache_beam as beam
 
 from model.columns import as_texts
-from transforms.storage import commit, open_parquet
+from transforms.claim import Output
+from transforms.storage import open_parquet
 
 DUPLICATES = "duplicates.json"
 KINDS = ("pair", "context", "question")
@@ -142,7 +143,7 @@ class FindDuplicates(beam.PTransform):
     against  the folder of the other audit, "" without one: then only pairs are looked at
     """
 
-    output: str
+    output: Output
     against: str
 
     def expand(self, parts: beam.PCollection) -> beam.PCollection:
@@ -156,9 +157,9 @@ class FindDuplicates(beam.PTransform):
         )
 
 
-def write_duplicates(found: dict[str, Any], output: str, against: str) -> None:
+def write_duplicates(found: dict[str, Any], output: Output, against: str) -> None:
     """Writes what was found; the parts about the other audit only if there is one."""
     if not against:
         found = {name: value for name, value in found.items() if name not in ("overlap", "shared")}
     content = {"against": against, **found} if against else found
-    commit(output, json.dumps(content, indent=2, ensure_ascii=False).encode(), DUPLICATES)
+    output.commit(json.dumps(content, indent=2, ensure_ascii=False).encode(), DUPLICATES)

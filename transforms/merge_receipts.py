@@ -27,6 +27,7 @@ class Totals:
     failures         the first MOST_FAILURES of (path, row group, row start, rows, step, error)
     content          XOR of the hashes of (part, digest): says whether two runs hold the same content
     statistics       of the audit
+    retries          of all processes, as far as their receipts tell
     """
 
     chunks: int = 0
@@ -39,9 +40,11 @@ class Totals:
     failures: list[tuple[str, int, int, int, str, str]] = field(default_factory=list)
     content: int = 0
     statistics: Statistics | None = None
+    retries: int = 0
 
     def add(self, receipt: Receipt) -> None:
         """Adds a receipt of this stage, or one of no stage: a failure, which is every stage's."""
+        self.retries += receipt.retries
         self.seconds.update(receipt.seconds)  # type: ignore[arg-type]  # a Counter of floats
         if receipt.failed_step:
             if receipt.part:
@@ -71,6 +74,7 @@ class Totals:
         self.seconds.update(other.seconds)
         self._fail(other.failures)
         self.content ^= other.content
+        self.retries += other.retries
         if other.statistics is not None:
             self._measure(other.statistics)
 

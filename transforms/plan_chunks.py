@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from transforms.records import ChunkRun, ChunkSpec, InputFile, part_name
+from transforms.sizes import implausible
 from transforms.storage import open_parquet
 
 _LONGEST_RUN = 16
@@ -84,6 +85,7 @@ def plan_file(file: InputFile, metadata: pq.FileMetaData, size: ChunkSize) -> It
         chunks = [
             ChunkSpec(
                 path=file.path,
+                label=file.label,
                 row_group=row_group,
                 row_start=start,
                 first_row=first_row + start,
@@ -94,20 +96,21 @@ def plan_file(file: InputFile, metadata: pq.FileMetaData, size: ChunkSize) -> It
         ]
         length = max(1, min(_LONGEST_RUN, len(chunks) // size.runs))
         for start in range(0, len(chunks), length):
-            yield ChunkRun(file.path, row_group, tuple(chunks[start : start + length]))
+            yield ChunkRun(file.path, row_group, tuple(chunks[start : start + length]), file.state)
         first_row += group.num_rows
 
 
 def plan_chunks(file: InputFile, expected: pa.Schema, texts: tuple[str, ...], size: ChunkSize) -> Iterator[ChunkRun]:
     """Plans one file; a file that can't be read, or whose schema does not fit, is one refusal by name."""
     try:
-        with open_parquet(file.path) as opened:
+        with open_parquet(file.path, file.state) as opened:
             refused = schema_problem(opened.schema_arrow, expected, texts)
+            refused = refused or implausible(opened.metadata, file.size, expected.names)
             runs = [] if refused else list(plan_file(file, opened.metadata, size))
     except Exception as error:
         refused, runs = f"{type(error).__name__}: {error}", []
     if refused:
-        runs = [ChunkRun(file.path, -1, (), refused)]
+        runs = [ChunkRun(file.path, -1, (), refused=refused)]
     yield from runs
 
 

@@ -12,7 +12,10 @@ import apache_beam as beam
 import pyarrow as pa
 
 from transforms.chunk_step import NAMESPACE, is_systemic
+from transforms.claim import Output
 from transforms.records import Chunk, ChunkRun, ChunkSpec, Receipt, failed_receipt
+from transforms.retries import take_retries
+from transforms.sizes import MOST_BYTES, TooLarge, memory_of, rows_at_once
 from transforms.storage import exists, join, open_parquet
 
 RECEIPT_KEY = b"spanmill.receipt"
@@ -21,14 +24,18 @@ RECEIPT_KEY = b"spanmill.receipt"
 _log = logging.getLogger(NAMESPACE)
 
 
-def committed_receipt(output: str, part: str) -> Receipt | None:
-    """The receipt of a part that an earlier run committed; None if there is no such part, or a damaged one."""
-    path = join(output, "parts", part)
+def committed_receipt(output: Output, part: str) -> Receipt | None:
+    """The receipt of a part that an earlier try of this run committed; None if there is none, or a damaged one."""
+    path = join(output.folder, "parts", part)
     if not exists(path):
         return None
     try:
         with open_parquet(path) as file:
-            return Receipt.from_json(json.loads((file.metadata.metadata or {})[RECEIPT_KEY]))
+            receipt = Receipt.from_json(json.loads((file.metadata.metadata or {})[RECEIPT_KEY]))
+        if receipt.run == output.run:
+            return receipt
+        _log.warning("%s is of another run and is made again", path)
+        return None
     except Exception as error:  # making a chunk again is always right, and a run that stumbles here could never end
         _log.warning("%s is damaged and is made again: %s: %s", path, type(error).__name__, error)
         return None
@@ -37,10 +44,12 @@ def committed_receipt(output: str, part: str) -> Receipt | None:
 def read_tables(run: ChunkRun, chunks: list[ChunkSpec], expected: pa.Schema) -> Iterator[pa.Table]:
     """The rows of some chunks of a run, in order, in one pass over its row group and with one chunk in memory.
 
-    Raises what pyarrow raises for unreadable data, and ValueError if the row group ends early.
+    Raises what pyarrow raises for unreadable data, ValueError if the row group ends early, and TooLarge.
     """
-    with open_parquet(run.path) as file:
-        batches = file.iter_batches(batch_size=max(c.rows for c in chunks), row_groups=[run.row_group], columns=expected.names)
+    names = expected.names
+    with open_parquet(run.path, run.state) as file:
+        at_once = rows_at_once(run.path, file.metadata, run.row_group, names, max(c.rows for c in chunks))
+        batches = file.iter_batches(batch_size=at_once, row_groups=[run.row_group], columns=names)
         held: list[pa.RecordBatch] = []
         begin = 0
         for spec in chunks:
@@ -48,10 +57,15 @@ def read_tables(run: ChunkRun, chunks: list[ChunkSpec], expected: pa.Schema) -> 
                 batch = next(batches, None)
                 if batch is None:
                     raise ValueError(f"row group {run.row_group} ends before row {spec.row_start + spec.rows}")
-                if begin + batch.num_rows <= spec.row_start and not held:
-                    begin += batch.num_rows
-                else:
-                    held.append(batch)
+                held.append(batch)
+                while held and begin + held[0].num_rows <= spec.row_start:  # rows of chunks that are committed
+                    begin += held.pop(0).num_rows
+                size = sum(map(memory_of, held))
+                if size > MOST_BYTES:
+                    raise TooLarge(
+                        f"rows {spec.row_start} to {spec.row_start + spec.rows} of row group {run.row_group} take "
+                        f"{size} bytes and more in memory, {MOST_BYTES} at most are held: give a smaller --chunk_rows"
+                    )
             table = pa.Table.from_batches(held)
             yield table.slice(spec.row_start - begin, spec.rows).select(expected.names).cast(expected)
             used = spec.row_start + spec.rows - begin
@@ -59,10 +73,10 @@ def read_tables(run: ChunkRun, chunks: list[ChunkSpec], expected: pa.Schema) -> 
             held = table.slice(used).to_batches()
 
 
-def read_run(run: ChunkRun, outputs: tuple[tuple[str, str], ...], expected: pa.Schema) -> Iterator[Chunk | Receipt]:
+def read_run(run: ChunkRun, outputs: tuple[Output, ...], expected: pa.Schema) -> Iterator[Chunk | Receipt]:
     """Chunks of a run that still have to be done, and the receipts of those that are committed.
 
-    outputs: (stage, folder) in the order of writing. A chunk is done if it has a part of every stage.
+    outputs: in the order of writing. A chunk is done if it has a part of every stage.
 
     A read error fails the chunk at hand and the rest of the run: what comes after it can't be reached.
     """
@@ -71,7 +85,7 @@ def read_run(run: ChunkRun, outputs: tuple[tuple[str, str], ...], expected: pa.S
         return
     missing = []
     for spec in run.chunks:
-        receipts = [committed_receipt(folder, spec.part) for _, folder in outputs]
+        receipts = [committed_receipt(output, spec.part) for output in outputs]
         if None in receipts:
             missing.append(spec)
         else:
@@ -86,18 +100,18 @@ def read_run(run: ChunkRun, outputs: tuple[tuple[str, str], ...], expected: pa.S
             done += 1
             started = time.perf_counter()
     except Exception as error:
-        if is_systemic(error):
+        if is_systemic(error) and not isinstance(error, PermissionError):  # a file that must not be read is its own matter
             raise
         _log.warning("reading %s, row group %d failed: %s", run.path, run.row_group, error)
         for spec in missing[done:]:
-            yield failed_receipt(spec, "ReadChunk", error, {})
+            yield failed_receipt(spec, "ReadChunk", error, {}, take_retries())
 
 
 @dataclass
 class ReadChunk(beam.PTransform):
     """ChunkRun -> Chunk, or Receipt where there is nothing left to do."""
 
-    outputs: tuple[tuple[str, str], ...]
+    outputs: tuple[Output, ...]
     expected: pa.Schema
 
     def expand(self, runs: beam.PCollection) -> beam.PCollection:
@@ -105,7 +119,7 @@ class ReadChunk(beam.PTransform):
 
 
 class _ReadChunk(beam.DoFn):
-    def __init__(self, outputs: tuple[tuple[str, str], ...], expected: pa.Schema):
+    def __init__(self, outputs: tuple[Output, ...], expected: pa.Schema):
         self.outputs, self.expected = outputs, expected
 
     def process(self, run: ChunkRun) -> Iterator[Chunk | Receipt]:

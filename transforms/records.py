@@ -24,6 +24,7 @@ class InputFile:
     index    place in the sorted list of inputs, part of the names of its parts
     path     absolute path or URL
     version  what changes when its content does: modification time or etag
+    label    base name, with as many of its folders as tell it from the other inputs: part of the ids that are made
     rows     only the first so many rows are read (`--limit`); None for all
     """
 
@@ -31,7 +32,13 @@ class InputFile:
     path: str
     size: int
     version: str
+    label: str
     rows: int | None = None
+
+    @property
+    def state(self) -> tuple[int, str]:
+        """What must not change while the run lasts."""
+        return self.size, self.version
 
 
 def part_name(file: InputFile, row_group: int, row_start: int, rows: int) -> str:
@@ -50,10 +57,12 @@ class ChunkSpec:
     """Consecutive rows of one row group: the unit of work, of retry, of output.
 
     row_start  first row within the row group; first_row: the same within the file
+    label      of its file
     part       file name of its output
     """
 
     path: str
+    label: str
     row_group: int
     row_start: int
     first_row: int
@@ -63,7 +72,7 @@ class ChunkSpec:
 
 @dataclass(frozen=True, slots=True)
 class ChunkRun:
-    """Consecutive chunks of one row group, read in one pass.
+    """Consecutive chunks of one row group, read in one pass, of a file in this state (size and version).
 
     A run without chunks stands for a file that planning refused (`refused` says why), or, with neither, for planning
     itself: it becomes an empty receipt, so that a manifest is written for zero rows too.
@@ -72,6 +81,7 @@ class ChunkRun:
     path: str
     row_group: int
     chunks: tuple[ChunkSpec, ...]
+    state: tuple[int, str] | None = None
     refused: str = ""
 
 
@@ -170,6 +180,8 @@ class Receipt:
     digest        SHA-256 over the exact columns of the part
     statistics    what the audit's figures are merged from
     failed_step   "" unless the chunk failed; then `error` says why
+    run           fingerprint of the identity of the run that made the part
+    retries       of the process since its last receipt (not in the part's copy)
     """
 
     stage: str = ""
@@ -185,6 +197,8 @@ class Receipt:
     statistics: Mapping[str, Any] | None = None
     failed_step: str = ""
     error: str = ""
+    run: str = ""
+    retries: int = 0
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -194,7 +208,7 @@ class Receipt:
         return cls(**{f.name: values[f.name] for f in fields(cls) if f.name in values})
 
 
-def failed_receipt(spec: ChunkSpec, step: str, error: Exception, seconds: Mapping[str, float]) -> Receipt:
+def failed_receipt(spec: ChunkSpec, step: str, error: BaseException, seconds: Mapping[str, float], retries: int = 0) -> Receipt:
     """The receipt of a chunk that a step could not do, for all stages of the job."""
     return Receipt(
         path=spec.path,
@@ -205,4 +219,5 @@ def failed_receipt(spec: ChunkSpec, step: str, error: Exception, seconds: Mappin
         seconds=seconds,
         failed_step=step,
         error=f"{type(error).__name__}: {error}",
+        retries=retries,
     )

@@ -2,15 +2,22 @@
 
 A commit publishes finished bytes in one step. Local: a temporary file with a name nobody guesses, fsync, `os.replace`.
 Object stores: one `pipe` of the whole object. An open write handle is never used: it would publish a torn object.
+Everything here may be done twice, so that transient faults are tried again (`transforms.retries`).
 """
 
 from __future__ import annotations
 
+import errno
+import io
 import os
+import platform
+import re
 import secrets
 import shutil
+import stat
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -20,12 +27,19 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.utils import glob_translate
 
 from model.checkpoint import CheckpointError, digest
 from transforms.records import InputFile
+from transforms.retries import retried
 
 TEMPORARY = "_tmp"
 """Folder below a local output in which files are built before they are committed."""
+
+
+_HOST = re.sub(r"[^A-Za-z0-9.]+", "_", platform.node())
+_LONGEST_WRITE = 24 * 3600.0
+"""Seconds after which a temporary file is nobody's, whatever machine it comes from."""
 
 
 class StorageError(ValueError):
@@ -36,7 +50,7 @@ def _locate(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
     if not path:
         raise StorageError("an empty path names no file")  # fsspec would take the working folder
     try:
-        return fsspec.core.url_to_fs(path)
+        return fsspec.core.url_to_fs(path, use_listings_cache=False)  # others write there too: a cached listing is old
     except (ImportError, ValueError) as error:
         raise StorageError(f"{path}: {error}") from error
 
@@ -63,29 +77,65 @@ def join(folder: str, *names: str) -> str:
 def find_inputs(patterns: str) -> list[InputFile]:
     """The files of comma-separated paths, globs, folders (every .parquet below) and URLs, sorted by path, each once.
 
-    Raises StorageError for a pattern that matches nothing.
+    Raises StorageError for a pattern that matches nothing, or below which a folder can't be listed.
     """
     found: dict[str, dict[str, Any]] = {}
     for pattern in filter(None, (pattern.strip() for pattern in patterns.split(","))):
-        fs, inner = _locate(pattern)
-        if fs.isdir(inner):
-            matches = {p: info for p, info in fs.find(inner, detail=True).items() if p.endswith(".parquet")}
-        elif fs.exists(inner):
-            matches = {inner: fs.info(inner)}
-        elif any(sign in pattern for sign in "*?["):
-            found_by_glob = fs.glob(inner, detail=True).items()
-            matches = {p: info for p, info in found_by_glob if info["type"] == "file" or fs.isfile(p)}  # or a link to one
-        else:
-            matches = {}
-        if not matches:
-            raise StorageError(f"{pattern!r} matches no {'.parquet file' if fs.isdir(inner) else 'file'}")
-        for path, info in matches.items():
-            found[path if isinstance(fs, LocalFileSystem) else fs.unstrip_protocol(path)] = info
+        try:
+            found |= _matches(pattern)
+        except OSError as error:
+            raise StorageError(f"{pattern!r} can't be listed: {error}") from error
     if not found:
         raise StorageError(f"{patterns!r} names no file")
+    paths = sorted(found)
     return [
-        InputFile(index, path, int(found[path]["size"] or 0), _version(found[path])) for index, path in enumerate(sorted(found))
+        InputFile(index, path, int(found[path]["size"] or 0), _version(found[path]), label)
+        for index, (path, label) in enumerate(zip(paths, _labels(paths), strict=True))
     ]
+
+
+@retried
+def _matches(pattern: str) -> dict[str, dict[str, Any]]:
+    """What the store tells of each file that a path, glob or folder stands for."""
+    fs, inner = _locate(pattern)
+    found = _info(fs, inner)
+    matches: dict[str, dict[str, Any]] = {}
+    if found and found["type"] == "directory":
+        matches = {path: info for path, info in _files_below(fs, inner) if path.endswith(".parquet")}
+    elif found:
+        matches = {inner: found}
+    elif any(sign in pattern for sign in "*?["):
+        root = re.split(r"[*?[]", inner)[0].rpartition("/")[0]
+        levels = None if "**" in inner else inner.count("/") - root.count("/")
+        wanted = re.compile(glob_translate(inner))
+        with suppress(FileNotFoundError):
+            matches = {path: info for path, info in _files_below(fs, root, levels) if wanted.match(path)}
+    if not matches:
+        raise StorageError(f"{pattern!r} matches no {'.parquet file' if found else 'file'}")
+    return {path if isinstance(fs, LocalFileSystem) else fs.unstrip_protocol(path): info for path, info in matches.items()}
+
+
+def _files_below(fs: fsspec.AbstractFileSystem, folder: str, levels: int | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Files below a folder, so many levels deep (None: all), with what the store tells of them.
+
+    Not `fs.find` or `fs.glob`: these leave out, without a word, a folder that can't be listed, and its rows with it.
+    """
+    for info in fs.ls(folder, detail=True):
+        path = info["name"].rstrip("/")
+        if isinstance(fs, LocalFileSystem) and info["islink"]:
+            info = fs.info(path)  # of the file that the link leads to; links to folders are not followed
+        elif info["type"] == "directory" and path != folder.rstrip("/") and levels != 1:
+            yield from _files_below(fs, path, levels and levels - 1)
+        if info["type"] == "file":
+            yield path, info
+
+
+def _info(fs: fsspec.AbstractFileSystem, inner: str) -> dict[str, Any] | None:
+    """What a store tells of a path, None if there is nothing (`fs.exists` takes any error for that)."""
+    try:
+        return dict(fs.info(inner))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 def _version(info: dict[str, Any]) -> str:
@@ -96,37 +146,102 @@ def _version(info: dict[str, Any]) -> str:
     return ""
 
 
+def _labels(paths: Sequence[str]) -> list[str]:
+    """The shortest ends of the paths that still tell all of them apart: base names, if these differ."""
+    parts = [PurePosixPath(path).parts for path in paths]
+    for depth in range(1, max(map(len, parts), default=0) + 1):
+        labels = ["/".join(part[-depth:]) for part in parts]
+        if len(set(labels)) == len(labels):
+            return labels
+    return list(paths)
+
+
 @contextmanager
-def open_parquet(path: str) -> Iterator[pq.ParquetFile]:
-    """A Parquet file opened for reading, closed on exit."""
+def open_parquet(path: str, state: tuple[int, str] | None = None) -> Iterator[pq.ParquetFile]:
+    """A Parquet file opened for reading, closed on exit.
+
+    state  its size and version: StorageError if it has others now
+    """
     fs, inner = _locate(path)
+    info = _get_info(path)
+    now = int(info["size"] or 0), _version(info)
+    if state is not None and state != now:
+        raise StorageError(f"{path} has changed since the run was started: size and version were {state}, are {now}")
     local = isinstance(fs, LocalFileSystem)
-    source: Any = pa.OSFile(inner) if local else fs.open(inner, "rb")
-    with source, pq.ParquetFile(source, pre_buffer=not local) as file:
+    source: Any = pa.OSFile(inner) if local else _StoredFile(path, now[0])
+    with source, pq.ParquetFile(source, pre_buffer=not local, page_checksum_verification=True) as file:
         yield file
 
 
+@retried
+def _get_info(path: str) -> dict[str, Any]:
+    fs, inner = _locate(path)
+    return dict(fs.info(inner))
+
+
+@retried
+def read_range(path: str, start: int, stop: int) -> bytes:
+    """Bytes `start` to `stop` of a file. Raises OSError if it has not so many."""
+    fs, inner = _locate(path)
+    content: bytes = fs.cat_file(inner, start=start, end=stop)
+    if len(content) != stop - start:
+        raise OSError(errno.EIO, f"{len(content)} bytes came of {start} to {stop}", path)
+    return content
+
+
+class _StoredFile(io.RawIOBase):
+    """An object for reading, range by range: each is one call that can be tried again, as an open fsspec handle is not."""
+
+    def __init__(self, path: str, size: int):
+        super().__init__()
+        self._path, self._size, self._place = path, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._place
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._place = offset + (0, self._place, self._size)[whence]
+        return self._place
+
+    def readinto(self, buffer: Any) -> int:
+        stop = min(self._place + len(buffer), self._size)
+        if stop <= self._place:
+            return 0
+        content = read_range(self._path, self._place, stop)
+        buffer[: len(content)] = content
+        self._place = stop
+        return len(content)
+
+
+@retried
 def exists(path: str) -> bool:
+    return _info(*_locate(path)) is not None
+
+
+@retried
+def read(path: str, most: int | None = None) -> bytes:
+    """The bytes of a file, or the first so many. Raises FileNotFoundError."""
     fs, inner = _locate(path)
-    return bool(fs.exists(inner))
+    return bytes(fs.cat_file(inner, end=most))
 
 
-def read(path: str) -> bytes:
-    """The bytes of a file. Raises FileNotFoundError."""
-    fs, inner = _locate(path)
-    return fs.cat_file(inner)
-
-
+@retried
 def list_names(folder: str) -> list[str]:
     """Names of the files in a folder, sorted; none if there is no such folder."""
     fs, inner = _locate(folder)
-    fs.invalidate_cache()
     try:
         return sorted(PurePosixPath(entry["name"]).name for entry in fs.ls(inner, detail=True) if entry["type"] == "file")
     except FileNotFoundError:
         return []
 
 
+@retried
 def commit(output: str, content: bytes | pa.Buffer, *names: str) -> None:
     """Publishes finished bytes as the file `output/names...`, in one step, replacing what is there."""
     path = join(output, *names)
@@ -140,6 +255,7 @@ def commit(output: str, content: bytes | pa.Buffer, *names: str) -> None:
     _sync_folder(os.path.dirname(inner))
 
 
+@retried
 def create(output: str, content: bytes, name: str) -> bool:
     """Publishes finished bytes as a new file; False, and nothing done, if the file is there already."""
     path = join(output, name)
@@ -165,7 +281,7 @@ def _temporary_file(output: str, content: bytes | pa.Buffer) -> Iterator[str]:
     _, inner = _locate(output)
     folder = os.path.join(inner, TEMPORARY)
     os.makedirs(folder, exist_ok=True)
-    path = os.path.join(folder, f"{os.getpid()}-{secrets.token_hex(8)}")
+    path = os.path.join(folder, f"{_HOST}-{os.getpid()}-{secrets.token_hex(8)}")
     file: IO[bytes]
     try:
         with open(path, "xb") as file:
@@ -188,16 +304,18 @@ def _sync_folder(folder: str) -> None:
 
 
 def sweep_temporary(output: str) -> None:
-    """Removes the temporary files of processes of this machine that are gone."""
+    """Removes the temporary files of processes of this machine that are gone, and any that is a day old."""
     fs, inner = _locate(output)
     folder = os.path.join(inner, TEMPORARY)
     if not isinstance(fs, LocalFileSystem) or not os.path.isdir(folder):
         return
     for name in os.listdir(folder):
-        owner = name.split("-")[0]
-        if not owner.isdigit() or int(owner) == os.getpid() or not _is_running(int(owner)):
-            with suppress(FileNotFoundError):
-                os.unlink(os.path.join(folder, name))
+        host, owner, *_ = *name.rsplit("-", 2), ""
+        gone = host == _HOST and owner.isdigit() and (int(owner) == os.getpid() or not _is_running(int(owner)))
+        with suppress(FileNotFoundError):
+            path = os.path.join(folder, name)
+            if gone or time.time() - os.stat(path).st_mtime > _LONGEST_WRITE:
+                os.unlink(path)
     with suppress(OSError):
         os.rmdir(folder)
 
@@ -212,6 +330,7 @@ def _is_running(process: int) -> bool:
     return True
 
 
+@retried
 def remove(output: str, *names: str) -> None:
     """Removes a file or folder below the output, if it is there."""
     fs, inner = _locate(join(output, *names))
@@ -229,6 +348,9 @@ class StoredFolder:
     def folder(self) -> Path:
         cache = Path(tempfile.gettempdir()) / f"spanmill-models-{os.getuid()}"
         cache.mkdir(mode=0o700, exist_ok=True)
+        found = cache.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+            raise CheckpointError(f"{cache} is not a folder that only this user can write: models can't be kept there")
         if self.digest and (cache / self.digest).is_dir():
             return cache / self.digest
         fs, inner = _locate(self.url)
@@ -236,14 +358,14 @@ class StoredFolder:
         try:
             for name in list_names(self.url):
                 if name.endswith((".json", ".safetensors", ".txt", ".model")):
-                    fs.get_file(f"{inner.rstrip('/')}/{name}", str(fetched / name))
+                    retried(fs.get_file)(f"{inner.rstrip('/')}/{name}", str(fetched / name))
             if not (fetched / "config.json").is_file():
                 raise CheckpointError(f"{self.url} has no config.json: it is no Hugging Face checkpoint folder")
-            found = digest(fetched)
-            if self.digest and found != self.digest:
+            fetched_digest = digest(fetched)
+            if self.digest and fetched_digest != self.digest:
                 raise CheckpointError(f"the checkpoint at {self.url} is not the one that this run was started with")
             with suppress(OSError):  # another process was first: its folder has the same digest
-                fetched.rename(cache / found)
-            return cache / found
+                fetched.rename(cache / fetched_digest)
+            return cache / fetched_digest
         finally:
             shutil.rmtree(fetched, ignore_errors=True)

@@ -15,9 +15,9 @@ from apache_beam.metrics import Metrics
 
 from model.columns import as_texts
 from transforms.chunk_step import NAMESPACE, ChunkStep
+from transforms.claim import Output
 from transforms.read_chunk import RECEIPT_KEY
 from transforms.records import AnsweredChunk, Chunk, Outcome, Receipt, Rejection
-from transforms.storage import commit, remove
 
 EXACT_COLUMNS = {
     "annotate": ("answer_start", "answer_end", "window_index", "num_windows", "status", "reason", "question_tokens_cut"),
@@ -52,13 +52,12 @@ class OutputColumns:
 
 
 def row_ids(chunk: Chunk, column: str) -> pa.ChunkedArray:
-    """The ids of a chunk's rows, or what stands in for them: `file name:row group:row`."""
+    """The ids of a chunk's rows, or what stands in for them: `label of the file:row group:row`."""
     table, spec = chunk.table, chunk.spec
     if column in table.column_names:
         return table.column(column)
-    name = spec.path.rsplit("/", 1)[-1]
     rows = range(spec.row_start, spec.row_start + spec.rows)
-    return pa.chunked_array([pa.array([f"{name}:{spec.row_group}:{row}" for row in rows], pa.string())])
+    return pa.chunked_array([pa.array([f"{spec.label}:{spec.row_group}:{row}" for row in rows], pa.string())])
 
 
 def output_table(chunk: Chunk, outcome: Outcome, columns: OutputColumns) -> pa.Table:
@@ -77,7 +76,7 @@ def content_digest(table: pa.Table) -> str:
     return hashlib.sha256(json.dumps(values, default=bytes.hex).encode()).hexdigest()
 
 
-def write_outcome(chunk: Chunk, outcome: Outcome, output: str, columns: OutputColumns) -> Receipt:
+def write_outcome(chunk: Chunk, outcome: Outcome, output: Output, columns: OutputColumns) -> Receipt:
     """Writes the rejections of one stage, if there are any, then its part. Returns the receipt that stands in the part."""
     spec = chunk.spec
     receipt = Receipt(
@@ -92,21 +91,22 @@ def write_outcome(chunk: Chunk, outcome: Outcome, output: str, columns: OutputCo
         seconds=dict(chunk.seconds),
         digest=content_digest(outcome.columns.select(list(EXACT_COLUMNS[outcome.stage]))),
         statistics=outcome.statistics,
+        run=output.run,
     )
     if outcome.rejections:
         table = _rejection_table(chunk, outcome.rejections, columns.id)
-        commit(output, to_parquet(table), "rejections", spec.part)
+        output.commit(to_parquet(table), "rejections", spec.part)
     else:
-        remove(output, "rejections", spec.part)  # an earlier try may have left some
+        output.remove("rejections", spec.part)  # an earlier try may have left some
     table = output_table(chunk, outcome, columns)
-    commit(output, to_parquet(table, {RECEIPT_KEY: json.dumps(receipt.to_json()).encode()}), "parts", spec.part)
+    output.commit(to_parquet(table, {RECEIPT_KEY: json.dumps(receipt.to_json()).encode()}), "parts", spec.part)
     return receipt
 
 
 def to_parquet(table: pa.Table, metadata: Mapping[bytes, bytes] | None = None) -> pa.Buffer:
     """The bytes of a Parquet file with one row group, `metadata` in its footer."""
     sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(sink, table.schema, compression="zstd") as writer:
+    with pq.ParquetWriter(sink, table.schema, compression="zstd", write_page_checksum=True) as writer:
         writer.write_table(table, row_group_size=max(1, table.num_rows))
         writer.add_key_value_metadata(metadata or {})
     return sink.getvalue()
@@ -128,10 +128,10 @@ def _rejection_table(chunk: Chunk, rejections: tuple[Rejection, ...], id_column:
 class WriteChunk(beam.PTransform):
     """AnsweredChunk -> one Receipt per stage, once its part is committed.
 
-    outputs  (stage, folder) in the order of writing: a chunk is done when its part of the last stage is there
+    outputs  in the order of writing: a chunk is done when its part of the last stage is there
     """
 
-    outputs: tuple[tuple[str, str], ...]
+    outputs: tuple[Output, ...]
     columns: OutputColumns
 
     def expand(self, chunks: beam.PCollection) -> beam.PCollection:
@@ -139,7 +139,7 @@ class WriteChunk(beam.PTransform):
 
 
 class _WriteChunk(ChunkStep):
-    def __init__(self, outputs: tuple[tuple[str, str], ...], columns: OutputColumns):
+    def __init__(self, outputs: tuple[Output, ...], columns: OutputColumns):
         super().__init__()
         self.outputs, self.columns = outputs, columns
         self.counters = {
@@ -149,7 +149,7 @@ class _WriteChunk(ChunkStep):
 
     def apply(self, answered: AnsweredChunk) -> list[Receipt]:
         outcomes = {outcome.stage: outcome for outcome in answered.outcomes}
-        receipts = [write_outcome(answered.chunk, outcomes[stage], folder, self.columns) for stage, folder in self.outputs]
+        receipts = [write_outcome(answered.chunk, outcomes[out.stage], out, self.columns) for out in self.outputs]
         for name, counter in self.counters.items():
             counter.inc(receipts[-1].counts.get(name, 0))
         return receipts

@@ -10,10 +10,14 @@ from typing import Any
 import apache_beam as beam
 
 from model.statistics import FINE_BINS, MASS_BINS, MOST_SLICES, RELATIVE_ACCURACY, Statistics
+from transforms.claim import Output
 from transforms.merge_receipts import Totals
-from transforms.storage import commit
+from transforms.retries import take_retries
+from transforms.storage import join, list_names
 
 MANIFEST = "manifest.json"
+PENDING = "manifest.pending.json"
+"""The manifest of an audit whose duplicates are still to be found."""
 AUDIT = "audit.json"
 
 STATUSES = {
@@ -25,11 +29,11 @@ STATUSES = {
 
 @dataclass(frozen=True, slots=True)
 class StageOutput:
-    """Where a stage writes, and what its manifest says the job is."""
+    """Where a stage writes, what its manifest says the job is, and under which name the manifest is written."""
 
-    stage: str
-    folder: str
+    output: Output
     about: Mapping[str, Any]
+    name: str = MANIFEST
 
 
 def row_accounting(stage: str, totals: Totals) -> dict[str, int]:
@@ -39,11 +43,14 @@ def row_accounting(stage: str, totals: Totals) -> dict[str, int]:
     return {"planned": planned, **by_status, "in_failed_chunks": totals.failed_rows}
 
 
-def manifest(stage: str, totals: Totals, about: Mapping[str, Any], max_failed_fraction: float) -> dict[str, Any]:
-    """What a run did. `about` says what it was asked to do, and goes in front.
+def manifest(
+    stage: str, totals: Totals, about: Mapping[str, Any], max_failed_fraction: float, parts: int | None = None
+) -> dict[str, Any]:
+    """What a run did. `about` says what it was asked to do, and goes in front; `parts` is how many parts the
+    output holds (None: nobody counted).
 
-    state is "complete" iff no file was refused, no chunk failed, every row is accounted for, and rejected rows are at
-    most `max_failed_fraction` of all; else "incomplete", and `why` says which of these it is.
+    state is "complete" iff no file was refused, no chunk failed, every row is accounted for, every part is there and no
+    other, and rejected rows are at most `max_failed_fraction` of all; else "incomplete", and `why` says which it is.
     """
     rows = row_accounting(stage, totals)
     unaccounted = 2 * rows["planned"] - sum(rows.values())
@@ -55,6 +62,9 @@ def manifest(stage: str, totals: Totals, about: Mapping[str, Any], max_failed_fr
         why.append(f"{totals.failed_chunks} chunks failed")
     if unaccounted:
         why.append(f"{unaccounted} rows are not accounted for")
+    done = totals.chunks - totals.failed_chunks
+    if parts is not None and not done <= parts <= totals.chunks:
+        why.append(f"{parts} parts are there, but {done} chunks were done: parts were lost, or are none of this run's")
     if lost > max_failed_fraction * rows["planned"]:
         why.append(
             f"{lost} of {rows['planned']} rows were rejected or failed, more than --max_failed_fraction={max_failed_fraction}"
@@ -82,6 +92,7 @@ def manifest(stage: str, totals: Totals, about: Mapping[str, Any], max_failed_fr
             dict(zip(("path", "row_group", "row_start", "rows", "step", "error"), failure, strict=True))
             for failure in totals.failures
         ],
+        "retries": totals.retries,
         "failures_not_listed": totals.failed_chunks + totals.refused_files - len(totals.failures),
     }
 
@@ -132,13 +143,17 @@ class _WriteManifest(beam.DoFn):
         self.outputs, self.max_failed_fraction = outputs, max_failed_fraction
 
     def process(self, totals: dict[str, Totals]) -> list[str]:
-        for output in self.outputs:
-            if output.stage == "audit":
-                _commit_json(output.folder, audit_report(totals["audit"], output.about), AUDIT)
-            content = manifest(output.stage, totals[output.stage], output.about, self.max_failed_fraction)
-            _commit_json(output.folder, content, MANIFEST)
+        retries = take_retries()
+        for each in self.outputs:
+            stage, output = each.output.stage, each.output
+            totals[stage].retries += retries
+            if stage == "audit":
+                output.commit(_json(audit_report(totals["audit"], each.about)), AUDIT)
+            parts = len(list_names(join(output.folder, "parts")))
+            content = manifest(stage, totals[stage], each.about, self.max_failed_fraction, parts)
+            output.commit(_json(content), each.name)
         return [content["state"]]
 
 
-def _commit_json(folder: str, content: Mapping[str, Any], name: str) -> None:
-    commit(folder, json.dumps(content, indent=2, ensure_ascii=False).encode(), name)
+def _json(content: Mapping[str, Any]) -> bytes:
+    return json.dumps(content, indent=2, ensure_ascii=False).encode()

@@ -26,6 +26,10 @@ def test_a_complete_run():
     ]
 
 
+def test_retries_are_told_where_there_were_any():
+    assert "3 retries after faults of the store" in printed(retries=3).splitlines()
+
+
 def test_the_sum_is_that_of_the_rows():
     first = printed(failed_chunks=1, failed_rows=4).splitlines()[0]
     planned, parts = first.split(" rows = ")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pyarrow as pa
 import torch
@@ -11,10 +12,12 @@ import torch
 from model.batching import Batch
 from model.prediction import Decoding
 from model.tokenizer import Tokenizer
+from transforms.claim import RUN, Output
 from transforms.decode_answers import decode_answers
 from transforms.make_windows import WindowLimits, make_windows
 from transforms.predict_spans import predict_spans
 from transforms.records import AnsweredChunk, Chunk, ChunkSpec
+from transforms.storage import create
 
 LIMITS = WindowLimits(max_length=32, overlap=8, max_question=8, max_windows=4)
 DECODING = Decoding(n_best=3, max_answer_length=4)
@@ -61,8 +64,15 @@ class FakeReader:
 def make_chunk(
     table: pa.Table, path: str = "/in/a.parquet", row_group: int = 0, row_start: int = 0, first_row: int = 0
 ) -> Chunk:
+    label = path.rsplit("/", 1)[-1]
     part = f"000000-a-g{row_group:05d}-r{row_start:09d}-n{table.num_rows}.parquet"
-    return Chunk(ChunkSpec(path, row_group, row_start, first_row, table.num_rows, part), table)
+    return Chunk(ChunkSpec(path, label, row_group, row_start, first_row, table.num_rows, part), table)
+
+
+def claimed(folder: Path | str, stage: str = "annotate") -> Output:
+    """A folder as the output of a run that has begun."""
+    create(str(folder), b'{"run": "this run"}', RUN)
+    return Output(stage, str(folder), "this run")
 
 
 def asked(*contexts: str | None, question: str = "who?") -> pa.Table:

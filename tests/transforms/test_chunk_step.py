@@ -18,6 +18,7 @@ from apache_beam.testing.util import assert_that, equal_to
 from model.checkpoint import CheckpointError
 from tests.transforms.fakes import asked, make_chunk
 from transforms.chunk_step import ChunkStep, is_systemic
+from transforms.claim import ClaimLost
 from transforms.records import Chunk, Receipt
 
 
@@ -52,7 +53,7 @@ CHUNK = make_chunk(asked("a", "b"), row_group=1, row_start=4)
     [
         ValueError("odd"),
         MemoryError(),
-        OSError(errno.EACCES, "Permission denied"),
+        OSError(errno.EIO, "Input/output error"),
         torch.OutOfMemoryError("CUDA out of memory"),
         KeyError("x"),
     ],
@@ -73,6 +74,8 @@ def test_an_error_makes_a_failed_receipt(error: Exception):
         OSError(errno.ENOSPC, "No space left on device"),
         OSError(errno.EDQUOT, "Disk quota exceeded"),
         OSError(errno.EROFS, "Read-only file system"),
+        OSError(errno.EACCES, "Permission denied"),
+        ClaimLost("the output is another run's"),
         CheckpointError("the checkpoint is gone"),
         torch.AcceleratorError("device lost", 1),
     ],

@@ -16,6 +16,7 @@ import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from tests.runs import write_input
+from tests.transforms.fakes import claimed
 from transforms.find_duplicates import (
     DUPLICATES,
     KINDS,
@@ -89,7 +90,7 @@ EXPECTED = {
 def find(tmp_path: Path, parts: Sequence[AuditedPart], against: str = "") -> dict[str, Any]:
     """`duplicates.json` of these parts, through Beam."""
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
-        _ = pipeline | beam.Create(list(parts)) | FindDuplicates(str(tmp_path / "out"), against)
+        _ = pipeline | beam.Create(list(parts)) | FindDuplicates(claimed(tmp_path / "out", "audit"), against)
     return json.loads((tmp_path / "out" / DUPLICATES).read_text("utf-8"))
 
 
@@ -205,6 +206,6 @@ def test_no_part_has_no_duplicates(tmp_path: Path):
 
 @pytest.mark.parametrize("against", ["", "/other"])
 def test_what_is_written_is_about_the_other_audit_only_if_there_is_one(tmp_path: Path, against: str):
-    write_duplicates({"repeated_pairs": 3, "overlap": {}, "repeated": [], "shared": []}, str(tmp_path), against)
+    write_duplicates({"repeated_pairs": 3, "overlap": {}, "repeated": [], "shared": []}, claimed(tmp_path, "audit"), against)
     found = json.loads((tmp_path / DUPLICATES).read_text())
     assert ("overlap" in found, "shared" in found, "against" in found) == (bool(against),) * 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 import apache_beam as beam
@@ -23,8 +24,9 @@ from transforms.plan_chunks import (
     schema_problem,
 )
 from transforms.records import ChunkRun, ChunkSpec, InputFile, part_name, rows_of_part
+from transforms.storage import find_inputs
 
-FILE = InputFile(3, "/in/a.parquet", 1000, "v1")
+FILE = InputFile(3, "/in/a.parquet", 1000, "v1", "a.parquet")
 SCHEMA = pa.schema([("question", pa.string()), ("context", pa.string()), ("n", pa.int64())])
 TEXTS = ("question", "context")
 
@@ -53,7 +55,7 @@ def test_chunks_partition_the_rows_whatever_the_run_length(groups: list[int], ro
     metadata = metadata_of(groups)
     held = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
     assert sum(held) == sum(groups)
-    file = InputFile(0, "/in/a.parquet", 1, "", limit)
+    file = InputFile(0, "/in/a.parquet", 1, "", "a.parquet", limit)
     planned = list(plan_file(file, metadata, ChunkSize(rows, 2**40, runs)))
     chunks = chunks_of(planned)
 
@@ -107,13 +109,13 @@ class TestPartNames:
         ],
     )
     def test_a_name_is_safe_whatever_the_file_is_called(self, path: str, stem: str):
-        name = part_name(InputFile(0, path, 1, ""), 0, 0, 12)
+        name = part_name(InputFile(0, path, 1, "", ""), 0, 0, 12)
         assert name == f"000000-{stem}-g00000-r000000000-n12.parquet"
         assert rows_of_part(name) == 12
 
     def test_names_sort_in_the_order_of_the_input(self):
         places = [(file, group, start) for file in (0, 9, 10, 99_999) for group in (0, 9, 10) for start in (0, 9, 100_000_000)]
-        names = [part_name(InputFile(file, "/a.parquet", 1, ""), group, start, 5) for file, group, start in places]
+        names = [part_name(InputFile(file, "/a.parquet", 1, "", "a.parquet"), group, start, 5) for file, group, start in places]
         assert names == sorted(names)
         assert len(set(names)) == len(names)
 
@@ -168,23 +170,33 @@ class TestPlanChunks:
     )
     def test_an_unreadable_file_is_one_refusal(self, tmp_path: Path, content: bytes | None, error: str):
         path = tmp_path / "a.parquet"
-        if content is not None:
-            path.write_bytes(content)
-        (refusal,) = plan_chunks(InputFile(0, str(path), 1, ""), SCHEMA, TEXTS, ChunkSize(2, 2**20))
+        path.write_bytes(content or b"")
+        file = find_inputs(str(path))[0]
+        if content is None:
+            path.unlink()
+        (refusal,) = plan_chunks(file, SCHEMA, TEXTS, ChunkSize(2, 2**20))
         assert refusal.path == str(path)
         assert refusal.chunks == ()
         assert error in refusal.refused
 
+    def test_a_file_that_changed_since_the_run_was_started_is_one_refusal(self, tmp_path: Path):
+        path = tmp_path / "a.parquet"
+        pq.write_table(pa.table({"question": ["a"], "context": ["b"], "n": [1]}), path)
+        file = find_inputs(str(path))[0]
+        os.utime(path, (1, 1))
+        (refusal,) = plan_chunks(file, SCHEMA, TEXTS, ChunkSize(2, 2**20))
+        assert "has changed since the run was started" in refusal.refused
+
     def test_a_file_of_another_schema_is_one_refusal(self, tmp_path: Path):
         path = tmp_path / "a.parquet"
         pq.write_table(pa.table({"question": ["a"] * 9}), path)
-        (refusal,) = plan_chunks(InputFile(0, str(path), 1, ""), SCHEMA, TEXTS, ChunkSize(2, 2**20))
+        (refusal,) = plan_chunks(find_inputs(str(path))[0], SCHEMA, TEXTS, ChunkSize(2, 2**20))
         assert "'context' is missing" in refusal.refused
 
     def test_in_a_pipeline_the_sentinel_becomes_an_empty_run(self, tmp_path: Path):
         path = tmp_path / "a.parquet"
         pq.write_table(pa.table({"question": ["a"] * 3, "context": ["b"] * 3, "n": [1, 2, 3]}), path)
-        file, size = InputFile(0, str(path), 1, ""), ChunkSize(2, 2**20)
+        file, size = find_inputs(str(path))[0], ChunkSize(2, 2**20)
         wanted = [ChunkRun("", -1, ()), *plan_chunks(file, SCHEMA, TEXTS, size)]
         with PipelineOfTests() as pipeline:
             runs = pipeline | beam.Create([None, file]) | PlanChunks(SCHEMA, TEXTS, size)

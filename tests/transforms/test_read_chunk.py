@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,10 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from transforms import read_chunk
+from transforms.claim import Output
 from transforms.plan_chunks import ChunkSize, plan_file
 from transforms.read_chunk import RECEIPT_KEY, committed_receipt, read_run, read_tables
-from transforms.records import Chunk, ChunkRun, InputFile, Receipt
-from transforms.storage import commit
+from transforms.records import Chunk, ChunkRun, Receipt
+from transforms.storage import commit, find_inputs
 from transforms.write_chunk import to_parquet
 
 
@@ -46,15 +48,16 @@ def output(tmp_path: Path) -> str:
 
 def plan(source: str, rows: int, runs: int = 1) -> list[ChunkRun]:
     metadata = pq.ParquetFile(source).metadata
-    return list(plan_file(InputFile(0, source, 1, ""), metadata, ChunkSize(rows, 2**40, runs)))
+    return list(plan_file(find_inputs(source)[0], metadata, ChunkSize(rows, 2**40, runs)))
 
 
-def outputs(folder: str, *stages: str) -> tuple[tuple[str, str], ...]:
-    return tuple((stage, f"{folder}/{stage}") for stage in stages or ("annotate",))
+def outputs(folder: str, *stages: str) -> tuple[Output, ...]:
+    return tuple(Output(stage, f"{folder}/{stage}", "this run") for stage in stages or ("annotate",))
 
 
 def commit_part(folder: str, receipt: Receipt) -> None:
-    table = pa.table({"a": [1]}).replace_schema_metadata({RECEIPT_KEY: json.dumps(receipt.to_json()).encode()})
+    told = json.dumps(replace(receipt, run=receipt.run or "this run").to_json())
+    table = pa.table({"a": [1]}).replace_schema_metadata({RECEIPT_KEY: told.encode()})
     commit(folder, to_parquet(table), "parts", receipt.part)
 
 
@@ -87,6 +90,24 @@ def test_only_missing_chunks_are_read_whichever_they_are(source: str, table: pa.
     chosen = [run.chunks[place] for place in (1, 2, 5)]
     for spec, read in zip(chosen, read_tables(run, chosen, table.schema), strict=True):
         assert read.to_pylist() == table.slice(spec.first_row, spec.rows).to_pylist()
+
+
+def test_rows_between_missing_chunks_are_not_held(source: str, output: str, table: pa.Table, monkeypatch: pytest.MonkeyPatch):
+    """Of a run of which little is missing, memory holds little."""
+    (run, *_) = plan(source, 1)
+    held: list[int] = []
+    from_batches = pa.Table.from_batches
+
+    class Watched:
+        @staticmethod
+        def from_batches(batches: list[pa.RecordBatch]) -> pa.Table:
+            held.append(sum(batch.num_rows for batch in batches))
+            return from_batches(batches)
+
+    monkeypatch.setattr(read_chunk.pa, "Table", Watched)
+    chosen = [run.chunks[place] for place in (0, 11)]
+    assert [read.num_rows for read in read_tables(run, chosen, table.schema)] == [1, 1]
+    assert held == [1, 1]
 
 
 def test_committed_chunks_become_their_receipts(source: str, output: str, table: pa.Table):
@@ -123,15 +144,20 @@ class TestCommittedReceipt:
     def test_it_comes_back_as_it_was_written(self, output: str):
         receipt = Receipt("annotate", "/in/ä.parquet", 2, 40, 7, "p", {"rows": 7}, {"r": 1}, {"ReadChunk": 0.5}, "digest")
         commit_part(output, receipt)
-        assert committed_receipt(output, "p") == receipt
+        assert committed_receipt(Output("annotate", output, "this run"), "p") == replace(receipt, run="this run")
+
+    def test_a_part_of_another_run_counts_as_missing(self, output: str):
+        """A worker of a run that was overwritten may have committed it a moment too late."""
+        commit_part(output, Receipt(stage="annotate", part="p", run="the run before"))
+        assert committed_receipt(Output("annotate", output, "this run"), "p") is None
 
     def test_no_part_no_receipt(self, output: str):
-        assert committed_receipt(output, "p") is None
+        assert committed_receipt(Output("annotate", output, "this run"), "p") is None
 
     @pytest.mark.parametrize("content", [b"", b"junk", to_parquet(pa.table({"a": [1]}))])
     def test_a_damaged_part_counts_as_missing(self, output: str, content: bytes | pa.Buffer):
         commit(output, content, "parts", "p")
-        assert committed_receipt(output, "p") is None
+        assert committed_receipt(Output("annotate", output, "this run"), "p") is None
 
 
 class TestFailures:
@@ -172,13 +198,30 @@ class TestFailures:
         assert all("FileNotFoundError" in receipt.error for receipt in receipts)
 
     def test_a_row_group_that_ends_early_is_told(self, source: str, output: str, table: pa.Table, tmp_path: Path):
-        """The file was replaced after planning by a shorter one: rows that are not there must not be lost silently."""
-        run, *_ = plan(source, 5)
+        """Rows that the footer promised and that are not there must not be lost silently."""
+        run = replace(plan(source, 5)[0], state=None)
         pq.write_table(table.slice(0, 7), source)
         first, *failed = read_run(run, outputs(output), table.schema)
         assert first.table.to_pylist() == table.slice(0, 5).to_pylist()
         assert [receipt.failed_step for receipt in failed] == ["ReadChunk"] * 2
         assert "row group 0 ends before row 10" in failed[0].error
+
+    def test_a_file_that_changed_since_the_run_was_started_fails_its_chunks(self, source: str, output: str, table: pa.Table):
+        run, *_ = plan(source, 5)
+        pq.write_table(table, source, row_group_size=13, compression="none")
+        receipts = list(read_run(run, outputs(output), table.schema))
+        assert [receipt.part for receipt in receipts] == [spec.part for spec in run.chunks]
+        assert all("has changed since the run was started" in receipt.error for receipt in receipts)
+
+    def test_a_file_that_must_not_be_read_is_no_matter_of_the_run(
+        self, source: str, output: str, table: pa.Table, monkeypatch: pytest.MonkeyPatch
+    ):
+        def fail(*_: object) -> None:
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+        monkeypatch.setattr(read_chunk, "read_tables", fail)
+        receipts = list(read_run(plan(source, 5)[0], outputs(output), table.schema))
+        assert all("Permission denied" in receipt.error for receipt in receipts)
 
     def test_a_systemic_error_is_raised(self, source: str, output: str, table: pa.Table, monkeypatch: pytest.MonkeyPatch):
         def fail(*_: object) -> None:
@@ -189,7 +232,7 @@ class TestFailures:
             list(read_run(plan(source, 5)[0], outputs(output), table.schema))
 
     def test_a_refused_file_is_a_receipt_without_part(self, output: str, table: pa.Table):
-        (receipt,) = read_run(ChunkRun("/in/a.parquet", -1, (), "no Parquet"), outputs(output), table.schema)
+        (receipt,) = read_run(ChunkRun("/in/a.parquet", -1, (), refused="no Parquet"), outputs(output), table.schema)
         assert (receipt.path, receipt.part, receipt.failed_step, receipt.error) == (
             "/in/a.parquet",
             "",

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import fsspec
@@ -72,6 +73,9 @@ class TestFindInputs:
         by_glob, by_folder, by_name = (find_inputs(f"{tmp_path}/links{end}") for end in ("/*.parquet", "", "/a.parquet"))
         assert by_glob == by_folder == by_name
         assert by_glob[0].size == 3
+        (tmp_path / "blob").write_bytes(b"456")
+        os.utime(tmp_path / "blob", (1, 1))
+        assert find_inputs(f"{tmp_path}/links")[0].state != by_folder[0].state
 
     def test_a_folder_that_a_glob_matches_is_no_input(self, tmp_path: Path):
         (tmp_path / "folder.parquet").mkdir()
@@ -114,6 +118,41 @@ class TestFindInputs:
     def test_the_version_is_what_the_store_offers(self, name: str):
         assert storage._version({"size": 3, name: "v1"}) == "v1"
         assert storage._version({"size": 3}) == ""
+
+    @pytest.mark.parametrize("pattern", ["", "/*/*.parquet", "/**"])
+    def test_a_folder_that_can_not_be_listed_is_no_empty_folder(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str
+    ):
+        """fsspec leaves it out without a word, and its rows with it. (Permissions do not bind the tests' user.)"""
+        for folder in ("a", "locked"):
+            (tmp_path / folder).mkdir()
+            (tmp_path / folder / "x.parquet").touch()
+        scan = os.scandir
+
+        def refuse(path: str) -> object:
+            if str(path).endswith("locked"):
+                raise PermissionError(13, "Permission denied", path)
+            return scan(path)
+
+        monkeypatch.setattr(os, "scandir", refuse)
+        with pytest.raises(StorageError, match=r"can't be listed: .*Permission denied"):
+            find_inputs(f"{tmp_path}{pattern}")
+
+    @pytest.mark.parametrize(
+        ("names", "labels"),
+        [
+            (["a/x.parquet", "b/y.parquet"], ["x.parquet", "y.parquet"]),
+            (["a/x.parquet", "b/x.parquet", "b/y.parquet"], ["a/x.parquet", "b/x.parquet", "b/y.parquet"]),
+            (["1/a/x.parquet", "2/a/x.parquet"], ["1/a/x.parquet", "2/a/x.parquet"]),
+        ],
+    )
+    def test_labels_tell_files_apart_and_are_no_longer_than_they_must(
+        self, tmp_path: Path, names: list[str], labels: list[str]
+    ):
+        for name in names:
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).touch()
+        assert [file.label for file in find_inputs(str(tmp_path))] == labels
 
     def test_objects_keep_their_protocol(self, memory: fsspec.AbstractFileSystem):
         memory.pipe_file("/in/a.parquet", b"12")
@@ -197,6 +236,31 @@ class TestCommit:
         with open_parquet(join(output, "a.parquet")) as file:
             assert file.read().to_pydict() == {"a": [1, 2]}
 
+    def test_any_range_of_a_file_can_be_read(self, output: str):
+        """Row groups of a file that is larger than what is fetched at once, and its metadata."""
+        table = pa.table({"a": list(range(5000)), "b": [f"text {n} " * 20 for n in range(5000)]})
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, row_group_size=700, compression="none")
+        commit(output, sink.getvalue(), "a.parquet")
+        with open_parquet(join(output, "a.parquet")) as file:
+            assert file.read_row_group(3).equals(table.slice(2100, 700))
+            assert pa.Table.from_batches(file.iter_batches(batch_size=999, row_groups=[0, 7])).num_rows == 800
+
+    def test_a_file_is_opened_in_its_state_only(self, output: str):
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.table({"a": [1]}), sink)
+        commit(output, sink.getvalue(), "a.parquet")
+        (found,) = find_inputs(join(output, "a.parquet"))
+        with open_parquet(found.path, found.state) as file:
+            assert file.metadata.num_rows == 1
+        with pytest.raises(StorageError, match="has changed"), open_parquet(found.path, (found.size + 1, found.version)):
+            pass
+
+    def test_the_first_bytes_can_be_read_alone(self, output: str):
+        commit(output, b"content", "a")
+        assert read(join(output, "a"), 3) == b"con"
+        assert read(join(output, "a"), 30) == b"content"
+
     def test_only_one_of_many_creates_wins(self, tmp_path: Path):
         start = threading.Barrier(8)
         won: list[int] = []
@@ -248,12 +312,17 @@ class TestSweep:
         try:
             folder = tmp_path / storage.TEMPORARY
             folder.mkdir()
-            for owner in (dead.pid, alive.pid, os.getpid(), "unknown", 10**30):
-                (folder / f"{owner}-0123").touch()
+            for owner in (dead.pid, os.getpid(), 10**30):
+                (folder / f"{storage._HOST}-{owner}-0123").touch()
+            kept = {f"{storage._HOST}-{alive.pid}-0123", f"elsewhere-{dead.pid}-0123", "unknown"}
+            for name in kept:
+                (folder / name).touch()
             sweep_temporary(str(tmp_path))
-            assert files_below(tmp_path) == [f"{storage.TEMPORARY}/{alive.pid}-0123"]
+            assert {path.name for path in folder.iterdir()} == kept
         finally:
             alive.communicate(b"\n")
+        for name in kept:
+            os.utime(folder / name, (1, time.time() - storage._LONGEST_WRITE - 60))  # of no machine that still writes it
         sweep_temporary(str(tmp_path))
         assert list(tmp_path.iterdir()) == []
 
@@ -283,6 +352,19 @@ class TestStoredFolder:
         folder = location.folder()
         memory.store.clear()  # a second fetch would fail
         assert location.folder() == folder
+
+    @pytest.mark.parametrize("others", ["writable", "link"])
+    def test_a_cache_that_others_can_write_is_not_used(self, url: str, tmp_path: Path, others: str):
+        """Its name can be foreseen, and the folder for temporary files is everyone's."""
+        cache = tmp_path / f"spanmill-models-{os.getuid()}"
+        if others == "link":
+            (tmp_path / "theirs").mkdir(mode=0o700)
+            cache.symlink_to(tmp_path / "theirs")
+        else:
+            cache.mkdir()
+            cache.chmod(0o777)
+        with pytest.raises(CheckpointError, match="only this user can write"):
+            StoredFolder(url).folder()
 
     def test_a_fetch_leaves_nothing_but_the_folder(self, url: str, tmp_path: Path, bert_folder: Path):
         StoredFolder(url).folder()

@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from model.tokenizer import Tokenizer
-from tests.transforms.fakes import FakeReader, answer, asked
-from transforms import storage, write_chunk
+from tests.transforms.fakes import FakeReader, answer, asked, claimed
+from transforms import claim, storage
+from transforms.claim import RUN, ClaimLost
 from transforms.read_chunk import committed_receipt
 from transforms.records import AnsweredChunk, Outcome, Receipt
 from transforms.write_chunk import (
@@ -41,7 +42,7 @@ def answered(words: Tokenizer) -> AnsweredChunk:
 
 
 def write(answered: AnsweredChunk, output: Path, columns: OutputColumns = COLUMNS) -> Receipt:
-    return write_outcome(answered.chunk, answered.outcomes[0], str(output), columns)
+    return write_outcome(answered.chunk, answered.outcomes[0], claimed(output), columns)
 
 
 class TestOutputTable:
@@ -68,7 +69,7 @@ class TestOutputTable:
 class TestWriteOutcome:
     def test_the_receipt_stands_in_the_part(self, answered: AnsweredChunk, tmp_path: Path):
         receipt = write(answered, tmp_path)
-        assert committed_receipt(str(tmp_path), answered.chunk.spec.part) == receipt
+        assert committed_receipt(claimed(tmp_path), answered.chunk.spec.part) == receipt
         assert (receipt.stage, receipt.path, receipt.row_group, receipt.row_start, receipt.rows) == (
             "annotate",
             "/in/a.parquet",
@@ -121,15 +122,15 @@ class TestWriteOutcome:
 
     def test_the_part_comes_last(self, answered: AnsweredChunk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         """What says that a chunk is done must not be there before its rejections, nor annotate's before the audit's."""
-        committed, commit = [], write_chunk.commit
+        committed, commit = [], claim.commit
 
         def record(output: str, content: pa.Buffer, *names: str) -> None:
             committed.append((Path(output).name, names[0]))
             commit(output, content, *names)
 
-        monkeypatch.setattr(write_chunk, "commit", record)
+        monkeypatch.setattr(claim, "commit", record)
         audit = Outcome("audit", audit_columns(4), answered.outcomes[0].rejections, {"rows": 4})
-        step = _WriteChunk((("audit", f"{tmp_path}/audit"), ("annotate", f"{tmp_path}/annotate")), COLUMNS)
+        step = _WriteChunk((claimed(tmp_path / "audit", "audit"), claimed(tmp_path / "annotate")), COLUMNS)
         receipts = list(step.process(replace(answered, outcomes=(*answered.outcomes, audit))))
         assert committed == [("audit", "rejections"), ("audit", "parts"), ("annotate", "rejections"), ("annotate", "parts")]
         assert [receipt.stage for receipt in receipts] == ["audit", "annotate"]
@@ -139,22 +140,40 @@ class TestWriteOutcome:
         self, answered: AnsweredChunk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ):
         def refuse(*_: object) -> None:
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
 
         monkeypatch.setattr(storage.os, "replace", refuse)
-        (receipt,) = _WriteChunk((("annotate", str(tmp_path)),), COLUMNS).process(answered)
+        (receipt,) = _WriteChunk((claimed(tmp_path),), COLUMNS).process(answered)
         assert receipt.failed_step == "WriteChunk"
-        assert "Permission denied" in receipt.error
-        assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+        assert "File name too long" in receipt.error
+        assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [RUN]
 
-    def test_a_full_disk_ends_the_run(self, answered: AnsweredChunk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
+    def test_a_disk_that_is_full_or_forbidden_ends_the_run(
+        self, answered: AnsweredChunk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+    ):
         def refuse(*_: object) -> None:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise OSError(number, os.strerror(number))
 
+        output = claimed(tmp_path)
         monkeypatch.setattr(storage.os, "fsync", refuse)
-        with pytest.raises(OSError, match="No space left"):
-            list(_WriteChunk((("annotate", str(tmp_path)),), COLUMNS).process(answered))
-        assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+        with pytest.raises(OSError, match=os.strerror(number)):
+            list(_WriteChunk((output,), COLUMNS).process(answered))
+        assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [RUN]
+
+    def test_where_another_run_writes_nothing_more_is_written(self, answered: AnsweredChunk, tmp_path: Path):
+        """The worker outlived its run, whose output was overwritten."""
+        output = claimed(tmp_path)
+        write(answered, tmp_path)
+        before = {path: path.read_bytes() for path in tmp_path.rglob("*.parquet")}
+        for left in ('{"run": "another run"}', None):
+            if left is None:
+                (tmp_path / RUN).unlink()
+            else:
+                (tmp_path / RUN).write_text(left)
+            with pytest.raises(ClaimLost, match="belongs to another run now"):
+                list(_WriteChunk((output,), COLUMNS).process(answered))
+        assert {path: path.read_bytes() for path in tmp_path.rglob("*.parquet")} == before
 
 
 def audit_columns(rows: int) -> pa.Table:

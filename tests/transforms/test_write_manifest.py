@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from tests.transforms.fakes import claimed
 from transforms.merge_receipts import Totals
-from transforms.write_manifest import StageOutput, _WriteManifest, manifest
+from transforms.retries import retried, take_retries
+from transforms.write_manifest import PENDING, StageOutput, _WriteManifest, manifest
 
 
 def totals(answered: int = 0, no_answer: int = 0, rejected: int = 0, lost: int = 0, **others: Any) -> Totals:
@@ -74,6 +76,35 @@ def test_the_audit_accounts_by_its_own_statuses():
     assert made["state"] == "complete"
 
 
+@pytest.mark.parametrize("parts", [0, 1, 3])
+def test_parts_that_were_lost_or_are_of_another_run_are_told(parts: int):
+    """A store may say that it wrote and not have; a worker of another run may have been late."""
+    made = manifest("annotate", totals(9), {}, 0.5, parts)
+    assert made["why"] == [f"{parts} parts are there, but 2 chunks were done: parts were lost, or are none of this run's"]
+    assert manifest("annotate", totals(9), {}, 0.5, 2)["state"] == "complete"
+
+
+def test_a_failed_chunk_may_have_a_part_of_the_other_stage():
+    of = totals(9, failed_chunks=1, failed_rows=3)
+    assert [manifest("annotate", of, {}, 1, parts)["why"] for parts in (1, 2)] == [["1 chunks failed"]] * 2
+
+
+def test_retries_are_told(tmp_path: Path):
+    about = {"configuration": {}}
+    take_retries()
+    failing = iter([OSError("odd"), None])
+
+    @retried
+    def operation() -> None:
+        error = next(failing)
+        if error:
+            raise error
+
+    operation()
+    _WriteManifest((StageOutput(claimed(tmp_path), about),), 0.5).process({"annotate": Totals(retries=3)})
+    assert json.loads((tmp_path / "manifest.json").read_text("utf-8"))["retries"] == 4
+
+
 def test_figures():
     of = totals(3)
     of.counts.update(real_tokens=200, padded_tokens=250, windows=5, pairs=3, question_tokens_cut=4)
@@ -104,11 +135,12 @@ def test_failures_are_listed_and_the_rest_counted():
 
 def test_every_stage_has_its_own_file(tmp_path: Path):
     about = {"configuration": {"null": False, "link": "softmax", "temperature": 1.0, "model_digest": "d"}, "who": "größe"}
-    outputs = (StageOutput("audit", f"{tmp_path}/audit", about), StageOutput("annotate", str(tmp_path), about))
+    audit = StageOutput(claimed(tmp_path / "audit", "audit"), about, PENDING)
+    outputs = (audit, StageOutput(claimed(tmp_path), about))
     of = {"audit": Totals(counts=Counter(rows=2, scored=2)), "annotate": totals(1, lost=1)}
     assert _WriteManifest(outputs, 0.5).process(of) == ["incomplete"]
     assert json.loads((tmp_path / "manifest.json").read_text("utf-8"))["state"] == "incomplete"
-    assert json.loads((tmp_path / "audit" / "manifest.json").read_text("utf-8"))["rows"]["scored"] == 2
+    assert json.loads((tmp_path / "audit" / PENDING).read_text("utf-8"))["rows"]["scored"] == 2
     assert json.loads((tmp_path / "audit" / "audit.json").read_text("utf-8"))["rows"]["planned"] == 2
     assert "größe" in (tmp_path / "manifest.json").read_text("utf-8")
     assert not (tmp_path / "audit.json").exists()

@@ -1,0 +1,194 @@
+"""Runs killed at random moments and started again: in the end the same content, and nothing made twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.runs import examples, run, write_input
+from tests.started import start
+
+HOUSE = Path(__file__).parent.parent
+ROWS = 240
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An input in several row groups, some rows rejected, with golds."""
+    table = examples(ROWS).set_column(1, "question", pa.array(["Who?" if n % 7 else None for n in range(ROWS)]))
+    table = table.append_column("answers", pa.array([{"text": ["Ada"], "answer_start": [28]}] * ROWS))
+    return write_input(tmp_path_factory.mktemp("kills") / "in.parquet", table, row_group_size=70)
+
+
+def arguments_of(stage: str, source: Path, output: Path, model: Path) -> list[str]:
+    return [stage, f"--input={source}", f"--output={output}", f"--model={model}", "--chunk_rows=6"]
+
+
+def content(output: Path) -> dict[str, Any]:
+    """All that a run left, by name, but for times."""
+    found: dict[str, Any] = {}
+    for path in sorted(path for path in output.rglob("*") if path.is_file()):
+        name = str(path.relative_to(output))
+        if path.suffix == ".parquet":
+            found[name] = pq.ParquetFile(path).read().to_pylist()
+        else:
+            found[name] = {key: value for key, value in json.loads(path.read_text("utf-8")).items() if key != "steps"}
+    return found
+
+
+def committed(output: Path) -> dict[str, tuple[int, int]]:
+    """Inode and time of every part: what changes when a part is written again."""
+    folder = output / "parts"
+    return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.iterdir()} if folder.exists() else {}
+
+
+def kill_again_and_again(
+    start_run: Callable[[], Any], stop: Callable[[Any, float], bool], output: Path, kills: int, seconds: float, seed: int
+) -> dict[str, int]:
+    """Starts a run and stops it at a random moment within `seconds`, until it was stopped so many times.
+
+    A run that is done before it is stopped is checked and its output cleared, and the next one starts from nothing.
+
+    stop  ends a run after so many seconds; whether it had to
+    """
+    moments = random.Random(seed)
+    figures = {"kills": 0, "runs that completed": 0, "kills after the first part": 0}
+    kept: dict[str, tuple[int, int]] = {}
+    while figures["kills"] < kills:
+        if stop(start_run(), moments.uniform(0, seconds)):
+            figures["kills"] += 1
+            figures["kills after the first part"] += bool(committed(output))
+        else:
+            figures["runs that completed"] += 1
+            assert (output / "manifest.json").exists()
+        assert kept.items() <= committed(output).items()  # nothing is made twice
+        if (output / "manifest.json").exists():
+            shutil.rmtree(output)
+        kept = committed(output)
+    return figures
+
+
+def forked(arguments: list[str], log: Path) -> tuple[Callable[[], Any], Callable[[Any, float], bool]]:
+    """How a run is started in one process, and killed as a whole."""
+
+    def stop(process: Any, seconds: float) -> bool:
+        process.join(seconds)
+        if process.exitcode is not None:
+            assert process.exitcode == 0, log.read_text()
+            return False
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        return bool(process.exitcode == -signal.SIGKILL)
+
+    return (lambda: start(arguments, log)), stop
+
+
+def workers_of(process: int) -> list[int]:
+    """Beam's worker processes below a process."""
+    found: list[int] = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int(path.joinpath("stat").read_text().rsplit(")", 1)[1].split()[1])
+            command = path.joinpath("cmdline").read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if parent == process:
+            found += workers_of(int(path.name))
+            if b"sdk_worker_main" in command and not command.startswith(b"/bin/sh"):
+                found.append(int(path.name))
+    return found
+
+
+def in_processes(arguments: list[str], output: Path, log: Path) -> tuple[Callable[[], Any], Callable[[Any, float], bool]]:
+    """How a run is started with two workers, and one of them killed once the run writes parts."""
+    options = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
+    command = [sys.executable, str(HOUSE / "run_pipeline.py"), *arguments, *options]
+    environment = {**os.environ, "PYTHONPATH": str(HOUSE), "OMP_NUM_THREADS": "1"}
+
+    def start_run() -> subprocess.Popen[bytes]:
+        with log.open("ab") as file:
+            return subprocess.Popen(command, env=environment, stdout=file, stderr=file)
+
+    def stop(process: subprocess.Popen[bytes], seconds: float) -> bool:
+        before = committed(output)
+        while process.poll() is None and (committed(output) == before or not workers_of(process.pid)):
+            time.sleep(0.05)
+        try:
+            code = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            workers = workers_of(process.pid)
+            if workers:
+                os.kill(random.choice(workers), signal.SIGKILL)
+            code = process.wait(120)  # a run whose worker died must not wait for it for ever
+        assert code in (0, 3), log.read_text()
+        return code == 3
+
+    return start_run, stop
+
+
+def undisturbed(stage: str, source: Path, folder: Path, model: Path) -> tuple[dict[str, Any], float]:
+    """What such a run leaves, and how long it takes in a process that is ready."""
+    start(["--help"], folder / "log").join()  # the server itself is started
+    began = time.monotonic()
+    process = start(arguments_of(stage, source, folder / "whole", model), folder / "log")
+    process.join()
+    assert process.exitcode == 0, (folder / "log").read_text()
+    return content(folder / "whole"), time.monotonic() - began
+
+
+def torment(
+    stage: str, kills: int, source: Path, folder: Path, model: Path, seed: int, processes: bool = False
+) -> dict[str, int]:
+    whole, seconds = undisturbed(stage, source, folder, model)
+    output = folder / "out"
+    arguments = arguments_of(stage, source, output, model)
+    if processes:
+        start_run, stop = in_processes(arguments, output, folder / "log")
+        seconds /= 2
+    else:
+        start_run, stop = forked(arguments, folder / "log")
+    figures = kill_again_and_again(start_run, stop, output, kills, seconds, seed)
+    assert run(*arguments) == 0
+    mine = content(output)
+    assert mine.keys() == whole.keys()  # no temporary file is left, none is missing
+    run_file = whole.pop("run.json")
+    assert mine.pop("run.json") == run_file
+    assert mine == whole
+    return figures
+
+
+@pytest.mark.parametrize("stage", ["annotate"])
+def test_a_few_kills(stage: str, source: Path, tmp_path: Path, bert_folder: Path):
+    torment(stage, 4, source, tmp_path, bert_folder, seed=5)
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("stage", ["annotate", "audit"])
+def test_a_hundred_kills(stage: str, source: Path, tmp_path: Path, bert_folder: Path, capfd: pytest.CaptureFixture[str]):
+    figures = torment(stage, 100, source, tmp_path, bert_folder, seed=6)
+    with capfd.disabled():
+        print(f"\n{stage}: {figures}", flush=True)
+    assert figures["kills after the first part"] >= 30
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("stage", ["annotate", "audit"])
+def test_workers_that_are_killed(
+    stage: str, source: Path, tmp_path: Path, bert_folder: Path, capfd: pytest.CaptureFixture[str]
+):
+    figures = torment(stage, 10, source, tmp_path, bert_folder, seed=7, processes=True)
+    with capfd.disabled():
+        print(f"\n{stage}, single workers: {figures}", flush=True)

@@ -1,0 +1,33 @@
+"""What is published in an output whose claim stands, and in one that another run has taken over."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.transforms.fakes import claimed
+from transforms.claim import RUN, ClaimLost
+
+
+def test_while_the_claim_stands_files_come_and_go(tmp_path: Path):
+    output = claimed(tmp_path)
+    output.commit(b"content", "parts", "p")
+    assert (tmp_path / "parts" / "p").read_bytes() == b"content"
+    output.remove("parts", "p")
+    output.remove("parts", "p")
+    assert not (tmp_path / "parts" / "p").exists()
+
+
+@pytest.mark.parametrize("left", [None, b"", b'{"run": "another run"}', b'{"configuration": {}}'])
+def test_in_the_output_of_another_run_nothing_is_changed(tmp_path: Path, left: bytes | None):
+    output = claimed(tmp_path)
+    output.commit(b"theirs", "parts", "p")
+    (tmp_path / RUN).unlink()
+    if left is not None:
+        (tmp_path / RUN).write_bytes(left)
+    with pytest.raises(ClaimLost, match="belongs to another run now"):
+        output.commit(b"mine", "parts", "p")
+    with pytest.raises(ClaimLost, match="belongs to another run now"):
+        output.remove("parts", "p")
+    assert (tmp_path / "parts" / "p").read_bytes() == b"theirs"

@@ -1,0 +1,122 @@
+"""Figures of a footer that can't be true, and data that is small in its file and large in memory."""
+
+from __future__ import annotations
+
+import resource
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from transforms import read_chunk, sizes
+from transforms.claim import Output
+from transforms.plan_chunks import ChunkSize, plan_chunks
+from transforms.read_chunk import read_run
+from transforms.records import Chunk, Receipt
+from transforms.sizes import TooLarge, implausible, memory_of, rows_at_once
+from transforms.storage import find_inputs
+
+SCHEMA = pa.schema([("question", pa.string()), ("context", pa.string())])
+MB = 2**20
+
+
+@pytest.fixture
+def limit(monkeypatch: pytest.MonkeyPatch) -> int:
+    """A smaller limit, so that small files are beyond it."""
+    for module in (sizes, read_chunk):
+        monkeypatch.setattr(module, "MOST_BYTES", 16 * MB)
+    return 16 * MB
+
+
+def write(path: Path, table: pa.Table, **options: object) -> str:
+    pq.write_table(table, path, compression="zstd", **options)
+    return str(path)
+
+
+def repeated(value: str, rows: int) -> pa.Table:
+    """The same context in every row: one value in a dictionary."""
+    indices = pa.array([0] * rows, pa.int32())
+    context = pa.DictionaryArray.from_arrays(indices, pa.array([value]))
+    return pa.table({"question": pa.array(["Who?"] * rows), "context": context})
+
+
+def records(path: str, rows: int = 2048) -> list[Chunk | Receipt]:
+    (file,) = find_inputs(path)
+    return [
+        record
+        for run in plan_chunks(file, SCHEMA, SCHEMA.names, ChunkSize(rows, 2**40))  # type: ignore[arg-type]  # a list of names
+        for record in read_run(run, (Output("annotate", f"{path}.out", "run"),), SCHEMA)
+    ]
+
+
+@pytest.mark.parametrize("stored_as", ["dictionary", "string"])
+def test_a_dictionary_that_would_be_gigabytes_of_text_is_refused_before_it_is(tmp_path: Path, limit: int, stored_as: str):
+    """A file of kilobytes: 8 MB of text, 20,000 times over. Both as Arrow dictionaries and as what other writers make."""
+    table = repeated("x" * (8 * MB), 20_000)
+    path = write(tmp_path / "bomb.parquet", table, store_schema=stored_as == "dictionary")
+    assert Path(path).stat().st_size < 100_000
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found = records(path)
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
+    assert len(found) == 10
+    for receipt in found:
+        assert isinstance(receipt, Receipt)
+        assert receipt.failed_step == "ReadChunk"
+        assert f"{limit} at most are held: give a smaller --chunk_rows" in receipt.error
+    assert grown < 200, f"{grown} MiB more"
+
+
+def test_with_smaller_chunks_the_same_text_can_be_read(tmp_path: Path, limit: int):
+    path = write(tmp_path / "a.parquet", repeated("x" * (2 * MB), 12))
+    (refused,) = records(path)
+    assert isinstance(refused, Receipt)
+    chunks = records(path, rows=4)
+    assert [chunk.table.num_rows for chunk in chunks if isinstance(chunk, Chunk)] == [4, 4, 4]
+
+
+def test_a_dictionary_beyond_the_limit_is_refused_by_its_declared_size(tmp_path: Path, limit: int):
+    path = write(tmp_path / "a.parquet", repeated("x" * (17 * MB), 3))
+    metadata = pq.ParquetFile(path).metadata
+    with pytest.raises(TooLarge, match=f"row group 0 has a dictionary of 1782\\d+ bytes: more than {limit}"):
+        rows_at_once(path, metadata, 0, SCHEMA.names, 2048)
+    assert rows_at_once(path, metadata, 0, ["question"], 2048) == 2048
+
+
+def test_one_value_of_a_plain_page_beyond_the_limit_is_refused(tmp_path: Path, limit: int):
+    table = pa.table({"question": ["Who?"] * 2, "context": ["x" * (40 * MB), "small"]})
+    (file,) = find_inputs(write(tmp_path / "a.parquet", table, use_dictionary=False))
+    (run,) = plan_chunks(file, SCHEMA, ("question", "context"), ChunkSize(10, 2**40))
+    assert "declares 4194" in run.refused
+    assert f"more than {limit} per row" in run.refused
+
+
+@pytest.mark.parametrize("dictionary", [True, False])
+def test_ordinary_files_are_decoded_a_thousand_rows_at_once(tmp_path: Path, dictionary: bool):
+    table = pa.table({"question": [f"q {n}" for n in range(3000)], "context": [f"c {n}" * 50 for n in range(3000)]})
+    path = write(tmp_path / "a.parquet", table, use_dictionary=dictionary)
+    metadata = pq.ParquetFile(path).metadata
+    assert rows_at_once(path, metadata, 0, SCHEMA.names, 2048) > 1000  # writers end a dictionary at 1 MiB
+    assert implausible(metadata, Path(path).stat().st_size, SCHEMA.names) == ""
+
+
+def test_many_rows_in_few_bytes_are_implausible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Nulls take no room: planning would make a million chunks of nothing."""
+    monkeypatch.setattr(sizes, "_SURELY_REAL_ROWS", 100_000)
+    table = pa.table({"question": pa.nulls(400_000, pa.string()), "context": pa.nulls(400_000, pa.string())})
+    path = write(tmp_path / "a.parquet", table)
+    size = Path(path).stat().st_size
+    assert implausible(pq.ParquetFile(path).metadata, size, SCHEMA.names) == f"it declares 400000 rows in {size} bytes"
+
+
+def test_memory_counts_the_text_that_rows_share():
+    (batch,) = repeated("x" * 1000, 50).select(["context"]).to_batches()
+    assert 50_000 <= memory_of(batch) < 52_000
+    plain = pa.record_batch({"context": pa.array(["x" * 1000] * 50)})
+    assert 50_000 <= memory_of(plain) < 52_000
+
+
+@pytest.mark.parametrize("header", [b"\x16" * 16, b"\x15" + b"\xff" * 15, b"\x15\x04\x00" + b"\0" * 13])
+def test_a_damaged_page_header_is_told(header: bytes):
+    with pytest.raises(ValueError, match="page header is damaged"):
+        sizes._dictionary_size(header)
