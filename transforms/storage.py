@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -225,6 +225,9 @@ class StoredFolder:
 
     url: str
     digest: str = ""
+
+    def pinned(self, folder: Path, digest: str) -> StoredFolder:
+        return replace(self, digest=digest)
 
     def folder(self) -> Path:
         cache = Path(tempfile.gettempdir()) / f"spanmill-models-{os.getuid()}"
