@@ -106,6 +106,36 @@ def open_parquet(path: str) -> Iterator[pq.ParquetFile]:
         yield file
 
 
+@contextmanager
+def open_file(path: str) -> Iterator[IO[bytes]]:
+    """A file opened for reading from front to back, decompressed by its ending (.gz, .bz2, .xz, .zst)."""
+    fs, inner = _locate(path)
+    with fs.open(inner, "rb", compression="infer") as file:
+        yield file
+
+
+@contextmanager
+def building(path: str) -> Iterator[str]:
+    """A local file to write, which becomes `path` in one step once the body is done, and is gone if the body raises."""
+    fs, inner = _locate(path)
+    local = isinstance(fs, LocalFileSystem)
+    folder = os.path.dirname(inner) if local else tempfile.gettempdir()
+    os.makedirs(folder, exist_ok=True)
+    temporary = os.path.join(folder, f".{PurePosixPath(inner).name}-{secrets.token_hex(8)}")
+    try:
+        yield temporary
+        if local:
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, inner)
+            _sync_folder(folder)
+        else:
+            fs.put_file(temporary, inner)
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
 def exists(path: str) -> bool:
     fs, inner = _locate(path)
     return bool(fs.exists(inner))
