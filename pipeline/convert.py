@@ -6,11 +6,14 @@ python -m pipeline.convert export --run out/ --output predictions/ --format pred
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import IO, Any
+
+logging.getLogger().addHandler(logging.NullHandler())  # Beam warns of optional packages while it is imported
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -132,7 +135,8 @@ def import_file(options: argparse.Namespace) -> int:
             print(f"{counts[f'fits_{unit}']} of them are right if starts count {unit}: see --offsets={unit}")
     if counts["rows_without_placed_golds"]:
         print(f"{counts['rows_without_placed_golds']} rows have golds of which none has a place: their answers are null")
-    print(f"golds that are not where they should be: {listed}")
+    wrong = sum(count for name, count in counts.items() if name.startswith("gold_")) - counts["gold_aligned"]
+    print(f"{wrong - counts['gold_located']} golds that are not where they should be: {listed}")
     return 0
 
 

@@ -10,7 +10,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -20,6 +20,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
+from pyarrow import dataset
 
 from model.checkpoint import CheckpointError, digest
 from transforms.records import InputFile
@@ -104,6 +105,13 @@ def open_parquet(path: str) -> Iterator[pq.ParquetFile]:
     source: Any = pa.OSFile(inner) if local else fs.open(inner, "rb")
     with source, pq.ParquetFile(source, pre_buffer=not local) as file:
         yield file
+
+
+def open_dataset(paths: Sequence[str]) -> dataset.Dataset:
+    """Parquet files of one schema as one dataset: only columns that are asked for are read, and only row groups whose
+    statistics allow for what is filtered for."""
+    fs, _ = _locate(paths[0])
+    return dataset.dataset([_locate(path)[1] for path in paths], format="parquet", filesystem=fs)
 
 
 @contextmanager
