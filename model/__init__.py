@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 __all__ = ["SpanReader"]
 
+DISTRIBUTION = "spanmill"
+"""By which run_pipeline tells this package from another of the same name."""
+
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
