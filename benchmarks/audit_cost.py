@@ -13,10 +13,11 @@ import time
 import pyarrow.parquet as pq
 
 from model.checkpoint import Bundled
+from model.pairs import WindowLimits
 from model.prediction import Decoding
 from model.reader import CheckpointReader
 from transforms.decode_answers import decode_answers
-from transforms.make_windows import WindowLimits, make_windows
+from transforms.make_windows import InputColumns, make_windows
 from transforms.measure_loss import AuditOptions, measure_loss
 from transforms.predict_spans import predict_spans
 from transforms.records import Chunk, ChunkSpec
@@ -29,8 +30,9 @@ def run(chunk: Chunk, stages: tuple[str, ...], reader: CheckpointReader, null: b
     """CPU seconds of one chunk from its rows to its committed parts."""
     started = time.process_time()
     decoding = Decoding(null=null)
-    limits = WindowLimits(384, 128, 64, 2000, answers="answers" if "audit" in stages else "")
-    predicted = predict_spans(make_windows(chunk, reader.tokenizer(), limits), reader, decoding, 4096)
+    columns = InputColumns(answers="answers" if "audit" in stages else "")
+    windowed = make_windows(chunk, reader.tokenizer(), WindowLimits(384, 128, 64, 2000), columns)
+    predicted = predict_spans(windowed, reader, decoding, 4096)
     answered = decode_answers(predicted, decoding, 0.0, "annotate" in stages)
     if "audit" in stages:
         answered = measure_loss(answered, decoding, AuditOptions())

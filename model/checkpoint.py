@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,6 +25,10 @@ class Location(Protocol):
         """The local folder, fetched first if need be. Raises CheckpointError if there is none."""
         ...
 
+    def pinned(self, folder: Path, digest: str) -> Location:
+        """The location of the very files that `folder()` gave, whose digest this is: what workers are told to fetch."""
+        ...
+
 
 @dataclass(frozen=True)
 class Bundled:
@@ -31,6 +36,9 @@ class Bundled:
 
     def folder(self) -> Path:
         return Path(__file__).parent / "bundled"
+
+    def pinned(self, folder: Path, digest: str) -> Location:
+        return self
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,9 @@ class LocalFolder:
         if not (Path(self.path) / "config.json").is_file():
             raise CheckpointError(f"{self.path} has no config.json: it is no Hugging Face checkpoint folder")
         return Path(self.path)
+
+    def pinned(self, folder: Path, digest: str) -> Location:
+        return self
 
 
 @dataclass(frozen=True)
@@ -59,6 +70,19 @@ class Hub:
             return Path(snapshot_download(self.repository, revision=self.revision, allow_patterns=list(_READ_FILES)))
         except Exception as error:
             raise CheckpointError(f"{self.repository!r} is no local folder, and the hub gave none: {error}") from error
+
+    def pinned(self, folder: Path, digest: str) -> Location:
+        return replace(self, revision=folder.name)
+
+
+def locate(model: str) -> Location:
+    """The location that a name means: "bundled", a folder, else a hub id[@revision]."""
+    if model == "bundled":
+        return Bundled()
+    if os.path.isdir(model):
+        return LocalFolder(os.path.abspath(model))
+    repository, _, revision = model.partition("@")
+    return Hub(repository, revision or None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,11 @@ def read_texts(column: pa.ChunkedArray) -> tuple[list[str], dict[int, str]]:
 
     Unusable texts are "" in the list.
     """
-    values = each_value(column)
+    return usable_texts(each_value(column))
+
+
+def usable_texts(values: Sequence[Any]) -> tuple[list[str], dict[int, str]]:
+    """The same of values that left their column: text, None or `NotUTF8`."""
     problems = {}
     for row, value in enumerate(values):
         if value is None:

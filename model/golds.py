@@ -107,15 +107,22 @@ def _malformed(answer: Any) -> tuple[str, str] | None:
     return None
 
 
-def _locate(passages: Passages, passage: int, context: str, text: str, start: int) -> tuple[tuple[str, str] | None, int, int]:
+def gold_problem(context: str, text: str, start: int) -> tuple[str, str] | None:
+    """Why a gold can't be used, before any token is looked at: gold_blank, gold_out_of_range, gold_misaligned, or None."""
     if not text or text.isspace():
-        return ("gold_blank", "a gold answer is blank"), -1, -1
+        return "gold_blank", "a gold answer is blank"
     if start < 0 or start + len(text) > len(context):
-        message = f"gold at [{start}, {start + len(text)}) of a context of {len(context)} characters"
-        return ("gold_out_of_range", message), -1, -1
+        return "gold_out_of_range", f"gold at [{start}, {start + len(text)}) of a context of {len(context)} characters"
     found = context[start : start + len(text)]
     if found != text:
-        return ("gold_misaligned", f"gold {text[:80]!r}, but at its start stands {found[:80]!r}"), -1, -1
+        return "gold_misaligned", f"gold {text[:80]!r}, but at its start stands {found[:80]!r}"
+    return None
+
+
+def _locate(passages: Passages, passage: int, context: str, text: str, start: int) -> tuple[tuple[str, str] | None, int, int]:
+    problem = gold_problem(context, text, start)
+    if problem:
+        return problem, -1, -1
     first, last = gold_tokens(passages, passage, start, start + len(text))
     if first < 0:
         return ("gold_without_tokens", f"gold {text[:80]!r} has no token"), -1, -1

@@ -1,4 +1,4 @@
-"""Exact match and F1 of answers, by the rules of SQuAD (Rajpurkar et al. 2016, arXiv:1606.05250, section 6.1)."""
+"""Exact match and F1 of answers, by the rules of SQuAD 1.1 and 2.0 (Rajpurkar et al., arXiv:1606.05250 and 1806.03822)."""
 
 from __future__ import annotations
 
@@ -18,12 +18,17 @@ def normalise(text: str) -> str:
 
 def exact_match(prediction: str, golds: Sequence[str]) -> float:
     """1.0 if the normalised prediction equals a normalised gold, else 0.0; no gold means the gold is no answer ("")."""
-    return float(normalise(prediction) in {normalise(gold) for gold in golds or ("",)})
+    return float(normalise(prediction) in _normal_golds(golds))
 
 
 def f1(prediction: str, golds: Sequence[str]) -> float:
     """Token F1 in [0, 1], max over golds; where either side is empty, 1.0 if both are."""
-    return max(_f1(normalise(prediction).split(), normalise(gold).split()) for gold in golds or ("",))
+    return max(_f1(normalise(prediction).split(), gold.split()) for gold in _normal_golds(golds))
+
+
+def _normal_golds(golds: Sequence[str]) -> list[str]:
+    """By the rules of SQuAD 2.0, golds of which nothing is left don't count, unless there is no other."""
+    return list(filter(None, map(normalise, golds))) or [""]
 
 
 def _f1(prediction: list[str], gold: list[str]) -> float:

@@ -16,7 +16,7 @@ from model.batching import Batch, assemble, plan_batches
 from model.golds import Golds, gold_views
 from model.losses import WindowLosses, measure_windows
 from model.reader import Reader
-from model.spans import WindowSpans, decode_windows
+from model.spans import PassageSpans, WindowSpans, decode_windows, merge_windows
 from model.windows import Windows
 
 _device_lock = threading.Lock()
@@ -51,6 +51,19 @@ class Prediction:
     real_tokens: int
     padded_tokens: int
     network_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What becomes of each pair.
+
+    no_answer  bool [pairs], whether the null option wins
+    problems   row -> (reason, message) of rows whose pair could not be answered
+    """
+
+    spans: PassageSpans
+    no_answer: np.ndarray
+    problems: dict[int, tuple[str, str]]
 
 
 def predict(
@@ -106,6 +119,36 @@ def predict(
         done += len(chosen)
         padded_tokens += batch.input_ids.numel()
     return Prediction(spans, losses, failures, int(windows.lengths.sum()), padded_tokens, seconds)
+
+
+def decide(
+    prediction: Prediction, windows: Windows, row_pair: np.ndarray, decoding: Decoding, null_threshold: float
+) -> Decision:
+    """Merges windows to passages and decides, per distinct pair, between the best span and no answer.
+
+    No answer when null_score - best span_score > null_threshold. Problems, of the rows that ask the pair (`row_pair` int64
+    [rows], -1 for none): non_finite_logits, no_admissible_span, and those of the prediction.
+    """
+    spans = merge_windows(
+        prediction.spans,
+        windows.pair,
+        windows.index,
+        len(windows.pair_passage),
+        n_best=decoding.n_best,
+        temperature=decoding.temperature,
+    )
+    of_pair = dict(prediction.failures)
+    for pair in np.flatnonzero(windows.counts > 0).tolist():
+        if pair in of_pair:
+            continue
+        if not spans.finite[pair]:
+            of_pair[pair] = "non_finite_logits", "the network's logits are not all finite"
+        elif not spans.found[pair]:
+            of_pair[pair] = "no_admissible_span", "no token of the context can start and end an answer"
+    problems = {row: of_pair[pair] for row, pair in enumerate(row_pair.tolist()) if pair in of_pair} if of_pair else {}
+    with np.errstate(invalid="ignore"):
+        no_answer = spans.null_score - spans.span_score[:, 0] > null_threshold
+    return Decision(spans, no_answer, problems)
 
 
 def _decode(

@@ -49,7 +49,7 @@ class _ProcessChunks(beam.PTransform):
         answered = (
             runs
             | "ReadChunk" >> ReadChunk(self.outputs, job.expected)
-            | "MakeWindows" >> MakeWindows(job.reader, job.limits)
+            | "MakeWindows" >> MakeWindows(job.reader, job.limits, job.read)
             | "PredictSpans" >> PredictSpans(job.reader, job.decoding, job.batch_tokens, job.audit.link)
             | "DecodeAnswers" >> DecodeAnswers(job.decoding, job.null_threshold, "annotate" in job.stages)
         )

@@ -15,14 +15,16 @@ import pyarrow as pa
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, WorkerOptions
 
 from model.audit import AUDIT_SCHEMA
-from model.checkpoint import Bundled, CheckpointError, Hub, LocalFolder, Location, digest, read_settings
+from model.checkpoint import CheckpointError
 from model.columns import ANSWER_SCHEMA
+from model.pairs import WindowLimits
 from model.prediction import Decoding
-from model.reader import CheckpointReader, resolve_device, resolve_dtype, shared
+from model.reader import CheckpointReader
+from model.span_reader import SettingError, SpanReader
 from model.statistics import SLICES
-from model.tokenizer import Tokenizer, TokenizerError
+from model.tokenizer import TokenizerError
 from pipeline.options import Refused
-from transforms.make_windows import WindowLimits
+from transforms.make_windows import InputColumns
 from transforms.measure_loss import AuditOptions
 from transforms.plan_chunks import ChunkSize, is_answers, schema_problem
 from transforms.records import InputFile
@@ -44,6 +46,7 @@ class Job:
     stages         "annotate", "audit" or both; of both, the audit's tree is `output`/audit
     expected       the columns that are read, with their types
     texts          those that must hold text
+    read           which of the columns are the question, the context and the golds
     configuration  what changes answers or boundaries, by name of its option
     """
 
@@ -56,6 +59,7 @@ class Job:
     chunk_size: ChunkSize
     reader: CheckpointReader
     limits: WindowLimits
+    read: InputColumns
     decoding: Decoding
     null_threshold: float
     batch_tokens: int
@@ -111,26 +115,12 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
     stages = (options.stage,) if options.stage == "audit" or not audited else ("annotate", "audit")
     expected, columns = _columns(files[0], options, audited)
 
-    reader = _reader(options)
-    settings = read_settings(reader.folder)
-    tokenizer = reader.tokenizer()
-    limits = _limits(options, tokenizer, reader, audited)
+    span_reader = _span_reader(options)
     slices = tuple(_names(options.slice_by))
     built_in = sorted(set(slices) & set(SLICES))
     if built_in:
         raise Refused(f"--slice_by: {built_in[0]!r} is the name of a slice that every audit has ({', '.join(SLICES)})")
-    if options.null == "on" and tokenizer.format.classifier is None:
-        raise Refused("--null=on: the tokenizer puts no classifier token into a pair, the model has no null option")
-    decoding = Decoding(
-        n_best=options.n_best,
-        max_answer_length=options.max_answer_length,
-        temperature=settings.temperature,
-        null=options.null == "on" or (options.null == "auto" and settings.null),
-    )
-    threshold = options.null_score_diff_threshold
-    null_threshold = settings.null_threshold if threshold is None else threshold
-    on_cuda = resolve_device(reader.device).type == "cuda"
-    batch_tokens = options.batch_tokens or (65536 if on_cuda else 4096)
+    decoding = replace(span_reader.decoding, n_best=options.n_best)
     chunk_size = ChunkSize(options.chunk_rows, options.chunk_bytes, math.ceil(4 * workers(beam_options) / len(files)))
     return Job(
         model=options.model,
@@ -140,33 +130,34 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
         expected=expected,
         texts=(options.question_column, options.context_column),
         chunk_size=chunk_size,
-        reader=reader,
-        limits=limits,
+        reader=span_reader.reader,
+        limits=span_reader.limits,
+        read=InputColumns(options.question_column, options.context_column, options.answers_column if audited else ""),
         decoding=decoding,
-        null_threshold=null_threshold,
-        batch_tokens=batch_tokens,
+        null_threshold=span_reader.null_threshold,
+        batch_tokens=span_reader.batch_tokens,
         columns=columns,
         audit=AuditOptions(
-            link=settings.link,
+            link=span_reader.link,
             id=options.id_column,
             slice_by=slices,
             worst=worst,
         ),
         max_failed_fraction=options.max_failed_fraction,
         configuration={
-            "model_digest": reader.digest,
-            "dtype": reader.dtype,
-            "batch_tokens": batch_tokens,
+            "model_digest": span_reader.reader.digest,
+            "dtype": span_reader.reader.dtype,
+            "batch_tokens": span_reader.batch_tokens,
             "chunk_rows": options.chunk_rows,
             "chunk_bytes": options.chunk_bytes,
             "limit": options.limit,
             **{f"{name}_column": getattr(options, f"{name}_column") for name in ("question", "context", "id", "answers")},
             "keep_columns": list(columns.keep),
             "output_prefix": columns.prefix,
-            **{name: value for name, value in asdict(limits).items() if name.startswith("max_") or name == "overlap"},
+            **asdict(span_reader.limits),
             **asdict(decoding),
-            "null_score_diff_threshold": null_threshold,
-            "link": settings.link,
+            "null_score_diff_threshold": span_reader.null_threshold,
+            "link": span_reader.link,
             "slice_by": list(slices),
             "worst": worst,
         },
@@ -262,66 +253,22 @@ def _expected(field: pa.Field, is_text_column: bool) -> pa.Field:
     return pa.field(field.name, kind, nullable=True, metadata=field.metadata)
 
 
-def _location(model: str) -> Location:
-    if model == "bundled":
-        return Bundled()
-    if "://" in model:
-        return StoredFolder(model)
-    if os.path.isdir(model):
-        return LocalFolder(os.path.abspath(model))
-    repository, _, revision = model.partition("@")
-    return Hub(repository, revision or None)
-
-
-def _reader(options: argparse.Namespace) -> CheckpointReader:
-    """The reader, its network loaded once to see that it can be. Raises CheckpointError, TokenizerError or Refused."""
-    location = _location(options.model)
-    folder = location.folder()
-    found = digest(folder)
-    if isinstance(location, Hub):
-        location = replace(location, revision=folder.name)  # workers fetch this very commit
-    if isinstance(location, StoredFolder):
-        location = replace(location, digest=found)
+def _span_reader(options: argparse.Namespace) -> SpanReader:
+    """The checkpoint with its settings, loaded once to see that it can be. Raises CheckpointError, TokenizerError, Refused."""
     try:
-        dtype = resolve_dtype(options.dtype, options.device)
-    except ValueError as error:
-        raise Refused(f"--device={options.device}: {error}") from error
-    reader = CheckpointReader(location, found, options.device, dtype, options.compile)
-    reader = shared(reader)  # type: ignore[assignment]  # an equal reader is of the same type
-    reader.load()
-    tokens, rows = reader.tokenizer().vocabulary_size, reader.vocabulary()
-    if tokens > rows:
-        raise Refused(
-            f"--model={options.model}: its tokenizer has {tokens} tokens, but the network embeds {rows}: they do not match"
+        return SpanReader.load(
+            StoredFolder(options.model) if "://" in options.model else options.model,
+            device=options.device,
+            dtype=options.dtype,
+            compile=options.compile,
+            batch_tokens=options.batch_tokens,
+            max_length=options.max_length,
+            overlap=options.overlap,
+            max_question=options.max_question,
+            max_windows=options.max_windows,
+            max_answer_length=options.max_answer_length,
+            null=options.null,
+            null_score_diff_threshold=options.null_score_diff_threshold,
         )
-    return reader
-
-
-def _limits(options: argparse.Namespace, tokenizer: Tokenizer, reader: CheckpointReader, audited: bool) -> WindowLimits:
-    """Window sizes that the model can take and that give every admissible answer a window. Raises Refused."""
-    capacity = min(tokenizer.max_length, reader.positions() or tokenizer.max_length)
-    max_length = options.max_length or min(384, capacity)
-    if max_length > capacity:
-        raise Refused(f"--max_length={max_length}: the model takes at most {capacity} tokens")
-    least = options.max_answer_length - 1
-    room = max_length - options.max_question - tokenizer.format.special_tokens
-    overlap = max(least, min(128, max_length // 3, room - 1)) if options.overlap is None else options.overlap
-    if overlap < least:
-        raise Refused(
-            f"--overlap={overlap}: must be at least --max_answer_length - 1 = {least}, or some answers fit in no window"
-        )
-    if room <= overlap:
-        raise Refused(
-            f"--overlap={overlap}: must be below {max(room, 0)}, the context tokens that fit beside a question in "
-            f"--max_length={max_length} less --max_question={options.max_question} less "
-            f"{tokenizer.format.special_tokens} special tokens"
-        )
-    return WindowLimits(
-        max_length=max_length,
-        overlap=overlap,
-        max_question=options.max_question,
-        max_windows=options.max_windows,
-        question=options.question_column,
-        context=options.context_column,
-        answers=options.answers_column if audited else "",
-    )
+    except SettingError as error:  # settings have the names of their options
+        raise Refused(f"--{error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from apache_beam.options.pipeline_options import DirectOptions, GoogleCloudOptions, PipelineOptions, StandardOptions
 from apache_beam.portability.api import beam_provision_api_pb2
@@ -24,6 +25,8 @@ def make_runner(options: PipelineOptions) -> PipelineRunner:
         processes = direct.direct_num_workers or os.cpu_count() or 1
         threads = max(1, (os.cpu_count() or 1) // processes)
         os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # inherited by the workers: no more threads than cores
+        if Path.cwd() != Path(__file__).parent.parent:  # they put the working folder first, and with it any model.py in it
+            os.environ.setdefault("PYTHONSAFEPATH", "1")
     return FnApiRunner(provision_info=_quiet_workers())
 
 

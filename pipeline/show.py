@@ -1,71 +1,172 @@
-"""Shows rows of a finished run in the terminal: `python -m pipeline.show OUTPUT [--rows N]`."""
+"""Examples of a run in the terminal, answers and golds highlighted in their passages.
+
+python -m pipeline.show out/demo
+python -m pipeline.show out/audit --worst 20 --where 'source == "law"'"""
 
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from transforms.records import rows_of_part
-from transforms.storage import StorageError, absolute, join, list_names, open_parquet
+logging.getLogger().addHandler(logging.NullHandler())  # Beam warns of optional packages while it is imported
 
-_SHOWN_CHARACTERS = 80
+from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
+
+from pipeline import where
+from pipeline.choose_rows import choose
+from pipeline.finished import FinishedRun, open_run
+from pipeline.options import Refused
+from transforms.storage import StorageError, absolute
+
+ANSWER, GOLD = "bold black on green", "underline yellow"
+_MARKS = {ANSWER: "«»", GOLD: "‹›"}
+"""What stands around spans where there are no colours."""
+
+_JOINERS = "\u200c\u200d"
+_OUTPUTS = (
+    *("status", "reason", "probability", "window_index", "num_windows", "n_best", "answer_text", "answer_start", "answer_end"),
+    *("prediction", "prediction_start", "prediction_end", "gold_start", "gold_end", "gold_probability", "nll", "f1"),
+)
+
+Span = tuple[int, int, str]
+"""Start, end, style."""
 
 
-def read_rows(output: str, wanted: int | None = None) -> list[dict[str, Any]]:
-    """Rows of a run's parts, in order: all, or so many spread over all of them."""
-    parts = join(output, "parts")
-    names = list_names(parts)
-    step = max(1, sum(map(rows_of_part, names)) // wanted) if wanted else 1
-    rows: list[dict[str, Any]] = []
-    seen = 0
-    for name in names:
-        places = [place - seen for place in range(-(-seen // step) * step, seen + rows_of_part(name), step)]
-        seen += rows_of_part(name)
-        if places:
-            with open_parquet(join(parts, name)) as file:
-                rows += file.read().take(places).to_pylist()
-    return rows[:wanted]
+def printable(text: str) -> str:
+    """Corpus text without anything that a terminal would obey: controls, escapes and changes of direction are spelt out.
+
+    Tabs and line ends become blanks; joiners stay, without them emoji and some scripts fall apart.
+    """
+    blank = {"\n": " ", "\r": " ", "\t": " "}
+    return "".join(
+        each if each.isprintable() or each in _JOINERS else blank.get(each) or each.encode("unicode_escape").decode()
+        for each in text
+    )
 
 
-def show_row(row: dict[str, Any], prefix: str = "") -> str:
-    """One row of annotate or audit: question, answer with its probability, gold answers and loss where it has any."""
-    mine = {name.removeprefix(prefix): value for name, value in row.items() if name.startswith(prefix)}
-    lines = [f"{row.get('id')}: {row.get('question')}"]
-    if mine["status"] == "rejected":
-        lines.append(f"    rejected: {mine['reason']}")
+def spans_of(row: dict[str, Any], golds: Any) -> list[Span]:
+    """The spans that are highlighted in a row whose output columns have lost their prefix; the answer comes last, on top."""
+    found: list[tuple[Any, Any, str]] = [(row.get("gold_start"), row.get("gold_end"), GOLD)]
+    if golds and golds.get("text") and golds.get("answer_start"):
+        placed = zip(golds["text"], golds["answer_start"], strict=False)
+        found += [(start, start + len(text), GOLD) for text, start in placed if text and start is not None and start >= 0]
+    for name in ("answer", "prediction"):
+        found.append((row.get(f"{name}_start"), row.get(f"{name}_end"), ANSWER))
+    return [span for span in dict.fromkeys(found) if span[0] is not None and span[1] is not None]
+
+
+def excerpt(context: str, spans: Sequence[Span], around: int, marked: bool) -> Text:
+    """The passage about the spans, `around` code points on either side of each; its beginning if there is none.
+
+    marked  whether signs stand around the spans, for terminals without colours
+    """
+    pieces: list[list[int]] = []
+    for start, end, _ in sorted(spans) or [(0, around, "")]:
+        low, high = max(0, start - around), min(len(context), end + around)
+        if pieces and low <= pieces[-1][1]:
+            pieces[-1][1] = max(high, pieces[-1][1])
+        else:
+            pieces.append([low, high])
+    result = Text()
+    for number, (low, high) in enumerate(pieces):
+        result.append(" … " if number else "… " if low else "")
+        bounds = {low, high, *(edge for start, end, _ in spans for edge in (start, end) if low < edge < high)}
+        edges = sorted(bounds)
+        for begin, stop in zip(edges, edges[1:], strict=False):
+            if marked:
+                result.append("".join(_MARKS[style][0] for start, _, style in spans if start == begin))
+            styles = [style for start, end, style in spans if start <= begin and stop <= end]
+            result.append(printable(context[begin:stop]), " ".join(styles))
+            if marked:
+                result.append("".join(_MARKS[style][1] for _, end, style in reversed(spans) if end == stop))
+    result.append(" …" if pieces and pieces[-1][1] < len(context) else "")
+    return result
+
+
+def lines_of(run: FinishedRun, row: dict[str, Any], around: int, marked: bool) -> Iterator[Text]:
+    """An example: id and question, what the model says with its probability, golds, the passage, the other candidates."""
+
+    def given(kind: str) -> Any:
+        name = run.input(kind)
+        return row.get(name) if name else None
+
+    made = {name: row.get(run.output(name)) for name in _OUTPUTS}
+    yield Text.assemble((printable(str(given("id"))), "bold"), ": ", printable(str(given("question"))))
+    if made["status"] == "rejected":
+        yield Text(f"rejected: {made['reason']}", "red")
     else:
-        answer = mine["prediction"] if "prediction" in mine else mine["answer_text"]
-        told = [repr(answer[:_SHOWN_CHARACTERS]) if answer else "no answer", f"probability {mine['probability']:.2f}"]
-        if "window_index" in mine:
-            told.append(f"window {mine['window_index'] + 1} of {mine['num_windows']}")
-        if mine.get("nll") is not None:
-            told.append(f"loss of the gold {mine['nll']:.2f}, F1 {mine['f1']:.2f}")
-        lines.append("    " + ", ".join(told))
-    golds = (row.get("answers") or {}).get("text")
+        text = made["prediction"] if run.stage == "audit" else made["answer_text"]
+        answer = Text(repr(printable(text)), ANSWER) if text else Text("no answer", "bold")
+        facts = [f"probability {made['probability']:.2f}"]
+        if made["window_index"] is not None:
+            facts.append(f"window {made['window_index'] + 1} of {made['num_windows']}")
+        if made["nll"] is not None:
+            facts.append(f"loss of the gold {made['nll']:.2f}")
+        if made["f1"] is not None:
+            facts.append(f"F1 {made['f1']:.2f}")
+        yield Text(", ").join([answer, *map(Text, facts)])
+        if made["reason"]:
+            yield Text(f"{made['status']}: {made['reason']}")
+    golds = given("answers")
     if golds is not None:
-        lines.append(f"    gold: {' | '.join(map(repr, golds)) or 'none'}")
-    # Control characters of corpus text must not reach the terminal.
-    return "\n".join("".join(each if each.isprintable() else " " for each in line) for line in lines)
+        shown = [Text(repr(printable(text)), GOLD) for text in golds.get("text") or [] if text]
+        yield Text("gold: ").append(Text(" | ").join(shown) if shown else "none")
+    if context := given("context"):
+        yield excerpt(context, spans_of(made, golds), around, marked)
+    others = (made["n_best"] or [])[1:]
+    if others:
+        yield Text("then: " + " | ".join(f"{printable(each['text'])!r} {each['probability']:.2f}" for each in others), "dim")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.show",
+        description=__doc__,
+        epilog=f"conditions: {where.__doc__}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("output", help="output of annotate or audit, a folder or URL")
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument("--id", metavar="X", help="the row with this id")
+    chosen.add_argument("--worst", type=_count, metavar="N", help="the rows of highest loss, of an audit")
+    chosen.add_argument("--sample", type=_count, default=12, metavar="N", help="rows spread over all of them (12)")
+    parser.add_argument("--where", default="", metavar="CONDITION", help="only rows that meet a condition, see below")
+    parser.add_argument(
+        "--around", type=_count, default=160, metavar="N", help="characters shown on either side of a span (160)"
+    )
+    return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return int(text)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m pipeline.show", description=__doc__, allow_abbrev=False)
-    parser.add_argument("output", help="output of annotate or audit, a folder or URL")
-    parser.add_argument("--rows", type=int, default=12, metavar="N", help="how many rows, spread over all of them (12)")
-    parser.add_argument("--output_prefix", default="", metavar="TEXT", help="as it was given to the run")
-    options = parser.parse_args(arguments)
+    options = make_parser().parse_args(arguments)
+    console = Console(highlight=False, markup=False, emoji=False)
     try:
-        rows = read_rows(absolute(options.output), max(1, options.rows))
-    except StorageError as error:
+        run = open_run(absolute(options.output))
+        inputs = filter(None, map(run.input, ("id", "question", "context", "answers")))
+        rows = list(choose(run, [*inputs, *map(run.output, _OUTPUTS)], options))
+        for row in rows:
+            head, *rest = lines_of(run, row, options.around, marked=console.color_system is None)
+            console.print(head)
+            for line in rest:
+                console.print(Padding(line, (0, 0, 0, 4), expand=False))
+    except (Refused, StorageError) as error:
         print(error, file=sys.stderr)
         return 2
     if not rows:
-        print(f"{options.output} holds no parts", file=sys.stderr)
-        return 2
-    for row in rows:
-        print(show_row(row, options.output_prefix))
+        print("no row is like that", file=sys.stderr)
+        return 1
     return 0
 
 

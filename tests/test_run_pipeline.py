@@ -219,7 +219,7 @@ class TestRejections:
         ("Who?", "\u3000", "context_blank", "the context is blank"),
         ("Who?", b"\xff lamp", "context_not_utf8", "the context is not UTF-8"),
         ("Who?", "\u0301", "context_without_tokens", "no token in the context"),
-        ("Who?", "a lamp " * 500, "too_many_windows", "--max_windows=3"),
+        ("Who?", "a lamp " * 500, "too_many_windows", "max_windows=3"),
         (None, None, "question_missing", "the question is missing"),
     )
 

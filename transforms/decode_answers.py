@@ -6,11 +6,9 @@ from collections import Counter
 from dataclasses import dataclass
 
 import apache_beam as beam
-import numpy as np
 
 from model.columns import answer_columns
-from model.prediction import Decoding
-from model.spans import merge_windows
+from model.prediction import Decoding, decide
 from transforms.chunk_step import ChunkStep
 from transforms.records import AnsweredChunk, Outcome, PredictedChunk, Rejection
 
@@ -18,36 +16,18 @@ from transforms.records import AnsweredChunk, Outcome, PredictedChunk, Rejection
 def decode_answers(
     predicted: PredictedChunk, decoding: Decoding, null_threshold: float, annotate: bool = True
 ) -> AnsweredChunk:
-    """Merges windows to passages and decides, per distinct pair, between the best span and no answer.
+    """Merges windows to passages and decides between the best span and no answer, see `model.prediction.decide`.
 
-    With `annotate`, the outcome has annotate's columns.
-
-    No answer when null_score - best span_score > null_threshold. Rejections: those of earlier steps, non_finite_logits,
-    no_admissible_span, out_of_memory, model_error.
+    With `annotate`, the outcome has annotate's columns. Rejections: those of earlier steps and of `decide`.
     """
     windowed, prediction = predicted.windowed, predicted.prediction
     windows = windowed.windows
     pairs = len(windows.pair_passage)
-    spans = merge_windows(
-        prediction.spans, windows.pair, windows.index, pairs, n_best=decoding.n_best, temperature=decoding.temperature
-    )
-    problems = dict(prediction.failures)
-    for pair in np.flatnonzero(windows.counts > 0).tolist():
-        if pair in problems:
-            continue
-        if not spans.finite[pair]:
-            problems[pair] = "non_finite_logits", "the network's logits are not all finite"
-        elif not spans.found[pair]:
-            problems[pair] = "no_admissible_span", "no token of the context can start and end an answer"
-
+    decision = decide(prediction, windows, windowed.row_pair, decoding, null_threshold)
+    spans, no_answer = decision.spans, decision.no_answer
     rejected = {rejection.row: rejection for rejection in windowed.rejections}
-    for row in range(len(windowed.row_pair) if problems else 0):
-        pair = int(windowed.row_pair[row])
-        if row not in rejected and pair in problems:
-            reason, message = problems[pair]
-            rejected[row] = Rejection(row, "PredictSpans", reason, message)
-    with np.errstate(invalid="ignore"):
-        no_answer = spans.null_score - spans.span_score[:, 0] > null_threshold
+    for row, (reason, message) in decision.problems.items():
+        rejected.setdefault(row, Rejection(row, "PredictSpans", reason, message))
     counts = {
         "rows": len(windowed.row_pair),
         "pairs": pairs,

@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -28,6 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.utils import glob_translate
+from pyarrow import dataset
 
 from model.checkpoint import CheckpointError, digest
 from transforms.records import InputFile
@@ -219,6 +220,43 @@ class _StoredFile(io.RawIOBase):
         return len(content)
 
 
+def open_dataset(paths: Sequence[str]) -> dataset.Dataset:
+    """Parquet files of one schema as one dataset: only columns that are asked for are read, and only row groups whose
+    statistics allow for what is filtered for."""
+    fs, _ = _locate(paths[0])
+    return dataset.dataset([_locate(path)[1] for path in paths], format="parquet", filesystem=fs)
+
+
+@contextmanager
+def open_file(path: str) -> Iterator[IO[bytes]]:
+    """A file opened for reading from front to back, decompressed by its ending (.gz, .bz2, .xz, .zst)."""
+    fs, inner = _locate(path)
+    with fs.open(inner, "rb", compression="infer") as file:
+        yield file
+
+
+@contextmanager
+def building(path: str) -> Iterator[str]:
+    """A local file to write, which becomes `path` in one step once the body is done, and is gone if the body raises."""
+    fs, inner = _locate(path)
+    local = isinstance(fs, LocalFileSystem)
+    folder = os.path.dirname(inner) if local else tempfile.gettempdir()
+    os.makedirs(folder, exist_ok=True)
+    temporary = os.path.join(folder, f".{PurePosixPath(inner).name}-{secrets.token_hex(8)}")
+    try:
+        yield temporary
+        if local:
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, inner)
+            _sync_folder(folder)
+        else:
+            fs.put_file(temporary, inner)
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
 @retried
 def exists(path: str) -> bool:
     return _info(*_locate(path)) is not None
@@ -344,6 +382,9 @@ class StoredFolder:
 
     url: str
     digest: str = ""
+
+    def pinned(self, folder: Path, digest: str) -> StoredFolder:
+        return replace(self, digest=digest)
 
     def folder(self) -> Path:
         cache = Path(tempfile.gettempdir()) / f"spanmill-models-{os.getuid()}"

@@ -54,7 +54,7 @@ class TestDefaults:
         assert found.expected == examples(1).schema
         assert found.limits.max_length == 384
         assert found.limits.overlap == 128
-        assert found.limits.answers == ""
+        assert found.read.answers == ""
         assert found.decoding.null is False
         assert found.decoding.temperature == 1.0
         assert found.null_threshold == 0.0
@@ -229,8 +229,8 @@ class TestWindowRefusals:
         ("arguments", "message"),
         [
             (("--max_length=513",), "--max_length=513: the model takes at most 512 tokens"),
-            (("--overlap=28",), "--overlap=28: must be at least --max_answer_length - 1 = 29"),
-            (("--overlap=99", "--max_answer_length=101"), "--overlap=99: must be at least --max_answer_length - 1 = 100"),
+            (("--overlap=28",), "--overlap=28: must be at least max_answer_length - 1 = 29"),
+            (("--overlap=99", "--max_answer_length=101"), "--overlap=99: must be at least max_answer_length - 1 = 100"),
             (("--max_length=100", "--overlap=33"), "--overlap=33: must be below 33"),
             (("--max_length=60", "--max_question=64"), "must be below 0"),
         ],

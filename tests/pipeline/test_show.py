@@ -1,81 +1,210 @@
-"""Rows in the terminal: readable, spread over the run, and harmless whatever the corpus holds."""
+"""Examples in the terminal: spans in their passages, readable without colours, harmless whatever the corpus holds."""
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pyarrow as pa
 import pytest
+from rich.console import Console
 
-from pipeline.show import main, read_rows, show_row
+from pipeline.finished import FinishedRun
+from pipeline.show import ANSWER, GOLD, excerpt, lines_of, main, printable, spans_of
 from tests.runs import examples, run, write_input
+
+CONFIGURATION = {
+    "output_prefix": "qa_",
+    **{f"{kind}_column": kind for kind in ("id", "question", "context", "answers")},
+}
+RUN = FinishedRun("/out", "annotate", ("p",), ("id", "question", "context", "answers"), CONFIGURATION)
+AUDIT = FinishedRun("/out", "audit", ("p",), ("id", "question", "context", "answers"), CONFIGURATION)
 
 ROW: dict[str, Any] = {
     "id": "row 1",
     "question": "Who?",
-    "context": "Ada did.",
-    "answer_text": "Ada",
-    "probability": 0.876,
-    "window_index": 1,
-    "num_windows": 3,
-    "status": "answered",
-    "reason": None,
+    "context": "Ada did, Ben did not.",
+    "qa_answer_text": "Ada",
+    "qa_answer_start": 0,
+    "qa_answer_end": 3,
+    "qa_probability": 0.876,
+    "qa_window_index": 1,
+    "qa_num_windows": 3,
+    "qa_status": "answered",
+    "qa_reason": None,
 }
 
 
-class TestShowRow:
+def lines(row: dict[str, Any], of: FinishedRun = RUN) -> list[str]:
+    return [line.plain for line in lines_of(of, row, 100, marked=True)]
+
+
+class TestLines:
     def test_an_answer(self):
-        assert show_row(ROW) == "row 1: Who?\n    'Ada', probability 0.88, window 2 of 3"
+        shown = ["row 1: Who?", "'Ada', probability 0.88, window 2 of 3", "«Ada» did, Ben did not."]
+        assert lines(ROW) == shown
 
     def test_no_answer(self):
-        row = {**ROW, "status": "no_answer", "answer_text": None}
-        assert show_row(row).splitlines()[1] == "    no answer, probability 0.88, window 2 of 3"
+        row = {**ROW, "qa_status": "no_answer", "qa_answer_text": None, "qa_answer_start": None, "qa_answer_end": None}
+        assert lines(row)[1:] == ["no answer, probability 0.88, window 2 of 3", "Ada did, Ben did not."]
 
     def test_a_rejection_with_nothing_to_show(self):
-        row = {**dict.fromkeys(ROW), "id": 7, "status": "rejected", "reason": "question_missing"}
-        assert show_row(row) == "7: None\n    rejected: question_missing"
+        row = {**dict.fromkeys(ROW), "id": 7, "qa_status": "rejected", "qa_reason": "question_missing"}
+        assert lines(row) == ["7: None", "rejected: question_missing"]
 
     @pytest.mark.parametrize(
-        ("answers", "shown"), [({"text": ["Ada", "A"]}, "gold: 'Ada' | 'A'"), ({"text": []}, "gold: none"), (None, None)]
+        ("answers", "gold", "passage"),
+        [
+            ({"text": ["Ben", "Ben did"], "answer_start": [9, 9]}, "gold: 'Ben' | 'Ben did'", "«Ada» did, ‹‹Ben› did› not."),
+            ({"text": ["Ada"], "answer_start": [0]}, "gold: 'Ada'", "‹«Ada»› did, Ben did not."),
+            ({"text": [], "answer_start": []}, "gold: none", "«Ada» did, Ben did not."),
+        ],
     )
-    def test_golds_where_there_are_any(self, answers: dict[str, list[str]] | None, shown: str | None):
-        lines = show_row({**ROW, "answers": answers}).splitlines()
-        assert [line.strip() for line in lines[2:]] == ([] if shown is None else [shown])
+    def test_golds_where_there_are_any(self, answers: dict[str, Any], gold: str, passage: str):
+        assert lines({**ROW, "answers": answers})[2:] == [gold, passage]
 
-    def test_control_characters_do_not_reach_the_terminal(self):
-        """A corpus may hold escape sequences that clear the screen or set the title."""
-        row = {**ROW, "id": "\x1b[2J", "question": "a\x07b\x9bc\nd", "answer_text": "\x1b]0;owned\x07"}
-        shown = show_row(row)
-        assert all(character.isprintable() or character == "\n" for character in shown)
-        assert shown.count("\n") == 1
+    def test_other_candidates(self):
+        n_best = [{"text": "Ada", "probability": 0.876}, {"text": "Ben\n", "probability": 0.1}]
+        assert lines({**ROW, "qa_n_best": n_best})[-1] == "then: 'Ben ' 0.10"
 
-    def test_a_long_answer_is_cut(self):
-        assert len(show_row({**ROW, "answer_text": "x" * 5000}).splitlines()[1]) < 200
+    def test_an_audited_row(self):
+        row = {
+            **{name: ROW[name] for name in ("id", "question", "context", "qa_probability")},
+            **{"qa_prediction": "Ada", "qa_prediction_start": 0, "qa_prediction_end": 3, "qa_nll": 7.654, "qa_f1": 0.0},
+            **{"qa_gold_start": 9, "qa_gold_end": 12, "qa_status": "scored", "qa_reason": "gold_too_long"},
+        }
+        assert lines(row, AUDIT)[1:] == [
+            "'Ada', probability 0.88, loss of the gold 7.65, F1 0.00",
+            "scored: gold_too_long",
+            "«Ada» did, ‹Ben› did not.",
+        ]
+
+    def test_columns_that_were_not_kept_are_not_shown(self):
+        run_without = FinishedRun("/out", "annotate", ("p",), ("id",), CONFIGURATION)
+        assert lines(ROW, run_without) == ["row 1: None", "'Ada', probability 0.88, window 2 of 3"]
+
+
+class TestExcerpt:
+    CONTEXT = "0123456789" * 10
+
+    def test_near_spans_share_a_piece_and_far_ones_do_not(self):
+        near = excerpt(self.CONTEXT, [(20, 22, ANSWER), (25, 27, GOLD)], 3, marked=True)
+        assert near.plain == "… 789«01»234‹56›789 …"
+        far = excerpt(self.CONTEXT, [(80, 82, ANSWER), (5, 7, GOLD)], 3, marked=True)
+        assert far.plain == "… 234‹56›789 … 789«01»234 …"
+
+    def test_the_edges_of_the_passage(self):
+        assert excerpt(self.CONTEXT, [(0, 2, ANSWER), (98, 100, GOLD)], 500, marked=True).plain == (
+            f"«01»{self.CONTEXT[2:98]}‹89›"
+        )
+        assert excerpt(self.CONTEXT, [], 7, marked=True).plain == f"{self.CONTEXT[:14]} …"
+        assert excerpt("", [], 7, marked=True).plain == ""
+
+    def test_spans_are_styled_where_there_are_colours(self):
+        text = excerpt("Ada did.", [(0, 3, ANSWER), (0, 7, GOLD)], 9, marked=False)
+        assert text.plain == "Ada did."
+        assert [(span.start, span.end, span.style) for span in text.spans] == [(0, 3, f"{ANSWER} {GOLD}"), (3, 7, GOLD)]
+
+    def test_a_span_beyond_the_passage_harms_nothing(self):
+        """Golds of a data set may be anywhere."""
+        assert excerpt("Ada", [(90, 95, GOLD), (0, 1, ANSWER)], 2, marked=True).plain.startswith("«A»da")
+
+    def test_escapes_move_no_span(self):
+        assert excerpt("\x1b\x1bAda\n!", [(2, 5, ANSWER)], 9, marked=True).plain == "\\x1b\\x1b«Ada» !"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x1b[2Jgone", "\\x1b[2Jgone"),
+        ("\x1b]0;owned\x07", "\\x1b]0;owned\\x07"),
+        ("a\x9bc", "a\\x9bc"),
+        ("a\tb\r\nc\x0b", "a b  c\\x0b"),
+        ("\u202etxt.exe", "\\u202etxt.exe"),
+        ("é 灯台 مرحبا 🌊", "é 灯台 مرحبا 🌊"),
+        ("👩\u200d🔬", "👩\u200d🔬"),
+        ("\U000e0041", "\\U000e0041"),
+    ],
+)
+def test_what_a_terminal_would_obey_is_spelt_out(text: str, shown: str):
+    assert printable(text) == shown
+
+
+def test_nothing_that_is_printed_can_be_obeyed():
+    """Through rich and all: its own markup, escapes, and an answer that is one."""
+    evil = "\x1b[2J[bold red]x[/] :smile: \x07\u202e"
+    row = {**ROW, "id": evil, "question": evil, "context": evil, "qa_answer_text": evil, "qa_answer_end": 9}
+    row |= {"answers": {"text": [evil], "answer_start": [0]}, "qa_n_best": [{"text": evil, "probability": 0.5}] * 2}
+    out = io.StringIO()
+    console = Console(file=out, highlight=False, markup=False, emoji=False, width=500)
+    for line in lines_of(RUN, row, 99, marked=True):
+        console.print(line)
+    assert all(character.isprintable() or character == "\n" for character in out.getvalue())
+    assert out.getvalue().count("[bold red]x[/] :smile:") == 5
+
+
+def test_spans_without_a_place_are_left_out():
+    golds = {"text": ["Ada", "", "Ben", "Cy"], "answer_start": [3, 1, None, -1]}
+    assert spans_of({"gold_start": None, "prediction_start": 3, "prediction_end": 6}, golds) == [(3, 6, GOLD), (3, 6, ANSWER)]
 
 
 class TestMain:
     @pytest.fixture(scope="class")
     def output(self, bert_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        """A run of ten rows in four parts, the last rejected, with prefixed columns."""
+        """A run of ten rows in four parts, the last rejected, one with bytes that are no text, with prefixed columns."""
         folder = tmp_path_factory.mktemp("show")
         table = examples(10).set_column(1, "question", pa.array(["Who?"] * 9 + [None]))
+        broken = pa.array([row.encode() for row in table.column("context").to_pylist()[:8]] + [b"\xff"] * 2, pa.binary())
+        table = table.set_column(2, "context", broken.view(pa.string()))
         source = write_input(folder / "a.parquet", table)
         options = ("--chunk_rows=3", "--output_prefix=qa_", f"--model={bert_folder}")
         assert run("annotate", f"--input={source}", f"--output={folder}/out", *options) == 0
         return folder / "out"
 
-    def test_all_rows_are_read_in_order(self, output: Path):
-        assert [row["id"] for row in read_rows(str(output))] == [f"row {n}" for n in range(10)]
+    def shown(self, capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> list[str]:
+        assert main([str(argument) for argument in arguments]) == 0
+        return [line.split(":")[0] for line in capsys.readouterr().out.splitlines() if not line.startswith(" ")]
 
-    def test_rows_are_spread_over_the_run(self, output: Path, capsys: pytest.CaptureFixture[str]):
-        assert main([str(output), "--rows", "3", "--output_prefix", "qa_"]) == 0
-        shown = capsys.readouterr().out.splitlines()
-        assert [line.split(":")[0] for line in shown if not line.startswith(" ")] == ["row 0", "row 3", "row 6"]
+    def test_rows_are_chosen(self, output: Path, capsys: pytest.CaptureFixture[str]):
+        assert self.shown(capsys, output) == [f"row {n}" for n in range(10)]
+        assert self.shown(capsys, output, "--sample=3") == ["row 0", "row 3", "row 6"]
+        assert self.shown(capsys, output, "--id", "row 4") == ["row 4"]
+        assert self.shown(capsys, output, "--where", "qa_status == 'rejected'") == ["row 8", "row 9"]
 
     def test_a_rejected_row_is_shown(self, output: Path, capsys: pytest.CaptureFixture[str]):
-        assert main([str(output), "--rows=10", "--output_prefix=qa_"]) == 0
-        assert "rejected: question_missing" in capsys.readouterr().out
+        assert main([str(output), "--id=row 9"]) == 0
+        assert "    rejected: question_missing" in capsys.readouterr().out
+
+    def test_spans_stand_out_without_colours(self, output: Path, capsys: pytest.CaptureFixture[str]):
+        assert main([str(output), "--id=row 4"]) == 0
+        assert "«" in capsys.readouterr().out
+
+    def test_a_run_on_a_store(self, output: Path, capsys: pytest.CaptureFixture[str]):
+        fs = fsspec.filesystem("memory")
+        fs.put(f"{output}/", "/show/", recursive=True)
+        assert self.shown(capsys, "memory://show", "--where=qa_probability > 2 or id == 'row 5'") == ["row 5"]
+
+    @pytest.mark.parametrize(
+        ("arguments", "code", "message"),
+        [
+            (("--id=row 99",), 1, "no row is like that"),
+            (("--worst=3",), 2, "has no losses"),
+            (("--where=loss > 3",), 2, "no such column"),
+        ],
+    )
+    def test_what_can_not_be_shown_is_named(
+        self, output: Path, arguments: tuple[str, ...], code: int, message: str, capsys: pytest.CaptureFixture[str]
+    ):
+        assert main([str(output), *arguments]) == code
+        assert message in capsys.readouterr().err
+
+    @pytest.mark.parametrize("arguments", [("--sample=0",), ("--sample=3", "--id=7"), ("--worst=x",)])
+    def test_options_that_mean_nothing(self, output: Path, arguments: tuple[str, ...]):
+        with pytest.raises(SystemExit) as stopped:
+            main([str(output), *arguments])
+        assert stopped.value.code == 2
 
     @pytest.mark.parametrize("output", ["nothing here", "nowhere://a"])
     def test_an_output_that_is_none_is_named(

@@ -10,11 +10,12 @@ import pyarrow as pa
 import torch
 
 from model.batching import Batch
+from model.pairs import WindowLimits
 from model.prediction import Decoding
 from model.tokenizer import Tokenizer
 from transforms.claim import RUN, Output
 from transforms.decode_answers import decode_answers
-from transforms.make_windows import WindowLimits, make_windows
+from transforms.make_windows import make_windows
 from transforms.predict_spans import predict_spans
 from transforms.records import AnsweredChunk, Chunk, ChunkSpec
 from transforms.storage import create

@@ -10,7 +10,7 @@ import pytest
 from model.reader import shared
 from model.tokenizer import Tokenizer
 from tests.transforms.fakes import LIMITS, asked, make_chunk
-from transforms.make_windows import _MakeWindows, make_windows
+from transforms.make_windows import InputColumns, _MakeWindows, make_windows
 from transforms.records import WindowedChunk
 
 
@@ -86,7 +86,7 @@ def test_too_many_windows_is_told_with_the_limit(words: Tokenizer):
     windowed = cut(asked(fits, beyond, "b"), words)
     assert windowed.windows.counts.tolist() == [4, 0, 1]
     assert reasons(windowed) == {1: "too_many_windows"}
-    assert "85 tokens need more than --max_windows=4" in windowed.rejections[0].message
+    assert "85 tokens need more than max_windows=4" in windowed.rejections[0].message
 
 
 def test_one_endless_row_does_not_take_its_twins_along(words: Tokenizer):
@@ -121,15 +121,15 @@ def test_a_row_has_one_rejection_the_question_first(words: Tokenizer):
     assert reasons(windowed) == {0: "question_missing", 1: "question_without_tokens"}
 
 
-def test_columns_have_the_names_that_the_limits_say(words: Tokenizer):
+def test_columns_have_the_names_that_are_given(words: Tokenizer):
     table = pa.table({"ask": ["who?"], "text": ["a b"]})
-    assert cut(table, words, question="ask", context="text").contexts == ["a b"]
+    assert make_windows(make_chunk(table), words, LIMITS, InputColumns("ask", "text")).contexts == ["a b"]
 
 
 def test_golds_are_read_only_where_they_are_measured(words: Tokenizer):
     table = asked("a b").append_column("answers", pa.array([{"text": ["b"], "answer_start": [2]}]))
     assert cut(table, words).golds is None
-    golds = cut(table, words, answers="answers").golds
+    golds = make_windows(make_chunk(table), words, LIMITS, InputColumns(answers="answers")).golds
     assert golds is not None
     assert golds.texts == [["b"]]
 

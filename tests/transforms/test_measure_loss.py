@@ -20,7 +20,7 @@ from model.statistics import Statistics
 from model.tokenizer import Tokenizer
 from tests.transforms.fakes import DECODING, LIMITS, FakeReader, asked, make_chunk
 from transforms.decode_answers import decode_answers
-from transforms.make_windows import make_windows
+from transforms.make_windows import InputColumns, make_windows
 from transforms.measure_loss import AuditOptions, _MeasureLoss, measure_loss
 from transforms.predict_spans import predict_spans
 from transforms.records import AnsweredChunk, Outcome
@@ -40,8 +40,8 @@ def with_answers(table: pa.Table, *answers: Any) -> pa.Table:
 
 def answer(table: pa.Table, reader: FakeReader, decoding: Decoding = DECODING, *, golds: bool = True) -> AnsweredChunk:
     """A chunk through all steps up to its answers, with its golds measured; no annotate."""
-    limits = replace(LIMITS, answers="answers" if golds else "")
-    windowed = make_windows(make_chunk(table, first_row=100), reader.words, limits)
+    columns = InputColumns(answers="answers" if golds else "")
+    windowed = make_windows(make_chunk(table, first_row=100), reader.words, LIMITS, columns)
     return decode_answers(predict_spans(windowed, reader, decoding, 200), decoding, 0.0, annotate=False)
 
 
@@ -82,8 +82,7 @@ def test_the_link_of_the_tokenwise_loss_is_the_one_that_was_asked_for(words: Tok
     """With a sigmoid link, the tokens of `b c` that are labelled 0 cost log 2 each; the gold at logit 2 its own."""
     table = with_answers(asked("a b c"), gold("a", 0))
     reader = FakeReader(words, {"a": (2.0, 0.0)})
-    limits = replace(LIMITS, answers="answers")
-    windowed = make_windows(make_chunk(table), words, limits)
+    windowed = make_windows(make_chunk(table), words, LIMITS, InputColumns(answers="answers"))
     answered = decode_answers(predict_spans(windowed, reader, DECODING, 200, "sigmoid"), DECODING, 0.0, annotate=False)
     (outcome,) = measure_loss(answered, DECODING, AuditOptions(link="sigmoid")).outcomes
     row = outcome.columns.to_pylist()[0]
@@ -259,7 +258,7 @@ def test_rows_without_an_id_go_by_their_place(words: Tokenizer):
 def test_annotate_comes_before_and_stays(words: Tokenizer):
     table = with_answers(asked("a b"), gold("a", 0))
     reader = FakeReader(words)
-    windowed = make_windows(make_chunk(table), words, replace(LIMITS, answers="answers"))
+    windowed = make_windows(make_chunk(table), words, LIMITS, InputColumns(answers="answers"))
     answered = decode_answers(predict_spans(windowed, reader, DECODING, 200), DECODING, 0.0)
     both = measure_loss(answered, DECODING, AuditOptions())
     assert [outcome.stage for outcome in both.outcomes] == ["annotate", "audit"]

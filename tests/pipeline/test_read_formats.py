@@ -1,0 +1,163 @@
+"""Each format row by row: what it says, where it is broken, and that no more than a piece of it is held."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import pytest
+
+from pipeline.read_formats import READERS, Example, FormatError, Names, golds_of
+
+CONTEXT = "Ada lit the lamp. Ben rang the bell."
+
+
+def read(kind: str, content: str | bytes, **names: str) -> list[Example]:
+    data = content.encode() if isinstance(content, str) else content
+    return list(READERS[kind](io.BytesIO(data), Names(**names)))
+
+
+def squad(*paragraphs: dict[str, Any], title: str = "Lamps") -> dict[str, Any]:
+    return {"version": "v2.0", "data": [{"title": title, "paragraphs": list(paragraphs)}]}
+
+
+def asked(*answers: tuple[str, int], name: str = "q1", **more: Any) -> dict[str, Any]:
+    return {"id": name, "question": "Who?", "answers": [{"text": t, "answer_start": s} for t, s in answers], **more}
+
+
+class TestSquad:
+    def test_both_versions(self):
+        impossible = asked(name="q2", is_impossible=True, plausible_answers=[{"text": "Ben", "answer_start": 18}])
+        first, second = read(
+            "squad", json.dumps(squad({"context": CONTEXT, "qas": [asked(("Ada", 0), ("Ada", 0)), impossible]}))
+        )
+        assert first == Example("q1", "Who?", CONTEXT, [("Ada", 0), ("Ada", 0)], {"title": "Lamps"})
+        assert second == Example("q2", "Who?", CONTEXT, [], {"title": "Lamps"})
+
+    def test_a_title_is_that_of_its_own_article(self):
+        content = squad({"context": CONTEXT, "qas": [asked()]})
+        content["data"].append({"paragraphs": [{"context": "b", "qas": [asked(name="q2")]}]})
+        assert [example.others["title"] for example in read("squad", json.dumps(content))] == ["Lamps", None]
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            ("{", "paragraph 0: no JSON"),
+            (json.dumps(squad({"qas": [asked()]})), "paragraph 0, question 0: .*context"),
+            (json.dumps(squad({"context": "a", "qas": [asked(), {"id": 1}]})), "paragraph 0, question 1: .*question"),
+            (json.dumps(squad({"context": "a", "qas": [asked() | {"answers": [{"text": "a"}]}]})), "answer_start"),
+        ],
+    )
+    def test_what_is_broken_is_named(self, content: str, message: str):
+        with pytest.raises(FormatError, match=message):
+            read("squad", content)
+
+    def test_rows_come_while_most_of_the_file_is_unread(self):
+        paragraph = {"context": CONTEXT * 50, "qas": [asked(("Ada", 0))]}
+        file = io.BytesIO(json.dumps(squad(*[paragraph] * 1000)).encode())
+        rows = READERS["squad"](file, Names())
+        assert [next(rows).id for _ in range(3)] == ["q1"] * 3
+        assert file.tell() < len(file.getvalue()) / 10
+
+
+class TestMrqa:
+    HEADER = json.dumps({"header": {"dataset": "Lamps", "split": "dev"}})
+
+    def row(self, *spans: list[int], text: str = "ben") -> str:
+        detected = {"text": text, "char_spans": list(spans), "token_spans": [[0, 0]]}
+        asked = {"qid": "m1", "question": "Who?", "detected_answers": [detected], "answers": [text]}
+        return json.dumps({"id": "", "context": CONTEXT, "context_tokens": [], "qas": [asked]})
+
+    def test_spans_include_their_last_character_and_are_spelt_as_the_context_does(self):
+        (example,) = read("mrqa", f"{self.HEADER}\n{self.row([18, 20], [18, 20])}\n")
+        assert example == Example("m1", "Who?", CONTEXT, [("Ben", 18), ("Ben", 18)], {"source": "Lamps"})
+
+    def test_a_span_with_another_text_keeps_its_answer_so_that_it_is_seen(self):
+        (example,) = read("mrqa", self.row([0, 2]))
+        assert example.golds == [("ben", 0)]
+
+    def test_what_is_broken_is_named(self):
+        with pytest.raises(FormatError, match=r"line 2: .*qas"):
+            read("mrqa", f"{self.HEADER}\n{{}}")
+
+
+class TestJsonLines:
+    def test_names_and_others(self):
+        line = json.dumps({"key": 7, "ask": "Who?", "text": "a", "golds": {"text": ["a"], "answer_start": [0]}, "page": 3})
+        (example,) = read("jsonl", f"{line}\n\n", id="key", question="ask", context="text", answers="golds")
+        assert example == Example("7", "Who?", "a", [("a", 0)], {"page": 3})
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            ('{"question": "Who?"}', "line 1: no 'context', only 'question'"),
+            ('{"question": "Who?", "context": "a"}\nWho?', "line 2: no JSON"),
+            ("[]", "line 1: list, not an object"),
+        ],
+    )
+    def test_what_is_broken_is_named(self, content: str, message: str):
+        with pytest.raises(FormatError, match=message):
+            read("jsonl", content)
+
+
+class TestCsv:
+    def test_quotes_line_breaks_and_a_byte_order_mark(self):
+        content = '\ufeffid,question,context,answers,answer_start,page\n1,"Who, then?","Ada\nlit ""it""",Ada,0,7\n'
+        (example,) = read("csv", content)
+        assert example == Example("1", "Who, then?", 'Ada\nlit "it"', [("Ada", 0)], {"page": "7"})
+
+    def test_an_empty_cell_is_an_unanswerable_question_and_json_is_read(self):
+        rows = read("tsv", 'question\tcontext\tanswers\nWho?\ta\t\nWho?\ta\t"{""text"": [""a""], ""answer_start"": [0]}"\n')
+        assert [row.golds for row in rows] == [[], [("a", 0)]]
+        assert rows[0].id is None
+
+    def test_a_table_without_answers_says_nothing_of_them(self):
+        (example,) = read("csv", "question,context\nWho?,a\n")
+        assert example.golds is None
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            ("question,context\nWho?\n", "line 2: 2 columns in the header"),
+            ("question,context\nWho?,a,b\n", "line 2: 2 columns in the header"),
+            ("ask,context\nWho?,a\n", "line 2: no 'question'"),
+            ('question,context\n"Who?,a\n', "after line 1"),
+            (b"question,context\nWho?,\xff\n", "after line"),
+            ("question,context,answers,answer_start\nWho?,a,a,first\n", "line 2: the start 'first' is no whole number"),
+        ],
+    )
+    def test_what_is_broken_is_named(self, content: str | bytes, message: str):
+        with pytest.raises(FormatError, match=message):
+            read("csv", content)
+
+    def test_a_long_cell(self):
+        (example,) = read("csv", f"question,context\nWho?,{'a' * 300_000}\n")
+        assert len(example.context) == 300_000
+
+
+@pytest.mark.parametrize(
+    ("answers", "start", "golds"),
+    [
+        (None, None, None),
+        ("", "", []),
+        ([], None, []),
+        ("Ada", "3", [("Ada", 3)]),
+        ("Ada", 3.0, [("Ada", 3)]),
+        ("[sic]", None, [("[sic]", None)]),
+        ('["Ada", "Ben"]', None, [("Ada", None), ("Ben", None)]),
+        ({"text": ["Ada"], "answer_start": [3]}, None, [("Ada", 3)]),
+        ({"text": "Ada", "answer_start": 3}, None, [("Ada", 3)]),
+        ({"text": ["Ada"]}, None, [("Ada", None)]),
+        ({"text": [], "answer_start": []}, None, []),
+        ([{"text": "Ada", "answer_start": 3}, {"text": "Ben"}], None, [("Ada", 3), ("Ben", None)]),
+    ],
+)
+def test_shapes_of_answers(answers: Any, start: Any, golds: Any):
+    assert golds_of(answers, start, "line 1") == golds
+
+
+@pytest.mark.parametrize("answers", [7, [7], [{"start": 3}], {"answer": "Ada"}, {"text": ["a"], "answer_start": []}])
+def test_a_shape_that_is_none(answers: Any):
+    with pytest.raises(FormatError, match="line 1: "):
+        golds_of(answers, None, "line 1")

@@ -1,0 +1,119 @@
+"""The wheel in a clean environment, beside others: top-level names as common as `model` and `pipeline` meet strangers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.runs import examples, read_parts, write_input
+
+HOUSE = Path(__file__).parent.parent
+
+pytestmark = pytest.mark.slow
+
+
+def shell(*command: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    return subprocess.run(
+        [str(word) for word in command], cwd=cwd, env=inherited | environment, capture_output=True, text=True, check=False
+    )
+
+
+def pip(*arguments: str | Path, cwd: Path) -> None:
+    done = shell(sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    for name in ("model", "transforms", "pipeline", "tests", "benchmarks", "docs"):
+        shutil.copytree(HOUSE / name, folder / "house" / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("run_pipeline.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(HOUSE / name, folder / "house")
+    pip("wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, folder / "house", cwd=folder)
+    (made,) = folder.glob("*.whl")
+    return made
+
+
+@pytest.fixture(scope="module")
+def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clean virtual environment with the wheel alone; what it depends on is lent by this one, which is not looked into."""
+    folder = tmp_path_factory.mktemp("environment") / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    packages = site_packages(folder)
+    (packages / "dependencies.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
+    pip("--python", folder / "bin" / "python", "install", "--quiet", "--no-deps", wheel, cwd=folder)
+    return folder
+
+
+def site_packages(environment: Path) -> Path:
+    (packages,) = environment.glob("lib/python*/site-packages")
+    return packages
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """Someone's working folder, which has a model, transforms and a pipeline of its own."""
+    (tmp_path / "model.py").write_text("raise SystemExit('a model was trained by accident')")
+    for name in ("transforms", "pipeline"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise SystemExit('a stranger was run')")
+    write_input(tmp_path / "rows.parquet", examples(3))
+    return tmp_path
+
+
+def test_the_wheel_holds_what_is_ours_and_no_tests(wheel: Path):
+    names = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    assert names == {"model", "transforms", "pipeline", "run_pipeline.py"}
+
+
+def test_scripts_work_in_a_folder_with_packages_of_the_same_names(environment: Path, project: Path, bert_folder: Path):
+    """In worker processes too, which Beam starts with `python -m`."""
+    command = ("annotate", "--input=rows.parquet", "--output=out", f"--model={bert_folder}")
+    workers = ("--direct_running_mode=multi_processing", "--direct_num_workers=1")
+    done = shell(environment / "bin" / "spanmill", *command, *workers, cwd=project)
+    assert done.returncode == 0, done.stderr
+    assert read_parts(project / "out").column("status").to_pylist() == ["answered"] * 3
+    shown = shell(environment / "bin" / "spanmill-show", "out", "--id=row 1", cwd=project)
+    assert shown.returncode == 0, shown.stderr
+    assert "Who kept lamp 1?" in shown.stdout
+
+
+def test_a_stranger_that_stands_before_ours_is_named_and_not_run(environment: Path, project: Path):
+    done = shell(environment / "bin" / "python", "-m", "run_pipeline", "annotate", cwd=project)
+    assert done.returncode == 2
+    assert f"the package 'model' is not Spanmill's, but {project}/model.py" in done.stderr
+    done = shell(environment / "bin" / "spanmill", "annotate", cwd=project, PYTHONPATH=str(project))
+    assert f"{project}/model.py" in done.stderr
+    safe = shell(environment / "bin" / "python", "-P", "-m", "run_pipeline", "annotate", "--help", cwd=project)
+    assert safe.returncode == 0, safe.stderr
+
+
+def test_another_distribution_of_the_same_files_is_named(environment: Path, wheel: Path, tmp_path: Path):
+    """pip lets the second overwrite the first, and takes the file along when the second goes."""
+    stranger = tmp_path / "stranger-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(stranger, "w") as file:
+        file.writestr("transforms/__init__.py", "")
+        file.writestr("stranger-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: stranger\nVersion: 1.0\n")
+        file.writestr("stranger-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        file.writestr("stranger-1.0.dist-info/RECORD", "transforms/__init__.py,,\nstranger-1.0.dist-info/RECORD,,\n")
+    python = environment / "bin" / "python"
+    packages = site_packages(environment)
+
+    def said() -> str:
+        return shell(environment / "bin" / "spanmill", "--help", cwd=tmp_path).stderr
+
+    pip("--python", python, "install", "--quiet", stranger, cwd=tmp_path)
+    assert f"the package 'transforms' is not Spanmill's, but {packages}/transforms/__init__.py" in said()
+    pip("--python", python, "uninstall", "--quiet", "--yes", "stranger", cwd=tmp_path)
+    assert "the package 'transforms' is not Spanmill's, but missing" in said()
+    pip("--python", python, "install", "--quiet", "--no-deps", "--force-reinstall", wheel, cwd=tmp_path)
+    assert said() == ""

@@ -1,0 +1,53 @@
+"""RunInference with the reader: results as annotate has them, rows that can't be answered spoil no other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import apache_beam as beam
+import pytest
+from apache_beam.ml.inference.base import KeyedModelHandler, PredictionResult, RunInference
+from apache_beam.testing.util import assert_that
+
+from model import SpanReader
+from transforms.model_handler import SpanReaderModelHandler
+
+EXAMPLES = [
+    {"question": "Who lit the lamp?", "context": "Ada lit the lamp. Ben rang the bell.", "page": 1},
+    {"question": "Who?", "page": 2},
+    {"question": "Who rang the bell?", "context": "Ada lit the lamp. Ben rang the bell.", "page": 3},
+]
+
+
+@pytest.fixture(scope="module")
+def reader(bert_folder: Path) -> SpanReader:
+    return SpanReader.load(str(bert_folder))
+
+
+def test_run_inference(reader: SpanReader):
+    expected = reader.answer([row["question"] for row in EXAMPLES], [row.get("context") for row in EXAMPLES], n_best=2)
+
+    def check(results: list[tuple[int, PredictionResult]]) -> None:
+        assert [key for key, _ in sorted(results, key=lambda result: result[0])] == [1, 2, 3]
+        for key, result in results:
+            assert result.example == EXAMPLES[key - 1]
+            assert result.inference == expected[key - 1]
+            assert result.model_id == reader.reader.digest
+
+    handler = KeyedModelHandler(SpanReaderModelHandler(reader, min_batch_size=3))
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        keyed = pipeline | beam.Create([(row["page"], row) for row in EXAMPLES], reshuffle=False)
+        assert_that(keyed | RunInference(handler, inference_args={"n_best": 2}), check)
+    assert [answer.status for answer in expected] == ["answered", "rejected", "answered"]
+    assert len(expected[0].n_best) == 2
+
+
+def test_batches_are_bounded(reader: SpanReader):
+    assert SpanReaderModelHandler(reader).batch_elements_kwargs() == {"max_batch_size": 256}
+    assert SpanReaderModelHandler(reader, max_batch_size=8).batch_elements_kwargs() == {"max_batch_size": 8}
+
+
+def test_an_inference_argument_that_is_none_is_named(reader: SpanReader):
+    SpanReaderModelHandler(reader).validate_inference_args({"n_best": 3})
+    with pytest.raises(ValueError, match="'top_k' is none; there is n_best"):
+        SpanReaderModelHandler(reader).validate_inference_args({"top_k": 3})

@@ -1,0 +1,48 @@
+"""SpanReaderModelHandler: the reader for pipelines that are built around Beam's RunInference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from apache_beam.ml.inference.base import ModelHandler, PredictionResult
+
+from model.reader import shared
+from model.span_reader import SpanReader
+from transforms.chunk_step import NAMESPACE
+
+
+class SpanReaderModelHandler(ModelHandler[Mapping[str, Any], PredictionResult, SpanReader]):
+    """Mappings with `question` and `context` -> PredictionResult, whose inference is a `model.span_reader.Answer`.
+
+    reader  what `SpanReader.load` gives; workers load its checkpoint themselves, from the same place
+    others  of Beam's ModelHandler: `min_batch_size`, `max_batch_size`, ...; a batch is sorted by length inside
+
+    The one inference argument is `n_best`. A row that can't be answered is an Answer of status "rejected", never an error
+    of its batch. Whatever else an example holds travels along in the result's `example`.
+    """
+
+    def __init__(self, reader: SpanReader, **others: Any):
+        super().__init__(**{"max_batch_size": 256, **others})
+        self.reader = reader
+
+    def load_model(self) -> SpanReader:
+        shared(self.reader.reader).load()
+        return self.reader
+
+    def run_inference(
+        self, batch: Sequence[Mapping[str, Any]], model: SpanReader, inference_args: dict[str, Any] | None = None
+    ) -> Iterable[PredictionResult]:
+        questions: list[Any] = [example.get("question") for example in batch]
+        contexts: list[Any] = [example.get("context") for example in batch]
+        answers = model.answer(questions, contexts, **(inference_args or {}))
+        for example, answer in zip(batch, answers, strict=True):
+            yield PredictionResult(example, answer, model.reader.digest)
+
+    def validate_inference_args(self, inference_args: dict[str, Any] | None) -> None:
+        strange = sorted((inference_args or {}).keys() - {"n_best"})
+        if strange:
+            raise ValueError(f"inference_args: {strange[0]!r} is none; there is n_best (the rest is set by SpanReader.load)")
+
+    def get_metrics_namespace(self) -> str:
+        return NAMESPACE
