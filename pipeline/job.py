@@ -19,7 +19,7 @@ from model.checkpoint import Bundled, CheckpointError, Hub, LocalFolder, Locatio
 from model.columns import ANSWER_SCHEMA
 from model.prediction import Decoding
 from model.reader import CheckpointReader, resolve_device, resolve_dtype, shared
-from model.statistics import SLICES
+from model.slices import SLICES
 from model.tokenizer import Tokenizer, TokenizerError
 from pipeline.options import Refused
 from transforms.make_windows import WindowLimits
@@ -32,7 +32,7 @@ from transforms.write_chunk import OutputColumns
 SAMPLE = os.path.join(os.path.dirname(__file__), "sample", "sample.parquet")
 """What `--input bundled` reads."""
 
-AUDIT_ONLY = ("answers_column", "link", "slice_by", "worst")
+AUDIT_ONLY = ("answers_column", "link", "slice_by", "worst", "suspects")
 """Options that only an audit has."""
 
 
@@ -104,10 +104,11 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
         raise Refused(f"--input={options.input}: {inside[0]} lies in --output={options.output}")
     audited = options.stage == "audit" or options.audit
     if not audited:
-        for name in ("slice_by", "against", "worst"):
+        for name in ("slice_by", "against", "worst", "suspects"):
             if getattr(options, name) not in (None, ""):
                 raise Refused(f"--{name}={getattr(options, name)} is of an audit: give the stage audit, or --audit too")
     worst = 50 if options.worst is None else options.worst
+    suspects = 100 if options.suspects is None else options.suspects
     stages = (options.stage,) if options.stage == "audit" or not audited else ("annotate", "audit")
     expected, columns = _columns(files[0], options, audited)
 
@@ -151,6 +152,7 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
             id=options.id_column,
             slice_by=slices,
             worst=worst,
+            suspects=suspects,
         ),
         max_failed_fraction=options.max_failed_fraction,
         configuration={
@@ -169,6 +171,7 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
             "link": settings.link,
             "slice_by": list(slices),
             "worst": worst,
+            "suspects": suspects,
         },
     )
 

@@ -168,6 +168,12 @@ def make_parser() -> argparse.ArgumentParser:
     )
     audit.add_argument("--slice_by", metavar="A,B", help="input columns by whose values figures are given too")
     audit.add_argument("--worst", type=_bounded(int, 0, 10**4), metavar="N", help="examples of highest loss in audit.json (50)")
+    audit.add_argument(
+        "--suspects",
+        type=_bounded(int, 0, 10**4),
+        metavar="N",
+        help="suspected label errors in audit.json and in the files for relabelling (100)",
+    )
 
     work = parser.add_argument_group("units of work")
     work.add_argument("--chunk_rows", type=_bounded(int, 1, 10**7), default=2048, metavar="N", help="rows per part (2048)")

@@ -9,7 +9,8 @@ from typing import Any
 
 import apache_beam as beam
 
-from model.statistics import FINE_BINS, MASS_BINS, MOST_SLICES, RELATIVE_ACCURACY, Statistics
+from model.distributions import FINE_BINS, MASS_BINS, RELATIVE_ACCURACY
+from model.statistics import MOST_SLICES, Statistics
 from transforms.merge_receipts import Totals
 from transforms.storage import commit
 
