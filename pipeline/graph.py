@@ -5,6 +5,7 @@ from __future__ import annotations
 import apache_beam as beam
 
 from pipeline.job import Job
+from transforms.correct_golds import CorrectGolds
 from transforms.decode_answers import DecodeAnswers
 from transforms.make_windows import MakeWindows
 from transforms.measure_loss import MeasureLoss
@@ -12,6 +13,7 @@ from transforms.merge_receipts import MergeReceipts
 from transforms.plan_chunks import PlanChunks
 from transforms.predict_spans import PredictSpans
 from transforms.read_chunk import ReadChunk
+from transforms.read_examples import ReadExamples
 from transforms.write_chunk import WriteChunk
 from transforms.write_manifest import StageOutput, WriteManifest
 
@@ -19,15 +21,17 @@ from transforms.write_manifest import StageOutput, WriteManifest
 def build(pipeline: beam.Pipeline, job: Job) -> None:
     """files -> runs -> | shuffle | -> chunk by chunk: read, cut, predict, decode, measure, write -> receipts -> manifest."""
     outputs = tuple(StageOutput(stage, folder, job.about(stage)) for stage, folder in job.outputs)
-    _ = (
+    totals = (
         pipeline
         | "ListFiles" >> beam.Create([None, *job.files])  # None: the sentinel, so that zero rows have a manifest too
         | "PlanChunks" >> PlanChunks(job.expected, job.texts, job.chunk_size)
         | "Reshuffle" >> beam.Reshuffle()
         | "ProcessChunks" >> _ProcessChunks(job)
         | "MergeReceipts" >> MergeReceipts(job.stages)
-        | "WriteManifest" >> WriteManifest(outputs, job.max_failed_fraction)
     )
+    if "audit" in job.stages:
+        totals |= "ReadExamples" >> ReadExamples(job.reader, job.limits, job.decoding.null)
+    _ = totals | "WriteManifest" >> WriteManifest(outputs, job.max_failed_fraction)
 
 
 class _ProcessChunks(beam.PTransform):
@@ -39,9 +43,11 @@ class _ProcessChunks(beam.PTransform):
 
     def expand(self, runs: beam.PCollection) -> beam.PCollection:
         job = self.job
+        chunks = runs | "ReadChunk" >> ReadChunk(job.outputs, job.expected)
+        if job.corrections:
+            chunks |= "CorrectGolds" >> CorrectGolds(job.corrections, job.columns.id, job.limits.context, job.limits.answers)
         answered = (
-            runs
-            | "ReadChunk" >> ReadChunk(job.outputs, job.expected)
+            chunks
             | "MakeWindows" >> MakeWindows(job.reader, job.limits)
             | "PredictSpans" >> PredictSpans(job.reader, job.decoding, job.batch_tokens, job.audit.link)
             | "DecodeAnswers" >> DecodeAnswers(job.decoding, job.null_threshold, "annotate" in job.stages)

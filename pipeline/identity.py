@@ -8,12 +8,13 @@ from typing import Any
 from pipeline.job import Job
 from pipeline.options import Refused
 from transforms.find_duplicates import DUPLICATES
+from transforms.relabel import RELABEL_CSV, RELABEL_JSON
 from transforms.storage import create, exists, join, list_names, read, remove, sweep_temporary
-from transforms.write_manifest import AUDIT, MANIFEST
+from transforms.write_manifest import AUDIT, MANIFEST, REPORT
 
 RUN = "run.json"
 
-_OWN = (MANIFEST, AUDIT, DUPLICATES, "parts", "rejections", "_tmp", "audit")
+_OWN = (MANIFEST, AUDIT, REPORT, RELABEL_CSV, RELABEL_JSON, DUPLICATES, "parts", "rejections", "_tmp", "audit")
 """What a run may leave in its output, beside run.json; `audit` is the tree of `annotate --audit`."""
 
 

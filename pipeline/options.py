@@ -166,6 +166,12 @@ def make_parser() -> argparse.ArgumentParser:
     audit.add_argument(
         "--against", default="", metavar="DIR", help="another audit's output: pairs, contexts and questions that both hold"
     )
+    audit.add_argument(
+        "--corrections",
+        default="",
+        metavar="FILE",
+        help="a filled-in relabel.csv or a Label Studio export: corrected golds replace those of the same id",
+    )
     audit.add_argument("--slice_by", metavar="A,B", help="input columns by whose values figures are given too")
     audit.add_argument("--worst", type=_bounded(int, 0, 10**4), metavar="N", help="examples of highest loss in audit.json (50)")
     audit.add_argument(

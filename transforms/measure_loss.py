@@ -70,7 +70,12 @@ def measure_loss(answered: AnsweredChunk, decoding: Decoding, options: AuditOpti
         stage="audit",
         columns=columns,
         rejections=tuple(rejected[row] for row in sorted(rejected)),
-        counts={**answered.counts, **Counter(columns.column("status").to_pylist()), "golds_dropped": int(golds.dropped.sum())},
+        counts={
+            **answered.counts,
+            **Counter(columns.column("status").to_pylist()),
+            "golds_dropped": int(golds.dropped.sum()),
+            "rows_corrected": answered.chunk.corrected,
+        },
         statistics=statistics.to_json(),
     )
     return replace(answered, outcomes=(*answered.outcomes, outcome))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import heapq
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Any, Self
 
 import apache_beam as beam
 
@@ -27,6 +27,7 @@ class Totals:
     failures         the first MOST_FAILURES of (path, row group, row start, rows, step, error)
     content          XOR of the hashes of (part, digest): says whether two runs hold the same content
     statistics       of the audit
+    examples         rows that its lists name, read again (`transforms.read_examples`)
     """
 
     chunks: int = 0
@@ -39,6 +40,7 @@ class Totals:
     failures: list[tuple[str, int, int, int, str, str]] = field(default_factory=list)
     content: int = 0
     statistics: Statistics | None = None
+    examples: Mapping[tuple[str, int], Any] = field(default_factory=dict)
 
     def add(self, receipt: Receipt) -> None:
         """Adds a receipt of this stage, or one of no stage: a failure, which is every stage's."""

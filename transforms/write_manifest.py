@@ -12,10 +12,13 @@ import apache_beam as beam
 from model.distributions import FINE_BINS, MASS_BINS, RELATIVE_ACCURACY
 from model.statistics import MOST_SLICES, Statistics
 from transforms.merge_receipts import Totals
+from transforms.relabel import RELABEL_CSV, RELABEL_JSON, label_studio, relabel_csv
+from transforms.report.page import audit_page
 from transforms.storage import commit
 
 MANIFEST = "manifest.json"
 AUDIT = "audit.json"
+REPORT = "report.html"
 
 STATUSES = {
     "annotate": ("answered", "no_answer", "rejected"),
@@ -95,6 +98,7 @@ def audit_report(totals: Totals, about: Mapping[str, Any]) -> dict[str, Any]:
         "rows": row_accounting("audit", totals),
         "reasons": dict(sorted(totals.reasons.items())),
         "golds_dropped": totals.counts["golds_dropped"],
+        "corrections": {"file": configuration["corrections"], "rows_corrected": totals.counts["rows_corrected"]},
         **(totals.statistics or Statistics()).summary(),
         "fine_print": {
             "objective": "categorical: nll = nll_start + nll_end, negative log-likelihoods in nats of the start and the end "
@@ -119,7 +123,8 @@ def audit_report(totals: Totals, about: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass
 class WriteManifest(beam.PTransform):
-    """The one Totals by stage -> `manifest.json` of every stage, `audit.json` before it for an audit."""
+    """The one Totals by stage -> `manifest.json` of every stage; for an audit, `audit.json`, `report.html` and the files for
+    relabelling before it."""
 
     outputs: tuple[StageOutput, ...]
     max_failed_fraction: float
@@ -135,7 +140,12 @@ class _WriteManifest(beam.DoFn):
     def process(self, totals: dict[str, Totals]) -> list[str]:
         for output in self.outputs:
             if output.stage == "audit":
-                _commit_json(output.folder, audit_report(totals["audit"], output.about), AUDIT)
+                report = audit_report(totals["audit"], output.about)
+                suspects, examples = report["suspected_label_errors"], totals["audit"].examples
+                _commit_json(output.folder, report, AUDIT)
+                commit(output.folder, relabel_csv(suspects, examples), RELABEL_CSV)
+                commit(output.folder, label_studio(suspects, examples), RELABEL_JSON)
+                commit(output.folder, audit_page(report, examples, output.about), REPORT)
             content = manifest(output.stage, totals[output.stage], output.about, self.max_failed_fraction)
             _commit_json(output.folder, content, MANIFEST)
         return [content["state"]]
