@@ -7,6 +7,10 @@ from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
 
+MOST_SLICES = 100
+OTHER = "(other)"
+"""A slice has at most so many values; the rest are this one."""
+
 SLICES = ("question_word", "answerable", "answer_characters", "context_tokens", "num_windows", "answer_position")
 """The slices that every audit has."""
 

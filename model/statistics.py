@@ -17,13 +17,10 @@ import numpy as np
 import pyarrow as pa
 
 from model.distributions import Calibration, Distribution, loss_bin
-from model.slices import given_labels, slice_labels
+from model.slices import MOST_SLICES, OTHER, given_labels, slice_labels
 
 LOSSES = ("nll", "nll_start", "nll_end", "min_nll", "native_nll", "tokenwise", "nll_per_token", "marginal_joint_nll")
 """Losses that have statistics; all others stand in the rows."""
-
-MOST_SLICES = 100
-OTHER = "(other)"
 
 _LARGEST_EXPONENT = math.log(sys.float_info.max)
 """A perplexity beyond it is no float."""

@@ -15,7 +15,7 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
-from model.columns import as_texts
+from model.columns import NotUTF8, each_value
 from model.reader import Reader, shared
 from model.statistics import Statistics
 from model.token_probabilities import token_probabilities
@@ -51,12 +51,12 @@ class Example:
     probabilities: np.ndarray
 
 
-def read_rows(places: Iterable[Place], columns: list[str]) -> dict[Place, dict[str, str | None]]:
-    """Some columns, as text, of the rows at some places. Files that can't be read are left out, with a warning."""
+def read_rows(places: Iterable[Place], columns: list[str]) -> dict[Place, dict[str, Any]]:
+    """Some columns of the rows at some places; None for a value that is no UTF-8. Unreadable files are left out."""
     by_path: dict[str, set[int]] = defaultdict(set)
     for path, row in places:
         by_path[path].add(row)
-    found: dict[Place, dict[str, str | None]] = {}
+    found: dict[Place, dict[str, Any]] = {}
     for path, rows in sorted(by_path.items()):
         try:
             found.update(_read_file(path, rows, columns))
@@ -65,8 +65,8 @@ def read_rows(places: Iterable[Place], columns: list[str]) -> dict[Place, dict[s
     return found
 
 
-def _read_file(path: str, rows: set[int], columns: list[str]) -> dict[Place, dict[str, str | None]]:
-    found: dict[Place, dict[str, str | None]] = {}
+def _read_file(path: str, rows: set[int], columns: list[str]) -> dict[Place, dict[str, Any]]:
+    found: dict[Place, dict[str, Any]] = {}
     with open_parquet(path) as file:
         first = 0
         for group in range(file.metadata.num_row_groups):
@@ -75,9 +75,10 @@ def _read_file(path: str, rows: set[int], columns: list[str]) -> dict[Place, dic
             begin = first
             for batch in file.iter_batches(1024, row_groups=[group], columns=columns) if wanted else ():
                 here = [row for row in wanted if begin <= row < begin + batch.num_rows]
-                taken = batch.take(pa.array([row - begin for row in here], pa.int64())) if here else None
+                taken = batch.take(pa.array([row - begin for row in here], pa.int64()))
                 for place, row in enumerate(here):
-                    found[path, row] = {name: as_texts(taken.column(name).slice(place, 1))[0] for name in columns}
+                    values = {name: each_value(taken.column(name).slice(place, 1))[0] for name in columns}
+                    found[path, row] = {name: None if isinstance(each, NotUTF8) else each for name, each in values.items()}
                 begin += batch.num_rows
                 if begin > wanted[-1]:
                     break

@@ -63,7 +63,7 @@ def relabel_csv(suspects: Sequence[Mapping[str, Any]], examples: Mapping[Place, 
             "gold": " | ".join(entry["gold"]),
             "prediction": entry["prediction"],
         }
-        values = {
+        values: dict[str, Any] = {
             **dict.fromkeys(COLUMNS, ""),
             **{name: entry[name] for name in COLUMNS if name in entry},
             **{name: guard(text) for name, text in texts.items()},

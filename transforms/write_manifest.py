@@ -10,7 +10,8 @@ from typing import Any
 import apache_beam as beam
 
 from model.distributions import FINE_BINS, MASS_BINS, RELATIVE_ACCURACY
-from model.statistics import MOST_SLICES, Statistics
+from model.slices import MOST_SLICES
+from model.statistics import Statistics
 from transforms.merge_receipts import Totals
 from transforms.relabel import RELABEL_CSV, RELABEL_JSON, label_studio, relabel_csv
 from transforms.report.page import audit_page
@@ -142,14 +143,15 @@ class _WriteManifest(beam.DoFn):
             if output.stage == "audit":
                 report = audit_report(totals["audit"], output.about)
                 suspects, examples = report["suspected_label_errors"], totals["audit"].examples
-                _commit_json(output.folder, report, AUDIT)
+                commit_json(output.folder, report, AUDIT)
                 commit(output.folder, relabel_csv(suspects, examples), RELABEL_CSV)
                 commit(output.folder, label_studio(suspects, examples), RELABEL_JSON)
                 commit(output.folder, audit_page(report, examples, output.about), REPORT)
             content = manifest(output.stage, totals[output.stage], output.about, self.max_failed_fraction)
-            _commit_json(output.folder, content, MANIFEST)
+            commit_json(output.folder, content, MANIFEST)
         return [content["state"]]
 
 
-def _commit_json(folder: str, content: Mapping[str, Any], name: str) -> None:
+def commit_json(folder: str, content: Mapping[str, Any], name: str) -> None:
+    """Publishes a value as JSON."""
     commit(folder, json.dumps(content, indent=2, ensure_ascii=False).encode(), name)

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from model.audit import AUDIT_SCHEMA
 from model.distributions import LOSS_BINS, MASS_BINS, QUANTILES, RELATIVE_ACCURACY, Calibration, Distribution
-from model.slices import bounded, question_word
-from model.statistics import LOSSES, MOST_SLICES, OTHER, Slice, Statistics, measure
+from model.slices import MOST_SLICES, OTHER, bounded, question_word
+from model.statistics import LOSSES, Slice, Statistics, measure
 
 
 def distribution(values: Sequence[float]) -> Distribution:

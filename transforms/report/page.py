@@ -23,6 +23,15 @@ MOST_BYTES = 3_000_000
 _MOST_SLICES = 500
 _SHOWN_CHARACTERS = 300
 
+_MOST_BARS = 40
+
+_METRICS = (
+    ("f1", "F1", " points", "Words that answer and gold share."),
+    ("exact_match", "Exact match", " points", "Answers that equal a gold."),
+    ("nll", "Loss", " nats", "What start and end of the gold cost together: less is better."),
+)
+"""Key, name, unit and meaning of what is compared."""
+
 DOUBTS = {
     "elsewhere": "the model answers elsewhere, apart from every gold",
     "other_borders": "the model's answer has other borders than any gold that it shares words with",
@@ -59,6 +68,33 @@ def audit_page(
             slice_count=len(rows),
             worst=[_shown(entry, examples) for entry in audit["highest_loss"][:shown]],
             suspects=[_shown(entry, examples) for entry in audit["suspected_label_errors"][:shown]],
+        )
+        if len(page) < MOST_BYTES:
+            break
+    return page
+
+
+def comparison_page(comparison: Mapping[str, Any]) -> bytes:
+    """`report.html` of a comparison: `comparison.json` as people read it."""
+    slices = comparison["slices"]
+    rows = [{"slice": name, "value": value, **part} for name, values in slices.items() for value, part in values.items()]
+    drawn = {}
+    for metric, unit in (("f1", "change of F1, points"), ("nll", "change of the loss, nats")):
+        groups = [("all", comparison["all"][metric])]
+        groups += [(f"{row['slice']}: {row['value']}", row[metric]) for row in rows[:_MOST_BARS]]
+        drawn[metric] = figures.differences(
+            [(name, each["difference"], each["interval"][1] - each["difference"]) for name, each in groups if each["count"]],
+            unit,
+        )
+    for shown in (len(comparison["regressions"]) + len(comparison["improvements"]), SHOWN, 0):
+        page = render(
+            "comparison.html",
+            title="Comparison",
+            comparison=comparison,
+            figures={name: Markup(svg) for name, svg in drawn.items()},
+            metrics=_METRICS,
+            slice_rows=rows[:_MOST_SLICES],
+            shown=shown,
         )
         if len(page) < MOST_BYTES:
             break
@@ -109,5 +145,6 @@ def _environment() -> jinja2.Environment:
     loader = jinja2.FunctionLoader(_asset)
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters["number"] = lambda value, digits=2: "–" if value is None else f"{value:.{digits}f}"
+    environment.filters["signed"] = lambda value: "–" if value is None else f"{value:+.3f}"
     environment.filters["count"] = lambda value: f"{value:,}"
     return environment

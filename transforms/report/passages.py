@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from transforms.read_examples import Example
 
 _AROUND = 240
@@ -48,7 +50,7 @@ def shown_passage(example: Example | None, marks: Sequence[Mark]) -> list[dict[s
         return []
     text = example.context
     parts = excerpts(len(text), [span for _, span in marks])
-    likely = (example.probabilities >= _LEAST_PROBABILITY).any(0).nonzero()[0]
+    likely = np.flatnonzero((example.probabilities >= _LEAST_PROBABILITY).any(0))
     shown = []
     for low, high in parts:
         tokens = []
