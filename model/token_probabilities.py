@@ -20,7 +20,7 @@ def token_probabilities(reader: Reader, windows: Windows, null: bool) -> tuple[R
 
     One softmax over the passage, each token with the logits of its owner, and the null option's where it is on: the
     probability of a gold's first token is exp(-nll_start). The Ragged holds, for each pair, the places of its tokens in
-    `windows.passages`; probabilities are in the order of its values.
+    `windows.passages`; probabilities are in the order of its values, and 0 for a pair without windows.
     """
     bounds = windows.passages.bounds
     tokens = Ragged.of([np.arange(bounds[passage], bounds[passage + 1]) for passage in windows.pair_passage])
@@ -40,7 +40,7 @@ def token_probabilities(reader: Reader, windows: Windows, null: bool) -> tuple[R
             if null_logits.sum() < nulls[:, pair].sum():
                 nulls[:, pair] = null_logits
     found = np.zeros(logits.shape, np.float32)
-    for pair in range(len(tokens)):
+    for pair in np.flatnonzero(windows.counts).tolist():
         held = slice(tokens.bounds[pair], tokens.bounds[pair + 1])
         mine = logits[:, held]
         normaliser = log_normaliser(mine, torch.isfinite(mine))

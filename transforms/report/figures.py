@@ -36,13 +36,13 @@ class _Drawing:
         for axes in self.axes:
             axes.set_facecolor("none")
             axes.set_axisbelow(True)
-            axes.tick_params(colors=_TEXT, labelsize=9)
+            axes.tick_params(colors=_TEXT, labelsize=10)
             for spine in axes.spines.values():
                 spine.set_color(_RULE)
 
     def label(self, axes: Any, x: str, y: str) -> None:
-        axes.set_xlabel(x, color=_TEXT, fontsize=9)
-        axes.set_ylabel(y, color=_TEXT, fontsize=9)
+        axes.set_xlabel(x, color=_TEXT, fontsize=10)
+        axes.set_ylabel(y, color=_TEXT, fontsize=10)
 
     def svg(self, description: str) -> str:
         """The figure's `<svg>`, named for screen readers. Its ids are its own."""
@@ -53,7 +53,7 @@ class _Drawing:
             self.figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
         svg = out.getvalue()
         svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-        svg = re.sub(r' id="[A-Za-z0-9]+_\d+"', "", svg)
+        svg = re.sub(r' id="[A-Za-z0-9.]+_\d+"', "", svg)
         svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1), count=1)
         for drawn, shown in _COLOURS.items():
             svg = svg.replace(drawn, shown)
@@ -73,7 +73,7 @@ def accounting(rows: dict[str, int]) -> str:
     axes.set_xlim(0, max(1, rows["planned"]))
     drawing.label(axes, "rows", "")
     if left:
-        axes.legend(ncols=5, loc="lower left", bbox_to_anchor=(0, 1), frameon=False, labelcolor=_TEXT, fontsize=9)
+        axes.legend(ncols=5, loc="lower left", bbox_to_anchor=(0, 1), frameon=False, labelcolor=_TEXT, fontsize=10)
     return drawing.svg("rows by what became of them")
 
 
@@ -127,7 +127,8 @@ def bars(name: str, groups: Sequence[Bar], unit: str) -> str:
     (axes,) = drawing.axes
     places = range(len(groups))
     means, halves = [mean for _, mean, _ in groups], [half for _, _, half in groups]
-    axes.barh(places, means, xerr=halves, color=_ACCENT, ecolor=_TEXT, capsize=2, height=0.7)
+    axes.barh(places, means, xerr=halves, color=_ACCENT, ecolor=_TEXT, height=0.7)
+    axes.set_xlim(left=0)
     axes.set_yticks(list(places), [label.replace("$", r"\$") for label, _, _ in groups])
     axes.invert_yaxis()
     axes.xaxis.grid(True, color=_RULE, linewidth=0.6)
