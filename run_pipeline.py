@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 import os
@@ -27,17 +28,18 @@ logging.getLogger().addHandler(logging.NullHandler())  # Beam warns of optional 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipeline import duplicates
+from pipeline import compare, duplicates
 from pipeline.graph import build
 from pipeline.identity import claim, claimed_outputs
 from pipeline.job import resolve
 from pipeline.options import Refused, parse
 from pipeline.progress import progress
-from pipeline.report import accounting, audit_figures, duplicate_figures
+from pipeline.report import accounting, audit_figures, comparison_figures, duplicate_figures
 from pipeline.runners import is_local, is_template, make_runner
 from transforms.claim import Output
 from transforms.find_duplicates import DUPLICATES
 from transforms.storage import join, read, sweep_temporary
+from transforms.write_comparison import COMPARISON
 from transforms.write_manifest import AUDIT, MANIFEST, PENDING
 
 _log = logging.getLogger("spanmill")
@@ -47,6 +49,8 @@ def run(arguments: Sequence[str]) -> int:
     """Runs one job. Returns its exit code; raises Refused before any row, anything else for a run that did not finish."""
     options, rest = parse(arguments)
     beam_options = PipelineOptions(rest)
+    if options.stage == "compare":
+        return _compare(options, beam_options)
     job = resolve(options, beam_options)
     if options.against:
         duplicates.audited_parts(options.against, own=False)  # refused now rather than after the run
@@ -77,6 +81,22 @@ def run(arguments: Sequence[str]) -> int:
         sweep_temporary(folder)
         complete = complete and manifest["state"] == "complete"
     return 0 if complete else 1
+
+
+def _compare(options: argparse.Namespace, beam_options: PipelineOptions) -> int:
+    """Compares two audits; the exit code says whether the second passes."""
+    job = compare.resolve(options)
+    claim(job, options.overwrite)
+    pipeline = beam.Pipeline(runner=make_runner(beam_options), options=beam_options)
+    compare.build(pipeline, job)
+    running = pipeline.run()
+    if is_template(beam_options):
+        return 0
+    running.wait_until_finish()
+    comparison = json.loads(read(join(job.output, COMPARISON)))
+    print(comparison_figures(comparison, job.output))
+    sweep_temporary(job.output)
+    return 1 if comparison["why"] else 0
 
 
 def _find_duplicates(output: Output, against: str, beam_options: PipelineOptions) -> None:

@@ -73,7 +73,7 @@ def corrupt(row: dict[str, Any], kind: str, chosen: random.Random) -> dict[str, 
 
 def make(options: argparse.Namespace) -> None:
     chosen = random.Random(options.seed)
-    table = pq.read_table(options.input).slice(0, options.rows)
+    table = pq.read_table(options.input).slice(options.skip, options.rows)
     rows = [{**row, "corruption": "none"} for row in table.to_pylist()]
     share = len(rows) // 20
     for kind in (options.kind, "misaligned"):
@@ -84,6 +84,8 @@ def make(options: argparse.Namespace) -> None:
                 if changed is not None:
                     rows[place] = changed
                     done += 1
+    if options.one_gold:
+        rows = [{**row, "answers": {name: values[:1] for name, values in row["answers"].items()}} for row in rows]
     schema = table.schema.append(pa.field("corruption", pa.string()))
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), options.output)
 
@@ -115,6 +117,8 @@ def main() -> None:
     making.add_argument("--kind", choices=list(KINDS), required=True)
     making.add_argument("--output", required=True)
     making.add_argument("--rows", type=int, default=2000)
+    making.add_argument("--skip", type=int, default=0, help="rows of the input before the first")
+    making.add_argument("--one_gold", action="store_true", help="every row keeps its first gold only, as corrupted rows do")
     making.add_argument("--seed", type=int, default=0)
     ranking = verbs.add_parser("rank")
     ranking.add_argument("--audit", required=True)

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from model.columns import candidate_columns
 from model.golds import Golds
+from model.label_errors import label_errors
 from model.losses import PassageLosses
 from model.metrics import exact_match, f1
 from model.spans import PassageSpans
@@ -42,7 +43,16 @@ _LOSSES = (
 )
 """float64, nats; null where undefined. `nll*` and `tokenwise*` are over the passage, `native*` mean over windows."""
 
-_COUNTS = ("num_tokens", "num_windows", "windows_whole", "windows_partly", "windows_without", "golds", "golds_dropped")
+_COUNTS = (
+    "context_characters",
+    "num_tokens",
+    "num_windows",
+    "windows_whole",
+    "windows_partly",
+    "windows_without",
+    "golds",
+    "golds_dropped",
+)
 
 AUDIT_SCHEMA = pa.schema(
     [
@@ -61,6 +71,8 @@ AUDIT_SCHEMA = pa.schema(
         pa.field("null_score", pa.float32()),
         pa.field("exact_match", pa.float32()),
         pa.field("f1", pa.float32()),
+        pa.field("label_error", pa.float32()),
+        pa.field("label_error_reason", pa.string()),
         *(pa.field(f"{name}_hash", pa.binary(16)) for name in ("question", "context", "pair", "gold")),
         pa.field("status", pa.string()),
         pa.field("reason", pa.string()),
@@ -225,6 +237,8 @@ def audit_columns(
         np.float64,
     ).reshape(-1, 2)
 
+    suspicion, suspicion_reason = label_errors(golds, losses, spans, row_pair, no_answer)
+
     values = {
         "nll_start": rows.nll[0],
         "nll_end": rows.nll[1],
@@ -254,8 +268,10 @@ def audit_columns(
         "null_score": spans.null_score[pair],
         "exact_match": scores[:, 0],
         "f1": scores[:, 1],
+        "label_error": suspicion,
     }
     counts = {
+        "context_characters": np.array([len(context) for context in contexts])[passage],
         "num_tokens": tokens,
         "num_windows": count,
         "windows_whole": rows.whole,
@@ -276,6 +292,9 @@ def audit_columns(
         **{name: pa.array(value.astype(np.int32), mask=out) for name, value in counts.items()},
         **{name: pa.array(value.astype(np.int32), mask=out | none) for name, (value, none) in places.items()},
         "prediction": pa.array([None if skip else text for text, skip in zip(predictions, out, strict=True)], pa.string()),
+        "label_error_reason": pa.array(
+            [None if skip else code for code, skip in zip(suspicion_reason, out, strict=True)], pa.string()
+        ),
         **_hashes(windows, questions, contexts, golds, pair, passage, out),
         "status": pa.array(status, pa.string()),
         "reason": pa.array(reason, pa.string()),

@@ -19,11 +19,11 @@ import torch
 
 from model.batching import Batch
 from model.checkpoint import LocalFolder, read_config, read_settings
+from model.distributions import Calibration
 from model.metrics import exact_match, f1
 from model.prediction import Decoding, predict
 from model.reader import CheckpointReader, Reader
 from model.spans import merge_windows
-from model.statistics import Calibration
 from model.tokenizer import Tokenizer
 from model.training_data import best_texts, make_examples, read_rows
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import apache_beam as beam
 
@@ -13,15 +14,22 @@ from transforms.storage import absolute, exists, join, list_names, read
 from transforms.write_manifest import MANIFEST
 
 
-def audited_parts(folder: str, own: bool) -> list[AuditedPart]:
-    """The parts of an audit's output. Raises Refused unless the folder holds an audit, and another's has finished."""
+def audit_configuration(folder: str, option: str, own: bool = False) -> dict[str, Any]:
+    """The configuration of the audit in a folder. Raises Refused, naming the option, unless it holds an audit, and another's
+    has finished."""
     try:
         finished = exists(join(folder, RUN)) and (own or exists(join(folder, MANIFEST)))
         configuration = json.loads(read(join(folder, RUN)))["configuration"] if finished else {}
     except (ValueError, KeyError, TypeError) as error:  # a path of no known store, or a run.json of something else
-        raise Refused(f"--against={folder} is not the output of an audit: {error}") from error
+        raise Refused(f"--{option}={folder} is not the output of an audit: {error}") from error
     if configuration.get("stage") != "audit":
-        raise Refused(f"--against={folder} is not the output of a finished audit")
+        raise Refused(f"--{option}={folder} is not the output of a finished audit")
+    return configuration
+
+
+def audited_parts(folder: str, own: bool) -> list[AuditedPart]:
+    """The parts of an audit's output. Raises Refused unless the folder holds an audit that has finished."""
+    configuration = audit_configuration(folder, "against", own)
     columns = configuration["id_column"], configuration["output_prefix"]
     parts = join(folder, "parts")
     return [AuditedPart(join(parts, name), own, *columns) for name in list_names(parts)]

@@ -7,6 +7,7 @@ import apache_beam as beam
 from pipeline.identity import claimed_outputs
 from pipeline.job import Job
 from transforms.claim import Output
+from transforms.correct_golds import CorrectGolds
 from transforms.decode_answers import DecodeAnswers
 from transforms.make_windows import MakeWindows
 from transforms.measure_loss import MeasureLoss
@@ -14,6 +15,7 @@ from transforms.merge_receipts import MergeReceipts
 from transforms.plan_chunks import PlanChunks
 from transforms.predict_spans import PredictSpans
 from transforms.read_chunk import ReadChunk
+from transforms.read_examples import ReadExamples
 from transforms.write_chunk import WriteChunk
 from transforms.write_manifest import MANIFEST, PENDING, StageOutput, WriteManifest
 
@@ -26,15 +28,17 @@ def build(pipeline: beam.Pipeline, job: Job, staged: bool = False) -> None:
     outputs = claimed_outputs(job)
     names = {"annotate": MANIFEST, "audit": MANIFEST if staged else PENDING}
     manifests = tuple(StageOutput(each, job.about(each.stage), names[each.stage]) for each in outputs)
-    _ = (
+    totals = (
         pipeline
         | "ListFiles" >> beam.Create([None, *job.files])  # None: the sentinel, so that zero rows have a manifest too
         | "PlanChunks" >> PlanChunks(job.expected, job.texts, job.chunk_size)
         | "Reshuffle" >> beam.Reshuffle()
         | "ProcessChunks" >> _ProcessChunks(job, outputs)
         | "MergeReceipts" >> MergeReceipts(job.stages)
-        | "WriteManifest" >> WriteManifest(manifests, job.max_failed_fraction)
     )
+    if "audit" in job.stages:
+        totals |= "ReadExamples" >> ReadExamples(job.reader, job.limits, job.read, job.decoding.null)
+    _ = totals | "WriteManifest" >> WriteManifest(manifests, job.max_failed_fraction)
 
 
 class _ProcessChunks(beam.PTransform):
@@ -46,9 +50,11 @@ class _ProcessChunks(beam.PTransform):
 
     def expand(self, runs: beam.PCollection) -> beam.PCollection:
         job = self.job
+        chunks = runs | "ReadChunk" >> ReadChunk(self.outputs, job.expected)
+        if job.corrections:
+            chunks |= "CorrectGolds" >> CorrectGolds(job.corrections, job.columns.id, job.read.context, job.read.answers)
         answered = (
-            runs
-            | "ReadChunk" >> ReadChunk(self.outputs, job.expected)
+            chunks
             | "MakeWindows" >> MakeWindows(job.reader, job.limits, job.read)
             | "PredictSpans" >> PredictSpans(job.reader, job.decoding, job.batch_tokens, job.audit.link)
             | "DecodeAnswers" >> DecodeAnswers(job.decoding, job.null_threshold, "annotate" in job.stages)

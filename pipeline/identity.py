@@ -4,20 +4,42 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+from typing import Any, Protocol
 
-from pipeline.job import Job
 from pipeline.options import Refused
 from transforms.claim import RUN, Output
 from transforms.find_duplicates import DUPLICATES
+from transforms.records import InputFile
+from transforms.relabel import RELABEL_CSV, RELABEL_JSON
 from transforms.storage import create, exists, join, list_names, read, remove, sweep_temporary
-from transforms.write_manifest import AUDIT, MANIFEST, PENDING
+from transforms.write_comparison import COMPARISON
+from transforms.write_manifest import AUDIT, MANIFEST, PENDING, REPORT
 
-_OWN = (MANIFEST, PENDING, AUDIT, DUPLICATES, "parts", "rejections", "_tmp", "audit")
+_OWN = (
+    MANIFEST, PENDING, AUDIT, REPORT, RELABEL_CSV, RELABEL_JSON, DUPLICATES, COMPARISON,
+    "parts", "rejections", "_tmp", "audit",
+)  # fmt: skip
 """What a run may leave in its output, beside run.json; `audit` is the tree of `annotate --audit`."""
 
 
-def identity(job: Job, stage: str) -> dict[str, Any]:
+class Claimant(Protocol):
+    """What claims an output: a job of annotate and audit, or a comparison."""
+
+    @property
+    def output(self) -> str: ...
+
+    @property
+    def outputs(self) -> tuple[tuple[str, str], ...]:
+        """(stage, folder) of each folder that it writes."""
+        ...
+
+    @property
+    def files(self) -> tuple[InputFile, ...]: ...
+
+    def configuration_of(self, stage: str) -> dict[str, Any]: ...
+
+
+def identity(job: Claimant, stage: str) -> dict[str, Any]:
     """Fingerprint, configuration, inputs with their sizes and versions.
 
     Not device, threads or run length: they change nothing.
@@ -28,12 +50,12 @@ def identity(job: Job, stage: str) -> dict[str, Any]:
     return {"run": fingerprint, **told}
 
 
-def claimed_outputs(job: Job) -> tuple[Output, ...]:
+def claimed_outputs(job: Claimant) -> tuple[Output, ...]:
     """Where the stages of a job write, in the order of writing, with what their claims are known by."""
     return tuple(Output(stage, folder, identity(job, stage)["run"]) for stage, folder in job.outputs)
 
 
-def claim(job: Job, overwrite: bool) -> bool:
+def claim(job: Claimant, overwrite: bool) -> bool:
     """Makes the output this run's own. Returns whether it goes on with an earlier run of the same identity.
 
     Raises Refused, naming what differs, if the output belongs to another run and `overwrite` is not set; then nothing

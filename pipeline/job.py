@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import math
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from typing import Any
@@ -20,21 +21,22 @@ from model.columns import ANSWER_SCHEMA
 from model.pairs import WindowLimits
 from model.prediction import Decoding
 from model.reader import CheckpointReader
+from model.slices import SLICES
 from model.span_reader import SettingError, SpanReader
-from model.statistics import SLICES
 from model.tokenizer import TokenizerError
 from pipeline.options import Refused
 from transforms.make_windows import InputColumns
 from transforms.measure_loss import AuditOptions
 from transforms.plan_chunks import ChunkSize, is_answers, schema_problem
 from transforms.records import InputFile
-from transforms.storage import StorageError, StoredFolder, absolute, find_inputs, join, open_parquet
+from transforms.relabel import Correction, CorrectionsError, read_corrections
+from transforms.storage import StorageError, StoredFolder, absolute, find_inputs, join, open_parquet, read
 from transforms.write_chunk import OutputColumns
 
 SAMPLE = os.path.join(os.path.dirname(__file__), "sample", "sample.parquet")
 """What `--input bundled` reads."""
 
-AUDIT_ONLY = ("answers_column", "link", "slice_by", "worst")
+AUDIT_ONLY = ("answers_column", "link", "slice_by", "worst", "suspects", "corrections")
 """Options that only an audit has."""
 
 
@@ -65,6 +67,7 @@ class Job:
     batch_tokens: int
     columns: OutputColumns
     audit: AuditOptions
+    corrections: Mapping[str, Correction]
     max_failed_fraction: float
     configuration: dict[str, Any]
 
@@ -108,10 +111,12 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
         raise Refused(f"--input={options.input}: {inside[0]} lies in --output={options.output}")
     audited = options.stage == "audit" or options.audit
     if not audited:
-        for name in ("slice_by", "against", "worst"):
+        for name in ("slice_by", "against", "worst", "suspects", "corrections"):
             if getattr(options, name) not in (None, ""):
                 raise Refused(f"--{name}={getattr(options, name)} is of an audit: give the stage audit, or --audit too")
     worst = 50 if options.worst is None else options.worst
+    suspects = 100 if options.suspects is None else options.suspects
+    corrections, corrections_digest = _corrections(options)
     stages = (options.stage,) if options.stage == "audit" or not audited else ("annotate", "audit")
     expected, columns = _columns(files[0], options, audited)
 
@@ -142,7 +147,9 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
             id=options.id_column,
             slice_by=slices,
             worst=worst,
+            suspects=suspects,
         ),
+        corrections=corrections,
         max_failed_fraction=options.max_failed_fraction,
         configuration={
             "model_digest": span_reader.reader.digest,
@@ -160,8 +167,23 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
             "link": span_reader.link,
             "slice_by": list(slices),
             "worst": worst,
+            "suspects": suspects,
+            "corrections": corrections_digest,
         },
     )
+
+
+def _corrections(options: argparse.Namespace) -> tuple[dict[str, Correction], str | None]:
+    """The corrections by id, and the SHA-256 (hex) of their file; none, and None, without one. Raises Refused."""
+    if not options.corrections:
+        return {}, None
+    if options.stage != "audit":
+        raise Refused(f"--corrections={options.corrections}: annotate --audit would write them into annotate's rows too")
+    try:
+        content = read(options.corrections)
+        return read_corrections(content), hashlib.sha256(content).hexdigest()
+    except (OSError, CorrectionsError) as error:
+        raise Refused(f"--corrections={options.corrections}: {error}") from error
 
 
 def workers(beam_options: PipelineOptions) -> int:

@@ -9,12 +9,13 @@ from collections.abc import Callable, Sequence
 
 from apache_beam.options.pipeline_options import PipelineOptions, _BeamArgumentParser
 
-STAGES = ("annotate", "audit")
+STAGES = ("annotate", "audit", "compare")
 
 DESCRIPTION = """Extractive question answering over whole corpora, Parquet to Parquet, on Apache Beam.
 
   annotate   answer every passage/question row: answer span, calibrated probability, n-best candidates
   audit      measure the span-prediction loss of a data set with gold answers, row by row and in total
+  compare    two audits of the same data, example by example: what got better and what got worse, as a gate if you like
 
 A finished run leaves OUTPUT/parts/*.parquet (one row per input row, in order), OUTPUT/rejections/*.parquet (rows that
 could not be answered, and why), OUTPUT/run.json (what the run is) and OUTPUT/manifest.json (what it did, written last).
@@ -68,14 +69,14 @@ def make_parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="run_pipeline.py annotate|audit --input PATTERN[,PATTERN] --output DIR [options] [Beam options]",
+        usage="run_pipeline.py annotate|audit --input PATTERN[,PATTERN] --output DIR [options] [Beam options]\n"
+        "       run_pipeline.py compare --before DIR --after DIR --output DIR [options] [Beam options]",
     )
     parser.add_argument("--stage", metavar="STAGE", help="the stage as an option, for launchers that pass nothing else")
 
     files = parser.add_argument_group("input and output")
     files.add_argument(
         "--input",
-        required=True,
         metavar="PATTERNS",
         help="comma-separated files, globs, folders (every .parquet below) or URLs (gs://, s3://, ...); "
         "bundled: the sample that comes with the package",
@@ -166,8 +167,37 @@ def make_parser() -> argparse.ArgumentParser:
     audit.add_argument(
         "--against", default="", metavar="DIR", help="another audit's output: pairs, contexts and questions that both hold"
     )
+    audit.add_argument(
+        "--corrections",
+        default="",
+        metavar="FILE",
+        help="a filled-in relabel.csv or a Label Studio export: corrected golds replace those of the same id",
+    )
     audit.add_argument("--slice_by", metavar="A,B", help="input columns by whose values figures are given too")
     audit.add_argument("--worst", type=_bounded(int, 0, 10**4), metavar="N", help="examples of highest loss in audit.json (50)")
+    audit.add_argument(
+        "--suspects",
+        type=_bounded(int, 0, 10**4),
+        metavar="N",
+        help="suspected label errors in audit.json and in the files for relabelling (100)",
+    )
+
+    compare = parser.add_argument_group("compare")
+    compare.add_argument("--before", metavar="DIR", help="output of an audit")
+    compare.add_argument("--after", metavar="DIR", help="output of another audit of the same examples, joined by id")
+    for name, limit in (("f1", "points of F1"), ("em", "points of exact match")):
+        compare.add_argument(
+            f"--max_{name}_drop",
+            type=_bounded(float, 0, 100),
+            metavar="X",
+            help=f"exit 1 when the mean over pairs falls by more than X {limit}",
+        )
+    compare.add_argument(
+        "--max_loss_rise",
+        type=_bounded(float, 0, 1e6),
+        metavar="X",
+        help="exit 1 when the mean loss over pairs rises by more than X nats",
+    )
 
     work = parser.add_argument_group("units of work")
     work.add_argument("--chunk_rows", type=_bounded(int, 1, 10**7), default=2048, metavar="N", help="rows per part (2048)")
@@ -190,6 +220,28 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _flag(group: argparse._ArgumentGroup, name: str, text: str) -> None:
     group.add_argument(name, type=_boolean, nargs="?", const=True, default=False, metavar="true|false", help=text)
+
+
+COMPARE_ONLY = ("before", "after", "max_f1_drop", "max_em_drop", "max_loss_rise")
+COMPARE_TOO = ("stage", "output", "overwrite", "worst", "max_failed_fraction")
+"""Options of compare that the other stages have too."""
+
+
+def _check_options_of_stage(options: argparse.Namespace, arguments: Sequence[str]) -> None:
+    """Raises Refused for an option of another stage, and for a required one that is missing."""
+    parser = make_parser()
+    for action in parser._actions:
+        action.default = argparse.SUPPRESS
+    given = vars(parser.parse_known_args(list(arguments))[0])
+    compare = options.stage == "compare"
+    for name in given:
+        if compare and name not in (*COMPARE_ONLY, *COMPARE_TOO):
+            raise Refused(f"--{name}={given[name]} is of annotate and audit, compare has no such option")
+        if not compare and name in COMPARE_ONLY:
+            raise Refused(f"--{name}={given[name]} is of the stage compare, not of {options.stage}")
+    for name in ("before", "after") if compare else ("input",):
+        if not given.get(name):
+            raise Refused(f"--{name} is missing: {options.stage} needs it")
 
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -215,6 +267,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     if len(stages) != 1 or stages[0] not in STAGES:
         raise Refused(f"STAGE: give one of {', '.join(STAGES)}, not {' and '.join(map(repr, stages)) or 'none'}")
     options.stage = stages[0]
+    _check_options_of_stage(options, arguments)
     for word in unknown:
         rest.remove(word)
     return options, rest

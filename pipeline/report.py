@@ -60,6 +60,24 @@ def audit_figures(audit: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def comparison_figures(comparison: dict[str, Any], output: str) -> str:
+    """What a comparison found, in words."""
+    unpaired = [f"{each['rows']} {kind.replace('_', ' ')}" for kind, each in comparison["unpaired"].items() if each["rows"]]
+    lines = [f"{comparison['paired']} examples in both" + "".join(f", {each}" for each in unpaired)]
+    for metric, name, unit in (("f1", "F1", "points"), ("exact_match", "EM", "points"), ("nll", "loss", "nats")):
+        found = comparison["all"][metric]
+        if found["count"]:
+            low, high = found["interval"]
+            lines.append(
+                f"{name}: {found['before']:.4f} -> {found['after']:.4f}, {found['difference']:+.4f} [{low:+.4f}, {high:+.4f}] "
+                f"{unit} over {found['count']} pairs ({found['better']} better, {found['worse']} worse)"
+            )
+    lines.append(
+        f"{'not passed' if comparison['why'] else 'passed'}: {output}" + "".join(f"\n  {why}" for why in comparison["why"])
+    )
+    return "\n".join(lines)
+
+
 def duplicate_figures(found: dict[str, Any]) -> str:
     """What `duplicates.json` found, in words."""
     lines = [

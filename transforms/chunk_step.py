@@ -76,5 +76,6 @@ class ChunkStep(beam.DoFn):
             for receipt in result:
                 yield replace(receipt, seconds={**receipt.seconds, self.name: elapsed}, retries=retries)
         else:
-            seconds = {**result.chunk.seconds, self.name: elapsed}
-            yield replace(result, chunk=replace(result.chunk, seconds=seconds))
+            chunk = result if isinstance(result, Chunk) else result.chunk
+            chunk = replace(chunk, seconds={**chunk.seconds, self.name: elapsed})
+            yield chunk if isinstance(result, Chunk) else replace(result, chunk=chunk)

@@ -26,12 +26,13 @@ SHOWN_CHARACTERS = 300
 
 @dataclass(frozen=True, slots=True)
 class AuditOptions:
-    """link of the tokenwise loss; name of the id column; columns of --slice_by; examples in the list of highest losses."""
+    """link of the tokenwise loss; id column; columns of --slice_by; lengths of the lists of highest losses and of suspects."""
 
     link: str = "softmax"
     id: str = "id"
     slice_by: tuple[str, ...] = ()
     worst: int = 50
+    suspects: int = 100
 
 
 def measure_loss(answered: AnsweredChunk, decoding: Decoding, options: AuditOptions) -> AnsweredChunk:
@@ -62,12 +63,19 @@ def measure_loss(answered: AnsweredChunk, decoding: Decoding, options: AuditOpti
     table = answered.chunk.table
     given = {name: as_texts(table.column(name)) for name in options.slice_by}
     questions = [windowed.questions[windows.pair_question[pair]] if pair >= 0 else "" for pair in windowed.row_pair]
-    statistics = measure(columns, questions, given, _examples(answered, golds, questions, options), options.worst)
+    statistics = measure(
+        columns, questions, given, _examples(answered, golds, questions, options), options.worst, options.suspects
+    )
     outcome = Outcome(
         stage="audit",
         columns=columns,
         rejections=tuple(rejected[row] for row in sorted(rejected)),
-        counts={**answered.counts, **Counter(columns.column("status").to_pylist()), "golds_dropped": int(golds.dropped.sum())},
+        counts={
+            **answered.counts,
+            **Counter(columns.column("status").to_pylist()),
+            "golds_dropped": int(golds.dropped.sum()),
+            "rows_corrected": answered.chunk.corrected,
+        },
         statistics=statistics.to_json(),
     )
     return replace(answered, outcomes=(*answered.outcomes, outcome))
@@ -75,9 +83,8 @@ def measure_loss(answered: AnsweredChunk, decoding: Decoding, options: AuditOpti
 
 def _examples(answered: AnsweredChunk, golds: Golds, questions: list[str], options: AuditOptions) -> list[dict[str, Any]]:
     """What the list of highest losses shows of each row, beyond its columns."""
-    windowed, spec = answered.predicted.windowed, answered.chunk.spec
+    spec = answered.chunk.spec
     ids = as_texts(row_ids(answered.chunk, options.id))
-    contexts = [windowed.contexts[windowed.windows.pair_passage[p]] if p >= 0 else "" for p in windowed.row_pair]
     return [
         {
             "id": row_id,
@@ -85,9 +92,8 @@ def _examples(answered: AnsweredChunk, golds: Golds, questions: list[str], optio
             "row": spec.first_row + row,
             "question": question[:SHOWN_CHARACTERS],
             "gold": [text[:SHOWN_CHARACTERS] for text in texts[:3]],
-            "context_length": len(context),
         }
-        for row, (row_id, question, texts, context) in enumerate(zip(ids, questions, golds.texts, contexts, strict=True))
+        for row, (row_id, question, texts) in enumerate(zip(ids, questions, golds.texts, strict=True))
     ]
 
 

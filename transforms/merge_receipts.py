@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import heapq
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Any, Self
 
 import apache_beam as beam
 
@@ -28,6 +28,7 @@ class Totals:
     content          XOR of the hashes of (part, digest): says whether two runs hold the same content
     statistics       of the audit
     retries          of all processes, as far as their receipts tell
+    examples         rows that its lists name, read again (`transforms.read_examples`)
     """
 
     chunks: int = 0
@@ -41,6 +42,7 @@ class Totals:
     content: int = 0
     statistics: Statistics | None = None
     retries: int = 0
+    examples: Mapping[tuple[str, int], Any] = field(default_factory=dict)
 
     def add(self, receipt: Receipt) -> None:
         """Adds a receipt of this stage, or one of no stage: a failure, which is every stage's."""

@@ -87,11 +87,16 @@ class ChunkRun:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """The rows of one chunk. `seconds` is the time that each step has spent on it so far."""
+    """The rows of one chunk.
+
+    seconds    time that each step has spent on it so far
+    corrected  rows whose golds were corrected
+    """
 
     spec: ChunkSpec
     table: pa.Table
     seconds: Mapping[str, float] = field(default_factory=dict)
+    corrected: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,13 @@ from typing import Any
 
 import apache_beam as beam
 
-from model.statistics import FINE_BINS, MASS_BINS, MOST_SLICES, RELATIVE_ACCURACY, Statistics
+from model.distributions import FINE_BINS, MASS_BINS, RELATIVE_ACCURACY
+from model.slices import MOST_SLICES
+from model.statistics import Statistics
 from transforms.claim import Output
 from transforms.merge_receipts import Totals
+from transforms.relabel import RELABEL_CSV, RELABEL_JSON, label_studio, relabel_csv
+from transforms.report.page import audit_page
 from transforms.retries import take_retries
 from transforms.storage import join, list_names
 
@@ -19,6 +23,7 @@ MANIFEST = "manifest.json"
 PENDING = "manifest.pending.json"
 """The manifest of an audit whose duplicates are still to be found."""
 AUDIT = "audit.json"
+REPORT = "report.html"
 
 STATUSES = {
     "annotate": ("answered", "no_answer", "rejected"),
@@ -105,6 +110,7 @@ def audit_report(totals: Totals, about: Mapping[str, Any]) -> dict[str, Any]:
         "rows": row_accounting("audit", totals),
         "reasons": dict(sorted(totals.reasons.items())),
         "golds_dropped": totals.counts["golds_dropped"],
+        "corrections": {"file": configuration["corrections"], "rows_corrected": totals.counts["rows_corrected"]},
         **(totals.statistics or Statistics()).summary(),
         "fine_print": {
             "objective": "categorical: nll = nll_start + nll_end, negative log-likelihoods in nats of the start and the end "
@@ -129,7 +135,8 @@ def audit_report(totals: Totals, about: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass
 class WriteManifest(beam.PTransform):
-    """The one Totals by stage -> `manifest.json` of every stage, `audit.json` before it for an audit."""
+    """The one Totals by stage -> `manifest.json` of every stage; for an audit, `audit.json`, `report.html` and the files for
+    relabelling before it."""
 
     outputs: tuple[StageOutput, ...]
     max_failed_fraction: float
@@ -148,12 +155,18 @@ class _WriteManifest(beam.DoFn):
             stage, output = each.output.stage, each.output
             totals[stage].retries += retries
             if stage == "audit":
-                output.commit(_json(audit_report(totals["audit"], each.about)), AUDIT)
+                report = audit_report(totals["audit"], each.about)
+                suspects, examples = report["suspected_label_errors"], totals["audit"].examples
+                output.commit(as_json(report), AUDIT)
+                output.commit(relabel_csv(suspects, examples), RELABEL_CSV)
+                output.commit(label_studio(suspects, examples), RELABEL_JSON)
+                output.commit(audit_page(report, examples, each.about), REPORT)
             parts = len(list_names(join(output.folder, "parts")))
             content = manifest(stage, totals[stage], each.about, self.max_failed_fraction, parts)
-            output.commit(_json(content), each.name)
+            output.commit(as_json(content), each.name)
         return [content["state"]]
 
 
-def _json(content: Mapping[str, Any]) -> bytes:
+def as_json(content: Mapping[str, Any]) -> bytes:
+    """A value as the JSON files of an output have it."""
     return json.dumps(content, indent=2, ensure_ascii=False).encode()

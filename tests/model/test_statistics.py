@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,21 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.audit import AUDIT_SCHEMA
-from model.statistics import (
-    LOSSES,
-    MASS_BINS,
-    MOST_SLICES,
-    OTHER,
-    QUANTILES,
-    RELATIVE_ACCURACY,
-    Calibration,
-    Distribution,
-    Slice,
-    Statistics,
-    bounded,
-    measure,
-    question_word,
-)
+from model.distributions import LOSS_BINS, MASS_BINS, QUANTILES, RELATIVE_ACCURACY, Calibration, Distribution
+from model.slices import MOST_SLICES, OTHER, bounded, question_word
+from model.statistics import LOSSES, Slice, Statistics, measure
 
 
 def distribution(values: Sequence[float]) -> Distribution:
@@ -89,6 +78,9 @@ def audit_table(rows: int, seed: int = 0) -> pa.Table:
         columns["probability"][row] = float(np.float32(drawn.beta(2, 1)))
         columns["exact_match"][row] = float(drawn.random() < 0.5)
         columns["f1"][row] = max(columns["exact_match"][row], float(np.float32(drawn.random())))
+        columns["context_characters"][row] = 500
+        columns["label_error"][row] = float(np.float32(max(0.0, drawn.normal(0, 4))))
+        columns["nll_start"][row], columns["nll_end"][row] = (float(each) for each in drawn.gamma(1.5, 3.0, 2))
         columns["num_tokens"][row] = int(drawn.integers(1, 20000))
         columns["num_windows"][row] = int(drawn.integers(1, 90))
     return pa.table(columns, schema=AUDIT_SCHEMA)
@@ -97,10 +89,8 @@ def audit_table(rows: int, seed: int = 0) -> pa.Table:
 def measured(table: pa.Table, sources: Sequence[str | None], first: int = 0, most_worst: int = 7) -> Statistics:
     """The statistics of a slice of rows that stand in one file from `first` on."""
     questions = [("Who was it?", "In what year?", "Name it.")[(first + k) % 3] for k in range(table.num_rows)]
-    examples = [
-        {"path": "/a.parquet", "row": first + k, "id": f"row {first + k}", "context_length": 500} for k in range(table.num_rows)
-    ]
-    return measure(table, questions, {"source": list(sources)}, examples, most_worst)
+    examples = [{"path": "/a.parquet", "row": first + k, "id": f"row {first + k}"} for k in range(table.num_rows)]
+    return measure(table, questions, {"source": list(sources)}, examples, most_worst, most_worst)
 
 
 def cut(rows: int, seed: int) -> list[tuple[int, int]]:
@@ -388,6 +378,31 @@ class TestMeasure:
         parts = [measured(audit_table(30, seed), [None] * 30, 30 * seed, most) for seed in range(4)]
         assert len(merged_at_random(parts, 0).summary()["highest_loss"]) == most
 
+    def test_suspects_are_those_with_the_highest_score_above_0(self):
+        table = audit_table(self.ROWS)
+        scores = [(row["label_error"], k) for k, row in enumerate(table.to_pylist()) if (row["label_error"] or 0) > 0]
+        expected = sorted(scores, key=lambda entry: (-entry[0], entry[1]))
+        assert 7 < len(expected) < self.ROWS
+        parts = [measured(table.slice(b, e - b), [None] * (e - b), b) for b, e in cut(self.ROWS, seed=3)]
+        found = merged_at_random(parts, 3).summary()["suspected_label_errors"]
+        assert [(example["label_error"], example["row"]) for example in found] == expected[:7]
+        found = measured(table, [None] * self.ROWS, most_worst=10**4).summary()["suspected_label_errors"]
+        assert len(found) == len(expected)
+
+    def test_start_against_end_loss_counts_every_row_once(self):
+        table = audit_table(self.ROWS)
+        rows = [row for row in table.to_pylist() if row["status"] != "rejected"]
+        parts = [measured(table.slice(b, e - b), [None] * (e - b), b) for b, e in cut(self.ROWS, seed=4)]
+        found = merged_at_random(parts, 4).summary()
+        places = Counter(
+            tuple(min(int(4 * math.sqrt(row[f"nll_{side}"])), LOSS_BINS - 1) for side in ("start", "end")) for row in rows
+        )
+        assert {(start, end): count for start, end, count in found["start_against_end"]} == places
+        histogram = Counter(min(int(4 * math.sqrt(row["nll"])), LOSS_BINS - 1) for row in rows)
+        assert sum(found["nll_histogram"]) == len(rows)
+        moved = sum(abs(found["nll_histogram"][k] - histogram[k]) for k in range(LOSS_BINS))
+        assert moved <= len(rows) / 10  # the sketch knows a value to 1 %: at a border it may fall into the next bin
+
     def test_nothing_but_rejected_rows(self):
         columns = {**{name: [None] * 3 for name in AUDIT_SCHEMA.names}, "status": ["rejected"] * 3}
         summary = measured(pa.table(columns, schema=AUDIT_SCHEMA), [None] * 3).summary()
@@ -430,7 +445,7 @@ class TestSlicesOfManyValues:
     def test_values_of_any_type_become_text(self):
         table = audit_table(6)
         given = {"source": [1, None, ["a", 2], True, 0.5, "x" * 200]}
-        examples = [{"path": "/a", "row": k, "id": "", "context_length": 500} for k in range(6)]
+        examples = [{"path": "/a", "row": k, "id": ""} for k in range(6)]
         found = measure(table, ["?"] * 6, given, examples, 1).slices["source"]
         labels = ["1", "(null)", "['a', 2]", "True", "0.5", "x" * 80]
         assert set(found) == {

@@ -18,7 +18,9 @@ from torchmetrics.text import SQuAD
 
 from model.audit import AUDIT_SCHEMA
 from model.columns import ANSWER_SCHEMA
-from model.statistics import LOSSES, QUANTILES, RELATIVE_ACCURACY, question_word
+from model.distributions import QUANTILES, RELATIVE_ACCURACY
+from model.slices import question_word
+from model.statistics import LOSSES
 from tests.runs import examples, identities, part_files, read_manifest, read_parts, read_rejections, run, write_input
 
 ROWS = 66

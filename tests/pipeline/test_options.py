@@ -41,7 +41,8 @@ class TestStage:
 
     @pytest.mark.parametrize("stage", STAGES)
     def test_every_stage_is_known(self, stage: str):
-        assert parse([stage, *FILES])[0].stage == stage
+        files = ("--before=a", "--after=b", "--output=out") if stage == "compare" else FILES
+        assert parse([stage, *files])[0].stage == stage
 
     @pytest.mark.parametrize(
         ("arguments", "named"),
@@ -103,12 +104,32 @@ class TestValues:
         assert repr(value) in message
         assert limit in message
 
-    @pytest.mark.parametrize("missing", FILES)
-    def test_input_and_output_are_required(self, missing: str, capsys: pytest.CaptureFixture[str]):
+    def test_output_is_required(self, capsys: pytest.CaptureFixture[str]):
         with pytest.raises(SystemExit) as stopped:
-            parse(["annotate", *(argument for argument in FILES if argument != missing)])
+            parse(["annotate", FILES[0]])
         assert stopped.value.code == 2
-        assert missing.split("=")[0] in capsys.readouterr().err
+        assert "--output" in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        ("stage", "given", "missing"),
+        [
+            ("annotate", (), "input"),
+            ("audit", ("--input=",), "input"),
+            ("compare", ("--before=a",), "after"),
+            ("compare", ("--after=a",), "before"),
+        ],
+    )
+    def test_what_a_stage_reads_is_required(self, stage: str, given: tuple[str, ...], missing: str):
+        with pytest.raises(Refused, match=f"--{missing} is missing: {stage} needs it"):
+            parse([stage, "--output=out", *given])
+
+    def test_an_option_of_another_stage_is_refused(self):
+        with pytest.raises(Refused, match=r"--max_em_drop=1\.0 is of the stage compare, not of annotate"):
+            parse(["annotate", *FILES, "--max_em_drop=1"])
+        with pytest.raises(Refused, match="--chunk_rows=5 is of annotate and audit, compare has no such option"):
+            parse(["compare", "--before=a", "--after=b", "--output=o", "--chunk_rows=5"])
+        options, _ = parse(["compare", "--before=a", "--after=b", "--output=o", "--worst=5", "--overwrite"])
+        assert (options.worst, options.overwrite, options.max_f1_drop) == (5, True, None)
 
     @pytest.mark.parametrize("option", ["overwrite", "compile", "audit"])
     @pytest.mark.parametrize(

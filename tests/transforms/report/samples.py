@@ -1,0 +1,83 @@
+"""An audit and its examples that hold everything that a page must survive; sentences of our own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from model.statistics import Statistics
+from tests.model.test_statistics import audit_table, measured
+from transforms.merge_receipts import Totals
+from transforms.read_examples import Example, Place
+from transforms.write_manifest import audit_report
+
+SCRIPT = "</script><script>document.title = 'run'</script><img src=x onerror=\"document.title='run'\">"
+
+PASSAGES = {
+    "latin": ("Who lit the lamp?", "At dusk the keeper Ada lit the lamp, and Otto wound the clock.", "Ada", "Otto"),
+    "arabic": ("من أشعل المصباح؟", "عند الغروب أشعلت سلمى المصباح، ثم أدار عمر الساعة.", "سلمى", "عمر"),
+    "chinese": ("谁点亮了灯？", "黄昏时分，守塔人小林点亮了灯🌊，老王给钟上了发条。", "小林", "老王"),
+    "script": (f"Who wrote {SCRIPT}?", f"Ada wrote {SCRIPT} and Otto read it.", "Ada", "Otto"),
+    "overlap": ("When?", "It was in the early spring of 1871, they say.", "spring of 1871", "early spring"),
+}
+"""Name -> question, context, gold, prediction."""
+
+CONFIGURATION = {"model_digest": "0" * 64, "null": True, "link": "softmax", "temperature": 1.0, "corrections": None}
+ABOUT = {"model": "bundled", "input_files": 1, "configuration": CONFIGURATION}
+
+
+def entry(name: str, row: int, doubt: str = "elsewhere") -> dict[str, Any]:
+    question, context, gold, prediction = PASSAGES[name]
+    return {
+        "id": name,
+        "path": "/in/a.parquet",
+        "row": row,
+        "question": question,
+        "gold": [gold],
+        "gold_start": context.index(gold),
+        "gold_end": context.index(gold) + len(gold),
+        "gold_probability": 0.001,
+        "prediction": prediction,
+        "prediction_start": context.index(prediction),
+        "prediction_end": context.index(prediction) + len(prediction),
+        "probability": 0.9,
+        "null_probability": 0.05,
+        "nll": 9.0 - row,
+        "nll_start": 5.0,
+        "nll_end": 4.0 - row,
+        "f1": 0.0,
+        "label_error": 6.0 - row,
+        "label_error_reason": doubt,
+    }
+
+
+def example(name: str) -> Example:
+    """One token per character, except white space; the gold's first one starts with 0.25, the prediction's with 0.75."""
+    question, context, gold, prediction = PASSAGES[name]
+    places = [place for place, letter in enumerate(context) if not letter.isspace()]
+    probabilities = np.zeros((2, len(places)), np.float32)
+    for text, share in ((gold, 0.25), (prediction, 0.75)):
+        start = context.index(text)
+        probabilities[0, places.index(start)] = share
+        probabilities[1, places.index(start + len(text) - 1)] = share
+    return Example(question, context, np.array([places, [place + 1 for place in places]]), probabilities)
+
+
+def sample_audit(rows: int = 200) -> tuple[dict[str, Any], dict[Place, Example]]:
+    """`audit.json` of drawn rows, with the examples above in both lists."""
+    table: pa.Table = audit_table(rows)
+    statistics: Statistics = measured(table, [f"book {row % 3}" if row % 7 else SCRIPT for row in range(rows)])
+    totals = Totals(statistics=statistics)
+    for status in ("scored", "null_scored", "unreachable", "rejected"):
+        totals.counts[status] = table["status"].to_pylist().count(status)
+    totals.counts["rows"] = rows
+    totals.reasons.update({"gold_misaligned": totals.counts["rejected"]})
+    audit = audit_report(totals, ABOUT)
+    audit["highest_loss"] = [entry(name, row) for row, name in enumerate(PASSAGES)]
+    audit["suspected_label_errors"] = [
+        *audit["highest_loss"][:4],
+        {**entry("overlap", 4), "label_error_reason": "other_borders"},
+    ]
+    return audit, {("/in/a.parquet", row): example(name) for row, name in enumerate(PASSAGES)}

@@ -1,0 +1,136 @@
+"""Pages as text: complete, escaped, small, and the same for the same audit. As browsers see them: test_browser.py."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.transforms.report.samples import ABOUT, PASSAGES, SCRIPT, entry, sample_audit
+from transforms.merge_receipts import Totals
+from transforms.read_examples import SHOWN, Example
+from transforms.report.page import MOST_BYTES, audit_page
+from transforms.report.passages import excerpts, pieces, shown_passage
+from transforms.write_manifest import audit_report
+
+
+class Elements(HTMLParser):
+    """All start tags with their attributes, and ids."""
+
+    def __init__(self, page: bytes):
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(page.decode("utf-8"))
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attributes)))
+
+
+def page_of(audit: dict[str, Any], examples: dict[Any, Example]) -> bytes:
+    return audit_page(audit, examples, ABOUT)
+
+
+@pytest.fixture(scope="module")
+def page() -> bytes:
+    return page_of(*sample_audit())
+
+
+def test_nothing_is_loaded_and_no_text_is_markup(page: bytes):
+    tags = Elements(page).tags
+    assert SCRIPT.encode() not in page
+    assert [attributes for tag, attributes in tags if tag == "script"] == [{}]
+    assert not [tag for tag, _ in tags if tag in ("img", "iframe", "object", "embed", "base", "form")]
+    for tag, attributes in tags:
+        assert not any(name.startswith("on") for name in attributes), tag
+        for name in ("src", "href", "xlink:href", "action"):
+            assert (attributes.get(name) or "#").startswith(("#", "data:")), (tag, attributes)
+    assert b"@import" not in page
+    assert not re.findall(rb"url\((?!#)", page)
+
+
+def test_ids_are_unique_and_what_points_to_them_finds_them(page: bytes):
+    tags = Elements(page).tags
+    ids = [attributes["id"] for _, attributes in tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    for _, attributes in tags:
+        for name in ("for", "data-filters", "xlink:href", "href"):
+            target = attributes.get(name)
+            if target and not target.startswith("data:"):
+                assert target.lstrip("#") in ids, attributes
+
+
+def test_every_figure_has_a_name_and_follows_the_pages_colours(page: bytes):
+    figures = [attributes for tag, attributes in Elements(page).tags if tag == "svg"]
+    assert len(figures) == 7
+    assert all(figure["role"] == "img" and figure["aria-label"] and "width" not in figure for figure in figures)
+    drawn = page[page.index(b"<svg") : page.rindex(b"</svg>")]
+    assert set(re.findall(rb"#[0-9a-f]{6}\b", drawn)) <= {b"#000000"}  # matplotlib's default for its empty shapes
+    assert b"var(--accent)" in drawn
+
+
+def test_figures_stand_with_their_intervals(page: bytes):
+    audit, _ = sample_audit()
+    text = page.decode()
+    nll, f1 = audit["all"]["losses"]["nll"], audit["all"]["f1"]
+    assert f'<strong>{nll["mean"]:.3f}</strong> <span class="interval">± {1.96 * nll["standard_error"]:.3f}</span>' in text
+    assert f"[{f1['interval'][0]:.2f}, {f1['interval'][1]:.2f}]" in text
+    assert "the model answers elsewhere, apart from every gold" in text
+
+
+def test_the_same_audit_is_the_same_page(page: bytes):
+    assert page_of(*sample_audit()) == page
+
+
+def test_no_row_at_all():
+    page = page_of(audit_report(Totals(), ABOUT), {}).decode()
+    assert page.count("<p>None.</p>") == 2
+    assert "<strong>" not in page  # no figure is made up
+
+
+def test_a_row_that_could_not_be_read_again_is_shown_without_its_passage():
+    audit, _ = sample_audit()
+    assert page_of(audit, {}).decode().count("Its row could not be read again.") == 2 * len(PASSAGES)
+
+
+@pytest.mark.parametrize("letter", ["<", "🌊", "a"])
+def test_it_stays_small_whatever_the_texts(letter: str):
+    """Long texts that escaping makes longer, every character a token that is likely."""
+    text = letter * 4000
+    audit, _ = sample_audit(600)
+    audit["slices"]["source"] = {f"{letter * 79}{k}": part for k, part in zip(range(100), [audit["all"]] * 100, strict=False)}
+    audit["slices"] |= {f"source {k}": audit["slices"]["source"] for k in range(20)}
+    changes = {"question": text, "gold": [text] * 3, "prediction": text, "id": text}
+    places = {"gold_start": 1000, "gold_end": 1500, "prediction_start": 2500, "prediction_end": 3000}
+    entries = [{**entry("latin", row), **changes, **places} for row in range(10**4)]
+    audit["highest_loss"], audit["suspected_label_errors"] = entries, entries[::-1]
+    offsets = np.array([range(4000), range(1, 4001)])
+    heavy = Example(text, text, offsets, np.full((2, 4000), 0.0021, np.float32))
+    page = page_of(audit, {("/in/a.parquet", row): heavy for row in range(10**4)})
+    assert len(page) < MOST_BYTES == 3_000_000
+    assert page.count(b'<details class="example">') > SHOWN // 4  # it is cut, not emptied
+
+
+class TestPassages:
+    def test_parts_around_borders(self):
+        assert excerpts(100, [(40, 45)]) == [(0, 100)]
+        assert excerpts(5000, [(2000, 2010), (4900, 4950)]) == [(1760, 2250), (4660, 5000)]
+        assert excerpts(5000, [(1000, 4000)]) == [(760, 1240), (3760, 4240)]  # the middle of a long answer is left out
+        assert excerpts(5000, []) == [(0, 240)]
+
+    def test_pieces_put_together_are_the_part(self):
+        text = "abcdefghij"
+        found = pieces(text, (1, 9), [("gold", (2, 6)), ("prediction", (4, 12))])
+        assert found == [("", "b"), ("gold", "cd"), ("gold prediction", "ef"), ("prediction", "ghi")]
+
+    def test_tokens_count_code_points_of_their_part(self):
+        context = "🌊" * 1000 + "Ada"
+        offsets = np.array([[0, 999, 1000], [1, 1000, 1003]])
+        example = Example("?", context, offsets, np.array([[0.5, 0.001, 0.25], [0.5, 0.001, 0.5]], np.float32))
+        (part,) = shown_passage(example, [("gold", (1000, 1003))])
+        assert part["before"]
+        assert not part["after"]
+        assert part["tokens"] == [[240, 243, 250, 500]]
+        assert part["pieces"] == [("", "🌊" * 240), ("gold", "Ada")]

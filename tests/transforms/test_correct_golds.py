@@ -1,0 +1,114 @@
+"""Corrected golds in a chunk, and what a whole audit makes of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from tests.pipeline.test_duplicates import ada
+from tests.runs import examples, read_parts, read_rejections, run, write_input
+from tests.transforms.fakes import asked, make_chunk
+from tests.transforms.test_measure_loss import gold, with_answers
+from tests.transforms.test_relabel import filled
+from transforms.correct_golds import correct_golds
+from transforms.relabel import Correction
+
+
+def corrected(table: pa.Table, corrections: dict[str, Correction]) -> tuple[list[Any], int]:
+    chunk = correct_golds(make_chunk(table), corrections, "id", "context", "answers")
+    assert chunk.table.schema == table.schema
+    assert chunk.table.drop_columns("answers").equals(table.drop_columns("answers"))
+    return chunk.table["answers"].to_pylist(), chunk.corrected
+
+
+def test_golds_are_replaced_by_id():
+    table = with_answers(asked("a b", "a b", "a b", "a b a"), gold("a", 0), gold("a", 0), None, gold("b", 2))
+    corrections: dict[str, Correction] = {
+        "row 1": ((None, 2, 3), (None, 0, 1)),
+        "row 2": (),
+        "row 3": (("b a", None, None),),
+        "elsewhere": (),
+    }
+    assert corrected(table, corrections) == (
+        [gold("a", 0), {"text": ["b", "a"], "answer_start": [2, 0]}, {"text": [], "answer_start": []}, gold("b a", 2)],
+        3,
+    )
+
+
+def test_a_text_that_stands_twice_or_nowhere_has_no_start():
+    table = with_answers(asked("a b a", "a b a"), gold("b", 2), gold("b", 2))
+    answers, _ = corrected(table, {"row 0": (("a", None, None),), "row 1": (("c", None, None),)})
+    assert [answer["answer_start"] for answer in answers] == [[None], [None]]
+
+
+def test_nothing_to_correct_is_the_same_chunk():
+    chunk = make_chunk(with_answers(asked("a b"), gold("a", 0)))
+    assert correct_golds(chunk, {"row 7": ()}, "id", "context", "answers") is chunk
+
+
+@pytest.mark.parametrize("kind", [pa.large_string(), pa.string()])
+def test_types_are_kept(kind: pa.DataType):
+    answers = pa.struct([("answer_start", pa.list_(pa.int64())), ("text", pa.large_list(kind))])
+    table = asked("a b").append_column("answers", pa.array([gold("a", 0)], answers))
+    assert corrected(table, {"row 0": ((None, 2, 3),)})[0] == [{"answer_start": [2], "text": ["b"]}]
+
+
+@pytest.fixture
+def audited(bert_folder: Path, tmp_path: Path) -> Path:
+    write_input(tmp_path / "a.parquet", ada(examples(12)), row_group_size=5)
+    assert run("audit", f"--input={tmp_path}/a.parquet", f"--output={tmp_path}/first", f"--model={bert_folder}") == 0
+    return tmp_path
+
+
+def again(folder: Path, bert_folder: Path, corrections: Path, output: str = "second", *options: str) -> int:
+    arguments = (f"--input={folder}/a.parquet", f"--output={folder}/{output}", f"--model={bert_folder}", *options)
+    return run("audit", *arguments, f"--corrections={corrections}", "--chunk_rows=3")
+
+
+def test_from_an_audit_through_a_spreadsheet_into_an_audit(audited: Path, bert_folder: Path):
+    """The untrained checkpoint's answers are taken for right: their loss is no suspicion any more."""
+    content = (audited / "first" / "relabel.csv").read_bytes()
+    decided = {f"row_{row}": {"decision": "prediction"} for row in range(5)}
+    decided["row_5"] = {"decision": "other", "corrected_text": "a"}  # stands in more than one place
+    (audited / "judged.csv").write_bytes(filled(content, **decided))
+    assert again(audited, bert_folder, audited / "judged.csv") == 0
+    before, after = (read_parts(audited / name).to_pylist() for name in ("first", "second"))
+    for row in range(5):
+        assert after[row]["answers"]["text"] == [before[row]["prediction"]]
+        assert (after[row]["exact_match"], after[row]["label_error"]) == (1.0, 0.0)
+    assert after[5]["reason"] == "answers_with_nulls"
+    assert [each["id"] for each in read_rejections(audited / "second")] == ["row 5"]
+    for row in range(6, 12):
+        assert after[row]["answers"] == before[row]["answers"]
+        assert after[row]["nll"] == pytest.approx(before[row]["nll"], rel=1e-4)
+    audit = json.loads((audited / "second" / "audit.json").read_text("utf-8"))
+    assert audit["corrections"]["rows_corrected"] == 6
+    listed = {entry["id"] for entry in audit["suspected_label_errors"]}
+    assert listed == {f"row {row}" for row in range(6, 12)}
+
+
+def test_corrections_are_part_of_what_a_run_is(audited: Path, bert_folder: Path, capfd: pytest.CaptureFixture[str]):
+    judged = audited / "judged.csv"
+    judged.write_text("id,decision\nrow 1,unanswerable\n")
+    assert again(audited, bert_folder, judged) == 0
+    assert again(audited, bert_folder, judged) == 0
+    judged.write_text("id,decision\nrow 2,unanswerable\n")
+    assert again(audited, bert_folder, judged) == 2
+    assert "holds another run: corrections was" in capfd.readouterr().err
+
+
+def test_refusals(audited: Path, bert_folder: Path, capfd: pytest.CaptureFixture[str]):
+    judged = audited / "judged.csv"
+    judged.write_text("id,decision\nrow 1,perhaps\n")
+    assert again(audited, bert_folder, judged) == 2
+    assert f"refused: --corrections={judged}: line 2: decision 'perhaps'" in capfd.readouterr().err
+    assert again(audited, bert_folder, audited / "nowhere.csv") == 2
+    assert "--corrections=" in capfd.readouterr().err
+    judged.write_text("id,decision\n")
+    arguments = (f"--input={audited}/a.parquet", f"--output={audited}/both", f"--model={bert_folder}", "--audit")
+    assert run("annotate", *arguments, f"--corrections={judged}") == 2
+    assert "annotate --audit would write them" in capfd.readouterr().err

@@ -1,0 +1,160 @@
+"""Suspects out to people and their judgement back: what a spreadsheet may do to it, and what is refused by name."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from transforms.read_examples import Example, Place
+from transforms.relabel import COLUMNS, CorrectionsError, guard, label_studio, read_corrections, relabel_csv, unguard
+
+CONTEXT = '=SUM(A1) 🌊 was lit by Ada, keeper;\n"dusk" came.'
+
+
+def suspect(row: int, row_id: str | None = None, **changes: Any) -> dict[str, Any]:
+    entry = {
+        "id": row_id or f"row {row}",
+        "path": "/a.parquet",
+        "row": row,
+        "question": "-Who?",
+        "gold": ["=SUM(A1)"],
+        "gold_start": 0,
+        "gold_end": 8,
+        "gold_probability": 0.01,
+        "prediction": "Ada",
+        "prediction_start": CONTEXT.index("Ada"),
+        "prediction_end": CONTEXT.index("Ada") + 3,
+        "probability": 0.9,
+        "label_error": 5.12345,
+        "label_error_reason": "elsewhere",
+    }
+    return {**entry, **changes}
+
+
+def texts(*rows: int) -> dict[Place, Example]:
+    nothing = np.zeros((2, 0))
+    return {("/a.parquet", row): Example("-Who?", CONTEXT, nothing, nothing) for row in rows}
+
+
+def lines(content: bytes) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline="")))
+
+
+def filled(content: bytes, **decided: dict[str, str]) -> bytes:
+    """The file as a person gives it back: some lines decided, columns in another order, line ends of another kind."""
+    out = io.StringIO(newline="")
+    writer = csv.DictWriter(out, list(reversed(COLUMNS)), lineterminator="\n")
+    writer.writeheader()
+    for line in lines(content):
+        writer.writerow({**line, **decided.get(unguard(line["id"]).replace(" ", "_"), {})})
+    return out.getvalue().encode()
+
+
+class TestOut:
+    def test_no_cell_of_corpus_text_is_a_formula(self):
+        signs = ["=1+1", "+1", "-1", "@x", "\tx", "\rx", "\nx", "＝1", "＋1", "－1", "＠x"]
+        suspects = [suspect(row, row_id=sign, gold=[sign], prediction=sign, question=sign) for row, sign in enumerate(signs)]
+        for line, sign in zip(lines(relabel_csv(suspects, {})), signs, strict=True):
+            for name in ("id", "gold", "prediction", "question"):
+                assert line[name] == "'" + sign
+                assert unguard(line[name]) == sign
+
+    def test_a_text_is_what_it_was_after_guard_and_back(self):
+        for text in ("", "a", "'tis", "''", "'=x", "=x", "x=", " =x"):
+            assert unguard(guard(text)) == text
+            assert not guard(text).startswith(("=", "+", "-", "@"))
+
+    def test_a_line_holds_what_a_person_needs(self):
+        (line,) = lines(relabel_csv([suspect(0)], texts(0)))
+        assert tuple(line) == COLUMNS
+        assert line["passage"] == "'" + CONTEXT  # a short context is there whole, with its line end
+        assert (line["gold_start"], line["prediction_end"]) == ("0", str(CONTEXT.index("Ada") + 3))
+        assert (line["label_error"], line["reason"], line["decision"]) == ("5.123", "elsewhere", "")
+
+    def test_label_studio_marks_gold_and_prediction_by_code_points(self):
+        (task,) = json.loads(label_studio([suspect(0), suspect(1)], texts(0)))  # the second row could not be read again
+        assert task["data"]["context"] == CONTEXT
+        assert [each["model_version"] for each in task["predictions"]] == ["gold", "prediction"]
+        for each in task["predictions"]:
+            value = each["result"][0]["value"]
+            assert value["text"] == CONTEXT[value["start"] : value["end"]]
+        assert task["predictions"][1]["result"][0]["value"]["text"] == "Ada"
+
+    def test_no_answer_has_no_mark(self):
+        nothing = {"prediction": "", "prediction_start": None, "prediction_end": None}
+        (task,) = json.loads(label_studio([suspect(0, **nothing)], texts(0)))
+        assert [each["model_version"] for each in task["predictions"]] == ["gold"]
+        assert lines(relabel_csv([suspect(0, **nothing)], texts(0)))[0]["prediction_start"] == ""
+
+
+class TestBack:
+    def test_every_decision(self):
+        content = relabel_csv([suspect(row) for row in range(7)], texts(*range(7)))
+        found = read_corrections(
+            filled(
+                content,
+                row_0={"decision": "gold"},
+                row_1={"decision": " Prediction "},
+                row_2={"decision": "unanswerable"},
+                row_3={"decision": "other", "corrected_text": "keeper"},
+                row_4={"decision": "other", "corrected_text": "=SUM(A1)", "corrected_start": "0"},
+            )
+        )
+        start = CONTEXT.index("Ada")
+        assert found == {
+            "row 1": ((None, start, start + 3),),
+            "row 2": (),
+            "row 3": (("keeper", None, None),),
+            "row 4": (("=SUM(A1)", 0, None),),
+        }
+
+    def test_a_prediction_of_no_answer(self):
+        content = relabel_csv([suspect(0, prediction="", prediction_start=None, prediction_end=None)], {})
+        assert read_corrections(filled(content, row_0={"decision": "prediction"})) == {"row 0": ()}
+
+    def test_ids_come_back_as_they_were(self):
+        ids = ["-3", "=a", "'quoted", 'a,b"c']
+        content = relabel_csv([suspect(row, row_id=each) for row, each in enumerate(ids)], {})
+        decided = {each.replace(" ", "_"): {"decision": "unanswerable"} for each in ids}
+        assert set(read_corrections(filled(content, **decided))) == set(ids)
+
+    def annotated(self, *results: list[dict[str, Any]] | None) -> bytes:
+        tasks = json.loads(label_studio([suspect(row) for row in range(len(results))], texts(*range(len(results)))))
+        cancelled = {"result": [{"type": "labels", "value": {}}], "was_cancelled": True}
+        for task, result in zip(tasks, results, strict=True):
+            task["annotations"] = [] if result is None else [cancelled, {"result": result, "was_cancelled": False}]
+        return json.dumps(tasks).encode()
+
+    def test_label_studio(self):
+        def marked(text: str) -> dict[str, Any]:
+            start = CONTEXT.index(text)
+            return {"type": "labels", "value": {"start": start, "end": start + len(text), "text": text, "labels": ["Answer"]}}
+
+        nothing = {"type": "choices", "value": {"choices": ["unanswerable"]}}
+        found = read_corrections(self.annotated([marked("keeper"), marked("Ada")], [nothing], [], None))
+        start = CONTEXT.index("Ada")
+        assert found == {"row 0": ((None, start, start + 3), (None, start + 5, start + 11)), "row 1": ()}
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (b"id,gold\n1,x\n", "it has no column 'decision'"),
+            (b"", "it has no column 'id'"),
+            (b"\xff\xfe", "it is no UTF-8"),
+            (b"id,decision\n1,perhaps\n", "line 2: decision 'perhaps' is none of gold, prediction, unanswerable, other"),
+            (b"id,decision\n1,unanswerable\n1,gold\n", "line 3: the id '1' is decided twice"),
+            (b"id,decision,corrected_text\n1,other, \n", "line 2: decision 'other' needs a corrected_text"),
+            (b"id,decision,prediction_start,prediction_end\n1,prediction,1.0,2\n", "prediction_start '1.0' is no whole number"),
+            (b"[{", "it is no JSON"),
+            (b"[1]", "task 1 is no task of a Label Studio export"),
+            (b'[{"annotations": [{"result": [{"type": "labels", "value": {}}]}], "data": {"id": "1"}}]', "task 1 is no task"),
+        ],
+    )
+    def test_what_can_t_be_used_is_named(self, content: bytes, message: str):
+        with pytest.raises(CorrectionsError, match=message.replace(".", r"\.")):
+            read_corrections(content)

@@ -1,0 +1,130 @@
+"""CompareAudits: rows of two audits joined by id; figures and places cross the shuffle, never texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import apache_beam as beam
+import pyarrow as pa
+
+from model.columns import as_texts
+from model.comparison import METRICS, Comparison, Score
+from model.slices import given_labels, slice_labels
+from transforms.storage import open_parquet
+
+_MEASURED = ("context_characters", "num_tokens", "num_windows", "golds", "gold_start", "gold_end")
+SCORE_COLUMNS = (*METRICS, "status", "pair_hash", "gold_hash", *_MEASURED)
+"""Audit columns that a comparison reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredPart:
+    """A part of one of the two audits, and the names of its columns.
+
+    index     its place among the parts of its side
+    question  "" where the output does not keep it: then nothing is sliced by question word
+    slices    columns of `--slice_by` that the output keeps
+    """
+
+    path: str
+    after: bool
+    index: int
+    id: str
+    prefix: str
+    question: str
+    slices: tuple[str, ...]
+
+
+def read_scores(part: ScoredPart) -> Iterator[tuple[str | None, Score]]:
+    """(id, Score) of every row of a part, rejected rows too."""
+    names = [part.prefix + name for name in SCORE_COLUMNS]
+    wanted = list(dict.fromkeys([part.id, *filter(None, [part.question]), *part.slices, *names]))
+    begin = 0
+    with open_parquet(part.path) as file:
+        for batch in file.iter_batches(columns=wanted):
+            audit = pa.table({name: batch.column(part.prefix + name) for name in SCORE_COLUMNS})
+            questions = as_texts(batch.column(part.question)) if part.question else []
+            labels = slice_labels(audit, questions or [None] * batch.num_rows)
+            if not part.question:
+                del labels["question_word"]
+            labels.update({name: given_labels(as_texts(batch.column(name))) for name in part.slices})
+            values = zip(*(audit.column(name).fill_null(float("nan")).to_pylist() for name in METRICS), strict=True)
+            rest = (audit.column(name).to_pylist() for name in ("status", "pair_hash", "gold_hash"))
+            rows = zip(as_texts(batch.column(part.id)), values, *rest, strict=True)
+            for row, (row_id, figures, status, pair, golds) in enumerate(rows):
+                mine = tuple((name, column[row]) for name, column in labels.items()) if not part.after else ()
+                yield row_id, Score(part.after, row_id or "", part.index, begin + row, status, figures, pair, golds, mine)
+            begin += batch.num_rows
+
+
+Pairing = tuple[str, list[Score], list[Score]]
+"""("paired" or a kind of UNPAIRED, scores before, scores after)"""
+
+
+def pair_scores(row_id: str | None, scores: Iterable[Score]) -> Iterator[Pairing]:
+    """Pairs the rows of one id. Where it stands several times in a side, rows of equal question and context are paired."""
+    before: list[Score] = []
+    after: list[Score] = []
+    for score in scores:
+        (after if score.after else before).append(score)
+    if row_id is None:
+        yield "without_id", before, after
+    elif len(before) <= 1 and len(after) <= 1:
+        yield _judged(before, after)
+    else:
+        for pair in sorted({score.pair or b"" for score in (*before, *after)}):
+            yield _judged(*([score for score in side if (score.pair or b"") == pair] for side in (before, after)))
+
+
+def _judged(before: list[Score], after: list[Score]) -> Pairing:
+    if not before or not after:
+        return ("only_before" if before else "only_after"), before, after
+    if len(before) > 1 or len(after) > 1:
+        return "repeated", before, after
+    changed = before[0].pair and after[0].pair and before[0].pair != after[0].pair
+    return ("text_changed" if changed else "paired"), before, after
+
+
+class _ComparisonFn(beam.CombineFn):
+    """Pairings -> Comparison."""
+
+    def __init__(self, most: int):
+        self.most = most
+
+    def create_accumulator(self) -> Comparison:
+        return Comparison(self.most)
+
+    def add_input(self, comparison: Comparison, pairing: Pairing) -> Comparison:
+        kind, before, after = pairing
+        if kind == "paired":
+            comparison.add_pair(before[0], after[0])
+        else:
+            comparison.add_unpaired(kind, [*before, *after])
+        return comparison
+
+    def merge_accumulators(self, several: Iterable[Comparison]) -> Comparison:
+        merged = self.create_accumulator()
+        for comparison in several:
+            merged.merge(comparison)
+        return merged
+
+    def extract_output(self, comparison: Comparison) -> Comparison:
+        return comparison
+
+
+@dataclass
+class CompareAudits(beam.PTransform):
+    """ScoredPart -> the one Comparison. most: regressions and improvements that are listed."""
+
+    most: int
+
+    def expand(self, parts: beam.PCollection) -> beam.PCollection:
+        return (
+            parts
+            | "Reshuffle" >> beam.Reshuffle()
+            | "ReadScores" >> beam.FlatMap(read_scores)
+            | "GroupById" >> beam.GroupByKey()
+            | "PairScores" >> beam.FlatMapTuple(pair_scores)
+            | "MergeComparisons" >> beam.CombineGlobally(_ComparisonFn(self.most))
+        )

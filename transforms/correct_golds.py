@@ -1,0 +1,72 @@
+"""CorrectGolds: golds that people have corrected take the place of the original ones, by id."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+
+from model.columns import as_texts, read_texts
+from transforms.chunk_step import ChunkStep
+from transforms.records import Chunk
+from transforms.relabel import Answer, Correction
+from transforms.write_chunk import row_ids
+
+
+def correct_golds(chunk: Chunk, corrections: Mapping[str, Correction], id_column: str, context: str, answers: str) -> Chunk:
+    """The chunk with corrected golds in the column `answers`, and how many rows have them."""
+    ids = as_texts(row_ids(chunk, id_column))
+    rows = [row for row, row_id in enumerate(ids) if row_id in corrections]
+    if not rows:
+        return chunk
+    table = chunk.table
+    contexts, _ = read_texts(table.column(context))
+    golds: dict[int, Any] = {}
+    place = table.column_names.index(answers)
+    kind = table.schema.field(place).type
+    for row in rows:
+        corrected = [_locate(answer, contexts[row]) for answer in corrections[str(ids[row])]]
+        golds[row] = {"text": [text for text, _ in corrected], "answer_start": [start for _, start in corrected]}
+    changed = pa.chunked_array([pa.array([golds[row] for row in rows], kind)])
+    column = pa.chunked_array([*table.column(place).chunks, *changed.chunks], kind)
+    order = list(range(table.num_rows))
+    for number, row in enumerate(rows):
+        order[row] = table.num_rows + number
+    table = table.set_column(place, table.schema.field(place), column.take(pa.array(order)))
+    return replace(chunk, table=table, corrected=len(rows))
+
+
+def _locate(answer: Answer, context: str) -> tuple[str, int | None]:
+    """Text and start of a corrected gold; no start (then the row is rejected) for a text that stands nowhere or twice."""
+    text, start, end = answer
+    if text is None:
+        return context[start:end], start
+    if start is None:
+        start = context.find(text)
+        return text, start if start >= 0 and context.find(text, start + 1) < 0 else None
+    return text, start
+
+
+@dataclass
+class CorrectGolds(beam.PTransform):
+    """Chunk -> Chunk."""
+
+    corrections: Mapping[str, Correction]
+    id: str
+    context: str
+    answers: str
+
+    def expand(self, chunks: beam.PCollection) -> beam.PCollection:
+        return chunks | beam.ParDo(_CorrectGolds(self.corrections, self.id, self.context, self.answers))
+
+
+class _CorrectGolds(ChunkStep):
+    def __init__(self, corrections: Mapping[str, Correction], *columns: str):
+        super().__init__()
+        self.corrections, self.columns = corrections, columns
+
+    def apply(self, chunk: Chunk) -> Chunk:
+        return correct_golds(chunk, self.corrections, *self.columns)

@@ -1,0 +1,167 @@
+"""Suspected label errors out to people who judge them, and their judgement back: `relabel.csv` and Label Studio's JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from transforms.read_examples import Example, Place
+from transforms.report.passages import excerpts
+
+RELABEL_CSV = "relabel.csv"
+RELABEL_JSON = "relabel.json"
+
+Answer = tuple[str | None, int | None, int | None]
+"""Text, start and end (code points) of a corrected gold. Without a text: what stands there; without a start: where the text
+stands, if it stands in one place only."""
+
+Correction = tuple[Answer, ...]
+"""What the golds of a row should be; none: the question has no answer."""
+
+COLUMNS = (
+    *("id", "question", "passage", "gold", "gold_start", "gold_end", "prediction", "prediction_start", "prediction_end"),
+    *("label_error", "reason", "decision", "corrected_text", "corrected_start"),
+)
+DECISIONS = ("gold", "prediction", "unanswerable", "other")
+
+_FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+
+csv.field_size_limit(2**31 - 1)
+
+
+class CorrectionsError(ValueError):
+    """A file of corrections that can't be used; the message says where."""
+
+
+def guard(text: str) -> str:
+    """A text that no spreadsheet takes for a formula (OWASP, CSV injection): an apostrophe stands before it."""
+    return "'" + text if text.startswith((*_FORMULA_SIGNS, "'")) else text
+
+
+def unguard(text: str) -> str:
+    """The text that `guard` was given."""
+    return text[1:] if text.startswith("'") else text
+
+
+def relabel_csv(suspects: Sequence[Mapping[str, Any]], examples: Mapping[Place, Example]) -> bytes:
+    """One line per suspect for a spreadsheet; `decision` and what follows is left for a person to fill in."""
+    out = io.StringIO(newline="")
+    writer = csv.writer(out, quoting=csv.QUOTE_ALL, lineterminator="\r\n")
+    writer.writerow(COLUMNS)
+    for entry in suspects:
+        example = examples.get((entry["path"], entry["row"]))
+        context = example.context if example else ""
+        spans = [(entry[f"{name}_start"], entry[f"{name}_end"]) for name in ("gold", "prediction")]
+        parts = excerpts(len(context), [span for span in spans if span[0] is not None])
+        texts = {
+            "id": entry["id"] or "",
+            "question": example.question if example else entry["question"],
+            "passage": " … ".join(context[low:high] for low, high in parts),
+            "gold": " | ".join(entry["gold"]),
+            "prediction": entry["prediction"],
+        }
+        values: dict[str, Any] = {
+            **dict.fromkeys(COLUMNS, ""),
+            **{name: entry[name] for name in COLUMNS if name in entry},
+            **{name: guard(text) for name, text in texts.items()},
+            "label_error": round(entry["label_error"], 3),
+            "reason": entry["label_error_reason"],
+        }
+        writer.writerow(["" if values[name] is None else values[name] for name in COLUMNS])
+    return out.getvalue().encode("utf-8-sig", "replace")  # the mark tells Excel that it is UTF-8
+
+
+def label_studio(suspects: Sequence[Mapping[str, Any]], examples: Mapping[Place, Example]) -> bytes:
+    """Tasks for Label Studio, gold and prediction as two pre-annotations. It counts code points too."""
+    tasks: list[dict[str, Any]] = []
+    for entry in suspects:
+        example = examples.get((entry["path"], entry["row"]))
+        if example is None:
+            continue
+        data = {"id": entry["id"], "question": example.question, "context": example.context}
+        doubts = {"label_error": entry["label_error"], "reason": entry["label_error_reason"]}
+        predictions = []
+        for name, score in (("gold", entry["gold_probability"]), ("prediction", entry["probability"])):
+            start, end = entry[f"{name}_start"], entry[f"{name}_end"]
+            if start is not None and end is not None:
+                value = {"start": start, "end": end, "text": example.context[start:end], "labels": ["Answer"]}
+                result = {"from_name": "answer", "to_name": "context", "type": "labels", "value": value}
+                predictions.append({"model_version": name, "score": score, "result": [result]})
+        tasks.append({"data": {**data, **doubts}, "predictions": predictions})
+    return json.dumps(tasks, indent=1, ensure_ascii=False).encode("utf-8", "replace")
+
+
+def read_corrections(content: bytes) -> dict[str, Correction]:
+    """The corrections of a filled-in relabel.csv or of a Label Studio export, by id. Undecided rows have none.
+
+    Raises CorrectionsError for a file that is neither, a decision that is none, and an id that is decided twice.
+    """
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise CorrectionsError(f"it is no UTF-8: {error}") from error
+    found: dict[str, Correction] = {}
+    for where, row_id, correction in (_from_label_studio if text.lstrip().startswith("[") else _from_csv)(text):
+        if row_id in found:
+            raise CorrectionsError(f"{where}: the id {row_id!r} is decided twice")
+        found[row_id] = correction
+    return {row_id: correction for row_id, correction in found.items() if correction is not None}
+
+
+def _from_csv(text: str) -> Iterator[tuple[str, str, Any]]:
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    missing = [name for name in ("id", "decision") if name not in (reader.fieldnames or ())]
+    if missing:
+        raise CorrectionsError(f"it has no column {missing[0]!r}: it is neither a relabel.csv nor a Label Studio export")
+    for row in reader:
+        where = f"line {reader.line_num}"
+        decision = (row["decision"] or "").strip().lower()
+        if not decision:
+            continue
+        if decision not in DECISIONS:
+            raise CorrectionsError(f"{where}: decision {decision!r} is none of {', '.join(DECISIONS)}")
+        yield where, unguard(row["id"]), _decided(decision, row, where)
+
+
+def _decided(decision: str, row: Mapping[str, str | None], where: str) -> Correction | None:
+    if decision == "gold":
+        return None
+    if decision == "unanswerable":
+        return ()
+    if decision == "prediction":
+        start, end = (_number(row, f"prediction_{side}", where) for side in ("start", "end"))
+        return () if start is None else ((None, start, end),)
+    corrected = row.get("corrected_text") or ""
+    if not corrected.strip():
+        raise CorrectionsError(f"{where}: decision 'other' needs a corrected_text")
+    return ((corrected, _number(row, "corrected_start", where), None),)
+
+
+def _number(row: Mapping[str, str | None], name: str, where: str) -> int | None:
+    text = (row.get(name) or "").strip()
+    if text and not text.isdecimal():
+        raise CorrectionsError(f"{where}: {name} {text!r} is no whole number")
+    return int(text) if text else None
+
+
+def _from_label_studio(text: str) -> Iterator[tuple[str, str, Any]]:
+    try:
+        tasks = json.loads(text)
+    except ValueError as error:
+        raise CorrectionsError(f"it is no JSON: {error}") from error
+    for place, task in enumerate(tasks, 1):
+        where = f"task {place}"
+        try:
+            done = [each for each in task.get("annotations", []) if not each.get("was_cancelled")]
+            results = done[-1]["result"] if done else []
+            spans = [each["value"] for each in results if each["type"] == "labels"]
+            correction = tuple(sorted((None, int(value["start"]), int(value["end"])) for value in spans))
+            nothing = any(each["type"] == "choices" for each in results)
+            row_id = str(task["data"]["id"])
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise CorrectionsError(f"{where} is no task of a Label Studio export: {error!r}") from error
+        if correction or nothing:
+            yield where, row_id, correction

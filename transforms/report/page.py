@@ -1,0 +1,150 @@
+"""Pages: figures and examples into one HTML file that needs no network, and stays small whatever the data set's size."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from model.distributions import LOSS_BINS
+from transforms.read_examples import SHOWN, Example, Place
+from transforms.report import figures
+from transforms.report.passages import shown_passage
+
+MOST_BYTES = 3_000_000
+"""A page is below this; where texts are very long, fewer examples are shown."""
+
+_MOST_SLICES = 500
+_SHOWN_CHARACTERS = 300
+
+_MOST_BARS = 40
+
+_METRICS = (
+    ("f1", "F1", " points", "Words that answer and gold share."),
+    ("exact_match", "Exact match", " points", "Answers that equal a gold."),
+    ("nll", "Loss", " nats", "What start and end of the gold cost together: less is better."),
+)
+"""Key, name, unit and meaning of what is compared."""
+
+DOUBTS = {
+    "elsewhere": "the model answers elsewhere, apart from every gold",
+    "other_borders": "the model's answer has other borders than any gold that it shares words with",
+    "golds_disagree": "the golds share no word with each other",
+    "no_answer": "there is a gold, but the model finds no answer",
+    "answerable": "there is no gold, but the model finds an answer",
+}
+"""What the codes of `label_error_reason` say."""
+
+
+def audit_page(
+    audit: Mapping[str, Any], examples: Mapping[Place, Example], about: Mapping[str, Any], title: str = "Audit"
+) -> bytes:
+    """`report.html` of an audit: `audit.json` as people read it."""
+    everything = audit["all"]
+    slices = audit["slices"]
+    drawn = {
+        "accounting": figures.accounting(audit["rows"]),
+        "loss": figures.loss_histogram(audit["nll_histogram"]),
+        "start_end": figures.start_against_end(audit["start_against_end"], LOSS_BINS),
+        "reliability": figures.reliability(everything["calibration"].get("reliability", [])),
+        **{name: _bars(name, slices.get(name, {})) for name in ("context_tokens", "answer_position", "question_word")},
+    }
+    rows = [{"slice": name, "value": value, **part} for name, values in slices.items() for value, part in values.items()]
+    for shown in (SHOWN, SHOWN // 4, 0):
+        page = render(
+            "audit.html",
+            title=title,
+            audit=audit,
+            all=everything,
+            about=about,
+            figures={name: Markup(svg) for name, svg in drawn.items()},  # our own drawing, its labels escaped by matplotlib
+            slice_rows=rows[:_MOST_SLICES],
+            slice_count=len(rows),
+            worst=[_shown(entry, examples) for entry in audit["highest_loss"][:shown]],
+            suspects=[_shown(entry, examples) for entry in audit["suspected_label_errors"][:shown]],
+        )
+        if len(page) < MOST_BYTES:
+            break
+    return page
+
+
+def comparison_page(comparison: Mapping[str, Any]) -> bytes:
+    """`report.html` of a comparison: `comparison.json` as people read it."""
+    slices = comparison["slices"]
+    rows = [{"slice": name, "value": value, **part} for name, values in slices.items() for value, part in values.items()]
+    drawn = {}
+    for metric, unit in (("f1", "change of F1, points"), ("nll", "change of the loss, nats")):
+        groups = [("all", comparison["all"][metric])]
+        groups += [(f"{row['slice']}: {row['value']}", row[metric]) for row in rows[:_MOST_BARS]]
+        drawn[metric] = figures.differences(
+            [(name, each["difference"], each["interval"][1] - each["difference"]) for name, each in groups if each["count"]],
+            unit,
+        )
+    for shown in (len(comparison["regressions"]) + len(comparison["improvements"]), SHOWN, 0):
+        page = render(
+            "comparison.html",
+            title="Comparison",
+            comparison=comparison,
+            figures={name: Markup(svg) for name, svg in drawn.items()},
+            metrics=_METRICS,
+            slice_rows=rows[:_MOST_SLICES],
+            shown=shown,
+        )
+        if len(page) < MOST_BYTES:
+            break
+    return page
+
+
+def _bars(name: str, values: Mapping[str, Any]) -> str:
+    losses = {value: part["losses"]["nll"] for value, part in values.items()}
+    groups = [(value, loss["mean"], 1.96 * loss["standard_error"]) for value, loss in losses.items() if loss["count"]]
+    return figures.bars(name, groups, "mean loss, nats")
+
+
+def _shown(entry: Mapping[str, Any], examples: Mapping[Place, Example]) -> dict[str, Any]:
+    """An entry of a list with its passage; texts cut to what a page can hold."""
+    marks = []
+    for name in ("gold", "prediction"):
+        start, end = entry[f"{name}_start"], entry[f"{name}_end"]
+        if start is not None and end is not None:
+            marks.append((name, (start, end)))
+    parts = shown_passage(examples.get((entry["path"], entry["row"])), marks)
+    texts = {name: cut(entry[name]) for name in ("id", "question", "prediction")}
+    doubt = DOUBTS.get(entry["label_error_reason"] or "", "")
+    return {**entry, **texts, "gold": [cut(text) for text in entry["gold"]], "parts": parts, "doubt": doubt}
+
+
+def cut(text: str | None) -> str:
+    """The first characters of a text that may be long."""
+    text = text or ""
+    return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "…"
+
+
+def render(template: str, **values: Any) -> bytes:
+    """A page of a template. Everything is escaped; the page's policy lets no script run but its own."""
+    script, style = _asset("page.js"), _asset("page.css")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    text = (
+        _environment().get_template(template).render(script=Markup(script), style=Markup(style), script_digest=digest, **values)
+    )
+    return text.encode("utf-8", "replace")
+
+
+def _asset(name: str) -> str:
+    return files("transforms.report").joinpath(name).read_text("utf-8")
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    loader = jinja2.FunctionLoader(_asset)
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment.filters["number"] = lambda value, digits=2: "–" if value is None else f"{value:.{digits}f}"
+    environment.filters["signed"] = lambda value: "–" if value is None else f"{value:+.3f}"
+    environment.filters["count"] = lambda value: f"{value:,}"
+    return environment
