@@ -1,0 +1,72 @@
+"""Three ways to answer from a long document with one checkpoint: EM and F1 of each, from the same logits.
+
+    python benchmarks/long_documents.py --input eval_long_covid_qa.parquet [--model model/bundled] [--every_nth 1]
+
+*passage posterior*   Spanmill: the best span of all windows by its score (one normaliser for the passage)
+*softmax per window*  the best span of all windows by the product of its window's two softmaxes, as question answering
+                      pipelines rank them
+*first window*        the best span of the first window: what truncation leaves
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+import torch
+
+from model.batching import assemble, plan_batches
+from model.checkpoint import LocalFolder
+from model.metrics import exact_match, f1
+from model.objective import log_normaliser
+from model.reader import CheckpointReader
+from model.spans import decode_windows
+from model.training_data import make_examples, read_rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--input", required=True)
+    parser.add_argument("--model", default="model/bundled")
+    parser.add_argument("--every_nth", type=int, default=1)
+    options = parser.parse_args()
+    reader = CheckpointReader(LocalFolder(options.model))
+    reader.load()
+    rows = [row for row in read_rows(options.input)[:: options.every_nth] if row["answers"]["text"]]
+    windows = make_examples(rows, reader.tokenizer(), max_length=384, overlap=128, max_question=64).windows
+    spans = np.zeros((2, len(windows)), np.int64)
+    score, softmax = np.zeros(len(windows)), np.zeros(len(windows))
+    for chosen in plan_batches(windows.lengths, 4096):
+        batch = assemble(windows, chosen)
+        with torch.inference_mode():
+            start_logits, end_logits = reader.logits(batch)
+            everything = torch.full((len(chosen),), 2**40)
+            start, end, a, b, _ = decode_windows(
+                start_logits, end_logits, batch.can_start, batch.can_end, -everything, everything,
+                max_answer_length=30, n_best=1, temperature=1.0,
+            )  # fmt: skip
+            mass = log_normaliser(start_logits, batch.in_context) + log_normaliser(end_logits, batch.in_context)
+        shift = batch.passage_start - batch.context_start
+        spans[:, chosen] = np.stack([(side.squeeze(1) + shift).numpy() for side in (start, end)])
+        score[chosen] = (a + b).squeeze(1).numpy()
+        softmax[chosen] = score[chosen] - mass.numpy()
+    ways = {
+        "passage posterior": score,
+        "softmax per window": softmax,
+        "first window": np.where(windows.index == 0, score, -np.inf),
+    }
+    for name, rank in ways.items():
+        best = np.lexsort((-rank, windows.pair))
+        best = best[np.unique(windows.pair[best], return_index=True)[1]]
+        base = windows.passages.bounds[windows.pair_passage]
+        begin = windows.passages.char_start[base + spans[0, best]]
+        stop = windows.passages.char_end[base + spans[1, best]]
+        texts = [row["context"][low:high] for row, low, high in zip(rows, begin, stop, strict=True)]
+        golds = [row["answers"]["text"] for row in rows]
+        scores = [(exact_match(text, gold), f1(text, gold)) for text, gold in zip(texts, golds, strict=True)]
+        em, mean = 100 * np.mean(scores, axis=0)
+        print(f"{name}: EM {em:.2f}, F1 {mean:.2f} ({len(rows)} rows, {len(windows)} windows)")
+
+
+if __name__ == "__main__":
+    main()
