@@ -36,7 +36,7 @@ def _locate(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
     if not path:
         raise StorageError("an empty path names no file")  # fsspec would take the working folder
     try:
-        return fsspec.core.url_to_fs(path)
+        return fsspec.core.url_to_fs(path, use_listings_cache=False)  # other processes write too
     except (ImportError, ValueError) as error:
         raise StorageError(f"{path}: {error}") from error
 
@@ -120,7 +120,6 @@ def read(path: str) -> bytes:
 def list_names(folder: str) -> list[str]:
     """Names of the files in a folder, sorted; none if there is no such folder."""
     fs, inner = _locate(folder)
-    fs.invalidate_cache()
     try:
         return sorted(PurePosixPath(entry["name"]).name for entry in fs.ls(inner, detail=True) if entry["type"] == "file")
     except FileNotFoundError:
