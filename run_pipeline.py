@@ -44,6 +44,8 @@ def run(arguments: Sequence[str]) -> int:
     build(pipeline, job)
     if is_template(beam_options):
         pipeline.run()
+        if "audit" in job.stages:
+            _log.warning("a template makes no %s: once its job has finished, run the same without it", DUPLICATES)
         return 0
     if is_local(beam_options):
         with progress(job):

@@ -27,10 +27,12 @@ def audited_parts(folder: str, own: bool) -> list[AuditedPart]:
 
 
 def build(pipeline: beam.Pipeline, output: str, against: str) -> None:
-    """parts of one or two audits -> hashes and ids -> | shuffle | -> counts -> duplicates.json."""
-    others = audited_parts(absolute(against), own=False) if against else []
+    """audits -> | shuffle of the names of their parts | -> hashes and ids -> | shuffle | -> counts -> duplicates.json."""
+    audits = [(output, True), *([(absolute(against), False)] if against else [])]
     _ = (
         pipeline
-        | "ListParts" >> beam.Create([*audited_parts(output, own=True), *others])
+        | "ListAudits" >> beam.Create(audits)
+        | "ListParts" >> beam.FlatMapTuple(audited_parts)
+        | "Reshuffle" >> beam.Reshuffle()
         | "FindDuplicates" >> FindDuplicates(output, against)
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import apache_beam as beam
 
+from pipeline.identity import input_ranges
 from pipeline.job import Job
 from transforms.decode_answers import DecodeAnswers
 from transforms.make_windows import MakeWindows
@@ -21,7 +22,7 @@ def build(pipeline: beam.Pipeline, job: Job) -> None:
     outputs = tuple(StageOutput(stage, folder, job.about(stage)) for stage, folder in job.outputs)
     _ = (
         pipeline
-        | "ListFiles" >> beam.Create([None, *job.files])  # None: the sentinel, so that zero rows have a manifest too
+        | "ListFiles" >> beam.Create([None, *input_ranges(job)])  # None: the sentinel, so that zero rows have a manifest too
         | "PlanChunks" >> PlanChunks(job.expected, job.texts, job.chunk_size)
         | "Reshuffle" >> beam.Reshuffle()
         | "ProcessChunks" >> _ProcessChunks(job)

@@ -1,17 +1,28 @@
-"""The identity of a run, `run.json`: what it was asked to do, on which inputs. One output, one identity."""
+"""The identity of a run, `run.json`: what it was asked to do, on which inputs. One output, one identity.
+
+Workers read the list of inputs from there, by ranges, so that the graph does not grow with it.
+"""
 
 from __future__ import annotations
 
 import json
+from itertools import accumulate, pairwise
 from typing import Any
 
 from pipeline.job import Job
 from pipeline.options import Refused
 from transforms.find_duplicates import DUPLICATES
-from transforms.storage import create, exists, join, list_names, read, remove, sweep_temporary
+from transforms.records import InputFile, InputRange
+from transforms.storage import commit, create, exists, join, list_names, read, remove, sweep_temporary
 from transforms.write_manifest import AUDIT, MANIFEST
 
 RUN = "run.json"
+
+_MOST_RANGES = 1000
+"""Into how many ranges inputs are listed: enough for many workers to plan, few enough for any graph."""
+
+_BETWEEN = b",\n"
+"""What stands between two inputs in `run.json`."""
 
 _OWN = (MANIFEST, AUDIT, DUPLICATES, "parts", "rejections", "_tmp", "audit")
 """What a run may leave in its output, beside run.json; `audit` is the tree of `annotate --audit`."""
@@ -19,8 +30,31 @@ _OWN = (MANIFEST, AUDIT, DUPLICATES, "parts", "rejections", "_tmp", "audit")
 
 def identity(job: Job, stage: str) -> dict[str, Any]:
     """Configuration and inputs with their sizes and versions. Not device, threads or run length: they change nothing."""
-    inputs = [{"path": file.path, "size": file.size, "version": file.version} for file in job.files]
-    return {"configuration": job.configuration_of(stage), "inputs": inputs}
+    return {"configuration": job.configuration_of(stage), "inputs": [_entry(file) for file in job.files]}
+
+
+def _entry(file: InputFile) -> dict[str, Any]:
+    rows = {} if file.rows is None else {"rows": file.rows}
+    return {"path": file.path, "size": file.size, "version": file.version, **rows}
+
+
+def _write(job: Job, stage: str) -> tuple[bytes, list[InputRange]]:
+    """The content of `run.json` with one line per input, and where in it ranges of inputs stand."""
+    found = identity(job, stage)
+    configuration = json.dumps(found["configuration"], indent=2, ensure_ascii=False)
+    head = f'{{"configuration": {configuration},\n"inputs": [\n'.encode()
+    lines = [json.dumps(entry, ensure_ascii=False).encode() for entry in found["inputs"]]
+    begins = list(accumulate((len(line) + len(_BETWEEN) for line in lines), initial=len(head)))
+    count = min(len(lines), _MOST_RANGES)
+    bounds = [place * len(lines) // count for place in range(count + 1)]
+    path = join(job.outputs[-1][1], RUN)
+    ranges = [InputRange(path, first, begins[first], begins[after] - len(_BETWEEN)) for first, after in pairwise(bounds)]
+    return head + _BETWEEN.join(lines) + b"\n]}\n", ranges
+
+
+def input_ranges(job: Job) -> list[InputRange]:
+    """The inputs, as they stand in the `run.json` of the stage that is written last; valid once that is claimed."""
+    return _write(job, job.outputs[-1][0])[1]
 
 
 def claim(job: Job, overwrite: bool) -> bool:
@@ -29,10 +63,7 @@ def claim(job: Job, overwrite: bool) -> bool:
     Raises Refused, naming what differs, if the output belongs to another run and `overwrite` is not set; then nothing
     is touched, in neither folder of `annotate --audit`.
     """
-    wanted = {
-        folder: json.dumps(identity(job, stage), indent=2, ensure_ascii=False).encode()
-        for stage, folder in reversed(job.outputs)
-    }
+    wanted = {folder: _write(job, stage)[0] for stage, folder in reversed(job.outputs)}
     try:
         if not overwrite:
             for folder, content in wanted.items():
@@ -51,6 +82,8 @@ def _claim(output: str, content: bytes, overwrite: bool) -> bool:
     created = create(output, content, RUN)
     if not created:
         _refuse_another(output, content)  # it may have been started a moment ago
+        if read(join(output, RUN)) != content:  # the same in other bytes, and workers read ranges of bytes
+            commit(output, content, RUN)
     remove(output, MANIFEST)
     return not created
 

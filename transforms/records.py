@@ -34,6 +34,20 @@ class InputFile:
     rows: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class InputRange:
+    """Some consecutive input files, as bytes of the run.json that lists them: JSON objects with commas between.
+
+    first       index of the first of them
+    begin, end  bytes of run.json
+    """
+
+    path: str
+    first: int
+    begin: int
+    end: int
+
+
 def part_name(file: InputFile, row_group: int, row_start: int, rows: int) -> str:
     """The output name of a chunk: sorts in input order, tells where its rows come from and how many there are."""
     stem = re.sub(r"[^A-Za-z0-9_.-]+", "_", PurePosixPath(file.path).stem)[:80]

@@ -111,10 +111,10 @@ def exists(path: str) -> bool:
     return bool(fs.exists(inner))
 
 
-def read(path: str) -> bytes:
-    """The bytes of a file. Raises FileNotFoundError."""
+def read(path: str, begin: int | None = None, end: int | None = None) -> bytes:
+    """The bytes of a file, all or those from `begin` to before `end`. Raises FileNotFoundError."""
     fs, inner = _locate(path)
-    return fs.cat_file(inner)
+    return fs.cat_file(inner, begin, end)
 
 
 def list_names(folder: str) -> list[str]:
