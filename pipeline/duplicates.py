@@ -26,13 +26,18 @@ def audited_parts(folder: str, own: bool) -> list[AuditedPart]:
     return [AuditedPart(join(parts, name), own, *columns) for name in list_names(parts)]
 
 
+def _list_parts(audit: tuple[str, bool] | None) -> list[AuditedPart | None]:
+    """The parts of an audit; the sentinel stays itself, so that zero rows are counted too."""
+    return [None] if audit is None else [*audited_parts(*audit)]
+
+
 def build(pipeline: beam.Pipeline, output: str, against: str) -> None:
     """audits -> | shuffle of the names of their parts | -> hashes and ids -> | shuffle | -> counts -> duplicates.json."""
-    audits = [(output, True), *([(absolute(against), False)] if against else [])]
+    audits = [None, (output, True), *([(absolute(against), False)] if against else [])]
     _ = (
         pipeline
         | "ListAudits" >> beam.Create(audits)
-        | "ListParts" >> beam.FlatMapTuple(audited_parts)
+        | "ListParts" >> beam.FlatMap(_list_parts)
         | "Reshuffle" >> beam.Reshuffle()
         | "FindDuplicates" >> FindDuplicates(output, against)
     )

