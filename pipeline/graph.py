@@ -20,12 +20,15 @@ from transforms.write_manifest import StageOutput, WriteManifest
 def build(pipeline: beam.Pipeline, job: Job) -> None:
     """files -> runs -> | shuffle | -> chunk by chunk: read, cut, predict, decode, measure, write -> receipts -> manifest."""
     outputs = tuple(StageOutput(stage, folder, job.about(stage)) for stage, folder in job.outputs)
+    process = _ProcessChunks(job)
+    if job.accelerator:  # for all of them: a hint in their middle would split what a runner fuses
+        process = process.with_resource_hints(accelerator=job.accelerator)
     _ = (
         pipeline
         | "ListFiles" >> beam.Create([None, *input_ranges(job)])  # None: the sentinel, so that zero rows have a manifest too
         | "PlanChunks" >> PlanChunks(job.expected, job.texts, job.chunk_size)
         | "Reshuffle" >> beam.Reshuffle()
-        | "ProcessChunks" >> _ProcessChunks(job)
+        | "ProcessChunks" >> process
         | "MergeReceipts" >> MergeReceipts(job.stages)
         | "WriteManifest" >> WriteManifest(outputs, job.max_failed_fraction)
     )

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from typing import Any
 
 import pyarrow as pa
-from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, WorkerOptions
+from apache_beam.options.pipeline_options import DirectOptions, GoogleCloudOptions, PipelineOptions, WorkerOptions
 
 from model.audit import AUDIT_SCHEMA
 from model.checkpoint import Bundled, CheckpointError, Hub, LocalFolder, Location, digest, read_settings
@@ -22,6 +22,7 @@ from model.reader import CheckpointReader, resolve_device, resolve_dtype, shared
 from model.statistics import SLICES
 from model.tokenizer import Tokenizer, TokenizerError
 from pipeline.options import Refused
+from pipeline.runners import is_local
 from transforms.make_windows import WindowLimits
 from transforms.measure_loss import AuditOptions
 from transforms.plan_chunks import ChunkSize, is_answers, schema_problem
@@ -62,6 +63,7 @@ class Job:
     columns: OutputColumns
     audit: AuditOptions
     max_failed_fraction: float
+    accelerator: str
     configuration: dict[str, Any]
 
     @property
@@ -102,6 +104,9 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
     inside = [file.path for file in files if file.path.startswith(output + "/")]
     if inside:
         raise Refused(f"--input={options.input}: {inside[0]} lies in --output={options.output}")
+    service = beam_options.view_as(GoogleCloudOptions).dataflow_service_options or []
+    if options.accelerator and any(option.startswith("worker_accelerator") for option in service):
+        raise Refused(f"--accelerator={options.accelerator}: Dataflow takes it or worker_accelerator, never both")
     audited = options.stage == "audit" or options.audit
     if not audited:
         for name in ("slice_by", "against", "worst"):
@@ -111,7 +116,7 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
     stages = (options.stage,) if options.stage == "audit" or not audited else ("annotate", "audit")
     expected, columns = _columns(files[0], options, audited)
 
-    reader = _reader(options)
+    reader = _reader(options, options.device if is_local(beam_options) else "cpu")  # the workers' devices are not here
     settings = read_settings(reader.folder)
     tokenizer = reader.tokenizer()
     limits = _limits(options, tokenizer, reader, audited)
@@ -129,7 +134,7 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
     )
     threshold = options.null_score_diff_threshold
     null_threshold = settings.null_threshold if threshold is None else threshold
-    on_cuda = resolve_device(reader.device).type == "cuda"
+    on_cuda = options.device.startswith("cuda") or resolve_device(reader.device).type == "cuda"
     batch_tokens = options.batch_tokens or (65536 if on_cuda else 4096)
     chunk_size = ChunkSize(options.chunk_rows, options.chunk_bytes, math.ceil(4 * workers(beam_options) / len(files)))
     return Job(
@@ -140,7 +145,7 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
         expected=expected,
         texts=(options.question_column, options.context_column),
         chunk_size=chunk_size,
-        reader=reader,
+        reader=replace(reader, device=options.device),
         limits=limits,
         decoding=decoding,
         null_threshold=null_threshold,
@@ -153,6 +158,7 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
             worst=worst,
         ),
         max_failed_fraction=options.max_failed_fraction,
+        accelerator=options.accelerator,
         configuration={
             "model_digest": reader.digest,
             "dtype": reader.dtype,
@@ -273,8 +279,15 @@ def _location(model: str) -> Location:
     return Hub(repository, revision or None)
 
 
-def _reader(options: argparse.Namespace) -> CheckpointReader:
-    """The reader, its network loaded once to see that it can be. Raises CheckpointError, TokenizerError or Refused."""
+def _reader(options: argparse.Namespace, device: str) -> CheckpointReader:
+    """The reader on a device of this machine, its network loaded once to see that it can be.
+
+    Raises CheckpointError, TokenizerError or Refused.
+    """
+    if options.dtype == "auto" and options.device.startswith("cuda") and device == "cpu":
+        raise Refused(
+            "--dtype=auto: the workers' CUDA devices can't be asked from here; give float32, or bfloat16 from Ampere on"
+        )
     location = _location(options.model)
     folder = location.folder()
     found = digest(folder)
@@ -283,10 +296,10 @@ def _reader(options: argparse.Namespace) -> CheckpointReader:
     if isinstance(location, StoredFolder):
         location = replace(location, digest=found)
     try:
-        dtype = resolve_dtype(options.dtype, options.device)
+        dtype = resolve_dtype(options.dtype, device)
     except ValueError as error:
         raise Refused(f"--device={options.device}: {error}") from error
-    reader = CheckpointReader(location, found, options.device, dtype, options.compile)
+    reader = CheckpointReader(location, found, device, dtype, options.compile)
     reader = shared(reader)  # type: ignore[assignment]  # an equal reader is of the same type
     reader.load()
     tokens, rows = reader.tokenizer().vocabulary_size, reader.vocabulary()
