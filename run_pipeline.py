@@ -8,10 +8,11 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 for _name in ("model", "transforms", "pipeline"):  # common names: another's would be run, or fail in odd ways
     _spec = find_spec(_name)
@@ -29,6 +30,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipeline import compare, duplicates
+from pipeline.dates import each_day
 from pipeline.graph import build
 from pipeline.identity import claim, claimed_outputs
 from pipeline.job import resolve
@@ -46,11 +48,26 @@ _log = logging.getLogger("spanmill")
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Runs one job. Returns its exit code; raises Refused before any row, anything else for a run that did not finish."""
+    """Runs the job, of several days one by one. Returns the exit code; raises Refused where nothing can be started."""
     options, rest = parse(arguments)
-    beam_options = PipelineOptions(rest)
     if options.stage == "compare":
-        return _compare(options, beam_options)
+        return _compare(options, PipelineOptions(rest))
+    jobs = each_day(options)
+    if len(jobs) == 1:
+        return run_job(jobs[0], PipelineOptions(rest))
+    if is_template(PipelineOptions(rest)):
+        raise Refused("--date: several days are several jobs, and --template_location takes one")
+    code = 0
+    for job in jobs:
+        _log.info("day %s", job.date[0])
+        code = max(code, exit_code(run_job, job, PipelineOptions(rest)))
+        if code == 3:
+            break  # what ended this day would end the next
+    return code
+
+
+def run_job(options: argparse.Namespace, beam_options: PipelineOptions) -> int:
+    """Runs one job. Returns its exit code; raises Refused before any row, anything else for a run that did not finish."""
     job = resolve(options, beam_options)
     if options.against:
         duplicates.audited_parts(options.against, own=False)  # refused now rather than after the run
@@ -61,6 +78,8 @@ def run(arguments: Sequence[str]) -> int:
     build(pipeline, job, staged=is_template(beam_options))
     if is_template(beam_options):
         pipeline.run()
+        if "audit" in job.stages:
+            _log.warning("a template makes no %s: once its job has finished, run the same without it", DUPLICATES)
         return 0
     if is_local(beam_options):
         with progress(job):
@@ -120,8 +139,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _log.setLevel(logging.INFO)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupted)
+    return exit_code(run, sys.argv[1:] if arguments is None else arguments)
+
+
+def exit_code(function: Callable[..., int], *arguments: Any) -> int:
+    """The exit code of what runs one job or several; what they raise is printed."""
     try:
-        return run(sys.argv[1:] if arguments is None else arguments)
+        return function(*arguments)
     except Refused as error:
         print(f"refused: {error}", file=sys.stderr)
         return 2

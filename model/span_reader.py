@@ -15,6 +15,9 @@ from model.reader import DTYPES, CheckpointReader, resolve_device, resolve_dtype
 
 Texts = list[str] | tuple[str, ...]
 
+CUDA_BATCH_TOKENS = 65536
+"""Padded tokens per batch on a CUDA device, unless told."""
+
 _ROWS_AT_ONCE = 2048
 """Of a list: bounds memory, and makes the batches those of annotate with its default --chunk_rows."""
 
@@ -130,7 +133,7 @@ class SpanReader:
             ),
             null_threshold=threshold,
             link=settings.link,
-            batch_tokens=batch_tokens or (65536 if on_cuda else 4096),
+            batch_tokens=batch_tokens or (CUDA_BATCH_TOKENS if on_cuda else 4096),
         )
 
     @overload

@@ -35,11 +35,18 @@ def audited_parts(folder: str, own: bool) -> list[AuditedPart]:
     return [AuditedPart(join(parts, name), own, *columns) for name in list_names(parts)]
 
 
+def _list_parts(audit: tuple[str, bool] | None) -> list[AuditedPart | None]:
+    """The parts of an audit; the sentinel stays itself, so that zero rows are counted too."""
+    return [None] if audit is None else [*audited_parts(*audit)]
+
+
 def build(pipeline: beam.Pipeline, output: Output, against: str) -> None:
-    """parts of one or two audits -> hashes and ids -> | shuffle | -> counts -> duplicates.json."""
-    others = audited_parts(absolute(against), own=False) if against else []
+    """audits -> | shuffle of the names of their parts | -> hashes and ids -> | shuffle | -> counts -> duplicates.json."""
+    audits = [None, (output.folder, True), *([(absolute(against), False)] if against else [])]
     _ = (
         pipeline
-        | "ListParts" >> beam.Create([*audited_parts(output.folder, own=True), *others])
+        | "ListAudits" >> beam.Create(audits)
+        | "ListParts" >> beam.FlatMap(_list_parts)
+        | "Reshuffle" >> beam.Reshuffle()
         | "FindDuplicates" >> FindDuplicates(output, against)
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import apache_beam as beam
 
-from pipeline.identity import claimed_outputs
+from pipeline.identity import claimed_outputs, input_ranges
 from pipeline.job import Job
 from transforms.claim import Output
 from transforms.correct_golds import CorrectGolds
@@ -28,12 +28,15 @@ def build(pipeline: beam.Pipeline, job: Job, staged: bool = False) -> None:
     outputs = claimed_outputs(job)
     names = {"annotate": MANIFEST, "audit": MANIFEST if staged else PENDING}
     manifests = tuple(StageOutput(each, job.about(each.stage), names[each.stage]) for each in outputs)
+    process = _ProcessChunks(job, outputs)
+    if job.accelerator:  # for all of them: a hint in their middle would split what a runner fuses
+        process = process.with_resource_hints(accelerator=job.accelerator)
     totals = (
         pipeline
-        | "ListFiles" >> beam.Create([None, *job.files])  # None: the sentinel, so that zero rows have a manifest too
+        | "ListFiles" >> beam.Create([None, *input_ranges(job)])  # None: the sentinel, so that zero rows have a manifest too
         | "PlanChunks" >> PlanChunks(job.expected, job.texts, job.chunk_size)
         | "Reshuffle" >> beam.Reshuffle()
-        | "ProcessChunks" >> _ProcessChunks(job, outputs)
+        | "ProcessChunks" >> process
         | "MergeReceipts" >> MergeReceipts(job.stages)
     )
     if "audit" in job.stages:

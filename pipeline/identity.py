@@ -1,19 +1,29 @@
-"""The identity of a run, `run.json`: what it was asked to do, on which inputs. One output, one identity."""
+"""The identity of a run, `run.json`: what it was asked to do, on which inputs. One output, one identity.
+
+Workers read the list of inputs from there, by ranges, so that the graph does not grow with it.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from itertools import accumulate, pairwise
 from typing import Any, Protocol
 
 from pipeline.options import Refused
 from transforms.claim import RUN, Output
 from transforms.find_duplicates import DUPLICATES
-from transforms.records import InputFile
+from transforms.records import InputFile, InputRange
 from transforms.relabel import RELABEL_CSV, RELABEL_JSON
-from transforms.storage import create, exists, join, list_names, read, remove, sweep_temporary
+from transforms.storage import commit, create, exists, join, list_names, read, remove, sweep_temporary
 from transforms.write_comparison import COMPARISON
 from transforms.write_manifest import AUDIT, MANIFEST, PENDING, REPORT
+
+_MOST_RANGES = 1000
+"""Into how many ranges inputs are listed: enough for many workers to plan, few enough for any graph."""
+
+_BETWEEN = b",\n"
+"""What stands between two inputs in `run.json`."""
 
 _OWN = (
     MANIFEST, PENDING, AUDIT, REPORT, RELABEL_CSV, RELABEL_JSON, DUPLICATES, COMPARISON,
@@ -44,10 +54,35 @@ def identity(job: Claimant, stage: str) -> dict[str, Any]:
 
     Not device, threads or run length: they change nothing.
     """
-    inputs = [{"path": file.path, "size": file.size, "version": file.version} for file in job.files]
-    told = {"configuration": job.configuration_of(stage), "inputs": inputs}
+    told = {"configuration": job.configuration_of(stage), "inputs": [_entry(file) for file in job.files]}
     fingerprint = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
     return {"run": fingerprint, **told}
+
+
+def _entry(file: InputFile) -> dict[str, Any]:
+    rows = {} if file.rows is None else {"rows": file.rows}
+    return {"path": file.path, "size": file.size, "version": file.version, "label": file.label, **rows}
+
+
+def _write(job: Claimant, stage: str) -> tuple[bytes, list[int]]:
+    """The content of `run.json`, one line per input, and the bytes at which these lines begin (and where a next would)."""
+    found = identity(job, stage)
+    configuration = json.dumps(found["configuration"], indent=2, ensure_ascii=False)
+    head = f'{{"run": "{found["run"]}",\n"configuration": {configuration},\n"inputs": [\n'.encode()
+    lines = [json.dumps(entry, ensure_ascii=False).encode() for entry in found["inputs"]]
+    begins = list(accumulate((len(line) + len(_BETWEEN) for line in lines), initial=len(head)))
+    return head + _BETWEEN.join(lines) + b"\n]}\n", begins
+
+
+def input_ranges(job: Claimant) -> list[InputRange]:
+    """The inputs, as they stand in the `run.json` of the stage that is written last; valid once that is claimed."""
+    stage, folder = job.outputs[-1]
+    begins = _write(job, stage)[1]
+    inputs = len(begins) - 1
+    count = min(inputs, _MOST_RANGES)
+    bounds = [place * inputs // count for place in range(count + 1)]
+    path = join(folder, RUN)
+    return [InputRange(path, first, begins[first], begins[after] - len(_BETWEEN)) for first, after in pairwise(bounds)]
 
 
 def claimed_outputs(job: Claimant) -> tuple[Output, ...]:
@@ -61,10 +96,7 @@ def claim(job: Claimant, overwrite: bool) -> bool:
     Raises Refused, naming what differs, if the output belongs to another run and `overwrite` is not set; then nothing
     is touched, in neither folder of `annotate --audit`.
     """
-    wanted = {
-        folder: json.dumps(identity(job, stage), indent=2, ensure_ascii=False).encode()
-        for stage, folder in reversed(job.outputs)
-    }
+    wanted = {folder: _write(job, stage)[0] for stage, folder in reversed(job.outputs)}
     try:
         if not overwrite:
             for folder, content in wanted.items():
@@ -83,6 +115,8 @@ def _claim(output: str, content: bytes, overwrite: bool) -> bool:
     created = create(output, content, RUN)
     if not created:
         _refuse_another(output, content)  # it may have been started a moment ago
+        if read(join(output, RUN)) != content:  # the same in other bytes, and workers read ranges of bytes
+            commit(output, content, RUN)
     remove(output, MANIFEST)
     return not created
 

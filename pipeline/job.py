@@ -13,7 +13,7 @@ from importlib.metadata import version
 from typing import Any
 
 import pyarrow as pa
-from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, WorkerOptions
+from apache_beam.options.pipeline_options import DirectOptions, GoogleCloudOptions, PipelineOptions, WorkerOptions
 
 from model.audit import AUDIT_SCHEMA
 from model.checkpoint import CheckpointError
@@ -22,9 +22,10 @@ from model.pairs import WindowLimits
 from model.prediction import Decoding
 from model.reader import CheckpointReader
 from model.slices import SLICES
-from model.span_reader import SettingError, SpanReader
+from model.span_reader import CUDA_BATCH_TOKENS, SettingError, SpanReader
 from model.tokenizer import TokenizerError
 from pipeline.options import Refused
+from pipeline.runners import is_local
 from transforms.make_windows import InputColumns
 from transforms.measure_loss import AuditOptions
 from transforms.plan_chunks import ChunkSize, is_answers, schema_problem
@@ -69,6 +70,7 @@ class Job:
     audit: AuditOptions
     corrections: Mapping[str, Correction]
     max_failed_fraction: float
+    accelerator: str
     configuration: dict[str, Any]
 
     @property
@@ -109,6 +111,9 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
     inside = [file.path for file in files if file.path.startswith(output + "/")]
     if inside:
         raise Refused(f"--input={options.input}: {inside[0]} lies in --output={options.output}")
+    service = beam_options.view_as(GoogleCloudOptions).dataflow_service_options or []
+    if options.accelerator and any(option.startswith("worker_accelerator") for option in service):
+        raise Refused(f"--accelerator={options.accelerator}: Dataflow takes it or worker_accelerator, never both")
     audited = options.stage == "audit" or options.audit
     if not audited:
         for name in ("slice_by", "against", "worst", "suspects", "corrections"):
@@ -120,7 +125,7 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
     stages = (options.stage,) if options.stage == "audit" or not audited else ("annotate", "audit")
     expected, columns = _columns(files[0], options, audited)
 
-    span_reader = _span_reader(options)
+    span_reader = _span_reader(options, options.device if is_local(beam_options) else "cpu")  # workers' devices are not here
     slices = tuple(_names(options.slice_by))
     built_in = sorted(set(slices) & set(SLICES))
     if built_in:
@@ -135,7 +140,7 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
         expected=expected,
         texts=(options.question_column, options.context_column),
         chunk_size=chunk_size,
-        reader=span_reader.reader,
+        reader=replace(span_reader.reader, device=options.device),
         limits=span_reader.limits,
         read=InputColumns(options.question_column, options.context_column, options.answers_column if audited else ""),
         decoding=decoding,
@@ -151,6 +156,7 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
         ),
         corrections=corrections,
         max_failed_fraction=options.max_failed_fraction,
+        accelerator=options.accelerator,
         configuration={
             "model_digest": span_reader.reader.digest,
             "dtype": span_reader.reader.dtype,
@@ -275,15 +281,23 @@ def _expected(field: pa.Field, is_text_column: bool) -> pa.Field:
     return pa.field(field.name, kind, nullable=True, metadata=field.metadata)
 
 
-def _span_reader(options: argparse.Namespace) -> SpanReader:
-    """The checkpoint with its settings, loaded once to see that it can be. Raises CheckpointError, TokenizerError, Refused."""
+def _span_reader(options: argparse.Namespace, device: str) -> SpanReader:
+    """The checkpoint with its settings, loaded once on a device of this machine to see that it can be.
+
+    Raises CheckpointError, TokenizerError, Refused.
+    """
+    elsewhere = device == "cpu" and options.device.startswith("cuda")
+    if elsewhere and options.dtype == "auto":
+        raise Refused(
+            "--dtype=auto: the workers' CUDA devices can't be asked from here; give float32, or bfloat16 from Ampere on"
+        )
     try:
         return SpanReader.load(
             StoredFolder(options.model) if "://" in options.model else options.model,
-            device=options.device,
+            device=device,
             dtype=options.dtype,
             compile=options.compile,
-            batch_tokens=options.batch_tokens,
+            batch_tokens=options.batch_tokens or (CUDA_BATCH_TOKENS if elsewhere else None),
             max_length=options.max_length,
             overlap=options.overlap,
             max_question=options.max_question,

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import datetime
 import difflib
 import re
 from collections.abc import Callable, Sequence
 
-from apache_beam.options.pipeline_options import PipelineOptions, _BeamArgumentParser
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions, _BeamArgumentParser
+
+from pipeline.runners import load
 
 STAGES = ("annotate", "audit", "compare")
+
+_MOST_DAYS = 366
 
 DESCRIPTION = """Extractive question answering over whole corpora, Parquet to Parquet, on Apache Beam.
 
@@ -22,7 +27,7 @@ could not be answered, and why), OUTPUT/run.json (what the run is) and OUTPUT/ma
 A rerun of the same job goes on where the last one stopped.
 
 Exit codes: 0 all rows accounted for; 1 finished, but files, chunks or too many rows failed; 2 refused before any row;
-3 did not finish; 130/143 interrupted, resumable."""
+3 did not finish; 130/143 interrupted, resumable. Of several days, the highest."""
 
 EPILOG = """Any option of Apache Beam can be given too, for example --runner=DataflowRunner --project=P --region=R, or
 --direct_running_mode=multi_processing --direct_num_workers=4 for several processes on this machine."""
@@ -61,6 +66,17 @@ def _device(text: str) -> str:
     return text
 
 
+def _days(text: str) -> tuple[datetime.date, ...]:
+    first, _, last = text.partition("..")
+    try:
+        begin, end = (datetime.datetime.strptime(each, "%Y-%m-%d").date() for each in (first, last or first))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no day YYYY-MM-DD and no range of days A..B") from None
+    if not 0 <= (end - begin).days < _MOST_DAYS:
+        raise argparse.ArgumentTypeError(f"{text!r} must go forward, over at most {_MOST_DAYS} days")
+    return tuple(begin + datetime.timedelta(days=each) for each in range((end - begin).days + 1))
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The parser of our own options."""
     parser = argparse.ArgumentParser(
@@ -82,6 +98,13 @@ def make_parser() -> argparse.ArgumentParser:
         "bundled: the sample that comes with the package",
     )
     files.add_argument("--output", required=True, metavar="DIR", help="folder or URL; made if need be")
+    files.add_argument(
+        "--date",
+        type=_days,
+        metavar="DAY|A..B",
+        help="what {date} in --input and --output stands for, YYYY-MM-DD; of a range, each day is a run of its own "
+        "(today in UTC)",
+    )
     _flag(files, "--overwrite", "remove an earlier run of another configuration from the output first")
     files.add_argument("--limit", type=_bounded(int, 1, 10**12), metavar="N", help="only the first N rows, for a trial")
 
@@ -209,6 +232,13 @@ def make_parser() -> argparse.ArgumentParser:
         help="input bytes per part, by the row group's average (33554432)",
     )
     work.add_argument(
+        "--accelerator",
+        default="",
+        metavar="TYPE",
+        help="resource hint for the steps that work on chunks, where the runner follows it (Dataflow Prime): "
+        "type:nvidia-l4;count:1;install-nvidia-driver",
+    )
+    work.add_argument(
         "--max_failed_fraction",
         type=_bounded(float, 0, 1),
         default=0.5,
@@ -252,6 +282,11 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """
     parser = make_parser()
     options, rest = parser.parse_known_args(list(arguments))
+    runner = PipelineOptions(rest).view_as(StandardOptions).runner
+    try:
+        load(runner)
+    except ImportError as error:
+        raise Refused(f"--runner={runner}: {error}") from error
     beam_parser = _BeamArgumentParser(allow_abbrev=False, add_help=False)
     for group in {str(group): group for group in PipelineOptions.__subclasses__()}.values():
         group._add_argparse_args(beam_parser)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import threading
 import time
@@ -18,6 +19,9 @@ from transforms.storage import is_local, join, list_names, open_parquet
 _log = logging.getLogger("spanmill")
 
 _LOG_SECONDS = 30.0
+
+_MOST_FOOTERS = 100
+"""How many files are asked for their rows; of more, the rest is estimated by size."""
 
 
 @contextmanager
@@ -43,7 +47,7 @@ def _watch(job: Job, stopped: threading.Event) -> None:
 def _show(job: Job, stopped: threading.Event) -> None:
     folder = join(job.outputs[-1][1], "parts")
     before = _rows_done(folder)
-    planned = _rows_planned(job)
+    planned, exact = _rows_planned(job)
     terminal = sys.stderr.isatty()
     pause = (0.5 if terminal else 2.0) if is_local(job.output) else 10.0
     started = logged = time.monotonic()
@@ -53,13 +57,16 @@ def _show(job: Job, stopped: threading.Event) -> None:
         finished = False
         while not finished:
             finished = stopped.wait(pause)
+            listing = time.monotonic()
             done = _rows_done(folder)
+            pause = max(pause, 20 * (time.monotonic() - listing))  # a long list is not asked for all the time
             bar.update(done - bar.n)
             now = time.monotonic()
             if not terminal and (finished or now - logged >= _LOG_SECONDS):
                 rate = (done - before) / max(now - started, 1e-9)
                 left = f", {(planned - done) / rate:.0f} s left" if rate and done < planned else ""
-                _log.info("%d of %d rows done, %.1f rows/s%s", done, planned, rate, left)
+                total = f"{planned}" if exact else f"about {planned}"
+                _log.info("%d of %s rows done, %.1f rows/s%s", done, total, rate, left)
                 logged = now
 
 
@@ -67,12 +74,17 @@ def _rows_done(folder: str) -> int:
     return sum(rows_of_part(name) for name in list_names(folder))
 
 
-def _rows_planned(job: Job) -> int:
+def _rows_planned(job: Job) -> tuple[int, bool]:
+    """The rows of all files, and whether they are counted (else estimated from some files' rows and all files' sizes)."""
+    asked = job.files[:: math.ceil(len(job.files) / _MOST_FOOTERS)]
     rows = 0
-    for file in job.files:
+    for file in asked:
         try:
             with open_parquet(file.path) as opened:
                 rows += opened.metadata.num_rows if file.rows is None else file.rows
         except Exception:  # planning refuses the file by name
             continue
-    return rows
+    size = sum(file.size for file in asked)
+    if len(asked) == len(job.files) or not size:
+        return rows, len(asked) == len(job.files)
+    return round(rows * sum(file.size for file in job.files) / size), False

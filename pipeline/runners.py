@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from pathlib import Path
 
 from apache_beam.options.pipeline_options import DirectOptions, GoogleCloudOptions, PipelineOptions, StandardOptions
@@ -14,10 +15,33 @@ from google.protobuf.struct_pb2 import Struct
 
 _IN_PROCESS = (None, "DirectRunner", "direct", "FnApiRunner")
 
+_EXTRAS = {
+    "DaskRunner": ("dask", "apache_beam.runners.dask.dask_runner"),
+    "DataflowRunner": ("dataflow", "apache_beam.runners.dataflow.internal.apiclient"),
+}
+"""Runners that need an extra of ours: its name, and Beam's module that stands on it."""
+
+
+def load(runner: str | None) -> None:
+    """Imports what a runner needs, its own options among it. Raises ImportError, naming the extra to install."""
+    if runner not in _EXTRAS:
+        return
+    extra, module = _EXTRAS[runner]
+    try:
+        import_module(module)
+    except (ImportError, AttributeError) as error:  # Beam's Dask module wants to be without Dask, and is not
+        raise ImportError(f"it needs more packages: pip install 'spanmill[{extra}]' ({error})") from error
+
 
 def make_runner(options: PipelineOptions) -> PipelineRunner:
     """The runner of these options. `DirectRunner` means the in-process one: Beam's own first tries a download."""
     name = options.view_as(StandardOptions).runner
+    if name == "DaskRunner":  # which passes over a Reshuffle: work spreads as the ranges of input files do
+        module = import_module(_EXTRAS[name][1])
+        dask = options.view_as(module.DaskOptions)
+        if not (dask.npartitions or dask.partition_size):
+            dask.partition_size = 1
+        return module.DaskRunner()  # Beam knows it by no short name
     if name not in _IN_PROCESS:
         return create_runner(name)
     direct = options.view_as(DirectOptions)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import run_pipeline
+
+HOUSE = Path(__file__).parent.parent
+
+
+def environment(**more: str) -> dict[str, str]:
+    """The environment of a process that imports this tree."""
+    return {**os.environ, "PYTHONPATH": str(HOUSE), "OMP_NUM_THREADS": "1", **more}
 
 
 def examples(count: int, first: int = 0) -> pa.Table:

@@ -50,11 +50,14 @@ class Same:
         )
 
 
-def read_hashes(part: AuditedPart, kinds: tuple[str, ...]) -> Iterator[tuple[tuple[str, bytes], Same]]:
-    """((kind, hash), Same) of every row of a part that was not rejected.
+def read_hashes(part: AuditedPart | None, kinds: tuple[str, ...]) -> Iterator[tuple[tuple[str, bytes], Same]]:
+    """((kind, hash), Same) of every row of a part that was not rejected; one of no rows for None, the sentinel.
 
     A row whose id was not kept, is null or is no text goes by the name of its part and its place there.
     """
+    if part is None:
+        yield (kinds[0], b""), Same()
+        return
     names = [f"{part.prefix}{kind}_hash" for kind in (*kinds, "gold")]
     row = 0
     with open_parquet(part.path) as file:
@@ -138,7 +141,7 @@ class _CountFn(beam.CombineFn):
 
 @dataclass
 class FindDuplicates(beam.PTransform):
-    """AuditedPart -> `duplicates.json`.
+    """AuditedPart, or None as the sentinel, -> `duplicates.json`.
 
     against  the folder of the other audit, "" without one: then only pairs are looked at
     """
@@ -152,7 +155,7 @@ class FindDuplicates(beam.PTransform):
             parts
             | "ReadHashes" >> beam.FlatMap(read_hashes, kinds)
             | "MergeSame" >> beam.CombinePerKey(_SameFn())
-            | "Count" >> beam.CombineGlobally(_CountFn())
+            | "Count" >> beam.CombineGlobally(_CountFn()).without_defaults()  # the sentinel is always there
             | "WriteDuplicates" >> beam.Map(write_duplicates, self.output, self.against)
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,9 +10,9 @@ import apache_beam as beam
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from transforms.records import ChunkRun, ChunkSpec, InputFile, part_name
+from transforms.records import ChunkRun, ChunkSpec, InputFile, InputRange, part_name
 from transforms.sizes import implausible
-from transforms.storage import open_parquet
+from transforms.storage import open_parquet, read_range
 
 _LONGEST_RUN = 16
 
@@ -82,21 +83,22 @@ def plan_file(file: InputFile, metadata: pq.FileMetaData, size: ChunkSize) -> It
         remaining -= rows
         row_bytes = group.total_byte_size / max(1, group.num_rows)
         step = max(1, min(size.rows, int(size.bytes / max(1.0, row_bytes))))
-        chunks = [
-            ChunkSpec(
-                path=file.path,
-                label=file.label,
-                row_group=row_group,
-                row_start=start,
-                first_row=first_row + start,
-                rows=min(step, rows - start),
-                part=part_name(file, row_group, start, min(step, rows - start)),
-            )
-            for start in range(0, rows, step)
-        ]
-        length = max(1, min(_LONGEST_RUN, len(chunks) // size.runs))
-        for start in range(0, len(chunks), length):
-            yield ChunkRun(file.path, row_group, tuple(chunks[start : start + length]), file.state)
+        starts = range(0, rows, step)
+        length = max(1, min(_LONGEST_RUN, len(starts) // size.runs))
+        for place in range(0, len(starts), length):
+            chunks = [
+                ChunkSpec(
+                    path=file.path,
+                    label=file.label,
+                    row_group=row_group,
+                    row_start=start,
+                    first_row=first_row + start,
+                    rows=min(step, rows - start),
+                    part=part_name(file, row_group, start, min(step, rows - start)),
+                )
+                for start in starts[place : place + length]
+            ]
+            yield ChunkRun(file.path, row_group, tuple(chunks), file.state)
         first_row += group.num_rows
 
 
@@ -104,19 +106,26 @@ def plan_chunks(file: InputFile, expected: pa.Schema, texts: tuple[str, ...], si
     """Plans one file; a file that can't be read, or whose schema does not fit, is one refusal by name."""
     try:
         with open_parquet(file.path, file.state) as opened:
+            metadata = opened.metadata
             refused = schema_problem(opened.schema_arrow, expected, texts)
-            refused = refused or implausible(opened.metadata, file.size, expected.names)
-            runs = [] if refused else list(plan_file(file, opened.metadata, size))
+            refused = refused or implausible(metadata, file.size, expected.names)
     except Exception as error:
-        refused, runs = f"{type(error).__name__}: {error}", []
+        refused = f"{type(error).__name__}: {error}"
     if refused:
-        runs = [ChunkRun(file.path, -1, (), refused=refused)]
-    yield from runs
+        yield ChunkRun(file.path, -1, (), refused=refused)
+    else:
+        yield from plan_file(file, metadata, size)
+
+
+def list_files(listed: InputRange) -> list[InputFile]:
+    """The input files of a range, as run.json lists them."""
+    entries = json.loads(b"[" + read_range(listed.path, listed.begin, listed.end) + b"]")
+    return [InputFile(listed.first + place, **entry) for place, entry in enumerate(entries)]
 
 
 @dataclass
 class PlanChunks(beam.PTransform):
-    """InputFile, or None as the sentinel, -> ChunkRun.
+    """InputRange, or None as the sentinel, -> ChunkRun.
 
     expected  the columns that are read, with the types of the first file
     texts     those that must hold text
@@ -126,16 +135,17 @@ class PlanChunks(beam.PTransform):
     texts: tuple[str, ...]
     size: ChunkSize
 
-    def expand(self, files: beam.PCollection) -> beam.PCollection:
-        return files | beam.ParDo(_PlanChunks(self.expected, self.texts, self.size))
+    def expand(self, ranges: beam.PCollection) -> beam.PCollection:
+        return ranges | beam.ParDo(_PlanChunks(self.expected, self.texts, self.size))
 
 
 class _PlanChunks(beam.DoFn):
     def __init__(self, expected: pa.Schema, texts: tuple[str, ...], size: ChunkSize):
         self.expected, self.texts, self.size = expected, texts, size
 
-    def process(self, file: InputFile | None) -> Iterator[ChunkRun]:
-        if file is None:
+    def process(self, listed: InputRange | None) -> Iterator[ChunkRun]:
+        if listed is None:
             yield ChunkRun("", -1, ())
-        else:
+            return
+        for file in list_files(listed):
             yield from plan_chunks(file, self.expected, self.texts, self.size)

@@ -41,6 +41,20 @@ class InputFile:
         return self.size, self.version
 
 
+@dataclass(frozen=True, slots=True)
+class InputRange:
+    """Some consecutive input files, as bytes of the run.json that lists them: JSON objects with commas between.
+
+    first       index of the first of them
+    begin, end  bytes of run.json
+    """
+
+    path: str
+    first: int
+    begin: int
+    end: int
+
+
 def part_name(file: InputFile, row_group: int, row_start: int, rows: int) -> str:
     """The output name of a chunk: sorts in input order, tells where its rows come from and how many there are."""
     stem = re.sub(r"[^A-Za-z0-9_.-]+", "_", PurePosixPath(file.path).stem)[:80]
@@ -178,6 +192,7 @@ class Receipt:
     """What one finished chunk reports. It stands in its part's Parquet metadata, and merges into the manifest.
 
     stage         which stage it is of
+    worker        the process that made it, as host:process id
     rows          rows of the chunk
     counts        windows, tokens, rows by status
     reasons       rows by reason: of their rejection, or of what else is to be said of them
@@ -199,6 +214,7 @@ class Receipt:
     reasons: Mapping[str, int] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     digest: str = ""
+    worker: str = ""
     statistics: Mapping[str, Any] | None = None
     failed_step: str = ""
     error: str = ""

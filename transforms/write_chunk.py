@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import socket
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -89,6 +91,7 @@ def write_outcome(chunk: Chunk, outcome: Outcome, output: Output, columns: Outpu
         counts=dict(outcome.counts),
         reasons=dict(Counter(filter(None, outcome.columns.column("reason").to_pylist()))),
         seconds=dict(chunk.seconds),
+        worker=f"{socket.gethostname()}:{os.getpid()}",
         digest=content_digest(outcome.columns.select(list(EXACT_COLUMNS[outcome.stage]))),
         statistics=outcome.statistics,
         run=output.run,

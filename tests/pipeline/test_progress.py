@@ -22,7 +22,7 @@ from pipeline.job import Job, resolve
 from pipeline.options import parse
 from pipeline.progress import progress
 from tests.runs import examples, write_input
-from transforms.storage import commit
+from transforms.storage import commit, open_parquet
 
 
 @pytest.fixture
@@ -79,6 +79,20 @@ def test_files_that_can_not_be_read_count_for_nothing(job: Job, tmp_path: Path, 
     with caplog.at_level(logging.INFO, "spanmill"), progress(job):
         finish(job, 6)
     assert lines(caplog)[-1].startswith("6 of 6 rows done")
+
+
+def test_of_many_files_some_are_asked_for_their_rows(
+    job: Job, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    """Each footer costs a request; the other files have as many rows for their size."""
+    monkeypatch.setattr(module, "_MOST_FOOTERS", 2)
+    asked = []
+    monkeypatch.setattr(module, "open_parquet", lambda path: asked.append(path) or open_parquet(path))
+    half = replace(job.files[0], size=job.files[0].size // 2)
+    with caplog.at_level(logging.INFO, "spanmill"), progress(replace(job, files=(job.files[0], half) * 2)):
+        finish(job, 6)
+    assert len(asked) == 2
+    assert lines(caplog)[-1].startswith("6 of about 18 rows done")
 
 
 def test_a_limit_bounds_what_is_planned(job: Job, caplog: pytest.LogCaptureFixture):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.portability.prism_runner import PrismRunner
 
+from pipeline.options import Refused, parse
 from pipeline.runners import is_local, is_template, make_runner
 
 
@@ -24,6 +26,28 @@ def test_other_runners_are_beams():
     options = PipelineOptions(["--runner=PrismRunner"])
     assert isinstance(make_runner(options), PrismRunner)
     assert not is_local(options)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        ([], (None, 1)),
+        (["--dask_partition_size=64"], (None, 64)),
+        (["--dask_npartitions=3"], (3, None)),
+    ],
+)
+def test_to_dask_a_range_of_files_is_a_partition_unless_told_otherwise(arguments: list[str], wanted: tuple[int | None, ...]):
+    _, rest = parse(["annotate", "--input=a", "--output=b", "--runner=DaskRunner", *arguments])
+    options = PipelineOptions(rest)
+    assert type(make_runner(options)).__name__ == "DaskRunner"
+    found = options.get_all_options()
+    assert (found["npartitions"], found["partition_size"]) == wanted
+
+
+def test_a_runner_without_its_packages_is_refused_with_what_to_install(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "apache_beam.runners.dask.dask_runner", None)
+    with pytest.raises(Refused, match=r"--runner=DaskRunner: it needs more packages: pip install 'spanmill\[dask\]'"):
+        parse(["annotate", "--input=a", "--output=b", "--runner=DaskRunner"])
 
 
 def test_an_unknown_runner_is_an_error():

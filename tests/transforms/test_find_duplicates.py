@@ -90,7 +90,7 @@ EXPECTED = {
 def find(tmp_path: Path, parts: Sequence[AuditedPart], against: str = "") -> dict[str, Any]:
     """`duplicates.json` of these parts, through Beam."""
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
-        _ = pipeline | beam.Create(list(parts)) | FindDuplicates(claimed(tmp_path / "out", "audit"), against)
+        _ = pipeline | beam.Create([None, *parts]) | FindDuplicates(claimed(tmp_path / "out", "audit"), against)
     return json.loads((tmp_path / "out" / DUPLICATES).read_text("utf-8"))
 
 

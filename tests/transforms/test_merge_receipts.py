@@ -115,9 +115,9 @@ def test_stages_are_kept_apart_and_failures_are_of_each():
         assert (each.failed_chunks, each.refused_files) == (1, 1)
 
 
-def test_in_a_pipeline_there_is_one_total_even_of_nothing():
+def test_in_a_pipeline_plannings_own_receipt_is_a_total_of_nothing():
     def check(found: list[Any]) -> None:
         assert found == [{"annotate": Totals()}]
 
     with PipelineOfTests() as pipeline:
-        assert_that(pipeline | beam.Create([], reshuffle=False) | MergeReceipts(("annotate",)), check)
+        assert_that(pipeline | beam.Create([Receipt()], reshuffle=False) | MergeReceipts(("annotate",)), check)

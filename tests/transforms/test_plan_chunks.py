@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from transforms.plan_chunks import (
     plan_file,
     schema_problem,
 )
-from transforms.records import ChunkRun, ChunkSpec, InputFile, part_name, rows_of_part
+from transforms.records import ChunkRun, ChunkSpec, InputFile, InputRange, part_name, rows_of_part
 from transforms.storage import find_inputs
 
 FILE = InputFile(3, "/in/a.parquet", 1000, "v1", "a.parquet")
@@ -196,9 +197,13 @@ class TestPlanChunks:
     def test_in_a_pipeline_the_sentinel_becomes_an_empty_run(self, tmp_path: Path):
         path = tmp_path / "a.parquet"
         pq.write_table(pa.table({"question": ["a"] * 3, "context": ["b"] * 3, "n": [1, 2, 3]}), path)
-        file, size = find_inputs(str(path))[0], ChunkSize(2, 2**20)
-        wanted = [ChunkRun("", -1, ()), *plan_chunks(file, SCHEMA, TEXTS, size)]
+        listed = json.dumps({"path": str(path), "size": 1, "version": "v1", "label": "a"}).encode()
+        (tmp_path / "run.json").write_bytes(b"before" + listed + b",\n" + listed + b"after")
+        ranged = InputRange(str(tmp_path / "run.json"), 7, 6, 6 + 2 * len(listed) + 2)
+        files, size = [InputFile(index, str(path), 1, "v1", "a") for index in (7, 8)], ChunkSize(2, 2**20)
+        wanted = [ChunkRun("", -1, ()), *(run for file in files for run in plan_chunks(file, SCHEMA, TEXTS, size))]
         with PipelineOfTests() as pipeline:
-            runs = pipeline | beam.Create([None, file]) | PlanChunks(SCHEMA, TEXTS, size)
+            runs = pipeline | beam.Create([None, ranged]) | PlanChunks(SCHEMA, TEXTS, size)
             assert_that(runs, equal_to(wanted))
-        assert [chunk.rows for chunk in chunks_of(wanted)] == [2, 1]
+        assert [chunk.rows for chunk in chunks_of(wanted)] == [2, 1, 2, 1]
+        assert [chunk.part[:6] for chunk in chunks_of(wanted)] == ["000007"] * 2 + ["000008"] * 2

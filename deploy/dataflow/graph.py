@@ -1,0 +1,39 @@
+"""The Dataflow job of a command line, made and not submitted: job.json and pipeline.pb, without network or credentials.
+
+    python deploy/dataflow/graph.py FOLDER annotate --input ... --output ... --sdk_container_image ... [Dataflow's options]
+
+job.json is what the Dataflow service would be sent (machines, disks, containers, autoscaling), pipeline.pb the graph.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions, TestOptions
+
+from pipeline.graph import build
+from pipeline.job import resolve
+from pipeline.options import parse
+from pipeline.runners import make_runner
+
+
+def write_graph(folder: Path, arguments: Sequence[str]) -> None:
+    """Writes `job.json` and `pipeline.pb` of a job into a folder. Nothing is claimed or written elsewhere."""
+    # Beam looks up buckets unless this is a dry run, and in a dry run makes no job: so it is one only until it is made.
+    options, rest = parse([*arguments, "--runner=DataflowRunner", "--no_auth", "--dry_run=True"])
+    beam_options = PipelineOptions(rest)
+    runner = make_runner(beam_options)
+    pipeline = beam.Pipeline(runner=runner, options=beam_options)
+    build(pipeline, resolve(options, beam_options))
+    folder.mkdir(parents=True, exist_ok=True)
+    pipeline.options.view_as(TestOptions).dry_run = False
+    cloud = pipeline.options.view_as(GoogleCloudOptions)
+    cloud.staging_location, cloud.template_location = str(folder), str(folder / "job.json")
+    runner.run_pipeline(pipeline, pipeline.options)  # `pipeline.run` would check all options again
+
+
+if __name__ == "__main__":
+    write_graph(Path(sys.argv[1]), sys.argv[2:])

@@ -1,0 +1,176 @@
+"""The same job on each engine, with real worker processes: the same output and figures as in one process."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from dask.distributed import Client
+
+from tests.runs import HOUSE, examples, part_files, read_manifest, read_parts, read_rejections, run, write_input
+from tests.servers import free_port, listens, serving
+from transforms.read_chunk import RECEIPT_KEY
+
+FIGURES = ("rows", "content", "windows", "tokens", "chunks", "distinct_pairs", "reasons", "configuration", "state")
+ROWS = 48
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six files of two row groups, with golds, some rows without a question."""
+    folder = tmp_path_factory.mktemp("source")
+    table = examples(ROWS)
+    golds = [{"text": ["Ada"], "answer_start": [text.index("Ada")]} for text in table["context"].to_pylist()]
+    table = table.append_column("answers", pa.array(golds))
+    table = table.set_column(1, "question", pa.array(["Who?", "Who kept it?", None, "What?"] * (ROWS // 4)))
+    for place in range(6):
+        write_input(folder / f"{place}.parquet", table.slice(8 * place, 8), row_group_size=4)
+    return folder
+
+
+Job = Callable[..., int]
+
+
+@pytest.fixture(scope="module")
+def job(source: Path, bert_folder: Path) -> Job:
+    """Runs `annotate --audit` into a folder with the options of an engine; returns the exit code."""
+
+    def run_job(output: Path, *options: str) -> int:
+        arguments = (f"--input={source}", f"--output={output}", f"--model={bert_folder}", "--chunk_rows=2", "--audit")
+        return run("annotate", *arguments, *options)
+
+    return run_job
+
+
+@pytest.fixture(scope="module")
+def alone(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of the run in one process."""
+    output = tmp_path_factory.mktemp("alone") / "out"
+    assert job(output) == 0
+    assert workers(output).keys() == {os.getpid()}
+    return output
+
+
+def workers(output: Path) -> dict[int, int]:
+    """How many parts each process has written, by the receipts in them."""
+    found: dict[int, int] = {}
+    for path in part_files(output):
+        receipt: dict[str, Any] = json.loads(pq.read_metadata(path).metadata[RECEIPT_KEY])
+        process = int(receipt["worker"].rsplit(":", 1)[1])
+        found[process] = found.get(process, 0) + 1
+    return found
+
+
+def audit_figures(output: Path) -> dict[str, Any]:
+    return json.loads((output / "audit" / "audit.json").read_text("utf-8"))["all"]
+
+
+def assert_same(output: Path, alone: Path) -> None:
+    for tree in (".", "audit"):
+        manifest, wanted = read_manifest(output / tree), read_manifest(alone / tree)
+        for figure in FIGURES:
+            assert manifest[figure] == wanted[figure], figure
+        parts, same = read_parts(output / tree), read_parts(alone / tree)
+        exact = [f.name for f in parts.schema if not pa.types.is_floating(f.type) and f.name != "n_best"]
+        assert parts.select(exact).equals(same.select(exact))
+        assert read_rejections(output / tree) == read_rejections(alone / tree)
+    found, expected = audit_figures(output)["losses"]["nll"], audit_figures(alone)["losses"]["nll"]
+    assert found == pytest.approx(expected, rel=1e-4)
+    duplicates = [json.loads((each / "audit" / "duplicates.json").read_text("utf-8")) for each in (output, alone)]
+    assert duplicates[0] == duplicates[1]
+
+
+@contextmanager
+def processes() -> Iterator[list[str]]:
+    yield ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
+
+
+@contextmanager
+def portable() -> Iterator[list[str]]:
+    """A job service and a pool of SDK workers, each a process, that speak gRPC with each other."""
+    port = free_port()
+    command = [sys.executable, str(HOUSE / "tests" / "job_service.py"), str(port)]
+    with serving(command, lambda: listens(port)), _worker_pool() as options:
+        yield ["--runner=PortableRunner", f"--job_endpoint=localhost:{port}", "--direct_num_workers=2", *options]
+
+
+@contextmanager
+def _worker_pool() -> Iterator[list[str]]:
+    """Starts an SDK worker as a process whenever a runner asks for one; the options by which it asks."""
+    port = free_port()
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # it starts `python`
+    command = [sys.executable, "-m", "apache_beam.runners.worker.worker_pool_main", f"--service_port={port}"]
+    with serving(command, lambda: listens(port), PATH=path):
+        yield ["--environment_type=EXTERNAL", f"--environment_config=localhost:{port}"]
+
+
+@contextmanager
+def dask() -> Iterator[list[str]]:
+    """A Dask scheduler and two workers, each a process."""
+    port = free_port()
+    address = f"tcp://127.0.0.1:{port}"
+    scheduler = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host=127.0.0.1", f"--port={port}"]
+    two = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--nworkers=2", "--nthreads=1"]
+
+    def both_are_there() -> bool:
+        with Client(address) as client:
+            return len(client.scheduler_info()["workers"]) == 2
+
+    with (
+        serving([*scheduler, "--no-dashboard"], lambda: listens(port)),
+        serving([*two, "--no-dashboard"], both_are_there),
+    ):
+        yield ["--runner=DaskRunner", f"--dask_client_address={address}"]
+        for client in list(Client._instances):  # Beam's runner leaves its own open
+            client.close()
+
+
+@contextmanager
+def flink() -> Iterator[list[str]]:
+    """Flink's own local cluster with two slots, in the job server's process, and a pool of SDK workers."""
+    jar = os.environ.get("FLINK_JOB_SERVER_JAR")
+    if not jar:
+        pytest.skip("FLINK_JOB_SERVER_JAR is not set: the path of beam-runners-flink-*-job-server.jar (deploy/flink)")
+    flink_options = ["--flink_master=[local]", f"--flink_job_server_jar={jar}", "--parallelism=2"]
+    with _worker_pool() as options:
+        yield ["--runner=FlinkRunner", *flink_options, "--sdk_worker_parallelism=2", *options]
+
+
+@contextmanager
+def prism() -> Iterator[list[str]]:
+    """Prism, and a pool of SDK workers."""
+    binary = os.environ.get("PRISM_BINARY")
+    if not binary:
+        pytest.skip("PRISM_BINARY is not set: the path of Beam's prism, built with Go or from Beam's releases")
+    with _worker_pool() as options:
+        yield ["--runner=PrismRunner", f"--prism_location={binary}", *options]
+
+
+@pytest.mark.parametrize(
+    ("engine", "number"),
+    [
+        (processes, 2),
+        (portable, 2),
+        (dask, 2),
+        pytest.param(flink, 2, marks=pytest.mark.flink),
+        pytest.param(prism, 1, marks=pytest.mark.prism),  # it starts one worker per environment
+    ],
+)
+def test_workers_share_the_work_and_give_the_same(
+    engine: Callable[[], AbstractContextManager[list[str]]], number: int, job: Job, alone: Path, tmp_path: Path
+):
+    with engine() as options:
+        assert job(tmp_path / "out", *options) == 0
+    assert_same(tmp_path / "out", alone)
+    by_worker = workers(tmp_path / "out")
+    assert len(by_worker) == number
+    assert os.getpid() not in by_worker
+    assert min(by_worker.values()) >= len(part_files(alone)) / 6

@@ -1,0 +1,166 @@
+"""Whole jobs on object stores, each a server process: input, output and model on the store, as on a local disk."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from model.checkpoint import digest
+from tests.runs import HOUSE, environment, examples, read_manifest, read_parts, run, write_input
+from tests.stores import Store, gcs, s3
+from transforms.storage import StoredFolder, create, read
+
+STORES = {"s3": s3, "gcs": gcs}
+
+
+@pytest.fixture(scope="module", params=STORES)
+def store(request: pytest.FixtureRequest) -> Iterator[Store]:
+    with STORES[request.param]() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def model(store: Store, bert_folder: Path) -> str:
+    return store.put(bert_folder, "models/bert")
+
+
+@pytest.fixture(autouse=True)
+def no_models_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models are fetched anew, into a folder of the test."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+
+
+def with_golds(count: int, first: int = 0) -> pa.Table:
+    table = examples(count, first)
+    golds = [{"text": ["Ada"], "answer_start": [text.index("Ada")]} for text in table["context"].to_pylist()]
+    return table.append_column("answers", pa.array(golds))
+
+
+def manifest_of(store: Store, name: str) -> dict:
+    return json.loads(read(f"{store.url}/{name}/manifest.json"))
+
+
+def test_annotate_and_audit_as_on_a_local_disk(store: Store, model: str, bert_folder: Path, tmp_path: Path):
+    for name, first in (("a", 0), ("b", 100)):
+        write_input(tmp_path / "in" / f"{name}.parquet", with_golds(9, first), row_group_size=5)
+    source = store.put(tmp_path / "in", "both/in")
+    for local in (True, False):
+        inputs = tmp_path / "in" if local else f"{source}/*.parquet"
+        output = tmp_path / "here" if local else f"{store.url}/both/out"
+        checkpoint = bert_folder if local else model
+        arguments = (f"--input={inputs}", f"--output={output}", f"--model={checkpoint}", "--chunk_rows=4", "--audit")
+        assert run("annotate", *arguments) == 0
+
+    there = store.get("both/out", tmp_path / "there")
+    assert sorted(path.name for path in there.iterdir()) == ["audit", "manifest.json", "parts", "run.json"]
+    for tree in (".", "audit"):
+        here, fetched = read_manifest(tmp_path / "here" / tree), read_manifest(there / tree)
+        for figure in ("state", "rows", "content", "windows", "tokens", "chunks", "configuration"):
+            assert fetched[figure] == here[figure]
+        assert read_parts(there / tree).equals(read_parts(tmp_path / "here" / tree))
+    assert json.loads((there / "audit" / "duplicates.json").read_text())["repeated_pairs"] == 0
+    inputs = json.loads((there / "run.json").read_text())["inputs"]
+    assert [entry["path"] for entry in inputs] == [f"{source}/a.parquet", f"{source}/b.parquet"]
+    assert all(entry["version"] for entry in inputs)
+
+
+def test_a_killed_run_is_gone_on_with(store: Store, model: str, tmp_path: Path):
+    """Killed outright: what it has committed stands whole, and stays."""
+    rows = 120
+    write_input(tmp_path / "in" / "a.parquet", examples(rows))
+    source, output = store.put(tmp_path / "in", "killed/in"), f"{store.url}/killed/out"
+    arguments = (f"--input={source}", f"--output={output}", f"--model={model}", "--chunk_rows=4")
+    process = subprocess.Popen(
+        [sys.executable, str(HOUSE / "run_pipeline.py"), "annotate", *arguments], env=environment(), stderr=subprocess.PIPE
+    )
+    parts = f"{output}/parts"
+    deadline = time.monotonic() + 60
+    while not store.files.exists(parts) or len(store.files.ls(parts, detail=False)) < 3:
+        assert process.poll() is None, process.communicate()[1].decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=20)
+    assert not store.files.exists(f"{output}/manifest.json")
+    kept = versions(store, parts)
+    assert 3 <= len(kept) < rows / 4
+
+    assert run("annotate", *arguments) == 0
+    assert manifest_of(store, "killed/out")["rows"]["answered"] == rows
+    assert versions(store, parts).items() >= kept.items()
+    table = read_parts(store.get("killed/out", tmp_path / "out"))
+    assert table.column("id").to_pylist() == [f"row {n}" for n in range(rows)]
+
+
+def versions(store: Store, folder: str) -> dict[str, str]:
+    """When each object of a folder was written."""
+    listed = store.files.ls(folder, detail=True)
+    return {entry["name"]: str(entry.get("generation") or entry["LastModified"]) for entry in listed}
+
+
+def test_another_run_is_refused_and_removed_when_asked(
+    store: Store, model: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    write_input(tmp_path / "in" / "a.parquet", examples(6))
+    arguments = (f"--input={store.put(tmp_path / 'in', 'other/in')}", f"--output={store.url}/other/out", f"--model={model}")
+    assert run("annotate", *arguments, "--chunk_rows=2") == 0
+    before = versions(store, f"{store.url}/other/out/parts")
+    assert run("annotate", *arguments, "--chunk_rows=4") == 2
+    assert "chunk_rows was 2, is 4" in capfd.readouterr().err
+    assert versions(store, f"{store.url}/other/out/parts") == before
+    assert run("annotate", *arguments, "--chunk_rows=4", "--overwrite") == 0
+    assert len(store.files.ls(f"{store.url}/other/out/parts")) == 2
+    assert manifest_of(store, "other/out")["rows"]["answered"] == 6
+
+
+def test_of_many_that_create_a_file_one_wins(store: Store):
+    """The stores decide, so that two runs can never both claim an output."""
+    contents = [f"claim {n}".encode() for n in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        created = list(pool.map(lambda content: create(f"{store.url}/claims", content, "run.json"), contents))
+    assert sum(created) == 1
+    assert read(f"{store.url}/claims/run.json") == contents[created.index(True)]
+
+
+def test_a_model_is_fetched_once_for_all_processes_of_a_machine(store: Store, bert_folder: Path, tmp_path: Path):
+    url = store.put(bert_folder, "models/shared")
+    wanted = digest(bert_folder)
+    code = f"from transforms.storage import StoredFolder; print(StoredFolder({url!r}, {wanted!r}).folder())"
+    command = [sys.executable, "-c", code]
+    started = [subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    folders = {process.communicate(timeout=120)[0].strip() for process in started}
+    assert len(folders) == 1
+    assert digest(Path(folders.pop())) == wanted
+    assert [path.name for path in tmp_path.glob("spanmill-models-*/*")] == [wanted]
+    store.files.rm(url, recursive=True)  # a second fetch would fail
+    assert digest(StoredFolder(url, wanted).folder()) == wanted
+
+
+@pytest.mark.parametrize("missing", ["input", "model", "bucket"])
+def test_what_is_not_there_is_refused_by_name(
+    store: Store, model: str, tmp_path: Path, missing: str, capfd: pytest.CaptureFixture[str]
+):
+    write_input(tmp_path / "in" / "a.parquet", examples(2))
+    source = store.put(tmp_path / "in", "there/in")
+    nowhere = store.url.replace("corpus", "no-such-bucket")
+    given = {
+        "input": f"{store.url}/nowhere/*.parquet" if missing == "input" else source,
+        "model": f"{store.url}/models/nowhere" if missing == "model" else model,
+        "output": f"{nowhere}/out" if missing == "bucket" else f"{store.url}/there/out",
+    }
+    assert run("annotate", *(f"--{name}={value}" for name, value in given.items())) == 2
+    message = capfd.readouterr().err
+    assert "refused: " in message
+    assert given["output" if missing == "bucket" else missing] in message
+    assert not store.files.exists(f"{store.url}/there/out")
