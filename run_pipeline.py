@@ -27,7 +27,7 @@ from pipeline.runners import is_local, is_template, make_runner
 from transforms.find_duplicates import DUPLICATES
 from transforms.storage import join, read, remove, sweep_temporary
 from transforms.write_comparison import COMPARISON
-from transforms.write_manifest import AUDIT, MANIFEST
+from transforms.write_manifest import AUDIT, MANIFEST, REPORT
 
 _log = logging.getLogger("spanmill")
 
@@ -60,6 +60,7 @@ def run(arguments: Sequence[str]) -> int:
         print(f"{stage}: {accounting(manifest, folder)}")
         if stage == "audit":
             print(audit_figures(json.loads(read(join(folder, AUDIT)))))
+            print(f"to be read: {join(folder, REPORT)}")
             _find_duplicates(folder, options.against, beam_options)
         sweep_temporary(folder)
         complete = complete and manifest["state"] == "complete"

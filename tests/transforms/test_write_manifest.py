@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.transforms.report.samples import ABOUT
 from transforms.merge_receipts import Totals
 from transforms.write_manifest import StageOutput, _WriteManifest, manifest
 
@@ -103,7 +104,7 @@ def test_failures_are_listed_and_the_rest_counted():
 
 
 def test_every_stage_has_its_own_file(tmp_path: Path):
-    about = {"configuration": {"null": False, "link": "softmax", "temperature": 1.0, "model_digest": "d"}, "who": "größe"}
+    about = {**ABOUT, "who": "größe"}
     outputs = (StageOutput("audit", f"{tmp_path}/audit", about), StageOutput("annotate", str(tmp_path), about))
     of = {"audit": Totals(counts=Counter(rows=2, scored=2)), "annotate": totals(1, lost=1)}
     assert _WriteManifest(outputs, 0.5).process(of) == ["incomplete"]
@@ -112,3 +113,6 @@ def test_every_stage_has_its_own_file(tmp_path: Path):
     assert json.loads((tmp_path / "audit" / "audit.json").read_text("utf-8"))["rows"]["planned"] == 2
     assert "größe" in (tmp_path / "manifest.json").read_text("utf-8")
     assert not (tmp_path / "audit.json").exists()
+    assert b"2 examples" in (tmp_path / "audit" / "report.html").read_bytes()
+    assert (tmp_path / "audit" / "relabel.csv").read_bytes().startswith(b'\xef\xbb\xbf"id"')
+    assert json.loads((tmp_path / "audit" / "relabel.json").read_bytes()) == []
