@@ -42,7 +42,7 @@ from transforms.claim import Output
 from transforms.find_duplicates import DUPLICATES
 from transforms.storage import join, read, sweep_temporary
 from transforms.write_comparison import COMPARISON
-from transforms.write_manifest import AUDIT, MANIFEST, PENDING
+from transforms.write_manifest import AUDIT, MANIFEST, PENDING, REPORT
 
 _log = logging.getLogger("spanmill")
 
@@ -94,6 +94,7 @@ def run_job(options: argparse.Namespace, beam_options: PipelineOptions) -> int:
         print(f"{output.stage}: {accounting(manifest, folder)}")
         if output.stage == "audit":
             print(audit_figures(json.loads(read(join(folder, AUDIT)))))
+            print(f"to be read: {join(folder, REPORT)}")
             _find_duplicates(output, options.against, beam_options)
             output.commit(content, MANIFEST)
             output.remove(PENDING)

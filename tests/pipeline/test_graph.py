@@ -20,6 +20,7 @@ from tests.runs import examples, write_input
 
 STEPS = ["ListFiles", "PlanChunks", "Reshuffle", "ProcessChunks", "MergeReceipts", "WriteManifest"]
 PROCESS = ["ReadChunk", "MakeWindows", "PredictSpans", "DecodeAnswers", "WriteChunk"]
+AUDITED = [*PROCESS[:4], "MeasureLoss", "WriteChunk"]
 
 
 @pytest.fixture
@@ -56,19 +57,26 @@ def nodes(job: Job) -> Nodes:
     ("stages", "process"),
     [
         (("annotate",), PROCESS),
-        (("audit",), [*PROCESS[:4], "MeasureLoss", "WriteChunk"]),
-        (("annotate", "audit"), [*PROCESS[:4], "MeasureLoss", "WriteChunk"]),
+        (("audit",), AUDITED),
+        (("annotate", "audit"), AUDITED),
     ],
 )
 def test_steps_are_labelled_with_the_names_of_their_transforms(job: Job, stages: tuple[str, ...], process: list[str]):
     found = nodes(replace(job, stages=stages)).found
-    assert [label for label in found if label and "/" not in label] == STEPS
+    steps = [*STEPS[:5], "ReadExamples", STEPS[5]] if "audit" in stages else STEPS
+    assert [label for label in found if label and "/" not in label] == steps
     inside = [label.split("/")[1] for label in found if label.startswith("ProcessChunks/") and label.count("/") == 1]
     assert inside == process
-    for name in (*STEPS[1:2], *STEPS[4:]):
+    for name in (*STEPS[1:2], *steps[4:]):
         assert type(found[name].transform).__name__ == name
     for name in process:
         assert type(found[f"ProcessChunks/{name}"].transform).__name__ == name
+
+
+def test_corrections_come_before_anything_reads_a_gold(job: Job):
+    found = nodes(replace(job, stages=("audit",), corrections={"row 1": ()})).found
+    inside = [label.split("/")[1] for label in found if label.startswith("ProcessChunks/") and label.count("/") == 1]
+    assert inside == ["ReadChunk", "CorrectGolds", *AUDITED[1:]]
 
 
 def test_it_is_linear_with_one_output_each_and_no_side_inputs(job: Job):

@@ -140,7 +140,7 @@ class TestInputRefusals:
         ("arguments", "message"),
         [
             (("--input=/nowhere/*.parquet",), "'/nowhere/*.parquet' matches no file"),
-            (("--input=",), "names no file"),
+            (("--input=",), "--input is missing"),
             (("--output=",), "empty path"),
             (("--question_column=ask",), "--question_column=ask: {source} has the columns id, question, context"),
             (("--context_column=text",), "--context_column=text: {source} has the columns id, question, context"),

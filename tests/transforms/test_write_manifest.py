@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.transforms.fakes import claimed
+from tests.transforms.report.samples import ABOUT
 from transforms.merge_receipts import Totals
 from transforms.retries import retried, take_retries
 from transforms.write_manifest import PENDING, StageOutput, _WriteManifest, manifest
@@ -134,7 +135,7 @@ def test_failures_are_listed_and_the_rest_counted():
 
 
 def test_every_stage_has_its_own_file(tmp_path: Path):
-    about = {"configuration": {"null": False, "link": "softmax", "temperature": 1.0, "model_digest": "d"}, "who": "größe"}
+    about = {**ABOUT, "who": "größe"}
     audit = StageOutput(claimed(tmp_path / "audit", "audit"), about, PENDING)
     outputs = (audit, StageOutput(claimed(tmp_path), about))
     of = {"audit": Totals(counts=Counter(rows=2, scored=2)), "annotate": totals(1, lost=1)}
@@ -144,3 +145,6 @@ def test_every_stage_has_its_own_file(tmp_path: Path):
     assert json.loads((tmp_path / "audit" / "audit.json").read_text("utf-8"))["rows"]["planned"] == 2
     assert "größe" in (tmp_path / "manifest.json").read_text("utf-8")
     assert not (tmp_path / "audit.json").exists()
+    assert b"2 examples" in (tmp_path / "audit" / "report.html").read_bytes()
+    assert (tmp_path / "audit" / "relabel.csv").read_bytes().startswith(b'\xef\xbb\xbf"id"')
+    assert json.loads((tmp_path / "audit" / "relabel.json").read_bytes()) == []

@@ -144,6 +144,6 @@ def differences(groups: Sequence[Bar], unit: str) -> str:
     means, halves = [mean for _, mean, _ in groups], [half for _, _, half in groups]
     axes.errorbar(means, range(len(groups)), xerr=halves, fmt="o", color=_ACCENT, ecolor=_ACCENT, capsize=3, markersize=4)
     axes.set_yticks(range(len(groups)), [label.replace("$", r"\$") for label, _, _ in groups])
-    axes.invert_yaxis()
+    axes.set_ylim(len(groups) - 0.4, -0.6)
     drawing.label(axes, unit, "")
     return drawing.svg(f"{unit} by slice")
