@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: venv demo test lint check clean
+.PHONY: venv demo test quick lint docs check clean
 
 venv: $(INSTALLED)  ## what everything else needs
 
@@ -13,16 +13,22 @@ demo: $(INSTALLED)  ## annotate the bundled sample with the bundled model, and s
 test: $(INSTALLED)  ## all tests
 	$(BIN)/pytest --cov --cov-report=term
 
+quick: $(INSTALLED)  ## tests without the slow ones
+	$(BIN)/pytest -m 'not slow'
+
+docs: $(INSTALLED)  ## the manual as a site in build/site, links and references checked
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 lint: $(INSTALLED)  ## style, format, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-check: lint test  ## what CI runs
+check: lint docs test  ## what CI runs
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'
 	touch $@
 
 clean:

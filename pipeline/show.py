@@ -127,7 +127,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.show",
         description=__doc__,
-        epilog=f"conditions: {where.__doc__}",
+        epilog=where.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
