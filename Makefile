@@ -9,7 +9,7 @@ TRAINED ?= out/model
 MINUTES ?= 112
 ROWS ?= 2000
 
-.PHONY: venv demo test torture lint check model bench clean
+.PHONY: venv demo test quick torture lint docs check model bench clean
 
 venv: $(INSTALLED)  ## what everything else needs
 
@@ -23,16 +23,22 @@ test: $(INSTALLED)  ## all tests
 torture: $(INSTALLED)  ## kills, faults and damaged files by the thousand: an hour or so
 	$(BIN)/pytest -m torture -v -s
 
+quick: $(INSTALLED)  ## tests without the slow ones
+	$(BIN)/pytest -m 'not slow and not torture'
+
+docs: $(INSTALLED)  ## the manual as a site in build/site, links and references checked
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 lint: $(INSTALLED)  ## style, format, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-check: lint test  ## what CI runs
+check: lint docs test  ## what CI runs
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'
 	touch $@
 
 model: $(INSTALLED)  ## train the bundled reader again, from all-MiniLM-L6-v2 and the data in DATA; hours; MINUTES of it in stage two

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -84,12 +85,9 @@ class Chooser:
         return self.dataset.scanner(columns=list(dict.fromkeys(columns or self.columns)), filter=condition, batch_size=1024)
 
 
-def choose(run: FinishedRun, columns: Sequence[str], options: Any) -> Iterator[dict[str, Any]]:
+def choose(run: FinishedRun, columns: Sequence[str], options: argparse.Namespace) -> list[dict[str, Any]]:
     """The rows that the options of `pipeline.show` ask for."""
     chooser = Chooser(run, columns, options.where)
     if options.id is not None:
-        yield from chooser.by_id(options.id)
-    elif options.worst:
-        yield from chooser.worst(options.worst)
-    else:
-        yield from chooser.sample(options.sample)
+        return chooser.by_id(options.id)
+    return chooser.worst(options.worst) if options.worst else chooser.sample(options.sample)

@@ -1,7 +1,10 @@
-"""Other formats to the input contract, and finished runs to other formats.
+"""Other formats to the input contract, and finished runs to other formats, for example
 
-python -m pipeline.convert import --input dev-v2.0.json --output gold.parquet
-python -m pipeline.convert export --run out/ --output predictions/ --format predictions"""
+    python -m pipeline.convert import --input dev-v2.0.json --output gold.parquet
+    python -m pipeline.convert export --run out/ --output predictions/ --format predictions
+
+Both read and write row by row: memory does not grow with the file.
+"""
 
 from __future__ import annotations
 
@@ -194,7 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = make_parser().parse_args(arguments)
     try:
         return int(options.run_stage(options))
-    except (Refused, StorageError, OSError) as error:
+    except (Refused, StorageError, OSError, pa.ArrowException) as error:
         print(f"refused: {error}", file=sys.stderr)
         return 2
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 from model.columns import NotUTF8, each_value
 from pipeline.options import Refused
 from transforms.claim import RUN
+from transforms.plan_chunks import is_answers
 from transforms.storage import exists, join, list_names, open_parquet, read
 from transforms.write_manifest import MANIFEST
 
@@ -21,24 +22,32 @@ class FinishedRun:
     """An output of annotate or audit.
 
     parts          names of its parts, in the order of the input
-    columns        names of their columns
+    schema         of the first, which is that of all
     configuration  that of its run.json
     """
 
     folder: str
     stage: str
     parts: tuple[str, ...]
-    columns: tuple[str, ...]
+    schema: pa.Schema
     configuration: dict[str, Any]
+
+    @property
+    def columns(self) -> list[str]:
+        return list(self.schema.names)
 
     def output(self, name: str) -> str:
         """The name that an output column has in the parts."""
         return f"{self.configuration['output_prefix']}{name}"
 
     def input(self, kind: str) -> str | None:
-        """The name of the column of the id, question, context or answers; None if the run did not keep it."""
-        name = self.configuration.get(f"{kind}_column", kind)  # annotate reads no answers
-        return name if name in self.columns else None
+        """The name of the column of the id, question, context or answers; None if the run did not keep it.
+
+        annotate reads no answers: whatever is called so goes along, and is taken for golds if it can hold some.
+        """
+        name = self.configuration.get(f"{kind}_column", kind)
+        usable = name in self.columns and (kind != "answers" or is_answers(self.schema.field(name).type))
+        return name if usable else None
 
     @property
     def state(self) -> str:
@@ -71,5 +80,5 @@ def open_run(folder: str) -> FinishedRun:
     if not parts:
         raise Refused(f"{folder} holds no parts")
     with open_parquet(join(folder, "parts", parts[0])) as file:
-        columns = tuple(file.schema_arrow.names)
-    return FinishedRun(folder, configuration["stage"], parts, columns, configuration)
+        schema = file.schema_arrow
+    return FinishedRun(folder, configuration["stage"], parts, schema, configuration)

@@ -1,7 +1,10 @@
-"""Examples of a run in the terminal, answers and golds highlighted in their passages.
+"""Examples of a run in the terminal, answers and golds highlighted in their passages, for example
 
-python -m pipeline.show out/demo
-python -m pipeline.show out/audit --worst 20 --where 'source == "law"'"""
+    python -m pipeline.show out/demo
+    python -m pipeline.show out/audit --worst 20 --where 'source == "law"'
+
+Nothing of the corpus can move the cursor or retitle the terminal: control characters are spelt out.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from typing import Any
 
 logging.getLogger().addHandler(logging.NullHandler())  # Beam warns of optional packages while it is imported
 
+import pyarrow as pa
 from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
@@ -28,6 +32,7 @@ _MARKS = {ANSWER: "«»", GOLD: "‹›"}
 """What stands around spans where there are no colours."""
 
 _JOINERS = "\u200c\u200d"
+_QUOTED = 80
 _OUTPUTS = (
     *("status", "reason", "probability", "window_index", "num_windows", "n_best", "answer_text", "answer_start", "answer_end"),
     *("prediction", "prediction_start", "prediction_end", "gold_start", "gold_end", "gold_probability", "nll", "f1"),
@@ -49,6 +54,11 @@ def printable(text: str) -> str:
     )
 
 
+def quoted(text: str) -> str:
+    """A text of one line, cut if it is long."""
+    return f"'{printable(text[:_QUOTED])}{'…' if len(text) > _QUOTED else ''}'"
+
+
 def spans_of(row: dict[str, Any], golds: Any) -> list[Span]:
     """The spans that are highlighted in a row whose output columns have lost their prefix; the answer comes last, on top."""
     found: list[tuple[Any, Any, str]] = [(row.get("gold_start"), row.get("gold_end"), GOLD)]
@@ -65,6 +75,8 @@ def excerpt(context: str, spans: Sequence[Span], around: int, marked: bool) -> T
 
     marked  whether signs stand around the spans, for terminals without colours
     """
+    # Golds of a data set may be anywhere.
+    spans = [(start, min(end, len(context)), style) for start, end, style in spans if start < len(context)]
     pieces: list[list[int]] = []
     for start, end, _ in sorted(spans) or [(0, around, "")]:
         low, high = max(0, start - around), min(len(context), end + around)
@@ -101,7 +113,7 @@ def lines_of(run: FinishedRun, row: dict[str, Any], around: int, marked: bool) -
         yield Text(f"rejected: {made['reason']}", "red")
     else:
         text = made["prediction"] if run.stage == "audit" else made["answer_text"]
-        answer = Text(repr(printable(text)), ANSWER) if text else Text("no answer", "bold")
+        answer = Text(quoted(text), ANSWER) if text else Text("no answer", "bold")
         facts = [f"probability {made['probability']:.2f}"]
         if made["window_index"] is not None:
             facts.append(f"window {made['window_index'] + 1} of {made['num_windows']}")
@@ -114,20 +126,20 @@ def lines_of(run: FinishedRun, row: dict[str, Any], around: int, marked: bool) -
             yield Text(f"{made['status']}: {made['reason']}")
     golds = given("answers")
     if golds is not None:
-        shown = [Text(repr(printable(text)), GOLD) for text in golds.get("text") or [] if text]
+        shown = [Text(quoted(text), GOLD) for text in golds.get("text") or [] if text]
         yield Text("gold: ").append(Text(" | ").join(shown) if shown else "none")
     if context := given("context"):
         yield excerpt(context, spans_of(made, golds), around, marked)
     others = (made["n_best"] or [])[1:]
     if others:
-        yield Text("then: " + " | ".join(f"{printable(each['text'])!r} {each['probability']:.2f}" for each in others), "dim")
+        yield Text("then: " + " | ".join(f"{quoted(each['text'])} {each['probability']:.2f}" for each in others), "dim")
 
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.show",
         description=__doc__,
-        epilog=f"conditions: {where.__doc__}",
+        epilog=where.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -155,13 +167,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         run = open_run(absolute(options.output))
         inputs = filter(None, map(run.input, ("id", "question", "context", "answers")))
-        rows = list(choose(run, [*inputs, *map(run.output, _OUTPUTS)], options))
+        rows = choose(run, [*inputs, *map(run.output, _OUTPUTS)], options)
         for row in rows:
             head, *rest = lines_of(run, row, options.around, marked=console.color_system is None)
             console.print(head)
             for line in rest:
                 console.print(Padding(line, (0, 0, 0, 4), expand=False))
-    except (Refused, StorageError) as error:
+    except (Refused, StorageError, OSError, pa.ArrowException) as error:
         print(error, file=sys.stderr)
         return 2
     if not rows:

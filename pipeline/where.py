@@ -1,8 +1,10 @@
 """`--where`: a condition on columns, written as a Python expression, made a filter that Arrow can push down. Nothing is run.
 
-nll > 8 and status == "scored"          0.2 < probability < 0.5          source in ("law", "history")
-reason is not None                      "river" in question              len(context) > 5000
-not exact_match == 1                    lower(answer_text) == "ada"      col("a name with spaces") != 0
+    nll > 8 and status == "scored"          0.2 < probability < 0.5          source in ("law", "history")
+    reason is not None                      "river" in question              len(context) > 5000
+    not exact_match == 1                    lower(answer_text) == "ada"      col("a name with spaces") != 0
+
+A comparison with null is neither true nor false, so such rows are left out.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ class WhereError(ValueError):
 
 
 def parse_where(text: str, schema: pa.Schema) -> pc.Expression:
-    """The condition as an Arrow expression. A comparison with null is neither true nor false: such rows are left out.
+    """The condition as an Arrow expression.
 
     Raises WhereError for anything but literals, columns, comparisons (chained too), `in`, `is None`, `and`, `or`, `not`,
     + - * /, `len` (of texts and lists), `lower` and `col`; for a column that is not there; for types that don't fit.
@@ -48,10 +50,10 @@ def parse_where(text: str, schema: pa.Schema) -> pc.Expression:
         tree = ast.parse(text.strip(), mode="eval")
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise WhereError(f"{text!r} is no condition: {error}") from error
-    condition = _Condition(text.strip(), schema).of(tree.body)
     try:
+        condition = _Condition(text.strip(), schema).of(tree.body)
         schema.empty_table().filter(condition)
-    except (pa.ArrowException, TypeError) as error:
+    except (pa.ArrowException, TypeError, OverflowError, RecursionError) as error:
         raise WhereError(f"{text!r}: {error}") from error
     return condition
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from pipeline.finished import FinishedRun, open_run
 from pipeline.options import Refused
+from transforms.plan_chunks import is_answers
 from transforms.storage import building, join
 
 PREDICTIONS, NA_PROB = "predictions.json", "na_prob.json"
@@ -30,6 +31,8 @@ def write_squad(run: str, output: str, answers: str) -> str:
     golds = None if answers == "predicted" else answers
     if golds and golds not in finished.columns:
         raise Refused(f"--answers={golds}: {run} has the columns {', '.join(finished.columns)}")
+    if golds and not is_answers(finished.schema.field(golds).type):
+        raise Refused(f"--answers={golds}: it is {finished.schema.field(golds).type}, not struct<text, answer_start> of lists")
     title = ["title"] if "title" in finished.columns else []
     columns = [_needed(finished, "id"), question, context, *title, *([golds] if golds else [text, start, status])]
     written, left_out = 0, 0
@@ -37,16 +40,10 @@ def write_squad(run: str, output: str, answers: str) -> str:
     def questions() -> Iterator[tuple[str, str, dict[str, Any]]]:
         nonlocal written, left_out
         for row in finished.rows(columns):
-            given = row[golds] if golds else None
-            if row[context] is None or row[question] is None or (given is None if golds else row[status] == "rejected"):
+            found = _golds(row[golds]) if golds else _predicted(row[status], row[text], row[start])
+            if found is None or row[context] is None or row[question] is None:
                 left_out += 1
                 continue
-            if given:
-                found = [{"text": t, "answer_start": s} for t, s in zip(given["text"], given["answer_start"], strict=True)]
-            elif golds or row[status] == "no_answer":
-                found = []
-            else:
-                found = [{"text": row[text], "answer_start": row[start]}]
             written += 1
             asked = {"id": str(row[columns[0]]), "question": row[question], "answers": found, "is_impossible": not found}
             yield str(row.get("title") or ""), row[context], asked
@@ -54,6 +51,21 @@ def write_squad(run: str, output: str, answers: str) -> str:
     with building(output) as path, open(path, "w", encoding="utf-8") as file:
         _write_articles(file, questions())
     return f"{written} questions: {output}; {left_out} rows left out"
+
+
+def _golds(answers: dict[str, Any] | None) -> list[dict[str, Any]] | None:
+    """The answers of a row as SQuAD JSON has them; None where they are missing or malformed."""
+    texts, starts = (answers["text"], answers["answer_start"]) if answers else (None, None)
+    if texts is None or starts is None or len(texts) != len(starts) or None in texts or None in starts:
+        return None
+    return [{"text": text, "answer_start": start} for text, start in zip(texts, starts, strict=True)]
+
+
+def _predicted(status: str, text: str | None, start: int | None) -> list[dict[str, Any]] | None:
+    """The same of what a run answered; None for a rejected row."""
+    if status == "rejected":
+        return None
+    return [{"text": text, "answer_start": start}] if status == "answered" else []
 
 
 def _write_articles(file: IO[str], questions: Iterator[tuple[str, str, dict[str, Any]]]) -> None:

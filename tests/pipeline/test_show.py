@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
+from pipeline.convert import ANSWERS_TYPE
 from pipeline.finished import FinishedRun
 from pipeline.show import ANSWER, GOLD, excerpt, lines_of, main, printable, spans_of
 from tests.runs import examples, run, write_input
@@ -19,8 +20,9 @@ CONFIGURATION = {
     "output_prefix": "qa_",
     **{f"{kind}_column": kind for kind in ("id", "question", "context", "answers")},
 }
-RUN = FinishedRun("/out", "annotate", ("p",), ("id", "question", "context", "answers"), CONFIGURATION)
-AUDIT = FinishedRun("/out", "audit", ("p",), ("id", "question", "context", "answers"), CONFIGURATION)
+SCHEMA = pa.schema([("id", pa.string()), ("question", pa.string()), ("context", pa.string()), ("answers", ANSWERS_TYPE)])
+RUN = FinishedRun("/out", "annotate", ("p",), SCHEMA, CONFIGURATION)
+AUDIT = FinishedRun("/out", "audit", ("p",), SCHEMA, CONFIGURATION)
 
 ROW: dict[str, Any] = {
     "id": "row 1",
@@ -65,6 +67,14 @@ class TestLines:
     def test_golds_where_there_are_any(self, answers: dict[str, Any], gold: str, passage: str):
         assert lines({**ROW, "answers": answers})[2:] == [gold, passage]
 
+    def test_a_long_answer_is_cut_where_it_is_quoted(self):
+        shown = lines({**ROW, "qa_answer_text": "x" * 5000, "context": None})
+        assert shown[1].startswith(f"'{'x' * 80}…', probability")
+
+    def test_a_column_called_answers_may_be_anything(self):
+        schema = SCHEMA.set(3, pa.field("answers", pa.string()))
+        assert lines({**ROW, "answers": "Ada"}, FinishedRun("/out", "annotate", ("p",), schema, CONFIGURATION)) == lines(ROW)
+
     def test_other_candidates(self):
         n_best = [{"text": "Ada", "probability": 0.876}, {"text": "Ben\n", "probability": 0.1}]
         assert lines({**ROW, "qa_n_best": n_best})[-1] == "then: 'Ben ' 0.10"
@@ -82,7 +92,7 @@ class TestLines:
         ]
 
     def test_columns_that_were_not_kept_are_not_shown(self):
-        run_without = FinishedRun("/out", "annotate", ("p",), ("id",), CONFIGURATION)
+        run_without = FinishedRun("/out", "annotate", ("p",), pa.schema([("id", pa.string())]), CONFIGURATION)
         assert lines(ROW, run_without) == ["row 1: None", "'Ada', probability 0.88, window 2 of 3"]
 
 
@@ -107,9 +117,9 @@ class TestExcerpt:
         assert text.plain == "Ada did."
         assert [(span.start, span.end, span.style) for span in text.spans] == [(0, 3, f"{ANSWER} {GOLD}"), (3, 7, GOLD)]
 
-    def test_a_span_beyond_the_passage_harms_nothing(self):
+    def test_a_span_ends_with_the_passage(self):
         """Golds of a data set may be anywhere."""
-        assert excerpt("Ada", [(90, 95, GOLD), (0, 1, ANSWER)], 2, marked=True).plain.startswith("«A»da")
+        assert excerpt("Ada", [(90, 95, GOLD), (1, 99, GOLD), (0, 1, ANSWER)], 2, marked=True).plain == "«A»‹da›"
 
     def test_escapes_move_no_span(self):
         assert excerpt("\x1b\x1bAda\n!", [(2, 5, ANSWER)], 9, marked=True).plain == "\\x1b\\x1b«Ada» !"
@@ -192,6 +202,7 @@ class TestMain:
             (("--id=row 99",), 1, "no row is like that"),
             (("--worst=3",), 2, "has no losses"),
             (("--where=loss > 3",), 2, "no such column"),
+            (("--where=qa_num_windows / 0 > 3",), 2, "divide by zero"),
         ],
     )
     def test_what_can_not_be_shown_is_named(

@@ -98,6 +98,9 @@ def test_what_means_nothing_is_named(condition: str, message: str):
         "n > 1; n",
         "row in n",
         "n > 3\0",
+        f"row > 1{'0' * 30}",
+        f"{'not ' * 5000}right",
+        f"{'-' * 5000}n > 1",
         "(" * 999 + "n" + ")" * 999 + " > 1",
     ],
 )

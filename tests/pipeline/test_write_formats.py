@@ -153,6 +153,7 @@ class TestRefusals:
             (tmp_path / "out", ("--format=squad",), "no column 'question': it was not kept"),
             (audited / "out" / "audit", ("--format=jsonl",), "an output of audit: only annotated rows"),
             (audited / "out", ("--format=squad", "--answers=golds"), "--answers=golds: "),
+            (audited / "out", ("--format=squad", "--answers=title"), "--answers=title: it is string, not struct"),
             (unfinished, ("--format=jsonl",), "has no manifest: the run did not finish"),
             (tmp_path / "nothing", ("--format=jsonl",), "has no run.json"),
         ):

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import os
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import fsspec
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -20,6 +24,7 @@ from transforms.storage import (
     StorageError,
     StoredFolder,
     absolute,
+    building,
     commit,
     create,
     exists,
@@ -27,6 +32,8 @@ from transforms.storage import (
     is_local,
     join,
     list_names,
+    open_dataset,
+    open_file,
     open_parquet,
     read,
     remove,
@@ -302,6 +309,58 @@ class TestCommit:
             with pytest.raises(OSError, match="No space left"):
                 create(str(tmp_path), b"x", "run.json")
         assert files_below(tmp_path) == []
+
+
+class TestBuilding:
+    """A file that is too big to be held as bytes, published as one that is whole."""
+
+    def test_it_is_there_once_it_is_done(self, output: str):
+        path = join(output, "deep", "a.json")
+        with building(path) as temporary:
+            Path(temporary).write_bytes(b"whole")
+            assert not exists(path)
+        assert read(path) == b"whole"
+        assert list_names(join(output, "deep")) == ["a.json"]
+        assert not Path(temporary).exists()
+
+    def test_it_replaces_what_is_there(self, output: str):
+        commit(output, b"old", "a.json")
+        with building(join(output, "a.json")) as temporary:
+            Path(temporary).write_bytes(b"new")
+        assert read(join(output, "a.json")) == b"new"
+
+    def test_a_body_that_breaks_leaves_the_old_file_and_no_torn_one(self, output: str):
+        commit(output, b"old", "a.json")
+        with pytest.raises(RuntimeError), building(join(output, "a.json")) as temporary:
+            Path(temporary).write_bytes(b"to")
+            raise RuntimeError("stopped")
+        assert read(join(output, "a.json")) == b"old"
+        assert list_names(output) == ["a.json"]
+        assert not Path(temporary).exists()
+
+    def test_others_may_read_it(self, tmp_path: Path):
+        """As the umask says, and not as temporary files are made elsewhere."""
+        (tmp_path / "plain").touch()
+        with building(f"{tmp_path}/a.json") as temporary:
+            Path(temporary).touch()
+        assert (tmp_path / "a.json").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@pytest.mark.parametrize(("name", "compress"), [("a.txt", bytes), ("a.txt.gz", gzip.compress), ("a.txt.bz2", bz2.compress)])
+def test_a_file_is_decompressed_by_its_ending(output: str, name: str, compress: Callable[[bytes], bytes]):
+    commit(output, compress(b"one\ntwo\n"), name)
+    with open_file(join(output, name)) as file:
+        assert list(file) == [b"one\n", b"two\n"]
+
+
+def test_files_are_one_dataset(output: str):
+    for number in (1, 2):
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.table({"n": [number, number * 10], "text": ["a", "b"]}), sink)
+        commit(output, sink.getvalue(), f"{number}.parquet")
+    found = open_dataset([join(output, "1.parquet"), join(output, "2.parquet")])
+    assert found.to_table(columns=["n"], filter=pc.field("n") >= 10).to_pylist() == [{"n": 10}, {"n": 20}]
+    assert [fragment.count_rows() for fragment in found.get_fragments()] == [2, 2]
 
 
 class TestSweep:
