@@ -9,7 +9,7 @@ TRAINED ?= out/model
 MINUTES ?= 112
 ROWS ?= 2000
 
-.PHONY: venv demo test quick torture lint docs check model bench clean
+.PHONY: venv demo test quick torture lint docs check model bench dataflow-graph airflow clean
 
 venv: $(INSTALLED)  ## what everything else needs
 
@@ -36,6 +36,18 @@ lint: $(INSTALLED)  ## style, format, types
 
 check: lint docs test  ## what CI runs
 
+dataflow-graph: $(INSTALLED)  ## the Dataflow job of the demo, made offline and not submitted: out/dataflow
+	$(BIN)/python deploy/dataflow/graph.py out/dataflow annotate --input bundled --output out/demo \
+		--project=my-project --region=us-central1 --temp_location=gs://my-bucket/tmp \
+		--sdk_container_image=us-docker.pkg.dev/my-project/spanmill/spanmill:0.1.0 \
+		--experiments=no_use_multiple_sdk_containers
+	$(BIN)/pytest tests/deploy/test_dataflow.py
+
+airflow: $(INSTALLED)  ## the test of the Airflow DAG, with Airflow in an environment of its own
+	test -x .venv-airflow/bin/airflow || $(PYTHON) -m venv .venv-airflow
+	.venv-airflow/bin/pip install --quiet 'apache-airflow>=3' 'apache-airflow-providers-apache-beam[google]'
+	AIRFLOW_PYTHON=.venv-airflow/bin/python $(BIN)/pytest -rs tests/deploy/test_airflow.py
+
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'
@@ -61,4 +73,4 @@ bench: $(INSTALLED)  ## annotate beside its peers, on the bundled sample or INPU
 		--output out/bench/speed
 
 clean:
-	rm -rf .venv .venv-peer .venv-bench build dist out *.egg-info
+	rm -rf .venv* build dist out *.egg-info

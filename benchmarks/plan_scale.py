@@ -1,0 +1,156 @@
+"""Plans a corpus of many files for real, and simulates how the plan is worked off: figures for docs/scale.md.
+
+    python benchmarks/plan_scale.py [--files 100000] [--rows 10000] [--chunk_rows 2048] [--workers 100]
+
+The files are links to a few real Parquet files; listing them, claiming run.json, reading it by ranges, reading every
+footer and making every chunk spec is what a job does. The work itself is simulated: runs are handed to whichever worker
+is free, as a runner does, with a time per row and the skews that are asked for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import os
+import pickle
+import random
+import resource
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from pipeline.identity import claim, input_ranges
+from pipeline.job import Job, resolve
+from pipeline.options import parse
+from transforms.plan_chunks import plan_chunks, read_range
+
+
+def link_files(folder: Path, files: int, rows: int) -> None:
+    """So many names of four real files with so many rows in two row groups."""
+    folder.mkdir()
+    words = [
+        "the",
+        "keeper",
+        "lit",
+        "the",
+        "lamp",
+        "and",
+        "wrote",
+        "the",
+        "hour",
+        "into",
+        "the",
+        "book",
+        "of",
+        "the",
+        "lighthouse",
+    ]
+    for kind in range(4):
+        draw = random.Random(kind)
+        texts = [" ".join(draw.choices(words, k=20)) for _ in range(rows)]
+        table = pa.table({"id": [str(row) for row in range(rows)], "question": ["Who lit the lamp?"] * rows, "context": texts})
+        pq.write_table(table, folder / f"{kind:07d}.parquet", row_group_size=-(-rows // 2))
+    for place in range(4, files):
+        os.link(folder / f"{place % 4:07d}.parquet", folder / f"{place:07d}.parquet")
+
+
+def memory() -> str:
+    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10:.0f} MiB at most so far"
+
+
+def plan(job: Job) -> Iterator[int]:
+    """Rows of every planned run; prints what planning took."""
+    started = time.perf_counter()
+    runs = chunks = rows = shuffled = slowest = 0
+    for listed in input_ranges(job):
+        began = time.perf_counter()
+        for file in read_range(listed):
+            for run in plan_chunks(file, job.expected, job.texts, job.chunk_size):
+                runs += 1
+                chunks += len(run.chunks)
+                if runs % 100 == 1:  # a sample: pickling all of them is the runner's time, not planning's
+                    shuffled += len(pickle.dumps(run)) / len(run.chunks)
+                size = sum(chunk.rows for chunk in run.chunks)
+                rows += size
+                yield size
+        slowest = max(slowest, time.perf_counter() - began)
+    seconds = time.perf_counter() - started
+    per_chunk = shuffled / -(-runs // 100)
+    print(
+        f"planned: {rows} rows, {chunks} chunks, {runs} runs in {seconds:.1f} s ({chunks / seconds:.0f} chunks/s), {memory()}"
+    )
+    print(
+        f"  one of {len(input_ranges(job))} ranges takes {slowest:.2f} s at most; {per_chunk:.0f} bytes per chunk are shuffled"
+    )
+
+
+def makespan(runs: Iterable[float], workers: int) -> float:
+    """Seconds until all runs are done, each taken by the worker that is free first."""
+    free = [0.0] * workers
+    for seconds in runs:
+        heapq.heapreplace(free, free[0] + seconds)
+    return max(free)
+
+
+def simulate(sizes: list[int], workers: int, row_seconds: float) -> None:
+    """Prints hours by formula and by simulation: even, uneven, with a straggler, with a giant file."""
+    total = sum(sizes) * row_seconds
+    ideal = total / workers
+    draw = random.Random(0)
+    uneven = [size * row_seconds * draw.lognormvariate(-0.5, 1.0) for size in sizes]
+    scale = total / sum(uneven)
+    half, largest = sum(sizes) // 2, max(sizes)
+    giant = [largest] * (half // largest)
+    cases = {
+        "even rows": [size * row_seconds for size in sizes],
+        "uneven documents (lognormal, sigma 1)": [seconds * scale for seconds in uneven],
+        "one worker at a tenth of the speed": [size * row_seconds for size in sizes],
+        "one file with half the rows, many row groups": [size * row_seconds / 2 for size in sizes]
+        + [size * row_seconds for size in giant],
+        "one file with half the rows, not cut into runs": [half * row_seconds, *(size * row_seconds / 2 for size in sizes)],
+    }
+    print(f"formula: rows x seconds per row / workers = {ideal / 3600:.2f} h on {workers} workers")
+    for name, runs in cases.items():
+        seconds = slow_worker(runs, workers) if "tenth" in name else makespan(runs, workers)
+        print(f"  {name}: {seconds / 3600:.2f} h, {100 * (seconds / ideal - 1):+.1f} %, longest run {max(runs):.0f} s")
+
+
+def slow_worker(runs: list[float], workers: int) -> float:
+    """The makespan where one worker takes ten times as long for everything."""
+    free = [(0.0, worker) for worker in range(workers)]
+    for seconds in runs:
+        at, worker = free[0]
+        heapq.heapreplace(free, (at + seconds * (10 if worker == 0 else 1), worker))
+    return max(at for at, _ in free)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--files", type=int, default=100_000)
+    parser.add_argument("--rows", type=int, default=10_000, help="per file")
+    parser.add_argument("--chunk_rows", type=int, default=2048)
+    parser.add_argument("--workers", type=int, default=100)
+    parser.add_argument("--row_seconds", type=float, default=0.01, help="of one worker's time, for the simulation")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        link_files(Path(folder) / "in", asked.files, asked.rows)
+        arguments = [f"--input={folder}/in", f"--output={folder}/out", f"--chunk_rows={asked.chunk_rows}"]
+        options, rest = parse(["annotate", *arguments, f"--max_num_workers={asked.workers}"])
+        started = time.perf_counter()
+        job = resolve(options, PipelineOptions(rest))
+        print(f"launcher: {len(job.files)} files listed, model loaded in {time.perf_counter() - started:.1f} s, {memory()}")
+        started = time.perf_counter()
+        claim(job, overwrite=False)
+        size = os.path.getsize(f"{folder}/out/run.json")
+        print(f"launcher: run.json of {size / 2**20:.1f} MiB claimed in {time.perf_counter() - started:.1f} s, {memory()}")
+        sizes = list(plan(job))
+    simulate(sizes, asked.workers, asked.row_seconds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Annotates each day's files every night at 02:30 UTC: a Cloud Scheduler job that launches the Flex Template.
+# Needs PROJECT, REGION, BUCKET and IMAGE as in README.md, and ACCOUNT, a service account that may launch Dataflow jobs.
+# {date} is the launcher's today in UTC. A night that failed: launch the template with date=YYYY-MM-DD; it goes on.
+set -euo pipefail
+
+body=$(cat <<JSON
+{"launchParameter": {
+  "jobName": "spanmill-nightly",
+  "containerSpecGcsPath": "$BUCKET/templates/spanmill.json",
+  "parameters": {
+    "stage": "annotate",
+    "input": "$BUCKET/in/date={date}/*.parquet",
+    "output": "$BUCKET/out/date={date}",
+    "model": "bundled"
+  },
+  "environment": {
+    "machineType": "n2-standard-8",
+    "maxWorkers": 50,
+    "sdkContainerImage": "$IMAGE",
+    "additionalExperiments": ["no_use_multiple_sdk_containers"]
+  }
+}}
+JSON
+)
+gcloud scheduler jobs create http spanmill-nightly --project="$PROJECT" --location="$REGION" \
+    --schedule='30 2 * * *' --time-zone=UTC --http-method=POST \
+    --uri="https://dataflow.googleapis.com/v1b3/projects/$PROJECT/locations/$REGION/flexTemplates:launch" \
+    --oauth-service-account-email="$ACCOUNT" \
+    --message-body="$body"
