@@ -15,7 +15,7 @@ from pipeline.identity import RUN, claim, identity, input_ranges
 from pipeline.job import Job, resolve
 from pipeline.options import Refused, parse
 from tests.runs import examples, write_input
-from transforms.plan_chunks import read_range
+from transforms.plan_chunks import list_files
 from transforms.records import InputFile
 from transforms.storage import commit
 
@@ -99,12 +99,12 @@ def test_an_option_that_is_gone_is_a_difference_too(job: Job, out: Path):
 def test_ranges_of_inputs_are_read_back_from_the_claim(job: Job, files: int):
     """Names with quotes, line ends of any kind and other scripts; rows only where a limit sets them."""
     names = ("a", 'b "x"', "c,\nd", "灯台\u2028\x85", "é")
-    made = tuple(InputFile(n, f"/in/{names[n % 5]}{n}", n, f"v{n}", n if n % 2 else None) for n in range(files))
+    made = tuple(InputFile(n, f"/in/{names[n % 5]}{n}", n, f"v{n}", f"label {n}", n if n % 2 else None) for n in range(files))
     job = replace(job, files=made)
     claim(job, overwrite=False)
     ranges = input_ranges(job)
     assert len(ranges) == min(files, 1000)
-    found = [read_range(listed) for listed in ranges]
+    found = [list_files(listed) for listed in ranges]
     assert tuple(file for each in found for file in each) == made
     assert max(map(len, found)) - min(map(len, found)) <= 1
 
@@ -114,7 +114,7 @@ def test_ranges_fit_a_claim_of_other_bytes(job: Job, out: Path):
     claim(job, overwrite=False)
     (out / RUN).write_text(json.dumps(json.loads((out / RUN).read_text("utf-8")), indent=7))
     assert claim(job, overwrite=False) is True
-    assert [file for listed in input_ranges(job) for file in read_range(listed)] == list(job.files)
+    assert [file for listed in input_ranges(job) for file in list_files(listed)] == list(job.files)
 
 
 class TestInputs:

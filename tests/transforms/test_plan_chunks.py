@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import apache_beam as beam
@@ -197,10 +198,11 @@ class TestPlanChunks:
     def test_in_a_pipeline_the_sentinel_becomes_an_empty_run(self, tmp_path: Path):
         path = tmp_path / "a.parquet"
         pq.write_table(pa.table({"question": ["a"] * 3, "context": ["b"] * 3, "n": [1, 2, 3]}), path)
-        listed = json.dumps({"path": str(path), "size": 1, "version": "v1", "label": "a"}).encode()
+        file = find_inputs(str(path))[0]
+        listed = json.dumps({"path": file.path, "size": file.size, "version": file.version, "label": file.label}).encode()
         (tmp_path / "run.json").write_bytes(b"before" + listed + b",\n" + listed + b"after")
         ranged = InputRange(str(tmp_path / "run.json"), 7, 6, 6 + 2 * len(listed) + 2)
-        files, size = [InputFile(index, str(path), 1, "v1", "a") for index in (7, 8)], ChunkSize(2, 2**20)
+        files, size = [replace(file, index=index) for index in (7, 8)], ChunkSize(2, 2**20)
         wanted = [ChunkRun("", -1, ()), *(run for file in files for run in plan_chunks(file, SCHEMA, TEXTS, size))]
         with PipelineOfTests() as pipeline:
             runs = pipeline | beam.Create([None, ranged]) | PlanChunks(SCHEMA, TEXTS, size)
