@@ -81,8 +81,8 @@ def label_studio(suspects: Sequence[Mapping[str, Any]], examples: Mapping[Place,
         example = examples.get((entry["path"], entry["row"]))
         if example is None:
             continue
-        data = {"id": entry["id"], "question": example.question, "context": example.context}
-        doubts = {"label_error": entry["label_error"], "reason": entry["label_error_reason"]}
+        data: dict[str, Any] = {"id": entry["id"], "question": example.question, "context": example.context}
+        data |= {"label_error": entry["label_error"], "reason": entry["label_error_reason"]}
         predictions = []
         for name, score in (("gold", entry["gold_probability"]), ("prediction", entry["probability"])):
             start, end = entry[f"{name}_start"], entry[f"{name}_end"]
@@ -90,14 +90,14 @@ def label_studio(suspects: Sequence[Mapping[str, Any]], examples: Mapping[Place,
                 value = {"start": start, "end": end, "text": example.context[start:end], "labels": ["Answer"]}
                 result = {"from_name": "answer", "to_name": "context", "type": "labels", "value": value}
                 predictions.append({"model_version": name, "score": score, "result": [result]})
-        tasks.append({"data": {**data, **doubts}, "predictions": predictions})
+        tasks.append({"data": data, "predictions": predictions})
     return json.dumps(tasks, indent=1, ensure_ascii=False).encode("utf-8", "replace")
 
 
 def read_corrections(content: bytes) -> dict[str, Correction]:
     """The corrections of a filled-in relabel.csv or of a Label Studio export, by id. Undecided rows have none.
 
-    Raises CorrectionsError for a file that is neither, a decision that is none, and an id that is decided twice.
+    Raises CorrectionsError for a file that is neither, a decision that is none, and an id that is missing or decided twice.
     """
     try:
         text = content.decode("utf-8-sig")
@@ -105,6 +105,8 @@ def read_corrections(content: bytes) -> dict[str, Correction]:
         raise CorrectionsError(f"it is no UTF-8: {error}") from error
     found: dict[str, Correction] = {}
     for where, row_id, correction in (_from_label_studio if text.lstrip().startswith("[") else _from_csv)(text):
+        if not row_id:
+            raise CorrectionsError(f"{where}: it is decided, but has no id to know the row by")
         if row_id in found:
             raise CorrectionsError(f"{where}: the id {row_id!r} is decided twice")
         found[row_id] = correction
@@ -160,7 +162,7 @@ def _from_label_studio(text: str) -> Iterator[tuple[str, str, Any]]:
             spans = [each["value"] for each in results if each["type"] == "labels"]
             correction = tuple(sorted((None, int(value["start"]), int(value["end"])) for value in spans))
             nothing = any(each["type"] == "choices" for each in results)
-            row_id = str(task["data"]["id"])
+            row_id = str(task["data"]["id"] or "")
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise CorrectionsError(f"{where} is no task of a Label Studio export: {error!r}") from error
         if correction or nothing:

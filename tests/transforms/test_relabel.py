@@ -148,6 +148,7 @@ class TestBack:
             (b"\xff\xfe", "it is no UTF-8"),
             (b"id,decision\n1,perhaps\n", "line 2: decision 'perhaps' is none of gold, prediction, unanswerable, other"),
             (b"id,decision\n1,unanswerable\n1,gold\n", "line 3: the id '1' is decided twice"),
+            (b"id,decision\n,gold\n", "line 2: it is decided, but has no id"),
             (b"id,decision,corrected_text\n1,other, \n", "line 2: decision 'other' needs a corrected_text"),
             (b"id,decision,prediction_start,prediction_end\n1,prediction,1.0,2\n", "prediction_start '1.0' is no whole number"),
             (b"[{", "it is no JSON"),
