@@ -21,7 +21,7 @@ from pipeline.identity import claim, claimed_outputs
 from pipeline.job import resolve
 from pipeline.options import Refused, parse
 from pipeline.progress import progress
-from pipeline.report import accounting, audit_figures, duplicate_figures
+from pipeline.report import accounting, audit_figures, duplicate_figures, printable
 from pipeline.runners import is_local, is_template, make_runner
 from transforms.claim import Output
 from transforms.find_duplicates import DUPLICATES
@@ -82,18 +82,29 @@ def _interrupted(number: int, _: FrameType | None) -> None:
     os._exit(128 + number)
 
 
+class _PrintableFormatter(logging.Formatter):
+    """Messages hold names and texts of files: no control characters of theirs may reach the terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit code."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", force=True)
+    handler = logging.StreamHandler()
+    handler.setFormatter(_PrintableFormatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     _log.setLevel(logging.INFO)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupted)
     try:
         return run(sys.argv[1:] if arguments is None else arguments)
     except Refused as error:
-        print(f"refused: {error}", file=sys.stderr)
+        print(printable(f"refused: {error}"), file=sys.stderr)
         return 2
-    except Exception:
+    except SystemExit:  # argparse has said what is wrong
+        raise
+    except BaseException:  # Rust's panics are no Exception; a crash must never look like a run that has finished
         _log.exception("the run did not finish; the same command goes on where it stopped")
         return 3
 

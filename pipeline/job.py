@@ -289,10 +289,16 @@ def _reader(options: argparse.Namespace) -> CheckpointReader:
     reader = CheckpointReader(location, found, options.device, dtype, options.compile)
     reader = shared(reader)  # type: ignore[assignment]  # an equal reader is of the same type
     reader.load()
-    tokens, rows = reader.tokenizer().vocabulary_size, reader.vocabulary()
+    tokenizer = reader.tokenizer()
+    tokens, rows = tokenizer.vocabulary_size, reader.vocabulary()
     if tokens > rows:
         raise Refused(
             f"--model={options.model}: its tokenizer has {tokens} tokens, but the network embeds {rows}: they do not match"
+        )
+    if None not in (tokenizer.padding, reader.padding()) and tokenizer.padding != reader.padding():
+        raise Refused(
+            f"--model={options.model}: its tokenizer pads with token {tokenizer.padding}, but the config of the network says "
+            f"pad_token_id {reader.padding()}: they do not match"
         )
     return reader
 

@@ -5,6 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 
+def printable(text: str) -> str:
+    """The text with control characters, and others that change how a terminal shows it, as escapes; lines stay lines."""
+    return "".join(each if each.isprintable() or each in "\n\t" else repr(each)[1:-1] for each in text)
+
+
 def accounting(manifest: dict[str, Any], output: str) -> str:
     """Rows planned = the sum of what became of them, and what else a person wants to know."""
     rows = manifest["rows"]
@@ -30,7 +35,7 @@ def accounting(manifest: dict[str, Any], output: str) -> str:
     if unlisted:
         lines.append(f"... and {unlisted} failures more (see {output}/manifest.json)")
     lines.append(f"{manifest['state']}: {output}" + "".join(f"\n  {reason}" for reason in manifest["why"]))
-    return "\n".join(lines)
+    return printable("\n".join(lines))
 
 
 def audit_figures(audit: dict[str, Any]) -> str:
@@ -68,4 +73,4 @@ def duplicate_figures(found: dict[str, Any]) -> str:
     ]
     for kind, shared in found.get("overlap", {}).items():
         lines.append(f"{shared['shared']} {kind}s shared with {found['against']} ({shared['own_rows']} rows)")
-    return "\n".join(lines)
+    return printable("\n".join(lines))
