@@ -38,6 +38,7 @@ from pipeline.options import Refused, parse
 from pipeline.progress import progress
 from pipeline.report import accounting, audit_figures, comparison_figures, duplicate_figures
 from pipeline.runners import is_local, is_template, make_runner
+from pipeline.terminal import printable
 from transforms.claim import Output
 from transforms.find_duplicates import DUPLICATES
 from transforms.storage import join, read, sweep_temporary
@@ -134,9 +135,18 @@ def _interrupted(number: int, _: FrameType | None) -> None:
     os._exit(128 + number)
 
 
+class _PrintableFormatter(logging.Formatter):
+    """Messages hold names and texts of files: no control characters of theirs may reach the terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit code."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", force=True)
+    handler = logging.StreamHandler()
+    handler.setFormatter(_PrintableFormatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     _log.setLevel(logging.INFO)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupted)
@@ -148,9 +158,11 @@ def exit_code(function: Callable[..., int], *arguments: Any) -> int:
     try:
         return function(*arguments)
     except Refused as error:
-        print(f"refused: {error}", file=sys.stderr)
+        print(printable(f"refused: {error}"), file=sys.stderr)
         return 2
-    except Exception:
+    except SystemExit:  # argparse has said what is wrong
+        raise
+    except BaseException:  # Rust's panics are no Exception; a crash must never look like a run that has finished
         _log.exception("the run did not finish; the same command goes on where it stopped")
         return 3
 

@@ -105,6 +105,10 @@ class CheckpointReader:
         """Rows of the network's embedding: token ids must be lower."""
         return self._network.vocabulary
 
+    def padding(self) -> int | None:
+        """The token id that the network takes for padding, if its config says."""
+        return self._network.padding
+
 
 def resolve_device(device: str) -> torch.device:
     """The torch device of `--device`. Raises ValueError for one that this machine does not have."""
@@ -164,6 +168,7 @@ class _Network:
         self.takes_types = takes_types(network)
         self.vocabulary = int(network.get_input_embeddings().num_embeddings)
         self.positions = _position_limit(network)
+        self.padding: int | None = getattr(network.config, "pad_token_id", None)
         self.device = device
         for module in network.modules():
             # In half precision a head's own rounding would tie neighbouring spans: its few weights compute in float32.

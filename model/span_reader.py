@@ -220,9 +220,15 @@ def _reader(location: Location, device: str, dtype: str, compile: bool) -> Check
     reader = CheckpointReader(location.pinned(folder, found), found, device, dtype, compile)
     reader = shared(reader)  # type: ignore[assignment]  # an equal reader is of the same type
     reader.load()
-    tokens, rows = reader.tokenizer().vocabulary_size, reader.vocabulary()
+    tokenizer = reader.tokenizer()
+    tokens, rows = tokenizer.vocabulary_size, reader.vocabulary()
     if tokens > rows:
         raise CheckpointError(f"{folder}: its tokenizer has {tokens} tokens, but the network embeds {rows}: they do not match")
+    if None not in (tokenizer.padding, reader.padding()) and tokenizer.padding != reader.padding():
+        raise CheckpointError(
+            f"{folder}: its tokenizer pads with token {tokenizer.padding}, but the config of the network says pad_token_id "
+            f"{reader.padding()}: they do not match"
+        )
     return reader
 
 

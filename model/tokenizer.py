@@ -150,6 +150,7 @@ class Tokenizer:
         self._backend.no_padding()
         self.vocabulary_size = self._backend.get_vocab_size(with_added_tokens=True)
         self.max_length = int(min(loaded.model_max_length, 2**31 - 1))
+        self.padding = loaded.pad_token_id
         pad_id = loaded.pad_token_id if loaded.pad_token_id is not None else loaded.eos_token_id
         self.format = self._probe(loaded.padding_side == "right", loaded.cls_token_id, pad_id or 0)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pipeline.terminal import printable
+
 
 def accounting(manifest: dict[str, Any], output: str) -> str:
     """Rows planned = the sum of what became of them, and what else a person wants to know."""
@@ -30,7 +32,7 @@ def accounting(manifest: dict[str, Any], output: str) -> str:
     if unlisted:
         lines.append(f"... and {unlisted} failures more (see {output}/manifest.json)")
     lines.append(f"{manifest['state']}: {output}" + "".join(f"\n  {reason}" for reason in manifest["why"]))
-    return "\n".join(lines)
+    return printable("\n".join(lines))
 
 
 def audit_figures(audit: dict[str, Any]) -> str:
@@ -86,4 +88,4 @@ def duplicate_figures(found: dict[str, Any]) -> str:
     ]
     for kind, shared in found.get("overlap", {}).items():
         lines.append(f"{shared['shared']} {kind}s shared with {found['against']} ({shared['own_rows']} rows)")
-    return "\n".join(lines)
+    return printable("\n".join(lines))

@@ -25,13 +25,13 @@ from pipeline import where
 from pipeline.choose_rows import choose
 from pipeline.finished import FinishedRun, open_run
 from pipeline.options import Refused
+from pipeline.terminal import one_line
 from transforms.storage import StorageError, absolute
 
 ANSWER, GOLD = "bold black on green", "underline yellow"
 _MARKS = {ANSWER: "«»", GOLD: "‹›"}
 """What stands around spans where there are no colours."""
 
-_JOINERS = "\u200c\u200d"
 _QUOTED = 80
 _OUTPUTS = (
     *("status", "reason", "probability", "window_index", "num_windows", "n_best", "answer_text", "answer_start", "answer_end"),
@@ -42,21 +42,9 @@ Span = tuple[int, int, str]
 """Start, end, style."""
 
 
-def printable(text: str) -> str:
-    """Corpus text without anything that a terminal would obey: controls, escapes and changes of direction are spelt out.
-
-    Tabs and line ends become blanks; joiners stay, without them emoji and some scripts fall apart.
-    """
-    blank = {"\n": " ", "\r": " ", "\t": " "}
-    return "".join(
-        each if each.isprintable() or each in _JOINERS else blank.get(each) or each.encode("unicode_escape").decode()
-        for each in text
-    )
-
-
 def quoted(text: str) -> str:
     """A text of one line, cut if it is long."""
-    return f"'{printable(text[:_QUOTED])}{'…' if len(text) > _QUOTED else ''}'"
+    return f"'{one_line(text[:_QUOTED])}{'…' if len(text) > _QUOTED else ''}'"
 
 
 def spans_of(row: dict[str, Any], golds: Any) -> list[Span]:
@@ -93,7 +81,7 @@ def excerpt(context: str, spans: Sequence[Span], around: int, marked: bool) -> T
             if marked:
                 result.append("".join(_MARKS[style][0] for start, _, style in spans if start == begin))
             styles = [style for start, end, style in spans if start <= begin and stop <= end]
-            result.append(printable(context[begin:stop]), " ".join(styles))
+            result.append(one_line(context[begin:stop]), " ".join(styles))
             if marked:
                 result.append("".join(_MARKS[style][1] for _, end, style in reversed(spans) if end == stop))
     result.append(" …" if pieces and pieces[-1][1] < len(context) else "")
@@ -108,7 +96,7 @@ def lines_of(run: FinishedRun, row: dict[str, Any], around: int, marked: bool) -
         return row.get(name) if name else None
 
     made = {name: row.get(run.output(name)) for name in _OUTPUTS}
-    yield Text.assemble((printable(str(given("id"))), "bold"), ": ", printable(str(given("question"))))
+    yield Text.assemble((one_line(str(given("id"))), "bold"), ": ", one_line(str(given("question"))))
     if made["status"] == "rejected":
         yield Text(f"rejected: {made['reason']}", "red")
     else:

@@ -39,6 +39,11 @@ def is_systemic(error: BaseException) -> bool:
     return device_lost or isinstance(error, CheckpointError)
 
 
+def is_panic(error: BaseException) -> bool:
+    """Whether a Rust library (the tokenizer) gave up on this input: what it raises then is no Exception."""
+    return type(error).__name__ == "PanicException"
+
+
 class ChunkStep(beam.DoFn):
     """A step on chunks: subclasses load what they need in `setup` and work in `apply`.
 
@@ -62,8 +67,8 @@ class ChunkStep(beam.DoFn):
         started = time.perf_counter()
         try:
             result = self.apply(record)
-        except Exception as error:
-            if is_systemic(error):
+        except BaseException as error:
+            if is_systemic(error) or not (isinstance(error, Exception) or is_panic(error)):
                 raise
             _log.warning("%s failed on %s: %s", self.name, chunk.spec.part, error, exc_info=True)
             self.failed_chunks.inc()

@@ -6,6 +6,7 @@ from collections import Counter
 from typing import Any
 
 from pipeline.report import accounting
+from pipeline.terminal import printable
 from transforms.merge_receipts import Totals
 from transforms.write_manifest import manifest
 
@@ -24,6 +25,15 @@ def test_a_complete_run():
         "4.0 s of work: PredictSpans 75 %, ReadChunk 25 %",
         "complete: /out",
     ]
+
+
+def test_nothing_of_a_file_steers_the_terminal():
+    """Names of files and messages about their content are whatever someone wrote."""
+    failures = [("/in/\x1b[2J.parquet", -1, 0, 0, "PlanChunks", "no column '\x9b31m\u202egnp\r'")]
+    text = printed(refused_files=1, failures=failures)
+    assert all(each.isprintable() or each == "\n" for each in text)
+    assert "failed: /in/\\x1b[2J.parquet" in text
+    assert printable("Straße 灯台 🌊\tb\nc") == "Straße 灯台 🌊\tb\nc"
 
 
 def test_retries_are_told_where_there_were_any():

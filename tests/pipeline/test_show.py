@@ -13,7 +13,8 @@ from rich.console import Console
 
 from pipeline.convert import ANSWERS_TYPE
 from pipeline.finished import FinishedRun
-from pipeline.show import ANSWER, GOLD, excerpt, lines_of, main, printable, spans_of
+from pipeline.show import ANSWER, GOLD, excerpt, lines_of, main, spans_of
+from pipeline.terminal import one_line
 from tests.runs import examples, run, write_input
 
 CONFIGURATION = {
@@ -139,7 +140,7 @@ class TestExcerpt:
     ],
 )
 def test_what_a_terminal_would_obey_is_spelt_out(text: str, shown: str):
-    assert printable(text) == shown
+    assert one_line(text) == shown
 
 
 def test_nothing_that_is_printed_can_be_obeyed():

@@ -38,7 +38,7 @@ class FakeRecord:
     chunk: Chunk
 
 
-def fail_with(error: Exception) -> Callable[[Any], Any]:
+def fail_with(error: BaseException) -> Callable[[Any], Any]:
     def work(_: Any) -> Any:
         raise error
 
@@ -88,7 +88,14 @@ def test_a_systemic_error_is_raised(error: Exception):
 
 def test_what_is_no_exception_is_never_caught():
     with pytest.raises(KeyboardInterrupt):
-        list(_FakeStep(fail_with(KeyboardInterrupt())).process(CHUNK))  # type: ignore[arg-type]  # a step that fails takes anything
+        list(_FakeStep(fail_with(KeyboardInterrupt())).process(CHUNK))
+
+
+def test_a_panic_of_the_tokenizer_is_of_this_chunk():
+    """It is no Exception: the run would end at this chunk every time."""
+    panic = type("PanicException", (BaseException,), {})("index out of bounds")
+    (receipt,) = _FakeStep(fail_with(panic)).process(CHUNK)
+    assert receipt.error == "PanicException: index out of bounds"
 
 
 def test_receipts_pass_through_untouched():

@@ -1,0 +1,125 @@
+"""Many rows through the whole of annotate, with a network that costs nothing: memory, open files and the accounting.
+
+    python benchmarks/load.py [--rows 1000000] [--output FOLDER]
+
+The rows are the bundled sample's, each passage with a heading of its own. Every second, memory and open files of the
+process are looked at: both should be as high in the last quarter of the run as in the second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import threading
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import apache_beam as beam
+import pyarrow.parquet as pq
+import torch
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from benchmarks.memory import batches
+from model.batching import Batch
+from model.tokenizer import Tokenizer
+from pipeline.graph import build
+from pipeline.identity import claim
+from pipeline.job import resolve
+from pipeline.options import parse
+from pipeline.runners import make_runner
+from tests.checkpoints import build_bert
+
+
+@dataclass(frozen=True)
+class FreeReader:
+    """Logits that are a hash of the token and its place: no network. Its tokenizer is real."""
+
+    folder: str
+
+    def load(self) -> None:
+        """Nothing to load."""
+
+    def tokenizer(self) -> Tokenizer:
+        return Tokenizer(self.folder)
+
+    def logits(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        place = torch.arange(batch.input_ids.shape[1])
+        mixed = batch.input_ids * 2_654_435_761 + place * 40_503
+        return (mixed % 1009) / 100.0, (mixed // 7 % 1009) / 100.0
+
+
+class Watch(threading.Thread):
+    """Memory (MiB) and open files of this process, every second."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.seen: list[tuple[float, int]] = []
+        self.stopped = threading.Event()
+
+    def run(self) -> None:
+        while not self.stopped.wait(1.0):
+            pages = int(Path("/proc/self/statm").read_text().split()[1])
+            self.seen.append((pages * os.sysconf("SC_PAGE_SIZE") / 2**20, len(os.listdir("/proc/self/fd"))))
+
+    def quarter(self, number: int) -> dict[str, float]:
+        """Medians over the second (1), third (2) or last (3) quarter."""
+        begin = len(self.seen) * number // 4
+        memory, files = zip(*self.seen[begin : len(self.seen) * (number + 1) // 4], strict=True)
+        return {"memory_mib": round(statistics.median(memory)), "open_files": statistics.median(files)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--output", default=tempfile.mkdtemp(prefix="spanmill-load-"))
+    given = parser.parse_args()
+    folder = Path(given.output)
+    model = build_bert(folder / "model")
+    writer = None
+    for table in batches(given.rows):
+        writer = writer or pq.ParquetWriter(folder / "in.parquet", table.schema)
+        writer.write_table(table)
+    assert writer is not None
+    writer.close()
+
+    options, rest = parse(["annotate", f"--input={folder}/in.parquet", f"--output={folder}/out", f"--model={model}"])
+    beam_options = PipelineOptions(rest)
+    job = replace(resolve(options, beam_options), reader=FreeReader(str(model)))
+    claim(job, overwrite=False)
+    watch = Watch()
+    watch.start()
+    started = time.monotonic()
+    pipeline = beam.Pipeline(runner=make_runner(beam_options), options=beam_options)
+    build(pipeline, job)
+    pipeline.run().wait_until_finish()
+    seconds = time.monotonic() - started
+    watch.stopped.set()
+
+    manifest = json.loads((folder / "out" / "manifest.json").read_text("utf-8"))
+    rows = manifest["rows"]
+    written = sum(pq.ParquetFile(path).metadata.num_rows for path in (folder / "out" / "parts").iterdir())
+    print(
+        json.dumps(
+            {
+                "rows": rows,
+                "rows_written": written,
+                "identity_holds": rows["planned"] == sum(rows.values()) - rows["planned"] == written == given.rows,
+                "state": manifest["state"],
+                "parts": manifest["chunks"]["planned"],
+                "seconds": round(seconds),
+                "rows_per_second": round(given.rows / seconds),
+                **{f"quarter_{number + 1}": watch.quarter(number) for number in (1, 2, 3)},
+                "peak_memory_mib": round(max(memory for memory, _ in watch.seen)),
+                "most_open_files": max(files for _, files in watch.seen),
+            },
+            indent=2,
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

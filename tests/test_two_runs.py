@@ -1,0 +1,55 @@
+"""Two runs that write into one place at the same time: harmless, or one of them ends; never a mixture."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.runs import examples, write_input
+from tests.started import start
+from tests.test_kills import content
+
+
+@pytest.fixture
+def arguments(tmp_path: Path, bert_folder: Path) -> list[str]:
+    write_input(tmp_path / "in.parquet", examples(300), row_group_size=100)
+    return ["annotate", f"--input={tmp_path}/in.parquet", f"--model={bert_folder}"]
+
+
+def alone(arguments: list[str], folder: Path) -> dict[str, Any]:
+    """What a run leaves that has the place to itself."""
+    process = start([*arguments, f"--output={folder}/alone"], folder / "log")
+    process.join()
+    assert process.exitcode == 0
+    return content(folder / "alone")
+
+
+def test_the_same_run_twice_at_a_time_is_harmless(tmp_path: Path, arguments: list[str]):
+    arguments = [*arguments, "--chunk_rows=10"]
+    whole = alone(arguments, tmp_path)
+    processes = [start([*arguments, f"--output={tmp_path}/out"], tmp_path / f"log {n}") for n in (1, 2)]
+    for process in processes:
+        process.join()
+    codes = sorted(process.exitcode for process in processes)
+    assert codes in ([0, 0], [0, 3])  # the one that ends first may miss the manifest, which the other has still to write
+    assert content(tmp_path / "out") == whole
+
+
+def test_a_run_whose_output_is_overwritten_ends_and_leaves_nothing(tmp_path: Path, arguments: list[str]):
+    other = [*arguments, "--chunk_rows=30", "--n_best=2"]
+    whole = alone(other, tmp_path)
+    first = start([*arguments, "--chunk_rows=3", f"--output={tmp_path}/out"], tmp_path / "first")
+    parts, deadline = tmp_path / "out" / "parts", time.monotonic() + 60
+    while not parts.exists() or len(list(parts.iterdir())) < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    second = start([*other, f"--output={tmp_path}/out", "--overwrite"], tmp_path / "second")
+    for process in (first, second):
+        process.join()
+    assert first.exitcode == 3
+    assert "belongs to another run now: nothing more is written there" in (tmp_path / "first").read_text()
+    assert second.exitcode == 0, (tmp_path / "second").read_text()
+    assert content(tmp_path / "out") == whole
