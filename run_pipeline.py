@@ -8,18 +8,17 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from importlib.abc import InspectLoader
 from importlib.util import find_spec
-from pathlib import Path
 from types import FrameType
 
 for _name in ("model", "transforms", "pipeline"):  # common names: another's would be run, or fail in odd ways
     _spec = find_spec(_name)
-    _found = _spec.origin if _spec else None
-    if not (_found and 'DISTRIBUTION = "spanmill"' in Path(_found).read_text("utf-8")):
-        print(
-            f"refused: the package {_name!r} is not Spanmill's, but {_found or 'missing'}: see docs/installing.md",
-            file=sys.stderr,
-        )
+    _source = _spec.loader.get_source(_name) if _spec and _spec.origin and isinstance(_spec.loader, InspectLoader) else None
+    if 'DISTRIBUTION = "spanmill"' not in (_source or ""):
+        _found = _spec.origin if _spec and _spec.origin else "missing"
+        _hint = "docs/installing.md says what to do"
+        print(f"refused: the package {_name!r} is not Spanmill's, but {_found}; {_hint}", file=sys.stderr)
         raise SystemExit(2)
 
 logging.getLogger().addHandler(logging.NullHandler())  # Beam warns of optional packages while it is imported
