@@ -8,13 +8,12 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from importlib.abc import InspectLoader
 from importlib.util import find_spec
 from types import FrameType
 
 for _name in ("model", "transforms", "pipeline"):  # common names: another's would be run, or fail in odd ways
     _spec = find_spec(_name)
-    _source = _spec.loader.get_source(_name) if _spec and _spec.origin and isinstance(_spec.loader, InspectLoader) else None
+    _source = _spec.loader.get_source(_name) if _spec and hasattr(_spec.loader, "get_source") else None
     if 'DISTRIBUTION = "spanmill"' not in (_source or ""):
         _found = _spec.origin if _spec and _spec.origin else "missing"
         _hint = "docs/installing.md says what to do"
