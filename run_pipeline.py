@@ -13,7 +13,8 @@ from types import FrameType
 
 for _name in ("model", "transforms", "pipeline"):  # common names: another's would be run, or fail in odd ways
     _spec = find_spec(_name)
-    _source = _spec.loader.get_source(_name) if _spec and hasattr(_spec.loader, "get_source") else None
+    _get_source = getattr(_spec.loader, "get_source", None) if _spec else None
+    _source = _get_source(_name) if _get_source else None
     if 'DISTRIBUTION = "spanmill"' not in (_source or ""):
         _found = _spec.origin if _spec and _spec.origin else "missing"
         _hint = "docs/installing.md says what to do"
