@@ -72,11 +72,13 @@ def read_squad(file: IO[bytes], names: Names) -> Iterator[Example]:
 
 def _paragraph(paragraph: dict[str, Any], title: str | None, number: int) -> Iterator[Example]:
     for place, qa in enumerate(paragraph.get("qas", [])):
+        where = f"paragraph {number}, question {place}"
         try:
-            golds = [(answer["text"], answer["answer_start"]) for answer in qa.get("answers", [])]
+            answers = [] if qa.get("is_impossible") and not qa.get("answers") else qa.get("answers")
+            golds = golds_of(answers, None, where)
             yield Example(str(qa["id"]), qa["question"], paragraph["context"], golds, {"title": title})
-        except (KeyError, TypeError) as error:
-            raise FormatError(f"paragraph {number}, question {place}: {error!r} is missing or malformed") from error
+        except (KeyError, TypeError, AttributeError) as error:
+            raise FormatError(f"{where}: {error!r} is missing or malformed") from error
 
 
 def read_mrqa(file: IO[bytes], names: Names) -> Iterator[Example]:
@@ -97,7 +99,7 @@ def read_mrqa(file: IO[bytes], names: Names) -> Iterator[Example]:
                     for first, last in answer["char_spans"]
                 ]
                 yield Example(str(qa["qid"]), qa["question"], row["context"], golds, {"source": source})
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise FormatError(f"line {number}: {error!r} is missing or malformed") from error
 
 

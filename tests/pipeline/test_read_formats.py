@@ -40,13 +40,28 @@ class TestSquad:
         content["data"].append({"paragraphs": [{"context": "b", "qas": [asked(name="q2")]}]})
         assert [example.others["title"] for example in read("squad", json.dumps(content))] == ["Lamps", None]
 
+    def test_a_question_of_which_no_answer_is_told(self):
+        """Test sets come so; and a start that is missing is not made up here."""
+        qas = [
+            {"id": "q1", "question": "Who?"},
+            {"id": "q2", "question": "Who?", "is_impossible": True},
+            {"id": "q3", "question": "Who?", "answers": [{"text": "Ada"}]},
+        ]
+        found = read("squad", json.dumps(squad({"context": CONTEXT, "qas": qas})))
+        assert [example.golds for example in found] == [None, [], [("Ada", None)]]
+
     @pytest.mark.parametrize(
         ("content", "message"),
         [
             ("{", "paragraph 0: no JSON"),
             (json.dumps(squad({"qas": [asked()]})), "paragraph 0, question 0: .*context"),
             (json.dumps(squad({"context": "a", "qas": [asked(), {"id": 1}]})), "paragraph 0, question 1: .*question"),
-            (json.dumps(squad({"context": "a", "qas": [asked() | {"answers": [{"text": "a"}]}]})), "answer_start"),
+            (json.dumps(squad({"context": "a", "qas": ["Who?"]})), "paragraph 0, question 0: .*malformed"),
+            (
+                json.dumps(squad({"context": "a", "qas": [asked() | {"answers": [{"text": None}]}]})),
+                "answers of an unknown shape",
+            ),
+            (json.dumps(squad({"context": "a", "qas": [asked(("a", "x"))]})), "the start 'x' is no whole number"),
         ],
     )
     def test_what_is_broken_is_named(self, content: str, message: str):
@@ -80,6 +95,10 @@ class TestMrqa:
     def test_what_is_broken_is_named(self):
         with pytest.raises(FormatError, match=r"line 2: .*qas"):
             read("mrqa", f"{self.HEADER}\n{{}}")
+        with pytest.raises(FormatError, match=r"line 1: .*malformed"):
+            read("mrqa", self.row([0, 2], text=None))  # type: ignore[arg-type]
+        with pytest.raises(FormatError, match=r"line 1: .*malformed"):
+            read("mrqa", self.row([0]))
 
 
 class TestJsonLines:
