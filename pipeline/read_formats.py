@@ -71,7 +71,10 @@ def read_squad(file: IO[bytes], names: Names) -> Iterator[Example]:
 
 
 def _paragraph(paragraph: dict[str, Any], title: str | None, number: int) -> Iterator[Example]:
-    for place, qa in enumerate(paragraph.get("qas", [])):
+    questions = paragraph.get("qas", []) if isinstance(paragraph, dict) else None
+    if not isinstance(questions, list):
+        raise FormatError(f"paragraph {number}: it has no list of questions (`qas`)")
+    for place, qa in enumerate(questions):
         where = f"paragraph {number}, question {place}"
         try:
             answers = [] if qa.get("is_impossible") and not qa.get("answers") else qa.get("answers")
@@ -89,7 +92,7 @@ def read_mrqa(file: IO[bytes], names: Names) -> Iterator[Example]:
     source = None
     for number, row in _json_lines(file):
         if "header" in row:
-            source = row["header"].get("dataset")
+            source = row["header"].get("dataset") if isinstance(row["header"], dict) else None
             continue
         try:
             for qa in row["qas"]:
@@ -185,10 +188,11 @@ def golds_of(answers: Any, start: Any, where: str) -> list[Gold] | None:
         texts, starts = answers["text"], answers.get("answer_start")
         if isinstance(texts, str):
             texts, starts = [texts], [starts]
-        starts = [None] * len(texts) if starts is None else starts
-        if len(texts) != len(starts):
-            raise FormatError(f"{where}: {len(texts)} answers, but {len(starts)} starts")
-        answers = [{"text": text, "answer_start": begin} for text, begin in zip(texts, starts, strict=True)]
+        if isinstance(texts, list) and isinstance(starts, list | None):
+            starts = [None] * len(texts) if starts is None else starts
+            if len(texts) != len(starts):
+                raise FormatError(f"{where}: {len(texts)} answers, but {len(starts)} starts")
+            answers = [{"text": text, "answer_start": begin} for text, begin in zip(texts, starts, strict=True)]
     if answers is None:
         return None
     if isinstance(answers, list):

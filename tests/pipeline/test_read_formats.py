@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+from contextlib import suppress
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.read_formats import READERS, Example, FormatError, Names, golds_of
 
@@ -180,3 +183,25 @@ def test_shapes_of_answers(answers: Any, start: Any, golds: Any):
 def test_a_shape_that_is_none(answers: Any):
     with pytest.raises(FormatError, match="line 1: "):
         golds_of(answers, None, "line 1")
+
+
+ODD = st.sampled_from(
+    [None, "", "Ada", "[", '{"text": 3}', 0, -5, 2.5, float("nan"), True, [], {}, [1], ["Ada"], [[0, 2]], [[0, 99]]]
+    + [{"text": text, "answer_start": start} for text in ("Ada", 1, [1], ["Ada"], [None]) for start in (0, "b", [0], None)]
+)
+QUESTION = ODD | st.fixed_dictionaries({}, optional=dict.fromkeys(("id", "qid", "question", "is_impossible"), ODD))
+QUESTION |= st.fixed_dictionaries({"id": ODD, "question": ODD, "answers": ODD | st.lists(ODD, max_size=2)})
+DETECTED = st.lists(st.fixed_dictionaries({"text": ODD, "char_spans": ODD}), max_size=2)
+QUESTION |= st.fixed_dictionaries({"qid": ODD, "question": ODD, "detected_answers": ODD | DETECTED})
+PARAGRAPH = ODD | st.fixed_dictionaries({"context": ODD, "qas": ODD | st.lists(QUESTION, max_size=2)})
+ROW = ODD | st.fixed_dictionaries(dict.fromkeys(("id", "question", "context", "answers", "answer_start", "header"), ODD))
+
+
+@given(st.lists(PARAGRAPH | ROW, max_size=3), ODD)
+def test_odd_files_are_read_or_named(pieces: list[Any], title: Any):
+    """Whatever stands where something else should: rows, or a FormatError, and nothing else."""
+    lines = "\n".join(json.dumps(piece) for piece in pieces)
+    wrapped = json.dumps({"data": [{"title": title, "paragraphs": pieces}, title]})
+    for kind, content in (("mrqa", lines), ("jsonl", lines), ("squad", wrapped), ("csv", lines)):
+        with suppress(FormatError):
+            read(kind, content)
