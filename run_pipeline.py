@@ -10,18 +10,17 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
 for _name in ("model", "transforms", "pipeline"):  # common names: another's would be run, or fail in odd ways
     _spec = find_spec(_name)
-    _found = _spec.origin if _spec else None
-    if not (_found and 'DISTRIBUTION = "spanmill"' in Path(_found).read_text("utf-8")):
-        print(
-            f"refused: the package {_name!r} is not Spanmill's, but {_found or 'missing'}: see docs/installing.md",
-            file=sys.stderr,
-        )
+    _get_source = getattr(_spec.loader, "get_source", None) if _spec else None
+    _source = _get_source(_name) if _get_source else None
+    if 'DISTRIBUTION = "spanmill"' not in (_source or ""):
+        _found = _spec.origin if _spec and _spec.origin else "missing"
+        _hint = "docs/installing.md says what to do"
+        print(f"refused: the package {_name!r} is not Spanmill's, but {_found}; {_hint}", file=sys.stderr)
         raise SystemExit(2)
 
 logging.getLogger().addHandler(logging.NullHandler())  # Beam warns of optional packages while it is imported

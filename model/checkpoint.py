@@ -76,9 +76,11 @@ class Hub:
 
 
 def locate(model: str) -> Location:
-    """The location that a name means: "bundled", a folder, else a hub id[@revision]."""
+    """The location that a name means: "bundled", a folder, else a hub id[@revision]. Raises CheckpointError for a URL."""
     if model == "bundled":
         return Bundled()
+    if "://" in model:
+        raise CheckpointError(f"{model} is a URL: give transforms.storage.StoredFolder({model!r}), which fetches it")
     if os.path.isdir(model):
         return LocalFolder(os.path.abspath(model))
     repository, _, revision = model.partition("@")

@@ -71,12 +71,17 @@ def read_squad(file: IO[bytes], names: Names) -> Iterator[Example]:
 
 
 def _paragraph(paragraph: dict[str, Any], title: str | None, number: int) -> Iterator[Example]:
-    for place, qa in enumerate(paragraph.get("qas", [])):
+    questions = paragraph.get("qas", []) if isinstance(paragraph, dict) else None
+    if not isinstance(questions, list):
+        raise FormatError(f"paragraph {number}: it has no list of questions (`qas`)")
+    for place, qa in enumerate(questions):
+        where = f"paragraph {number}, question {place}"
         try:
-            golds = [(answer["text"], answer["answer_start"]) for answer in qa.get("answers", [])]
+            answers = [] if qa.get("is_impossible") and not qa.get("answers") else qa.get("answers")
+            golds = golds_of(answers, None, where)
             yield Example(str(qa["id"]), qa["question"], paragraph["context"], golds, {"title": title})
-        except (KeyError, TypeError) as error:
-            raise FormatError(f"paragraph {number}, question {place}: {error!r} is missing or malformed") from error
+        except (KeyError, TypeError, AttributeError) as error:
+            raise FormatError(f"{where}: {error!r} is missing or malformed") from error
 
 
 def read_mrqa(file: IO[bytes], names: Names) -> Iterator[Example]:
@@ -87,7 +92,7 @@ def read_mrqa(file: IO[bytes], names: Names) -> Iterator[Example]:
     source = None
     for number, row in _json_lines(file):
         if "header" in row:
-            source = row["header"].get("dataset")
+            source = row["header"].get("dataset") if isinstance(row["header"], dict) else None
             continue
         try:
             for qa in row["qas"]:
@@ -97,7 +102,7 @@ def read_mrqa(file: IO[bytes], names: Names) -> Iterator[Example]:
                     for first, last in answer["char_spans"]
                 ]
                 yield Example(str(qa["qid"]), qa["question"], row["context"], golds, {"source": source})
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise FormatError(f"line {number}: {error!r} is missing or malformed") from error
 
 
@@ -183,10 +188,11 @@ def golds_of(answers: Any, start: Any, where: str) -> list[Gold] | None:
         texts, starts = answers["text"], answers.get("answer_start")
         if isinstance(texts, str):
             texts, starts = [texts], [starts]
-        starts = [None] * len(texts) if starts is None else starts
-        if len(texts) != len(starts):
-            raise FormatError(f"{where}: {len(texts)} answers, but {len(starts)} starts")
-        answers = [{"text": text, "answer_start": begin} for text, begin in zip(texts, starts, strict=True)]
+        if isinstance(texts, list) and isinstance(starts, list | None):
+            starts = [None] * len(texts) if starts is None else starts
+            if len(texts) != len(starts):
+                raise FormatError(f"{where}: {len(texts)} answers, but {len(starts)} starts")
+            answers = [{"text": text, "answer_start": begin} for text, begin in zip(texts, starts, strict=True)]
     if answers is None:
         return None
     if isinstance(answers, list):

@@ -57,6 +57,13 @@ def test_what_a_page_says_to_type_works(name: str, tmp_path: Path, monkeypatch: 
     assert done
 
 
+def test_python_in_the_readme_works():
+    code = [content for language, _, content in blocks(HOUSE / "README.md") if language == "python"]
+    assert code
+    for each in code:
+        exec(compile(each, "README.md", "exec"), {})
+
+
 @pytest.mark.parametrize("name", ["tutorial", "convert"])
 def test_what_a_page_says_that_convert_prints_is_printed(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

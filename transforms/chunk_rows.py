@@ -26,7 +26,9 @@ class ChunkRows(beam.PTransform):
     """Mapping -> Chunk.
 
     schema  the columns that go along; `OutcomeRows` gives them back, with what was made of them
-    rows    at most so many rows in a chunk; a bundle's last chunk has fewer
+    rows    at most so many rows in a chunk, all of one Beam window; a bundle's last chunk has fewer
+
+    As with `beam.BatchElements`, which makes them, a chunk's timestamp is the end of its window.
     """
 
     schema: pa.Schema

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -20,6 +21,7 @@ from model.columns import ANSWER_SCHEMA
 from model.span_reader import Answer, SettingError
 from pipeline.job import SAMPLE
 from tests.runs import read_parts, read_rejections, run, write_input
+from transforms.storage import StoredFolder
 
 SETTINGS: dict[str, Any] = {"max_length": 96, "overlap": 30, "max_question": 16, "max_answer_length": 12, "max_windows": 200}
 
@@ -157,6 +159,15 @@ class TestLoading:
         with pytest.raises(SettingError) as refused:
             SpanReader.load(str(bert_folder), **settings)
         assert str(refused.value).startswith(message)
+
+    def test_a_checkpoint_in_a_store(self, bert_folder: Path, reader: SpanReader):
+        fs = fsspec.filesystem("memory")
+        fs.put(f"{bert_folder}/", "/readers/bert/", recursive=True)
+        with pytest.raises(CheckpointError, match=r"give transforms\.storage\.StoredFolder\('memory://readers/bert'\)"):
+            SpanReader.load("memory://readers/bert")
+        stored = SpanReader.load(StoredFolder("memory://readers/bert"))
+        assert stored.reader.digest == reader.reader.digest
+        assert stored.answer("Who?", "Ada lit it.") == SpanReader.load(str(bert_folder)).answer("Who?", "Ada lit it.")
 
     def test_a_folder_that_is_no_checkpoint(self, tmp_path: Path):
         with pytest.raises(CheckpointError, match=r"has no config\.json"):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+from contextlib import suppress
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.read_formats import READERS, Example, FormatError, Names, golds_of
 
@@ -40,13 +43,28 @@ class TestSquad:
         content["data"].append({"paragraphs": [{"context": "b", "qas": [asked(name="q2")]}]})
         assert [example.others["title"] for example in read("squad", json.dumps(content))] == ["Lamps", None]
 
+    def test_a_question_of_which_no_answer_is_told(self):
+        """Test sets come so; and a start that is missing is not made up here."""
+        qas = [
+            {"id": "q1", "question": "Who?"},
+            {"id": "q2", "question": "Who?", "is_impossible": True},
+            {"id": "q3", "question": "Who?", "answers": [{"text": "Ada"}]},
+        ]
+        found = read("squad", json.dumps(squad({"context": CONTEXT, "qas": qas})))
+        assert [example.golds for example in found] == [None, [], [("Ada", None)]]
+
     @pytest.mark.parametrize(
         ("content", "message"),
         [
             ("{", "paragraph 0: no JSON"),
             (json.dumps(squad({"qas": [asked()]})), "paragraph 0, question 0: .*context"),
             (json.dumps(squad({"context": "a", "qas": [asked(), {"id": 1}]})), "paragraph 0, question 1: .*question"),
-            (json.dumps(squad({"context": "a", "qas": [asked() | {"answers": [{"text": "a"}]}]})), "answer_start"),
+            (json.dumps(squad({"context": "a", "qas": ["Who?"]})), "paragraph 0, question 0: .*malformed"),
+            (
+                json.dumps(squad({"context": "a", "qas": [asked() | {"answers": [{"text": None}]}]})),
+                "answers of an unknown shape",
+            ),
+            (json.dumps(squad({"context": "a", "qas": [asked(("a", "x"))]})), "the start 'x' is no whole number"),
         ],
     )
     def test_what_is_broken_is_named(self, content: str, message: str):
@@ -80,6 +98,10 @@ class TestMrqa:
     def test_what_is_broken_is_named(self):
         with pytest.raises(FormatError, match=r"line 2: .*qas"):
             read("mrqa", f"{self.HEADER}\n{{}}")
+        with pytest.raises(FormatError, match=r"line 1: .*malformed"):
+            read("mrqa", self.row([0, 2], text=None))  # type: ignore[arg-type]
+        with pytest.raises(FormatError, match=r"line 1: .*malformed"):
+            read("mrqa", self.row([0]))
 
 
 class TestJsonLines:
@@ -161,3 +183,25 @@ def test_shapes_of_answers(answers: Any, start: Any, golds: Any):
 def test_a_shape_that_is_none(answers: Any):
     with pytest.raises(FormatError, match="line 1: "):
         golds_of(answers, None, "line 1")
+
+
+ODD = st.sampled_from(
+    [None, "", "Ada", "[", '{"text": 3}', 0, -5, 2.5, float("nan"), True, [], {}, [1], ["Ada"], [[0, 2]], [[0, 99]]]
+    + [{"text": text, "answer_start": start} for text in ("Ada", 1, [1], ["Ada"], [None]) for start in (0, "b", [0], None)]
+)
+QUESTION = ODD | st.fixed_dictionaries({}, optional=dict.fromkeys(("id", "qid", "question", "is_impossible"), ODD))
+QUESTION |= st.fixed_dictionaries({"id": ODD, "question": ODD, "answers": ODD | st.lists(ODD, max_size=2)})
+DETECTED = st.lists(st.fixed_dictionaries({"text": ODD, "char_spans": ODD}), max_size=2)
+QUESTION |= st.fixed_dictionaries({"qid": ODD, "question": ODD, "detected_answers": ODD | DETECTED})
+PARAGRAPH = ODD | st.fixed_dictionaries({"context": ODD, "qas": ODD | st.lists(QUESTION, max_size=2)})
+ROW = ODD | st.fixed_dictionaries(dict.fromkeys(("id", "question", "context", "answers", "answer_start", "header"), ODD))
+
+
+@given(st.lists(PARAGRAPH | ROW, max_size=3), ODD)
+def test_odd_files_are_read_or_named(pieces: list[Any], title: Any):
+    """Whatever stands where something else should: rows, or a FormatError, and nothing else."""
+    lines = "\n".join(json.dumps(piece) for piece in pieces)
+    wrapped = json.dumps({"data": [{"title": title, "paragraphs": pieces}, title]})
+    for kind, content in (("mrqa", lines), ("jsonl", lines), ("squad", wrapped), ("csv", lines)):
+        with suppress(FormatError):
+            read(kind, content)

@@ -6,6 +6,7 @@ import apache_beam as beam
 import pyarrow as pa
 import pytest
 from apache_beam.testing.util import assert_that
+from apache_beam.transforms.window import FixedWindows, GlobalWindows, TimestampedValue
 
 from transforms.chunk_rows import ChunkRows, chunk_rows
 from transforms.records import Chunk
@@ -36,3 +37,14 @@ def test_chunks_are_bounded():
     with beam.Pipeline(runner="FnApiRunner") as pipeline:
         rows = pipeline | beam.Create([{"page": page} for page in range(7)], reshuffle=False)
         assert_that(rows | ChunkRows(SCHEMA, rows=3), check)
+
+
+def test_rows_of_different_beam_windows_are_not_mixed():
+    def check(chunks: list[Chunk]) -> None:
+        assert sorted(chunk.table.column("page").to_pylist() for chunk in chunks) == [[1, 2], [12, 13], [25]]
+
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        rows = pipeline | beam.Create([1, 2, 12, 13, 25], reshuffle=False)
+        rows |= "Stamp" >> beam.Map(lambda page: TimestampedValue({"page": page}, page))
+        chunks = rows | beam.WindowInto(FixedWindows(10)) | ChunkRows(SCHEMA, rows=3)
+        assert_that(chunks | "Global" >> beam.WindowInto(GlobalWindows()), check)
