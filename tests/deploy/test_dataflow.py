@@ -24,7 +24,7 @@ from tests.runs import HOUSE, examples, write_input
 DEPLOY = HOUSE / "deploy" / "dataflow"
 GPU = "type:nvidia-l4;count:1;install-nvidia-driver"
 IMAGE = "us-docker.pkg.dev/my-project/spanmill/spanmill:0.1.0"
-STEPS = ["ListFiles", "PlanChunks", "Reshuffle", "ProcessChunks", "MergeReceipts", "WriteManifest"]
+STEPS = ["ListFiles", "PlanChunks", "Reshuffle", "ProcessChunks", "MergeReceipts", "ReadExamples", "WriteManifest"]
 CHUNK_STEPS = ["ReadChunk", "MakeWindows", "PredictSpans", "DecodeAnswers", "MeasureLoss", "WriteChunk"]
 ACCELERATOR = "beam:resources:accelerator:v1"
 
