@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: venv demo test torture lint check clean
+.PHONY: venv demo test torture advisories lint check clean
 
 venv: $(INSTALLED)  ## what everything else needs
 
@@ -15,6 +15,11 @@ test: $(INSTALLED)  ## all tests
 
 torture: $(INSTALLED)  ## kills, faults and damaged files by the thousand: an hour or so
 	$(BIN)/pytest -m torture -v -s
+
+advisories: $(INSTALLED)  ## known vulnerabilities of all pins, asked of PyPI
+	$(PYTHON) -m venv .venv/advisories
+	.venv/advisories/bin/pip install --quiet pip-audit
+	.venv/advisories/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict
 
 lint: $(INSTALLED)  ## style, format, types
 	$(BIN)/ruff check .
