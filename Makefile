@@ -9,7 +9,7 @@ TRAINED ?= out/model
 MINUTES ?= 112
 ROWS ?= 2000
 
-.PHONY: venv demo test quick torture lint docs check model bench dataflow-graph airflow clean
+.PHONY: venv demo test quick torture advisories lint docs check model bench dataflow-graph airflow clean
 
 venv: $(INSTALLED)  ## what everything else needs
 
@@ -22,6 +22,11 @@ test: $(INSTALLED)  ## all tests
 
 torture: $(INSTALLED)  ## kills, faults and damaged files by the thousand: an hour or so
 	$(BIN)/pytest -m torture -v -s
+
+advisories: $(INSTALLED)  ## known vulnerabilities of all pins, asked of PyPI
+	$(PYTHON) -m venv .venv/advisories
+	.venv/advisories/bin/pip install --quiet pip-audit
+	.venv/advisories/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict
 
 quick: $(INSTALLED)  ## tests without the slow ones
 	$(BIN)/pytest -m 'not slow and not torture'

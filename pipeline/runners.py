@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import threading
 from importlib import import_module
 from pathlib import Path
 
@@ -12,6 +14,8 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.portability.fn_api_runner.fn_runner import ExtendedProvisionInfo
 from apache_beam.runners.runner import PipelineRunner, create_runner
 from google.protobuf.struct_pb2 import Struct
+
+_log = logging.getLogger("spanmill")
 
 _IN_PROCESS = (None, "DirectRunner", "direct", "FnApiRunner")
 
@@ -51,7 +55,25 @@ def make_runner(options: PipelineOptions) -> PipelineRunner:
         os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # inherited by the workers: no more threads than cores
         if Path.cwd() != Path(__file__).parent.parent:  # they put the working folder first, and with it any model.py in it
             os.environ.setdefault("PYTHONSAFEPATH", "1")
+        _end_with_workers()
     return FnApiRunner(provision_info=_quiet_workers())
+
+
+def _end_with_workers() -> None:
+    """Lets this process end, with exit code 3, when a worker process dies: Beam's runner may wait for its work for ever.
+
+    The thread in which the runner watches over a worker raises then, and nobody else listens.
+    """
+    others = threading.excepthook
+
+    def end_or_tell(raised: threading.ExceptHookArgs) -> None:
+        if raised.thread is None or raised.thread.name != "run_worker":
+            others(raised)
+            return
+        _log.error("the run did not finish, a worker process died; the same command goes on: %s", raised.exc_value)
+        os._exit(3)
+
+    threading.excepthook = end_or_tell
 
 
 def _quiet_workers() -> ExtendedProvisionInfo:

@@ -132,7 +132,10 @@ def in_processes(arguments: list[str], output: Path, log: Path) -> tuple[Callabl
             workers = workers_of(process.pid)
             if workers:
                 os.kill(random.choice(workers), signal.SIGKILL)
-            code = process.wait(120)  # a run whose worker died must not wait for it for ever
+            try:
+                code = process.wait(120)  # a run whose worker died must not wait for it for ever
+            finally:
+                process.kill()
         assert code in (0, 3), log.read_text()
         return code == 3
 

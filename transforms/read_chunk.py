@@ -25,16 +25,21 @@ _log = logging.getLogger(NAMESPACE)
 
 
 def committed_receipt(output: Output, part: str) -> Receipt | None:
-    """The receipt of a part that an earlier try of this run committed; None if there is none, or a damaged one."""
+    """The receipt of a part that an earlier try of this run committed.
+
+    None if there is none, or a damaged one, or if its rejections are missing.
+    """
     path = join(output.folder, "parts", part)
     if not exists(path):
         return None
     try:
         with open_parquet(path) as file:
             receipt = Receipt.from_json(json.loads((file.metadata.metadata or {})[RECEIPT_KEY]))
-        if receipt.run == output.run:
+        rejects = receipt.counts.get("rejected", 0) > 0
+        whole = not rejects or exists(join(output.folder, "rejections", part))
+        if whole and receipt.run == output.run:
             return receipt
-        _log.warning("%s is of another run and is made again", path)
+        _log.warning("%s %s and is made again", path, "is of another run" if whole else "has lost its rejections")
         return None
     except Exception as error:  # making a chunk again is always right, and a run that stumbles here could never end
         _log.warning("%s is damaged and is made again: %s: %s", path, type(error).__name__, error)

@@ -109,8 +109,8 @@ def _matches(pattern: str) -> dict[str, dict[str, Any]]:
         root = re.split(r"[*?[]", inner)[0].rpartition("/")[0]
         levels = None if "**" in inner else inner.count("/") - root.count("/")
         wanted = re.compile(glob_translate(inner))
-        with suppress(FileNotFoundError):
-            matches = {path: info for path, info in _files_below(fs, root, levels) if wanted.match(path)}
+        if _info(fs, root or "/"):
+            matches = {path: info for path, info in _files_below(fs, root or "/", levels) if wanted.match(path)}
     if not matches:
         raise StorageError(f"{pattern!r} matches no {'.parquet file' if found else 'file'}")
     return {path if isinstance(fs, LocalFileSystem) else fs.unstrip_protocol(path): info for path, info in matches.items()}
@@ -124,7 +124,8 @@ def _files_below(fs: fsspec.AbstractFileSystem, folder: str, levels: int | None 
     for info in fs.ls(folder, detail=True):
         path = info["name"].rstrip("/")
         if isinstance(fs, LocalFileSystem) and info["islink"]:
-            info = fs.info(path)  # of the file that the link leads to; links to folders are not followed
+            # Of the file that the link leads to. One that leads nowhere is planned, so that it is refused by its name.
+            info = _info(fs, path) or {**info, "type": "file"}
         elif info["type"] == "directory" and path != folder.rstrip("/") and levels != 1:
             yield from _files_below(fs, path, levels and levels - 1)
         if info["type"] == "file":

@@ -49,13 +49,20 @@ def row_accounting(stage: str, totals: Totals) -> dict[str, int]:
 
 
 def manifest(
-    stage: str, totals: Totals, about: Mapping[str, Any], max_failed_fraction: float, parts: int | None = None
+    stage: str,
+    totals: Totals,
+    about: Mapping[str, Any],
+    max_failed_fraction: float,
+    parts: int | None = None,
+    rejections: int | None = None,
 ) -> dict[str, Any]:
-    """What a run did. `about` says what it was asked to do, and goes in front; `parts` is how many parts the
-    output holds (None: nobody counted).
+    """What a run did. `about` says what it was asked to do, and goes in front.
+
+    parts, rejections: how many files of each the output holds (None: nobody counted).
 
     state is "complete" iff no file was refused, no chunk failed, every row is accounted for, every part is there and no
-    other, and rejected rows are at most `max_failed_fraction` of all; else "incomplete", and `why` says which it is.
+    other, no file of rejections is missing, and rejected rows are at most `max_failed_fraction` of all; else
+    "incomplete", and `why` says which it is.
     """
     rows = row_accounting(stage, totals)
     unaccounted = 2 * rows["planned"] - sum(rows.values())
@@ -70,6 +77,8 @@ def manifest(
     done = totals.chunks - totals.failed_chunks
     if parts is not None and not done <= parts <= totals.chunks:
         why.append(f"{parts} parts are there, but {done} chunks were done: parts were lost, or are none of this run's")
+    if rejections is not None and rejections < totals.rejecting:
+        why.append(f"{rejections} files of rejections are there, but {totals.rejecting} were written: some were lost")
     if lost > max_failed_fraction * rows["planned"]:
         why.append(
             f"{lost} of {rows['planned']} rows were rejected or failed, more than --max_failed_fraction={max_failed_fraction}"
@@ -161,8 +170,8 @@ class _WriteManifest(beam.DoFn):
                 output.commit(relabel_csv(suspects, examples), RELABEL_CSV)
                 output.commit(label_studio(suspects, examples), RELABEL_JSON)
                 output.commit(audit_page(report, examples, each.about), REPORT)
-            parts = len(list_names(join(output.folder, "parts")))
-            content = manifest(stage, totals[stage], each.about, self.max_failed_fraction, parts)
+            there = [len(list_names(join(output.folder, name))) for name in ("parts", "rejections")]
+            content = manifest(stage, totals[stage], each.about, self.max_failed_fraction, *there)
             output.commit(as_json(content), each.name)
         return [content["state"]]
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -12,6 +14,8 @@ from apache_beam.runners.portability.prism_runner import PrismRunner
 
 from pipeline.options import Refused, parse
 from pipeline.runners import is_local, is_template, make_runner
+
+HOUSE = Path(__file__).parent.parent.parent
 
 
 @pytest.mark.parametrize("arguments", [[], ["--runner=DirectRunner"], ["--runner=direct"], ["--runner=FnApiRunner"]])
@@ -75,6 +79,26 @@ def test_one_process_leaves_threads_alone(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("OMP_NUM_THREADS")
     make_runner(PipelineOptions([]))
     assert "OMP_NUM_THREADS" not in os.environ
+
+
+@pytest.mark.parametrize(("name", "code"), [("run_worker", 3), ("another thread", 0)])
+def test_a_worker_that_dies_ends_the_run(name: str, code: int):
+    """The runner itself may wait for it for ever. (In a process of its own, since it ends.)"""
+    script = f"""
+import threading
+from apache_beam.options.pipeline_options import PipelineOptions
+from pipeline.runners import make_runner
+make_runner(PipelineOptions(["--direct_running_mode=multi_processing", "--direct_num_workers=2"]))
+def fail():
+    raise RuntimeError("Worker subprocess exited with return code 137")
+thread = threading.Thread(target=fail, name={name!r})
+thread.start()
+thread.join()
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=HOUSE)
+    assert ended.returncode == code, ended.stderr
+    assert "return code 137" in ended.stderr
+    assert ("a worker process died; the same command goes on" in ended.stderr) == (code == 3)
 
 
 def test_a_template_is_told_by_its_option():

@@ -146,6 +146,14 @@ class TestCommittedReceipt:
         commit_part(output, receipt)
         assert committed_receipt(Output("annotate", output, "this run"), "p") == replace(receipt, run="this run")
 
+    def test_a_part_whose_rejections_are_missing_counts_as_missing(self, output: str):
+        """The store said that it had written them, and had not."""
+        here = Output("annotate", output, "this run")
+        commit_part(output, Receipt(stage="annotate", part="p", counts={"rejected": 1}))
+        assert committed_receipt(here, "p") is None
+        commit(output, b"rejections", "rejections", "p")
+        assert committed_receipt(here, "p") is not None
+
     def test_a_part_of_another_run_counts_as_missing(self, output: str):
         """A worker of a run that was overwritten may have committed it a moment too late."""
         commit_part(output, Receipt(stage="annotate", part="p", run="the run before"))

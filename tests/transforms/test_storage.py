@@ -84,6 +84,13 @@ class TestFindInputs:
         os.utime(tmp_path / "blob", (1, 1))
         assert find_inputs(f"{tmp_path}/links")[0].state != by_folder[0].state
 
+    def test_a_link_that_leads_nowhere_is_found_and_hides_no_other(self, tmp_path: Path):
+        """Planning refuses it by name; without it, its rows would be missing without a word."""
+        (tmp_path / "a.parquet").symlink_to(tmp_path / "gone")
+        (tmp_path / "b.parquet").touch()
+        for pattern in (f"{tmp_path}", f"{tmp_path}/*.parquet"):
+            assert [Path(file.path).name for file in find_inputs(pattern)] == ["a.parquet", "b.parquet"]
+
     def test_a_folder_that_a_glob_matches_is_no_input(self, tmp_path: Path):
         (tmp_path / "folder.parquet").mkdir()
         (tmp_path / "a.parquet").touch()

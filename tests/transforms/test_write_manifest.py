@@ -90,6 +90,12 @@ def test_a_failed_chunk_may_have_a_part_of_the_other_stage():
     assert [manifest("annotate", of, {}, 1, parts)["why"] for parts in (1, 2)] == [["1 chunks failed"]] * 2
 
 
+def test_lost_rejections_are_told():
+    lost = manifest("annotate", totals(9, rejecting=2), {}, 1, 2, 1)
+    assert lost["why"] == ["1 files of rejections are there, but 2 were written: some were lost"]
+    assert manifest("annotate", totals(9, rejecting=2), {}, 1, 2, 2)["state"] == "complete"
+
+
 def test_retries_are_told(tmp_path: Path):
     about = {"configuration": {}}
     take_retries()
