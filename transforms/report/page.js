@@ -51,8 +51,8 @@ const colour = (text, tokens) => {
     const token = document.createElement("span");
     token.className = "token";
     token.textContent = letters.slice(start, end).join("");
-    token.style.setProperty("--start", `${Math.sqrt(startShare / 1000) * 100}%`);
-    token.style.setProperty("--end", `${Math.sqrt(endShare / 1000) * 100}%`);
+    token.style.setProperty("--start", `${Math.sqrt(startShare / 1000) * 60}%`);
+    token.style.setProperty("--end", `${Math.sqrt(endShare / 1000) * 60}%`);
     token.title = `start ${startShare / 1000}, end ${endShare / 1000}`;
     coloured.append(token);
     done = end;
