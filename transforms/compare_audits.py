@@ -64,13 +64,15 @@ Pairing = tuple[str, list[Score], list[Score]]
 
 def pair_scores(row_id: str | None, scores: Iterable[Score]) -> Iterator[Pairing]:
     """Pairs the rows of one id. Where it stands several times in a side, rows of equal question and context are paired."""
+    if row_id is None:
+        for score in scores:  # there may be any number of them
+            yield "without_id", *(([], [score]) if score.after else ([score], []))
+        return
     before: list[Score] = []
     after: list[Score] = []
     for score in scores:
         (after if score.after else before).append(score)
-    if row_id is None:
-        yield "without_id", before, after
-    elif len(before) <= 1 and len(after) <= 1:
+    if len(before) <= 1 and len(after) <= 1:
         yield _judged(before, after)
     else:
         for pair in sorted({score.pair or b"" for score in (*before, *after)}):
