@@ -14,7 +14,7 @@ from model.token_probabilities import token_probabilities
 from tests.transforms.fakes import DECODING, asked, make_chunk
 from tests.transforms.test_measure_loss import gold, with_answers
 from transforms.decode_answers import decode_answers
-from transforms.make_windows import WindowLimits, make_windows
+from transforms.make_windows import InputColumns, make_windows
 from transforms.measure_loss import AuditOptions, measure_loss
 from transforms.predict_spans import predict_spans
 
@@ -27,8 +27,8 @@ def test_a_gold_costs_what_its_tokens_say(bert_folder: Path, null: bool):
     reader = CheckpointReader(LocalFolder(str(bert_folder)))
     golds_of_long = gold("Ada", LONG.index("Ada")), gold("bay", LONG.rindex("bay"))
     table = with_answers(asked("Ada lit it.", LONG, LONG), gold("Ada", 0), *golds_of_long)
-    limits = WindowLimits(max_length=32, overlap=8, max_question=8, max_windows=99, answers="answers")
-    windowed = make_windows(make_chunk(table), reader.tokenizer(), limits)
+    limits = WindowLimits(max_length=32, overlap=8, max_question=8, max_windows=99)
+    windowed = make_windows(make_chunk(table), reader.tokenizer(), limits, InputColumns(answers="answers"))
     assert windowed.windows.counts[0] == 1
     assert windowed.windows.counts[1] > 2
     decoding = replace(DECODING, null=null)

@@ -6,7 +6,6 @@ from collections import Counter
 from typing import Any
 
 from pipeline.report import accounting
-from pipeline.terminal import printable
 from transforms.merge_receipts import Totals
 from transforms.write_manifest import manifest
 
@@ -33,7 +32,6 @@ def test_nothing_of_a_file_steers_the_terminal():
     text = printed(refused_files=1, failures=failures)
     assert all(each.isprintable() or each == "\n" for each in text)
     assert "failed: /in/\\x1b[2J.parquet" in text
-    assert printable("Straße 灯台 🌊\tb\nc") == "Straße 灯台 🌊\tb\nc"
 
 
 def test_retries_are_told_where_there_were_any():

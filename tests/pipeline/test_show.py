@@ -14,7 +14,6 @@ from rich.console import Console
 from pipeline.convert import ANSWERS_TYPE
 from pipeline.finished import FinishedRun
 from pipeline.show import ANSWER, GOLD, excerpt, lines_of, main, spans_of
-from pipeline.terminal import one_line
 from tests.runs import examples, run, write_input
 
 CONFIGURATION = {
@@ -124,23 +123,6 @@ class TestExcerpt:
 
     def test_escapes_move_no_span(self):
         assert excerpt("\x1b\x1bAda\n!", [(2, 5, ANSWER)], 9, marked=True).plain == "\\x1b\\x1b«Ada» !"
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("\x1b[2Jgone", "\\x1b[2Jgone"),
-        ("\x1b]0;owned\x07", "\\x1b]0;owned\\x07"),
-        ("a\x9bc", "a\\x9bc"),
-        ("a\tb\r\nc\x0b", "a b  c\\x0b"),
-        ("\u202etxt.exe", "\\u202etxt.exe"),
-        ("é 灯台 مرحبا 🌊", "é 灯台 مرحبا 🌊"),
-        ("👩\u200d🔬", "👩\u200d🔬"),
-        ("\U000e0041", "\\U000e0041"),
-    ],
-)
-def test_what_a_terminal_would_obey_is_spelt_out(text: str, shown: str):
-    assert one_line(text) == shown
 
 
 def test_nothing_that_is_printed_can_be_obeyed():

@@ -14,6 +14,7 @@ from model.reader import CheckpointReader
 from model.statistics import Ranking, Statistics
 from tests.runs import examples, write_input
 from transforms.make_windows import WindowLimits
+from transforms.make_windows import InputColumns
 from transforms.read_examples import SHOWN, read_examples, read_rows
 
 LIMITS = WindowLimits(max_length=64, overlap=16, max_question=16, max_windows=99)
@@ -58,7 +59,7 @@ def test_texts_of_all_suspects_and_tokens_of_those_that_are_shown(bert_folder: P
     path = write_input(tmp_path / "a.parquet", examples(2 * SHOWN + 10))
     worst, suspects = listed(path, [1, 0]), listed(path, list(range(5, 2 * SHOWN + 5)))
     reader = CheckpointReader(LocalFolder(str(bert_folder)))
-    found = read_examples(Statistics(worst=worst, suspects=suspects), reader, LIMITS, null=False)
+    found = read_examples(Statistics(worst=worst, suspects=suspects), reader, LIMITS, InputColumns(), null=False)
     assert {row for _, row in found} == {0, 1, *range(5, 2 * SHOWN + 5)}
     for (_, row), example in found.items():
         assert example.context.startswith(f"In the year {1800 + row}")
@@ -74,7 +75,7 @@ def test_an_endless_passage_has_no_token_probabilities(bert_folder: Path, tmp_pa
     texts = [table["context"][0].as_py() * 60, table["context"][1].as_py()]
     path = write_input(tmp_path / "a.parquet", table.set_column(2, "context", pa.array(texts)))
     reader = CheckpointReader(LocalFolder(str(bert_folder)))
-    found = read_examples(Statistics(worst=listed(path, [0, 1])), reader, LIMITS, null=False)
+    found = read_examples(Statistics(worst=listed(path, [0, 1])), reader, LIMITS, InputColumns(), null=False)
     assert [found[str(path), row].offsets.shape[1] > 0 for row in (0, 1)] == [False, True]
 
 
@@ -82,7 +83,7 @@ def test_a_network_that_fails_costs_the_tokens_only(bert_folder: Path, tmp_path:
     path = write_input(tmp_path / "a.parquet", examples(1))
     lost = CheckpointReader(LocalFolder(str(bert_folder)), digest="another")
     with caplog.at_level(logging.WARNING):
-        found = read_examples(Statistics(worst=listed(path, [0])), lost, LIMITS, null=False)
+        found = read_examples(Statistics(worst=listed(path, [0])), lost, LIMITS, InputColumns(), null=False)
     assert found[str(path), 0].context
     assert not found[str(path), 0].offsets.size
     assert "token probabilities can't be shown" in caplog.text
