@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import run_pipeline
 from model.columns import ANSWER_SCHEMA
 from tests.runs import (
     examples,
@@ -194,6 +195,13 @@ class TestColumns:
             ("a.parquet:0:1", 1, "question_blank"),
             ("a.parquet:1:1", 4, "question_missing"),
         ]
+
+    def test_made_ids_tell_files_of_one_name_apart(self, tmp_path: Path, annotate: Annotate, output: Path):
+        for day in (1, 2):
+            write_input(tmp_path / "in" / f"date={day}" / "part-0.parquet", examples(2).drop_columns(["id"]))
+        assert annotate(tmp_path / "in", output) == 0
+        made = [f"date={day}/part-0.parquet:0:{row}" for day in (1, 2) for row in (0, 1)]
+        assert read_parts(output).column("id").to_pylist() == made
 
     def test_the_id_column_may_have_another_name(self, tmp_path: Path, annotate: Annotate, output: Path):
         table = examples(2).rename_columns(["key", "question", "context"])
@@ -371,7 +379,7 @@ class TestBadFiles:
             (str(path), 1, 0, 4),
             (str(path), 1, 4, 4),
         ]
-        assert all(failure["step"] == "ReadChunk" and "deserialize" in failure["error"] for failure in manifest["failures"])
+        assert all(failure["step"] == "ReadChunk" and "damaged" in failure["error"] for failure in manifest["failures"])
         assert read_parts(output).column("id").to_pylist() == [f"row {n}" for n in (*range(8), *range(16, 24))]
         assert f"failed: {path}, row group 1, 4 rows, ReadChunk" in capfd.readouterr().out
 
@@ -556,6 +564,20 @@ class TestEnds:
         assert annotate(source, output, "--chunk_rows=3") == 0
         assert identities(output).items() >= kept.items()
         assert read_manifest(output)["rows"]["answered"] == 12
+
+    def test_a_crash_that_is_no_exception_exits_with_3(
+        self, tmp_path: Path, annotate: Annotate, output: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        """A panic of a Rust library, for example: Python's own exit code, 1, would mean that the run has finished."""
+
+        def crash(*_: object, **__: object) -> None:
+            raise type("PanicException", (BaseException,), {})("index out of bounds")
+
+        source = write_input(tmp_path / "a.parquet", examples(2))
+        with monkeypatch.context() as patch:
+            patch.setattr(run_pipeline, "build", crash)
+            assert annotate(source, output) == 3
+        assert annotate(source, output) == 0
 
     def test_an_output_that_can_not_be_written_is_refused(
         self, tmp_path: Path, annotate: Annotate, capfd: pytest.CaptureFixture[str]

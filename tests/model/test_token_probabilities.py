@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from model.checkpoint import LocalFolder
+from model.pairs import WindowLimits
 from model.reader import CheckpointReader
 from model.token_probabilities import token_probabilities
 from tests.transforms.fakes import DECODING, asked, make_chunk

@@ -13,8 +13,7 @@ from model.checkpoint import LocalFolder
 from model.reader import CheckpointReader
 from model.statistics import Ranking, Statistics
 from tests.runs import examples, write_input
-from transforms.make_windows import WindowLimits
-from transforms.make_windows import InputColumns
+from transforms.make_windows import InputColumns, WindowLimits
 from transforms.read_examples import SHOWN, read_examples, read_rows
 
 LIMITS = WindowLimits(max_length=64, overlap=16, max_question=16, max_windows=99)
