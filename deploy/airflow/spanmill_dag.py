@@ -12,7 +12,7 @@ import os
 from datetime import datetime, timedelta
 from typing import Any
 
-from airflow.providers.apache.beam.operators.beam import BeamRunPythonPipelineOperator
+from airflow.providers.standard.operators.bash import BashOperator
 from airflow.sdk import DAG, ObjectStoragePath, task
 
 HOME = os.environ.get("SPANMILL_HOME", "/opt/spanmill")
@@ -28,18 +28,10 @@ with DAG(
     max_active_runs=2,
     default_args={"retries": 3, "retry_delay": timedelta(minutes=10)},
 ):
-    annotate = BeamRunPythonPipelineOperator(
+    annotate = BashOperator(  # with more options, on Dataflow too: deploy/dataflow/README.md
         task_id="annotate",
-        runner="DirectRunner",  # with DataflowRunner, its options too: deploy/dataflow/README.md
-        py_file=f"{HOME}/run_pipeline.py",
-        py_interpreter=PYTHON,
-        py_options=[],
-        pipeline_options={
-            "stage": "annotate",
-            "input": BUCKET + "/in/date={date}/*.parquet",
-            "output": BUCKET + "/out/date={date}",
-            "date": DAY,
-        },
+        bash_command=f"exec {PYTHON} {HOME}/run_pipeline.py annotate --input='{BUCKET}/in/date={{date}}/*.parquet' "
+        f"--output='{BUCKET}/out/date={{date}}' --date={DAY}",
     )
 
     @task

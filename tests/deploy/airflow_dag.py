@@ -18,7 +18,7 @@ if __name__ == "__main__":
     found = {
         "errors": bag.import_errors,
         "tasks": {each.task_id: sorted(each.downstream_task_ids) for each in dag.tasks},
-        "options": dag.get_task("annotate").pipeline_options,
+        "command": dag.get_task("annotate").bash_command,
         "retries": dag.get_task("annotate").retries,
         "state": str(run.state.value),
     }
