@@ -69,16 +69,17 @@ class Chooser:
             held = [rows_of_part(part) for part in self.run.parts]
         else:
             held = [fragment.count_rows(filter=self.where) for fragment in fragments]
-        step = max(1, sum(held) // count)
+        total = sum(held)
+        wanted = [place * total // count for place in range(min(count, total))] if count < total else list(range(total))
         rows: list[dict[str, Any]] = []
         seen = 0
         for fragment, here in zip(fragments, held, strict=True):
-            places = list(range(-seen % step, here, step))
+            places = [place - seen for place in wanted if seen <= place < seen + here]
             seen += here
-            if places and len(rows) < count:
+            if places:
                 scanner = fragment.scanner(schema=self.dataset.schema, columns=self.columns, filter=self.where)
                 rows += as_rows(scanner.take(pa.array(places)))
-        return rows[:count]
+        return rows
 
     def _scanner(self, condition: pc.Expression, columns: Sequence[str] | None = None) -> Any:
         condition = condition if self.where is None else condition & self.where

@@ -36,6 +36,10 @@ class CorrectionsError(ValueError):
     """A file of corrections that can't be used; the message says where."""
 
 
+_LAST = 2**31 - 1
+"""The last character that a gold may start at: `answer_start` is int32."""
+
+
 def guard(text: str) -> str:
     """A text that no spreadsheet takes for a formula (OWASP, CSV injection): an apostrophe stands before it."""
     return "'" + text if text.startswith((*_FORMULA_SIGNS, "'")) else text
@@ -114,11 +118,13 @@ def read_corrections(content: bytes) -> dict[str, Correction]:
 
 
 def _from_csv(text: str) -> Iterator[tuple[str, str, Any]]:
-    reader = csv.DictReader(io.StringIO(text, newline=""))
+    head = text.partition("\n")[0]
+    delimiter = ";" if ";" in head and "," not in head else ","  # what spreadsheets save where the comma is decimal
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, restval="", strict=True)
     missing = [name for name in ("id", "decision") if name not in (reader.fieldnames or ())]
     if missing:
         raise CorrectionsError(f"it has no column {missing[0]!r}: it is neither a relabel.csv nor a Label Studio export")
-    for row in reader:
+    for row in _rows(reader):
         where = f"line {reader.line_num}"
         decision = (row["decision"] or "").strip().lower()
         if not decision:
@@ -128,6 +134,13 @@ def _from_csv(text: str) -> Iterator[tuple[str, str, Any]]:
         yield where, unguard(row["id"]), _decided(decision, row, where)
 
 
+def _rows(reader: csv.DictReader[str]) -> Iterator[dict[str, Any]]:
+    try:
+        yield from reader
+    except csv.Error as error:
+        raise CorrectionsError(f"line {reader.line_num}: {error}") from error
+
+
 def _decided(decision: str, row: Mapping[str, str | None], where: str) -> Correction | None:
     if decision == "gold":
         return None
@@ -135,7 +148,11 @@ def _decided(decision: str, row: Mapping[str, str | None], where: str) -> Correc
         return ()
     if decision == "prediction":
         start, end = (_number(row, f"prediction_{side}", where) for side in ("start", "end"))
-        return () if start is None else ((None, start, end),)
+        if start is None and end is None:
+            if row.get("prediction_start") is None or row.get("prediction"):
+                raise CorrectionsError(f"{where}: decision 'prediction' needs prediction_start and prediction_end")
+            return ()  # the model's decision was that there is no answer
+        return ((None, *_range(start, end, where)),)
     corrected = row.get("corrected_text") or ""
     if not corrected.strip():
         raise CorrectionsError(f"{where}: decision 'other' needs a corrected_text")
@@ -146,7 +163,17 @@ def _number(row: Mapping[str, str | None], name: str, where: str) -> int | None:
     text = (row.get(name) or "").strip()
     if text and not text.isdecimal():
         raise CorrectionsError(f"{where}: {name} {text!r} is no whole number")
-    return int(text) if text else None
+    number = int(text) if text else None
+    if number is not None and number > _LAST:
+        raise CorrectionsError(f"{where}: {name} {text}: a start is at most {_LAST}")
+    return number
+
+
+def _range(start: Any, end: Any, where: str) -> tuple[int, int]:
+    """A span's characters. Raises CorrectionsError unless they are some."""
+    if start is None or end is None or not 0 <= int(start) < int(end) <= _LAST:
+        raise CorrectionsError(f"{where}: from {start} to {end} is no span")
+    return int(start), int(end)
 
 
 def _from_label_studio(text: str) -> Iterator[tuple[str, str, Any]]:
@@ -160,10 +187,12 @@ def _from_label_studio(text: str) -> Iterator[tuple[str, str, Any]]:
             done = [each for each in task.get("annotations", []) if not each.get("was_cancelled")]
             results = done[-1]["result"] if done else []
             spans = [each["value"] for each in results if each["type"] == "labels"]
-            correction = tuple(sorted((None, int(value["start"]), int(value["end"])) for value in spans))
+            correction = tuple(sorted((None, *_range(value["start"], value["end"], where)) for value in spans))
             nothing = any(each["type"] == "choices" for each in results)
             row_id = str(task["data"]["id"] or "")
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except CorrectionsError:
+            raise
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             raise CorrectionsError(f"{where} is no task of a Label Studio export: {error!r}") from error
         if correction or nothing:
             yield where, row_id, correction

@@ -101,6 +101,7 @@ def test_an_id_that_is_not_there_or_not_of_the_type(audited: Path, tmp_path: Pat
 
 def test_a_sample_is_spread_and_reads_its_own_parts_only(audited: Path, damaged: Callable[..., Path]):
     assert ids(chooser(audited).sample(21)) == [f"row {n}" for n in range(21)]
+    assert ids(chooser(audited).sample(14)) == [f"row {place * 21 // 14}" for place in range(14)]
     assert ids(chooser(audited).sample(5)) == [f"row {n}" for n in range(0, 20, 4)]
     assert ids(chooser(damaged({0, 2}, set())).sample(2)) == ["row 0", "row 10"]
 

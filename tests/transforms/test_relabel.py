@@ -16,6 +16,12 @@ from transforms.relabel import COLUMNS, CorrectionsError, guard, label_studio, r
 CONTEXT = '=SUM(A1) 🌊 was lit by Ada, keeper;\n"dusk" came.'
 
 
+def studio(start: bytes) -> bytes:
+    """An export of one task whose span starts there and ends at 2."""
+    value = b'{"start": ' + start + b', "end": 2}'
+    return b'[{"annotations": [{"result": [{"type": "labels", "value": ' + value + b'}]}], "data": {"id": "1"}}]'
+
+
 def suspect(row: int, row_id: str | None = None, **changes: Any) -> dict[str, Any]:
     entry = {
         "id": row_id or f"row {row}",
@@ -151,6 +157,20 @@ class TestBack:
             (b"id,decision\n,gold\n", "line 2: it is decided, but has no id"),
             (b"id,decision,corrected_text\n1,other, \n", "line 2: decision 'other' needs a corrected_text"),
             (b"id,decision,prediction_start,prediction_end\n1,prediction,1.0,2\n", "prediction_start '1.0' is no whole number"),
+            (b"id,decision\n1,prediction\n", "line 2: decision 'prediction' needs prediction_start and prediction_end"),
+            (b"id,decision,prediction_start,prediction_end\n1,prediction,5,\n", "line 2: from 5 to None is no span"),
+            (b"id,decision,prediction_start,prediction_end\n1,prediction,5,2\n", "line 2: from 5 to 2 is no span"),
+            (b"id,decision,corrected_text,corrected_start\n1,other,Ada,99999999999\n", "a start is at most 2147483647"),
+            (b"decision,id\ngold\n", "line 2: it is decided, but has no id"),
+            (b'id,decision\n"a', "unexpected end of data"),
+            (
+                studio(b"-3"),
+                "from -3",
+            ),
+            (
+                studio(b"Infinity"),
+                "task 1 is no task",
+            ),
             (b"[{", "it is no JSON"),
             (b"[1]", "task 1 is no task of a Label Studio export"),
             (b'[{"annotations": [{"result": [{"type": "labels", "value": {}}]}], "data": {"id": "1"}}]', "task 1 is no task"),
@@ -159,3 +179,7 @@ class TestBack:
     def test_what_can_t_be_used_is_named(self, content: bytes, message: str):
         with pytest.raises(CorrectionsError, match=message.replace(".", r"\.")):
             read_corrections(content)
+
+    def test_a_table_with_semicolons_is_read(self):
+        content = b"id;decision;prediction_start;prediction_end\n1;prediction;2;5\n2;unanswerable;;\n"
+        assert read_corrections(content) == {"1": ((None, 2, 5),), "2": ()}
