@@ -26,12 +26,12 @@ import json, os, sys
 import run_pipeline
 imported = time.time()
 import pipeline.job, model.prediction, transforms.predict_spans
-resolve = pipeline.job._reader
-def timed(options):
+load = pipeline.job._span_reader
+def timed(*arguments):
     global loading, loaded
-    loading = time.time(); reader = resolve(options); loaded = time.time()
+    loading = time.time(); reader = load(*arguments); loaded = time.time()
     return reader
-pipeline.job._reader = timed
+pipeline.job._span_reader = timed
 def first(*arguments, **named):
     at = time.time()
     figures = {"imports": imported - began, "model": loaded - loading, "to first batch": at - float(os.environ["BEGAN"])}
