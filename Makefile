@@ -74,7 +74,7 @@ bench: $(INSTALLED)  ## annotate beside its peers, on the bundled sample or INPU
 	.venv-peer/bin/pip install --quiet transformers==4.57.6
 	$(PYTHON) -m venv .venv-bench
 	.venv-bench/bin/pip install --quiet --constraint constraints.txt --editable '.[bench]'
-	.venv-bench/bin/python benchmarks/speed.py $(if $(INPUT),--input $(INPUT)) --rows $(ROWS) --peer .venv-peer/bin/python \
+	.venv-bench/bin/python -m benchmarks.speed $(if $(INPUT),--input $(INPUT)) --rows $(ROWS) --peer .venv-peer/bin/python \
 		--output out/bench/speed
 
 clean:

@@ -1,6 +1,6 @@
 """On a CUDA device: windows per second, share of the limit, utilisation and peak memory, for three sizes of network.
 
-    python benchmarks/gpu.py --input eval_squad_v1.parquet [--rows 8000] [--rounds 5]
+    python -m benchmarks.gpu --input eval_squad_v1.parquet [--rows 8000] [--rounds 5]
 
 The limit is bare forward passes over the same sorted windows; annotate is Parquet to Parquet. The bundled checkpoint, and the
 shapes of BERT-base and BERT-large with random weights, each in bfloat16 and float16. At the end the memory is capped so that
@@ -13,7 +13,6 @@ import argparse
 import json
 import logging
 import statistics
-import sys
 import tempfile
 import threading
 import time
@@ -24,16 +23,14 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import torch
 
+import run_pipeline
+from benchmarks.machine import describe
+from model.batching import assemble, plan_batches
+from model.checkpoint import LocalFolder
+from model.reader import CheckpointReader
+from model.training_data import make_examples, read_rows
+
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
-
-import run_pipeline  # noqa: E402
-from benchmarks.machine import describe  # noqa: E402
-from model.batching import assemble, plan_batches  # noqa: E402
-from model.checkpoint import LocalFolder  # noqa: E402
-from model.reader import CheckpointReader  # noqa: E402
-from model.training_data import make_examples, read_rows  # noqa: E402
-
 BUNDLED = ROOT / "model" / "bundled"
 SHAPES = {"bert-base": (768, 12, 12, 3072), "bert-large": (1024, 24, 16, 4096)}
 

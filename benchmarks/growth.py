@@ -1,6 +1,6 @@
 """How time and memory grow, with a network that costs nothing: rows, length of one document, questions, processes.
 
-    python benchmarks/growth.py [--base 2000] [--rounds 3]
+    python -m benchmarks.growth [--base 2000] [--rounds 3]
 
 Every run is a process of its own; what is timed is the job itself (start-up apart). Medians of the rounds, in turns.
 """
@@ -19,12 +19,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.machine import describe
+from benchmarks.memory import batches
+
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
-
-from benchmarks.machine import describe  # noqa: E402
-from benchmarks.memory import batches  # noqa: E402
-
 SAMPLE = ROOT / "pipeline" / "sample" / "sample.parquet"
 _RUN = """
 import json, logging, resource, sys, tempfile, time

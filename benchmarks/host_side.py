@@ -1,6 +1,6 @@
 """Everything but the network: windows per second and core, read to written, with a network that costs nothing.
 
-    python benchmarks/host_side.py --input eval_squad_v1.parquet [--rows 4000] [--rounds 5] [--steps]
+    python -m benchmarks.host_side --input eval_squad_v1.parquet [--rows 4000] [--rounds 5] [--steps]
 
 One thread. `--steps` profiles one more run and prints where its time goes.
 """
@@ -13,7 +13,6 @@ import json
 import logging
 import pstats
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -21,11 +20,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import torch
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
-
-from benchmarks.free_reader import run_free  # noqa: E402
-from benchmarks.machine import describe  # noqa: E402
+from benchmarks.free_reader import run_free
+from benchmarks.machine import describe
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Spanmill beside its peers: the same rows and checkpoint, in turns within one run, medians of the rounds.
 
-    python benchmarks/speed.py --input eval_squad_v1.parquet --rows 2000 --peer peer/bin/python --output results/squad
+    python -m benchmarks.speed --input eval_squad_v1.parquet --rows 2000 --peer peer/bin/python --output results/squad
 
 Every method is a process of its own that gets ready first (its start-up is told apart), then runs once a round; the order
 turns by one place every round. Only one process works at any time. Writes OUTPUT.json and OUTPUT.md.
@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+
+from benchmarks.machine import describe
 
 HERE = Path(__file__).parent
 SAMPLE = HERE.parent / "pipeline" / "sample" / "sample.parquet"
@@ -44,7 +46,8 @@ class Method:
     """A measured process."""
 
     def __init__(self, name: str, python: str, module: str, arguments: list[str]):
-        self.name, self.runs = name, []  # type: ignore[var-annotated]
+        self.name = name
+        self.runs: list[dict[str, float]] = []
         started = time.perf_counter()
         script = str(HERE / f"{module}.py")
         command = [python, script] if module.startswith("peer") else [python, "-m", f"benchmarks.{module}"]
@@ -109,8 +112,6 @@ def table_of(results: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    from benchmarks.machine import describe
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--input", default=str(SAMPLE), help="Parquet in the input layout (the bundled sample)")
     parser.add_argument("--model", default=str(HERE.parent / "model" / "bundled"))
@@ -163,5 +164,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(HERE.parent))
     main()

@@ -128,7 +128,7 @@ class TestShapesOfTheQuestion:
 
     def test_what_is_no_text_is_named(self, reader: SpanReader):
         with pytest.raises(TypeError, match="context 1 is int, not text: 7"):
-            reader.answer(["Who?", "Who?"], ["Ada", 7])  # type: ignore[list-item]
+            reader.answer(["Who?", "Who?"], ["Ada", 7])  # type: ignore[list-item]  # the mistake that is tested
         with pytest.raises(ValueError, match="3 questions, but 2 contexts"):
             reader.answer(["Who?"] * 3, ["Ada", "Ben"])
         with pytest.raises(SettingError, match="n_best=0: must be a whole number from 1"):
