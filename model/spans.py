@@ -103,20 +103,23 @@ def decode_windows(
     a = torch.where(can_start, start_logits, minus_infinity)
     b = torch.where(can_end, end_logits, minus_infinity)
 
-    # scores[:, i, d] is the span (i, i + d): a band of `width` diagonals holds every admissible span.
-    scores = a.unsqueeze(2) + pad(b, (0, width - 1), value=-torch.inf).unfold(1, width, 1)
+    # Spans that start at i and are owned have offsets (end - start) in [least, least + count).
     place = torch.arange(length, device=a.device)
-    offset = torch.arange(width, device=a.device)
-    position_sum = 2 * place.unsqueeze(1) + offset
-    owned = (position_sum >= owned_low[:, None, None]) & (position_sum < owned_high[:, None, None])
-    scores = torch.where(owned, scores, minus_infinity)
-    log_mass = torch.logsumexp((scores / temperature).flatten(1), 1)
+    least = (owned_low[:, None] - 2 * place).clamp(min=0, max=width)
+    count = (owned_high[:, None] - 2 * place).clamp(min=0, max=width).sub_(least).clamp_(min=0)
+    best_end, end_mass = _over_ends(pad(b, (0, width), value=-torch.inf), place + least, count, width, temperature)
+    log_mass = torch.logsumexp(a / temperature + end_mass, 1)
 
-    # The n best spans start at the n best starts (each by its best span), so only those rows are searched.
+    # The n best spans start at the n best starts (each by its best span), so only those are searched.
     kept = min(n_best, length)
-    start_keys = order_keys(scores.amax(2), place.expand(batch, length))
-    best_starts = start_keys.topk(kept, 1).indices
-    rows = scores.gather(1, best_starts.unsqueeze(2).expand(batch, kept, width)).flatten(1)
+    best_starts = order_keys(a + best_end, place.expand(batch, length)).topk(kept, 1).indices
+    offset = torch.arange(width, device=a.device)
+    ends = (best_starts.unsqueeze(2) + offset).clamp(max=length - 1).flatten(1)
+    low = least.gather(1, best_starts).unsqueeze(2)
+    inside = (offset >= low) & (offset < low + count.gather(1, best_starts).unsqueeze(2))
+    inside &= best_starts.unsqueeze(2) + offset < length
+    rows = a.gather(1, best_starts).unsqueeze(2) + b.gather(1, ends).view(batch, kept, width)
+    rows = torch.where(inside, rows, minus_infinity).flatten(1)
     index = (best_starts.unsqueeze(2) * width + offset).flatten(1)
     kept = min(n_best, rows.shape[1])
     place_in_rows = order_keys(rows, index).topk(kept, 1).indices
@@ -131,6 +134,33 @@ def decode_windows(
         start, end = pad(start, (0, short)), pad(end, (0, short))
         start_logit, end_logit = (pad(x, (0, short), value=-torch.inf) for x in (start_logit, end_logit))
     return start, end, start_logit, end_logit, log_mass
+
+
+def _over_ends(
+    end_logits: torch.Tensor, first: torch.Tensor, count: torch.Tensor, width: int, temperature: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The best of `count` end logits from `first` on, and the log of their mass (sum of exp(logit / T)), for every start.
+
+    end_logits float32 [B, L + width], the last `width` -inf; first, count int64 [B, L], counts up to `width`.
+    Returns float32 [B, L] each, -inf where the count is 0. Every count is a sum of powers of two, so each range is
+    put together from stretches of 1, 2, 4, ... neighbours: L log(width) work, where the band of all spans would take L width.
+    """
+    best = torch.full_like(first, -torch.inf, dtype=torch.float32)
+    mass = best
+    highest = end_logits.amax(1, keepdim=True).clamp(min=torch.finfo(torch.float32).min)
+    stretch_best, stretch_mass = end_logits, (end_logits - highest) / temperature  # near 0 float32 is at its finest
+    size = 1
+    while True:
+        taken = count & size
+        at = torch.where(taken > 0, first, stretch_best.shape[1] - 1)  # the last is -inf, which changes neither
+        best = torch.maximum(best, stretch_best.gather(1, at))
+        mass = torch.logaddexp(mass, stretch_mass.gather(1, at))
+        if 2 * size > width:
+            return best, mass + highest / temperature
+        first = first + taken
+        stretch_best = torch.maximum(stretch_best[:, :-size], stretch_best[:, size:])
+        stretch_mass = torch.logaddexp(stretch_mass[:, :-size], stretch_mass[:, size:])
+        size *= 2
 
 
 def merge_windows(

@@ -25,7 +25,7 @@ from model.checkpoint import Bundled
 from model.metrics import exact_match, f1
 from model.objective import categorical, log_normaliser, merge_log_masses, tokenwise
 from model.prediction import Decoding, predict
-from model.reader import takes_types
+from model.reader import bfloat16_is_faster, takes_types
 from model.spans import merge_windows
 from model.tokenizer import Tokenizer
 from model.training_data import (
@@ -181,6 +181,7 @@ def train(options: argparse.Namespace) -> dict[str, float]:
     optimizer = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": options.weight_decay}, {"params": plain, "weight_decay": 0.0}],
         lr=options.learning_rate,
+        fused=True,
     )
 
     rows = read_rows(options.train, options.mix, options.seed)
@@ -278,7 +279,7 @@ def _usable(examples: Examples, options: argparse.Namespace) -> np.ndarray:
 
 
 def _autocast(device: torch.device) -> AbstractContextManager[Any]:
-    if device.type == "cuda" or torch.cpu._is_amx_tile_supported():
+    if bfloat16_is_faster(device):
         return torch.autocast(device.type, torch.bfloat16)
     return nullcontext()
 

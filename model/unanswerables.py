@@ -1,13 +1,15 @@
 """Unanswerable training rows, made from answerable ones, so that the null option is trained.
 
-Two kinds, in equal parts where both can be made:
+Three kinds, in equal parts where all can be made:
 
 *other passage*    the question with a passage from nearby in the data, the one that shares most words with it
-*changed question* the passage with a question that now asks for something else: a name or a number that the passage
+*changed question* the passage with a question that now asks for something else: a name, a number or a word that the passage
                    does not hold, an antonym, a negation (the edits that people made for SQuAD 2.0; Rajpurkar et al. 2018,
                    arXiv:1806.03822, table 2)
+*passage cut*      the question with its own passage, without the sentences that hold the answer
 
-Passages that hold the answer are never taken for the first kind; a name or number that the passage holds never for the second.
+Passages that hold the answer are never taken for the first and the third kind; a name, number or word that the passage holds
+never for the second.
 """
 
 from __future__ import annotations
@@ -21,7 +23,21 @@ NEARBY = 3
 OPPOSITES = """first last|most least|before after|highest lowest|largest smallest|more fewer|north south|east west|early late
 increase decrease|increased decreased|above below|older younger|won lost|win lose|began ended|begin end|start stop|major minor
 northern southern|eastern western|inside outside|always never|same different|large small|high low|good bad|open close
-oldest newest|longest shortest|best worst|added removed|allowed forbidden|accepted rejected|with without|public private"""
+oldest newest|longest shortest|best worst|added removed|allowed forbidden|accepted rejected|with without|public private
+earliest latest|youngest eldest|greatest least|maximum minimum|upper lower|higher lower|larger smaller|longer shorter
+stronger weaker|strong weak|fast slow|faster slower|new old|former latter|formal informal|legal illegal|common rare
+possible impossible|internal external|positive negative|successful unsuccessful|wealthy poor|rich poor|popular unpopular
+ancient modern|rural urban|local foreign|domestic foreign|male female|men women|man woman|father mother|son daughter
+brother sister|king queen|husband wife|born killed|buy sell|bought sold|gained lost|gain lose|rise fall|rose fell
+built destroyed|build destroy|create destroy|created destroyed|enter leave|entered left|arrive depart|arrived departed
+support oppose|supported opposed|agreed refused|agree disagree|include exclude|included excluded|encourage discourage
+improve worsen|improved worsened|strengthen weaken|expanded reduced|expand reduce|appointed dismissed|praised criticized
+praise criticize|attack defend|attacked defended|joined left|founded dissolved|approved vetoed|banned permitted
+winter summer|morning evening|day night|wet dry|hot cold|light dark|hard soft|left right|top bottom|front back
+during after|since until|majority minority|advantage disadvantage|advantages disadvantages|strengths weaknesses
+causes effects|cause prevent|caused prevented|friend enemy|allies enemies|ally enemy|victory defeat|success failure
+beginning end|birth death|entrance exit|income expense|teacher student|seller buyer|export import|exports imports
+many few|all none|more less|directly indirectly|often rarely|usually rarely|easily hardly"""
 ANTONYMS: dict[str, str] = {}
 for _pair in re.split(r"[|\n]", OPPOSITES):
     _one, _other = _pair.split()
@@ -31,6 +47,9 @@ AUXILIARY = re.compile(r"\b(is|are|was|were|did|does|do|can|could|would|has|have
 NUMBER = re.compile(r"\b\d{2,4}\b")
 NAME = re.compile(r"(?<=[a-z,] )[A-Z][a-zA-Z]+(?: [A-Z][a-zA-Z]+)*")
 WORD = re.compile(r"\w{4,}")
+PLAIN_WORD = re.compile(r"\b[a-z]{5,}\b")
+QUESTION_WORDS = frozenset("about after before between during other their there these those under where which while whose".split())
+SENTENCE = re.compile(r".+?(?:[.!?][\"')\]]*(?=\s|$)|$)\s*", re.DOTALL)
 
 
 def unanswerables(rows: list[dict], share: float, seed: int) -> list[dict]:
@@ -50,8 +69,8 @@ def unanswerables(rows: list[dict], share: float, seed: int) -> list[dict]:
         row = rows[number]
         at = place[row["context"]]
         nearby = [contexts[(at + step) % len(contexts)] for step in range(-NEARBY, NEARBY + 1) if step]
-        kinds = [other_passage, changed_question] if turn % 2 else [changed_question, other_passage]
-        found = kinds[0](row, nearby, chosen) or kinds[1](row, nearby, chosen)
+        kinds = [changed_question, passage_cut, other_passage]
+        found = next(filter(None, (kinds[(turn + step) % 3](row, nearby, chosen) for step in range(3))), None)
         made += [{**found, "made_from": number}] if found else []
     return made
 
@@ -67,10 +86,20 @@ def other_passage(row: dict, nearby: list[str], chosen: random.Random) -> dict |
     return _without_answer(row["question"], without[shared.index(max(shared))])
 
 
+def passage_cut(row: dict, nearby: list[str], chosen: random.Random) -> dict | None:
+    """The row's question with its passage less all sentences that hold a gold; None if less than half would be left."""
+    golds = [gold.lower() for gold in row["answers"]["text"]]
+    context = row["context"]
+    left = "".join(sentence for sentence in SENTENCE.findall(context) if not any(gold in sentence.lower() for gold in golds))
+    if 2 * len(left) < len(context) or any(gold in left.lower() for gold in golds):
+        return None
+    return _without_answer(row["question"], left)
+
+
 def changed_question(row: dict, nearby: list[str], chosen: random.Random) -> dict | None:
     """The row's passage with its question changed in one place, so that it has no answer there; None if none fits."""
     question, context = row["question"], row["context"]
-    changes = [_other_name, _other_number, _antonym, _negation]
+    changes = [_other_name, _other_number, _other_word, _antonym, _negation]
     chosen.shuffle(changes)
     if changes[0] is _negation:  # a negation nearly always fits: it comes first in one case of eight only
         chosen.shuffle(changes)
@@ -98,6 +127,18 @@ def _other_number(question: str, context: str, nearby: list[str], chosen: random
     number = chosen.choice(numbers)
     other = str(int(number) + chosen.choice([-20, -10, -3, -2, 2, 3, 5, 10, 30]))
     return None if other in context else question.replace(number, other, 1)
+
+
+def _other_word(question: str, context: str, nearby: list[str], chosen: random.Random) -> str | None:
+    """A word that the passage holds makes room for one that it lacks, of the same ending, from a passage nearby."""
+    lowered = context.lower()
+    words = [word for word in PLAIN_WORD.findall(question) if word in lowered and word not in QUESTION_WORDS]
+    if not words:
+        return None
+    word = chosen.choice(words)
+    others = {other for passage in nearby for other in PLAIN_WORD.findall(passage) if other[-2:] == word[-2:]}
+    fitting = sorted(other for other in others - QUESTION_WORDS if other not in lowered and other not in question)
+    return re.sub(rf"\b{word}\b", chosen.choice(fitting), question, count=1) if fitting else None
 
 
 def _antonym(question: str, context: str, nearby: list[str], chosen: random.Random) -> str | None:
