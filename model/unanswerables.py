@@ -48,7 +48,7 @@ NUMBER = re.compile(r"\b\d{2,4}\b")
 NAME = re.compile(r"(?<=[a-z,] )[A-Z][a-zA-Z]+(?: [A-Z][a-zA-Z]+)*")
 WORD = re.compile(r"\w{4,}")
 PLAIN_WORD = re.compile(r"\b[a-z]{5,}\b")
-QUESTION_WORDS = frozenset("about after before between during other their there these those under where which while whose".split())
+QUESTION_WORDS = {"about", "other", "their", "there", "these", "those", "under", "where", "which", "while", "whose"}
 SENTENCE = re.compile(r".+?(?:[.!?][\"')\]]*(?=\s|$)|$)\s*", re.DOTALL)
 
 
