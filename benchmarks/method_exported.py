@@ -1,5 +1,5 @@
-"""The same network in ONNX Runtime (float32, int8) or OpenVINO (float32, bfloat16): bare forward passes, and whether the
-answers stay the same.
+"""The same network in ONNX Runtime (float32, int8), OpenVINO (float32, bfloat16) or our own reader in half precision: bare
+forward passes, and whether the answers stay the same.
 
 Batches are those of the limit (`method_bare.py`). Answers are decoded by Spanmill from the engine's logits and compared with
 those from torch in float32: the share of equal spans, and of flips those whose float32 margin to the second span is above 0.3.
@@ -20,7 +20,7 @@ from model.batching import Batch
 from model.checkpoint import LocalFolder
 from model.metrics import f1
 from model.prediction import Decoding, predict
-from model.reader import CheckpointReader, takes_types
+from model.reader import CheckpointReader, Reader, takes_types
 from model.spans import PassageSpans, merge_windows
 from model.tokenizer import Tokenizer
 from model.training_data import best_texts, make_examples, read_rows
@@ -110,7 +110,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--input", required=True)
     parser.add_argument("--model", required=True)
-    parser.add_argument("--engine", choices=["onnxruntime", "openvino"], required=True)
+    parser.add_argument("--engine", choices=["onnxruntime", "openvino", "torch"], required=True)
     parser.add_argument("--precision", choices=["float32", "bfloat16", "float16", "int8"], default="float32")
     parser.add_argument("--batch_tokens", type=int, default=4096)
     options = parser.parse_args()
@@ -118,9 +118,13 @@ def main() -> None:
     reader.load()
     rows = read_rows(options.input)
     windows = make_examples(rows, reader.tokenizer(), 384, 128, 64).windows
-    exported = ExportedReader(reader, options.engine, options.precision, torch.get_num_threads())
+    if options.engine == "torch":
+        exported: Reader = CheckpointReader(LocalFolder(options.model), dtype=options.precision)
+        exported.load()
+    else:
+        exported = ExportedReader(reader, options.engine, options.precision, torch.get_num_threads())
 
-    def answers(by: Any) -> tuple[PassageSpans, float, float]:
+    def answers(by: Reader) -> tuple[PassageSpans, float, float]:
         prediction = predict(by, windows, Decoding(n_best=2), options.batch_tokens)
         spans = merge_windows(prediction.spans, windows.pair, windows.index, len(rows), n_best=2, temperature=1.0)
         texts = best_texts(spans, windows, [row["context"] for row in rows])

@@ -36,6 +36,7 @@ OWN = {
     "ONNX Runtime, float32": ["method_exported", "--engine=onnxruntime"],
     "ONNX Runtime, int8": ["method_exported", "--engine=onnxruntime", "--precision=int8"],
     "OpenVINO, float32": ["method_exported", "--engine=openvino"],
+    "torch, bfloat16": ["method_exported", "--engine=torch", "--precision=bfloat16"],
     "OpenVINO, bfloat16": ["method_exported", "--engine=openvino", "--precision=bfloat16"],
     "txtai": ["peer_txtai"],
 }
