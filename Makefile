@@ -18,7 +18,7 @@ demo: $(INSTALLED)  ## annotate the bundled sample with the bundled model, and s
 	$(BIN)/python -m pipeline.show out/demo
 
 test: $(INSTALLED)  ## all tests
-	$(BIN)/pytest --cov --cov-report=term
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --cov --cov-report=term
 
 torture: $(INSTALLED)  ## kills, faults and damaged files by the thousand: an hour or so
 	$(BIN)/pytest -m torture -v -s
