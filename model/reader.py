@@ -14,6 +14,7 @@ import torch
 
 from model.batching import Batch
 from model.checkpoint import CheckpointError, Location, digest, refuse_unsafe
+from model.cpu_network import quicken
 from model.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -191,6 +192,8 @@ class _Network:
             if isinstance(module, torch.nn.Linear) and module.out_features == 2:
                 module.float().register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
         network = network.to(device).eval()
+        if device.type == "cpu" and not compile:  # a compiler packs and fuses by itself
+            quicken(network)
         probe = torch.zeros((1, 4), dtype=torch.int64, device=device)
         try:  # some can't in half precision, some want images too: better said here than once per window
             with torch.inference_mode():
