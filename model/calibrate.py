@@ -2,7 +2,8 @@
 
 Half of the passages of the development data are fitted on, the other half is only measured on. The temperature (Guo et al.
 2017, arXiv:1706.04599) makes the probability of the answer most likely for the events "it is exactly right"; the threshold
-makes the mean over the files of their mean F1 highest. Both are written to `spanmill` in the folder's config.json.
+is the lowest at which "no answer" costs rows that have one no more than `--f1_cost`. Both are written to `spanmill` in the
+folder's config.json.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from model.checkpoint import LocalFolder, read_config, read_settings
 from model.distributions import Calibration
 from model.metrics import exact_match, f1
 from model.prediction import Decoding, predict
-from model.reader import CheckpointReader, Reader
+from model.reader import CheckpointReader, Reader, resolve_dtype
 from model.spans import merge_windows
 from model.tokenizer import Tokenizer
 from model.training_data import best_texts, make_examples, read_rows
 
-TEMPERATURES = 2.0 ** (np.arange(-8, 25) / 8)
+TEMPERATURES = 2.0 ** (np.arange(-16, 33) / 16)
 BATCH_TOKENS = 4096
 
 
@@ -109,15 +110,20 @@ def decode_file(reader: Reader, path: str, null: bool, max_length: int, overlap:
     )
 
 
-def fit_threshold(files: list[Decoded], half: list[np.ndarray]) -> float:
-    """The threshold of the highest mean over the files of their mean F1, in the middle of its interval."""
-    margins = np.unique(np.concatenate([file.margin for file in files]))
-    margins = margins[np.isfinite(margins)]
-    if not len(margins):
+def fit_threshold(files: list[Decoded], half: list[np.ndarray], f1_cost: float) -> float:
+    """The lowest threshold at which refusals cost the answerable rows at most `f1_cost` points of their mean F1.
+
+    0 where the null option is off or no row has an answer.
+    """
+    answerable = [rows & (file.null_right == 0) for file, rows in zip(files, half, strict=True)]
+    margin = np.concatenate([file.margin[rows] for file, rows in zip(files, answerable, strict=True)])
+    scores = np.concatenate([file.f1[rows] for file, rows in zip(files, answerable, strict=True)])
+    if not np.isfinite(margin).any():
         return 0.0
-    cuts = np.unique(np.quantile(margins, np.linspace(0, 1, 1001)))
-    scores = [np.mean([file.mean_f1(cut, rows) for file, rows in zip(files, half, strict=True)]) for cut in cuts]
-    return float(np.median(cuts[np.array(scores) == max(scores)]))
+    order = np.argsort(-margin)
+    cost = 100 * np.cumsum(scores[order]) / len(order)
+    refused = min(int(np.searchsorted(cost, f1_cost, side="right")), len(order) - 1)
+    return float(margin[order[refused]])
 
 
 def fit_temperature(probability: np.ndarray, right: np.ndarray) -> int:
@@ -133,16 +139,16 @@ def calibration_error(probability: np.ndarray, right: np.ndarray) -> float:
     return float(calibration.summary()["expected_calibration_error"])
 
 
-def calibrate(folder: Path, data: list[str], max_length: int, overlap: int) -> dict[str, float]:
+def calibrate(folder: Path, data: list[str], max_length: int, overlap: int, f1_cost: float = 0.5) -> dict[str, float]:
     """Fits and writes both settings; returns them with the figures of the half that they were not fitted on."""
-    reader = CheckpointReader(LocalFolder(str(folder)))
+    reader = CheckpointReader(LocalFolder(str(folder)), dtype=resolve_dtype("auto", "auto"))
     reader.load()
     settings = read_settings(folder)
     files = [decode_file(reader, path, settings.null, max_length, overlap) for path in data]
     fitted = [file.fitted_on for file in files]
     held = [~rows for rows in fitted]
 
-    threshold = fit_threshold(files, fitted)
+    threshold = fit_threshold(files, fitted, f1_cost)
 
     def events(half: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         answerable = [rows & (file.null_right == 0) for file, rows in zip(files, half, strict=True)]
@@ -177,8 +183,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data", required=True, help="comma-separated Parquet files of development data")
     parser.add_argument("--max_length", type=int, default=384)
     parser.add_argument("--overlap", type=int, default=128)
+    parser.add_argument("--f1_cost", type=float, default=0.5, help="points of F1 that refusals may cost answerable rows (0.5)")
     options = parser.parse_args(arguments)
-    figures = calibrate(Path(options.model), options.data.split(","), options.max_length, options.overlap)
+    figures = calibrate(Path(options.model), options.data.split(","), options.max_length, options.overlap, options.f1_cost)
     print(json.dumps(figures, indent=2))
     return 0
 

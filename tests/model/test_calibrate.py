@@ -32,11 +32,28 @@ def test_the_threshold_parts_what_a_threshold_can_part() -> None:
     margin = np.array([-6.0, -5.0, -4.0, 1.0, 3.0, 5.0])
     answered = np.array([1.0, 1.0, 1.0, 0.0, 0.0, 0.0])
     file = Decoded(margin, answered, answered, 1 - answered, np.ones((1, 6)), np.ones(6, bool))
-    threshold = fit_threshold([file], [file.fitted_on])
+    threshold = fit_threshold([file], [file.fitted_on], f1_cost=0.5)
     assert -4 <= threshold < 1
     assert file.mean_f1(threshold, file.fitted_on) == 100
     assert file.mean_f1(np.inf, file.fitted_on) == 50
     assert file.right(threshold).tolist() == [True] * 3 + [False] * 3
+
+
+@pytest.mark.parametrize("cost", [0.0, 0.5, 3.0, 20.0, 200.0])
+def test_the_threshold_is_the_lowest_of_its_cost(cost: float) -> None:
+    generator = np.random.default_rng(5)
+    margin, scores = generator.normal(0, 3, 400), generator.random(400)
+    answerable = generator.random(400) < 0.6
+    file = Decoded(margin, scores, np.where(answerable, scores, 0), 1.0 * ~answerable, np.ones((1, 400)), np.ones(400, bool))
+    threshold = fit_threshold([file], [file.fitted_on], cost)
+
+    def lost(at: float) -> float:
+        return 100 * float(np.where(margin > at, scores, 0)[answerable].mean())
+
+    assert lost(threshold) <= cost
+    lower = margin[answerable & (margin < threshold)]
+    if len(lower):
+        assert lost(lower.max()) > cost
 
 
 def test_settings_are_written_and_the_pipeline_decodes_as_was_measured(bert_folder: Path, tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ class TestDefaults:
             "--keep_columns=id",
             "--output_prefix=x",
             "--id_column=key",
-            "--dtype=bfloat16",
+            "--dtype=float16",
         ],
     )
     def test_what_changes_answers_or_parts_is_part_of_it(self, job: Resolve, option: str):
