@@ -41,11 +41,10 @@ from pipeline.progress import progress
 from pipeline.report import accounting, audit_figures, comparison_figures, duplicate_figures
 from pipeline.runners import is_local, is_template, make_runner
 from pipeline.terminal import printable
-from transforms.claim import Output
 from transforms.find_duplicates import DUPLICATES
 from transforms.storage import join, read, sweep_temporary
 from transforms.write_comparison import COMPARISON
-from transforms.write_manifest import AUDIT, MANIFEST, PENDING, REPORT
+from transforms.write_manifest import AUDIT, MANIFEST, REPORT
 
 gc.enable()
 
@@ -81,11 +80,9 @@ def run_job(options: argparse.Namespace, beam_options: PipelineOptions) -> int:
     if resumed:
         _log.info("going on with the run in %s", job.output)
     pipeline = beam.Pipeline(runner=make_runner(beam_options), options=beam_options)
-    build(pipeline, job, staged=is_template(beam_options))
+    build(pipeline, job)
     if is_template(beam_options):
         pipeline.run()
-        if "audit" in job.stages:
-            _log.warning("a template makes no %s: once its job has finished, run the same without it", DUPLICATES)
         return 0
     if is_local(beam_options):
         with progress(job):
@@ -95,15 +92,12 @@ def run_job(options: argparse.Namespace, beam_options: PipelineOptions) -> int:
     complete = True
     for output in claimed_outputs(job):
         folder = output.folder
-        content = read(join(folder, PENDING if output.stage == "audit" else MANIFEST))
-        manifest = json.loads(content)
+        manifest = json.loads(read(join(folder, MANIFEST)))
         print(f"{output.stage}: {accounting(manifest, folder)}")
         if output.stage == "audit":
             print(audit_figures(json.loads(read(join(folder, AUDIT)))))
             print(f"to be read: {join(folder, REPORT)}")
-            _find_duplicates(output, options.against, beam_options)
-            output.commit(content, MANIFEST)
-            output.remove(PENDING)
+            print(duplicate_figures(json.loads(read(join(folder, DUPLICATES)))))
         sweep_temporary(folder)
         complete = complete and manifest["state"] == "complete"
     return 0 if complete else 1
@@ -123,14 +117,6 @@ def _compare(options: argparse.Namespace, beam_options: PipelineOptions) -> int:
     print(comparison_figures(comparison, job.output))
     sweep_temporary(job.output)
     return 1 if comparison["why"] else 0
-
-
-def _find_duplicates(output: Output, against: str, beam_options: PipelineOptions) -> None:
-    """The audit's second graph."""
-    pipeline = beam.Pipeline(runner=make_runner(beam_options), options=beam_options)
-    duplicates.build(pipeline, output, against)
-    pipeline.run().wait_until_finish()
-    print(duplicate_figures(json.loads(read(join(output.folder, DUPLICATES)))))
 
 
 def _interrupted(number: int, _: FrameType | None) -> None:

@@ -1,16 +1,14 @@
-"""The second graph of an audit: duplicates within it, and overlap with another audited data set."""
+"""The parts in which an audit's duplicates are found: its own, and those of another audited data set."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-import apache_beam as beam
-
 from pipeline.options import Refused
-from transforms.claim import RUN, Output
-from transforms.find_duplicates import AuditedPart, FindDuplicates
-from transforms.storage import absolute, exists, join, list_names, read
+from transforms.claim import RUN
+from transforms.find_duplicates import AuditedPart
+from transforms.storage import exists, join, list_names, read
 from transforms.write_manifest import MANIFEST
 
 
@@ -35,18 +33,9 @@ def audited_parts(folder: str, own: bool) -> list[AuditedPart]:
     return [AuditedPart(join(parts, name), own, *columns) for name in list_names(parts)]
 
 
-def _list_parts(audit: tuple[str, bool] | None) -> list[AuditedPart | None]:
-    """The parts of an audit; the sentinel stays itself, so that zero rows are counted too."""
-    return [None] if audit is None else [*audited_parts(*audit)]
+def list_parts(_: str, folder: str, against: str) -> list[AuditedPart | None]:
+    """The parts of an audit that has written its own, and of the one it is compared with, if any.
 
-
-def build(pipeline: beam.Pipeline, output: Output, against: str) -> None:
-    """audits -> | shuffle of the names of their parts | -> hashes and ids -> | shuffle | -> counts -> duplicates.json."""
-    audits = [None, (output.folder, True), *([(absolute(against), False)] if against else [])]
-    _ = (
-        pipeline
-        | "ListAudits" >> beam.Create(audits)
-        | "ListParts" >> beam.FlatMap(_list_parts)
-        | "Reshuffle" >> beam.Reshuffle()
-        | "FindDuplicates" >> FindDuplicates(output, against)
-    )
+    In front stands the sentinel, so that zero rows are counted too.
+    """
+    return [None, *audited_parts(folder, own=True), *(audited_parts(against, own=False) if against else [])]

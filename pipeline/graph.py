@@ -4,30 +4,33 @@ from __future__ import annotations
 
 import apache_beam as beam
 
+from pipeline.duplicates import list_parts
 from pipeline.identity import claimed_outputs, input_ranges
 from pipeline.job import Job
 from transforms.claim import Output
 from transforms.correct_golds import CorrectGolds
 from transforms.decode_answers import DecodeAnswers
+from transforms.find_duplicates import FindDuplicates
 from transforms.make_windows import MakeWindows
 from transforms.measure_loss import MeasureLoss
 from transforms.merge_receipts import MergeReceipts
 from transforms.plan_chunks import PlanChunks
 from transforms.predict_spans import PredictSpans
+from transforms.publish_manifest import PublishManifest
 from transforms.read_chunk import ReadChunk
 from transforms.read_examples import ReadExamples
+from transforms.storage import absolute
 from transforms.write_chunk import WriteChunk
-from transforms.write_manifest import MANIFEST, PENDING, StageOutput, WriteManifest
+from transforms.write_manifest import StageOutput, WriteManifest
 
 
-def build(pipeline: beam.Pipeline, job: Job, staged: bool = False) -> None:
+def build(pipeline: beam.Pipeline, job: Job) -> None:
     """files -> runs -> | shuffle | -> chunk by chunk: read, cut, predict, decode, measure, write -> receipts -> manifest.
 
-    An audit's manifest is pending until its duplicates are found, unless the job is `staged`: then nobody will.
+    An audit's manifest is pending until its duplicates are found, and those are found in the parts that it has by then.
     """
     outputs = claimed_outputs(job)
-    names = {"annotate": MANIFEST, "audit": MANIFEST if staged else PENDING}
-    manifests = tuple(StageOutput(each, job.about(each.stage), names[each.stage]) for each in outputs)
+    manifests = tuple(StageOutput(each, job.about(each.stage)) for each in outputs)
     process = _ProcessChunks(job, outputs)
     if job.accelerator:  # for all of them: a hint in their middle would split what a runner fuses
         process = process.with_resource_hints(accelerator=job.accelerator)
@@ -41,7 +44,16 @@ def build(pipeline: beam.Pipeline, job: Job, staged: bool = False) -> None:
     )
     if "audit" in job.stages:
         totals |= "ReadExamples" >> ReadExamples(job.reader, job.limits, job.read, job.decoding.null)
-    _ = totals | "WriteManifest" >> WriteManifest(manifests, job.max_failed_fraction)
+    written = totals | "WriteManifest" >> WriteManifest(manifests, job.max_failed_fraction)
+    if "audit" in job.stages:
+        audit = outputs[0]
+        _ = (
+            written
+            | "ListParts" >> beam.FlatMap(list_parts, audit.folder, absolute(job.against) if job.against else "")
+            | "ReshuffleParts" >> beam.Reshuffle()
+            | "FindDuplicates" >> FindDuplicates(audit, job.against)
+            | "PublishManifest" >> PublishManifest(audit)
+        )
 
 
 class _ProcessChunks(beam.PTransform):

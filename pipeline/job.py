@@ -69,6 +69,7 @@ class Job:
     columns: OutputColumns
     audit: AuditOptions
     corrections: Mapping[str, Correction]
+    against: str
     max_failed_fraction: float
     accelerator: str
     configuration: dict[str, Any]
@@ -155,6 +156,7 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
             suspects=suspects,
         ),
         corrections=corrections,
+        against=options.against,
         max_failed_fraction=options.max_failed_fraction,
         accelerator=options.accelerator,
         configuration={

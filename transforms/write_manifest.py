@@ -21,7 +21,7 @@ from transforms.storage import join, list_names
 
 MANIFEST = "manifest.json"
 PENDING = "manifest.pending.json"
-"""The manifest of an audit whose duplicates are still to be found."""
+"""The manifest of an audit until its duplicates are found."""
 AUDIT = "audit.json"
 REPORT = "report.html"
 
@@ -34,11 +34,10 @@ STATUSES = {
 
 @dataclass(frozen=True, slots=True)
 class StageOutput:
-    """Where a stage writes, what its manifest says the job is, and under which name the manifest is written."""
+    """Where a stage writes, and what its manifest says the job is."""
 
     output: Output
     about: Mapping[str, Any]
-    name: str = MANIFEST
 
 
 def row_accounting(stage: str, totals: Totals) -> dict[str, int]:
@@ -144,8 +143,10 @@ def audit_report(totals: Totals, about: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass
 class WriteManifest(beam.PTransform):
-    """The one Totals by stage -> `manifest.json` of every stage; for an audit, `audit.json`, `report.html` and the files for
-    relabelling before it."""
+    """The one Totals by stage -> the state of the last stage, once every stage has its manifest.
+
+    An audit's is pending; `audit.json`, `report.html` and the files for relabelling are written before it.
+    """
 
     outputs: tuple[StageOutput, ...]
     max_failed_fraction: float
@@ -172,7 +173,7 @@ class _WriteManifest(beam.DoFn):
                 output.commit(audit_page(report, examples, each.about), REPORT)
             there = [len(list_names(join(output.folder, name))) for name in ("parts", "rejections")]
             content = manifest(stage, totals[stage], each.about, self.max_failed_fraction, *there)
-            output.commit(as_json(content), each.name)
+            output.commit(as_json(content), PENDING if stage == "audit" else MANIFEST)
         return [content["state"]]
 
 

@@ -10,21 +10,27 @@ import socket
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.portability import python_urns
 from apache_beam.portability.api import beam_runner_api_pb2
 from apache_beam.portability.common_urns import primitives
-from apache_beam.runners.portability.fn_api_runner import translations
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner, translations
 
+from pipeline.identity import claim
+from pipeline.job import resolve
 from pipeline.options import Refused, parse
-from tests.runs import HOUSE, examples, write_input
+from tests.runs import HOUSE, examples, read_manifest, read_parts, write_input
 
 DEPLOY = HOUSE / "deploy" / "dataflow"
 GPU = "type:nvidia-l4;count:1;install-nvidia-driver"
 IMAGE = "us-docker.pkg.dev/my-project/spanmill/spanmill:0.1.0"
 STEPS = ["ListFiles", "PlanChunks", "Reshuffle", "ProcessChunks", "MergeReceipts", "ReadExamples", "WriteManifest"]
+LAST_STEPS = ["ListParts", "ReshuffleParts", "FindDuplicates", "PublishManifest"]
 CHUNK_STEPS = ["ReadChunk", "MakeWindows", "PredictSpans", "DecodeAnswers", "MeasureLoss", "WriteChunk"]
 ACCELERATOR = "beam:resources:accelerator:v1"
 
@@ -108,7 +114,7 @@ class TestTheGraph:
     def test_labels_are_the_names_of_the_steps(self, made: Made):
         root = set(made.graph.root_transform_ids)
         names = {each.unique_name for each in made.graph.components.transforms.values()} - root
-        assert sorted(name for name in names if "/" not in name) == sorted(STEPS)
+        assert sorted(name for name in names if "/" not in name) == sorted([*STEPS, *LAST_STEPS])
         inside = {name.split("/")[1] for name in names if name.startswith("ProcessChunks/")}
         assert inside == set(CHUNK_STEPS)
 
@@ -118,15 +124,17 @@ class TestTheGraph:
         assert {len(leaf.outputs) for leaf in made.leaves.values()} == {1}
         assert sum(output not in read for leaf in made.leaves.values() for output in leaf.outputs.values()) == 1
 
-    def test_only_ranges_runs_and_receipts_cross_a_shuffle(self, made: Made):
+    def test_only_ranges_runs_receipts_and_hashes_cross_a_shuffle(self, made: Made):
         shuffles = [name for name, leaf in made.leaves.items() if leaf.spec.urn == primitives.GROUP_BY_KEY.urn]
         combines = {name.split("/")[0] for name in shuffles}
-        assert combines == {"ListFiles", "Reshuffle", "MergeReceipts"}
+        assert combines == {"ListFiles", "Reshuffle", "MergeReceipts", "ReshuffleParts", "FindDuplicates"}
         outer = {each.unique_name: each for each in made.graph.components.transforms.values()}
-        reads = {step: set(outer[step].inputs.values()) for step in ("PlanChunks", "Reshuffle", "MergeReceipts")}
+        reads = {step: set(outer[step].inputs.values()) for step in ("PlanChunks", "Reshuffle", "MergeReceipts", *LAST_STEPS)}
         assert reads["PlanChunks"] == set(outer["ListFiles"].outputs.values())
         assert reads["Reshuffle"] == set(outer["PlanChunks"].outputs.values())
         assert reads["MergeReceipts"] == set(outer["ProcessChunks/WriteChunk"].outputs.values())
+        for before, step in pairwise(["WriteManifest", *LAST_STEPS]):
+            assert reads[step] == set(outer[before].outputs.values())
 
     def test_all_steps_on_chunks_are_fused_into_one_stage(self, made: Made):
         """By the same rules as Dataflow: neighbours of one environment, resource hints among it."""
@@ -184,6 +192,21 @@ class TestTheJob:
     def test_nothing_is_claimed(self, arguments: list[str], made: Made):
         output = Path(arguments[3].partition("=")[2])
         assert not output.exists()
+
+
+def test_a_template_makes_all_of_an_audit(arguments: list[str], tmp_path: Path):
+    """Its launcher has ended by then: the graph that is staged is run as it stands, its containers alone left out."""
+    arguments = [*arguments[:-2], f"--output={tmp_path}/out"]
+    options, rest = parse(arguments)
+    claim(resolve(options, PipelineOptions(rest)), overwrite=False)
+    graph = make(arguments, tmp_path / "staged").graph
+    for environment in graph.components.environments.values():
+        environment.urn, environment.payload = python_urns.EMBEDDED_PYTHON, b""
+    FnApiRunner().run_via_runner_api(graph, PipelineOptions([])).wait_until_finish()
+    for tree in (tmp_path / "out", tmp_path / "out" / "audit"):
+        assert read_manifest(tree)["state"] == "complete"
+        assert read_parts(tree).num_rows == 3
+    assert json.loads((tmp_path / "out" / "audit" / "duplicates.json").read_text("utf-8"))["repeated_pairs"] == 0
 
 
 class TestTheFlexTemplate:

@@ -1,4 +1,4 @@
-"""The second graph, as audits run it: duplicates within a data set, overlap with another, and what is no audit."""
+"""The last steps of audits: duplicates within a data set, overlap with another, and what is no audit."""
 
 from __future__ import annotations
 

@@ -142,7 +142,7 @@ def test_failures_are_listed_and_the_rest_counted():
 
 def test_every_stage_has_its_own_file(tmp_path: Path):
     about = {**ABOUT, "who": "größe"}
-    audit = StageOutput(claimed(tmp_path / "audit", "audit"), about, PENDING)
+    audit = StageOutput(claimed(tmp_path / "audit", "audit"), about)
     outputs = (audit, StageOutput(claimed(tmp_path), about))
     of = {"audit": Totals(counts=Counter(rows=2, scored=2)), "annotate": totals(1, lost=1)}
     assert _WriteManifest(outputs, 0.5).process(of) == ["incomplete"]
