@@ -50,7 +50,7 @@ dataflow-graph: $(INSTALLED)  ## the Dataflow job of the demo, made offline and 
 
 airflow: $(INSTALLED)  ## the test of the Airflow DAG, with Airflow in an environment of its own
 	test -x .venv-airflow/bin/airflow || $(PYTHON) -m venv .venv-airflow
-	.venv-airflow/bin/pip install --quiet 'apache-airflow>=3' apache-airflow-providers-standard
+	.venv-airflow/bin/pip install --quiet 'apache-airflow>=3' apache-airflow-providers-apache-beam apache-airflow-providers-google
 	AIRFLOW_PYTHON=.venv-airflow/bin/python $(BIN)/pytest -rs tests/deploy/test_airflow.py
 
 $(INSTALLED): pyproject.toml constraints.txt

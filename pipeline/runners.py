@@ -46,6 +46,8 @@ def make_runner(options: PipelineOptions) -> PipelineRunner:
         if not (dask.npartitions or dask.partition_size):
             dask.partition_size = 1
         return module.DaskRunner()  # Beam knows it by no short name
+    if name == "DataflowRunner":  # tells the job's id and its messages; Airflow's operator reads the id there
+        logging.getLogger("apache_beam.runners.dataflow").setLevel(logging.INFO)
     if name not in _IN_PROCESS:
         return create_runner(name)
     direct = options.view_as(DirectOptions)

@@ -1,8 +1,10 @@
-"""Every night: annotate the day's files, then wait for the manifest that says `complete`.
+"""Every night: annotate the day's files on Beam, then wait for the manifest that says `complete`.
 
 Set for Airflow's workers: SPANMILL_HOME (where run_pipeline.py is), SPANMILL_PYTHON (the interpreter that has spanmill) and
-SPANMILL_BUCKET (gs://..., s3://... or a folder). A day that failed, or whose files were not there yet, is tried again and
-goes on where it stopped; a back-fill (`airflow backfill create`) runs each day with its own date.
+SPANMILL_BUCKET (gs://..., s3://... or a folder). With SPANMILL_RUNNER=DataflowRunner, SPANMILL_PROJECT, SPANMILL_REGION and
+SPANMILL_IMAGE too; without, the job runs where the task does. Airflow needs the providers apache-beam and google, whatever
+the runner. A day that failed, or whose files were not there yet, is tried again and goes on where it stopped; a back-fill
+(`airflow backfill create`) runs each day with its own date.
 """
 
 from __future__ import annotations
@@ -10,15 +12,27 @@ from __future__ import annotations
 import json
 import os
 from datetime import datetime, timedelta
-from typing import Any
 
-from airflow.providers.standard.operators.bash import BashOperator
-from airflow.sdk import DAG, ObjectStoragePath, task
+from airflow.providers.apache.beam.operators.beam import BeamRunPythonPipelineOperator
+from airflow.sdk import DAG, ObjectStoragePath, PokeReturnValue, task
+from airflow.sdk.exceptions import AirflowFailException
 
 HOME = os.environ.get("SPANMILL_HOME", "/opt/spanmill")
 PYTHON = os.environ.get("SPANMILL_PYTHON", f"{HOME}/.venv/bin/python")
 BUCKET = os.environ.get("SPANMILL_BUCKET", "gs://my-bucket")
+RUNNER = os.environ.get("SPANMILL_RUNNER", "DirectRunner")
 DAY = "{{ ds }}"
+
+WORKERS = {  # on CPU machines; deploy/dataflow/README.md has those with GPUs
+    "temp_location": f"{BUCKET}/tmp",
+    "sdk_container_image": os.environ.get("SPANMILL_IMAGE"),
+    "sdk_location": "container",
+    "experiments": ["no_use_multiple_sdk_containers"],
+    "machine_type": "n2-standard-8",
+    "number_of_worker_harness_threads": 2,
+    "disk_size_gb": 50,
+    "max_num_workers": 50,
+}
 
 with DAG(
     dag_id="spanmill_nightly",
@@ -28,18 +42,34 @@ with DAG(
     max_active_runs=2,
     default_args={"retries": 3, "retry_delay": timedelta(minutes=10)},
 ):
-    annotate = BashOperator(  # with more options, on Dataflow too: deploy/dataflow/README.md
+    annotate = BeamRunPythonPipelineOperator(
         task_id="annotate",
-        bash_command=f"exec {PYTHON} {HOME}/run_pipeline.py annotate --input='{BUCKET}/in/date={{date}}/*.parquet' "
-        f"--output='{BUCKET}/out/date={{date}}' --date={DAY}",
+        runner=RUNNER,
+        py_file=f"{HOME}/run_pipeline.py",
+        py_interpreter=PYTHON,
+        default_pipeline_options=WORKERS if RUNNER == "DataflowRunner" else {},
+        pipeline_options={
+            "stage": "annotate",
+            "input": f"{BUCKET}/in/date={{date}}/*.parquet",
+            "output": f"{BUCKET}/out/date={{date}}",
+            "date": DAY,
+        },
+        dataflow_config={
+            "job_name": "spanmill-{{ ds_nodash }}",
+            "project_id": os.environ.get("SPANMILL_PROJECT"),
+            "location": os.environ.get("SPANMILL_REGION", "us-central1"),
+        },
     )
 
-    @task
-    def complete(folder: str) -> dict[str, Any]:
-        """The rows of the day by what became of them. Fails unless the run is complete."""
-        manifest = json.loads((ObjectStoragePath(folder) / "manifest.json").read_text())
+    @task.sensor(mode="reschedule", poke_interval=60, timeout=3600)
+    def complete(folder: str) -> PokeReturnValue:
+        """Waits for the manifest of a run; what became of its rows. Fails, for good, where the run is incomplete."""
+        path = ObjectStoragePath(folder) / "manifest.json"
+        if not path.exists():
+            return PokeReturnValue(is_done=False)
+        manifest = json.loads(path.read_text())
         if manifest["state"] != "complete":
-            raise ValueError(f"{folder}: {'; '.join(manifest['why'])}")
-        return manifest["rows"]
+            raise AirflowFailException(f"{folder}: {'; '.join(manifest['why'])}")
+        return PokeReturnValue(is_done=True, xcom_value=manifest["rows"])
 
     annotate >> complete(f"{BUCKET}/out/date={DAY}")

@@ -1,5 +1,7 @@
 """The Dataflow job of a command line, made and not submitted: job.json and pipeline.pb, without network or credentials.
 
+Of several days, the job of the first.
+
     python deploy/dataflow/graph.py FOLDER annotate --input ... --output ... --sdk_container_image ... [Dataflow's options]
 
 job.json is what the Dataflow service would be sent (machines, disks, containers, autoscaling), pipeline.pb the graph.
@@ -14,6 +16,7 @@ from pathlib import Path
 import apache_beam as beam
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions, TestOptions
 
+from pipeline.dates import each_day
 from pipeline.graph import build
 from pipeline.job import resolve
 from pipeline.options import parse
@@ -27,7 +30,7 @@ def write_graph(folder: Path, arguments: Sequence[str]) -> None:
     beam_options = PipelineOptions(rest)
     runner = make_runner(beam_options)
     pipeline = beam.Pipeline(runner=runner, options=beam_options)
-    build(pipeline, resolve(options, beam_options))
+    build(pipeline, resolve(each_day(options)[0], beam_options))
     folder.mkdir(parents=True, exist_ok=True)
     pipeline.options.view_as(TestOptions).dry_run = False
     cloud = pipeline.options.view_as(GoogleCloudOptions)

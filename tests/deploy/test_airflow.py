@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
+import runpy
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,54 +17,110 @@ from pipeline.options import parse
 from tests.runs import HOUSE, examples, read_manifest, read_parts, write_input
 
 AIRFLOW_PYTHON = os.environ.get("AIRFLOW_PYTHON", "")
+DAY = "2026-11-23"
+DAGS = HOUSE / "deploy" / "airflow"
 
 pytestmark = pytest.mark.skipif(not AIRFLOW_PYTHON, reason="AIRFLOW_PYTHON is not set: `make airflow` sets it")
 
-
-@pytest.fixture(scope="module")
-def bucket(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with one day's files."""
-    folder = tmp_path_factory.mktemp("bucket")
-    write_input(folder / "in" / "date=2026-11-23" / "a.parquet", examples(3))
-    return folder
+Airflow = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def found(bucket: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What Airflow says of the DAG, and of the run of 23 November."""
-    environment = {
-        **os.environ,
+def airflow(tmp_path_factory: pytest.TempPathFactory) -> Airflow:
+    """`airflow(*arguments, **environment)`: what tests/deploy/airflow_dag.py says."""
+    settings = {
         "AIRFLOW_HOME": str(tmp_path_factory.mktemp("airflow")),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "AIRFLOW__CORE__DAGS_FOLDER": str(HOUSE / "deploy" / "airflow"),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(DAGS),
         "SPANMILL_HOME": str(HOUSE),
-        "SPANMILL_PYTHON": sys.executable,
-        "SPANMILL_BUCKET": str(bucket),
-        "PYTHONPATH": str(HOUSE),
     }
-    migrate = [AIRFLOW_PYTHON, "-m", "airflow", "db", "migrate"]
-    subprocess.run(migrate, env=environment, check=True, capture_output=True)
-    command = [AIRFLOW_PYTHON, str(Path(__file__).with_name("airflow_dag.py")), str(HOUSE / "deploy" / "airflow"), "2026-11-23"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-5000:] + done.stdout[-5000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    own = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | settings
+    subprocess.run([AIRFLOW_PYTHON, "-m", "airflow", "db", "migrate"], env=own, check=True, capture_output=True)
+
+    def ask(*arguments: str, **environment: str) -> dict[str, Any]:
+        command = [AIRFLOW_PYTHON, str(Path(__file__).with_name("airflow_dag.py")), str(DAGS), DAY, *arguments]
+        done = subprocess.run(command, env=own | environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-5000:] + done.stdout[-5000:]
+        return json.loads(done.stdout.splitlines()[-1])
+
+    return ask
 
 
-def test_it_is_imported(found: dict[str, Any]):
-    assert found["errors"] == {}
-    assert found["tasks"] == {"annotate": ["complete"], "complete": []}
-    assert found["retries"] == 3
+class TestADay:
+    @pytest.fixture(scope="class")
+    def bucket(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """A folder with one day's files."""
+        folder = tmp_path_factory.mktemp("bucket")
+        write_input(folder / "in" / f"date={DAY}" / "a.parquet", examples(3))
+        return folder
+
+    @pytest.fixture(scope="class")
+    def found(self, airflow: Airflow, bucket: Path) -> dict[str, Any]:
+        return airflow(SPANMILL_PYTHON=sys.executable, SPANMILL_BUCKET=str(bucket))
+
+    def test_the_dag_is_imported(self, found: dict[str, Any]):
+        assert found["import_errors"] == {}
+        assert found["tasks"] == {
+            "annotate": ["BeamRunPythonPipelineOperator", "complete"],
+            "complete": ["DecoratedSensorOperator"],
+        }
+        assert found["retries"] == {"annotate": 3, "complete": 3}
+
+    def test_it_is_annotated_and_found_complete(self, found: dict[str, Any], bucket: Path):
+        assert found["states"] == {"annotate": "success", "complete": "success"}
+        assert [path.name for path in (bucket / "out").iterdir()] == [f"date={DAY}"]
+        output = bucket / "out" / f"date={DAY}"
+        assert read_manifest(output)["state"] == "complete"
+        assert read_parts(output).column("id").to_pylist() == ["row 0", "row 1", "row 2"]
 
 
-def test_its_options_are_real_ones(found: dict[str, Any]):
-    _, _, _, *arguments = shlex.split(found["command"].replace("{{ ds }}", "2026-11-23"))
-    options, rest = parse(arguments)
-    assert (options.stage, str(options.date[0]), rest) == ("annotate", "2026-11-23", [])
+class TestOnDataflow:
+    @pytest.fixture(scope="class")
+    def recorded(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """Where the interpreter that Airflow is given writes what it was asked to run."""
+        return tmp_path_factory.mktemp("recorded") / "arguments"
 
+    @pytest.fixture(scope="class")
+    def found(self, airflow: Airflow, recorded: Path) -> dict[str, Any]:
+        """The operator is executed up to the launch, which ends with 3."""
+        interpreter = recorded.with_name("python")
+        interpreter.write_text(
+            f'#!/bin/sh\nif [ "$1" = -c ]; then exec {sys.executable} "$@"; fi\nprintf "%s\\n" "$@" > {recorded}\nexit 3\n'
+        )
+        interpreter.chmod(0o755)
+        return airflow(
+            "2026-11-23 02:31:00,000 INFO Created job with id: [2026-11-23_02_31_00-1]",
+            AIRFLOW_CONN_GOOGLE_CLOUD_DEFAULT="google-cloud-platform://",
+            SPANMILL_PYTHON=str(interpreter),
+            SPANMILL_RUNNER="DataflowRunner",
+            SPANMILL_BUCKET="gs://my-bucket",
+            SPANMILL_PROJECT="my-project",
+            SPANMILL_REGION="europe-west1",
+            SPANMILL_IMAGE="europe-docker.pkg.dev/my-project/spanmill/spanmill:0.1.0",
+        )
 
-def test_a_day_is_annotated_and_found_complete(found: dict[str, Any], bucket: Path):
-    assert found["state"] == "success"
-    assert [path.name for path in (bucket / "out").iterdir()] == ["date=2026-11-23"]
-    output = bucket / "out" / "date=2026-11-23"
-    assert read_manifest(output)["state"] == "complete"
-    assert read_parts(output).column("id").to_pylist() == ["row 0", "row 1", "row 2"]
+    def test_the_exit_code_is_the_tasks(self, found: dict[str, Any]):
+        assert found["error"] == "Apache Beam process failed with return code 3"
+
+    def test_the_id_of_the_job_is_found_in_what_the_launcher_prints(self, found: dict[str, Any]):
+        """`test_dataflow_jobs.py` holds that it prints this line."""
+        assert found["job_ids"] == ["2026-11-23_02_31_00-1"]
+
+    def test_the_command_is_one_that_we_take(self, found: dict[str, Any], recorded: Path, tmp_path: Path):
+        program, *arguments = recorded.read_text("utf-8").splitlines()
+        assert program == str(HOUSE / "run_pipeline.py")
+        options, rest = parse(arguments)
+        assert (options.stage, options.input, str(options.date[0])) == (
+            "annotate",
+            "gs://my-bucket/in/date={date}/*.parquet",
+            DAY,
+        )
+        assert "--runner=DataflowRunner" in rest
+
+        write_input(tmp_path / f"date={DAY}" / "a.parquet", examples(3))  # the same job, of files that are here
+        arguments += [f"--input={tmp_path}/date={{date}}/*.parquet", f"--output={tmp_path}/out/date={{date}}"]
+        runpy.run_path(str(HOUSE / "deploy" / "dataflow" / "graph.py"))["write_graph"](tmp_path / "job", arguments)
+        job = json.loads((tmp_path / "job" / "job.json").read_text("utf-8"))
+        assert job["name"].startswith("spanmill-20261123-")
+        assert list(job["labels"]) == ["airflow-version"]
+        assert job["environment"]["workerPools"][0]["machineType"] == "n2-standard-8"
