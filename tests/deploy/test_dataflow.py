@@ -15,16 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.portability import python_urns
 from apache_beam.portability.api import beam_runner_api_pb2
 from apache_beam.portability.common_urns import primitives
-from apache_beam.runners.portability.fn_api_runner import FnApiRunner, translations
+from apache_beam.runners.portability.fn_api_runner import translations
 
-from pipeline.identity import claim
-from pipeline.job import resolve
 from pipeline.options import Refused, parse
-from tests.runs import HOUSE, examples, read_manifest, read_parts, write_input
+from tests.runs import HOUSE, examples, write_input
 
 DEPLOY = HOUSE / "deploy" / "dataflow"
 GPU = "type:nvidia-l4;count:1;install-nvidia-driver"
@@ -192,21 +188,6 @@ class TestTheJob:
     def test_nothing_is_claimed(self, arguments: list[str], made: Made):
         output = Path(arguments[3].partition("=")[2])
         assert not output.exists()
-
-
-def test_a_template_makes_all_of_an_audit(arguments: list[str], tmp_path: Path):
-    """Its launcher has ended by then: the graph that is staged is run as it stands, its containers alone left out."""
-    arguments = [*arguments[:-2], f"--output={tmp_path}/out"]
-    options, rest = parse(arguments)
-    claim(resolve(options, PipelineOptions(rest)), overwrite=False)
-    graph = make(arguments, tmp_path / "staged").graph
-    for environment in graph.components.environments.values():
-        environment.urn, environment.payload = python_urns.EMBEDDED_PYTHON, b""
-    FnApiRunner().run_via_runner_api(graph, PipelineOptions([])).wait_until_finish()
-    for tree in (tmp_path / "out", tmp_path / "out" / "audit"):
-        assert read_manifest(tree)["state"] == "complete"
-        assert read_parts(tree).num_rows == 3
-    assert json.loads((tmp_path / "out" / "audit" / "duplicates.json").read_text("utf-8"))["repeated_pairs"] == 0
 
 
 class TestTheFlexTemplate:

@@ -1,0 +1,118 @@
+"""Jobs submitted to a stand-in of the Dataflow service, on a store: what a launcher does, and what a job does without it."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from tests.pipeline.test_duplicates import ada
+from tests.runs import HOUSE, environment, examples, read_manifest, run, write_input
+from tests.servers import free_port, listens, serving
+from tests.stores import Store, gcs
+
+IMAGE = "us-docker.pkg.dev/my-project/spanmill/spanmill:0.1.0"
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[Store]:
+    with gcs() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def service(store: Store) -> Iterator[str]:
+    """Where jobs are sent."""
+    port = free_port()
+    with serving([sys.executable, "-m", "tests.dataflow_service", str(port)], lambda: listens(port)):
+        yield f"http://localhost:{port}"  # not 127.0.0.1: Beam speaks plain HTTP with this name alone
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twice the same pair, in two files."""
+    folder = tmp_path_factory.mktemp("source")
+    table = ada(examples(6))
+    write_input(folder / "a.parquet", table)
+    write_input(folder / "b.parquet", pa.concat_tables([ada(examples(3, 10)), table.slice(0, 1)]))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(source: Path, bert_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of the run in one process, on the local disk."""
+    output = tmp_path_factory.mktemp("alone") / "out"
+    assert run("annotate", "--audit", f"--input={source}", f"--output={output}", f"--model={bert_folder}") == 0
+    return output
+
+
+@pytest.fixture(scope="module")
+def launched(store: Store, service: str, source: Path, bert_folder: Path) -> list[str]:
+    """The command, but for the output."""
+    return [
+        sys.executable,
+        str(HOUSE / "run_pipeline.py"),
+        "annotate",
+        "--audit",
+        f"--input={store.put(source, 'in')}",
+        f"--model={store.put(bert_folder, 'model')}",
+        "--runner=DataflowRunner",
+        "--project=my-project",
+        "--region=us-central1",
+        f"--temp_location={store.url}/tmp",
+        f"--sdk_container_image={IMAGE}",
+        "--sdk_location=container",
+        f"--dataflow_endpoint={service}",
+        "--no_auth",
+    ]
+
+
+def launch(command: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
+
+
+def assert_same(output: Path, alone: Path) -> None:
+    for tree in (".", "audit"):
+        manifest, wanted = read_manifest(output / tree), read_manifest(alone / tree)
+        for figure in ("state", "rows", "content", "windows", "reasons"):
+            assert manifest[figure] == wanted[figure], figure
+    duplicates = [json.loads((each / "audit" / "duplicates.json").read_text("utf-8")) for each in (output, alone)]
+    assert duplicates[0] == duplicates[1]
+    assert duplicates[0]["repeated_pairs"] == 1
+
+
+def test_a_job_gives_the_same_and_its_id_is_told(launched: list[str], store: Store, alone: Path, tmp_path: Path):
+    ended = launch([*launched, f"--output={store.url}/waited"])
+    assert ended.returncode == 0, ended.stderr
+    assert re.search(r"Created job with id: \[2026-11-24_00_00_00-\d+\]", ended.stderr)
+    assert "10 rows" in ended.stdout
+    assert_same(store.get("waited", tmp_path / "out"), alone)
+
+
+def test_a_template_makes_all_of_it_when_its_launcher_has_ended(
+    launched: list[str], service: str, store: Store, alone: Path, tmp_path: Path
+):
+    template = f"{store.url}/templates/audit.json"
+    ended = launch([*launched, f"--output={store.url}/staged", f"--template_location={template}"])
+    assert ended.returncode == 0, ended.stderr
+    assert not store.files.exists(f"{store.url}/staged/manifest.json")
+
+    jobs = f"{service}/v1b3/projects/my-project/locations/us-central1/jobs"
+    with urllib.request.urlopen(urllib.request.Request(jobs, store.files.cat_file(template))) as answer:
+        job = json.load(answer)
+    deadline = time.monotonic() + 120
+    while job["currentState"] == "JOB_STATE_RUNNING":
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+        with urllib.request.urlopen(f"{jobs}/{job['id']}") as answer:
+            job = json.load(answer)
+    assert job["currentState"] == "JOB_STATE_DONE"
+    assert_same(store.get("staged", tmp_path / "out"), alone)
