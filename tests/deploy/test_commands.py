@@ -1,0 +1,54 @@
+"""The commands in deploy/'s pages: every option that they give is one that we or Beam take."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterator
+
+import pytest
+
+from pipeline.options import parse
+from tests.runs import HOUSE
+
+DEPLOY = HOUSE / "deploy"
+VARIABLES = {"BUCKET": "gs://my-bucket", "PROJECT": "my-project", "REGION": "us-central1", "IMAGE": "docker.pkg.dev/p/spanmill"}
+
+
+def with_variables(text: str) -> str:
+    return re.sub(r"\$(\w+)", lambda found: VARIABLES[found[1]], text)
+
+
+def commands(page: str, program: str) -> Iterator[list[str]]:
+    """The arguments of every command of a page that begins so; it may go over several lines."""
+    text = (DEPLOY / page).read_text("utf-8").replace("\\\n", " ")
+    for line in text.splitlines():
+        if line.startswith(program):
+            yield shlex.split(with_variables(line.removeprefix(program).replace("$(date -u +%Y%m%d)", "20261124")))
+
+
+@pytest.mark.parametrize(("page", "count"), [("dataflow/README.md", 2), ("flink/README.md", 1)])
+def test_jobs(page: str, count: int):
+    found = list(commands(page, "python run_pipeline.py "))
+    assert len(found) == count
+    for arguments in found:
+        options, rest = parse(arguments)
+        assert options.stage == "annotate"
+        assert any(argument.startswith("--runner=") for argument in rest)
+
+
+def test_the_templates_launch():
+    """Its launcher passes every parameter as an option."""
+    (arguments,) = commands("dataflow/README.md", "gcloud dataflow flex-template run ")
+    given = [argument.split("^~^")[1].split("~") for argument in arguments if argument.startswith("--parameters=")]
+    options, rest = parse([f"--{each}" for several in given for each in several] + ["--runner=DataflowRunner"])
+    assert (options.stage, options.device, options.dtype) == ("annotate", "cuda", "bfloat16")
+    assert any(argument.startswith("--dataflow_service_options=worker_accelerator=type:nvidia-l4;count:1") for argument in rest)
+
+
+def test_the_nightly_launch():
+    script = (DEPLOY / "dataflow" / "schedule.sh").read_text("utf-8")
+    body = json.loads(with_variables(script.split("<<JSON\n")[1].split("\nJSON\n")[0]))
+    options, rest = parse([f"--{name}={value}" for name, value in body["launchParameter"]["parameters"].items()])
+    assert (options.stage, options.output, rest) == ("annotate", "gs://my-bucket/out/date={date}", [])
