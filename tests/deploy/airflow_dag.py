@@ -1,9 +1,8 @@
 """Run by Airflow's own Python: what the folder of DAGs holds, and a day of it. Prints JSON.
 
-python airflow_dag.py FOLDER_OF_DAGS YYYY-MM-DD [LINE]
-
-With a line that a launcher prints, the day's `annotate` alone is executed, and its error and the job id in the line are told;
-without, the whole DAG is run.
+python airflow_dag.py DAGS YYYY-MM-DD run              the whole DAG, for that day
+python airflow_dag.py DAGS YYYY-MM-DD execute LINE     `annotate` alone, its error, and the job id in a line of a launcher
+python airflow_dag.py DAGS YYYY-MM-DD poke FOLDER...   what the sensor says of folders
 """
 
 from __future__ import annotations
@@ -15,21 +14,34 @@ from typing import Any
 
 from airflow.dag_processing.dagbag import DagBag
 from airflow.providers.google.cloud.hooks.dataflow import process_line_and_extract_dataflow_job_id_callback
+from airflow.sdk.exceptions import AirflowFailException
 
 
 def run(dag: Any, day: datetime) -> dict[str, Any]:
     return {each.task_id: each.state for each in dag.test(logical_date=day).get_task_instances()}
 
 
-def execute(annotate: Any, day: datetime, line: str) -> dict[str, Any]:
+def execute(dag: Any, day: datetime, line: str) -> dict[str, Any]:
     ids: list[str] = []
     process_line_and_extract_dataflow_job_id_callback(ids.append)(line)
+    annotate = dag.get_task("annotate")
     annotate.render_template_fields({"ds": f"{day:%Y-%m-%d}", "ds_nodash": f"{day:%Y%m%d}"})
     try:
         annotate.execute({})
     except Exception as error:
         return {"error": str(error), "job_ids": ids}
     return {"error": "", "job_ids": ids}
+
+
+def poke(dag: Any, _: datetime, *folders: str) -> list[Any]:
+    found: list[Any] = []
+    for folder in folders:
+        try:
+            said = dag.get_task("complete").python_callable(folder)
+            found.append([said.is_done, said.xcom_value])
+        except AirflowFailException as error:
+            found.append(str(error))
+    return found
 
 
 if __name__ == "__main__":
@@ -41,5 +53,5 @@ if __name__ == "__main__":
         "tasks": {each.task_id: [each.task_type, *sorted(each.downstream_task_ids)] for each in dag.tasks},
         "retries": {each.task_id: each.retries for each in dag.tasks},
     }
-    done = execute(dag.get_task("annotate"), day, sys.argv[3]) if sys.argv[3:] else {"states": run(dag, day)}
-    print("\n" + json.dumps({**about, **done}))
+    done = {"run": run, "execute": execute, "poke": poke}[sys.argv[3]](dag, day, *sys.argv[4:])
+    print("\n" + json.dumps({**about, sys.argv[3]: done}))

@@ -56,7 +56,7 @@ class TestADay:
 
     @pytest.fixture(scope="class")
     def found(self, airflow: Airflow, bucket: Path) -> dict[str, Any]:
-        return airflow(SPANMILL_PYTHON=sys.executable, SPANMILL_BUCKET=str(bucket))
+        return airflow("run", SPANMILL_PYTHON=sys.executable, SPANMILL_BUCKET=str(bucket))
 
     def test_the_dag_is_imported(self, found: dict[str, Any]):
         assert found["import_errors"] == {}
@@ -67,7 +67,7 @@ class TestADay:
         assert found["retries"] == {"annotate": 3, "complete": 3}
 
     def test_it_is_annotated_and_found_complete(self, found: dict[str, Any], bucket: Path):
-        assert found["states"] == {"annotate": "success", "complete": "success"}
+        assert found["run"] == {"annotate": "success", "complete": "success"}
         assert [path.name for path in (bucket / "out").iterdir()] == [f"date={DAY}"]
         output = bucket / "out" / f"date={DAY}"
         assert read_manifest(output)["state"] == "complete"
@@ -89,6 +89,7 @@ class TestOnDataflow:
         )
         interpreter.chmod(0o755)
         return airflow(
+            "execute",
             "2026-11-23 02:31:00,000 INFO Created job with id: [2026-11-23_02_31_00-1]",
             AIRFLOW_CONN_GOOGLE_CLOUD_DEFAULT="google-cloud-platform://",
             SPANMILL_PYTHON=str(interpreter),
@@ -100,21 +101,18 @@ class TestOnDataflow:
         )
 
     def test_the_exit_code_is_the_tasks(self, found: dict[str, Any]):
-        assert found["error"] == "Apache Beam process failed with return code 3"
+        assert found["execute"]["error"] == "Apache Beam process failed with return code 3"
 
     def test_the_id_of_the_job_is_found_in_what_the_launcher_prints(self, found: dict[str, Any]):
         """`test_dataflow_jobs.py` holds that it prints this line."""
-        assert found["job_ids"] == ["2026-11-23_02_31_00-1"]
+        assert found["execute"]["job_ids"] == ["2026-11-23_02_31_00-1"]
 
     def test_the_command_is_one_that_we_take(self, found: dict[str, Any], recorded: Path, tmp_path: Path):
         program, *arguments = recorded.read_text("utf-8").splitlines()
         assert program == str(HOUSE / "run_pipeline.py")
         options, rest = parse(arguments)
-        assert (options.stage, options.input, str(options.date[0])) == (
-            "annotate",
-            "gs://my-bucket/in/date={date}/*.parquet",
-            DAY,
-        )
+        assert (options.stage, str(options.date[0])) == ("annotate", DAY)
+        assert options.input == "gs://my-bucket/in/date={date}/*.parquet"
         assert "--runner=DataflowRunner" in rest
 
         write_input(tmp_path / f"date={DAY}" / "a.parquet", examples(3))  # the same job, of files that are here
@@ -124,3 +122,15 @@ class TestOnDataflow:
         assert job["name"].startswith("spanmill-20261123-")
         assert list(job["labels"]) == ["airflow-version"]
         assert job["environment"]["workerPools"][0]["machineType"] == "n2-standard-8"
+
+
+def test_the_sensor_waits_for_a_manifest_and_fails_for_good_on_an_incomplete_one(airflow: Airflow, tmp_path: Path):
+    for name, content in (
+        ("complete", {"state": "complete", "why": [], "rows": {"planned": 3}}),
+        ("incomplete", {"state": "incomplete", "why": ["2 chunks failed", "1 files were refused"]}),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "manifest.json").write_text(json.dumps(content))
+    folders = [str(tmp_path / name) for name in ("missing", "complete", "incomplete")]
+    said = airflow("poke", *folders)["poke"]
+    assert said == [[False, None], [True, {"planned": 3}], f"{folders[2]}: 2 chunks failed; 1 files were refused"]
