@@ -80,7 +80,7 @@ def locate(model: str) -> Location:
     if model == "bundled":
         return Bundled()
     if "://" in model:
-        raise CheckpointError(f"{model} is a URL: give transforms.storage.StoredFolder({model!r}), which fetches it")
+        raise CheckpointError(f"{model} is a URL: give transforms.stored_folder.StoredFolder({model!r}), which fetches it")
     if os.path.isdir(model):
         return LocalFolder(os.path.abspath(model))
     repository, _, revision = model.partition("@")

@@ -102,7 +102,7 @@ class SpanReader:
     ) -> Self:
         """Loads a checkpoint; the settings are the options of annotate, with the same defaults.
 
-        model  a folder, a hub id[@revision], or "bundled"; a URL as `transforms.storage.StoredFolder(url)`
+        model  a folder, a hub id[@revision], or "bundled"; a URL as `transforms.stored_folder.StoredFolder(url)`
 
         Raises CheckpointError and TokenizerError for what can't be loaded, SettingError for a setting out of its limits.
         """

@@ -31,7 +31,8 @@ from transforms.measure_loss import AuditOptions
 from transforms.plan_chunks import ChunkSize, is_answers, schema_problem
 from transforms.records import InputFile
 from transforms.relabel import Correction, CorrectionsError, read_corrections
-from transforms.storage import StorageError, StoredFolder, absolute, find_inputs, join, open_parquet, read
+from transforms.storage import StorageError, absolute, find_inputs, join, open_parquet, read
+from transforms.stored_folder import StoredFolder
 from transforms.write_chunk import OutputColumns
 
 SAMPLE = os.path.join(os.path.dirname(__file__), "sample", "sample.parquet")

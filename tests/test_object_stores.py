@@ -18,7 +18,8 @@ import pytest
 from model.checkpoint import digest
 from tests.runs import HOUSE, environment, examples, read_manifest, read_parts, run, write_input
 from tests.stores import Store, gcs, s3
-from transforms.storage import StoredFolder, create, read
+from transforms.storage import create, read
+from transforms.stored_folder import StoredFolder
 
 STORES = {"s3": s3, "gcs": gcs}
 
@@ -136,7 +137,7 @@ def test_of_many_that_create_a_file_one_wins(store: Store):
 def test_a_model_is_fetched_once_for_all_processes_of_a_machine(store: Store, bert_folder: Path, tmp_path: Path):
     url = store.put(bert_folder, "models/shared")
     wanted = digest(bert_folder)
-    code = f"from transforms.storage import StoredFolder; print(StoredFolder({url!r}, {wanted!r}).folder())"
+    code = f"from transforms.stored_folder import StoredFolder; print(StoredFolder({url!r}, {wanted!r}).folder())"
     command = [sys.executable, "-c", code]
     started = [subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True) for _ in range(2)]
     folders = {process.communicate(timeout=120)[0].strip() for process in started}

@@ -13,14 +13,11 @@ import os
 import platform
 import re
 import secrets
-import shutil
-import stat
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import IO, Any
 
 import fsspec
@@ -30,7 +27,6 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.utils import glob_translate
 from pyarrow import dataset
 
-from model.checkpoint import CheckpointError, digest
 from transforms.records import InputFile
 from transforms.retries import retried
 
@@ -271,6 +267,13 @@ def read(path: str, most: int | None = None) -> bytes:
 
 
 @retried
+def fetch(path: str, target: str) -> None:
+    """Copies a file to a local one. Raises FileNotFoundError."""
+    fs, inner = _locate(path)
+    fs.get_file(inner, target)
+
+
+@retried
 def list_names(folder: str) -> list[str]:
     """Names of the files in a folder, sorted; none if there is no such folder."""
     fs, inner = _locate(folder)
@@ -375,39 +378,3 @@ def remove(output: str, *names: str) -> None:
     fs, inner = _locate(join(output, *names))
     with suppress(FileNotFoundError):
         fs.rm(inner, recursive=True)
-
-
-@dataclass(frozen=True)
-class StoredFolder:
-    """A checkpoint in an object store: fetched once per machine, checked by digest, published by one rename."""
-
-    url: str
-    digest: str = ""
-
-    def pinned(self, folder: Path, digest: str) -> StoredFolder:
-        return replace(self, digest=digest)
-
-    def folder(self) -> Path:
-        cache = Path(tempfile.gettempdir()) / f"spanmill-models-{os.getuid()}"
-        cache.mkdir(mode=0o700, exist_ok=True)
-        found = cache.lstat()
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
-            raise CheckpointError(f"{cache} is not a folder that only this user can write: models can't be kept there")
-        if self.digest and (cache / self.digest).is_dir():
-            return cache / self.digest
-        fs, inner = _locate(self.url)
-        fetched = Path(tempfile.mkdtemp(dir=cache))
-        try:
-            for name in list_names(self.url):
-                if name.endswith((".json", ".safetensors", ".txt", ".model")):
-                    retried(fs.get_file)(f"{inner.rstrip('/')}/{name}", str(fetched / name))
-            if not (fetched / "config.json").is_file():
-                raise CheckpointError(f"{self.url} has no config.json: it is no Hugging Face checkpoint folder")
-            fetched_digest = digest(fetched)
-            if self.digest and fetched_digest != self.digest:
-                raise CheckpointError(f"the checkpoint at {self.url} is not the one that this run was started with")
-            with suppress(OSError):  # another process was first: its folder has the same digest
-                fetched.rename(cache / fetched_digest)
-            return cache / fetched_digest
-        finally:
-            shutil.rmtree(fetched, ignore_errors=True)

@@ -21,7 +21,7 @@ from model.columns import ANSWER_SCHEMA
 from model.span_reader import Answer, SettingError
 from pipeline.job import SAMPLE
 from tests.runs import read_parts, read_rejections, run, write_input
-from transforms.storage import StoredFolder
+from transforms.stored_folder import StoredFolder
 
 SETTINGS: dict[str, Any] = {"max_length": 96, "overlap": 30, "max_question": 16, "max_answer_length": 12, "max_windows": 200}
 
@@ -163,7 +163,7 @@ class TestLoading:
     def test_a_checkpoint_in_a_store(self, bert_folder: Path, reader: SpanReader):
         fs = fsspec.filesystem("memory")
         fs.put(f"{bert_folder}/", "/readers/bert/", recursive=True)
-        with pytest.raises(CheckpointError, match=r"give transforms\.storage\.StoredFolder\('memory://readers/bert'\)"):
+        with pytest.raises(CheckpointError, match=r"give transforms\.stored_folder\.StoredFolder\('memory://readers/bert'\)"):
             SpanReader.load("memory://readers/bert")
         stored = SpanReader.load(StoredFolder("memory://readers/bert"))
         assert stored.reader.digest == reader.reader.digest

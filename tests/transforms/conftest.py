@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from model.tokenizer import Tokenizer
@@ -13,3 +15,14 @@ from model.tokenizer import Tokenizer
 def words(bert_folder: Path) -> Tokenizer:
     """The tiny checkpoint's tokenizer."""
     return Tokenizer(bert_folder)
+
+
+@pytest.fixture
+def memory() -> Iterator[fsspec.AbstractFileSystem]:
+    """fsspec's memory file system, the object store of these tests, empty before and after."""
+    fs = fsspec.filesystem("memory")
+    fs.store.clear()
+    fs.pseudo_dirs[:] = [""]
+    yield fs
+    fs.store.clear()
+    fs.pseudo_dirs[:] = [""]

@@ -1,0 +1,68 @@
+"""Checkpoints in a store: fetched once, checked by digest, kept where nobody else can write."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from model.checkpoint import CheckpointError, digest
+from transforms.stored_folder import StoredFolder
+
+
+@pytest.fixture
+def url(memory: fsspec.AbstractFileSystem, bert_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The tiny checkpoint in an object store; the cache of this machine is empty."""
+    for path in bert_folder.iterdir():
+        memory.pipe_file(f"/models/bert/{path.name}", path.read_bytes())
+    memory.pipe_file("/models/bert/modeling_bert.py", b"raise SystemExit")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return "memory://models/bert"
+
+
+def test_it_is_fetched_whole_without_code(url: str, bert_folder: Path):
+    folder = StoredFolder(url).folder()
+    assert digest(folder) == digest(bert_folder)
+    assert not list(folder.glob("*.py"))
+
+
+def test_with_its_digest_it_is_fetched_once(url: str, bert_folder: Path, memory: fsspec.AbstractFileSystem):
+    location = StoredFolder(url, digest(bert_folder))
+    folder = location.folder()
+    memory.store.clear()  # a second fetch would fail
+    assert location.folder() == folder
+
+
+@pytest.mark.parametrize("others", ["writable", "link"])
+def test_a_cache_that_others_can_write_is_not_used(url: str, tmp_path: Path, others: str):
+    """Its name can be foreseen, and the folder for temporary files is everyone's."""
+    cache = tmp_path / f"spanmill-models-{os.getuid()}"
+    if others == "link":
+        (tmp_path / "theirs").mkdir(mode=0o700)
+        cache.symlink_to(tmp_path / "theirs")
+    else:
+        cache.mkdir()
+        cache.chmod(0o777)
+    with pytest.raises(CheckpointError, match="only this user can write"):
+        StoredFolder(url).folder()
+
+
+def test_a_fetch_leaves_nothing_but_the_folder(url: str, tmp_path: Path, bert_folder: Path):
+    StoredFolder(url).folder()
+    StoredFolder(url).folder()
+    assert [path.name for path in tmp_path.glob("spanmill-models-*/*")] == [digest(bert_folder)]
+
+
+def test_another_digest_is_refused_and_not_kept(url: str, tmp_path: Path):
+    with pytest.raises(CheckpointError, match="not the one that this run was started with"):
+        StoredFolder(url, "0" * 64).folder()
+    assert list(tmp_path.glob("spanmill-models-*/*")) == []
+
+
+def test_a_folder_without_config_is_refused(url: str, memory: fsspec.AbstractFileSystem):
+    memory.rm("/models/bert/config.json")
+    with pytest.raises(CheckpointError, match=r"memory://models/bert has no config\.json"):
+        StoredFolder(url).folder()
