@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -28,23 +29,28 @@ for _name in ("model", "transforms", "pipeline"):  # common names: another's wou
 logging.getLogger().addHandler(logging.NullHandler())  # Beam warns of optional packages while it is imported
 gc.disable()  # see _without_collections
 
-import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions
+try:
+    import apache_beam as beam
+    from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipeline import compare, duplicates
-from pipeline.dates import each_day
-from pipeline.graph import build
-from pipeline.identity import claim, claimed_outputs
-from pipeline.job import resolve
-from pipeline.options import Refused, parse
-from pipeline.progress import progress
-from pipeline.report import accounting, audit_figures, comparison_figures, duplicate_figures
-from pipeline.runners import is_local, is_template, make_runner
-from pipeline.terminal import printable
-from transforms.find_duplicates import DUPLICATES
-from transforms.storage import join, read, sweep_temporary
-from transforms.write_comparison import COMPARISON
-from transforms.write_manifest import AUDIT, MANIFEST, REPORT
+    from pipeline import compare, duplicates
+    from pipeline.dates import each_day
+    from pipeline.graph import build
+    from pipeline.identity import claim, claimed_outputs
+    from pipeline.job import resolve
+    from pipeline.options import Refused, parse
+    from pipeline.progress import progress
+    from pipeline.report import accounting, audit_figures, comparison_figures, duplicate_figures
+    from pipeline.runners import is_local, is_template, make_runner
+    from pipeline.terminal import printable
+    from transforms.find_duplicates import DUPLICATES
+    from transforms.storage import join, read, sweep_temporary
+    from transforms.write_comparison import COMPARISON
+    from transforms.write_manifest import AUDIT, MANIFEST, REPORT
+except Exception as _error:  # Python would exit with 1, which means that the run has finished
+    traceback.print_exc()
+    print(f"refused: this installation is broken: {type(_error).__name__}: {_error}", file=sys.stderr)
+    raise SystemExit(2) from _error
 
 gc.enable()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ import pyarrow.parquet as pq
 import run_pipeline
 
 HOUSE = Path(__file__).parent.parent
+
+Annotate = Callable[..., int]
+"""The fixture `annotate`."""
 
 
 def environment(**more: str) -> dict[str, str]:

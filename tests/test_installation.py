@@ -97,6 +97,20 @@ def test_a_stranger_that_stands_before_ours_is_named_and_not_run(environment: Pa
     assert safe.returncode == 0, safe.stderr
 
 
+@pytest.mark.parametrize("package", ["torch", "apache_beam", "pyarrow", "transformers"])
+def test_a_package_that_can_not_be_imported_is_no_finished_run(environment: Path, project: Path, tmp_path: Path, package: str):
+    """Python's own exit code for it, 1, would mean that the run has finished. transformers is imported later."""
+    broken = tmp_path / "broken" / package
+    broken.mkdir(parents=True)
+    (broken / "__init__.py").write_text("raise OSError('libgomp.so.1: cannot open shared object file')")
+    command = ("annotate", "--input=rows.parquet", "--output=out")
+    done = shell(environment / "bin" / "spanmill", *command, cwd=project, PYTHONPATH=str(broken.parent))
+    assert done.returncode == (3 if package == "transformers" else 2), done.stderr
+    assert ("refused: this installation is broken: OSError: libgomp.so.1" in done.stderr) == (package != "transformers")
+    assert f"broken/{package}/__init__.py" in done.stderr
+    assert not (project / "out").exists()
+
+
 def test_another_distribution_of_the_same_files_is_named(environment: Path, wheel: Path, tmp_path: Path):
     """pip lets the second overwrite the first, and takes the file along when the second goes."""
     stranger = tmp_path / "stranger-1.0-py3-none-any.whl"

@@ -2,15 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-import shutil
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 
@@ -19,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import run_pipeline
 from model.columns import ANSWER_SCHEMA
 from tests.runs import (
+    Annotate,
     examples,
     identities,
     part_files,
@@ -33,27 +25,8 @@ from tests.runs import (
 )
 from transforms import storage
 
-HOUSE = Path(__file__).parent.parent
-
-Annotate = Callable[..., int]
-
 SMALL_WINDOWS = ("--max_length=48", "--max_question=16", "--max_answer_length=8", "--overlap=10")
 """So that the contexts of `examples` need more than one window."""
-
-
-@pytest.fixture
-def annotate(bert_folder: Path) -> Annotate:
-    """Runs annotate with the tiny checkpoint: `annotate(input, output, *options)` is the exit code."""
-
-    def run_annotate(inputs: Path | str, output: Path | str, *options: str) -> int:
-        return run("annotate", f"--input={inputs}", f"--output={output}", f"--model={bert_folder}", *options)
-
-    return run_annotate
-
-
-@pytest.fixture
-def output(tmp_path: Path) -> Path:
-    return tmp_path / "out"
 
 
 def nested_columns(count: int) -> dict[str, pa.Array]:
@@ -315,157 +288,6 @@ class TestRejections:
         assert identities(output) == before
 
 
-class TestBadFiles:
-    def test_later_files_are_refused_one_by_one_and_the_others_done(
-        self, tmp_path: Path, annotate: Annotate, output: Path, capfd: pytest.CaptureFixture[str]
-    ):
-        folder = tmp_path / "in"
-        good = write_input(folder / "0.parquet", examples(3))
-        (folder / "1-empty.parquet").write_bytes(b"")
-        (folder / "2-cut.parquet").write_bytes(good.read_bytes()[:-40])
-        (folder / "3-text.parquet").write_text("id,question,context\n" * 20)
-        write_input(folder / "4-missing.parquet", examples(3).drop_columns(["context"]))
-        write_input(folder / "5-type.parquet", examples(3).set_column(1, "question", pa.array([1, 2, 3])))
-        write_input(folder / "6-other.parquet", examples(3).set_column(0, "id", pa.array([1, 2, 3])))
-        write_input(folder / "7.parquet", examples(3, first=5))
-        assert annotate(folder, output) == 1
-        manifest = read_manifest(output)
-        assert manifest["state"] == "incomplete"
-        assert manifest["why"] == ["6 files were refused"]
-        assert manifest["refused_files"] == 6
-        assert manifest["rows"]["planned"] == manifest["rows"]["answered"] == 6
-        causes = {Path(failure["path"]).name: failure["error"] for failure in manifest["failures"]}
-        assert {failure["step"] for failure in manifest["failures"]} == {"PlanChunks"}
-        assert "0 bytes" in causes["1-empty.parquet"]
-        assert "magic bytes" in causes["2-cut.parquet"]
-        assert "magic bytes" in causes["3-text.parquet"]
-        assert "'context' is missing" in causes["4-missing.parquet"]
-        assert "'question' is int64, not text" in causes["5-type.parquet"]
-        assert "'id' is int64, in the first file it is string" in causes["6-other.parquet"]
-        assert read_parts(output).column("id").to_pylist() == [f"row {n}" for n in (0, 1, 2, 5, 6, 7)]
-        printed = capfd.readouterr().out
-        assert all(name in printed for name in causes)
-
-    @pytest.mark.parametrize("content", [b"", b"PAR1 nothing more"])
-    def test_nothing_is_written_when_the_first_file_is_bad(
-        self, tmp_path: Path, annotate: Annotate, output: Path, content: bytes, capfd: pytest.CaptureFixture[str]
-    ):
-        write_input(tmp_path / "in" / "b.parquet", examples(3))
-        (tmp_path / "in" / "a.parquet").write_bytes(content)
-        assert annotate(tmp_path / "in", output) == 2
-        message = capfd.readouterr().err
-        assert "refused: --input:" in message
-        assert "a.parquet can't be read as Parquet" in message
-        assert not output.exists()
-
-    def test_damaged_pages_fail_their_own_row_group_only(
-        self, tmp_path: Path, annotate: Annotate, output: Path, capfd: pytest.CaptureFixture[str]
-    ):
-        path = write_input(tmp_path / "a.parquet", examples(24), row_group_size=8, compression="none", use_dictionary=False)
-        whole = path.read_bytes()
-        column = pq.ParquetFile(path).metadata.row_group(1).column(2)
-        damaged = bytearray(whole)
-        begin = column.data_page_offset
-        damaged[begin : begin + column.total_compressed_size] = b"\xff" * column.total_compressed_size
-        path.write_bytes(damaged)
-
-        assert annotate(path, output, "--chunk_rows=4") == 1
-        manifest = read_manifest(output)
-        assert manifest["chunks"] == {"planned": 6, "failed": 2}
-        assert manifest["rows"] == {"planned": 24, "answered": 16, "no_answer": 0, "rejected": 0, "in_failed_chunks": 8}
-        assert [
-            (failure["path"], failure["row_group"], failure["row_start"], failure["rows"]) for failure in manifest["failures"]
-        ] == [
-            (str(path), 1, 0, 4),
-            (str(path), 1, 4, 4),
-        ]
-        assert all(failure["step"] == "ReadChunk" and "damaged" in failure["error"] for failure in manifest["failures"])
-        assert read_parts(output).column("id").to_pylist() == [f"row {n}" for n in (*range(8), *range(16, 24))]
-        assert f"failed: {path}, row group 1, 4 rows, ReadChunk" in capfd.readouterr().out
-
-        done = identities(output)
-        assert annotate(path, output, "--chunk_rows=4") == 1  # tries again what failed, and that alone
-        assert identities(output) == done
-        path.write_bytes(whole)  # a repaired file is another input
-        capfd.readouterr()
-        assert annotate(path, output, "--chunk_rows=4") == 2
-        assert f"input {path} has changed since" in capfd.readouterr().err
-        assert identities(output) == done
-
-
-class TestReruns:
-    def test_committed_chunks_are_left_alone_and_missing_ones_made_again(
-        self, tmp_path: Path, annotate: Annotate, output: Path, capfd: pytest.CaptureFixture[str]
-    ):
-        source = write_input(tmp_path / "a.parquet", examples(20), row_group_size=9)
-        assert annotate(source, output, "--chunk_rows=3") == 0
-        before, parts, table = read_manifest(output), identities(output), read_parts(output)
-
-        assert annotate(source, output, "--chunk_rows=3") == 0
-        assert identities(output) == parts
-        assert f"going on with the run in {output}" in capfd.readouterr().err
-        after = read_manifest(output)
-        for varies in ("steps",):  # the write's own time is in no receipt
-            before.pop(varies), after.pop(varies)
-        assert after == before
-
-        lost, torn, foreign, *kept = part_files(output)
-        lost.unlink()
-        torn.write_bytes(torn.read_bytes()[:100])
-        write_input(foreign, examples(3))
-        assert annotate(source, output, "--chunk_rows=3") == 0
-        assert read_parts(output).equals(table)
-        assert {path.name: identities(output)[path.name] for path in kept} == {path.name: parts[path.name] for path in kept}
-        assert all(identities(output)[path.name] != parts[path.name] for path in (lost, torn, foreign))
-        assert read_manifest(output)["content"] == before["content"]
-
-    def test_rejections_of_an_earlier_try_do_not_stay(self, tmp_path: Path, annotate: Annotate, output: Path):
-        """Memory may run out in one try and not in the next: an answered row must not stand among the rejections."""
-        source = write_input(tmp_path / "a.parquet", examples(2))
-        assert annotate(source, output) == 0
-        (part,) = part_files(output)
-        write_input(output / "rejections" / part.name, pa.table({"id": ["row 1"]}))
-        part.unlink()
-        assert annotate(source, output) == 0
-        assert read_rejections(output) == []
-
-    def test_another_run_is_refused_by_name_and_removed_when_asked(
-        self, tmp_path: Path, annotate: Annotate, output: Path, capfd: pytest.CaptureFixture[str]
-    ):
-        source = write_input(tmp_path / "a.parquet", examples(6))
-        assert annotate(source, output, "--chunk_rows=2") == 0
-        untouched = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
-        assert annotate(source, output, "--chunk_rows=4") == 2
-        message = capfd.readouterr().err
-        assert "chunk_rows was 2, is 4" in message
-        assert "--overwrite" in message
-        assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == untouched
-        assert annotate(source, output, "--chunk_rows=4", "--overwrite") == 0
-        assert len(part_files(output)) == 2
-        assert json.loads((output / "run.json").read_text())["configuration"]["chunk_rows"] == 4
-
-    def test_another_checkpoint_under_the_same_name_is_another_run(
-        self, tmp_path: Path, bert_folder: Path, output: Path, capfd: pytest.CaptureFixture[str]
-    ):
-        source = write_input(tmp_path / "a.parquet", examples(2))
-        model = Path(shutil.copytree(bert_folder, tmp_path / "model"))
-        arguments = ("annotate", f"--input={source}", f"--output={output}", f"--model={model}")
-        assert run(*arguments) == 0
-        config = json.loads((model / "config.json").read_text())
-        (model / "config.json").write_text(json.dumps({**config, "layer_norm_eps": 1e-3}))
-        assert run(*arguments) == 2
-        assert "model_digest was" in capfd.readouterr().err
-
-    def test_a_changed_input_is_another_run(
-        self, tmp_path: Path, annotate: Annotate, output: Path, capfd: pytest.CaptureFixture[str]
-    ):
-        source = write_input(tmp_path / "in" / "a.parquet", examples(3))
-        assert annotate(source.parent, output) == 0
-        write_input(tmp_path / "in" / "b.parquet", examples(3))
-        assert annotate(source.parent, output) == 2
-        assert f"input {tmp_path}/in/b.parquet was not part of it" in capfd.readouterr().err
-
-
 class TestTheSameContent:
     def test_for_any_run_length_and_any_number_of_processes(self, tmp_path: Path, annotate: Annotate):
         """Chunk boundaries, and so batches and answers, depend on the input alone."""
@@ -494,98 +316,6 @@ class TestTheSameContent:
         assert annotate(source, tmp_path / "long") == 0
         assert annotate(source, tmp_path / "short", "--max_answer_length=1") == 0
         assert read_manifest(tmp_path / "long")["content"] != read_manifest(tmp_path / "short")["content"]
-
-
-class TestEnds:
-    def start(self, folder: Path, bert_folder: Path) -> subprocess.Popen[bytes]:
-        """A long run in a process of its own, in its own working folder, with relative paths; returns once it writes parts."""
-        arguments = ("--input=in.parquet", "--output=out", f"--model={bert_folder}", "--chunk_rows=4")
-        command = [sys.executable, str(HOUSE / "run_pipeline.py"), "annotate", *arguments]
-        environment = {**os.environ, "PYTHONPATH": str(HOUSE), "OMP_NUM_THREADS": "1"}
-        done = len(part_files(folder / "out")) if (folder / "out" / "parts").exists() else 0
-        process = subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE)
-        deadline = time.monotonic() + 60
-        while not (folder / "out" / "parts").exists() or len(part_files(folder / "out")) < done + 3:
-            assert process.poll() is None, process.communicate()[1].decode()
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        return process
-
-    def test_a_signal_ends_a_run_at_once_and_the_next_one_goes_on(
-        self, tmp_path: Path, bert_folder: Path, annotate: Annotate, monkeypatch: pytest.MonkeyPatch
-    ):
-        rows = 1600
-        write_input(tmp_path / "in.parquet", examples(rows))
-        for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
-            process = self.start(tmp_path, bert_folder)
-            process.send_signal(number)
-            before = time.monotonic()
-            _, errors = process.communicate(timeout=20)
-            assert process.returncode == code
-            assert time.monotonic() - before < 5
-            assert f"interrupted by {number.name}: run the same command again" in errors.decode()
-            assert b"Traceback" not in errors
-            assert not (tmp_path / "out" / "manifest.json").exists()
-        kept = identities(tmp_path / "out")
-        assert 6 <= len(kept) < rows / 4
-        monkeypatch.chdir(tmp_path)
-        assert annotate("in.parquet", "out", "--chunk_rows=4") == 0
-        assert read_parts(tmp_path / "out").column("id").to_pylist() == [f"row {n}" for n in range(rows)]
-        assert identities(tmp_path / "out").items() >= kept.items()
-        assert not (tmp_path / "out" / storage.TEMPORARY).exists()
-
-    def test_a_full_disk_ends_the_run_and_leaves_what_is_done(
-        self,
-        tmp_path: Path,
-        annotate: Annotate,
-        output: Path,
-        monkeypatch: pytest.MonkeyPatch,
-        capfd: pytest.CaptureFixture[str],
-    ):
-        """A disk can't be filled here, so the system call says that it is."""
-        source = write_input(tmp_path / "a.parquet", examples(12))
-        move, moved = os.replace, []
-
-        def fill_up(source: str, target: str) -> None:
-            if len(moved) == 2:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            moved.append(target)
-            move(source, target)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(storage.os, "replace", fill_up)
-            assert annotate(source, output, "--chunk_rows=3") == 3
-        message = capfd.readouterr().err
-        assert "did not finish" in message
-        assert "No space left on device" in message
-        assert not (output / "manifest.json").exists()
-        assert len(part_files(output)) == 2
-        kept = identities(output)
-        assert annotate(source, output, "--chunk_rows=3") == 0
-        assert identities(output).items() >= kept.items()
-        assert read_manifest(output)["rows"]["answered"] == 12
-
-    def test_a_crash_that_is_no_exception_exits_with_3(
-        self, tmp_path: Path, annotate: Annotate, output: Path, monkeypatch: pytest.MonkeyPatch
-    ):
-        """A panic of a Rust library, for example: Python's own exit code, 1, would mean that the run has finished."""
-
-        def crash(*_: object, **__: object) -> None:
-            raise type("PanicException", (BaseException,), {})("index out of bounds")
-
-        source = write_input(tmp_path / "a.parquet", examples(2))
-        with monkeypatch.context() as patch:
-            patch.setattr(run_pipeline, "build", crash)
-            assert annotate(source, output) == 3
-        assert annotate(source, output) == 0
-
-    def test_an_output_that_can_not_be_written_is_refused(
-        self, tmp_path: Path, annotate: Annotate, capfd: pytest.CaptureFixture[str]
-    ):
-        source = write_input(tmp_path / "a.parquet", examples(2))
-        (tmp_path / "file").write_text("in the way")
-        assert annotate(source, tmp_path / "file" / "out") == 2
-        assert f"--output={tmp_path}/file/out can't be written" in capfd.readouterr().err
 
 
 def test_an_object_store_from_end_to_end(bert_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -6,42 +6,18 @@ import json
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from ddsketch import DDSketch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from model.audit import AUDIT_SCHEMA
-from model.distributions import LOSS_BINS, MASS_BINS, QUANTILES, RELATIVE_ACCURACY, Calibration, Distribution
-from model.slices import MOST_SLICES, OTHER, bounded, question_word
+from model.distributions import LOSS_BINS
+from model.slices import MOST_SLICES, OTHER
 from model.statistics import LOSSES, Slice, Statistics, measure
-
-
-def distribution(values: Sequence[float]) -> Distribution:
-    made = Distribution()
-    made.add(np.array(values, np.float64))
-    return made
-
-
-def same(found: Any, expected: Any, path: str = "") -> None:
-    """Counts, texts, extremes and quantiles are equal; what comes from sums agrees to 1e-9."""
-    if isinstance(expected, dict):
-        assert found.keys() == expected.keys(), path
-        for name in expected:
-            same(found[name], expected[name], f"{path}.{name}")
-    elif isinstance(expected, list):
-        assert len(found) == len(expected), path
-        for k, (one, other) in enumerate(zip(found, expected, strict=True)):
-            same(one, other, f"{path}[{k}]")
-    elif isinstance(expected, float) and path.rsplit(".", 1)[-1] not in ("min", "max", "p50", "p90", "p95", "p99", "nll"):
-        assert found == pytest.approx(expected, rel=1e-9, abs=1e-9), path
-    else:
-        assert found == expected, path
+from tests.figures import same_figures
 
 
 def merged_at_random(parts: list[Statistics], seed: int) -> Statistics:
@@ -97,121 +73,6 @@ def cut(rows: int, seed: int) -> list[tuple[int, int]]:
     """Random chunk bounds."""
     places = sorted({0, rows, *random.Random(seed).sample(range(1, rows), 8)})
     return list(zip(places, places[1:], strict=False))
-
-
-class TestDistribution:
-    @given(st.lists(st.floats(0, 1e4) | st.sampled_from([0.0, 1e-12, 1e-8, 5.0]), min_size=1, max_size=60))
-    def test_quantiles_are_those_of_the_sketch_of_the_raw_values(self, values: list[float]):
-        made = distribution(values)
-        sketch = DDSketch(RELATIVE_ACCURACY)
-        for value in values:
-            sketch.add(value if value > 1e-9 else 0.0)
-        for q in (0.0, 0.1, 0.25, *QUANTILES, 1.0):
-            # Ours is clamped to the exact extremes, which the sketch's own answer may leave by its accuracy.
-            expected = min(max(sketch.get_quantile_value(q), min(values)), max(values))
-            assert made.quantile(q) == pytest.approx(expected, rel=1e-12, abs=1e-12)
-
-    @pytest.mark.parametrize(
-        "draw", [lambda r: r.gamma(1.5, 3, 4001), lambda r: r.lognormal(0, 3, 500), lambda r: r.exponential(1e-3, 77)]
-    )
-    def test_quantiles_are_within_the_stated_error(self, draw: Callable[[np.random.Generator], np.ndarray]):
-        values = draw(np.random.default_rng(3))
-        summary = distribution(values).summary()
-        for q in QUANTILES:
-            exact = np.quantile(values, q, method="lower")  # the sketch's rank: floor(q (n - 1))
-            assert summary[f"p{round(100 * q)}"] == pytest.approx(exact, rel=RELATIVE_ACCURACY)
-
-    def test_mean_error_and_extremes_are_exact(self):
-        values = np.random.default_rng(1).gamma(2, 2, 1000)
-        summary = distribution(values).summary()
-        assert summary["count"] == 1000
-        assert summary["mean"] == pytest.approx(values.mean(), rel=1e-12)
-        assert summary["standard_error"] == pytest.approx(values.std(ddof=1) / math.sqrt(1000), rel=1e-9)
-        assert (summary["min"], summary["max"]) == (values.min(), values.max())
-
-    def test_one_value_and_none(self):
-        assert distribution([2.5]).summary() == {
-            "count": 1,
-            "mean": 2.5,
-            "standard_error": 0.0,
-            **dict.fromkeys(("min", "max", "p50", "p90", "p95", "p99"), 2.5),
-        }
-        assert distribution([]).summary() == {"count": 0}
-
-    def test_losses_that_are_mere_rounding_count_as_zero(self):
-        """A loss of 1e-15 is a 0 of other hardware: without the floor, quantiles would tell the two apart."""
-        made = distribution([0.0, 1e-15, 1e-10, 3.0])
-        assert made.quantile(0.5) == 0.0
-        assert len(made.bins) == 1
-
-    @given(st.lists(st.lists(st.floats(0, 1e3), max_size=9), min_size=1, max_size=6), st.randoms())
-    def test_merging_is_adding(self, groups: list[list[float]], order: random.Random):
-        whole = distribution([value for group in groups for value in group])
-        parts = [distribution(group) for group in groups]
-        order.shuffle(parts)
-        total = parts[0]
-        for part in parts[1:]:
-            total.merge(Distribution.from_json(json.loads(json.dumps(part.to_json()))))
-        assert (total.count, total.zeros, total.bins) == (whole.count, whole.zeros, whole.bins)
-        assert (total.low, total.high) == (whole.low, whole.high)
-        assert total.total == pytest.approx(whole.total, rel=1e-9)
-        assert total.squares == pytest.approx(whole.squares, rel=1e-9)
-
-
-class TestCalibration:
-    def test_against_a_slow_computation(self):
-        """On so many different probabilities that bins of equal mass are what sorting makes, within one fine bin."""
-        drawn = np.random.default_rng(5)
-        p = drawn.random(3000)
-        right = (drawn.random(3000) < p**2).astype(np.float64)  # overconfident
-        made = Calibration()
-        made.add(p, right)
-        summary = made.summary()
-        assert summary["count"] == 3000
-        assert summary["brier"] == pytest.approx(np.mean((p - right) ** 2), rel=1e-12)
-
-        order = np.argsort(p)
-        groups = np.array_split(order, MASS_BINS)
-        expected = sum(abs(p[group].sum() - right[group].sum()) for group in groups) / 3000
-        assert expected > 0.1
-        assert summary["expected_calibration_error"] == pytest.approx(expected, abs=0.003)
-        assert len(summary["reliability"]) == MASS_BINS
-        for found, group in zip(summary["reliability"], groups, strict=True):
-            assert found["count"] == pytest.approx(200, abs=10)
-            assert found["mean_probability"] == pytest.approx(p[group].mean(), abs=0.005)
-            assert found["accuracy"] == pytest.approx(right[group].mean(), abs=0.05)
-
-    def test_the_error_is_that_of_the_bins_that_are_shown(self):
-        made = Calibration()
-        made.add(np.array([0.1, 0.1, 0.9, 0.9, 0.9]), np.array([0.0, 1.0, 1.0, 1.0, 0.0]))
-        summary = made.summary()
-        assert [bin["count"] for bin in summary["reliability"]] == [2, 3]
-        assert [bin["accuracy"] for bin in summary["reliability"]] == pytest.approx([1 / 2, 2 / 3])
-        assert [bin["mean_probability"] for bin in summary["reliability"]] == pytest.approx([0.1, 0.9])
-        assert summary["expected_calibration_error"] == pytest.approx((2 * 0.4 + 3 * (0.9 - 2 / 3)) / 5)
-        assert summary["brier"] == pytest.approx((0.01 + 0.81 + 0.01 + 0.01 + 0.81) / 5)
-
-    def test_perfect_and_certain(self):
-        made = Calibration()
-        made.add(np.array([1.0, 1.0, 0.0]), np.array([1.0, 1.0, 0.0]))  # 1.0 is in the last fine bin, not beyond it
-        assert made.summary()["expected_calibration_error"] == 0.0
-        assert max(made.bins) == 999
-        assert Calibration().summary() == {"count": 0}
-
-    @given(st.lists(st.lists(st.tuples(st.floats(0, 1), st.booleans()), max_size=9), min_size=1, max_size=5), st.randoms())
-    def test_merging_is_adding(self, groups: list[list[tuple[float, bool]]], order: random.Random):
-        def calibration(pairs: list[tuple[float, bool]]) -> Calibration:
-            made = Calibration()
-            made.add(np.array([p for p, _ in pairs], np.float64), np.array([right for _, right in pairs], np.float64))
-            return made
-
-        whole = calibration([pair for group in groups for pair in group])
-        parts = [calibration(group) for group in groups]
-        order.shuffle(parts)
-        total = Calibration()
-        for part in parts:
-            total.merge(Calibration.from_json(json.loads(json.dumps(part.to_json()))))
-        same(total.summary(), whole.summary())
 
 
 class TestSlice:
@@ -305,7 +166,7 @@ class TestMeasure:
             parts = [
                 measured(table.slice(begin, end - begin), sources[begin:end], begin) for begin, end in cut(self.ROWS, seed)
             ]
-            same(merged_at_random(parts, seed).summary(), summary)
+            same_figures(merged_at_random(parts, seed).summary(), summary)
         assert merged_at_random([whole], 0).summary() == summary  # and JSON loses nothing
 
     def test_everything_against_plain_sums_over_the_rows(self):
@@ -413,7 +274,7 @@ class TestMeasure:
         assert "f1" not in summary["all"]
 
     def test_no_part_at_all(self):
-        same(Statistics().summary()["all"], Slice().summary())
+        same_figures(Statistics().summary()["all"], Slice().summary())
 
 
 class TestSlicesOfManyValues:
@@ -432,7 +293,7 @@ class TestSlicesOfManyValues:
         assert whole[OTHER]["rows"] == sum(source not in first for source in kept)
         for seed in range(4):
             parts = [measured(table.slice(b, e - b), sources[b:e], b) for b, e in cut(rows, seed)]
-            same(merged_at_random(parts, seed).summary()["slices"]["source"], whole)
+            same_figures(merged_at_random(parts, seed).summary()["slices"]["source"], whole)
 
     def test_exactly_as_many_as_are_kept_need_no_other(self):
         table = audit_table(400)
@@ -451,42 +312,3 @@ class TestSlicesOfManyValues:
         assert set(found) == {
             label for label, status in zip(labels, table["status"].to_pylist(), strict=True) if status != "rejected"
         }
-
-
-@pytest.mark.parametrize(
-    ("question", "word"),
-    [
-        ("Who was it?", "who"),
-        ("In what year did he, who knew, leave?", "what"),  # the first, not the first of the list
-        ("When did the man who knew leave?", "when"),
-        ("How many lamps?", "how many"),
-        ("how much?", "how much"),
-        ("How far, and how many?", "how"),
-        ("¿Who?", "who"),
-        ("What's this?", "what"),
-        ('"Where" is it', "where"),
-        ("WHICH one", "which"),
-        ("For what?", "what"),
-        ("Somewhat whoever", "other"),
-        ("灯台はどこ?", "other"),
-        ("", "other"),
-    ],
-)
-def test_the_question_word_that_stands_first(question: str, word: str):
-    assert question_word(question) == word
-
-
-def test_ranges_sort_as_text_and_hold_their_lower_bound():
-    values = [0, 4, 5, 9, 10, 39, 40, 10**6]
-    found = [bounded(value, (5, 10, 40)) for value in values]
-    assert found == [
-        "00000-00004",
-        "00000-00004",
-        "00005-00009",
-        "00005-00009",
-        "00010-00039",
-        "00010-00039",
-        "00040+",
-        "00040+",
-    ]
-    assert sorted(found) == found
