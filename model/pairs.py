@@ -10,7 +10,7 @@ import numpy as np
 
 from model.columns import usable_texts
 from model.tokenizer import Tokenizer
-from model.windows import Windows, cut_windows
+from model.windows import Windows, cut_windows, most_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,8 @@ class WindowLimits:
 class Pairs:
     """The pairs of some rows.
 
-    row_pair       int64 [rows], which pair each row asks; -1 for a row that can't be asked for its texts
+    row_pair       int64 [rows], which pair each row asks; -1 for a row that can't be asked for its texts, and may be for
+                   one with too many windows
     questions      the distinct questions, in the order of those of `windows`
     contexts       the distinct contexts, in the order of the passages of `windows`
     questions_cut  int64 [pairs], question tokens beyond `max_question`
@@ -45,6 +46,8 @@ class Pairs:
 def cut_pairs(questions: Sequence[Any], contexts: Sequence[Any], tokenizer: Tokenizer, limits: WindowLimits) -> Pairs:
     """Tokenizes every distinct text once and cuts the passages of the distinct pairs into windows.
 
+    A context that surely has too many tokens for `max_windows` is not tokenized.
+
     questions, contexts  [rows], text, None or `NotUTF8`
 
     Problems: question_missing, question_not_utf8, question_blank, question_without_tokens, the same four of `context`,
@@ -60,18 +63,24 @@ def cut_pairs(questions: Sequence[Any], contexts: Sequence[Any], tokenizer: Toke
 
     usable = [row for row in range(len(questions)) if row not in problems]
     question_place = {text: k for k, text in enumerate(dict.fromkeys(questions[row] for row in usable))}
-    context_place = {text: k for k, text in enumerate(dict.fromkeys(contexts[row] for row in usable))}
+    room = limits.max_length - tokenizer.format.special_tokens - 1  # beside the shortest question
+    most = most_tokens(room, limits.overlap, limits.max_windows)
+    distinct = dict.fromkeys(contexts[row] for row in usable)
+    context_place = {text: k for k, text in enumerate(text for text in distinct if not tokenizer.surely_exceeds(text, most))}
     whole = tokenizer.questions(list(question_place))
     passages = tokenizer.passages(list(context_place))
 
     pair_place: dict[tuple[int, int], int] = {}
     row_pair = np.full(len(questions), -1, np.int64)
     for row in usable:
-        q, c = question_place[questions[row]], context_place[contexts[row]]
-        for name, tokens in (("question", whole.lengths[q]), ("context", passages.lengths[c])):
-            if tokens == 0 and row not in problems:
-                problems[row] = f"{name}_without_tokens", f"the tokenizer finds no token in the {name}"
-        if row not in problems:
+        q, c = question_place[questions[row]], context_place.get(contexts[row])
+        if whole.lengths[q] == 0:
+            problems[row] = _without_tokens("question")
+        elif c is None:
+            problems[row] = _too_many_windows(f"more than {most}", limits)
+        elif passages.lengths[c] == 0:
+            problems[row] = _without_tokens("context")
+        else:
             row_pair[row] = pair_place.setdefault((q, c), len(pair_place))
     pairs = np.array(list(pair_place), np.int64).reshape(-1, 2)
     windows = cut_windows(
@@ -87,8 +96,7 @@ def cut_pairs(questions: Sequence[Any], contexts: Sequence[Any], tokenizer: Toke
     too_long = windows.counts == 0
     for row in np.flatnonzero(row_pair >= 0).tolist():
         if too_long[row_pair[row]]:
-            tokens = passages.lengths[pairs[row_pair[row], 1]]
-            problems[row] = "too_many_windows", f"{tokens} tokens need more than max_windows={limits.max_windows}"
+            problems[row] = _too_many_windows(str(passages.lengths[pairs[row_pair[row], 1]]), limits)
     return Pairs(
         row_pair=row_pair,
         questions=list(question_place),
@@ -97,3 +105,11 @@ def cut_pairs(questions: Sequence[Any], contexts: Sequence[Any], tokenizer: Toke
         windows=windows,
         problems=problems,
     )
+
+
+def _without_tokens(name: str) -> tuple[str, str]:
+    return f"{name}_without_tokens", f"the tokenizer finds no token in the {name}"
+
+
+def _too_many_windows(tokens: str, limits: WindowLimits) -> tuple[str, str]:
+    return "too_many_windows", f"{tokens} tokens need more than max_windows={limits.max_windows}"

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from model.long_texts import beginnings_of_words, has_more
+
 _CHARACTERS_AT_ONCE = 1_000_000
 """How many characters are tokenized in one call: bounds the memory that token objects take before they become arrays."""
 
@@ -148,6 +150,7 @@ class Tokenizer:
         self._backend = loaded.backend_tokenizer
         self._backend.no_truncation()
         self._backend.no_padding()
+        self._words = beginnings_of_words(self._backend)
         self.vocabulary_size = self._backend.get_vocab_size(with_added_tokens=True)
         self.max_length = int(min(loaded.model_max_length, 2**31 - 1))
         self.padding = loaded.pad_token_id
@@ -184,6 +187,10 @@ class Tokenizer:
     def questions(self, texts: Sequence[str]) -> Ragged:
         """Token ids of each question, whole and without special tokens."""
         return Ragged.of([encoding.ids for encoding in self._backend.encode_batch(list(texts), add_special_tokens=False)])
+
+    def surely_exceeds(self, context: str, tokens: int) -> bool:
+        """Whether a context has surely more tokens than so many, told without tokenizing it. False: it may have."""
+        return self._words is not None and has_more(self._words, context, tokens)
 
     def passages(self, contexts: Sequence[str]) -> Passages:
         """Tokens and trimmed offsets of each context, whole and without special tokens."""

@@ -59,6 +59,11 @@ def count_windows(tokens: np.ndarray, room: np.ndarray, overlap: int) -> np.ndar
     return np.where(tokens > 0, 1 + -(-beyond // (room - overlap)), 0)
 
 
+def most_tokens(room: int, overlap: int, max_windows: int) -> int:
+    """How many context tokens so many windows hold."""
+    return room + (max_windows - 1) * (room - overlap)
+
+
 def cut_windows(
     pair_format: PairFormat,
     passages: Passages,
