@@ -55,4 +55,4 @@ def test_neighbours_keep_their_answers_and_memory_is_bounded(tmp_path: Path, cap
     rejected = [name for name in ENDLESS if "context" in name]
     assert [(found[name]["status"], found[name]["reason"]) for name in rejected] == [("rejected", "too_many_windows")] * 3
     assert [row["id"] for row in read_rejections(tmp_path / "mixed" / "out")] == rejected
-    assert peak < usual + 500
+    assert peak < usual + 700  # seven copies or so of 70 MB of text
