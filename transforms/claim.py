@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -34,6 +35,12 @@ class Output:
         """Publishes finished bytes as the file `folder/names...`. Raises ClaimLost."""
         self._check()
         commit(self.folder, content, *names)
+
+    def publish(self, content: bytes, *names: str) -> None:
+        """`commit` for a file that nobody counts later: it is read again. Raises ClaimLost, OSError if it was lost."""
+        self.commit(content, *names)
+        if read(join(self.folder, *names)) != content:
+            raise OSError(errno.EIO, "it was written, but is not what is read", join(self.folder, *names))
 
     def remove(self, *names: str) -> None:
         """Removes a file of the output, if it is there. Raises ClaimLost."""

@@ -165,4 +165,4 @@ def write_duplicates(found: dict[str, Any], output: Output, against: str) -> Non
     if not against:
         found = {name: value for name, value in found.items() if name not in ("overlap", "shared")}
     content = {"against": against, **found} if against else found
-    output.commit(json.dumps(content, indent=2, ensure_ascii=False).encode(), DUPLICATES)
+    output.publish(json.dumps(content, indent=2, ensure_ascii=False).encode(), DUPLICATES)

@@ -15,7 +15,7 @@ def publish_manifest(output: Output) -> None:
     """Nothing is pending when a runner repeats the step, and nothing happens. Raises ClaimLost."""
     pending = join(output.folder, PENDING)
     if exists(pending):
-        output.commit(read(pending), MANIFEST)
+        output.publish(read(pending), MANIFEST)
         output.remove(PENDING)
 
 

@@ -167,13 +167,13 @@ class _WriteManifest(beam.DoFn):
             if stage == "audit":
                 report = audit_report(totals["audit"], each.about)
                 suspects, examples = report["suspected_label_errors"], totals["audit"].examples
-                output.commit(as_json(report), AUDIT)
-                output.commit(relabel_csv(suspects, examples), RELABEL_CSV)
-                output.commit(label_studio(suspects, examples), RELABEL_JSON)
-                output.commit(audit_page(report, examples, each.about), REPORT)
+                output.publish(as_json(report), AUDIT)
+                output.publish(relabel_csv(suspects, examples), RELABEL_CSV)
+                output.publish(label_studio(suspects, examples), RELABEL_JSON)
+                output.publish(audit_page(report, examples, each.about), REPORT)
             there = [len(list_names(join(output.folder, name))) for name in ("parts", "rejections")]
             content = manifest(stage, totals[stage], each.about, self.max_failed_fraction, *there)
-            output.commit(as_json(content), PENDING if stage == "audit" else MANIFEST)
+            output.publish(as_json(content), PENDING if stage == "audit" else MANIFEST)
         return [content["state"]]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.transforms.fakes import claimed
+from transforms import claim
 from transforms.claim import RUN, ClaimLost
 
 
@@ -31,3 +32,16 @@ def test_in_the_output_of_another_run_nothing_is_changed(tmp_path: Path, left: b
     with pytest.raises(ClaimLost, match="belongs to another run now"):
         output.remove("parts", "p")
     assert (tmp_path / "parts" / "p").read_bytes() == b"theirs"
+
+
+@pytest.mark.parametrize("before", [None, b"of an earlier try"])
+def test_what_is_published_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: bytes | None):
+    output = claimed(tmp_path)
+    output.publish(b"content", "audit.json")
+    assert (tmp_path / "audit.json").read_bytes() == b"content"
+    (tmp_path / "audit.json").unlink()
+    if before is not None:
+        (tmp_path / "audit.json").write_bytes(before)
+    monkeypatch.setattr(claim, "commit", lambda *_: None)  # a store that loses a write
+    with pytest.raises(OSError, match=r"audit\.json"):
+        output.publish(b"content", "audit.json")
