@@ -191,7 +191,7 @@ class TestEnds:
         environment = {**os.environ, "PYTHONPATH": str(HOUSE), "OMP_NUM_THREADS": "1"}
         done = len(part_files(folder / "out")) if (folder / "out" / "parts").exists() else 0
         process = subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while not (folder / "out" / "parts").exists() or len(part_files(folder / "out")) < done + 3:
             assert process.poll() is None, process.communicate()[1].decode()
             assert time.monotonic() < deadline
