@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -63,20 +64,21 @@ Pairing = tuple[str, list[Score], list[Score]]
 
 
 def pair_scores(row_id: str | None, scores: Iterable[Score]) -> Iterator[Pairing]:
-    """Pairs the rows of one id. Where it stands several times in a side, rows of equal question and context are paired."""
+    """Pairs the rows of one id, all of them in memory. Where it stands several times in a side, rows of equal question and
+    context are paired."""
     if row_id is None:
         for score in scores:  # there may be any number of them
             yield "without_id", *(([], [score]) if score.after else ([score], []))
         return
-    before: list[Score] = []
-    after: list[Score] = []
+    by_texts: dict[bytes, tuple[list[Score], list[Score]]] = defaultdict(lambda: ([], []))
     for score in scores:
-        (after if score.after else before).append(score)
+        by_texts[score.pair or b""][score.after].append(score)
+    before, after = ([score for sides in by_texts.values() for score in sides[side]] for side in (False, True))
     if len(before) <= 1 and len(after) <= 1:
         yield _judged(before, after)
     else:
-        for pair in sorted({score.pair or b"" for score in (*before, *after)}):
-            yield _judged(*([score for score in side if (score.pair or b"") == pair] for side in (before, after)))
+        for texts in sorted(by_texts):
+            yield _judged(*by_texts[texts])
 
 
 def _judged(before: list[Score], after: list[Score]) -> Pairing:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,24 @@ def test_pairs_of_one_id(hashes: tuple[bytes, ...], kinds: list[str]):
     found = list(pair_scores("id", iter([*after, *before])))
     assert [kind for kind, _, _ in found] == kinds
     assert sum(len(one) + len(other) for _, one, other in found) == len(hashes)  # nothing is lost
+
+
+def test_thousands_of_rows_of_one_id_are_looked_at_once_each():
+    """Looking through all rows for every text of them would be 32 million looks."""
+
+    class Looked(bytes):
+        times = 0
+
+        def __eq__(self, other: object) -> bool:
+            Looked.times += 1
+            return super().__eq__(other)
+
+        __hash__ = bytes.__hash__
+
+    rows = range(4000)
+    scores = [score(side, row, VALUES, pair=Looked(row.to_bytes(4))) for side in (False, True) for row in rows]
+    assert Counter(kind for kind, _, _ in pair_scores("id", scores)) == {"paired": len(rows)}
+    assert Looked.times < 3 * len(scores)
 
 
 def test_rows_without_an_id_are_nobodys_partner():
