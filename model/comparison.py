@@ -135,6 +135,7 @@ class Comparison:
     statuses               (status before, status after) -> examples
     golds_changed          paired examples whose golds differ
     regressions, improvements  at most `most` changes for the worse and for the better: by F1, then by loss
+    changes                how many there are of both
     """
 
     most: int
@@ -144,6 +145,7 @@ class Comparison:
     golds_changed: int = 0
     regressions: list[Change] = field(default_factory=list)
     improvements: list[Change] = field(default_factory=list)
+    changes: Counter[str] = field(default_factory=Counter)
     unpaired: dict[str, Unpaired] = field(default_factory=lambda: {name: Unpaired() for name in UNPAIRED})
 
     def add_pair(self, before: Score, after: Score) -> None:
@@ -158,8 +160,10 @@ class Comparison:
         loss, f1 = -changes[0], -changes[2]
         if f1 < 0 or (f1 == 0 and loss > 0):
             self._keep("regressions", [(f1, -loss, before.id, before, after)])
+            self.changes["regressions"] += 1
         elif f1 > 0 or loss < 0:
             self._keep("improvements", [(-f1, loss, before.id, before, after)])
+            self.changes["improvements"] += 1
 
     def add_unpaired(self, kind: str, scores: list[Score]) -> None:
         self.unpaired[kind].add(scores)
@@ -176,6 +180,7 @@ class Comparison:
             _fold_rare(mine)
         self.statuses.update(other.statuses)
         self.golds_changed += other.golds_changed
+        self.changes.update(other.changes)
         for name in ("regressions", "improvements"):
             self._keep(name, getattr(other, name))
         for kind, unpaired in self.unpaired.items():
@@ -187,6 +192,7 @@ class Comparison:
             "paired": sum(self.statuses.values()),
             "unpaired": {kind: {"rows": each.rows, "ids": each.ids} for kind, each in self.unpaired.items()},
             "golds_changed": self.golds_changed,
+            "changes": {name: self.changes[name] for name in ("regressions", "improvements")},
             "statuses": [
                 {"before": before, "after": after, "rows": rows} for (before, after), rows in sorted(self.statuses.items())
             ],

@@ -18,10 +18,8 @@ from transforms.chunk_step import ChunkStep
 from transforms.decode_answers import reasons_of
 from transforms.make_windows import STAGE as GOLDS_READ_IN
 from transforms.records import AnsweredChunk, Outcome, Rejection
+from transforms.report.passages import shortened
 from transforms.write_chunk import row_ids
-
-SHOWN_CHARACTERS = 300
-"""Of a question or gold in the list of highest losses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +88,8 @@ def _examples(answered: AnsweredChunk, golds: Golds, questions: list[str], optio
             "id": row_id,
             "path": spec.path,
             "row": spec.first_row + row,
-            "question": question[:SHOWN_CHARACTERS],
-            "gold": [text[:SHOWN_CHARACTERS] for text in texts[:3]],
+            "question": shortened(question),
+            "gold": [shortened(text) for text in texts[:3]],
         }
         for row, (row_id, question, texts) in enumerate(zip(ids, questions, golds.texts, strict=True))
     ]

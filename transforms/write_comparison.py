@@ -13,11 +13,10 @@ from transforms.claim import Output
 from transforms.compare_audits import ScoredPart
 from transforms.read_examples import Place, read_rows
 from transforms.report.page import comparison_page
+from transforms.report.passages import shortened
 from transforms.write_manifest import MANIFEST, REPORT, as_json
 
 COMPARISON = "comparison.json"
-
-_SHOWN_CHARACTERS = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,18 +109,14 @@ def _listed(changes: list[Change], by_side: Mapping[bool, list[ScoredPart]], ans
             part = by_side[side][score.part]
             row = texts[side].get((part.path, score.row), {})
             name = "after" if side else "before"
-            entry["question"] = _cut(row.get(part.question)) or entry.get("question", "")
-            entry["gold"] = [_cut(text) for text in ((row.get(answers) or {}).get("text") or [])[:3]]
+            entry["question"] = shortened(row.get(part.question)) or entry.get("question", "")
+            entry["gold"] = [shortened(text) for text in ((row.get(answers) or {}).get("text") or [])[:3]]
             nll, _, f1 = (None if value != value else value for value in score.values)
             entry[name] = {
-                "prediction": _cut(row.get(part.prefix + "prediction")),
+                "prediction": shortened(row.get(part.prefix + "prediction")),
                 "nll": nll,
                 "f1": f1,
                 "status": score.status,
             }
         listed.append(entry)
     return listed
-
-
-def _cut(text: Any) -> str:
-    return text[:_SHOWN_CHARACTERS] if isinstance(text, str) else ""

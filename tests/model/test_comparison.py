@@ -49,10 +49,21 @@ def compared(pairs: list[Pair], most: int = 7) -> Comparison:
     return comparison
 
 
+def changed(pairs: list[Pair]) -> dict[str, int]:
+    """How many pairs are worse and better, by F1, then by loss."""
+    found = {"regressions": 0, "improvements": 0}
+    for before, after in pairs:
+        f1, loss = after.values[2] - before.values[2], after.values[0] - before.values[0]
+        if f1 or (math.isfinite(loss) and loss):
+            found["regressions" if f1 < 0 or (not f1 and loss > 0) else "improvements"] += 1
+    return found
+
+
 def test_means_intervals_and_counts_are_those_of_the_raw_values():
     pairs = drawn_pairs(400)
     found = compared(pairs).summary()
     assert found["paired"] == 400
+    assert found["changes"] == changed(pairs)
     for place, (metric, scale, sign) in enumerate((("nll", 1, -1), ("exact_match", 100, 1), ("f1", 100, 1))):
         values = np.array([(b.values[place], a.values[place]) for b, a in pairs])
         values = values[np.isfinite(values).all(1)]

@@ -12,6 +12,7 @@ import pytest
 from tests.checkpoints import build_bert
 from tests.pipeline.test_duplicates import ada
 from tests.runs import examples, read_manifest, read_parts, run, write_input
+from transforms.report.passages import shortened
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +65,8 @@ def test_differences_are_those_of_the_rows(audits: tuple[Path, Path], tmp_path: 
         row, other = before[entry["id"]], after[entry["id"]]
         assert entry["question"] == row["question"]
         assert entry["gold"] == other["answers"]["text"]
-        assert entry["before"]["prediction"] == row["prediction"][:300]
-        assert entry["after"]["prediction"] == other["qa_prediction"][:300]
+        assert entry["before"]["prediction"] == shortened(row["prediction"])
+        assert entry["after"]["prediction"] == shortened(other["qa_prediction"])
         assert entry["after"]["nll"] == pytest.approx(other["qa_nll"])
     printed = capfd.readouterr().out
     assert "22 examples in both, 2 only before, 1 only after" in printed

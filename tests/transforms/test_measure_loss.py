@@ -211,7 +211,7 @@ def test_what_the_list_of_highest_losses_shows(words: Tokenizer):
     highest, other = summary(audit(table, reader))["highest_loss"]
     assert (highest["id"], highest["path"], highest["row"]) == ("row 1", "/in/a.parquet", 101)  # the row within the file
     assert highest["gold"] == ["c"] * 3
-    assert highest["question"] == long[:300]
+    assert highest["question"] == long[:300] + "…"
     assert highest["prediction"] == "a"
     assert highest["nll"] == pytest.approx(highest["nll_start"] + highest["nll_end"])
     assert highest["nll"] > other["nll"]

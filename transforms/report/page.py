@@ -15,14 +15,12 @@ from markupsafe import Markup
 from model.distributions import LOSS_BINS
 from transforms.read_examples import SHOWN, Example, Place
 from transforms.report import figures
-from transforms.report.passages import shown_passage
+from transforms.report.passages import shortened, shown_passage
 
 MOST_BYTES = 3_000_000
 """A page is below this; where texts are very long, fewer examples are shown."""
 
 _MOST_SLICES = 500
-_SHOWN_CHARACTERS = 300
-
 _MOST_BARS = 40
 
 _METRICS = (
@@ -94,6 +92,8 @@ def comparison_page(comparison: Mapping[str, Any]) -> bytes:
             figures={name: Markup(svg) for name, svg in drawn.items()},
             metrics=_METRICS,
             slice_rows=rows[:_MOST_SLICES],
+            slice_count=len(rows),
+            bars=_MOST_BARS,
             shown=shown,
         )
         if len(page) < MOST_BYTES:
@@ -115,15 +115,9 @@ def _shown(entry: Mapping[str, Any], examples: Mapping[Place, Example]) -> dict[
         if start is not None and end is not None:
             marks.append((name, (start, end)))
     parts = shown_passage(examples.get((entry["path"], entry["row"])), marks)
-    texts = {name: cut(entry[name]) for name in ("id", "question", "prediction")}
+    texts = {name: shortened(entry[name]) for name in ("id", "question", "prediction")}
     doubt = DOUBTS.get(entry["label_error_reason"] or "", "")
-    return {**entry, **texts, "gold": [cut(text) for text in entry["gold"]], "parts": parts, "doubt": doubt}
-
-
-def cut(text: str | None) -> str:
-    """The first characters of a text that may be long."""
-    text = text or ""
-    return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "…"
+    return {**entry, **texts, "gold": [shortened(text) for text in entry["gold"]], "parts": parts, "doubt": doubt}
 
 
 def render(template: str, **values: Any) -> bytes:

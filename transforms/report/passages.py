@@ -15,8 +15,16 @@ _AROUND = 240
 _LEAST_PROBABILITY = 0.002
 """Tokens below it are not coloured: there are at most 500 above it per network."""
 
+_SHOWN_CHARACTERS = 300
+
 Span = tuple[int, int]
 Mark = tuple[str, Span]
+
+
+def shortened(text: str | None) -> str:
+    """A text for a list of examples: its first characters, with a sign if there are more. Doing it twice changes nothing."""
+    text = text or ""
+    return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "…"
 
 
 def excerpts(length: int, spans: Sequence[Span]) -> list[Span]:

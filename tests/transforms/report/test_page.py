@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.model.test_comparison import compared, drawn_pairs
 from tests.transforms.report.samples import ABOUT, PASSAGES, SCRIPT, entry, sample_audit
 from transforms.merge_receipts import Totals
 from transforms.read_examples import SHOWN, Example
-from transforms.report.page import MOST_BYTES, audit_page
-from transforms.report.passages import excerpts, pieces, shown_passage
+from transforms.report.page import MOST_BYTES, audit_page, comparison_page
+from transforms.report.passages import excerpts, pieces, shortened, shown_passage
 from transforms.write_manifest import audit_report
 
 
@@ -113,7 +115,51 @@ def test_it_stays_small_whatever_the_texts(letter: str):
     assert page.count(b'<details class="example">') > SHOWN // 4  # it is cut, not emptied
 
 
+def comparison(slices: int, pairs: int, listed: int) -> dict[str, Any]:
+    """`comparison.json` of drawn pairs in so many slices."""
+    drawn = [
+        (replace(before, labels=(("source", f"{k % slices:03d}"),)), after)
+        for k, (before, after) in enumerate(drawn_pairs(pairs))
+    ]
+    content = compared(drawn).summary()
+    content["slices"] = {f"by {k}": part for k, part in enumerate([content["slices"]["source"]] * (1 + slices // 100))}
+    side = {"prediction": "Ada", "nll": 1.0, "f1": 0.5, "status": "scored"}
+    change = {"id": "a", "question": "Who?", "gold": ["Otto"], "before": side, "after": side}
+    lists = {name: [change] * min(listed, content["changes"][name]) for name in ("regressions", "improvements")}
+    return {"configuration": {"before": "/a", "after": "/b"}, "why": [], **content, **lists}
+
+
+class TestComparison:
+    def test_slices_have_the_intervals_of_every_figure(self):
+        content = comparison(slices=2, pairs=40, listed=100)
+        page = comparison_page(content).decode()
+        cells = re.findall(r"<td>(.*?)</td>", page[page.index('<table id="slice-table">') :])[2:11]
+        f1, em, nll = (content["slices"]["by 0"]["000"][name] for name in ("f1", "exact_match", "nll"))
+        assert cells == [f"{value:+.3f}" for each in (f1, em, nll) for value in (each["difference"], *each["interval"])]
+
+    def test_what_is_left_out_is_said(self):
+        content = comparison(slices=100, pairs=200, listed=7)
+        content["slices"] = {f"by {k}": content["slices"]["by 0"] for k in range(6)}
+        content["unpaired"]["only_after"] = {"rows": 300, "ids": [f"row {k}" for k in range(100)]}
+        page = comparison_page(content).decode()
+        assert "The figures show all pairs and the first 40 of 600 slices." in page
+        assert "500 of 600 slices are shown; comparison.json has all." in page
+        for name in ("regressions", "improvements"):
+            assert f"7 of {content['changes'][name]} {name} are shown; comparison.json has 7." in page
+        assert "(20 ids are shown, comparison.json has 100)" in page
+
+    def test_nothing_is_said_where_nothing_is_left_out(self):
+        page = comparison_page(comparison(slices=2, pairs=40, listed=100)).decode()
+        assert "are shown" not in page
+        assert "The figures show" not in page
+
+
 class TestPassages:
+    def test_a_text_that_is_cut_says_so(self):
+        assert shortened("a" * 300) == "a" * 300
+        assert shortened("a" * 301) == shortened(shortened("a" * 301)) == "a" * 300 + "…"
+        assert shortened(None) == ""
+
     def test_parts_around_borders(self):
         assert excerpts(100, [(40, 45)]) == [(0, 100)]
         assert excerpts(5000, [(2000, 2010), (4900, 4950)]) == [(1760, 2250), (4660, 5000)]
