@@ -30,7 +30,7 @@ def build(pipeline: beam.Pipeline, job: Job) -> None:
     An audit's manifest is pending until its duplicates are found, and those are found in the parts that it has by then.
     """
     outputs = claimed_outputs(job)
-    manifests = tuple(StageOutput(each, job.about(each.stage)) for each in outputs)
+    manifests = tuple(StageOutput(each, job.about(each.stage), tuple(job.corrections)) for each in outputs)
     process = _ProcessChunks(job, outputs)
     if job.accelerator:  # for all of them: a hint in their middle would split what a runner fuses
         process = process.with_resource_hints(accelerator=job.accelerator)

@@ -59,7 +59,18 @@ def audit_figures(audit: dict[str, Any]) -> str:
             f"calibration error {calibration['expected_calibration_error']:.4f}, Brier score {calibration['brier']:.4f} "
             f"over {calibration['count']} answers"
         )
-    return "\n".join(lines)
+    corrections = audit["corrections"]
+    if corrections["file"]:
+        lines.append(
+            f"{corrections['matched']} of {corrections['given']} corrections matched, {corrections['rows_corrected']} rows "
+            "have them"
+        )
+    missing = corrections["ids_of_no_row"]
+    if missing:
+        count = corrections["given"] - corrections["matched"]
+        named = ", ".join(map(repr, missing[:10])) + (", ..." if count > 10 else "")
+        lines.append(f"no row that was read has the id of {count} corrections: {named}")
+    return printable("\n".join(lines))
 
 
 def comparison_figures(comparison: dict[str, Any], output: str) -> str:

@@ -17,7 +17,7 @@ from transforms.write_chunk import row_ids
 
 
 def correct_golds(chunk: Chunk, corrections: Mapping[str, Correction], id_column: str, context: str, answers: str) -> Chunk:
-    """The chunk with corrected golds in the column `answers`, and how many rows have them."""
+    """The chunk with corrected golds in the column `answers`, and the ids of the rows that have them."""
     ids = as_texts(row_ids(chunk, id_column))
     rows = [row for row, row_id in enumerate(ids) if row_id in corrections]
     if not rows:
@@ -36,7 +36,7 @@ def correct_golds(chunk: Chunk, corrections: Mapping[str, Correction], id_column
     for number, row in enumerate(rows):
         order[row] = table.num_rows + number
     table = table.set_column(place, table.schema.field(place), column.take(pa.array(order)))
-    return replace(chunk, table=table, corrected=len(rows))
+    return replace(chunk, table=table, corrected=tuple(str(ids[row]) for row in rows))
 
 
 def _locate(answer: Answer, context: str) -> tuple[str, int | None]:

@@ -72,9 +72,10 @@ def measure_loss(answered: AnsweredChunk, decoding: Decoding, options: AuditOpti
             **answered.counts,
             **Counter(columns.column("status").to_pylist()),
             "golds_dropped": int(golds.dropped.sum()),
-            "rows_corrected": answered.chunk.corrected,
+            "rows_corrected": len(answered.chunk.corrected),
         },
         statistics=statistics.to_json(),
+        corrected=tuple(sorted(set(answered.chunk.corrected))),
     )
     return replace(answered, outcomes=(*answered.outcomes, outcome))
 

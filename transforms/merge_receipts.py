@@ -27,6 +27,7 @@ class Totals:
     failures         the first MOST_FAILURES of (path, row group, row start, rows, step, error)
     content          XOR of the hashes of (part, digest): says whether two runs hold the same content
     statistics       of the audit
+    corrected        ids of rows whose golds were corrected
     rejecting        chunks that have rejected rows, and so a file of rejections
     retries          of all processes, as far as their receipts tell
     examples         rows that its lists name, read again (`transforms.read_examples`)
@@ -42,6 +43,7 @@ class Totals:
     failures: list[tuple[str, int, int, int, str, str]] = field(default_factory=list)
     content: int = 0
     statistics: Statistics | None = None
+    corrected: set[str] = field(default_factory=set)
     rejecting: int = 0
     retries: int = 0
     examples: Mapping[tuple[str, int], Any] = field(default_factory=dict)
@@ -63,6 +65,7 @@ class Totals:
             self.chunks += 1
             self.counts.update(receipt.counts)
             self.reasons.update(receipt.reasons)
+            self.corrected.update(receipt.corrected)
             self.rejecting += receipt.counts.get("rejected", 0) > 0
             named = hashlib.sha256(f"{receipt.part} {receipt.digest}".encode()).digest()
             self.content ^= int.from_bytes(named[:16])
@@ -79,6 +82,7 @@ class Totals:
         self.seconds.update(other.seconds)
         self._fail(other.failures)
         self.content ^= other.content
+        self.corrected |= other.corrected
         self.rejecting += other.rejecting
         self.retries += other.retries
         if other.statistics is not None:

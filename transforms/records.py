@@ -104,13 +104,13 @@ class Chunk:
     """The rows of one chunk.
 
     seconds    time that each step has spent on it so far
-    corrected  rows whose golds were corrected
+    corrected  ids of the rows whose golds were corrected
     """
 
     spec: ChunkSpec
     table: pa.Table
     seconds: Mapping[str, float] = field(default_factory=dict)
-    corrected: int = 0
+    corrected: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +162,7 @@ class Outcome:
     rejections  rows that it could not do
     counts      windows, tokens, rows by status
     statistics  what the audit's figures are merged from, as JSON values
+    corrected   distinct ids of the rows whose golds were corrected
     """
 
     stage: str
@@ -169,6 +170,7 @@ class Outcome:
     rejections: tuple[Rejection, ...]
     counts: Mapping[str, int]
     statistics: Mapping[str, Any] | None = None
+    corrected: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +201,7 @@ class Receipt:
     seconds       time per step (the write itself is not in the part's copy)
     digest        SHA-256 over the exact columns of the part
     statistics    what the audit's figures are merged from
+    corrected     distinct ids of the rows whose golds were corrected
     failed_step   "" unless the chunk failed; then `error` says why
     run           fingerprint of the identity of the run that made the part
     retries       of the process since its last receipt (not in the part's copy)
@@ -216,6 +219,7 @@ class Receipt:
     digest: str = ""
     worker: str = ""
     statistics: Mapping[str, Any] | None = None
+    corrected: tuple[str, ...] = ()
     failed_step: str = ""
     error: str = ""
     run: str = ""
@@ -226,7 +230,8 @@ class Receipt:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        return cls(**{f.name: values[f.name] for f in fields(cls) if f.name in values})
+        known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
+        return cls(**known | {"corrected": tuple(known.get("corrected", ()))})
 
 
 def failed_receipt(spec: ChunkSpec, step: str, error: BaseException, seconds: Mapping[str, float], retries: int = 0) -> Receipt:

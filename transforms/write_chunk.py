@@ -94,6 +94,7 @@ def write_outcome(chunk: Chunk, outcome: Outcome, output: Output, columns: Outpu
         worker=f"{socket.gethostname()}:{os.getpid()}",
         digest=content_digest(outcome.columns.select(list(EXACT_COLUMNS[outcome.stage]))),
         statistics=outcome.statistics,
+        corrected=outcome.corrected,
         run=output.run,
     )
     if outcome.rejections:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,9 @@ PENDING = "manifest.pending.json"
 AUDIT = "audit.json"
 REPORT = "report.html"
 
+MOST_NAMED = 100
+"""How many ids of corrections without a row are named; all are counted."""
+
 STATUSES = {
     "annotate": ("answered", "no_answer", "rejected"),
     "audit": ("scored", "null_scored", "unreachable", "rejected"),
@@ -34,10 +37,11 @@ STATUSES = {
 
 @dataclass(frozen=True, slots=True)
 class StageOutput:
-    """Where a stage writes, and what its manifest says the job is."""
+    """Where a stage writes, what its manifest says the job is, and the ids that were to be corrected."""
 
     output: Output
     about: Mapping[str, Any]
+    corrections: tuple[str, ...] = ()
 
 
 def row_accounting(stage: str, totals: Totals) -> dict[str, int]:
@@ -110,15 +114,30 @@ def manifest(
     }
 
 
-def audit_report(totals: Totals, about: Mapping[str, Any]) -> dict[str, Any]:
-    """`audit.json`: the accounting, the statistics of all examples and of every slice, and what was computed how."""
+def corrections_report(totals: Totals, digest: str | None, ids: Sequence[str]) -> dict[str, Any]:
+    """What became of the corrections of these ids, and the first ids that no row has."""
+    missing = sorted(set(ids) - totals.corrected)
+    return {
+        "file": digest,
+        "given": len(ids),
+        "matched": len(ids) - len(missing),
+        "rows_corrected": totals.counts["rows_corrected"],
+        "ids_of_no_row": missing[:MOST_NAMED],
+    }
+
+
+def audit_report(totals: Totals, about: Mapping[str, Any], corrections: Sequence[str] = ()) -> dict[str, Any]:
+    """`audit.json`: the accounting, the statistics of all examples and of every slice, and what was computed how.
+
+    corrections  ids that were to be corrected
+    """
     configuration = about["configuration"]
     null = configuration["null"]
     return {
         "rows": row_accounting("audit", totals),
         "reasons": dict(sorted(totals.reasons.items())),
         "golds_dropped": totals.counts["golds_dropped"],
-        "corrections": {"file": configuration["corrections"], "rows_corrected": totals.counts["rows_corrected"]},
+        "corrections": corrections_report(totals, configuration["corrections"], corrections),
         **(totals.statistics or Statistics()).summary(),
         "fine_print": {
             "objective": "categorical: nll = nll_start + nll_end, negative log-likelihoods in nats of the start and the end "
@@ -165,7 +184,7 @@ class _WriteManifest(beam.DoFn):
             stage, output = each.output.stage, each.output
             totals[stage].retries += retries
             if stage == "audit":
-                report = audit_report(totals["audit"], each.about)
+                report = audit_report(totals["audit"], each.about, each.corrections)
                 suspects, examples = report["suspected_label_errors"], totals["audit"].examples
                 output.publish(as_json(report), AUDIT)
                 output.publish(relabel_csv(suspects, examples), RELABEL_CSV)
@@ -173,6 +192,8 @@ class _WriteManifest(beam.DoFn):
                 output.publish(audit_page(report, examples, each.about), REPORT)
             there = [len(list_names(join(output.folder, name))) for name in ("parts", "rejections")]
             content = manifest(stage, totals[stage], each.about, self.max_failed_fraction, *there)
+            if stage == "audit":
+                content["corrections"] = report["corrections"]
             output.publish(as_json(content), PENDING if stage == "audit" else MANIFEST)
         return [content["state"]]
 

@@ -18,7 +18,7 @@ from transforms.correct_golds import correct_golds
 from transforms.relabel import Correction
 
 
-def corrected(table: pa.Table, corrections: dict[str, Correction]) -> tuple[list[Any], int]:
+def corrected(table: pa.Table, corrections: dict[str, Correction]) -> tuple[list[Any], tuple[str, ...]]:
     chunk = correct_golds(make_chunk(table), corrections, "id", "context", "answers")
     assert chunk.table.schema == table.schema
     assert chunk.table.drop_columns("answers").equals(table.drop_columns("answers"))
@@ -35,7 +35,7 @@ def test_golds_are_replaced_by_id():
     }
     assert corrected(table, corrections) == (
         [gold("a", 0), {"text": ["b", "a"], "answer_start": [2, 0]}, {"text": [], "answer_start": []}, gold("b a", 2)],
-        3,
+        ("row 1", "row 2", "row 3"),
     )
 
 
@@ -86,9 +86,26 @@ def test_from_an_audit_through_a_spreadsheet_into_an_audit(audited: Path, bert_f
         assert after[row]["answers"] == before[row]["answers"]
         assert after[row]["nll"] == pytest.approx(before[row]["nll"], rel=1e-4)
     audit = json.loads((audited / "second" / "audit.json").read_text("utf-8"))
-    assert audit["corrections"]["rows_corrected"] == 6
+    assert audit["corrections"]["rows_corrected"] == audit["corrections"]["matched"] == audit["corrections"]["given"] == 6
     listed = {entry["id"] for entry in audit["suspected_label_errors"]}
     assert listed == {f"row {row}" for row in range(6, 12)}
+
+
+def test_corrections_of_no_row_are_told(audited: Path, bert_folder: Path, capfd: pytest.CaptureFixture[str]):
+    """A rerun takes what it knows from the receipts of the parts that are done."""
+    judged = audited / "judged.csv"
+    judged.write_text("id,decision\nrow 1,unanswerable\nrow 4,unanswerable\nrow 99,unanswerable\nROW 2,unanswerable\nrow 3,gold\n")
+    for _ in range(2):
+        assert again(audited, bert_folder, judged) == 0
+        printed = capfd.readouterr().out
+        assert "2 of 4 corrections matched, 2 rows have them\n" in printed
+        assert "no row that was read has the id of 2 corrections: 'ROW 2', 'row 99'\n" in printed
+        for name in ("audit.json", "manifest.json"):
+            told = json.loads((audited / "second" / name).read_text("utf-8"))["corrections"]
+            assert told.pop("file")
+            assert told == {"given": 4, "matched": 2, "rows_corrected": 2, "ids_of_no_row": ["ROW 2", "row 99"]}
+    assert again(audited, bert_folder, judged, "part", "--limit=3") == 0
+    assert "no row that was read has the id of 3 corrections: 'ROW 2', 'row 4', 'row 99'\n" in capfd.readouterr().out
 
 
 def test_corrections_are_part_of_what_a_run_is(audited: Path, bert_folder: Path, capfd: pytest.CaptureFixture[str]):

@@ -26,6 +26,7 @@ def done(number: int, stage: str = "annotate") -> Receipt:
         reasons={"question_blank": number % 3} if number % 3 else {},
         seconds={"ReadChunk": 0.5, "PredictSpans": 0.25 * number},
         digest=f"digest {number}",
+        corrected=(f"row {number}", "row 0"),
     )
 
 
@@ -58,6 +59,7 @@ def test_sums():
     totals = combine(receipts)["annotate"]
     assert (totals.chunks, totals.failed_chunks, totals.failed_rows, totals.refused_files) == (8, 2, 8, 1)
     assert totals.counts == {"rows": 60, "answered": 54, "rejected": 6}
+    assert totals.corrected == {f"row {number}" for number in range(6)}
     assert totals.reasons == {"question_blank": 6}
     assert totals.seconds == {"ReadChunk": 3.0, "PredictSpans": 3.75}
     assert totals.failures == [
