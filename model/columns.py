@@ -78,6 +78,21 @@ class NotUTF8:
     """Stands for a value with text that is no UTF-8."""
 
 
+def is_utf8(value: Any) -> bool:
+    """Whether all text in a value can be encoded: half a surrogate pair can't."""
+    match value:
+        case str():
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                return False
+        case list():
+            return all(map(is_utf8, value))
+        case dict():
+            return all(map(is_utf8, (*value, *value.values())))
+    return True
+
+
 def _value(scalar: pa.Scalar) -> Any:
     try:
         return scalar.as_py()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Self, overload
 
 from model.checkpoint import CheckpointError, Location, digest, locate, read_settings
-from model.columns import NotUTF8, answer_columns
+from model.columns import NotUTF8, answer_columns, is_utf8
 from model.pairs import WindowLimits, cut_pairs
 from model.prediction import Decoding, decide, predict
 from model.reader import DTYPES, CheckpointReader, resolve_device, resolve_dtype, shared
@@ -192,15 +192,7 @@ def _texts(name: str, given: Any) -> list[Any]:
     for place, value in enumerate(values):
         if not isinstance(value, str | None):
             raise TypeError(f"{name} {place} is {type(value).__name__}, not text: {value!r:.80}")
-    return [NotUTF8() if value is not None and not _is_utf8(value) else value for value in values]
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return [value if is_utf8(value) else NotUTF8() for value in values]
 
 
 def _check_whole(name: str, value: Any, least: int) -> None:

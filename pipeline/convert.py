@@ -3,16 +3,17 @@
     python -m pipeline.convert import --input dev-v2.0.json --output gold.parquet
     python -m pipeline.convert export --run out/ --output predictions/ --format predictions
 
-Both read and write row by row: memory does not grow with the file.
+Both read and write row by row: memory does not grow with the file. Import reads it twice.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import IO, Any
 
@@ -21,6 +22,7 @@ logging.getLogger().addHandler(logging.NullHandler())  # Beam warns of optional 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from model.columns import is_utf8
 from pipeline.options import Refused
 from pipeline.place_golds import OFFSETS, place_golds
 from pipeline.read_formats import READERS, Example, FormatError, Names
@@ -48,59 +50,65 @@ def batches(examples: Iterator[Example]) -> Iterator[list[Example]]:
         yield batch
 
 
-def convert_examples(examples: Iterator[Example], output: str, unit: str, report: IO[str], counts: Counter[str]) -> None:
-    """Writes rows as Parquet, a bounded number at a time. The types of other columns follow from the first of them.
+def convert_rows(read: Callable[[], Iterator[Example]], output: str, unit: str, report: IO[str], counts: Counter[str]) -> None:
+    """Writes rows as Parquet, a bounded number at a time; they are read twice, as their types are known at their end.
 
-    Raises FormatError for no row, and for a row whose other columns or id are not those of the first.
+    Rows that Parquet can't hold are left out, with a line of the report each. Raises FormatError for no row, and for a column
+    whose values are of several types.
     """
-    schema: pa.Schema | None = None
-    writer: pq.ParquetWriter | None = None
-    with building(output) as path:
-        try:
-            for batch in batches(examples):
-                schema = schema or _schema(batch)
-                rows = [
-                    {
-                        "id": example.id,
-                        "question": example.question,
-                        "context": example.context,
-                        "answers": place_golds(example, unit, report, counts),
-                        **example.others,
-                    }
-                    for example in batch
-                ]
-                table = _table(rows, schema, counts["rows"])
-                writer = writer or pq.ParquetWriter(path, schema, compression="zstd")
-                writer.write_table(table, row_group_size=_ROWS_AT_ONCE)
-                counts["rows"] += len(rows)
-        finally:
-            if writer:
-                writer.close()
-        if not writer:
-            raise FormatError("there is no row in it")
+    schema = _schema(batches(example for example in read() if not row_problem(example)))
+    with building(output) as path, pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        for batch in batches(read()):
+            rows = []
+            for example in batch:
+                if problem := row_problem(example):
+                    counts["rows_left_out"] += 1
+                    report.write(json.dumps({"id": example.id, "reason": problem}) + "\n")
+                    continue
+                answers = place_golds(example, unit, report, counts)
+                texts = {"id": example.id, "question": example.question, "context": example.context}
+                rows.append({**texts, "answers": answers, **example.others})
+            writer.write_table(_table(rows, schema, counts["rows"]), row_group_size=_ROWS_AT_ONCE)
+            counts["rows"] += len(rows)
 
 
-def _schema(batch: Sequence[Example]) -> pa.Schema:
-    fields = [("id", pa.string())] if batch[0].id is not None else []
+def row_problem(example: Example) -> str:
+    """Why Parquet can't hold a row: it has text that is no UTF-8, or a start that is no int32; "" if it can."""
+    texts = {"id": example.id, "question": example.question, "context": example.context, **example.others}
+    golds = example.golds or []
+    for name, value in {**texts, "answers": [text for text, _ in golds]}.items():
+        if not is_utf8(value):
+            return f"{name}_not_utf8"
+    return "gold_out_of_range" if any(start is not None and abs(start) >= 2**31 for _, start in golds) else ""
+
+
+def _schema(several: Iterator[list[Example]]) -> pa.Schema:
+    """The contract's columns, and the others with a type that holds the values of all rows."""
+    others = pa.schema([])
+    ids, rows = False, 0
+    for batch in several:
+        ids = ids or any(example.id is not None for example in batch)
+        for name in dict.fromkeys(name for example in batch for name in example.others):
+            if name in _CONTRACT:
+                raise FormatError(
+                    f"column {name!r} stands beside the one that was named for it; --drop_columns={name} leaves it out"
+                )
+            try:
+                kind = pa.array([example.others.get(name) for example in batch]).type
+                others = pa.unify_schemas([others, pa.schema([(name, kind)])], promote_options="permissive")
+            except (pa.ArrowException, ValueError, OverflowError) as error:
+                where = f"rows {rows} to {rows + len(batch) - 1}, column {name!r}"
+                raise FormatError(f"{where}: {error}; --drop_columns={name} leaves it out") from error
+        rows += len(batch)
+    if not rows:
+        raise FormatError("there is no row in it")
+    fields = [("id", pa.string())] if ids else []
     fields += [("question", pa.string()), ("context", pa.string()), ("answers", ANSWERS_TYPE)]
-    for name in dict.fromkeys(name for example in batch for name in example.others):
-        if name in _CONTRACT:
-            raise FormatError(
-                f"column {name!r} stands beside the one that was named for it; --drop_columns={name} leaves it out"
-            )
-        try:
-            kind = pa.array([example.others.get(name) for example in batch]).type
-        except (pa.ArrowException, ValueError) as error:
-            raise FormatError(f"column {name!r}: {error}; --drop_columns={name} leaves it out") from error
-        fields.append((name, pa.string() if pa.types.is_null(kind) else kind))
+    fields += [(field.name, pa.string() if pa.types.is_null(field.type) else field.type) for field in others]
     return pa.schema(fields)
 
 
 def _table(rows: list[dict[str, Any]], schema: pa.Schema, before: int) -> pa.Table:
-    for number, row in enumerate(rows, before):
-        strange = sorted(name for name in row.keys() - set(schema.names) if row[name] is not None)
-        if strange:
-            raise FormatError(f"row {number} has a column {strange[0]!r}, which the first rows have not")
     columns = []
     for column in schema:
         try:
@@ -121,14 +129,15 @@ def import_file(options: argparse.Namespace) -> int:
     counts: Counter[str] = Counter()
     output = absolute(options.output)
     listed = f"{output}.golds.jsonl"
+
+    def read() -> Iterator[Example]:
+        with open_file(absolute(options.input)) as file:
+            for example in READERS[chosen](file, names):
+                yield _without(example, drop)
+
     try:
-        with (
-            open_file(absolute(options.input)) as file,
-            building(listed) as path,
-            open(path, "w", encoding="utf-8", errors="backslashreplace") as report,
-        ):
-            examples = (_without(example, drop) for example in READERS[chosen](file, names))
-            convert_examples(examples, output, options.offsets, report, counts)
+        with building(listed) as path, open(path, "w", encoding="utf-8") as report:
+            convert_rows(read, output, options.offsets, report, counts)
     except FormatError as error:
         raise Refused(f"--input={options.input} as --format={chosen}: {error}") from error
     print(f"{counts['rows']} rows: {output}")
@@ -138,6 +147,8 @@ def import_file(options: argparse.Namespace) -> int:
             print(f"{counts[f'fits_{unit}']} of them are right if starts count {unit}: see --offsets={unit}")
     if counts["rows_without_placed_golds"]:
         print(f"{counts['rows_without_placed_golds']} rows have golds of which none has a place: their answers are null")
+    if counts["rows_left_out"]:
+        print(f"{counts['rows_left_out']} rows left out, which Parquet can't hold: {listed}")
     wrong = sum(count for name, count in counts.items() if name.startswith("gold_")) - counts["gold_aligned"]
     print(f"{wrong - counts['gold_located']} golds that are not where they should be: {listed}")
     return 0

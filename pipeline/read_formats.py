@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -54,7 +56,11 @@ def read_squad(file: IO[bytes], names: Names) -> Iterator[Example]:
     title, paragraph, number = None, None, 0
     where = "data.item.paragraphs.item"
     try:
-        for prefix, event, value in ijson.parse(file, use_float=True):
+        for prefix, event, value in ijson.parse(ijson.from_iter(_json_blocks(file)), use_float=True):
+            if not prefix and event in ("start_array", "string", "number", "boolean", "null"):
+                raise FormatError(f"at its top stands no object with `data`, but {event.removeprefix('start_')}")
+            if event == "string" and _MARK in value:
+                value = value.replace(_MARK, "\ud800")
             if (prefix, event) == ("data.item", "start_map"):
                 title = None
             elif prefix == "data.item.title":
@@ -68,6 +74,39 @@ def read_squad(file: IO[bytes], names: Names) -> Iterator[Example]:
                     paragraph, number = None, number + 1
     except ijson.JSONError as error:
         raise FormatError(f"paragraph {number}: no JSON: {error}") from error
+    if not number:
+        raise FormatError("it has no paragraph (`data[].paragraphs[]`)")
+
+
+_BLOCK = 2**16
+_ESCAPES = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.?)", re.DOTALL
+)
+"""Escapes of JSON, surrogate pairs as one; the group is half a pair that stands alone."""
+_LONGEST = len(rb"\ud83c\udf0a")
+_MARK = "\uffff"
+"""No character: stands for half a surrogate pair, of which the parser would make a question mark."""
+
+
+def _json_blocks(file: IO[bytes]) -> Iterator[bytes]:
+    """The bytes of a JSON file without its byte order mark, halves of surrogate pairs that stand alone marked."""
+    held, read = b"", file.read(_BLOCK).removeprefix(codecs.BOM_UTF8)
+    while read:
+        block = held + read
+        space = block.rfind(b" ", 0, max(0, len(block) - _LONGEST))  # stands in no escape: where to look from
+        escapes = (escape.start() for escape in _ESCAPES.finditer(block, space + 1))
+        cut = next((start for start in escapes if start > len(block) - _LONGEST), len(block))  # it may go on in the next block
+        if cut:
+            yield _marked(block[:cut])
+        held, read = block[cut:], file.read(_BLOCK)
+    if held:
+        yield _marked(held)
+
+
+def _marked(text: bytes) -> bytes:
+    if not re.search(rb"\\u[dD][89a-fA-F]", text):  # as almost always, and much faster
+        return text
+    return _ESCAPES.sub(lambda escape: rb"\uffff" if escape[1] else escape[0], text)
 
 
 def _paragraph(paragraph: dict[str, Any], title: str | None, number: int) -> Iterator[Example]:
@@ -208,6 +247,6 @@ def _start(value: Any, where: str) -> int | None:
     try:
         if int(value) == float(value):
             return int(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         pass
     raise FormatError(f"{where}: the start {value!r} is no whole number")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from contextlib import suppress
 from typing import Any
 
@@ -57,6 +58,9 @@ class TestSquad:
         ("content", "message"),
         [
             ("{", "paragraph 0: no JSON"),
+            ("[1, 2]", "at its top stands no object with `data`, but array"),
+            ("7", "at its top stands no object with `data`, but number"),
+            ("{}", "it has no paragraph"),
             (json.dumps(squad({"qas": [asked()]})), "paragraph 0, question 0: .*context"),
             (json.dumps(squad({"context": "a", "qas": [asked(), {"id": 1}]})), "paragraph 0, question 1: .*question"),
             (json.dumps(squad({"context": "a", "qas": ["Who?"]})), "paragraph 0, question 0: .*malformed"),
@@ -70,6 +74,20 @@ class TestSquad:
     def test_what_is_broken_is_named(self, content: str, message: str):
         with pytest.raises(FormatError, match=message):
             read("squad", content)
+
+    def test_a_byte_order_mark(self):
+        content = json.dumps(squad({"context": CONTEXT, "qas": [asked()]})).encode("utf-8-sig")
+        assert [example.id for example in read("squad", content)] == ["q1"]
+        assert [example.id for example in read("jsonl", json.dumps(asked(context=CONTEXT)).encode("utf-8-sig"))] == ["q1"]
+
+    @pytest.mark.parametrize("block", [1, 2, 3, 5, 7, 11, 13, 64, 2**16])
+    def test_half_a_surrogate_pair_is_kept_to_be_seen(self, block: int, monkeypatch: pytest.MonkeyPatch):
+        """The parser would make a question mark of it. Wherever blocks end, whole pairs and written-out escapes stay."""
+        monkeypatch.setattr("pipeline.read_formats._BLOCK", block)
+        texts = ["🌊\ud83ca\udf0ab", "\\ud800 \\\\ud800", '\\\ud800"', "\ud83c\ud83c\udf0a🌊🌊", "é\n\\"]
+        content = json.dumps(squad(*[{"context": text, "qas": [asked()]} for text in texts]))
+        halves = [re.sub("[\ud800-\udfff]", "\ud800", json.loads(json.dumps(text))) for text in texts]
+        assert [example.context for example in read("squad", content)] == halves
 
     def test_rows_come_while_most_of_the_file_is_unread(self):
         paragraph = {"context": CONTEXT * 50, "qas": [asked(("Ada", 0))]}
@@ -169,6 +187,7 @@ class TestCsv:
         ("[sic]", None, [("[sic]", None)]),
         ('["Ada", "Ben"]', None, [("Ada", None), ("Ben", None)]),
         ({"text": ["Ada"], "answer_start": [3]}, None, [("Ada", 3)]),
+        ("Ada", 1e12, [("Ada", 10**12)]),
         ({"text": "Ada", "answer_start": 3}, None, [("Ada", 3)]),
         ({"text": ["Ada"]}, None, [("Ada", None)]),
         ({"text": [], "answer_start": []}, None, []),
@@ -186,7 +205,7 @@ def test_a_shape_that_is_none(answers: Any):
 
 
 ODD = st.sampled_from(
-    [None, "", "Ada", "[", '{"text": 3}', 0, -5, 2.5, float("nan"), True, [], {}, [1], ["Ada"], [[0, 2]], [[0, 99]]]
+    [None, "", "Ada", "[", '{"text": 3}', 0, -5, 2.5, float("nan"), float("inf"), 1e12, True, [], {}, [1], ["Ada"], [[0, 2]], [[0, 99]]]
     + [{"text": text, "answer_start": start} for text in ("Ada", 1, [1], ["Ada"], [None]) for start in (0, "b", [0], None)]
 )
 QUESTION = ODD | st.fixed_dictionaries({}, optional=dict.fromkeys(("id", "qid", "question", "is_impossible"), ODD))
