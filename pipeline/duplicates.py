@@ -21,7 +21,9 @@ def audit_configuration(folder: str, option: str, own: bool = False) -> dict[str
     except (ValueError, KeyError, TypeError) as error:  # a path of no known store, or a run.json of something else
         raise Refused(f"--{option}={folder} is not the output of an audit: {error}") from error
     if configuration.get("stage") != "audit":
-        raise Refused(f"--{option}={folder} is not the output of a finished audit")
+        inside = join(folder, "audit")
+        hint = f": give --{option}={inside}" if configuration and exists(join(inside, RUN)) else ""
+        raise Refused(f"--{option}={folder} is not the output of a finished audit{hint}")
     return configuration
 
 

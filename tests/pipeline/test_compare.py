@@ -110,7 +110,7 @@ def test_a_rerun_writes_the_same_and_another_comparison_is_refused(
     assert compare(audits[::-1], tmp_path / "out", "--overwrite") == 0
 
 
-def test_refusals(audits: tuple[Path, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+def test_refusals(audits: tuple[Path, Path], bert_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     def refused(message: str, *arguments: str) -> None:
         assert run(*arguments) == 2
         assert message in capfd.readouterr().err
@@ -121,6 +121,10 @@ def test_refusals(audits: tuple[Path, Path], tmp_path: Path, capfd: pytest.Captu
     refused("--model=x is of annotate and audit", "compare", before, after, output, "--model=x")
     refused("--max_f1_drop=1.0 is of the stage compare, not of audit", "audit", "--input=x", output, "--max_f1_drop=1")
     refused("is not the output of a finished audit", "compare", before, f"--after={tmp_path}", output)
+    annotated = ("annotate", "--audit", "--input=bundled", "--limit=3", f"--output={tmp_path}/both")
+    assert run(*annotated, f"--model={bert_folder}") == 0
+    hint = f"--before={tmp_path}/both is not the output of a finished audit: give --before={tmp_path}/both/audit\n"
+    refused(hint, "compare", f"--before={tmp_path}/both", after, output)
     refused("is one of the audits", "compare", before, after, f"--output={audits[0]}")
     assert not (tmp_path / "out").exists()
 

@@ -94,7 +94,12 @@ def test_many_rows_are_written_in_row_groups(tmp_path: Path, monkeypatch: pytest
 
 def test_columns_have_the_type_that_holds_all_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("pipeline.convert._ROWS_AT_ONCE", 1)
-    rows = [asked(0), asked(1, page=None, tags=[]), asked(2, page=1, tags=["a"], at={"x": 1}), asked(3, page=2.5, at={"y": "b"})]
+    rows = [
+        asked(0),
+        asked(1, page=None, tags=[]),
+        asked(2, page=1, tags=["a"], at={"x": 1}),
+        asked(3, page=2.5, at={"y": "b"}),
+    ]
     assert convert(write_lines(tmp_path / "a.jsonl", *rows), tmp_path / "a.parquet") == 0
     table = pq.read_table(tmp_path / "a.parquet")
     assert table.column("page").to_pylist() == [None, None, 1.0, 2.5]

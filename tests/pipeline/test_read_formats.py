@@ -205,7 +205,26 @@ def test_a_shape_that_is_none(answers: Any):
 
 
 ODD = st.sampled_from(
-    [None, "", "Ada", "[", '{"text": 3}', 0, -5, 2.5, float("nan"), float("inf"), 1e12, True, [], {}, [1], ["Ada"], [[0, 2]], [[0, 99]]]
+    [
+        None,
+        "",
+        "Ada",
+        "[",
+        '{"text": 3}',
+        0,
+        -5,
+        2.5,
+        float("nan"),
+        float("inf"),
+        1e12,
+        True,
+        [],
+        {},
+        [1],
+        ["Ada"],
+        [[0, 2]],
+        [[0, 99]],
+    ]
     + [{"text": text, "answer_start": start} for text in ("Ada", 1, [1], ["Ada"], [None]) for start in (0, "b", [0], None)]
 )
 QUESTION = ODD | st.fixed_dictionaries({}, optional=dict.fromkeys(("id", "qid", "question", "is_impossible"), ODD))

@@ -94,7 +94,9 @@ def test_from_an_audit_through_a_spreadsheet_into_an_audit(audited: Path, bert_f
 def test_corrections_of_no_row_are_told(audited: Path, bert_folder: Path, capfd: pytest.CaptureFixture[str]):
     """A rerun takes what it knows from the receipts of the parts that are done."""
     judged = audited / "judged.csv"
-    judged.write_text("id,decision\nrow 1,unanswerable\nrow 4,unanswerable\nrow 99,unanswerable\nROW 2,unanswerable\nrow 3,gold\n")
+    judged.write_text(
+        "id,decision\nrow 1,unanswerable\nrow 4,unanswerable\nrow 99,unanswerable\nROW 2,unanswerable\nrow 3,gold\n"
+    )
     for _ in range(2):
         assert again(audited, bert_folder, judged) == 0
         printed = capfd.readouterr().out
