@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self, overload
 
@@ -188,6 +188,8 @@ class SpanReader:
 
 def _texts(name: str, given: Any) -> list[Any]:
     """The texts of an argument; what can't be encoded as UTF-8 (a lone surrogate) is `NotUTF8`, as in a column."""
+    if not isinstance(given, str | Iterable | None) or isinstance(given, bytes | dict):
+        raise TypeError(f"{name} is {type(given).__name__}, neither text nor a list of texts: {given!r:.80}")
     values = [given] if isinstance(given, str | None) else list(given)
     for place, value in enumerate(values):
         if not isinstance(value, str | None):
@@ -196,7 +198,7 @@ def _texts(name: str, given: Any) -> list[Any]:
 
 
 def _check_whole(name: str, value: Any, least: int) -> None:
-    if not isinstance(value, int) or value < least:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise SettingError(f"{name}={value}: must be a whole number from {least}")
 
 

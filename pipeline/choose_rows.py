@@ -20,16 +20,16 @@ _MOST_OF_ONE_ID = 100
 
 
 class Chooser:
-    """Rows of a run with the columns that are shown, of those that meet a condition ("" for all).
+    """Rows of a run with the columns that are shown, of those that meet a condition (None: of all).
 
     Raises Refused for a condition that means nothing.
     """
 
-    def __init__(self, run: FinishedRun, columns: Sequence[str], where: str = ""):
+    def __init__(self, run: FinishedRun, columns: Sequence[str], where: str | None = None):
         self.run, self.columns = run, [name for name in run.columns if name in columns]
         self.dataset = open_dataset([join(run.folder, "parts", part) for part in run.parts])
         try:
-            self.where = parse_where(where, self.dataset.schema) if where else None
+            self.where = parse_where(where, self.dataset.schema) if where is not None else None
         except WhereError as error:
             raise Refused(f"--where={error}") from error
 

@@ -136,7 +136,7 @@ def make_parser() -> argparse.ArgumentParser:
     chosen.add_argument("--id", metavar="X", help="the row with this id")
     chosen.add_argument("--worst", type=_count, metavar="N", help="the rows of highest loss, of an audit")
     chosen.add_argument("--sample", type=_count, default=12, metavar="N", help="rows spread over all of them (12)")
-    parser.add_argument("--where", default="", metavar="CONDITION", help="only rows that meet a condition, see below")
+    parser.add_argument("--where", metavar="CONDITION", help="only rows that meet a condition, see below")
     parser.add_argument(
         "--around", type=_count, default=160, metavar="N", help="characters shown on either side of a span (160)"
     )

@@ -46,6 +46,8 @@ def parse_where(text: str, schema: pa.Schema) -> pc.Expression:
     Raises WhereError for anything but literals, columns, comparisons (chained too), `in`, `is None`, `and`, `or`, `not`,
     + - * /, `len` (of texts and lists), `lower` and `col`; for a column that is not there; for types that don't fit.
     """
+    if not text.strip():
+        raise WhereError(f"{text!r} is no condition: it is empty")
     try:
         tree = ast.parse(text.strip(), mode="eval")
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
@@ -136,8 +138,9 @@ class _Condition:
 
     def column(self, node: ast.expr, name: Any) -> pc.Expression:
         if name not in self.schema.names:
-            nearest = difflib.get_close_matches(str(name), self.schema.names, 1)
-            hint = f"did you mean {nearest[0]}?" if nearest else f"there are {', '.join(self.schema.names)}"
+            names = {each.lower(): each for each in self.schema.names}
+            nearest = difflib.get_close_matches(str(name).lower(), names, 1, cutoff=0.5)
+            hint = f"did you mean {names[nearest[0]]}?" if nearest else f"there are {', '.join(self.schema.names)}"
             raise self.wrong(node, f"no such column, {hint}")
         return pc.field(name)
 

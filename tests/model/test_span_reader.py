@@ -127,12 +127,18 @@ class TestShapesOfTheQuestion:
         assert (answer.answer_text, answer.probability, answer.n_best) == (None, None, ())
 
     def test_what_is_no_text_is_named(self, reader: SpanReader):
+        for odd in (1, 2.5, b"Who?", {"question": "Who?"}, True):
+            with pytest.raises(TypeError, match=f"question is {type(odd).__name__}, neither text nor a list of texts: "):
+                reader.answer(odd, "Ada")  # type: ignore[call-overload]  # the mistake that is tested
+            with pytest.raises(TypeError, match=f"context is {type(odd).__name__}, neither"):
+                reader.answer("Who?", odd)  # type: ignore[call-overload]
         with pytest.raises(TypeError, match="context 1 is int, not text: 7"):
             reader.answer(["Who?", "Who?"], ["Ada", 7])  # type: ignore[list-item]  # the mistake that is tested
         with pytest.raises(ValueError, match="3 questions, but 2 contexts"):
             reader.answer(["Who?"] * 3, ["Ada", "Ben"])
-        with pytest.raises(SettingError, match="n_best=0: must be a whole number from 1"):
-            reader.answer("Who?", "Ada", n_best=0)
+        for odd in (0, True, 1.0):
+            with pytest.raises(SettingError, match=f"n_best={odd}: must be a whole number from 1"):
+                reader.answer("Who?", "Ada", n_best=odd)
 
 
 class TestLoading:

@@ -51,7 +51,7 @@ def damaged(audited: Path, tmp_path: Path) -> Callable[..., Path]:
     return damage
 
 
-def chooser(output: Path, where: str = "") -> Chooser:
+def chooser(output: Path, where: str | None = None) -> Chooser:
     return Chooser(open_run(str(output)), SHOWN, where)
 
 
@@ -112,6 +112,8 @@ def test_a_sample_of_those_that_meet_a_condition(audited: Path, damaged: Callabl
 
 
 def test_a_condition_that_means_nothing_is_refused(audited: Path):
+    with pytest.raises(Refused, match="--where='' is no condition: it is empty"):
+        chooser(audited, "")
     with pytest.raises(Refused, match="--where='loss' in 'loss > 3': no such column"):
         chooser(audited, "loss > 3")
 

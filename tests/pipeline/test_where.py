@@ -58,6 +58,9 @@ def test_conditions(condition: str, rows: list[int]):
     [
         ("", "'' is no condition"),
         ("n >", "'n >' is no condition"),
+        ("", "'' is no condition: it is empty"),
+        (" ", "' ' is no condition: it is empty"),
+        ("TEXT == 'a'", "no such column, did you mean text?"),
         ("n = 3", "is no condition"),
         ("txt == 'a'", "'txt' in \"txt == 'a'\": no such column, did you mean text?"),
         ("col('zzz') == 1", "no such column, there are row, n, text"),
