@@ -44,12 +44,14 @@ class Example:
 
     offsets        int32 [2, tokens], char_start and char_end in code points; no token where nothing was computed
     probabilities  float32 [2, tokens], of a start and of an end
+    unmeasured     why nothing was computed
     """
 
     question: str
     context: str
     offsets: np.ndarray
     probabilities: np.ndarray
+    unmeasured: str = ""
 
 
 def read_rows(places: Iterable[Place], columns: list[str]) -> dict[Place, dict[str, Any]]:
@@ -103,6 +105,8 @@ def read_examples(
         examples.update(_with_probabilities({place: examples[place] for place in shown}, reader, limits, null))
     except Exception as error:
         _log.warning("token probabilities can't be shown: %s", error)
+        why = "the network failed when this page was made"
+        examples.update({place: replace(examples[place], unmeasured=why) for place in shown})
     return examples
 
 
@@ -119,9 +123,14 @@ def _with_probabilities(
     windowed = make_windows(Chunk(spec, pa.table(texts)), reader.tokenizer(), limits)
     passages = windowed.windows.passages
     tokens, probabilities = token_probabilities(reader, windowed.windows, null)
+    problems = {each.row: each for each in windowed.rejections}
     done = {}
-    for (place, example), pair in zip(examples.items(), windowed.row_pair.tolist(), strict=True):
-        if pair >= 0 and windowed.windows.counts[pair]:
+    for row, ((place, example), pair) in enumerate(zip(examples.items(), windowed.row_pair.tolist(), strict=True)):
+        if row in problems:
+            too_long = f"they are computed for passages of at most {_MOST_WINDOWS} context windows"
+            why = too_long if problems[row].reason == "too_many_windows" else problems[row].message
+            done[place] = replace(example, unmeasured=why)
+        else:
             mine = tokens[pair]
             offsets = np.stack([passages.char_start[mine], passages.char_end[mine]])
             held = slice(tokens.bounds[pair], tokens.bounds[pair + 1])

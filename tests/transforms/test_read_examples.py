@@ -76,6 +76,8 @@ def test_an_endless_passage_has_no_token_probabilities(bert_folder: Path, tmp_pa
     reader = CheckpointReader(LocalFolder(str(bert_folder)))
     found = read_examples(Statistics(worst=listed(path, [0, 1])), reader, LIMITS, InputColumns(), null=False)
     assert [found[str(path), row].offsets.shape[1] > 0 for row in (0, 1)] == [False, True]
+    why = "they are computed for passages of at most 16 context windows"
+    assert [found[str(path), row].unmeasured for row in (0, 1)] == [why, ""]
 
 
 def test_a_network_that_fails_costs_the_tokens_only(bert_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture):
@@ -85,4 +87,5 @@ def test_a_network_that_fails_costs_the_tokens_only(bert_folder: Path, tmp_path:
         found = read_examples(Statistics(worst=listed(path, [0])), lost, LIMITS, InputColumns(), null=False)
     assert found[str(path), 0].context
     assert not found[str(path), 0].offsets.size
+    assert found[str(path), 0].unmeasured == "the network failed when this page was made"
     assert "token probabilities can't be shown" in caplog.text

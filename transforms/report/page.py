@@ -114,10 +114,19 @@ def _shown(entry: Mapping[str, Any], examples: Mapping[Place, Example]) -> dict[
         start, end = entry[f"{name}_start"], entry[f"{name}_end"]
         if start is not None and end is not None:
             marks.append((name, (start, end)))
-    parts = shown_passage(examples.get((entry["path"], entry["row"])), marks)
+    example = examples.get((entry["path"], entry["row"]))
+    parts = shown_passage(example, marks)
+    unmeasured = (example.unmeasured if example else "") or "none of the tokens shown is likely"
     texts = {name: shortened(entry[name]) for name in ("id", "question", "prediction")}
     doubt = DOUBTS.get(entry["label_error_reason"] or "", "")
-    return {**entry, **texts, "gold": [shortened(text) for text in entry["gold"]], "parts": parts, "doubt": doubt}
+    return {
+        **entry,
+        **texts,
+        "gold": [shortened(text) for text in entry["gold"]],
+        "parts": parts,
+        "unmeasured": unmeasured,
+        "doubt": doubt,
+    }
 
 
 def render(template: str, **values: Any) -> bytes:

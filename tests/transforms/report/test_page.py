@@ -97,6 +97,19 @@ def test_a_row_that_could_not_be_read_again_is_shown_without_its_passage():
     assert page_of(audit, {}).decode().count("Its row could not be read again.") == 2 * len(PASSAGES)
 
 
+def test_where_no_token_is_coloured_it_is_said_why():
+    audit, examples = sample_audit()
+    nothing = np.zeros((2, 0), np.int32)
+    (long, unlikely), others = [list(examples)[:2], list(examples)[2:]]
+    few = {"offsets": nothing, "probabilities": nothing}
+    examples[long] = replace(examples[long], **few, unmeasured="they are computed for short passages")
+    examples[unlikely] = replace(examples[unlikely], **few)
+    page = page_of(audit, examples).decode()
+    assert page.count('<p class="interval">No token probabilities: they are computed for short passages.</p>') == 2
+    assert page.count("No token probabilities: none of the tokens shown is likely.") == 2
+    assert page.count('class="heat"') == 2 * len(others)
+
+
 @pytest.mark.parametrize("letter", ["<", "🌊", "a"])
 def test_it_stays_small_whatever_the_texts(letter: str):
     """Long texts that escaping makes longer, every character a token that is likely."""
