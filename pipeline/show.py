@@ -26,6 +26,7 @@ from pipeline.choose_rows import choose
 from pipeline.finished import FinishedRun, open_run
 from pipeline.options import Refused
 from pipeline.terminal import one_line
+from transforms.report.passages import excerpts, pieces
 from transforms.storage import StorageError, absolute
 
 ANSWER, GOLD = "bold black on green", "underline yellow"
@@ -38,7 +39,7 @@ _OUTPUTS = (
     *("prediction", "prediction_start", "prediction_end", "gold_start", "gold_end", "gold_probability", "nll", "f1"),
 )
 
-Span = tuple[int, int, str]
+StyledSpan = tuple[int, int, str]
 """Start, end, style."""
 
 
@@ -47,7 +48,7 @@ def quoted(text: str) -> str:
     return f"'{one_line(text[:_QUOTED])}{'…' if len(text) > _QUOTED else ''}'"
 
 
-def spans_of(row: dict[str, Any], golds: Any) -> list[Span]:
+def spans_of(row: dict[str, Any], golds: Any) -> list[StyledSpan]:
     """The spans that are highlighted in a row whose output columns have lost their prefix; the answer comes last, on top."""
     found: list[tuple[Any, Any, str]] = [(row.get("gold_start"), row.get("gold_end"), GOLD)]
     if golds and golds.get("text") and golds.get("answer_start"):
@@ -58,33 +59,27 @@ def spans_of(row: dict[str, Any], golds: Any) -> list[Span]:
     return [span for span in dict.fromkeys(found) if span[0] is not None and span[1] is not None]
 
 
-def excerpt(context: str, spans: Sequence[Span], around: int, marked: bool) -> Text:
-    """The passage about the spans, `around` code points on either side of each; its beginning if there is none.
+def excerpt(context: str, spans: Sequence[StyledSpan], around: int, marked: bool) -> Text:
+    """The passage about where spans begin and end, `around` code points on either side; its beginning if there is none.
 
     marked  whether signs stand around the spans, for terminals without colours
     """
     # Golds of a data set may be anywhere.
-    spans = [(start, min(end, len(context)), style) for start, end, style in spans if start < len(context)]
-    pieces: list[list[int]] = []
-    for start, end, _ in sorted(spans) or [(0, around, "")]:
-        low, high = max(0, start - around), min(len(context), end + around)
-        if pieces and low <= pieces[-1][1]:
-            pieces[-1][1] = max(high, pieces[-1][1])
-        else:
-            pieces.append([low, high])
+    marks = [(style, (start, min(end, len(context)))) for start, end, style in spans if start < len(context)]
+    parts = excerpts(len(context), [span for _, span in marks], around)
     result = Text()
-    for number, (low, high) in enumerate(pieces):
+    for number, (low, high) in enumerate(parts):
         result.append(" … " if number else "… " if low else "")
-        bounds = {low, high, *(edge for start, end, _ in spans for edge in (start, end) if low < edge < high)}
-        edges = sorted(bounds)
-        for begin, stop in zip(edges, edges[1:], strict=False):
+        begin = low
+        for styles, text in pieces(context, (low, high), marks):
+            stop = begin + len(text)
             if marked:
-                result.append("".join(_MARKS[style][0] for start, _, style in spans if start == begin))
-            styles = [style for start, end, style in spans if start <= begin and stop <= end]
-            result.append(one_line(context[begin:stop]), " ".join(styles))
+                result.append("".join(_MARKS[style][0] for style, (start, _) in marks if start == begin))
+            result.append(one_line(text), styles)
             if marked:
-                result.append("".join(_MARKS[style][1] for _, end, style in reversed(spans) if end == stop))
-    result.append(" …" if pieces and pieces[-1][1] < len(context) else "")
+                result.append("".join(_MARKS[style][1] for style, (_, end) in reversed(marks) if end == stop))
+            begin = stop
+    result.append(" …" if parts[-1][1] < len(context) else "")
     return result
 
 

@@ -109,8 +109,12 @@ class TestExcerpt:
         assert excerpt(self.CONTEXT, [(0, 2, ANSWER), (98, 100, GOLD)], 500, marked=True).plain == (
             f"«01»{self.CONTEXT[2:98]}‹89›"
         )
-        assert excerpt(self.CONTEXT, [], 7, marked=True).plain == f"{self.CONTEXT[:14]} …"
+        assert excerpt(self.CONTEXT, [], 7, marked=True).plain == f"{self.CONTEXT[:7]} …"
         assert excerpt("", [], 7, marked=True).plain == ""
+
+    def test_the_middle_of_a_long_span_is_left_out(self):
+        shown = excerpt(self.CONTEXT, [(10, 90, ANSWER)], 3, marked=True)
+        assert shown.plain == "… 789«012 … 789»012 …"
 
     def test_spans_are_styled_where_there_are_colours(self):
         text = excerpt("Ada did.", [(0, 3, ANSWER), (0, 7, GOLD)], 9, marked=False)

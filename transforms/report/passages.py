@@ -27,12 +27,13 @@ def shortened(text: str | None) -> str:
     return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "…"
 
 
-def excerpts(length: int, spans: Sequence[Span]) -> list[Span]:
-    """The parts of a text of so many characters that show where spans begin and end; its beginning where there is none."""
+def excerpts(length: int, spans: Sequence[Span], around: int = _AROUND) -> list[Span]:
+    """The parts of a text of so many characters that show where spans begin and end, `around` characters on either side; its
+    beginning where there is none."""
     borders = sorted(border for span in spans for border in span) or [0]
     parts: list[Span] = []
     for border in borders:
-        start, end = max(0, border - _AROUND), min(length, border + _AROUND)
+        start, end = max(0, border - around), min(length, border + around)
         if parts and start <= parts[-1][1]:
             parts[-1] = parts[-1][0], end
         else:
