@@ -119,6 +119,17 @@ def gold_problem(context: str, text: str, start: int) -> tuple[str, str] | None:
     return None
 
 
+def locate_gold(context: str, text: str) -> tuple[int | None, str]:
+    """The start of a gold that comes without one, None if it has no place, and what is to be said of it.
+
+    gold_located: it stands in the context once; gold_absent: nowhere, or it is blank; gold_ambiguous: more than once.
+    """
+    start = context.find(text) if text.strip() else -1
+    if start < 0:
+        return None, "gold_absent"
+    return (None, "gold_ambiguous") if context.find(text, start + 1) >= 0 else (start, "gold_located")
+
+
 def _locate(passages: Passages, passage: int, context: str, text: str, start: int) -> tuple[tuple[str, str] | None, int, int]:
     problem = gold_problem(context, text, start)
     if problem:

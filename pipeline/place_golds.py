@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from typing import IO, Any
 
-from model.golds import gold_problem
+from model.golds import gold_problem, locate_gold
 from pipeline.read_formats import Example, Gold
 
 OFFSETS = ("code_points", "utf16", "utf8")
@@ -25,19 +25,14 @@ def to_code_points(context: str, start: int, unit: str) -> int:
 def place_gold(context: str, text: str, start: int | None, unit: str) -> tuple[int | None, str]:
     """The start of a gold in code points, None if it has no place, and what is to be said of it: "" if nothing.
 
-    A gold without a start is `gold_located` if its text stands in the context once, else `gold_absent` or
-    `gold_ambiguous`; one with a start stays where it is said to be, whether that is right or a `gold_problem`.
+    A gold without a start is looked for (`locate_gold`); one with a start stays where it is said to be, whether that is right
+    or a `gold_problem`.
     """
     if start is not None:
         start = to_code_points(context, start, unit)
         problem = gold_problem(context, text, start)
         return start, problem[0] if problem else ""
-    found = context.find(text) if text.strip() else -1
-    if found < 0:
-        return None, "gold_absent"
-    if context.find(text, found + 1) >= 0:
-        return None, "gold_ambiguous"
-    return found, "gold_located"
+    return locate_gold(context, text)
 
 
 def other_unit(context: str, text: str, start: int | None, unit: str) -> str | None:

@@ -10,14 +10,25 @@ import apache_beam as beam
 import pyarrow as pa
 
 from model.columns import as_texts, read_texts
+from model.golds import locate_gold
 from transforms.chunk_step import ChunkStep
 from transforms.records import Chunk
-from transforms.relabel import Answer, Correction
+from transforms.relabel import Correction
 from transforms.write_chunk import row_ids
 
 
+_WHERE = {
+    "gold_absent": "does not stand in the context",
+    "gold_ambiguous": "stands in the context more than once, and the correction gives no start",
+}
+
+
 def correct_golds(chunk: Chunk, corrections: Mapping[str, Correction], id_column: str, context: str, answers: str) -> Chunk:
-    """The chunk with corrected golds in the column `answers`, and the ids of the rows that have them."""
+    """The chunk with corrected golds in the column `answers`, and the ids of the rows that have them.
+
+    A corrected text without a start is `unplaced` (and its row will be rejected) where it stands nowhere or more than once:
+    gold_absent, gold_ambiguous.
+    """
     ids = as_texts(row_ids(chunk, id_column))
     rows = [row for row, row_id in enumerate(ids) if row_id in corrections]
     if not rows:
@@ -27,27 +38,25 @@ def correct_golds(chunk: Chunk, corrections: Mapping[str, Correction], id_column
     golds: dict[int, Any] = {}
     place = table.column_names.index(answers)
     kind = table.schema.field(place).type
+    unplaced: dict[int, tuple[str, str]] = {}
     for row in rows:
-        corrected = [_locate(answer, contexts[row]) for answer in corrections[str(ids[row])]]
-        golds[row] = {"text": [text for text, _ in corrected], "answer_start": [start for _, start in corrected]}
+        golds[row] = {"text": [], "answer_start": []}
+        for text, start, end in corrections[str(ids[row])]:
+            if text is None:
+                text = contexts[row][start:end]
+            elif start is None:
+                start, found = locate_gold(contexts[row], text)
+                if start is None:
+                    unplaced[row] = found, f"the corrected text {text[:80]!r} {_WHERE[found]}"
+            golds[row]["text"].append(text)
+            golds[row]["answer_start"].append(start)
     changed = pa.chunked_array([pa.array([golds[row] for row in rows], kind)])
     column = pa.chunked_array([*table.column(place).chunks, *changed.chunks], kind)
     order = list(range(table.num_rows))
     for number, row in enumerate(rows):
         order[row] = table.num_rows + number
     table = table.set_column(place, table.schema.field(place), column.take(pa.array(order)))
-    return replace(chunk, table=table, corrected=tuple(str(ids[row]) for row in rows))
-
-
-def _locate(answer: Answer, context: str) -> tuple[str, int | None]:
-    """Text and start of a corrected gold; no start (then the row is rejected) for a text that stands nowhere or twice."""
-    text, start, end = answer
-    if text is None:
-        return context[start:end], start
-    if start is None:
-        start = context.find(text)
-        return text, start if start >= 0 and context.find(text, start + 1) < 0 else None
-    return text, start
+    return replace(chunk, table=table, corrected=tuple(str(ids[row]) for row in rows), unplaced=unplaced)
 
 
 @dataclass

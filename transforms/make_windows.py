@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import apache_beam as beam
 
@@ -39,6 +39,8 @@ def make_windows(
     if columns.answers:
         answers = each_value(chunk.table.column(columns.answers))
         golds = read_golds(answers, pairs.contexts, pairs.row_pair, pairs.windows)
+        better = {row: chunk.unplaced[row] for row in chunk.unplaced if row in golds.problems}  # than "a start is null"
+        golds = replace(golds, problems={**golds.problems, **better})
     return WindowedChunk(
         chunk=chunk,
         row_pair=pairs.row_pair,

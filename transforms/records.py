@@ -105,12 +105,14 @@ class Chunk:
 
     seconds    time that each step has spent on it so far
     corrected  ids of the rows whose golds were corrected
+    unplaced   row -> (reason, message) of those whose corrected gold has no place in the context
     """
 
     spec: ChunkSpec
     table: pa.Table
     seconds: Mapping[str, float] = field(default_factory=dict)
     corrected: tuple[str, ...] = ()
+    unplaced: Mapping[int, tuple[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

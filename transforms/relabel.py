@@ -14,11 +14,11 @@ from transforms.report.passages import excerpts
 RELABEL_CSV = "relabel.csv"
 RELABEL_JSON = "relabel.json"
 
-Answer = tuple[str | None, int | None, int | None]
+CorrectedGold = tuple[str | None, int | None, int | None]
 """Text, start and end (code points) of a corrected gold. Without a text: what stands there; without a start: where the text
 stands, if it stands in one place only."""
 
-Correction = tuple[Answer, ...]
+Correction = tuple[CorrectedGold, ...]
 """What the golds of a row should be; none: the question has no answer."""
 
 COLUMNS = (

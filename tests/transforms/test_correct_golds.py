@@ -41,8 +41,14 @@ def test_golds_are_replaced_by_id():
 
 def test_a_text_that_stands_twice_or_nowhere_has_no_start():
     table = with_answers(asked("a b a", "a b a"), gold("b", 2), gold("b", 2))
-    answers, _ = corrected(table, {"row 0": (("a", None, None),), "row 1": (("c", None, None),)})
-    assert [answer["answer_start"] for answer in answers] == [[None], [None]]
+    chunk = correct_golds(
+        make_chunk(table), {"row 0": (("a", None, None),), "row 1": (("c", None, None),)}, "id", "context", "answers"
+    )
+    assert [answer["answer_start"] for answer in chunk.table["answers"].to_pylist()] == [[None], [None]]
+    assert chunk.unplaced == {
+        0: ("gold_ambiguous", "the corrected text 'a' stands in the context more than once, and the correction gives no start"),
+        1: ("gold_absent", "the corrected text 'c' does not stand in the context"),
+    }
 
 
 def test_nothing_to_correct_is_the_same_chunk():
@@ -80,8 +86,10 @@ def test_from_an_audit_through_a_spreadsheet_into_an_audit(audited: Path, bert_f
     for row in range(5):
         assert after[row]["answers"]["text"] == [before[row]["prediction"]]
         assert (after[row]["exact_match"], after[row]["label_error"]) == (1.0, 0.0)
-    assert after[5]["reason"] == "answers_with_nulls"
-    assert [each["id"] for each in read_rejections(audited / "second")] == ["row 5"]
+    assert after[5]["reason"] == "gold_ambiguous"
+    (rejection,) = read_rejections(audited / "second")
+    assert (rejection["id"], rejection["reason"]) == ("row 5", "gold_ambiguous")
+    assert rejection["message"].startswith("the corrected text 'a' stands in the context more than once")
     for row in range(6, 12):
         assert after[row]["answers"] == before[row]["answers"]
         assert after[row]["nll"] == pytest.approx(before[row]["nll"], rel=1e-4)
