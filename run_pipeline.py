@@ -40,8 +40,8 @@ try:
     from pipeline.job import resolve
     from pipeline.options import Refused, parse
     from pipeline.progress import progress
-    from pipeline.report import accounting, audit_figures, comparison_figures, duplicate_figures
     from pipeline.runners import is_local, is_template, make_runner
+    from pipeline.summary import accounting, audit_figures, comparison_figures, duplicate_figures
     from pipeline.terminal import printable
     from transforms.find_duplicates import DUPLICATES
     from transforms.storage import join, read, sweep_temporary

@@ -12,6 +12,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from model.distributions import Z_95
 from model.slices import MOST_SLICES, OTHER
 
 METRICS = ("nll", "exact_match", "f1")
@@ -75,7 +76,7 @@ class Difference:
             return {"count": 0}
         mean = (self.after - self.before) / self.count
         variance = max(0.0, self.squares - self.count * mean * mean) / max(1, self.count - 1)
-        half = 1.96 * math.sqrt(variance / self.count)
+        half = Z_95 * math.sqrt(variance / self.count)
         return {
             "count": self.count,
             "before": scale * self.before / self.count,

@@ -25,6 +25,9 @@ MASS_BINS = 15
 LOSS_BINS = 24
 """Bins of a loss in plots: bin k holds [(k / 4)^2, ((k + 1) / 4)^2) nats, the last one everything above."""
 
+Z_95 = 1.96
+"""Standard errors on either side of an estimate that make a normal interval of 95 %."""
+
 _SMALLEST = 1e-9
 """Losses below it count as zero: rounding, not information."""
 

@@ -16,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 
-from model.distributions import Calibration, Distribution, loss_bin
+from model.distributions import Z_95, Calibration, Distribution, loss_bin
 from model.slices import MOST_SLICES, OTHER, given_labels, slice_labels
 
 LOSSES = ("nll", "nll_start", "nll_end", "min_nll", "native_nll", "tokenwise", "nll_per_token", "marginal_joint_nll")
@@ -75,7 +75,7 @@ class Slice:
             mean = self.f1 / self.graded
             spread = math.sqrt(max(0.0, self.f1_squares / self.graded - mean * mean) / self.graded)
             result["exact_match"] = {"percent": 100 * self.right / self.graded, "interval": _wilson(self.right, self.graded)}
-            interval = [100 * max(0.0, mean - 1.96 * spread), 100 * min(1.0, mean + 1.96 * spread)]
+            interval = [100 * max(0.0, mean - Z_95 * spread), 100 * min(1.0, mean + Z_95 * spread)]
             result["f1"] = {"percent": 100 * mean, "interval": interval}
             result["answerability_accuracy"] = 100 * self.answerability / self.graded
         result["calibration"] = self.calibration.summary()
@@ -99,7 +99,7 @@ class Slice:
 
 def _wilson(right: int, count: int) -> list[float]:
     """95 % interval of a share, in per cent (Wilson 1927)."""
-    z, share = 1.96, right / count
+    z, share = Z_95, right / count
     middle = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
     return [100 * (middle - half), 100 * (middle + half)]

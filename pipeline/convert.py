@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from model.columns import is_utf8
 from pipeline.options import Refused
 from pipeline.place_golds import OFFSETS, place_golds
-from pipeline.read_formats import READERS, Example, FormatError, Names
+from pipeline.read_formats import READERS, FormatError, ImportedRow, Names
 from pipeline.write_formats import WRITERS
 from transforms.storage import StorageError, absolute, building, open_file
 
@@ -36,9 +36,9 @@ _ROWS_AT_ONCE, _CHARACTERS_AT_ONCE = 1024, 2**24
 _ENDINGS = {".json": "squad", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv"}
 
 
-def batches(examples: Iterator[Example]) -> Iterator[list[Example]]:
+def batches(examples: Iterator[ImportedRow]) -> Iterator[list[ImportedRow]]:
     """Consecutive rows, bounded in number and in characters."""
-    batch: list[Example] = []
+    batch: list[ImportedRow] = []
     characters = 0
     for example in examples:
         batch.append(example)
@@ -50,7 +50,9 @@ def batches(examples: Iterator[Example]) -> Iterator[list[Example]]:
         yield batch
 
 
-def convert_rows(read: Callable[[], Iterator[Example]], output: str, unit: str, report: IO[str], counts: Counter[str]) -> None:
+def convert_rows(
+    read: Callable[[], Iterator[ImportedRow]], output: str, unit: str, report: IO[str], counts: Counter[str]
+) -> None:
     """Writes rows as Parquet, a bounded number at a time; they are read twice, as their types are known at their end.
 
     Rows that Parquet can't hold are left out, with a line of the report each. Raises FormatError for no row, and for a column
@@ -72,7 +74,7 @@ def convert_rows(read: Callable[[], Iterator[Example]], output: str, unit: str, 
             counts["rows"] += len(rows)
 
 
-def row_problem(example: Example) -> str:
+def row_problem(example: ImportedRow) -> str:
     """Why Parquet can't hold a row: it has text that is no UTF-8, or a start that is no int32; "" if it can."""
     texts = {"id": example.id, "question": example.question, "context": example.context, **example.others}
     golds = example.golds or []
@@ -82,7 +84,7 @@ def row_problem(example: Example) -> str:
     return "gold_out_of_range" if any(start is not None and abs(start) >= 2**31 for _, start in golds) else ""
 
 
-def _schema(several: Iterator[list[Example]]) -> pa.Schema:
+def _schema(several: Iterator[list[ImportedRow]]) -> pa.Schema:
     """The contract's columns, and the others with a type that holds the values of all rows."""
     others = pa.schema([])
     ids, rows = False, 0
@@ -130,7 +132,7 @@ def import_file(options: argparse.Namespace) -> int:
     output = absolute(options.output)
     listed = f"{output}.golds.jsonl"
 
-    def read() -> Iterator[Example]:
+    def read() -> Iterator[ImportedRow]:
         with open_file(absolute(options.input)) as file:
             for example in READERS[chosen](file, names):
                 yield _without(example, drop)
@@ -154,9 +156,9 @@ def import_file(options: argparse.Namespace) -> int:
     return 0
 
 
-def _without(example: Example, drop: set[str]) -> Example:
+def _without(example: ImportedRow, drop: set[str]) -> ImportedRow:
     others = {name: value for name, value in example.others.items() if name not in drop}
-    return Example(example.id, example.question, example.context, example.golds, others)
+    return ImportedRow(example.id, example.question, example.context, example.golds, others)
 
 
 def _format_of(path: str) -> str:

@@ -7,7 +7,7 @@ from collections import Counter
 from typing import IO, Any
 
 from model.golds import gold_problem, locate_gold
-from pipeline.read_formats import Example, Gold
+from pipeline.read_formats import Gold, ImportedRow
 
 OFFSETS = ("code_points", "utf16", "utf8")
 """What starts may count: code points (Python), UTF-16 code units (JavaScript, Java), bytes of UTF-8."""
@@ -43,7 +43,7 @@ def other_unit(context: str, text: str, start: int | None, unit: str) -> str | N
     return None
 
 
-def place_golds(example: Example, unit: str, report: IO[str], counts: Counter[str]) -> dict[str, list[Any]] | None:
+def place_golds(example: ImportedRow, unit: str, report: IO[str], counts: Counter[str]) -> dict[str, list[Any]] | None:
     """The answers of a row as the contract has them; a line of the report for each gold that is not where it should be.
 
     Null where the file says nothing of answers, or where it has golds but none that has a place: an empty list would

@@ -23,7 +23,7 @@ class FormatError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Example:
+class ImportedRow:
     """One row as its file has it.
 
     golds   None where the file says nothing of answers; [] for an unanswerable question
@@ -48,7 +48,7 @@ class Names:
     start: str = "answer_start"
 
 
-def read_squad(file: IO[bytes], names: Names) -> Iterator[Example]:
+def read_squad(file: IO[bytes], names: Names) -> Iterator[ImportedRow]:
     """SQuAD 1.1 and 2.0: `data[].paragraphs[].qas[]`, one paragraph in memory at a time.
 
     `title` goes along where it stands before its paragraphs, as in the published files.
@@ -109,7 +109,7 @@ def _marked(text: bytes) -> bytes:
     return _ESCAPES.sub(lambda escape: rb"\uffff" if escape[1] else escape[0], text)
 
 
-def _paragraph(paragraph: dict[str, Any], title: str | None, number: int) -> Iterator[Example]:
+def _paragraph(paragraph: dict[str, Any], title: str | None, number: int) -> Iterator[ImportedRow]:
     questions = paragraph.get("qas", []) if isinstance(paragraph, dict) else None
     if not isinstance(questions, list):
         raise FormatError(f"paragraph {number}: it has no list of questions (`qas`)")
@@ -118,12 +118,12 @@ def _paragraph(paragraph: dict[str, Any], title: str | None, number: int) -> Ite
         try:
             answers = [] if qa.get("is_impossible") and not qa.get("answers") else qa.get("answers")
             golds = golds_of(answers, None, where)
-            yield Example(str(qa["id"]), qa["question"], paragraph["context"], golds, {"title": title})
+            yield ImportedRow(str(qa["id"]), qa["question"], paragraph["context"], golds, {"title": title})
         except (KeyError, TypeError, AttributeError) as error:
             raise FormatError(f"{where}: {error!r} is missing or malformed") from error
 
 
-def read_mrqa(file: IO[bytes], names: Names) -> Iterator[Example]:
+def read_mrqa(file: IO[bytes], names: Names) -> Iterator[ImportedRow]:
     """MRQA 2019: JSON lines, a header, then a context with its `qas`; `char_spans` include their last character.
 
     The header's data set goes along as `source`. Every place at which an answer was detected is a gold.
@@ -140,7 +140,7 @@ def read_mrqa(file: IO[bytes], names: Names) -> Iterator[Example]:
                     for answer in qa["detected_answers"]
                     for first, last in answer["char_spans"]
                 ]
-                yield Example(str(qa["qid"]), qa["question"], row["context"], golds, {"source": source})
+                yield ImportedRow(str(qa["qid"]), qa["question"], row["context"], golds, {"source": source})
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise FormatError(f"line {number}: {error!r} is missing or malformed") from error
 
@@ -150,13 +150,13 @@ def _in_place(found: str, answer: str) -> str:
     return found if found.casefold() == answer.casefold() else answer
 
 
-def read_jsonl(file: IO[bytes], names: Names) -> Iterator[Example]:
+def read_jsonl(file: IO[bytes], names: Names) -> Iterator[ImportedRow]:
     """One JSON object a line; answers in any of the shapes of `golds_of`."""
     for number, row in _json_lines(file):
         yield _flat(row, names, f"line {number}")
 
 
-def read_csv(file: IO[bytes], names: Names, delimiter: str = ",") -> Iterator[Example]:
+def read_csv(file: IO[bytes], names: Names, delimiter: str = ",") -> Iterator[ImportedRow]:
     """A table with a header line; an empty cell of the answers is an unanswerable question, JSON in it is read."""
     csv.field_size_limit(2**31 - 1)
     with io.TextIOWrapper(file, "utf-8-sig", newline="") as text:
@@ -171,12 +171,12 @@ def read_csv(file: IO[bytes], names: Names, delimiter: str = ",") -> Iterator[Ex
             raise FormatError(f"after line {rows.line_num}: {error}") from error
 
 
-def read_tsv(file: IO[bytes], names: Names) -> Iterator[Example]:
+def read_tsv(file: IO[bytes], names: Names) -> Iterator[ImportedRow]:
     """The same with tabs."""
     return read_csv(file, names, "\t")
 
 
-READERS: dict[str, Callable[[IO[bytes], Names], Iterator[Example]]] = {
+READERS: dict[str, Callable[[IO[bytes], Names], Iterator[ImportedRow]]] = {
     "squad": read_squad,
     "mrqa": read_mrqa,
     "jsonl": read_jsonl,
@@ -197,13 +197,13 @@ def _json_lines(file: IO[bytes]) -> Iterator[tuple[int, dict[str, Any]]]:
             yield number, row
 
 
-def _flat(row: dict[str, Any], names: Names, where: str) -> Example:
+def _flat(row: dict[str, Any], names: Names, where: str) -> ImportedRow:
     for name in (names.question, names.context):
         if name not in row:
             raise FormatError(f"{where}: no {name!r}, only {', '.join(map(repr, row))}")
     identifier = row.get(names.id)
     used = (names.id, names.question, names.context, names.answers, names.start)
-    return Example(
+    return ImportedRow(
         None if identifier is None else str(identifier),
         row[names.question],
         row[names.context],

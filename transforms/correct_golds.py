@@ -16,7 +16,6 @@ from transforms.records import Chunk
 from transforms.relabel import Correction
 from transforms.write_chunk import row_ids
 
-
 _WHERE = {
     "gold_absent": "does not stand in the context",
     "gold_ambiguous": "stands in the context more than once, and the correction gives no start",

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.place_golds import OFFSETS, other_unit, place_gold, place_golds, to_code_points
-from pipeline.read_formats import Example, Gold
+from pipeline.read_formats import Gold, ImportedRow
 
 CONTEXT = "Ada 🌊 lit the lamp, é. Ada left."
 
@@ -56,7 +56,7 @@ def test_starts_of_another_unit():
 
 def placed(*golds: Gold) -> tuple[object, list[dict[str, object]], Counter[str]]:
     report, counts = io.StringIO(), Counter[str]()
-    answers = place_golds(Example("row 1", "Who?", CONTEXT, list(golds)), "code_points", report, counts)
+    answers = place_golds(ImportedRow("row 1", "Who?", CONTEXT, list(golds)), "code_points", report, counts)
     return answers, [json.loads(line) for line in report.getvalue().splitlines()], counts
 
 
@@ -85,5 +85,5 @@ def test_golds_without_a_place_do_not_become_an_unanswerable_question():
 
 
 def test_nothing_said_of_answers_is_null():
-    assert place_golds(Example(None, "Who?", CONTEXT, None), "utf8", io.StringIO(), Counter()) is None
-    assert place_golds(Example(None, "Who?", None, [("a", 0)]), "utf8", io.StringIO(), Counter()) is None
+    assert place_golds(ImportedRow(None, "Who?", CONTEXT, None), "utf8", io.StringIO(), Counter()) is None
+    assert place_golds(ImportedRow(None, "Who?", None, [("a", 0)]), "utf8", io.StringIO(), Counter()) is None

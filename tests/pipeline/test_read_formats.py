@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.read_formats import READERS, Example, FormatError, Names, golds_of
+from pipeline.read_formats import READERS, FormatError, ImportedRow, Names, golds_of
 
 CONTEXT = "Ada lit the lamp. Ben rang the bell."
 
 
-def read(kind: str, content: str | bytes, **names: str) -> list[Example]:
+def read(kind: str, content: str | bytes, **names: str) -> list[ImportedRow]:
     data = content.encode() if isinstance(content, str) else content
     return list(READERS[kind](io.BytesIO(data), Names(**names)))
 
@@ -36,8 +36,8 @@ class TestSquad:
         first, second = read(
             "squad", json.dumps(squad({"context": CONTEXT, "qas": [asked(("Ada", 0), ("Ada", 0)), impossible]}))
         )
-        assert first == Example("q1", "Who?", CONTEXT, [("Ada", 0), ("Ada", 0)], {"title": "Lamps"})
-        assert second == Example("q2", "Who?", CONTEXT, [], {"title": "Lamps"})
+        assert first == ImportedRow("q1", "Who?", CONTEXT, [("Ada", 0), ("Ada", 0)], {"title": "Lamps"})
+        assert second == ImportedRow("q2", "Who?", CONTEXT, [], {"title": "Lamps"})
 
     def test_a_title_is_that_of_its_own_article(self):
         content = squad({"context": CONTEXT, "qas": [asked()]})
@@ -107,7 +107,7 @@ class TestMrqa:
 
     def test_spans_include_their_last_character_and_are_spelt_as_the_context_does(self):
         (example,) = read("mrqa", f"{self.HEADER}\n{self.row([18, 20], [18, 20])}\n")
-        assert example == Example("m1", "Who?", CONTEXT, [("Ben", 18), ("Ben", 18)], {"source": "Lamps"})
+        assert example == ImportedRow("m1", "Who?", CONTEXT, [("Ben", 18), ("Ben", 18)], {"source": "Lamps"})
 
     def test_a_span_with_another_text_keeps_its_answer_so_that_it_is_seen(self):
         (example,) = read("mrqa", self.row([0, 2]))
@@ -126,7 +126,7 @@ class TestJsonLines:
     def test_names_and_others(self):
         line = json.dumps({"key": 7, "ask": "Who?", "text": "a", "golds": {"text": ["a"], "answer_start": [0]}, "page": 3})
         (example,) = read("jsonl", f"{line}\n\n", id="key", question="ask", context="text", answers="golds")
-        assert example == Example("7", "Who?", "a", [("a", 0)], {"page": 3})
+        assert example == ImportedRow("7", "Who?", "a", [("a", 0)], {"page": 3})
 
     @pytest.mark.parametrize(
         ("content", "message"),
@@ -145,7 +145,7 @@ class TestCsv:
     def test_quotes_line_breaks_and_a_byte_order_mark(self):
         content = '\ufeffid,question,context,answers,answer_start,page\n1,"Who, then?","Ada\nlit ""it""",Ada,0,7\n'
         (example,) = read("csv", content)
-        assert example == Example("1", "Who, then?", 'Ada\nlit "it"', [("Ada", 0)], {"page": "7"})
+        assert example == ImportedRow("1", "Who, then?", 'Ada\nlit "it"', [("Ada", 0)], {"page": "7"})
 
     def test_an_empty_cell_is_an_unanswerable_question_and_json_is_read(self):
         rows = read("tsv", 'question\tcontext\tanswers\nWho?\ta\t\nWho?\ta\t"{""text"": [""a""], ""answer_start"": [0]}"\n')

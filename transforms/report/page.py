@@ -12,7 +12,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from model.distributions import LOSS_BINS
+from model.distributions import LOSS_BINS, Z_95
 from transforms.read_examples import SHOWN, Example, Place
 from transforms.report import figures
 from transforms.report.passages import shortened, shown_passage
@@ -103,7 +103,7 @@ def comparison_page(comparison: Mapping[str, Any]) -> bytes:
 
 def _bars(name: str, values: Mapping[str, Any]) -> str:
     losses = {value: part["losses"]["nll"] for value, part in values.items()}
-    groups = [(value, loss["mean"], 1.96 * loss["standard_error"]) for value, loss in losses.items() if loss["count"]]
+    groups = [(value, loss["mean"], Z_95 * loss["standard_error"]) for value, loss in losses.items() if loss["count"]]
     return figures.bars(name, groups, "mean loss, nats")
 
 
@@ -147,6 +147,7 @@ def _asset(name: str) -> str:
 def _environment() -> jinja2.Environment:
     loader = jinja2.FunctionLoader(_asset)
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment.globals["z_95"] = Z_95
     environment.filters["number"] = lambda value, digits=2: "–" if value is None else f"{value:.{digits}f}"
     environment.filters["signed"] = lambda value: "–" if value is None else f"{value:+.3f}"
     environment.filters["count"] = lambda value: f"{value:,}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from pipeline.report import accounting
+from pipeline.summary import accounting
 from transforms.merge_receipts import Totals
 from transforms.write_manifest import manifest
 
