@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from model.checkpoint import Bundled
 from pipeline import convert, show
+from pipeline.job import SAMPLE
 from tests.runs import run
 
 HOUSE = Path(__file__).parent.parent
 
-RUN_PAGES = ("tutorial", "convert", "show", "migration", "beam")
-"""Pages whose `python` and `sh` blocks are run, in order, in one empty folder; `console` and `text` blocks are not."""
+RUN_PAGES = ("tutorial", "convert", "show", "migration", "beam", "runners", "label_errors compare")
+"""Pages whose `python` and `sh` blocks are run, in order, in one empty folder; `console` and `text` blocks are not. Those that
+stand together take up what the one before left."""
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "python run_pipeline.py": lambda arguments: run(*arguments),
@@ -32,29 +36,49 @@ def blocks(page: Path) -> list[tuple[str, str, str]]:
     return BLOCK.findall(page.read_text("utf-8"))
 
 
-def run_line(line: str) -> None:
+def run_line(line: str, *more: str) -> None:
     command = next((known for known in COMMANDS if line.startswith(f"{known} ")), None)
     assert command, f"{line!r} is no command of ours: a block that can't be run here is `console`, not `sh`"
-    assert COMMANDS[command](shlex.split(line[len(command) :])) == 0, line
+    assert COMMANDS[command]([*shlex.split(line[len(command) :]), *more]) == 0, line
 
 
-@pytest.mark.parametrize("name", RUN_PAGES)
-def test_what_a_page_says_to_type_works(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("names", RUN_PAGES)
+def test_what_a_page_says_to_type_works(names: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    page = HOUSE / "docs" / f"{name}.md"
-    scope: dict[str, Any] = {}
-    done = 0
-    for language, title, content in blocks(page):
-        if title:
-            Path(title).write_text(content, "utf-8")
-        elif language == "python":
-            exec(compile(content, str(page), "exec"), scope)
-            done += 1
-        elif language == "sh":
-            for line in filter(None, content.splitlines()):
-                run_line(line)
+    for name in names.split():
+        page = HOUSE / "docs" / f"{name}.md"
+        scope: dict[str, Any] = {}
+        done = 0
+        for language, title, content in blocks(page):
+            if title:
+                Path(title).write_text(content, "utf-8")
+            elif language == "python":
+                exec(compile(content, str(page), "exec"), scope)
                 done += 1
-    assert done
+            elif language == "sh":
+                for line in filter(None, content.splitlines()):
+                    run_line(line)
+                    done += 1
+        assert done, name
+
+
+def test_commands_in_the_readme_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """On the first rows of the sample, and with the bundled reader as the checkpoint that is named."""
+    monkeypatch.chdir(tmp_path)
+    for name, target in (("data/a.parquet", SAMPLE), ("gold/a.parquet", SAMPLE), ("path/to/checkpoint", Bundled().folder())):
+        Path(name).parent.mkdir(parents=True)
+        Path(name).symlink_to(target)
+    makefile = (HOUSE / "Makefile").read_text("utf-8")
+    lines = [line for language, _, content in blocks(HOUSE / "README.md") if language == "sh" for line in content.splitlines()]
+    assert len(lines) > 5
+    for line in lines:
+        if line.startswith("make "):
+            assert re.search(rf"^{line.split()[1]}:", makefile, re.MULTILINE), line
+        elif " compare " in line:
+            shutil.copytree("audit", "audit_of_another_model")
+            run_line(line)
+        else:
+            run_line(line, *(["--limit=3"] if " --input " in line else []))
 
 
 def test_python_in_the_readme_works():
