@@ -35,7 +35,18 @@ _MARKS = {ANSWER: "«»", GOLD: "‹›"}
 
 _QUOTED = 80
 _OUTPUTS = (
-    *("status", "reason", "probability", "window_index", "num_windows", "n_best", "answer_text", "answer_start", "answer_end"),
+    *(
+        "status",
+        "reason",
+        "probability",
+        "null_probability",
+        "window_index",
+        "num_windows",
+        "n_best",
+        "answer_text",
+        "answer_start",
+        "answer_end",
+    ),
     *("prediction", "prediction_start", "prediction_end", "gold_start", "gold_end", "gold_probability", "nll", "f1"),
 )
 
@@ -97,7 +108,8 @@ def lines_of(run: FinishedRun, row: dict[str, Any], around: int, marked: bool) -
     else:
         text = made["prediction"] if run.stage == "audit" else made["answer_text"]
         answer = Text(quoted(text), ANSWER) if text else Text("no answer", "bold")
-        facts = [f"probability {made['probability']:.2f}"]
+        likely = made["probability"] if text else made["null_probability"]
+        facts = [f"probability {likely:.2f}"]
         if made["window_index"] is not None:
             facts.append(f"window {made['window_index'] + 1} of {made['num_windows']}")
         if made["nll"] is not None:

@@ -63,7 +63,7 @@ def relabel_csv(suspects: Sequence[Mapping[str, Any]], examples: Mapping[Place, 
         texts = {
             "id": entry["id"] or "",
             "question": example.question if example else entry["question"],
-            "passage": " … ".join(context[low:high] for low, high in parts),
+            "passage": _with_gaps(context, parts) if context else "",
             "gold": " | ".join(entry["gold"]),
             "prediction": entry["prediction"],
         }
@@ -76,6 +76,12 @@ def relabel_csv(suspects: Sequence[Mapping[str, Any]], examples: Mapping[Place, 
         }
         writer.writerow(["" if values[name] is None else values[name] for name in COLUMNS])
     return out.getvalue().encode("utf-8-sig", "replace")  # the mark tells Excel that it is UTF-8
+
+
+def _with_gaps(context: str, parts: Sequence[tuple[int, int]]) -> str:
+    """Parts of a text with a sign wherever some of it is left out."""
+    before, after = "… " if parts[0][0] > 0 else "", " …" if parts[-1][1] < len(context) else ""
+    return before + " … ".join(context[low:high] for low, high in parts) + after
 
 
 def label_studio(suspects: Sequence[Mapping[str, Any]], examples: Mapping[Place, Example]) -> bytes:

@@ -49,7 +49,9 @@ class TestLines:
         assert lines(ROW) == shown
 
     def test_no_answer(self):
-        row = {**ROW, "qa_status": "no_answer", "qa_answer_text": None, "qa_answer_start": None, "qa_answer_end": None}
+        """Its probability is that of no answer, not that of the best span."""
+        nothing = {"qa_answer_text": None, "qa_answer_start": None, "qa_answer_end": None}
+        row = {**ROW, **nothing, "qa_status": "no_answer", "qa_probability": 0.11, "qa_null_probability": 0.88}
         assert lines(row)[1:] == ["no answer, probability 0.88, window 2 of 3", "Ada did, Ben did not."]
 
     def test_a_rejection_with_nothing_to_show(self):

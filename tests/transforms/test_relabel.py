@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -81,6 +83,17 @@ class TestOut:
         assert line["passage"] == "'" + CONTEXT  # a short context is there whole, with its line end
         assert (line["gold_start"], line["prediction_end"]) == ("0", str(CONTEXT.index("Ada") + 3))
         assert (line["label_error"], line["reason"], line["decision"]) == ("5.123", "elsewhere", "")
+
+    def test_a_passage_says_where_it_is_cut(self):
+        spans = {"gold_start": 0, "gold_end": 3, "prediction_start": 2000, "prediction_end": 2003}
+        example = replace(texts(0)["/a.parquet", 0], context="Ada" + " and so on" * 999)
+        (line,) = lines(relabel_csv([suspect(0, **spans)], {("/a.parquet", 0): example}))
+        assert re.sub(r"[\w ]+", "_", line["passage"]) == "_…_…"
+        spans["gold_start"], spans["gold_end"] = 1000, 1003
+        (line,) = lines(relabel_csv([suspect(0, **spans)], {("/a.parquet", 0): example}))
+        assert re.sub(r"[\w ]+", "_", line["passage"]) == "…_…_…"
+        (line,) = lines(relabel_csv([suspect(0, **spans)], {}))
+        assert line["passage"] == ""
 
     def test_label_studio_marks_gold_and_prediction_by_code_points(self):
         (task,) = json.loads(label_studio([suspect(0), suspect(1)], texts(0)))  # the second row could not be read again
