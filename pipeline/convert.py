@@ -55,10 +55,10 @@ def convert_rows(
 ) -> None:
     """Writes rows as Parquet, a bounded number at a time; they are read twice, as their types are known at their end.
 
-    Rows that Parquet can't hold are left out, with a line of the report each. Raises FormatError for no row, and for a column
-    whose values are of several types.
+    Rows that Parquet can't hold are left out, with a line of the report each. Raises FormatError for no row, for a column whose
+    values are of several types, and for rows that are not the same the second time.
     """
-    schema = _schema(batches(example for example in read() if not row_problem(example)))
+    schema, expected = _schema(batches(example for example in read() if not row_problem(example)))
     with building(output) as path, pq.ParquetWriter(path, schema, compression="zstd") as writer:
         for batch in batches(read()):
             rows = []
@@ -72,6 +72,10 @@ def convert_rows(
                 rows.append({**texts, "answers": answers, **example.others})
             writer.write_table(_table(rows, schema, counts["rows"]), row_group_size=_ROWS_AT_ONCE)
             counts["rows"] += len(rows)
+        if counts["rows"] != expected:
+            raise FormatError(
+                f"it had {expected} rows, then {counts['rows']}: it was changed, or is a pipe, which can't be read twice"
+            )
 
 
 def row_problem(example: ImportedRow) -> str:
@@ -84,8 +88,8 @@ def row_problem(example: ImportedRow) -> str:
     return "gold_out_of_range" if any(start is not None and abs(start) >= 2**31 for _, start in golds) else ""
 
 
-def _schema(several: Iterator[list[ImportedRow]]) -> pa.Schema:
-    """The contract's columns, and the others with a type that holds the values of all rows."""
+def _schema(several: Iterator[list[ImportedRow]]) -> tuple[pa.Schema, int]:
+    """The contract's columns, and the others with a type that holds the values of all rows; and how many rows there are."""
     others = pa.schema([])
     ids, rows = False, 0
     for batch in several:
@@ -103,11 +107,11 @@ def _schema(several: Iterator[list[ImportedRow]]) -> pa.Schema:
                 raise FormatError(f"{where}: {error}; --drop_columns={name} leaves it out") from error
         rows += len(batch)
     if not rows:
-        raise FormatError("there is no row in it")
+        raise FormatError("there is no row in it that Parquet can hold")
     fields = [("id", pa.string())] if ids else []
     fields += [("question", pa.string()), ("context", pa.string()), ("answers", ANSWERS_TYPE)]
     fields += [(field.name, pa.string() if pa.types.is_null(field.type) else field.type) for field in others]
-    return pa.schema(fields)
+    return pa.schema(fields), rows
 
 
 def _table(rows: list[dict[str, Any]], schema: pa.Schema, before: int) -> pa.Table:

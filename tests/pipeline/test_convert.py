@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ import fsspec
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.convert import ANSWERS_TYPE, main
+from pipeline.convert import ANSWERS_TYPE, convert_rows, main
+from pipeline.read_formats import FormatError, ImportedRow
 from tests.runs import read_manifest, run
 
 CONTEXT = "Ada 🌊 lit the lamp. Ben rang the bell."
@@ -159,6 +162,12 @@ class TestRefusals:
         assert f"--input={source} as --format=jsonl: " in error
         assert message in error
         assert list((tmp_path / "out").iterdir()) == []
+
+    def test_what_can_be_read_only_once(self, tmp_path: Path):
+        rows = iter([ImportedRow("1", "Who?", CONTEXT, [])])
+        with pytest.raises(FormatError, match="it had 1 rows, then 0: it was changed, or is a pipe"):
+            convert_rows(lambda: rows, str(tmp_path / "a.parquet"), "code_points", io.StringIO(), Counter())
+        assert not (tmp_path / "a.parquet").exists()
 
     def test_files_that_are_not_there_or_say_no_format(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
         assert convert(tmp_path / "a.json", tmp_path / "b.parquet") == 2
