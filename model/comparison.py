@@ -21,6 +21,10 @@ METRICS = ("nll", "exact_match", "f1")
 _SCALE = {"nll": 1, "exact_match": 100, "f1": 100}
 """Summaries give EM and F1 in per cent."""
 
+SAME = 1e-3
+"""A difference up to it, in nats or of EM and F1 in [0, 1], makes no example better or worse: in other batches logits are
+rounded otherwise."""
+
 MOST_NAMED = 100
 """How many ids of each kind of unpaired example are named; all are counted."""
 
@@ -64,8 +68,8 @@ class Difference:
             self.before += before
             self.after += after
             self.squares += (after - before) ** 2
-            self.better += sign * (after - before) > 0
-            self.worse += sign * (after - before) < 0
+            self.better += sign * (after - before) > SAME
+            self.worse += sign * (after - before) < -SAME
 
     def merge(self, other: Self) -> None:
         for name in self.__dataclass_fields__:
@@ -159,10 +163,10 @@ class Comparison:
             _fold_rare(values)
         changes = [b - a if math.isfinite(b - a) else 0.0 for b, a in zip(before.values, after.values, strict=True)]
         loss, f1 = -changes[0], -changes[2]
-        if f1 < 0 or (f1 == 0 and loss > 0):
+        if f1 < -SAME or (f1 <= SAME and loss > SAME):
             self._keep("regressions", [(f1, -loss, before.id, before, after)])
             self.changes["regressions"] += 1
-        elif f1 > 0 or loss < 0:
+        elif f1 > SAME or loss < -SAME:
             self._keep("improvements", [(-f1, loss, before.id, before, after)])
             self.changes["improvements"] += 1
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model.comparison import MOST_NAMED, Comparison, Score
+from model.comparison import MOST_NAMED, SAME, Comparison, Score
 from model.slices import MOST_SLICES, OTHER
 
 Pair = tuple[Score, Score]
@@ -54,9 +54,21 @@ def changed(pairs: list[Pair]) -> dict[str, int]:
     found = {"regressions": 0, "improvements": 0}
     for before, after in pairs:
         f1, loss = after.values[2] - before.values[2], after.values[0] - before.values[0]
-        if f1 or (math.isfinite(loss) and loss):
+        if f1 or (math.isfinite(loss) and abs(loss) > SAME):
             found["regressions" if f1 < 0 or (not f1 and loss > 0) else "improvements"] += 1
     return found
+
+
+def test_rounding_makes_nothing_better_or_worse():
+    """The same row in another batch."""
+    before = score(False, 0, (9.92353643, 1.0, 0.8))
+    pairs = [(before, score(True, 0, (loss, 1.0, 0.8))) for loss in (9.92353793, 9.92352843)]
+    comparison = compared(pairs)
+    summary = comparison.summary()
+    assert summary["changes"] == {"regressions": 0, "improvements": 0}
+    assert not comparison.regressions + comparison.improvements
+    assert all((each["better"], each["worse"]) == (0, 0) for each in summary["all"].values())
+    assert summary["all"]["nll"]["difference"] == pytest.approx(-3.25e-6)  # nothing is rounded away
 
 
 def test_means_intervals_and_counts_are_those_of_the_raw_values():
@@ -75,7 +87,7 @@ def test_means_intervals_and_counts_are_those_of_the_raw_values():
         assert summary["after"] == pytest.approx(scale * values[:, 1].mean())
         assert summary["difference"] == pytest.approx(scale * difference.mean())
         assert summary["interval"] == pytest.approx([scale * (difference.mean() - half), scale * (difference.mean() + half)])
-        assert (summary["better"], summary["worse"]) == ((sign * difference > 0).sum(), (sign * difference < 0).sum())
+        assert (summary["better"], summary["worse"]) == ((sign * difference > SAME).sum(), (sign * difference < -SAME).sum())
     halves = found["slices"]["parity"]
     assert [halves[value]["f1"]["count"] for value in "01"] == [200, 200]
 
