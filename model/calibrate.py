@@ -139,7 +139,7 @@ def calibration_error(probability: np.ndarray, right: np.ndarray) -> float:
     return float(calibration.summary()["expected_calibration_error"])
 
 
-def calibrate(folder: Path, data: list[str], max_length: int, overlap: int, f1_cost: float = 0.5) -> dict[str, float]:
+def calibrate(folder: Path, data: list[str], max_length: int, overlap: int, f1_cost: float = 0.25) -> dict[str, float]:
     """Fits and writes both settings; returns them with the figures of the half that they were not fitted on."""
     reader = CheckpointReader(LocalFolder(str(folder)), dtype=resolve_dtype("auto", "auto"))
     reader.load()
@@ -183,7 +183,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data", required=True, help="comma-separated Parquet files of development data")
     parser.add_argument("--max_length", type=int, default=384)
     parser.add_argument("--overlap", type=int, default=128)
-    parser.add_argument("--f1_cost", type=float, default=0.5, help="points of F1 that refusals may cost answerable rows (0.5)")
+    parser.add_argument("--f1_cost", type=float, default=0.25, help="points of F1 that refusals may cost answerable rows (0.25)")
     options = parser.parse_args(arguments)
     figures = calibrate(Path(options.model), options.data.split(","), options.max_length, options.overlap, options.f1_cost)
     print(json.dumps(figures, indent=2))
