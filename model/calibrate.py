@@ -183,7 +183,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data", required=True, help="comma-separated Parquet files of development data")
     parser.add_argument("--max_length", type=int, default=384)
     parser.add_argument("--overlap", type=int, default=128)
-    parser.add_argument("--f1_cost", type=float, default=0.25, help="points of F1 that refusals may cost answerable rows (0.25)")
+    parser.add_argument("--f1_cost", type=float, default=0.25, help="points of F1 that refusals may cost (0.25)")
     options = parser.parse_args(arguments)
     figures = calibrate(Path(options.model), options.data.split(","), options.max_length, options.overlap, options.f1_cost)
     print(json.dumps(figures, indent=2))
