@@ -133,9 +133,9 @@ def resolve_dtype(dtype: str, device: str) -> str:
 def bfloat16_is_faster(device: torch.device) -> bool:
     """Whether the device computes in bfloat16, and (a CPU) by far faster than in float32.
 
-    A CPU's instruction sets don't tell: with AVX-512 BF16 a matrix product took 0.4 of float32's time on one maker's cores
-    and 1.6 of it on another's. So one product of an encoder's size is timed, the least of some turns; 0.8 asks for enough
-    that the same machine always says the same.
+    A CPU's instruction sets don't tell: with AVX-512 BF16 it is by far the faster on one maker's cores, and by far the slower
+    on another's (docs/performance.md). So one product of an encoder's size is timed, the least of some turns; 0.8 asks for
+    enough that the same machine always says the same.
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)

@@ -107,18 +107,18 @@ def decode_windows(
     place = torch.arange(length, device=a.device)
     least = (owned_low[:, None] - 2 * place).clamp(min=0, max=width)
     count = (owned_high[:, None] - 2 * place).clamp(min=0, max=width).sub_(least).clamp_(min=0)
-    best_end, end_mass = _over_ends(pad(b, (0, width), value=-torch.inf), place + least, count, width, temperature)
+    padded = pad(b, (0, width), value=-torch.inf)
+    best_end, end_mass = _over_ends(padded, place + least, count, width, temperature)
     log_mass = torch.logsumexp(a / temperature + end_mass, 1)
 
     # The n best spans start at the n best starts (each by its best span), so only those are searched.
     kept = min(n_best, length)
     best_starts = order_keys(a + best_end, place.expand(batch, length)).topk(kept, 1).indices
     offset = torch.arange(width, device=a.device)
-    ends = (best_starts.unsqueeze(2) + offset).clamp(max=length - 1).flatten(1)
+    ends = (best_starts.unsqueeze(2) + offset).flatten(1)
     low = least.gather(1, best_starts).unsqueeze(2)
     inside = (offset >= low) & (offset < low + count.gather(1, best_starts).unsqueeze(2))
-    inside &= best_starts.unsqueeze(2) + offset < length
-    rows = a.gather(1, best_starts).unsqueeze(2) + b.gather(1, ends).view(batch, kept, width)
+    rows = a.gather(1, best_starts).unsqueeze(2) + padded.gather(1, ends).view(batch, kept, width)
     rows = torch.where(inside, rows, minus_infinity).flatten(1)
     index = (best_starts.unsqueeze(2) * width + offset).flatten(1)
     kept = min(n_best, rows.shape[1])

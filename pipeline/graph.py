@@ -46,7 +46,7 @@ def build(pipeline: beam.Pipeline, job: Job) -> None:
         totals |= "ReadExamples" >> ReadExamples(job.reader, job.limits, job.read, job.decoding.null)
     written = totals | "WriteManifest" >> WriteManifest(manifests, job.max_failed_fraction)
     if "audit" in job.stages:
-        audit = outputs[0]
+        audit = next(each for each in outputs if each.stage == "audit")
         _ = (
             written
             | "ListParts" >> beam.FlatMap(list_parts, audit.folder, absolute(job.against) if job.against else "")

@@ -131,7 +131,7 @@ class TestShapesOfTheQuestion:
             with pytest.raises(TypeError, match=f"question is {type(odd).__name__}, neither text nor a list of texts: "):
                 reader.answer(odd, "Ada")  # type: ignore[call-overload]  # the mistake that is tested
             with pytest.raises(TypeError, match=f"context is {type(odd).__name__}, neither"):
-                reader.answer("Who?", odd)  # type: ignore[call-overload]
+                reader.answer("Who?", odd)  # type: ignore[call-overload]  # the mistake that is tested
         with pytest.raises(TypeError, match="context 1 is int, not text: 7"):
             reader.answer(["Who?", "Who?"], ["Ada", 7])  # type: ignore[list-item]  # the mistake that is tested
         with pytest.raises(ValueError, match="3 questions, but 2 contexts"):

@@ -47,7 +47,8 @@ def test_a_cut_passage_has_lost_all_sentences_with_a_gold() -> None:
 
 
 def test_a_changed_question_asks_for_something_else_in_one_place() -> None:
-    made = {changed_question(SOURCE, random.Random(seed))["question"] for seed in range(300)}  # type: ignore[index]
+    rows = filter(None, (changed_question(SOURCE, random.Random(seed)) for seed in range(300)))
+    made = {row["question"] for row in rows}
     assert SOURCE.question not in made
     expected = {
         "a name from nearby": "In which year was the Harbour of North Tarnby opened before the flood of 1911?",
