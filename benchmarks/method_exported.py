@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import AutoModelForQuestionAnswering
 
 from benchmarks.serve import serve
 from model.batching import Batch
@@ -33,7 +34,8 @@ class ExportedReader:
 
     def __init__(self, reader: CheckpointReader, engine: str, precision: str, threads: int):
         self.reader = reader
-        network = reader._network.forward
+        # as transformers loads it: what the reader makes of it for the CPU can't be traced
+        network = AutoModelForQuestionAnswering.from_pretrained(reader.folder, dtype=torch.float32).eval()
         self.names = NAMES if takes_types(network) else NAMES[:2]
         example = tuple(torch.ones((2, 16), dtype=torch.int64) for _ in self.names)
         example[1][1, 8:] = 0  # a mask of ones alone would be traced away
