@@ -36,6 +36,7 @@ from model.training_data import (
     plan_epoch,
     read_rows,
     refuse_known,
+    with_joined_passages,
     with_unanswerables,
 )
 
@@ -189,6 +190,7 @@ def train(options: argparse.Namespace) -> dict[str, float]:
         kept_out = refuse_known(rows, options.keep_out)
         log.info("none of %d passages of %s is among the training rows", kept_out, options.keep_out)
     rows = with_unanswerables(rows, options.unanswerable_share if options.null else 0.0, options.seed)
+    rows = with_joined_passages(rows, options.joined_share, options.joined_passages, options.seed)
     examples = make_examples(rows, tokenizer, options.max_length, options.overlap, options.max_question)
     eval_rows = read_rows(options.eval)[:: max(1, options.eval_every_nth)] if options.eval else []
     log.info("%d rows, %d windows to train on, %d rows to evaluate", len(rows), len(examples.windows), len(eval_rows))
@@ -329,6 +331,8 @@ def make_parser() -> argparse.ArgumentParser:
         help="how often rows are taken by their `source`, e.g. 'squad*=2,qamr*=0.3' (each once)",
     )
     data.add_argument("--unanswerable_share", type=float, default=0.2, help="made unanswerable rows per row (0.2)")
+    data.add_argument("--joined_share", type=float, default=0.0, help="rows asked of a long passage, joined of several (0)")
+    data.add_argument("--joined_passages", type=int, default=8, help="passages joined at most (8)")
     loss = parser.add_argument_group("objective")
     loss.add_argument("--objective", choices=["categorical", "tokenwise"], default="categorical")
     loss.add_argument("--link", choices=["softmax", "sigmoid"], default="softmax")

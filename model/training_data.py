@@ -85,6 +85,31 @@ def with_unanswerables(rows: list[dict], share: float, seed: int) -> list[dict]:
     return [{**row, "group": k} for k, original in enumerate(rows) for row in [original, *made.get(k, [])]]
 
 
+def with_joined_passages(rows: list[dict], share: float, passages: int, seed: int) -> list[dict]:
+    """The rows, a share of the answerable ones with a passage made long: joined with those around it in the data.
+
+    passages  how many passages a long one is made of, at most: passages that hold the row's gold too are left out. Where
+              among them the row's own stands is drawn evenly.
+    """
+    chosen = random.Random(seed)
+    contexts = list(dict.fromkeys(row["context"] for row in rows if row["answers"]["text"]))
+    place = {context: k for k, context in enumerate(contexts)}
+    joined = []
+    for row in rows:
+        if row["answers"]["text"] and chosen.random() < share:
+            at = place[row["context"]]
+            low = max(0, at - chosen.randrange(passages))
+            around = contexts[low:at], contexts[at + 1 : low + passages]
+            golds = [gold.lower() for gold in row["answers"]["text"]]
+            before, after = ([p for p in side if not any(gold in p.lower() for gold in golds)] for side in around)
+            shift = sum(len(passage) + 1 for passage in before)
+            starts = [start + shift for start in row["answers"]["answer_start"]]
+            answers = {**row["answers"], "answer_start": starts}
+            row = {**row, "context": "\n".join([*before, row["context"], *after]), "answers": answers}
+        joined.append(row)
+    return joined
+
+
 def majority_gold(answers: dict) -> tuple[int, int] | None:
     """[char_start, char_end) of the gold that most annotators gave, the first of equals; None without golds."""
     if not answers["text"]:

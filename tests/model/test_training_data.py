@@ -19,6 +19,7 @@ from model.training_data import (
     plan_epoch,
     read_rows,
     refuse_known,
+    with_joined_passages,
     with_unanswerables,
 )
 
@@ -68,6 +69,27 @@ def test_made_rows_stand_beside_the_row_that_they_were_made_from() -> None:
         else:
             assert each["question"] == source["question"]
             assert each["context"] != source["context"]
+
+
+def test_joined_passages_keep_their_gold_and_hold_no_other() -> None:
+    rows = [row(k) for k in range(40)]
+    rows[7] = {**rows[7], "context": "passage 7 repeats word8"}
+    unanswerable = {"question": "q", "context": "passage without", "answers": {"text": [], "answer_start": []}, "source": "a"}
+    joined = with_joined_passages([*rows, unanswerable], 0.5, 6, seed=0)
+    assert joined == with_joined_passages([*rows, unanswerable], 0.5, 6, seed=0)
+    assert joined[-1] == unanswerable
+    long = [k for k, each in enumerate(joined) if "\n" in each["context"]]
+    assert 10 < len(long) < 30
+    places = set()
+    for k in long:
+        passages = joined[k]["context"].split("\n")
+        assert len(passages) <= 6
+        assert rows[k]["context"] in passages
+        places.add(passages.index(rows[k]["context"]))
+        start, text = joined[k]["answers"]["answer_start"][0], joined[k]["answers"]["text"][0]
+        assert k == 7 or joined[k]["context"][start : start + len(text)] == text
+        assert [text in passage.split() for passage in passages].count(True) == (k != 7)
+    assert len(places) > 3
 
 
 def test_windows_with_part_of_a_gold_have_no_target(bert_folder: Path) -> None:

@@ -1,0 +1,49 @@
+"""The mean of checkpoints: its weights, its files, and what cannot be averaged."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from model.average import WEIGHTS, main
+from model.checkpoint import CheckpointError, LocalFolder, read_settings
+from model.reader import CheckpointReader
+
+
+def moved(source: Path, folder: Path, by: float) -> Path:
+    shutil.copytree(source, folder)
+    weights = {name: tensor + by for name, tensor in load_file(folder / WEIGHTS).items()}
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    return folder
+
+
+def test_the_mean_lies_between_and_loads(bert_folder: Path, tmp_path: Path) -> None:
+    one = moved(bert_folder, tmp_path / "one", 0.125)
+    two = moved(bert_folder, tmp_path / "two", -0.0625)
+    assert main(["--checkpoints", f"{one},{two}", "--output", str(tmp_path / "mean")]) == 0
+    first, second, mean = (load_file(tmp_path / name / WEIGHTS) for name in ("one", "two", "mean"))
+    for name, tensor in mean.items():
+        assert tensor.dtype == first[name].dtype
+        exact = (first[name].float() + second[name].float()) / 2
+        torch.testing.assert_close(tensor, exact.to(tensor.dtype), rtol=0, atol=0)
+    assert read_settings(tmp_path / "mean") == read_settings(one)
+    CheckpointReader(LocalFolder(str(tmp_path / "mean")), dtype="float32").load()
+
+
+def test_weights_of_another_shape_are_refused(bert_folder: Path, tmp_path: Path) -> None:
+    two = moved(bert_folder, tmp_path / "two", 0)
+    weights = load_file(two / WEIGHTS)
+    name = "qa_outputs.bias"
+    save_file({**weights, name: torch.zeros(3)}, two / WEIGHTS, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="has other weights than"):
+        main(["--checkpoints", f"{bert_folder},{two}", "--output", str(tmp_path / "mean")])
+    assert not (tmp_path / "mean").exists()
+
+
+def test_a_folder_that_is_no_checkpoint_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="nowhere"):
+        main(["--checkpoints", str(tmp_path / "nowhere"), "--output", str(tmp_path / "mean")])
