@@ -32,6 +32,9 @@ class FreeReader:
     def tokenizer(self) -> Tokenizer:
         return self.checkpoint.tokenizer()
 
+    def lanes(self) -> int:
+        return 1
+
     def logits(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         shape = batch.input_ids.shape
         start, end = (table()[k : k + shape.numel()].view(shape) for k in (0, 1))

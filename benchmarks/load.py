@@ -46,6 +46,9 @@ class FreeReader:
     def tokenizer(self) -> Tokenizer:
         return Tokenizer(self.folder)
 
+    def lanes(self) -> int:
+        return 1
+
     def logits(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         place = torch.arange(batch.input_ids.shape[1])
         mixed = batch.input_ids * 2_654_435_761 + place * 40_503

@@ -50,6 +50,9 @@ class ExportedReader:
     def tokenizer(self) -> Tokenizer:
         return self.reader.tokenizer()
 
+    def lanes(self) -> int:
+        return 1
+
     def logits(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         tensors = (batch.input_ids, batch.attention.to(torch.int64), batch.token_types)
         start, end = self.infer(

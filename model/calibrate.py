@@ -33,12 +33,11 @@ BATCH_TOKENS = 4096
 
 
 class RecordingReader:
-    """Keeps the logits of another reader's batches, and gives them again from the second pass over the same batches on."""
+    """Keeps the logits of another reader's batches, and gives them again when it is asked for the same."""
 
     def __init__(self, reader: Reader):
         self.reader = reader
-        self.kept: list[tuple[torch.Tensor, torch.Tensor]] = []
-        self.next: int | None = None
+        self.kept: dict[bytes, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def load(self) -> None:
         self.reader.load()
@@ -46,16 +45,14 @@ class RecordingReader:
     def tokenizer(self) -> Tokenizer:
         return self.reader.tokenizer()
 
-    def again(self) -> None:
-        """Starts the next pass."""
-        self.next = 0
-
     def logits(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        if self.next is None:
-            self.kept.append(self.reader.logits(batch))
-            return self.kept[-1]
-        self.next += 1
-        return self.kept[self.next - 1]
+        read = batch.input_ids.numpy().tobytes() + batch.attention.numpy().tobytes()
+        if read not in self.kept:
+            self.kept[read] = self.reader.logits(batch)
+        return self.kept[read]
+
+    def lanes(self) -> int:
+        return self.reader.lanes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +89,6 @@ def decode_file(reader: Reader, path: str, null: bool, max_length: int, overlap:
     probability = np.zeros((len(TEMPERATURES), len(rows)))
     for k, temperature in enumerate(TEMPERATURES):
         prediction = predict(recorded, windows, Decoding(n_best=1, temperature=temperature, null=null), BATCH_TOKENS)
-        recorded.again()
         spans = merge_windows(
             prediction.spans, windows.pair, windows.index, len(rows), n_best=1, temperature=float(temperature)
         )

@@ -1,6 +1,7 @@
 """The prediction loop: all windows of a chunk through the network, in batches, and what decoding leaves of each.
 
-It exists once: device lock, padding, logits, halving when memory runs out, isolation of a window that can't be computed.
+It exists once: device lock, lanes, padding, logits, halving when memory runs out, isolation of a window that can't be
+computed.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ import torch
 
 from model.batching import Batch, assemble, plan_batches
 from model.golds import Golds, gold_views
+from model.lanes import in_lanes
 from model.losses import WindowLosses, measure_windows
 from model.reader import Reader
 from model.spans import PassageSpans, WindowSpans, decode_windows, merge_windows
 from model.windows import Windows
 
 _device_lock = threading.Lock()
-"""One batch at a time on the device: threads of one process share its network and its memory."""
+"""One chunk at a time on the device: threads of one process share its network and its memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,7 @@ class Prediction:
     failures       pair -> (reason, message) of pairs whose windows could not be computed
     real_tokens    tokens of all windows
     padded_tokens  tokens of all batches with their padding
-    network_seconds  time inside the reader
+    network_seconds  time inside the reader, of all lanes together
     """
 
     spans: WindowSpans
@@ -73,8 +75,9 @@ def predict(
 
     With golds, their terms of the loss are measured on the same logits; `link` makes logits probabilities (tokenwise).
 
-    A batch that fails is halved until it passes or is one window, whose pair then has a failure: "out_of_memory" or
-    "model_error". Raises the error itself if the device is lost, or if not one of several windows could be computed.
+    Where there are batches enough, as many lanes work on them as the reader takes. A batch that fails is halved until it
+    passes or is one window, whose pair then has a failure: "out_of_memory" or "model_error". Raises the error itself if the
+    device is lost, or if not one of several windows could be computed.
     """
     count = len(windows)
     spans = WindowSpans(
@@ -89,35 +92,49 @@ def predict(
     views = gold_views(windows, golds) if golds is not None else None
     losses = WindowLosses.empty(count, len(views.gold)) if views is not None else None
     failures: dict[int, tuple[str, str]] = {}
-    padded_tokens, seconds, done = 0, 0.0, 0
+    errors: list[Exception] = []
+    passed: list[tuple[int, float]] = []
     waiting = plan_batches(windows.lengths, batch_tokens)[::-1]
-    while waiting:
-        chosen = waiting.pop()
+
+    def compute(chosen: np.ndarray) -> None:
         batch = assemble(windows, chosen)
-        try:
-            with _device_lock, torch.inference_mode():
-                started = time.perf_counter()
-                start_logits, end_logits = reader.logits(batch)
-                seconds += time.perf_counter() - started
-                _decode(batch, start_logits, end_logits, decoding, spans, chosen)
-                if golds is not None and views is not None and losses is not None:
-                    logits = torch.stack([start_logits, end_logits])
-                    measure_windows(logits, batch, chosen, windows, golds, views, link=link, null=decoding.null, losses=losses)
-        except Exception as error:
-            if _device_lost(error):
-                raise
-            if len(chosen) > 1:
-                middle = len(chosen) // 2
-                waiting += [chosen[middle:], chosen[:middle]]
-                _free_memory(error)
-                continue
-            reason = "out_of_memory" if _out_of_memory(error) else "model_error"
-            failures[int(windows.pair[chosen[0]])] = reason, f"{type(error).__name__}: {error}"
-            if not done and not waiting and count > 1:
-                raise
-            continue
-        done += len(chosen)
-        padded_tokens += batch.input_ids.numel()
+        started = time.perf_counter()
+        start_logits, end_logits = reader.logits(batch)
+        seconds = time.perf_counter() - started
+        _decode(batch, start_logits, end_logits, decoding, spans, chosen)
+        if golds is not None and views is not None and losses is not None:
+            logits = torch.stack([start_logits, end_logits])
+            measure_windows(logits, batch, chosen, windows, golds, views, link=link, null=decoding.null, losses=losses)
+        passed.append((batch.input_ids.numel(), seconds))
+
+    @torch.inference_mode()
+    def work() -> None:
+        while True:
+            try:
+                chosen = waiting.pop()
+            except IndexError:
+                return
+            try:
+                compute(chosen)
+            except BaseException as error:
+                if not isinstance(error, Exception) or _device_lost(error):
+                    waiting.clear()  # the other lanes end too
+                    raise
+                errors.append(error)
+                if len(chosen) > 1:
+                    middle = len(chosen) // 2
+                    waiting.extend([chosen[middle:], chosen[:middle]])
+                    _free_memory(error)
+                else:
+                    reason = "out_of_memory" if _out_of_memory(error) else "model_error"
+                    failures[int(windows.pair[chosen[0]])] = reason, f"{type(error).__name__}: {error}"
+
+    with _device_lock:
+        in_lanes(work, min(reader.lanes(), len(waiting) // 2))
+    if errors and not passed and count > 1:
+        raise errors[-1]
+    padded_tokens = sum(tokens for tokens, _ in passed)
+    seconds = sum(seconds for _, seconds in passed)
     return Prediction(spans, losses, failures, int(windows.lengths.sum()), padded_tokens, seconds)
 
 

@@ -1,4 +1,4 @@
-"""The reader: an encoder with a start and an end network over the context's tokens, behind a contract of three methods."""
+"""The reader: an encoder with a start and an end network over the context's tokens, behind a contract of four methods."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import torch
 from model.batching import Batch
 from model.checkpoint import CheckpointError, Location, digest, refuse_unsafe
 from model.cpu_network import quicken
+from model.lanes import lanes_of
 from model.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -38,7 +39,11 @@ class Reader(Protocol):
         ...
 
     def logits(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Raw start and end logits of a batch, float32 [B, L] each, on the reader's device."""
+        """Raw start and end logits of a batch, float32 [B, L] each, on the reader's device. Lanes call it at once."""
+        ...
+
+    def lanes(self) -> int:
+        """How many batches may be worked on at a time, see `model.lanes`."""
         ...
 
 
@@ -98,6 +103,9 @@ class CheckpointReader:
 
     def logits(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         return self._network(batch)
+
+    def lanes(self) -> int:
+        return 1 if self.compile else lanes_of(self._network.device)  # one compiler, one thread
 
     def positions(self) -> int | None:
         """How many tokens a window may have for the network's position embeddings; None if it has no limit."""

@@ -140,6 +140,9 @@ class TrainingReader:
         output = self.network(**{name: tensor.to(device) for name, tensor in inputs.items()})
         return output.start_logits.float(), output.end_logits.float()
 
+    def lanes(self) -> int:
+        return 1
+
 
 def evaluate(reader: TrainingReader, rows: list[dict], options: argparse.Namespace) -> dict[str, float]:
     """EM and F1 in per cent of the best span of each answerable row (the null option is fitted after training)."""

@@ -98,6 +98,7 @@ class FakeReader:
     spoil   changes the logits of a window (pair, window start, float32 [2, 1 + tokens]) in place
     refuse  is called with each batch and may raise
     shapes  of the batches that were asked for, in order
+    most    lanes
     """
 
     seed: int = 0
@@ -105,12 +106,16 @@ class FakeReader:
     spoil: Callable[[int, int, np.ndarray], None] | None = None
     refuse: Callable[[Batch], None] | None = None
     shapes: list[tuple[int, int]] = field(default_factory=list)
+    most: int = 1
 
     def load(self) -> None:
         """Nothing to load."""
 
     def tokenizer(self) -> Tokenizer:
         raise AssertionError("windows made by hand need no tokenizer")
+
+    def lanes(self) -> int:
+        return self.most
 
     def logits(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         self.shapes.append(tuple(batch.input_ids.shape))

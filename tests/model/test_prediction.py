@@ -241,6 +241,57 @@ def test_an_interrupt_is_never_taken_for_a_poison_window() -> None:
         predict(FakeReader(refuse=NoMemory(KeyboardInterrupt, rows=0)), six_pairs(), DECODING, 10_000)
 
 
+# Lanes
+
+
+def test_lanes_change_nothing_but_the_order() -> None:
+    windows = six_pairs()
+    reader, inside, most = FakeReader(most=3), [], []
+
+    def refuse(batch: Batch) -> None:
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.01)
+        inside.pop()
+        poison(1)(batch)
+
+    reader.refuse = refuse
+    prediction = predict(reader, windows, DECODING, 12)
+    assert 1 < max(most) <= 3
+    alone = predict(FakeReader(refuse=poison(1)), windows, DECODING, 12)
+    assert prediction.failures == alone.failures == {1: ("model_error", "ValueError: a poisoned pair")}
+    assert_equal_windows(prediction.spans, alone.spans, windows_of(windows, but=[1]))
+    assert prediction.padded_tokens == alone.padded_tokens
+    assert sorted(reader.shapes) == sorted(alone_shapes(windows))
+
+
+def alone_shapes(windows: Windows) -> list[tuple[int, int]]:
+    reader = FakeReader(refuse=poison(1))
+    predict(reader, windows, DECODING, 12)
+    return reader.shapes
+
+
+def test_few_batches_are_worked_on_in_the_thread_that_asks() -> None:
+    threads = set()
+
+    def refuse(batch: Batch) -> None:
+        threads.add(threading.current_thread())
+
+    predict(FakeReader(most=8, refuse=refuse), make_windows([6, 4, 2], max_length=10, overlap=2), DECODING, 10)
+    assert threads == {threading.current_thread()}
+
+
+def test_an_error_that_ends_the_run_ends_all_lanes() -> None:
+    lost = FakeReader(most=2, refuse=NoMemory(lambda: torch.AcceleratorError("CUDA error: unspecified launch failure"), rows=0))
+    with pytest.raises(torch.AcceleratorError):
+        predict(lost, six_pairs(), DECODING, 1)
+    assert len(lost.shapes) <= 2
+    with pytest.raises(KeyboardInterrupt):
+        predict(FakeReader(most=2, refuse=NoMemory(KeyboardInterrupt, rows=0)), six_pairs(), DECODING, 1)
+    with pytest.raises(ValueError, match="a poisoned pair"):
+        predict(FakeReader(most=2, refuse=poison(*range(6))), six_pairs(), DECODING, 1)
+
+
 def test_threads_take_turns_on_the_device() -> None:
     inside, most = [], []
 

@@ -47,6 +47,9 @@ class FakeReader:
     def tokenizer(self) -> Tokenizer:
         return self.words
 
+    def lanes(self) -> int:
+        return 1
+
     def logits(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         ids = {letter: int(self.words.questions([letter]).values[0]) for letter in "abcdefghiklmnop"}
         held = torch.where(batch.in_context, batch.input_ids, -1)
