@@ -1,4 +1,7 @@
-"""The limit: bare forward passes over the same windows, sorted over the whole input, batches made beforehand."""
+"""The limit: bare forward passes over the same windows, sorted over the whole input, batches made beforehand.
+
+By default in lanes, as annotate computes: every core a batch of its own. `--lanes 1` is one batch at a time on all cores.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import torch
 from benchmarks.serve import serve
 from model.batching import assemble, plan_batches
 from model.checkpoint import LocalFolder
+from model.lanes import in_lanes
 from model.reader import CheckpointReader, resolve_dtype
 from model.training_data import make_examples, read_rows
 
@@ -19,6 +23,7 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--batch_tokens", type=int, default=4096)
     parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--lanes", type=int, default=0)
     options = parser.parse_args()
     reader = CheckpointReader(LocalFolder(options.model), dtype=resolve_dtype(options.dtype, "auto"))
     reader.load()
@@ -26,9 +31,14 @@ def main() -> None:
     batches = [assemble(windows, chosen) for chosen in plan_batches(windows.lengths, options.batch_tokens)]
 
     def run() -> dict[str, float]:
-        with torch.inference_mode():
-            for batch in batches:
+        waiting = iter(batches)  # lanes may share a list's iterator: it moves on in one step
+
+        @torch.inference_mode()
+        def work() -> None:
+            for batch in waiting:
                 reader.logits(batch)
+
+        in_lanes(work, options.lanes or reader.lanes())
         return {"windows": len(windows)}
 
     serve(run)

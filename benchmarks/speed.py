@@ -28,6 +28,7 @@ SAMPLE = HERE.parent / "pipeline" / "sample" / "sample.parquet"
 OWN = {
     "limit, float32": ["method_bare", "--dtype=float32"],
     "limit": ["method_bare"],
+    "limit, one batch at a time": ["method_bare", "--lanes=1"],
     "annotate, float32": ["method_annotate", "annotate", "--dtype=float32"],
     "annotate": ["method_annotate", "annotate"],
     "annotate --audit": ["method_annotate", "annotate", "--audit"],
