@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -68,13 +69,13 @@ class Distribution:
         self.zeros += other.zeros
         self.bins.update(other.bins)
 
-    def quantile(self, q: float) -> float:
+    def quantiles(self, wanted: Sequence[float]) -> list[float]:
         sketch = DDSketch(RELATIVE_ACCURACY)
         for key in sorted(self.bins):
             sketch.add(_MAPPING.value(key), self.bins[key])
         if self.zeros:
             sketch.add(0.0, self.zeros)
-        return min(max(float(sketch.get_quantile_value(q)), self.low), self.high)
+        return [min(max(float(sketch.get_quantile_value(q)), self.low), self.high) for q in wanted]
 
     def histogram(self) -> list[int]:
         """How many values fall into each bin of plots; those in the sketch's bin at a border go by its middle."""
@@ -97,7 +98,7 @@ class Distribution:
             "standard_error": math.sqrt(variance / self.count),
             "min": self.low,
             "max": self.high,
-            **{f"p{round(100 * q)}": self.quantile(q) for q in QUANTILES},
+            **{f"p{round(100 * q)}": value for q, value in zip(QUANTILES, self.quantiles(QUANTILES), strict=True)},
         }
 
     def to_json(self) -> list[Any]:

@@ -44,9 +44,9 @@ class Same:
         return Same(
             self.own + more.own,
             self.other + more.other,
-            heapq.nsmallest(_MOST_IDS, [*self.ids, *more.ids]),
-            heapq.nsmallest(_MOST_IDS, [*self.other_ids, *more.other_ids]),
-            set(heapq.nsmallest(2, self.golds | more.golds)),  # two are enough to differ
+            sorted([*self.ids, *more.ids])[:_MOST_IDS],
+            sorted([*self.other_ids, *more.other_ids])[:_MOST_IDS],
+            set(sorted(self.golds | more.golds)[:2]),  # two are enough to differ
         )
 
 
