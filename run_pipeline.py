@@ -169,9 +169,15 @@ def exit_code(function: Callable[..., int], *arguments: Any) -> int:
         return 2
     except SystemExit:  # argparse has said what is wrong
         raise
-    except BaseException:  # Rust's panics are no Exception; a crash must never look like a run that has finished
-        _log.exception("the run did not finish; the same command goes on where it stopped")
+    except BaseException as error:  # Rust's panics are no Exception; a crash must never look like a run that has finished
+        _log.exception("the run did not finish: %s; the same command goes on where it stopped", _in_short(error))
         return 3
+
+
+def _in_short(error: BaseException) -> str:
+    """What failed, and why: the first and the last line of an error, between which a service puts a worker's traceback."""
+    lines = [line for line in "".join(traceback.format_exception_only(error)).splitlines() if line.strip()]
+    return " ".join(dict.fromkeys([lines[0], lines[-1]]))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,10 @@ from apache_beam.portability.api import beam_runner_api_pb2
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 JOBS: dict[str, dict[str, Any]] = {}
+MESSAGES: dict[str, dict[str, Any]] = {}
+"""What the service says of a job that has failed."""
+
+TIME = "2026-11-24T00:00:00Z"
 
 
 def run(job: dict[str, Any]) -> None:
@@ -30,7 +34,8 @@ def run(job: dict[str, Any]) -> None:
         FnApiRunner().run_via_runner_api(graph, PipelineOptions([])).wait_until_finish()
         job["currentState"] = "JOB_STATE_DONE"
     except Exception:
-        traceback.print_exc()
+        error = {"time": TIME, "messageImportance": "JOB_MESSAGE_ERROR", "messageText": traceback.format_exc()}
+        MESSAGES[job["id"]] = {"jobMessages": [error]}
         job["currentState"] = "JOB_STATE_FAILED"
 
 
@@ -43,8 +48,9 @@ class Service(BaseHTTPRequestHandler):
         self.answer(job)
 
     def do_GET(self) -> None:
-        """A job, or no messages and no metrics of it."""
-        self.answer(JOBS.get(self.path.partition("?")[0].rpartition("/")[2], {}))
+        """A job, or its messages, or no metrics of it."""
+        job, _, asked = self.path.partition("?")[0].partition("/jobs/")[2].partition("/")
+        self.answer({"": JOBS, "messages": MESSAGES}.get(asked, {}).get(job, {}))
 
     def answer(self, content: dict[str, Any]) -> None:
         known = {name: value for name, value in content.items() if name not in ("environment", "steps", "type")}

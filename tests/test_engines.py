@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -174,3 +175,15 @@ def test_workers_share_the_work_and_give_the_same(
     assert len(by_worker) == number
     assert os.getpid() not in by_worker
     assert min(by_worker.values()) >= len(part_files(alone)) / 6
+
+
+@pytest.mark.parametrize("engine", [portable, dask])
+def test_a_job_that_fails_there_did_not_finish(
+    engine: Callable[[], AbstractContextManager[list[str]]], job: Job, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    """No worker has such a device, and no launcher can know that."""
+    with engine() as options:
+        assert job(tmp_path / "out", *options, "--device=cuda:99", "--dtype=float32") == 3
+    told = [line for line in capfd.readouterr().err.splitlines() if "the run did not finish" in line]
+    assert re.search(r"device 'cuda:99': this machine has \d+ CUDA devices", told[0])
+    assert not (tmp_path / "out" / "manifest.json").exists()

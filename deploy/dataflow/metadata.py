@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from apache_beam.options.pipeline_options import DebugOptions, GoogleCloudOptions, WorkerOptions, _BeamArgumentParser
+
 from pipeline.options import STAGES, make_parser
 
 METADATA = Path(__file__).with_name("metadata.json")
@@ -20,10 +22,17 @@ _PATTERNS = {  # by what an option takes and the ones below it in this list do n
     "20": "[0-9]+",
 }
 
+_BEAMS = ("sdk_container_image", "number_of_worker_harness_threads", "disk_size_gb", "dataflow_service_options")
+"""Beam's options that a launch gives as parameters: one that the metadata does not name may be refused."""
+
 
 def metadata() -> dict[str, Any]:
-    """The content of metadata.json: every option of ours, with its help and a regular expression for its values."""
+    """The content of metadata.json: every option of ours, and some of Beam's, with regular expressions for their values."""
+    beams = _BeamArgumentParser(allow_abbrev=False, add_help=False)
+    for group in (DebugOptions, GoogleCloudOptions, WorkerOptions):
+        group._add_argparse_args(beams)
     actions = [action for action in make_parser()._actions if action.dest != "help"]
+    actions += [action for action in beams._actions if action.dest in _BEAMS]
     return {
         "name": "Spanmill",
         "description": "Extractive question answering over whole corpora, Parquet to Parquet",
@@ -33,11 +42,11 @@ def metadata() -> dict[str, Any]:
 
 
 def _parameter(action: argparse.Action) -> dict[str, Any]:
-    text = "annotate or audit" if action.dest == "stage" else str(action.help)
+    others = {"stage": "annotate or audit", **dict.fromkeys(_BEAMS, "Apache Beam's option of this name")}
     return {
         "name": action.dest,
         "label": f"--{action.dest}",
-        "helpText": text,
+        "helpText": others.get(action.dest, str(action.help)),
         "isOptional": not (action.required or action.dest == "stage"),
         "regexes": [f"^({_pattern(action)})$"],
         "paramType": "TEXT",

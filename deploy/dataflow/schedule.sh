@@ -12,11 +12,12 @@ body=$(cat <<JSON
     "stage": "annotate",
     "input": "$BUCKET/in/date={date}/*.parquet",
     "output": "$BUCKET/out/date={date}",
-    "model": "bundled"
+    "number_of_worker_harness_threads": "2"
   },
   "environment": {
     "machineType": "n2-standard-8",
     "maxWorkers": 50,
+    "diskSizeGb": 50,
     "sdkContainerImage": "$IMAGE",
     "additionalExperiments": ["no_use_multiple_sdk_containers"]
   }
@@ -26,5 +27,5 @@ JSON
 gcloud scheduler jobs create http spanmill-nightly --project="$PROJECT" --location="$REGION" \
     --schedule='30 2 * * *' --time-zone=UTC --http-method=POST \
     --uri="https://dataflow.googleapis.com/v1b3/projects/$PROJECT/locations/$REGION/flexTemplates:launch" \
-    --oauth-service-account-email="$ACCOUNT" \
+    --oauth-service-account-email="$ACCOUNT" --headers=Content-Type=application/json \
     --message-body="$body"

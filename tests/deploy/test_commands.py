@@ -28,6 +28,11 @@ def commands(page: str, program: str) -> Iterator[list[str]]:
             yield shlex.split(with_variables(line.removeprefix(program).replace("$(date -u +%Y%m%d)", "20261124")))
 
 
+def parameters() -> set[str]:
+    """The names that the Flex Template's metadata has: a launch with another may be refused."""
+    return {each["name"] for each in json.loads((DEPLOY / "dataflow" / "metadata.json").read_text("utf-8"))["parameters"]}
+
+
 @pytest.mark.parametrize(("page", "count"), [("dataflow/README.md", 2), ("flink/README.md", 1)])
 def test_jobs(page: str, count: int):
     found = list(commands(page, "python run_pipeline.py "))
@@ -42,6 +47,7 @@ def test_the_templates_launch():
     """Its launcher passes every parameter as an option."""
     (arguments,) = commands("dataflow/README.md", "gcloud dataflow flex-template run ")
     given = [argument.split("^~^")[1].split("~") for argument in arguments if argument.startswith("--parameters=")]
+    assert {each.split("=")[0] for several in given for each in several} <= parameters()
     options, rest = parse([f"--{each}" for several in given for each in several] + ["--runner=DataflowRunner"])
     assert (options.stage, options.device, options.dtype) == ("annotate", "cuda", "bfloat16")
     assert any(argument.startswith("--dataflow_service_options=worker_accelerator=type:nvidia-l4;count:1") for argument in rest)
@@ -50,5 +56,8 @@ def test_the_templates_launch():
 def test_the_nightly_launch():
     script = (DEPLOY / "dataflow" / "schedule.sh").read_text("utf-8")
     body = json.loads(with_variables(script.split("<<JSON\n")[1].split("\nJSON\n")[0]))
-    options, rest = parse([f"--{name}={value}" for name, value in body["launchParameter"]["parameters"].items()])
-    assert (options.stage, options.output, rest) == ("annotate", "gs://my-bucket/out/date={date}", [])
+    given = body["launchParameter"]["parameters"]
+    assert given.keys() <= parameters()
+    options, rest = parse([f"--{name}={value}" for name, value in given.items()])
+    assert (options.stage, options.output) == ("annotate", "gs://my-bucket/out/date={date}")
+    assert rest == ["--number_of_worker_harness_threads=2"]

@@ -212,6 +212,8 @@ class TestTheFlexTemplate:
             ("n_best", ["5"], ["5.5", "-1", "five"]),
             ("max_failed_fraction", ["0", "0.25"], ["half", "25%"]),
             ("null_score_diff_threshold", ["-1.5", "2"], ["high"]),
+            ("disk_size_gb", ["50"], ["50 GB"]),
+            ("dataflow_service_options", [f"worker_accelerator={GPU}"], []),
         ],
     )
     def test_its_expressions_take_what_the_options_take(self, name: str, good: list[str], bad: list[str]):

@@ -116,3 +116,24 @@ def test_a_template_makes_all_of_it_when_its_launcher_has_ended(
             job = json.load(answer)
     assert job["currentState"] == "JOB_STATE_DONE"
     assert_same(store.get("staged", tmp_path / "out"), alone)
+
+
+def test_a_job_that_fails_did_not_finish_and_the_next_one_goes_on(
+    launched: list[str], store: Store, capfd: pytest.CaptureFixture[str]
+):
+    """No worker has such a device, and no launcher can know that."""
+    arguments = [*launched[2:], f"--output={store.url}/failed", "--dtype=float32", "--batch_tokens=4096"]
+    assert run(*arguments, "--device=cuda:99") == 3
+    printed, logged = capfd.readouterr()
+    (told,) = [line for line in logged.splitlines() if "did not finish" in line]
+    assert "Dataflow pipeline failed. State: FAILED" in told
+    assert re.search(r"ValueError: device 'cuda:99': this machine has \d+ CUDA devices", told)
+    assert "the same command goes on where it stopped" in told
+    assert re.search(r"Console URL: \S+/us-central1/2026-11-24_00_00_00-\d+", logged)
+    assert "rows" not in printed
+    assert not store.files.exists(f"{store.url}/failed/manifest.json")
+
+    assert run(*arguments) == 0
+    printed, logged = capfd.readouterr()
+    assert f"going on with the run in {store.url}/failed" in logged
+    assert "10 rows" in printed

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import fsspec
 import pytest
 
 from model.checkpoint import CheckpointError, digest
+from transforms import storage, stored_folder
 from transforms.stored_folder import StoredFolder
 
 
@@ -34,6 +38,34 @@ def test_with_its_digest_it_is_fetched_once(url: str, bert_folder: Path, memory:
     folder = location.folder()
     memory.store.clear()  # a second fetch would fail
     assert location.folder() == folder
+
+
+def test_of_many_at_once_one_fetches_and_the_others_wait(url: str, bert_folder: Path, monkeypatch: pytest.MonkeyPatch):
+    fetched: Counter[str] = Counter()
+    together = Barrier(8)
+
+    def fetch(path: str, target: str) -> None:
+        fetched[path] += 1
+        storage.fetch(path, target)
+
+    def folder(_: int) -> Path:
+        together.wait()
+        return StoredFolder(url, digest(bert_folder)).folder()
+
+    monkeypatch.setattr(stored_folder, "fetch", fetch)
+    with ThreadPoolExecutor(8) as pool:
+        folders = set(pool.map(folder, range(8)))
+    assert len(folders) == 1
+    assert set(fetched.values()) == {1}
+
+
+def test_what_a_killed_process_fetched_is_removed(url: str, tmp_path: Path, bert_folder: Path):
+    left = tmp_path / f"spanmill-models-{os.getuid()}" / "fetching-1"
+    left.mkdir(parents=True, mode=0o700)
+    left.parent.chmod(0o700)
+    (left / "model.safetensors").write_bytes(b"the beginning")
+    StoredFolder(url).folder()
+    assert [path.name for path in left.parent.iterdir()] == [digest(bert_folder)]
 
 
 @pytest.mark.parametrize("others", ["writable", "link"])
