@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import escape
+from rich.text import Text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,6 +28,7 @@ Bar = tuple[str, float, float]
 """Name, mean, half of its 95 % interval."""
 
 _LONGEST_LABEL = 30
+"""In columns of a terminal, of which wide letters take two."""
 
 
 class _Drawing:
@@ -71,8 +73,9 @@ class _Drawing:
 
 def _label(name: str) -> str:
     """A name as it stands beside an axis: on one line, cut so that the figure keeps its room, no formula between dollars."""
-    name = " ".join(name.split())
-    return (name if len(name) <= _LONGEST_LABEL else name[: _LONGEST_LABEL - 1] + "…").replace("$", r"\$")
+    text = Text(" ".join(name.split()))
+    text.truncate(_LONGEST_LABEL, overflow="ellipsis")
+    return text.plain.replace("$", r"\$")
 
 
 def accounting(rows: dict[str, int]) -> str:
