@@ -56,7 +56,8 @@ def audit_page(
         "reliability": figures.reliability(everything["calibration"].get("reliability", [])),
         **{name: _bars(name, slices.get(name, {})) for name in ("context_tokens", "answer_position", "question_word")},
     }
-    given = [name for name in slices if name not in SLICES][:_MOST_GIVEN]
+    names = [name for name in slices if name not in SLICES][:_MOST_GIVEN]
+    given = [(name, len(slices[name]), Markup(_bars(name, slices[name]))) for name in names]
     rows = [{"slice": name, "value": value, **part} for name, values in slices.items() for value, part in values.items()]
     for shown in (SHOWN, SHOWN // 4, 0):
         page = render(
@@ -66,7 +67,7 @@ def audit_page(
             all=everything,
             about=about,
             figures={name: Markup(svg) for name, svg in drawn.items()},  # our own drawing, its labels escaped by matplotlib
-            given=[(name, len(slices[name]), Markup(_bars(name, slices[name]))) for name in given],
+            given=given,
             bars=_MOST_BARS,
             slice_rows=rows[:_MOST_SLICES],
             slice_count=len(rows),
