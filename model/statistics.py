@@ -23,7 +23,6 @@ LOSSES = ("nll", "nll_start", "nll_end", "min_nll", "native_nll", "tokenwise", "
 """Losses that have statistics; all others stand in the rows."""
 
 _LARGEST_EXPONENT = math.log(sys.float_info.max)
-"""A perplexity beyond it is no float."""
 
 
 @dataclass(slots=True)
@@ -68,9 +67,11 @@ class Slice:
         losses = {name: distribution.summary() for name, distribution in self.losses.items()}
         result: dict[str, Any] = {"rows": self.rows, "losses": losses}
         for side in ("start", "end"):
-            if losses[f"nll_{side}"]["count"]:
-                mean = losses[f"nll_{side}"]["mean"]
-                result[f"perplexity_{side}"] = math.exp(mean) if mean < _LARGEST_EXPONENT else None
+            loss = losses[f"nll_{side}"]
+            if loss["count"]:
+                half = Z_95 * loss["standard_error"]
+                result[f"perplexity_{side}"] = _exp(loss["mean"])
+                result[f"perplexity_{side}_interval"] = [_exp(max(0.0, loss["mean"] - half)), _exp(loss["mean"] + half)]
         if self.graded:
             mean = self.f1 / self.graded
             spread = math.sqrt(max(0.0, self.f1_squares / self.graded - mean * mean) / self.graded)
@@ -78,6 +79,7 @@ class Slice:
             interval = [100 * max(0.0, mean - Z_95 * spread), 100 * min(1.0, mean + Z_95 * spread)]
             result["f1"] = {"percent": 100 * mean, "interval": interval}
             result["answerability_accuracy"] = 100 * self.answerability / self.graded
+            result["answerability_interval"] = _wilson(self.answerability, self.graded)
         result["calibration"] = self.calibration.summary()
         return result
 
@@ -95,6 +97,11 @@ class Slice:
         right, graded, f1, f1_squares, answerability = values["grades"]
         calibration = Calibration.from_json(values["calibration"])
         return cls(values["rows"], losses, right, graded, f1, f1_squares, answerability, calibration)
+
+
+def _exp(mean: float) -> float | None:
+    """The perplexity of a mean loss; None where it is no float."""
+    return math.exp(mean) if mean < _LARGEST_EXPONENT else None
 
 
 def _wilson(right: int, count: int) -> list[float]:

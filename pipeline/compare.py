@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import apache_beam as beam
@@ -13,9 +13,9 @@ import apache_beam as beam
 from pipeline.duplicates import audit_configuration
 from pipeline.identity import claimed_outputs
 from pipeline.options import Refused
-from transforms.compare_audits import SCORE_COLUMNS, CompareAudits, ScoredPart
+from transforms.compare_audits import SCORE_COLUMNS, AuditSide, CompareAudits
 from transforms.records import InputFile
-from transforms.storage import StorageError, absolute, join, list_names, open_parquet, read
+from transforms.storage import StorageError, absolute, join, open_parquet, read
 from transforms.write_comparison import Gate, WriteComparison
 from transforms.write_manifest import MANIFEST
 
@@ -24,14 +24,12 @@ from transforms.write_manifest import MANIFEST
 class CompareJob:
     """A comparison with everything resolved.
 
-    parts    of both sides
-    answers  name of the column of golds after; "" where its output does not keep it
-    worst    regressions and improvements that are listed
+    sides  before and after
+    worst  regressions and improvements that are listed
     """
 
     output: str
-    parts: tuple[ScoredPart, ...]
-    answers: str
+    sides: tuple[AuditSide, AuditSide]
     gate: Gate
     worst: int
     configuration: dict[str, Any]
@@ -52,63 +50,56 @@ def resolve(options: argparse.Namespace) -> CompareJob:
     """Finds both audits. Raises Refused for one that is none, is unfinished, or lacks columns that are needed."""
     try:
         output = absolute(options.output)
-        sides = {name: absolute(getattr(options, name)) for name in ("before", "after")}
+        before, after = absolute(options.before), absolute(options.after)
     except StorageError as error:
         raise Refused(str(error)) from error
-    if output in sides.values():
+    if output in (before, after):
         raise Refused(f"--output={options.output} is one of the audits that are compared")
-    parts: list[ScoredPart] = []
-    answers = ""
+    sides = _side(before, "before"), _side(after, "after")
     configuration: dict[str, Any] = {}
-    for name, folder in sides.items():
-        found, answers = _parts(folder, name)
-        parts += found
+    for name, folder in (("before", before), ("after", after)):
         content = json.loads(read(join(folder, MANIFEST)))["content"]
         run = hashlib.sha256(read(join(folder, "run.json"))).hexdigest()
         configuration |= {name: folder, f"{name}_run": run, f"{name}_content": content}
     worst = 50 if options.worst is None else options.worst
     gate = Gate(options.max_f1_drop, options.max_em_drop, options.max_loss_rise, options.max_failed_fraction)
-    return CompareJob(output, tuple(parts), answers, gate, worst, {**configuration, "worst": worst})
+    return CompareJob(output, sides, gate, worst, {**configuration, "worst": worst})
 
 
-def _parts(folder: str, option: str) -> tuple[list[ScoredPart], str]:
-    """The parts of one side, and the name of its column of golds, if it is kept."""
+def _side(folder: str, option: str) -> AuditSide:
+    """One side, with the columns that its output keeps."""
     configuration = audit_configuration(folder, option)
-    names = list_names(join(folder, "parts"))
+    side = AuditSide(
+        folder=folder,
+        after=option == "after",
+        id=configuration["id_column"],
+        prefix=configuration["output_prefix"],
+        question=configuration["question_column"],
+        answers=configuration["answers_column"],
+        slices=tuple(configuration["slice_by"]),
+    )
     columns: list[str] = []
-    if names:
-        with open_parquet(join(folder, "parts", names[0])) as file:
+    if paths := side.paths():
+        with open_parquet(paths[0]) as file:
             columns = file.schema_arrow.names
-        prefix, id_column = configuration["output_prefix"], configuration["id_column"]
-        for column in (id_column, *(prefix + name for name in SCORE_COLUMNS)):
+        for column in (side.id, *(side.prefix + name for name in SCORE_COLUMNS)):
             if column not in columns:
                 raise Refused(f"--{option}={folder}: its rows have no column {column!r}, which a comparison needs")
-    kept = {
-        name: configuration[name] if configuration[name] in columns else "" for name in ("question_column", "answers_column")
-    }
-    slices = tuple(name for name in configuration["slice_by"] if name in columns)
-    parts = [
-        ScoredPart(
-            path=join(folder, "parts", name),
-            after=option == "after",
-            index=index,
-            id=configuration["id_column"],
-            prefix=configuration["output_prefix"],
-            question=kept["question_column"],
-            slices=slices,
-        )
-        for index, name in enumerate(names)
-    ]
-    return parts, kept["answers_column"]
+    return replace(
+        side,
+        question=side.question if side.question in columns else "",
+        answers=side.answers if side.answers in columns else "",
+        slices=tuple(name for name in side.slices if name in columns),
+    )
 
 
 def build(pipeline: beam.Pipeline, job: CompareJob) -> None:
-    """parts of two audits -> figures by id -> | shuffle | -> pairs -> differences -> comparison.json, report.html."""
+    """two audits -> figures of their parts by id -> | shuffle | -> pairs -> differences -> comparison.json, report.html."""
     (output,) = claimed_outputs(job)
     about = {"stage": "compare", "configuration": job.configuration_of("compare")}
     _ = (
         pipeline
-        | "ListParts" >> beam.Create(job.parts)
+        | "Sides" >> beam.Create(job.sides)
         | "CompareAudits" >> CompareAudits(job.worst)
-        | "WriteComparison" >> WriteComparison(output, job.parts, job.answers, job.gate, about)
+        | "WriteComparison" >> WriteComparison(output, job.sides, job.gate, about)
     )

@@ -134,7 +134,7 @@ def import_file(options: argparse.Namespace) -> int:
     drop = {name.strip() for name in (options.drop_columns or "").split(",")}
     counts: Counter[str] = Counter()
     output = absolute(options.output)
-    listed = f"{output}.golds.jsonl"
+    listed = f"{options.output}.golds.jsonl"
 
     def read() -> Iterator[ImportedRow]:
         with open_file(absolute(options.input)) as file:
@@ -142,11 +142,11 @@ def import_file(options: argparse.Namespace) -> int:
                 yield _without(example, drop)
 
     try:
-        with building(listed) as path, open(path, "w", encoding="utf-8") as report:
+        with building(absolute(listed)) as path, open(path, "w", encoding="utf-8") as report:
             convert_rows(read, output, options.offsets, report, counts)
     except FormatError as error:
         raise Refused(f"--input={options.input} as --format={chosen}: {error}") from error
-    print(f"{counts['rows']} rows: {output}")
+    print(f"{counts['rows']} rows: {options.output}")
     print(f"golds: {', '.join(f'{counts[name]} {name[5:]}' for name in sorted(counts) if name.startswith('gold_')) or 'none'}")
     for unit in OFFSETS:
         if counts[f"fits_{unit}"]:

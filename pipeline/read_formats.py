@@ -201,13 +201,15 @@ def _flat(row: dict[str, Any], names: Names, where: str) -> ImportedRow:
     for name in (names.question, names.context):
         if name not in row:
             raise FormatError(f"{where}: no {name!r}, only {', '.join(map(repr, row))}")
-    identifier = row.get(names.id)
-    used = (names.id, names.question, names.context, names.answers, names.start)
+    identifier, answers, start = (row.get(name) for name in (names.id, names.answers, names.start))
+    used = {names.id, names.question, names.context, names.answers}
+    if isinstance(answers, str) or start is None:  # beside other answers it is something else, as in rows of annotate
+        used.add(names.start)
     return ImportedRow(
         None if identifier is None else str(identifier),
         row[names.question],
         row[names.context],
-        golds_of(row.get(names.answers), row.get(names.start), where),
+        golds_of(answers, start, where),
         {name: value for name, value in row.items() if name not in used},
     )
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 from model.columns import as_texts
 from model.comparison import METRICS, Comparison, Score
 from model.slices import given_labels, slice_labels
-from transforms.storage import open_parquet
+from transforms.storage import join, list_names, open_parquet
 
 _MEASURED = ("context_characters", "num_tokens", "num_windows", "golds", "gold_start", "gold_end")
 SCORE_COLUMNS = (*METRICS, "status", "pair_hash", "gold_hash", *_MEASURED)
@@ -20,42 +20,63 @@ SCORE_COLUMNS = (*METRICS, "status", "pair_hash", "gold_hash", *_MEASURED)
 
 
 @dataclass(frozen=True, slots=True)
-class ScoredPart:
-    """A part of one of the two audits, and the names of its columns.
+class AuditSide:
+    """One of the two audits, and the names of its columns. Its parts are listed by workers: a graph does not grow with them.
 
-    index     its place among the parts of its side
     question  "" where the output does not keep it: then nothing is sliced by question word
+    answers   "" where the output does not keep it
     slices    columns of `--slice_by` that the output keeps
     """
 
-    path: str
+    folder: str
     after: bool
-    index: int
     id: str
     prefix: str
     question: str
+    answers: str
     slices: tuple[str, ...]
+
+    def paths(self) -> list[str]:
+        """Its parts, in order: a row is known by the place of its part."""
+        folder = join(self.folder, "parts")
+        return [join(folder, name) for name in list_names(folder)]
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredPart:
+    """A part of an audit; index: its place among the parts of its side."""
+
+    side: AuditSide
+    path: str
+    index: int
+
+
+def list_parts(side: AuditSide) -> Iterator[ScoredPart]:
+    """The parts of an audit."""
+    for index, path in enumerate(side.paths()):
+        yield ScoredPart(side, path, index)
 
 
 def read_scores(part: ScoredPart) -> Iterator[tuple[str | None, Score]]:
     """(id, Score) of every row of a part, rejected rows too."""
-    names = [part.prefix + name for name in SCORE_COLUMNS]
-    wanted = list(dict.fromkeys([part.id, *filter(None, [part.question]), *part.slices, *names]))
+    side = part.side
+    names = [side.prefix + name for name in SCORE_COLUMNS]
+    wanted = list(dict.fromkeys([side.id, *filter(None, [side.question]), *side.slices, *names]))
     begin = 0
     with open_parquet(part.path) as file:
         for batch in file.iter_batches(columns=wanted):
-            audit = pa.table({name: batch.column(part.prefix + name) for name in SCORE_COLUMNS})
-            questions = as_texts(batch.column(part.question)) if part.question else []
+            audit = pa.table({name: batch.column(side.prefix + name) for name in SCORE_COLUMNS})
+            questions = as_texts(batch.column(side.question)) if side.question else []
             labels = slice_labels(audit, questions or [None] * batch.num_rows)
-            if not part.question:
+            if not side.question:
                 del labels["question_word"]
-            labels.update({name: given_labels(as_texts(batch.column(name))) for name in part.slices})
+            labels.update({name: given_labels(as_texts(batch.column(name))) for name in side.slices})
             values = zip(*(audit.column(name).fill_null(float("nan")).to_pylist() for name in METRICS), strict=True)
             rest = (audit.column(name).to_pylist() for name in ("status", "pair_hash", "gold_hash"))
-            rows = zip(as_texts(batch.column(part.id)), values, *rest, strict=True)
+            rows = zip(as_texts(batch.column(side.id)), values, *rest, strict=True)
             for row, (row_id, figures, status, pair, golds) in enumerate(rows):
-                mine = tuple((name, column[row]) for name, column in labels.items()) if not part.after else ()
-                yield row_id, Score(part.after, row_id or "", part.index, begin + row, status, figures, pair, golds, mine)
+                mine = tuple((name, column[row]) for name, column in labels.items()) if not side.after else ()
+                yield row_id, Score(side.after, row_id or "", part.index, begin + row, status, figures, pair, golds, mine)
             begin += batch.num_rows
 
 
@@ -119,13 +140,14 @@ class _ComparisonFn(beam.CombineFn):
 
 @dataclass
 class CompareAudits(beam.PTransform):
-    """ScoredPart -> the one Comparison. most: regressions and improvements that are listed."""
+    """AuditSide -> the one Comparison. most: regressions and improvements that are listed."""
 
     most: int
 
-    def expand(self, parts: beam.PCollection) -> beam.PCollection:
+    def expand(self, sides: beam.PCollection) -> beam.PCollection:
         return (
-            parts
+            sides
+            | "ListParts" >> beam.FlatMap(list_parts)
             | "Reshuffle" >> beam.Reshuffle()
             | "ReadScores" >> beam.FlatMap(read_scores)
             | "GroupById" >> beam.GroupByKey()

@@ -193,7 +193,9 @@ def _from_label_studio(text: str) -> Iterator[tuple[str, str, Any]]:
             done = [each for each in task.get("annotations", []) if not each.get("was_cancelled")]
             results = done[-1]["result"] if done else []
             spans = [each["value"] for each in results if each["type"] == "labels"]
-            correction = tuple(sorted((None, *_range(value["start"], value["end"], where)) for value in spans))
+            marks = [(*_range(value["start"], value["end"], where), value.get("text")) for value in spans]
+            context = task["data"].get("context")
+            correction = tuple(_marked(*mark, context) for mark in sorted(marks, key=lambda mark: mark[:2]))
             nothing = any(each["type"] == "choices" for each in results)
             row_id = str(task["data"]["id"] or "")
         except CorrectionsError:
@@ -202,3 +204,19 @@ def _from_label_studio(text: str) -> Iterator[tuple[str, str, Any]]:
             raise CorrectionsError(f"{where} is no task of a Label Studio export: {error!r}") from error
         if correction or nothing:
             yield where, row_id, correction
+
+
+def _marked(start: int, end: int, text: Any, context: Any) -> CorrectedGold:
+    """A span that was marked: what stands there, unless the mark says that it is another text. Some versions of Label Studio
+    count an emoji as two; then text and start are kept as they are, and the row is misaligned by name.
+
+    White space is not compared: Label Studio writes a line end in its own way.
+    """
+    known = isinstance(text, str) and isinstance(context, str)
+    if known and _without_blanks(text) != _without_blanks(context[start:end]):
+        return text, start, None
+    return None, start, end
+
+
+def _without_blanks(text: str) -> str:
+    return "".join(text.replace("\\n", "").split())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import apache_beam as beam
 
 from model.comparison import Change, Comparison
 from transforms.claim import Output
-from transforms.compare_audits import ScoredPart
+from transforms.compare_audits import AuditSide
 from transforms.read_examples import Place, read_rows
 from transforms.report.page import comparison_page
 from transforms.report.passages import shortened
@@ -62,29 +62,27 @@ class Gate:
 class WriteComparison(beam.PTransform):
     """The one Comparison -> `comparison.json`, `report.html` and, last, `manifest.json`.
 
-    parts    of both sides, each in the order of their index
-    answers  name of the column of golds after; "" where the output does not keep it
-    about    what the job is
+    sides  before and after
+    about  what the job is
     """
 
     output: Output
-    parts: tuple[ScoredPart, ...]
-    answers: str
+    sides: tuple[AuditSide, AuditSide]
     gate: Gate
     about: Mapping[str, Any]
 
     def expand(self, comparisons: beam.PCollection) -> beam.PCollection:
-        return comparisons | beam.Map(write_comparison, self.output, self.parts, self.answers, self.gate, self.about)
+        return comparisons | beam.Map(write_comparison, self.output, self.sides, self.gate, self.about)
 
 
 def write_comparison(
-    comparison: Comparison, output: Output, parts: tuple[ScoredPart, ...], answers: str, gate: Gate, about: Mapping[str, Any]
+    comparison: Comparison, output: Output, sides: tuple[AuditSide, AuditSide], gate: Gate, about: Mapping[str, Any]
 ) -> None:
     """Writes the files of a comparison, the manifest last: `state` is "complete" if the gate lets it pass."""
     content = {**about, **comparison.summary()}
-    by_side = {side: [part for part in parts if part.after == side] for side in (False, True)}
+    paths = [side.paths() for side in sides]
     for name in ("regressions", "improvements"):
-        content[name] = _listed(getattr(comparison, name), by_side, answers)
+        content[name] = _listed(getattr(comparison, name), sides, paths)
     why = gate.problems(content)
     content["why"] = why
     output.commit(as_json(content), COMPARISON)
@@ -94,26 +92,23 @@ def write_comparison(
     output.commit(as_json(manifest), MANIFEST)
 
 
-def _listed(changes: list[Change], by_side: Mapping[bool, list[ScoredPart]], answers: str) -> list[dict[str, Any]]:
+def _listed(changes: list[Change], sides: tuple[AuditSide, AuditSide], paths: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
     """Changes with their texts, which are read again from the parts."""
-    texts: dict[bool, dict[Place, dict[str, Any]]] = {}
-    for side in (False, True):
-        parts = by_side[side]
-        scores = [change[4] if side else change[3] for change in changes]
-        columns = [parts[0].prefix + "prediction", *filter(None, [parts[0].question, answers if side else ""])] if parts else []
-        texts[side] = read_rows([(parts[score.part].path, score.row) for score in scores], columns)
+    texts: list[dict[Place, dict[str, Any]]] = []
+    for side, parts in zip(sides, paths, strict=True):
+        scores = [change[4] if side.after else change[3] for change in changes]
+        columns = [side.prefix + "prediction", *filter(None, [side.question, side.answers if side.after else ""])]
+        texts.append(read_rows([(parts[score.part], score.row) for score in scores], columns))
     listed = []
     for _, _, row_id, *both in changes:
         entry: dict[str, Any] = {"id": row_id}
-        for side, score in zip((False, True), both, strict=True):
-            part = by_side[side][score.part]
-            row = texts[side].get((part.path, score.row), {})
-            name = "after" if side else "before"
-            entry["question"] = shortened(row.get(part.question)) or entry.get("question", "")
-            entry["gold"] = [shortened(text) for text in ((row.get(answers) or {}).get("text") or [])[:3]]
+        for side, parts, rows, score in zip(sides, paths, texts, both, strict=True):
+            row = rows.get((parts[score.part], score.row), {})
+            entry["question"] = shortened(row.get(side.question)) or entry.get("question", "")
+            entry["gold"] = [shortened(text) for text in ((row.get(side.answers) or {}).get("text") or [])[:3]]
             nll, _, f1 = (None if value != value else value for value in score.values)
-            entry[name] = {
-                "prediction": shortened(row.get(part.prefix + "prediction")),
+            entry["after" if side.after else "before"] = {
+                "prediction": shortened(row.get(side.prefix + "prediction")),
                 "nll": nll,
                 "f1": f1,
                 "status": score.status,

@@ -111,6 +111,7 @@ class TestSlice:
         part = Slice()
         part.add(self.columns(2, nll_start=[1, 3], nll_end=[0, 1]))
         assert part.summary()["perplexity_start"] == pytest.approx(math.exp(2))
+        assert part.summary()["perplexity_start_interval"] == pytest.approx([math.exp(2 - 1.96), math.exp(2 + 1.96)], rel=1e-4)
         assert part.summary()["perplexity_end"] == pytest.approx(math.exp(0.5))
 
     def test_a_perplexity_beyond_all_floats_ends_no_job(self):
@@ -118,6 +119,7 @@ class TestSlice:
         part.add(self.columns(1, nll_start=[5000]))
         summary = part.summary()
         assert summary["perplexity_start"] is None
+        assert summary["perplexity_start_interval"] == [None, None]
         json.dumps(summary, allow_nan=False)
 
     def test_answerability_and_which_rows_are_calibrated(self):
@@ -134,6 +136,7 @@ class TestSlice:
         )
         summary = part.summary()
         assert summary["answerability_accuracy"] == 50
+        assert summary["answerability_interval"] == pytest.approx([15.00, 85.00], abs=0.01)  # 2 of 4: 50 +- 196 sqrt(1 / 31.37)
         # Only answers that were given: the first, and the fourth, which should have been none.
         assert [bin["mean_probability"] for bin in summary["calibration"]["reliability"]] == [0.25, 0.75]
         assert [bin["accuracy"] for bin in summary["calibration"]["reliability"]] == [0, 1]

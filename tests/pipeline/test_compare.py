@@ -9,6 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from pipeline.compare import resolve
+from pipeline.options import parse
 from tests.checkpoints import build_bert
 from tests.pipeline.test_duplicates import ada
 from tests.runs import examples, read_manifest, read_parts, run, write_input
@@ -74,6 +76,14 @@ def test_differences_are_those_of_the_rows(audits: tuple[Path, Path], tmp_path: 
     assert read_manifest(tmp_path / "out")["state"] == "complete"
     page = (tmp_path / "out" / "report.html").read_text("utf-8")
     assert "22 examples that stand in both audits" in page
+
+
+def test_a_job_does_not_grow_with_the_parts(audits: tuple[Path, Path], tmp_path: Path):
+    """Engines bound the graph that they take: workers list the parts."""
+    parts = [part.name for audit in audits for part in (audit / "parts").iterdir()]
+    assert len(parts) == 10
+    options, _ = parse(["compare", f"--before={audits[0]}", f"--after={audits[1]}", f"--output={tmp_path}/out"])
+    assert not any(part in repr(resolve(options)) for part in parts)
 
 
 def test_a_gate_that_is_not_passed_is_exit_1_and_no_complete_manifest(audits: tuple[Path, Path], tmp_path: Path):

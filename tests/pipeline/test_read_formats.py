@@ -128,6 +128,13 @@ class TestJsonLines:
         (example,) = read("jsonl", f"{line}\n\n", id="key", question="ask", context="text", answers="golds")
         assert example == ImportedRow("7", "Who?", "a", [("a", 0)], {"page": 3})
 
+    def test_a_start_that_belongs_to_no_answer_goes_along(self):
+        """As in rows of annotate: theirs is that of the model's answer."""
+        row = {"question": "Who?", "context": "a b", "answers": {"text": ["a"], "answer_start": [0]}, "answer_start": 2}
+        (made, plain) = read("jsonl", f"{json.dumps(row)}\n{json.dumps(row | {'answers': 'b'})}")
+        assert (made.golds, made.others) == ([("a", 0)], {"answer_start": 2})
+        assert (plain.golds, plain.others) == ([("b", 2)], {})
+
     @pytest.mark.parametrize(
         ("content", "message"),
         [

@@ -63,6 +63,13 @@ def test_golds_make_the_round_trip(audited: Path, tmp_path: Path):
     assert again.select(before.column_names).to_pylist() == before.to_pylist()
 
 
+def test_rows_make_the_round_trip_through_json_lines(audited: Path, tmp_path: Path):
+    assert export(audited / "out", tmp_path / "rows.jsonl", "--format=jsonl") == 0
+    assert main(["import", f"--input={tmp_path}/rows.jsonl", f"--output={tmp_path}/rows.parquet"]) == 0
+    again, before = pq.read_table(tmp_path / "rows.parquet"), read_parts(audited / "out")
+    assert again.select(before.column_names).to_pylist() == before.to_pylist()
+
+
 def test_predicted_answers_are_a_file_of_golds(audited: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert export(audited / "out", tmp_path / "silver.json", "--format=squad") == 0
     assert "20 questions" in capsys.readouterr().out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 from model.audit import AUDIT_SCHEMA
 from model.comparison import Comparison
 from tests.model.test_comparison import score
-from transforms.compare_audits import CompareAudits, ScoredPart, pair_scores, read_scores
+from transforms.compare_audits import AuditSide, CompareAudits, ScoredPart, pair_scores, read_scores
 
 VALUES = (1.0, 0.0, 0.5)
 
@@ -73,6 +74,10 @@ def test_rows_without_an_id_are_nobodys_partner():
     assert [kind for kind, _, _ in pair_scores(None, [*before, *after])] == ["without_id"] * 2
 
 
+def side(after: bool, prefix: str = "", question: str = "question") -> AuditSide:
+    return AuditSide("/nowhere", after, "id", prefix, question, "answers", ())
+
+
 def audited(path: Path, ids: list[Any], prefix: str = "", **columns: list[Any]) -> Path:
     values: dict[str, list[Any]] = {name: [None] * len(ids) for name in AUDIT_SCHEMA.names} | columns
     table = pa.table([pa.array(values[field.name], field.type) for field in AUDIT_SCHEMA], names=AUDIT_SCHEMA.names)
@@ -96,7 +101,7 @@ def test_a_row_crosses_the_shuffle_as_figures(tmp_path: Path):
         status=["scored", "rejected"],
         pair_hash=[b"x" * 16, None],
     )
-    (row_id, first), (no_id, second) = read_scores(ScoredPart(str(path), False, 3, "id", "qa_", "question", ()))
+    (row_id, first), (no_id, second) = read_scores(ScoredPart(side(False, "qa_"), str(path), 3))
     assert (row_id, no_id) == ("7", None)
     assert (first.part, first.row, first.status, first.values) == (3, 0, "scored", (1.5, 0.0, 0.5))
     assert first.pair == b"x" * 16
@@ -104,26 +109,28 @@ def test_a_row_crosses_the_shuffle_as_figures(tmp_path: Path):
     assert dict(first.labels)["question_word"] == "who"
     assert second.status == "rejected"
     assert all(math.isnan(value) for value in second.values)
-    (_, after), _ = read_scores(ScoredPart(str(path), True, 0, "id", "qa_", "", ()))
+    (_, after), _ = read_scores(ScoredPart(side(True, "qa_", question=""), str(path), 0))
     assert after.labels == ()
     assert len(pickle.dumps(first)) < 1000
 
 
 def test_two_audits_in_a_pipeline(tmp_path: Path):
     """Rows of one side are in other parts and in another order than those of the other."""
-    parts = []
+    both = []
     for after, ids in ((False, [["a", "b"], ["c", "d"]]), (True, [["d", "x", "b"], ["a"]])):
+        folder = tmp_path / str(after)
+        (folder / "parts").mkdir(parents=True)
         for index, names in enumerate(ids):
             hashes = [name.encode() * 16 for name in names]
             figures: dict[str, list[Any]] = {"f1": [0.25 + after / 2] * len(names), "exact_match": [0.0] * len(names)}
-            path = tmp_path / f"{after}-{index}.parquet"
+            path = folder / "parts" / f"{index}.parquet"
             audited(path, names, pair_hash=hashes, status=["scored"] * len(names), **figures)
-            parts.append(ScoredPart(str(path), after, index, "id", "", "question", ()))
+        both.append(replace(side(after), folder=str(folder)))
     found: list[Comparison] = []
     with beam.Pipeline(runner="FnApiRunner") as pipeline:
         _ = (
             pipeline
-            | beam.Create(parts)
+            | beam.Create(both)
             | CompareAudits(5)
             | beam.Map(lambda each: pq.write_table(pa.table({"found": [pickle.dumps(each)]}), tmp_path / "found.parquet"))
         )

@@ -159,6 +159,16 @@ class TestBack:
         start = CONTEXT.index("Ada")
         assert found == {"row 0": ((None, start, start + 3), (None, start + 5, start + 11)), "row 1": ()}
 
+    def test_a_mark_in_label_studio_that_says_another_text(self):
+        """Some versions count an emoji as two; a line end is written in a way of its own."""
+        start, end = CONTEXT.index("keeper"), CONTEXT.index(" came")
+
+        def marked(shift: int, text: str) -> dict[str, Any]:
+            return {"type": "labels", "value": {"start": start + shift, "end": end + shift, "text": text}}
+
+        found = read_corrections(self.annotated([marked(1, CONTEXT[start:end])], [marked(0, 'keeper;\\n"dusk"')]))
+        assert found == {"row 0": ((CONTEXT[start:end], start + 1, None),), "row 1": ((None, start, end),)}
+
     @pytest.mark.parametrize(
         ("content", "message"),
         [

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+from markupsafe import escape
+from rich.text import Text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,6 +26,9 @@ _OUTCOMES = {"scored": _ACCENT, "null_scored": _THIRD, "unreachable": _SECOND, "
 
 Bar = tuple[str, float, float]
 """Name, mean, half of its 95 % interval."""
+
+_LONGEST_LABEL = 30
+"""In columns of a terminal, of which wide letters take two."""
 
 
 class _Drawing:
@@ -49,7 +56,11 @@ class _Drawing:
         from matplotlib import rc_context
 
         out = io.StringIO()
-        with rc_context({"svg.fonttype": "none", "svg.hashsalt": self.name, "font.family": "sans-serif"}):
+        with (
+            rc_context({"svg.fonttype": "none", "svg.hashsalt": self.name, "font.family": "sans-serif"}),
+            warnings.catch_warnings(),
+        ):
+            warnings.filterwarnings("ignore", "Glyph")  # letters stay letters, which the reader's own fonts draw
             self.figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
         svg = out.getvalue()
         svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
@@ -57,7 +68,14 @@ class _Drawing:
         svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1), count=1)
         for drawn, shown in _COLOURS.items():
             svg = svg.replace(drawn, shown)
-        return svg.replace("<svg ", f'<svg role="img" aria-label="{description}" ', 1)
+        return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(description)}" ', 1)
+
+
+def _label(name: str) -> str:
+    """A name as it stands beside an axis: on one line, cut so that the figure keeps its room, no formula between dollars."""
+    text = Text(" ".join(name.split()))
+    text.truncate(_LONGEST_LABEL, overflow="ellipsis")
+    return text.plain.replace("$", r"\$")
 
 
 def accounting(rows: dict[str, int]) -> str:
@@ -129,7 +147,7 @@ def bars(name: str, groups: Sequence[Bar], unit: str) -> str:
     means, halves = [mean for _, mean, _ in groups], [half for _, _, half in groups]
     axes.barh(places, means, xerr=halves, color=_ACCENT, ecolor=_TEXT, height=0.7)
     axes.set_xlim(left=0)
-    axes.set_yticks(list(places), [label.replace("$", r"\$") for label, _, _ in groups])
+    axes.set_yticks(list(places), [_label(name) for name, _, _ in groups])
     axes.invert_yaxis()
     axes.xaxis.grid(True, color=_RULE, linewidth=0.6)
     drawing.label(axes, unit, "")
@@ -143,7 +161,7 @@ def differences(groups: Sequence[Bar], unit: str) -> str:
     axes.axvline(0, color=_RULE)
     means, halves = [mean for _, mean, _ in groups], [half for _, _, half in groups]
     axes.errorbar(means, range(len(groups)), xerr=halves, fmt="o", color=_ACCENT, ecolor=_ACCENT, capsize=3, markersize=4)
-    axes.set_yticks(range(len(groups)), [label.replace("$", r"\$") for label, _, _ in groups])
+    axes.set_yticks(range(len(groups)), [_label(name) for name, _, _ in groups])
     axes.set_ylim(len(groups) - 0.4, -0.6)
     drawing.label(axes, unit, "")
     return drawing.svg(f"{unit} by slice")

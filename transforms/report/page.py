@@ -13,6 +13,7 @@ import jinja2
 from markupsafe import Markup
 
 from model.distributions import LOSS_BINS, Z_95
+from model.slices import SLICES
 from transforms.read_examples import SHOWN, Example, Place
 from transforms.report import figures
 from transforms.report.passages import shortened, shown_passage
@@ -22,6 +23,8 @@ MOST_BYTES = 3_000_000
 
 _MOST_SLICES = 500
 _MOST_BARS = 40
+_MOST_GIVEN = 4
+"""Columns of `--slice_by` that have a figure; the table has all."""
 
 _METRICS = (
     ("f1", "F1", " points", "Words that answer and gold share."),
@@ -53,6 +56,8 @@ def audit_page(
         "reliability": figures.reliability(everything["calibration"].get("reliability", [])),
         **{name: _bars(name, slices.get(name, {})) for name in ("context_tokens", "answer_position", "question_word")},
     }
+    names = [name for name in slices if name not in SLICES][:_MOST_GIVEN]
+    given = [(name, len(slices[name]), Markup(_bars(name, slices[name]))) for name in names]
     rows = [{"slice": name, "value": value, **part} for name, values in slices.items() for value, part in values.items()]
     for shown in (SHOWN, SHOWN // 4, 0):
         page = render(
@@ -62,6 +67,8 @@ def audit_page(
             all=everything,
             about=about,
             figures={name: Markup(svg) for name, svg in drawn.items()},  # our own drawing, its labels escaped by matplotlib
+            given=given,
+            bars=_MOST_BARS,
             slice_rows=rows[:_MOST_SLICES],
             slice_count=len(rows),
             worst=[_shown(entry, examples) for entry in audit["highest_loss"][:shown]],
@@ -102,7 +109,7 @@ def comparison_page(comparison: Mapping[str, Any]) -> bytes:
 
 
 def _bars(name: str, values: Mapping[str, Any]) -> str:
-    losses = {value: part["losses"]["nll"] for value, part in values.items()}
+    losses = {value: part["losses"]["nll"] for value, part in list(values.items())[:_MOST_BARS]}
     groups = [(value, loss["mean"], Z_95 * loss["standard_error"]) for value, loss in losses.items() if loss["count"]]
     return figures.bars(name, groups, "mean loss, nats")
 

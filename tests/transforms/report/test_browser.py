@@ -91,7 +91,7 @@ def column(browser: Chrome, table: str, number: int) -> list[str]:
 def test_it_loads_without_a_request_and_says_nothing_to_the_console(audit: Chrome):
     entries = audit.execute_script("return performance.getEntriesByType('resource').map((entry) => entry.name)")
     assert [entry for entry in entries if not entry.startswith("data:")] == []
-    assert len(every(audit, "figure svg")) == 7
+    assert len(every(audit, "figure svg")) == 8
     screenshot(audit, "audit", 3000)
 
 

@@ -14,6 +14,7 @@ from tests.model.test_comparison import compared, drawn_pairs
 from tests.transforms.report.samples import ABOUT, PASSAGES, SCRIPT, entry, sample_audit
 from transforms.merge_receipts import Totals
 from transforms.read_examples import SHOWN, Example
+from transforms.report import figures
 from transforms.report.page import MOST_BYTES, audit_page, comparison_page
 from transforms.report.passages import excerpts, pieces, shortened, shown_passage
 from transforms.write_manifest import audit_report
@@ -65,9 +66,9 @@ def test_ids_are_unique_and_what_points_to_them_finds_them(page: bytes):
 
 
 def test_every_figure_has_a_name_and_follows_the_pages_colours(page: bytes):
-    figures = [attributes for tag, attributes in Elements(page).tags if tag == "svg"]
-    assert len(figures) == 7
-    assert all(figure["role"] == "img" and figure["aria-label"] and "width" not in figure for figure in figures)
+    drawings = [attributes for tag, attributes in Elements(page).tags if tag == "svg"]
+    assert len(drawings) == 8
+    assert all(figure["role"] == "img" and figure["aria-label"] and "width" not in figure for figure in drawings)
     drawn = page[page.index(b"<svg") : page.rindex(b"</svg>")]
     assert set(re.findall(rb"#[0-9a-f]{6}\b", drawn)) <= {b"#000000"}  # matplotlib's default for its empty shapes
     assert b"var(--accent)" in drawn
@@ -79,7 +80,38 @@ def test_figures_stand_with_their_intervals(page: bytes):
     nll, f1 = audit["all"]["losses"]["nll"], audit["all"]["f1"]
     assert f'<strong>{nll["mean"]:.3f}</strong> <span class="interval">± {1.96 * nll["standard_error"]:.3f}</span>' in text
     assert f"[{f1['interval'][0]:.2f}, {f1['interval'][1]:.2f}]" in text
+    perplexity = [audit["all"][f"perplexity_{side}_interval"] for side in ("start", "end")]
+    assert " / ".join(f"[{low:.2f}, {high:.2f}]" for low, high in perplexity) in text
+    assert "[{:.2f}, {:.2f}]".format(*audit["all"]["answerability_interval"]) in text
     assert "the model answers elsewhere, apart from every gold" in text
+
+
+def test_columns_of_slice_by_have_figures(page: bytes):
+    assert "<figcaption>Loss by source.</figcaption>" in page.decode()
+    audit, examples = sample_audit()
+    audit["slices"] |= {f"book {k}": audit["slices"]["source"] for k in range(9)}
+    text = page_of(audit, examples).decode()
+    captions = re.findall("<figcaption>(Loss by .*?)</figcaption>", text)
+    assert len(captions) == 3 + 4
+    assert captions[3:] == ["Loss by source.", *(f"Loss by book {k}." for k in range(3))]  # the table has all
+
+
+def test_a_column_of_any_name_and_of_many_values():
+    audit, examples = sample_audit()
+    audit["slices"]["source"] = {f"{k:02}": audit["all"] for k in range(50)}
+    audit["slices"]['"><script>'] = audit["slices"].pop("source")
+    text = page_of(audit, examples).decode()
+    assert "Loss by &#34;&gt;&lt;script&gt;, the first 40 of 50 values." in text
+    assert text.count("<script>") == 1
+
+
+def test_one_example_has_no_interval():
+    audit, examples = sample_audit()
+    audit["all"]["losses"]["nll"]["count"] = audit["slices"]["source"]["book 1"]["losses"]["nll"]["count"] = 1
+    page = page_of(audit, examples).decode()
+    assert f"{audit['all']['losses']['nll']['mean']:.3f}</strong><p>" in page
+    rows = re.findall(r'<th scope="row">source</th><td><bdi>book (\d)</bdi></td>(?:<td.*?</td>){2}<td>(.*?)</td>', page)
+    assert [interval == "–" for _, interval in rows] == [False, True, False]
 
 
 def test_the_same_audit_is_the_same_page(page: bytes):
@@ -95,6 +127,14 @@ def test_no_row_at_all():
 def test_a_row_that_could_not_be_read_again_is_shown_without_its_passage():
     audit, _ = sample_audit()
     assert page_of(audit, {}).decode().count("Its row could not be read again.") == 2 * len(PASSAGES)
+
+
+def test_names_beside_a_figure_leave_it_its_room(recwarn: pytest.WarningsRecorder):
+    names = ["w" * 80, "灯 🌊\n" * 30, "$a$ and $b$"]
+    svg = figures.bars("source", [(name, 1.0, 0.1) for name in names], "mean loss, nats")
+    figures.bars("source", [("🌊" * 80, 1.0, 0.1)], "mean loss, nats")
+    assert re.findall(r"<text[^>]*>([w灯$].*?)</text>", svg) == ["w" * 29 + "…", "灯 🌊 " * 4 + "灯 🌊…", "$a$ and $b$"]
+    assert [str(each.message) for each in recwarn] == []
 
 
 def test_where_no_token_is_coloured_it_is_said_why():
@@ -149,6 +189,11 @@ class TestComparison:
         cells = re.findall(r"<td>(.*?)</td>", page[page.index('<table id="slice-table">') :])[2:11]
         f1, em, nll = (content["slices"]["by 0"]["000"][name] for name in ("f1", "exact_match", "nll"))
         assert cells == [f"{value:+.3f}" for each in (f1, em, nll) for value in (each["difference"], *each["interval"])]
+
+    def test_one_pair_has_no_interval(self):
+        page = comparison_page(comparison(slices=2, pairs=2, listed=2)).decode()
+        cells = re.findall(r"<td>(.*?)</td>", page[page.index('<table id="slice-table">') :])[2:11]
+        assert [cell == "–" for cell in cells] == [False, True, True] * 3
 
     def test_what_is_left_out_is_said(self):
         content = comparison(slices=100, pairs=200, listed=7)
