@@ -22,6 +22,8 @@ FINE_BINS = 1000
 """Probabilities are counted in this many equal bins, of which the 15 equal-mass bins of the calibration are made."""
 
 MASS_BINS = 15
+RESAMPLES = 200
+"""Of the right answers of each bin, for the interval of the calibration error."""
 
 LOSS_BINS = 24
 """Bins of a loss in plots: bin k holds [(k / 4)^2, ((k + 1) / 4)^2) nats, the last one everything above."""
@@ -144,7 +146,10 @@ class Calibration:
             self._add(key, values)
 
     def summary(self) -> dict[str, Any]:
-        """Brier score, expected calibration error (Guo et al. 2017, arXiv:1706.04599) and reliability, equal-mass bins."""
+        """Brier score, expected calibration error (Guo et al. 2017, arXiv:1706.04599) and reliability, equal-mass bins.
+
+        The error's normal interval of 95 % comes from drawing each bin's right answers anew (a parametric bootstrap).
+        """
         if not self.count:
             return {"count": 0}
         reliability: list[list[float]] = []
@@ -158,10 +163,14 @@ class Calibration:
                 reliability.append([0, 0.0, 0, place])
             for k, value in enumerate((n, p, right)):
                 reliability[-1][k] += value
-        error = sum(abs(p - right) for _, p, right, _ in reliability) / self.count
+        counts, sure, right_ones = np.array(reliability)[:, :3].T
+        error = float(np.abs(sure - right_ones).sum() / self.count)
+        drawn = np.random.default_rng(0).binomial(counts.astype(int), right_ones / counts, (RESAMPLES, len(counts)))
+        half = Z_95 * float(np.abs(sure - drawn).sum(1).std() / self.count)
         return {
             "count": self.count,
             "expected_calibration_error": error,
+            "expected_calibration_error_interval": [max(0.0, error - half), min(1.0, error + half)],
             "brier": self.brier / self.count,
             "reliability": [
                 {"count": int(n), "mean_probability": p / n, "accuracy": right / n} for n, p, right, _ in reliability

@@ -55,9 +55,10 @@ def audit_figures(audit: dict[str, Any]) -> str:
         )
     calibration = everything["calibration"]
     if calibration["count"]:
+        low, high = calibration["expected_calibration_error_interval"]
         lines.append(
-            f"calibration error {calibration['expected_calibration_error']:.4f}, Brier score {calibration['brier']:.4f} "
-            f"over {calibration['count']} answers"
+            f"calibration error {calibration['expected_calibration_error']:.4f} [{low:.4f}, {high:.4f}], "
+            f"Brier score {calibration['brier']:.4f} over {calibration['count']} answers"
         )
     corrections = audit["corrections"]
     if corrections["file"]:

@@ -105,6 +105,22 @@ class TestCalibration:
             assert found["mean_probability"] == pytest.approx(p[group].mean(), abs=0.005)
             assert found["accuracy"] == pytest.approx(right[group].mean(), abs=0.05)
 
+    def test_the_interval_of_the_error_is_as_wide_as_other_samples_spread(self):
+        drawn = np.random.default_rng(6)
+
+        def sample() -> dict:
+            p = drawn.random(2000)
+            made = Calibration()
+            made.add(p, (drawn.random(2000) < p**2).astype(np.float64))
+            return made.summary()
+
+        summaries = [sample() for _ in range(150)]
+        spread = np.std([summary["expected_calibration_error"] for summary in summaries])
+        low, high = summaries[0]["expected_calibration_error_interval"]
+        assert low < summaries[0]["expected_calibration_error"] < high
+        assert (high - low) / 2 == pytest.approx(1.96 * spread, rel=0.25)
+        assert summaries[0] != sample()
+
     def test_the_error_is_that_of_the_bins_that_are_shown(self):
         made = Calibration()
         made.add(np.array([0.1, 0.1, 0.9, 0.9, 0.9]), np.array([0.0, 1.0, 1.0, 1.0, 0.0]))
