@@ -1,9 +1,9 @@
 """Fits a checkpoint's temperature and null threshold: `python -m model.calibrate --model DIR --data 'a.parquet,b.parquet'`.
 
 Half of the passages of the development data are fitted on, the other half is only measured on. The temperature (Guo et al.
-2017, arXiv:1706.04599) makes the probability of the answer most likely for the events "it is exactly right"; the threshold
-is the lowest at which "no answer" costs rows that have one no more than `--f1_cost`. Both are written to `spanmill` in the
-folder's config.json.
+2017, arXiv:1706.04599) is that at which the probabilities of answers to answerable questions are nearest to how often they
+are exactly right. The threshold gives the best F1, by the rules of SQuAD 2.0, on the files that hold unanswerable rows. Both
+are written to `spanmill` in the folder's config.json.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import argparse
 import hashlib
 import json
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ from model.distributions import Calibration
 from model.metrics import exact_match, f1
 from model.prediction import Decoding, predict
 from model.reader import CheckpointReader, Reader, resolve_dtype
-from model.spans import merge_windows
+from model.spans import PassageSpans, merge_windows
 from model.tokenizer import Tokenizer
 from model.training_data import best_texts, make_examples, read_rows
 
@@ -76,23 +76,24 @@ class Decoded:
         """In per cent, under the rules of SQuAD 2.0."""
         return 100 * float(np.where(self.margin > threshold, self.null_right, self.f1)[half].mean())
 
-    def right(self, threshold: float) -> np.ndarray:
-        """The events that `probability` is of: the answer is exactly right, bool [R]."""
-        return (self.exact > 0) & (self.margin <= threshold)
 
+def decode_file(reader: Reader, path: str, null: bool, null_trained: bool, max_length: int, overlap: int) -> Decoded:
+    """Runs the network once over the rows of a file and decodes them at every temperature.
 
-def decode_file(reader: Reader, path: str, null: bool, max_length: int, overlap: int) -> Decoded:
-    """Runs the network once over the rows of a file and decodes them at every temperature."""
+    null          whether probabilities share with the null option
+    null_trained  whether there is a margin to it
+    """
     rows = read_rows(path)
     windows = make_examples(rows, reader.tokenizer(), max_length, overlap, max_question=64).windows
     recorded = RecordingReader(reader)
-    probability = np.zeros((len(TEMPERATURES), len(rows)))
-    for k, temperature in enumerate(TEMPERATURES):
-        prediction = predict(recorded, windows, Decoding(n_best=1, temperature=temperature, null=null), BATCH_TOKENS)
-        spans = merge_windows(
-            prediction.spans, windows.pair, windows.index, len(rows), n_best=1, temperature=float(temperature)
-        )
-        probability[k] = spans.probability[:, 0]
+
+    def decode(temperature: float, null: bool) -> PassageSpans:
+        decoding = Decoding(n_best=1, temperature=temperature, null=null)
+        prediction = predict(recorded, windows, decoding, BATCH_TOKENS)
+        return merge_windows(prediction.spans, windows.pair, windows.index, len(rows), n_best=1, temperature=temperature)
+
+    spans = decode(1.0, null_trained)
+    probability = np.stack([decode(float(temperature), null).probability[:, 0] for temperature in TEMPERATURES])
     texts = best_texts(spans, windows, [row["context"] for row in rows])
     golds = [row["answers"]["text"] for row in rows]
     margin = spans.null_score.astype(np.float64) - spans.span_score[:, 0]
@@ -106,26 +107,27 @@ def decode_file(reader: Reader, path: str, null: bool, max_length: int, overlap:
     )
 
 
-def fit_threshold(files: list[Decoded], half: list[np.ndarray], f1_cost: float) -> float:
-    """The lowest threshold at which refusals cost the answerable rows at most `f1_cost` points of their mean F1.
+def fit_threshold(files: list[Decoded], half: list[np.ndarray]) -> float:
+    """The threshold of the best F1 over those of the rows that stand in a file with unanswerable ones.
 
-    0 where the null option is off or no row has an answer.
+    Of equals the highest, which refuses least. 0 where there is no such file, or the null option is off.
     """
-    answerable = [rows & (file.null_right == 0) for file, rows in zip(files, half, strict=True)]
-    margin = np.concatenate([file.margin[rows] for file, rows in zip(files, answerable, strict=True)])
-    scores = np.concatenate([file.f1[rows] for file, rows in zip(files, answerable, strict=True)])
+    mixed = [(file, rows) for file, rows in zip(files, half, strict=True) if file.null_right.any()]
+    if not mixed:
+        return 0.0
+    margin, answered, refused = (
+        np.concatenate([getattr(file, name)[rows] for file, rows in mixed]) for name in ("margin", "f1", "null_right")
+    )
     if not np.isfinite(margin).any():
         return 0.0
     order = np.argsort(-margin)
-    cost = 100 * np.cumsum(scores[order]) / len(order)
-    refused = min(int(np.searchsorted(cost, f1_cost, side="right")), len(order) - 1)
-    return float(margin[order[refused]])
+    gain = np.concatenate([[0.0], np.cumsum((refused - answered)[order])])  # of refusing the first k
+    return float(margin[order[min(int(gain.argmax()), len(order) - 1)]])
 
 
 def fit_temperature(probability: np.ndarray, right: np.ndarray) -> int:
-    """Which of the temperatures makes the events most likely; probability [temperatures, R], right bool [R]."""
-    p = np.clip(probability, 1e-12, 1 - 1e-12)
-    return int(np.where(right, np.log(p), np.log1p(-p)).mean(1).argmax())
+    """Which of the temperatures has the least calibration error; probability [temperatures, R], right bool [R]."""
+    return int(np.argmin([calibration_error(p, right) for p in probability]))
 
 
 def calibration_error(probability: np.ndarray, right: np.ndarray) -> float:
@@ -135,22 +137,31 @@ def calibration_error(probability: np.ndarray, right: np.ndarray) -> float:
     return float(calibration.summary()["expected_calibration_error"])
 
 
-def calibrate(folder: Path, data: list[str], max_length: int, overlap: int, f1_cost: float = 0.25) -> dict[str, float]:
-    """Fits and writes both settings; returns them with the figures of the half that they were not fitted on."""
+def calibrate(folder: Path, data: list[str], max_length: int, overlap: int, null: bool | None = None) -> dict[str, float]:
+    """Fits and writes both settings; returns them with the figures of the half that they were not fitted on.
+
+    null  what `--null auto` means for this checkpoint from now on, and what its probabilities are fitted for; None leaves it
+    """
     reader = CheckpointReader(LocalFolder(str(folder)), dtype=resolve_dtype("auto", "auto"))
     reader.load()
     settings = read_settings(folder)
-    files = [decode_file(reader, path, settings.null, max_length, overlap) for path in data]
+    settings = replace(
+        settings, null=settings.null if null is None else null, null_trained=settings.null or settings.null_trained
+    )
+    files = [decode_file(reader, path, settings.null, settings.null_trained, max_length, overlap) for path in data]
     fitted = [file.fitted_on for file in files]
     held = [~rows for rows in fitted]
-
-    threshold = fit_threshold(files, fitted, f1_cost)
+    threshold = fit_threshold(files, fitted)
 
     def events(half: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        answerable = [rows & (file.null_right == 0) for file, rows in zip(files, half, strict=True)]
-        probability = [file.probability[:, rows] for file, rows in zip(files, answerable, strict=True)]
-        right = [file.right(threshold)[rows] for file, rows in zip(files, answerable, strict=True)]
-        return np.concatenate(probability, 1), np.concatenate(right)
+        """Probabilities [temperatures, R] of the answers given to answerable questions, and whether they are right [R]."""
+        given = [rows & (file.null_right == 0) for file, rows in zip(files, half, strict=True)]
+        if settings.null:
+            given = [rows & (file.margin <= threshold) for file, rows in zip(files, given, strict=True)]
+        probability = [file.probability[:, rows] for file, rows in zip(files, given, strict=True)]
+        return np.concatenate(probability, 1), np.concatenate(
+            [file.exact[rows] > 0 for file, rows in zip(files, given, strict=True)]
+        )
 
     chosen = fit_temperature(*events(fitted))
     probability, right = events(held)
@@ -163,12 +174,13 @@ def calibrate(folder: Path, data: list[str], max_length: int, overlap: int, f1_c
     }
     for path, file, rows in zip(data, files, held, strict=True):
         name = Path(path).stem
-        figures[f"f1 {name}"] = file.mean_f1(threshold, rows)
-        if settings.null:
-            figures[f"f1 {name}, always the best span"] = file.mean_f1(np.inf, rows)
+        figures[f"f1 {name}, always the best span"] = file.mean_f1(np.inf, rows)
+        if settings.null_trained:
+            figures[f"f1 {name}, null on"] = file.mean_f1(threshold, rows)
             figures[f"f1 {name}, always no answer"] = 100 * float(file.null_right[rows].mean())
     config = read_config(folder)
-    config["spanmill"] = {**asdict(settings), **{name: figures[name] for name in ("temperature", "null_threshold")}}
+    fitted_settings = {name: figures[name] for name in ("temperature", "null_threshold")}
+    config["spanmill"] = {**config.get("spanmill", {}), **asdict(settings), **fitted_settings}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     return figures
 
@@ -179,9 +191,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data", required=True, help="comma-separated Parquet files of development data")
     parser.add_argument("--max_length", type=int, default=384)
     parser.add_argument("--overlap", type=int, default=128)
-    parser.add_argument("--f1_cost", type=float, default=0.25, help="points of F1 that refusals may cost (0.25)")
+    parser.add_argument("--null", choices=["on", "off"], help="what `--null auto` shall mean for this checkpoint (as it is)")
     options = parser.parse_args(arguments)
-    figures = calibrate(Path(options.model), options.data.split(","), options.max_length, options.overlap, options.f1_cost)
+    null = None if options.null is None else options.null == "on"
+    figures = calibrate(Path(options.model), options.data.split(","), options.max_length, options.overlap, null)
     print(json.dumps(figures, indent=2))
     return 0
 

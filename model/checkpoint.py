@@ -91,13 +91,15 @@ def locate(model: str) -> Location:
 class Settings:
     """A checkpoint's own settings, `spanmill: {...}` in its config.json.
 
-    null            whether its null option is trained (`--null auto` follows it)
+    null            what `--null auto` means
+    null_trained    whether its null option is trained, so that `--null on` makes sense
     temperature     T of the posterior; losses are never tempered
     null_threshold  default of `--null_score_diff_threshold`
     link            "softmax" or "sigmoid": what turns its logits into probabilities
     """
 
     null: bool = False
+    null_trained: bool = False
     temperature: float = 1.0
     null_threshold: float = 0.0
     link: str = "softmax"
@@ -107,6 +109,7 @@ class Settings:
         numbers = (self.temperature, self.null_threshold)
         return (
             isinstance(self.null, bool)
+            and isinstance(self.null_trained, bool)
             and self.link in ("softmax", "sigmoid")
             and all(isinstance(number, int | float) and math.isfinite(number) for number in numbers)
             and self.temperature > 0
@@ -132,8 +135,8 @@ def read_settings(folder: Path) -> Settings:
         if settings.usable:
             return settings
     raise CheckpointError(
-        f"config.json has spanmill = {given}: it must be an object, null true or false, temperature a number above 0, "
-        "null_threshold a number, link 'softmax' or 'sigmoid'"
+        f"config.json has spanmill = {given}: it must be an object, null and null_trained true or false, temperature a number "
+        "above 0, null_threshold a number, link 'softmax' or 'sigmoid'"
     )
 
 

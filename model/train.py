@@ -309,7 +309,9 @@ def _save_checkpoint(
     from transformers import AutoTokenizer
 
     half = network.to(torch.float16)
-    half.config.spanmill = {"null": options.null, "temperature": 1.0, "null_threshold": 0.0, "link": options.link}
+    objective = options.objective + (", shared normalisation" if options.shared_normalisation else "")
+    null = {"null": options.null, "null_trained": options.null}
+    half.config.spanmill = {**null, "objective": objective, "temperature": 1.0, "null_threshold": 0.0, "link": options.link}
     half.save_pretrained(output)
     AutoTokenizer.from_pretrained(base).save_pretrained(output)
     (output / "training.json").write_text(json.dumps({"options": vars(options), "evaluation": result}, indent=2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -28,55 +29,60 @@ def test_the_temperature_that_made_the_events_is_found() -> None:
     assert TEMPERATURES[fit_temperature(probability, right)] == pytest.approx(true, rel=0.1)
 
 
+def decoded(margin: np.ndarray, answered: np.ndarray, answerable: np.ndarray) -> Decoded:
+    scores = np.where(answerable, answered, 0)
+    return Decoded(margin, scores, scores, 1.0 * ~answerable, np.ones((1, len(margin))), np.ones(len(margin), bool))
+
+
 def test_the_threshold_parts_what_a_threshold_can_part() -> None:
-    margin = np.array([-6.0, -5.0, -4.0, 1.0, 3.0, 5.0])
-    answered = np.array([1.0, 1.0, 1.0, 0.0, 0.0, 0.0])
-    file = Decoded(margin, answered, answered, 1 - answered, np.ones((1, 6)), np.ones(6, bool))
-    threshold = fit_threshold([file], [file.fitted_on], f1_cost=0.5)
+    answerable = np.array([True, True, True, False, False, False])
+    file = decoded(np.array([-6.0, -5.0, -4.0, 1.0, 3.0, 5.0]), np.ones(6), answerable)
+    threshold = fit_threshold([file], [file.fitted_on])
     assert -4 <= threshold < 1
     assert file.mean_f1(threshold, file.fitted_on) == 100
     assert file.mean_f1(np.inf, file.fitted_on) == 50
-    assert file.right(threshold).tolist() == [True] * 3 + [False] * 3
 
 
-@pytest.mark.parametrize("cost", [0.0, 0.5, 3.0, 20.0, 200.0])
-def test_the_threshold_is_the_lowest_of_its_cost(cost: float) -> None:
-    generator = np.random.default_rng(5)
-    margin, scores = generator.normal(0, 3, 400), generator.random(400)
+@pytest.mark.parametrize("seed", range(5))
+def test_no_threshold_is_better_on_files_that_hold_unanswerable_rows(seed: int) -> None:
+    generator = np.random.default_rng(seed)
     answerable = generator.random(400) < 0.6
-    file = Decoded(margin, scores, np.where(answerable, scores, 0), 1.0 * ~answerable, np.ones((1, 400)), np.ones(400, bool))
-    threshold = fit_threshold([file], [file.fitted_on], cost)
-
-    def lost(at: float) -> float:
-        return 100 * float(np.where(margin > at, scores, 0)[answerable].mean())
-
-    assert lost(threshold) <= cost
-    lower = margin[answerable & (margin < threshold)]
-    if len(lower):
-        assert lost(lower.max()) > cost
+    mixed = decoded(generator.normal(0, 3, 400) - 2 * answerable, generator.random(400), answerable)
+    alone = decoded(generator.normal(5, 3, 400), generator.random(400), np.ones(400, bool))  # would have it high
+    halves = [generator.random(400) < 0.5 for _ in range(2)]
+    threshold = fit_threshold([mixed, alone], halves)
+    best = max(mixed.mean_f1(at, halves[0]) for at in [*mixed.margin, np.inf])
+    assert mixed.mean_f1(threshold, halves[0]) == pytest.approx(best)
+    assert fit_threshold([alone], halves[1:]) == 0
 
 
-def test_settings_are_written_and_the_pipeline_decodes_as_was_measured(bert_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("null", [None, False])
+def test_settings_are_written_and_the_pipeline_decodes_as_was_measured(
+    bert_folder: Path, tmp_path: Path, null: bool | None
+) -> None:
     folder = tmp_path / "model"
     shutil.copytree(bert_folder, folder)
     (folder / "config.json").write_text(
-        (folder / "config.json").read_text().rstrip().removesuffix("}") + ', "spanmill": {"null": true}}'
+        (folder / "config.json").read_text().rstrip().removesuffix("}")
+        + ', "spanmill": {"null": true, "objective": "its own"}}'
     )
     few = tmp_path / "few.parquet"
     pq.write_table(pq.read_table(SAMPLE).slice(0, 60), few)
-    figures = calibrate(folder, [str(few)], max_length=128, overlap=32)
+    figures = calibrate(folder, [str(few)], max_length=128, overlap=32, null=null)
     settings = read_settings(folder)
-    assert settings.null
+    assert settings.null == (null is None)
+    assert settings.null_trained
+    assert json.loads((folder / "config.json").read_text())["spanmill"]["objective"] == "its own"
     assert settings.temperature == figures["temperature"]
     assert settings.null_threshold == figures["null_threshold"]
     assert 0 <= figures["calibration_error_after"] <= 1
 
     reader = CheckpointReader(LocalFolder(str(folder)))
     reader.load()
-    decoded = decode_file(reader, str(few), null=True, max_length=128, overlap=32)
+    decoded = decode_file(reader, str(few), settings.null, null_trained=True, max_length=128, overlap=32)
     rows = read_rows(str(few))
     windows = make_examples(rows, reader.tokenizer(), 128, 32, 64).windows
-    decoding = Decoding(n_best=1, temperature=float(TEMPERATURES[3]), null=True)
+    decoding = Decoding(n_best=1, temperature=float(TEMPERATURES[3]), null=settings.null)
     prediction = predict(reader, windows, decoding, 4096)
     spans = merge_windows(prediction.spans, windows.pair, windows.index, len(rows), n_best=1, temperature=decoding.temperature)
     np.testing.assert_allclose(decoded.probability[3], spans.probability[:, 0], rtol=1e-5)
