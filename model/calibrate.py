@@ -2,8 +2,8 @@
 
 Half of the passages of the development data are fitted on, the other half is only measured on. The temperature (Guo et al.
 2017, arXiv:1706.04599) is that at which the probabilities of answers to answerable questions are nearest to how often they
-are exactly right. The threshold gives the best F1, by the rules of SQuAD 2.0, on the files that hold unanswerable rows. Both
-are written to `spanmill` in the folder's config.json.
+are exactly right; with the null option off, on files without unanswerable rows, if there are any. The threshold gives the
+best F1, by the rules of SQuAD 2.0, on files with unanswerable rows. Both are written to `spanmill` in the folder's config.json.
 """
 
 from __future__ import annotations
@@ -156,8 +156,11 @@ def calibrate(folder: Path, data: list[str], max_length: int, overlap: int, null
     def events(half: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Probabilities [temperatures, R] of the answers given to answerable questions, and whether they are right [R]."""
         given = [rows & (file.null_right == 0) for file, rows in zip(files, half, strict=True)]
+        answerable = [not file.null_right.any() for file in files]
         if settings.null:
             given = [rows & (file.margin <= threshold) for file, rows in zip(files, given, strict=True)]
+        elif any(answerable):
+            given = [rows & alone for alone, rows in zip(answerable, given, strict=True)]
         probability = [file.probability[:, rows] for file, rows in zip(files, given, strict=True)]
         return np.concatenate(probability, 1), np.concatenate(
             [file.exact[rows] > 0 for file, rows in zip(files, given, strict=True)]

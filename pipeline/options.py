@@ -170,7 +170,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--null",
         choices=["auto", "on", "off"],
         default="auto",
-        help="whether 'no answer' is an option (auto: where the checkpoint says that it was trained)",
+        help="whether 'no answer' is an option (auto: as the checkpoint's config says, else off)",
     )
     answers.add_argument(
         "--null_score_diff_threshold",
