@@ -31,14 +31,7 @@ def main() -> None:
     batches = [assemble(windows, chosen) for chosen in plan_batches(windows.lengths, options.batch_tokens)]
 
     def run() -> dict[str, float]:
-        waiting = iter(batches)  # lanes may share a list's iterator: it moves on in one step
-
-        @torch.inference_mode()
-        def work() -> None:
-            for batch in waiting:
-                reader.logits(batch)
-
-        in_lanes(work, options.lanes or reader.lanes())
+        in_lanes(torch.inference_mode()(reader.logits), batches[::-1], options.lanes or reader.lanes())
         return {"windows": len(windows)}
 
     serve(run)

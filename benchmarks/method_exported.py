@@ -92,9 +92,10 @@ def _openvino(network: torch.nn.Module, example: Any, names: tuple[str, ...], pr
 
     def infer(inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
         request = idle.get()
-        logits = [np.array(value) for value in request.infer(inputs).values()]
-        idle.put(request)
-        return logits
+        try:
+            return [np.array(value) for value in request.infer(inputs).values()]
+        finally:
+            idle.put(request)
 
     return infer
 

@@ -12,10 +12,9 @@ import shutil
 import sys
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file, save_file
 
-from model.checkpoint import LocalFolder, refuse_unsafe
+from model.checkpoint import CheckpointError, LocalFolder, refuse_unsafe
 
 WEIGHTS = "model.safetensors"
 
@@ -25,21 +24,25 @@ def average(checkpoints: list[Path], output: Path) -> None:
 
     Raises ValueError where the checkpoints are not of one architecture, CheckpointError for a folder that is none.
     """
-    total: dict[str, torch.Tensor] = {}
     for folder in checkpoints:
         refuse_unsafe(LocalFolder(str(folder)).folder())
+        if not (folder / WEIGHTS).is_file():
+            raise CheckpointError(f"{folder} has no {WEIGHTS}: weights in several files can't be averaged")
+    first = load_file(checkpoints[0] / WEIGHTS)
+    total = {name: tensor.float() for name, tensor in first.items() if tensor.is_floating_point()}
+    for folder in checkpoints[1:]:
         weights = load_file(folder / WEIGHTS)
         shapes = {name: tensor.shape for name, tensor in weights.items()}
-        if total and shapes != {name: tensor.shape for name, tensor in total.items()}:
+        if shapes != {name: tensor.shape for name, tensor in first.items()}:
             raise ValueError(f"--checkpoints: {folder} has other weights than {checkpoints[0]}: their mean means nothing")
-        for name, tensor in weights.items():
-            total[name] = total.get(name, 0) + tensor.float() / len(checkpoints)
-    precision = {name: tensor.dtype for name, tensor in load_file(checkpoints[0] / WEIGHTS).items()}
+        for name in total:
+            total[name] += weights[name].float()
+    mean = {name: (tensor / len(checkpoints)).to(first[name].dtype).contiguous() for name, tensor in total.items()}
     output.mkdir(parents=True, exist_ok=True)
-    for path in [*checkpoints[0].glob("*.json"), *checkpoints[0].glob("*.txt"), *checkpoints[0].glob("*.model")]:
-        shutil.copy(path, output)
-    stored = {name: tensor.to(precision[name]).contiguous() for name, tensor in total.items()}
-    save_file(stored, output / WEIGHTS, metadata={"format": "pt"})
+    for path in (path for pattern in ("*.json", "*.txt", "*.model") for path in checkpoints[0].glob(pattern)):
+        if path.name != "training.json":
+            shutil.copy(path, output)
+    save_file({**first, **mean}, output / WEIGHTS, metadata={"format": "pt"})
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -118,11 +118,14 @@ def fit_threshold(files: list[Decoded], half: list[np.ndarray]) -> float:
     margin, answered, refused = (
         np.concatenate([getattr(file, name)[rows] for file, rows in mixed]) for name in ("margin", "f1", "null_right")
     )
-    if not np.isfinite(margin).any():
+    finite = np.isfinite(margin)
+    if not finite.any():
         return 0.0
-    order = np.argsort(-margin)
-    gain = np.concatenate([[0.0], np.cumsum((refused - answered)[order])])  # of refusing the first k
-    return float(margin[order[min(int(gain.argmax()), len(order) - 1)]])
+    levels, place = np.unique(margin[finite], return_inverse=True)
+    gain = np.bincount(place, (refused - answered)[finite])
+    gains = np.concatenate([np.cumsum(gain[::-1])[::-1], [0.0]])  # [k]: of refusing level k and all above it
+    cuts = np.concatenate([levels[:1] - 1, (levels[:-1] + levels[1:]) / 2, levels[-1:] + 1])
+    return round(float(cuts[len(gains) - 1 - gains[::-1].argmax()]), 4)
 
 
 def fit_temperature(probability: np.ndarray, right: np.ndarray) -> int:
@@ -161,6 +164,8 @@ def calibrate(folder: Path, data: list[str], max_length: int, overlap: int, null
             given = [rows & (file.margin <= threshold) for file, rows in zip(files, given, strict=True)]
         elif any(answerable):
             given = [rows & alone for alone, rows in zip(answerable, given, strict=True)]
+        if not any(rows.any() for rows in given):
+            raise ValueError(f"--data {','.join(data)}: a half of the passages has no answerable question with an answer given")
         probability = [file.probability[:, rows] for file, rows in zip(files, given, strict=True)]
         return np.concatenate(probability, 1), np.concatenate(
             [file.exact[rows] > 0 for file, rows in zip(files, given, strict=True)]
@@ -171,7 +176,7 @@ def calibrate(folder: Path, data: list[str], max_length: int, overlap: int, null
     untempered = int(np.argmin(np.abs(TEMPERATURES - 1)))
     figures = {
         "temperature": round(float(TEMPERATURES[chosen]), 4),
-        "null_threshold": round(threshold, 4),
+        "null_threshold": threshold,
         "calibration_error_before": calibration_error(probability[untempered], right),
         "calibration_error_after": calibration_error(probability[chosen], right),
     }

@@ -3,34 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import TypeVar
 
 import torch
 
+Item = TypeVar("Item")
+
 MOST_LANES = 8
-"""On a CPU: more, and Python itself, which runs one thread at a time, would keep them waiting."""
+"""On a CPU: each holds a batch in memory, and Python itself runs one thread at a time."""
 
 
 def lanes_of(device: torch.device) -> int:
-    """How many batches to work on at a time.
+    """How many batches to work on at a time, at most.
 
-    On a CPU one for each of torch's threads, at most MOST_LANES. On a GPU two: while it computes one, the host lays out the
-    next and takes in the one before.
+    On a CPU one for each of torch's threads, up to MOST_LANES. On a GPU two: while it computes one, the host lays out the next
+    and takes in the one before.
     """
     return min(torch.get_num_threads(), MOST_LANES) if device.type == "cpu" else 2
 
 
-def in_lanes(work: Callable[[], None], lanes: int) -> None:
-    """Runs `work` in so many threads at once, which share torch's threads evenly; in the caller's own thread for one.
+def in_lanes(task: Callable[[Item], object], waiting: list[Item], lanes: int) -> None:
+    """Calls `task` with every item that waits, the last first, in up to so many threads at once; tasks may add items.
 
-    Returns when all have ended; raises what the first of them raised.
+    Lanes share torch's threads; there are as many as leave the fewest of them idle. One lane is the caller's own thread. What
+    a task raises ends all lanes, and is raised once they have ended; so does an interrupt of the caller. Meanwhile a thread of
+    the program that uses torch for the first time gets a lane's share of its threads, for good.
     """
-    if lanes <= 1:
+
+    def work() -> None:
+        while True:
+            try:
+                item = waiting.pop()
+            except IndexError:
+                return
+            try:
+                task(item)
+            except BaseException:
+                waiting.clear()
+                raise
+
+    threads = torch.get_num_threads()
+    lanes = max(range(1, max(1, lanes) + 1), key=lambda count: (count * max(1, threads // count), count))
+    if lanes == 1:
         work()
         return
-    threads = torch.get_num_threads()
-    with ThreadPoolExecutor(lanes, "lane", lambda: torch.set_num_threads(max(1, threads // lanes))) as pool:
+    pool = ThreadPoolExecutor(lanes, "lane", lambda: torch.set_num_threads(max(1, threads // lanes)))
+    try:
         running = [pool.submit(work) for _ in range(lanes)]
-    torch.set_num_threads(threads)  # a part of the setting is the process's
+        wait(running)
+    except BaseException:
+        waiting.clear()
+        raise
+    finally:
+        pool.shutdown()
+        torch.set_num_threads(threads)  # lanes changed what is the process's of this setting
     for lane in running:
         lane.result()

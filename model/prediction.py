@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -76,8 +78,9 @@ def predict(
     With golds, their terms of the loss are measured on the same logits; `link` makes logits probabilities (tokenwise).
 
     Where there are batches enough, as many lanes work on them as the reader takes. A batch that fails is halved until it
-    passes or is one window, whose pair then has a failure: "out_of_memory" or "model_error". Raises the error itself if the
-    device is lost, or if not one of several windows could be computed.
+    passes or is one window, whose pair then has a failure: "out_of_memory" or "model_error"; one that runs out of memory beside
+    other lanes is first tried alone. Raises the error itself if the device is lost, or if not one of several windows could be
+    computed.
     """
     count = len(windows)
     spans = WindowSpans(
@@ -91,11 +94,14 @@ def predict(
     )
     views = gold_views(windows, golds) if golds is not None else None
     losses = WindowLosses.empty(count, len(views.gold)) if views is not None else None
-    failures: dict[int, tuple[str, str]] = {}
+    failed: dict[int, tuple[str, str]] = {}
     errors: list[Exception] = []
-    passed: list[tuple[int, float]] = []
+    computed: list[tuple[int, float]] = []
+    again: list[np.ndarray] = []
     waiting = plan_batches(windows.lengths, batch_tokens)[::-1]
+    lanes = min(reader.lanes(), len(waiting) // 2)
 
+    @torch.inference_mode()
     def compute(chosen: np.ndarray) -> None:
         batch = assemble(windows, chosen)
         started = time.perf_counter()
@@ -105,36 +111,33 @@ def predict(
         if golds is not None and views is not None and losses is not None:
             logits = torch.stack([start_logits, end_logits])
             measure_windows(logits, batch, chosen, windows, golds, views, link=link, null=decoding.null, losses=losses)
-        passed.append((batch.input_ids.numel(), seconds))
+        computed.append((batch.input_ids.numel(), seconds))
 
-    @torch.inference_mode()
-    def work() -> None:
-        while True:
-            try:
-                chosen = waiting.pop()
-            except IndexError:
-                return
-            try:
-                compute(chosen)
-            except BaseException as error:
-                if not isinstance(error, Exception) or _device_lost(error):
-                    waiting.clear()  # the other lanes end too
-                    raise
-                errors.append(error)
-                if len(chosen) > 1:
-                    middle = len(chosen) // 2
-                    waiting.extend([chosen[middle:], chosen[:middle]])
-                    _free_memory(error)
-                else:
-                    reason = "out_of_memory" if _out_of_memory(error) else "model_error"
-                    failures[int(windows.pair[chosen[0]])] = reason, f"{type(error).__name__}: {error}"
+    def work(chosen: np.ndarray, together: bool) -> None:
+        error = _error_of(compute, chosen)
+        if error is None:
+            return
+        _free_memory(error)
+        if together and _out_of_memory(error):
+            again.append(chosen)  # alone it may have room
+            return
+        errors[:] = [error]
+        if len(chosen) > 1:
+            middle = len(chosen) // 2
+            waiting.extend([chosen[middle:], chosen[:middle]])
+        else:
+            reason = "out_of_memory" if _out_of_memory(error) else "model_error"
+            failed[int(chosen[0])] = reason, f"{type(error).__name__}: {error}"
 
     with _device_lock:
-        in_lanes(work, min(reader.lanes(), len(waiting) // 2))
-    if errors and not passed and count > 1:
-        raise errors[-1]
-    padded_tokens = sum(tokens for tokens, _ in passed)
-    seconds = sum(seconds for _, seconds in passed)
+        in_lanes(partial(work, together=lanes > 1), waiting, lanes)
+        waiting.extend(sorted(again, key=lambda chosen: int(chosen[0]), reverse=True))
+        in_lanes(partial(work, together=False), waiting, 1)
+    if errors and not computed and count > 1:
+        raise errors[0]
+    failures = {int(windows.pair[window]): failed[window] for window in sorted(failed, reverse=True)}  # a pair's first counts
+    padded_tokens = sum(tokens for tokens, _ in computed)
+    seconds = sum(seconds for _, seconds in computed)
     return Prediction(spans, losses, failures, int(windows.lengths.sum()), padded_tokens, seconds)
 
 
@@ -203,6 +206,18 @@ def _decode(
     spans.end_logit[chosen] = end_logit.cpu().numpy()
     spans.log_mass[chosen] = log_mass.cpu().numpy()
     spans.finite[chosen] = finite.cpu().numpy()
+
+
+def _error_of(compute: Callable[[np.ndarray], None], chosen: np.ndarray) -> Exception | None:
+    """What the computation raised, without its traceback, which would keep the batch in memory; a lost device is raised."""
+    try:
+        compute(chosen)
+    except Exception as error:
+        if _device_lost(error):
+            raise
+        error.__cause__ = error.__context__ = None
+        return error.with_traceback(None)
+    return None
 
 
 def _out_of_memory(error: Exception) -> bool:

@@ -27,6 +27,13 @@ _COMPARE_TYPES = ("xlnet", "funnel")
 """Networks that compare token types instead of embedding them: their configs have no `type_vocab_size`."""
 
 
+_STATELESS = (
+    *("albert", "bert", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "mobilebert", "modernbert", "mpnet"),
+    *("roberta", "xlm-roberta", "xlnet"),
+)
+"""Networks whose `forward` is known to change nothing in them, so that lanes may call it at once; BigBird's, for one, does."""
+
+
 class Reader(Protocol):
     """What the prediction loop needs of a model. Readers are picklable values that compare by what they load."""
 
@@ -105,7 +112,7 @@ class CheckpointReader:
         return self._network(batch)
 
     def lanes(self) -> int:
-        return 1 if self.compile else lanes_of(self._network.device)  # one compiler, one thread
+        return lanes_of(self._network.device) if self._network.stateless and not self.compile else 1
 
     def positions(self) -> int | None:
         """How many tokens a window may have for the network's position embeddings; None if it has no limit."""
@@ -194,6 +201,7 @@ class _Network:
         self.vocabulary = int(network.get_input_embeddings().num_embeddings)
         self.positions = _position_limit(network)
         self.padding: int | None = getattr(network.config, "pad_token_id", None)
+        self.stateless = network.config.model_type in _STATELESS
         self.device = device
         for module in network.modules():
             # In half precision a head's own rounding would tie neighbouring spans: its few weights compute in float32.

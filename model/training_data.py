@@ -86,10 +86,10 @@ def with_unanswerables(rows: list[dict], share: float, seed: int) -> list[dict]:
 
 
 def with_joined_passages(rows: list[dict], share: float, passages: int, seed: int) -> list[dict]:
-    """The rows, a share of the answerable ones with a passage made long: joined with those around it in the data.
+    """The rows, a share of the answerable ones with a passage made long: joined with those around it that lack their gold.
 
-    passages  how many passages a long one is made of, at most: passages that hold the row's gold too are left out. Where
-              among them the row's own stands is drawn evenly.
+    passages  how many a long one is made of, at most, from 1 on. Where among them the row's own stands is drawn evenly, but
+              near the ends of the data.
     """
     chosen = random.Random(seed)
     contexts = list(dict.fromkeys(row["context"] for row in rows if row["answers"]["text"]))

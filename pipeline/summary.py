@@ -56,8 +56,9 @@ def audit_figures(audit: dict[str, Any]) -> str:
     calibration = everything["calibration"]
     if calibration["count"]:
         low, high = calibration["expected_calibration_error_interval"]
+        interval = f" [{low:.4f}, {high:.4f}]" if calibration["count"] > 1 else ""
         lines.append(
-            f"calibration error {calibration['expected_calibration_error']:.4f} [{low:.4f}, {high:.4f}], "
+            f"calibration error {calibration['expected_calibration_error']:.4f}{interval}, "
             f"Brier score {calibration['brier']:.4f} over {calibration['count']} answers"
         )
     corrections = audit["corrections"]

@@ -43,6 +43,24 @@ def test_the_threshold_parts_what_a_threshold_can_part() -> None:
     assert file.mean_f1(np.inf, file.fitted_on) == 50
 
 
+@pytest.mark.parametrize(
+    ("margin", "answerable"),
+    [
+        ([3.0, 2.0, 1.0], [False] * 3),  # all are refused
+        ([3.0, 3.0, 1.0], [False, True, False]),  # a tie is refused as one, or not at all
+        ([np.inf, 2.0, 1.0], [True, False, True]),  # the first has no span to give
+        ([np.nan, 2.0, 1.0], [False, False, True]),
+        ([np.inf, np.nan, -np.inf], [True, False, True]),
+    ],
+)
+def test_thresholds_at_the_edges(margin: list[float], answerable: list[bool]) -> None:
+    file = decoded(np.array(margin), np.ones(len(margin)), np.array(answerable))
+    threshold = fit_threshold([file], [file.fitted_on])
+    assert np.isfinite(threshold)
+    reached = max(file.mean_f1(at, file.fitted_on) for at in (-100.0, 0.5, 1.5, 2.5, 100.0))
+    assert file.mean_f1(threshold, file.fitted_on) == pytest.approx(reached)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_no_threshold_is_better_on_files_that_hold_unanswerable_rows(seed: int) -> None:
     generator = np.random.default_rng(seed)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -26,31 +29,73 @@ def test_one_lane_for_each_thread_of_a_cpu(threads: int) -> None:
     assert lanes_of(torch.device("cuda")) == 2
 
 
-@pytest.mark.parametrize(("lanes", "each"), [(4, 1), (2, 2), (8, 1)])
-def test_lanes_share_the_threads(threads: int, lanes: int, each: int) -> None:
-    together = threading.Barrier(lanes, timeout=10)
+def threads_seen(lanes: int) -> list[int]:
+    """What torch computes with in each of the lanes that work on as many items."""
     seen = []
+    waiting = list(range(100))
 
-    def work() -> None:
-        together.wait()
-        seen.append(torch.get_num_threads())
+    def task(item: int) -> None:
+        seen.append((threading.current_thread().name, torch.get_num_threads()))
+        time.sleep(0.002)
 
-    in_lanes(work, lanes)
-    assert seen == [each] * lanes
-    assert torch.get_num_threads() == threads
+    in_lanes(task, waiting, lanes)
+    assert len(seen) == 100
+    return [threads for _, threads in sorted(set(seen))]
+
+
+@pytest.mark.parametrize(
+    ("torch_threads", "lanes", "expected"),
+    [(4, 4, [1] * 4), (4, 2, [2, 2]), (4, 8, [1] * 8), (12, 8, [2] * 6), (8, 5, [2] * 4), (4, 3, [2, 2]), (1, 2, [1, 1])],
+)
+def test_lanes_share_the_threads_and_leave_none_idle(threads: int, torch_threads: int, lanes: int, expected: list[int]) -> None:
+    torch.set_num_threads(torch_threads)
+    assert threads_seen(lanes) == expected
+    assert torch.get_num_threads() == torch_threads
 
 
 @pytest.mark.parametrize("lanes", [0, 1])
 def test_one_lane_is_the_thread_that_asks(threads: int, lanes: int) -> None:
     seen = []
-    in_lanes(lambda: seen.append((threading.current_thread(), torch.get_num_threads())), lanes)
-    assert seen == [(threading.current_thread(), threads)]
+    in_lanes(lambda item: seen.append((item, threading.current_thread(), torch.get_num_threads())), [2, 1], lanes)
+    assert seen == [(item, threading.current_thread(), threads) for item in (1, 2)]
 
 
-def test_what_a_lane_raises_is_raised(threads: int) -> None:
-    def work() -> None:
+def test_items_that_tasks_add_are_worked_on(threads: int) -> None:
+    waiting, seen = [16, 5], []
+
+    def task(item: int) -> None:
+        seen.append(item)
+        if item > 1:
+            waiting.extend([item // 2, item - item // 2])
+
+    in_lanes(task, waiting, 3)
+    assert seen.count(1) == 21
+
+
+def test_what_a_task_raises_ends_all_lanes_and_is_raised(threads: int) -> None:
+    waiting = list(range(1000))
+
+    def task(item: int) -> None:
         raise MemoryError("of a lane")
 
     with pytest.raises(MemoryError, match="of a lane"):
-        in_lanes(work, 2)
+        in_lanes(task, waiting, 2)
+    assert waiting == []
+    assert torch.get_num_threads() == threads
+
+
+def test_an_interrupt_ends_the_lanes_before_it_goes_on(threads: int) -> None:
+    waiting, done = list(range(1000)), []
+
+    def task(item: int) -> None:
+        time.sleep(0.05)
+        done.append(item)
+
+    threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        in_lanes(task, waiting, 2)
+    ended = len(done)
+    assert 0 < ended < 100
+    time.sleep(0.2)
+    assert len(done) == ended
     assert torch.get_num_threads() == threads

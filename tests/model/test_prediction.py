@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -290,6 +292,47 @@ def test_an_error_that_ends_the_run_ends_all_lanes() -> None:
         predict(FakeReader(most=2, refuse=NoMemory(KeyboardInterrupt, rows=0)), six_pairs(), DECODING, 1)
     with pytest.raises(ValueError, match="a poisoned pair"):
         predict(FakeReader(most=2, refuse=poison(*range(6))), six_pairs(), DECODING, 1)
+
+
+def test_memory_that_lanes_lack_together_is_no_failure_of_a_row() -> None:
+    """Room for the longest window alone, and no more."""
+    windows, inside = six_pairs(), []
+    room = int(windows.lengths.max())
+
+    def refuse(batch: Batch) -> None:
+        inside.append(batch.input_ids.numel())
+        try:
+            time.sleep(0.005)
+            if sum(inside) > room:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+        finally:
+            inside.remove(batch.input_ids.numel())
+
+    prediction = predict(FakeReader(most=2, refuse=refuse), windows, DECODING, 1)
+    assert prediction.failures == {}
+    assert_equal_windows(prediction.spans, predict(FakeReader(), windows, DECODING, 1).spans, range(len(windows)))
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_a_batch_that_failed_is_not_kept_in_memory(lanes: int) -> None:
+    held: list[weakref.ref[torch.Tensor]] = []
+    most = []
+
+    def refuse(batch: Batch) -> None:
+        most.append(sum(tensor() is not None for tensor in held))
+        activations = torch.zeros(10)
+        held.append(weakref.ref(activations))
+        if len(batch.input_ids) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    gc.disable()
+    try:
+        predict(FakeReader(most=lanes, refuse=refuse), six_pairs(), DECODING, 60)
+    finally:
+        gc.enable()
+    assert len(most) > 9
+    assert max(most) < lanes
+    assert not any(tensor() is not None for tensor in held)
 
 
 def test_threads_take_turns_on_the_device() -> None:

@@ -162,6 +162,28 @@ def test_answers_are_those_that_transformers_gives_window_by_window(checkpoint: 
             assert candidate["text"] == context[candidate["start"] : candidate["end"]] == candidate["text"].strip()
 
 
+def test_lanes_read_what_one_thread_reads(checkpoint: Checkpoint) -> None:
+    """Every network, on windows of many lengths."""
+    contexts = [*TRICKY_CONTEXTS.values(), long_context(700), *(long_context(words) for words in range(3, 60, 7))]
+    windows = cut(checkpoint, contexts)
+    decoding = Decoding(n_best=4, max_answer_length=8)
+    alone = predict(checkpoint.reader, windows, decoding, 200)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert checkpoint.reader.lanes() == 2
+        together = predict(checkpoint.reader, windows, decoding, 200)
+    finally:
+        torch.set_num_threads(threads)
+    assert together.failures == {}
+    for name in ("start", "end", "finite"):
+        np.testing.assert_array_equal(getattr(together.spans, name), getattr(alone.spans, name), name)
+    for name in ("start_logit", "end_logit", "log_mass"):
+        np.testing.assert_allclose(
+            getattr(together.spans, name), getattr(alone.spans, name), rtol=1e-5, atol=1e-5, err_msg=name
+        )
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_keeps_logits_finite_and_heads_in_float32(checkpoint: Checkpoint, dtype: str) -> None:
     reader = CheckpointReader(LocalFolder(str(checkpoint.folder)), device="cpu", dtype=dtype)
