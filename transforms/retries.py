@@ -23,6 +23,7 @@ _TRANSIENT_ERRNOS = {
     for name in (
         *("AGAIN", "BUSY", "INTR", "IO", "STALE", "PIPE", "TIMEDOUT", "CONNABORTED", "CONNREFUSED", "CONNRESET"),
         *("HOSTDOWN", "HOSTUNREACH", "NETDOWN", "NETRESET", "NETUNREACH"),
+        "NOTEMPTY",  # another process wrote into a folder while it was being removed
     )
 }
 

@@ -376,5 +376,8 @@ def _is_running(process: int) -> bool:
 def remove(output: str, *names: str) -> None:
     """Removes a file or folder below the output, if it is there."""
     fs, inner = _locate(join(output, *names))
-    with suppress(FileNotFoundError):
+    try:
         fs.rm(inner, recursive=True)
+    except (FileNotFoundError, IsADirectoryError) as error:
+        if fs.exists(inner):  # another process writes and removes there still: what was seen is another thing now
+            raise OSError(errno.ENOTEMPTY, f"{inner} changed while it was being removed") from error

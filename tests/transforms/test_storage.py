@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import fsspec
@@ -221,6 +222,25 @@ class TestCommit:
         assert create(output, b"first", "run.json")
         assert not create(output, b"second", "run.json")
         assert read(join(output, "run.json")) == b"first"
+
+    def test_remove_outlives_another_process_that_still_writes(self, tmp_path: Path):
+        folder, until = tmp_path / "parts", time.monotonic() + 0.5
+
+        def write() -> None:
+            number = 0
+            while time.monotonic() < until:
+                number += 1
+                with suppress(FileNotFoundError):
+                    folder.mkdir(exist_ok=True)
+                    (folder / f"{number}").touch()
+                    (folder / f"{number - 20}").unlink(missing_ok=True)
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        while writer.is_alive():
+            remove(str(tmp_path), "parts")
+        remove(str(tmp_path), "parts")
+        assert not folder.exists()
 
     def test_remove_takes_files_and_folders_and_forgives_missing_ones(self, output: str):
         commit(output, b"x", "parts", "a")
