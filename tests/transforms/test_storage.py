@@ -230,7 +230,7 @@ class TestCommit:
             number = 0
             while time.monotonic() < until:
                 number += 1
-                with suppress(FileNotFoundError):
+                with suppress(OSError):
                     folder.mkdir(exist_ok=True)
                     (folder / f"{number}").touch()
                     (folder / f"{number - 20}").unlink(missing_ok=True)
