@@ -26,22 +26,21 @@ import pyarrow.parquet as pq
 
 
 def write_tokens(options: argparse.Namespace) -> None:
-    import pyarrow as pa
-
     from model.checkpoint import Bundled
+    from model.pairs import WindowLimits
     from model.reader import CheckpointReader
     from model.token_probabilities import token_probabilities
-    from transforms.make_windows import WindowLimits, make_windows
+    from transforms.make_windows import InputColumns, make_windows
     from transforms.records import Chunk, ChunkSpec
 
     reader = CheckpointReader(Bundled())
-    limits = WindowLimits(384, 128, 64, 2000, answers="answers")
+    limits, columns = WindowLimits(384, 128, 64, 2000), InputColumns(answers="answers")
     table = pq.read_table(options.input)
     held: dict[str, Any] = {}
     for begin in range(0, table.num_rows, 200):
         rows = table.slice(begin, 200)
-        spec = ChunkSpec(str(options.input), 0, begin, begin, rows.num_rows, "")
-        windowed = make_windows(Chunk(spec, pa.table(rows)), reader.tokenizer(), limits)
+        spec = ChunkSpec(str(options.input), "input", 0, begin, begin, rows.num_rows, "part.parquet")
+        windowed = make_windows(Chunk(spec, rows), reader.tokenizer(), limits, columns)
         tokens, found = token_probabilities(reader, windowed.windows, null=False)
         assert windowed.golds is not None
         for row, pair in enumerate(windowed.row_pair.tolist()):

@@ -52,4 +52,7 @@ def test_a_run_whose_output_is_overwritten_ends_and_leaves_nothing(tmp_path: Pat
     assert first.exitcode == 3
     assert "belongs to another run now: nothing more is written there" in (tmp_path / "first").read_text()
     assert second.exitcode == 0, (tmp_path / "second").read_text()
-    assert content(tmp_path / "out") == whole
+    found = content(tmp_path / "out")
+    for each in (found, whole):  # a removal that met the other's last write was tried again, and counted
+        del each["manifest.json"]["retries"]
+    assert found == whole
