@@ -14,13 +14,12 @@ from __future__ import annotations
 import argparse
 import random
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-
-from pipeline.show import read_rows
 
 Span = tuple[int, int]
 
@@ -91,7 +90,7 @@ def make(options: argparse.Namespace) -> None:
 
 
 def rank(options: argparse.Namespace) -> None:
-    rows = read_rows(options.audit)
+    rows = [row for part in sorted(Path(options.audit, "parts").iterdir()) for row in pq.read_table(part).to_pylist()]
     misaligned = [row for row in rows if row["corruption"] == "misaligned"]
     for reason in ("gold_misaligned", "gold_out_of_range"):
         found = sum(row["reason"] == reason for row in misaligned)

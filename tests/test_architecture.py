@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -87,3 +88,12 @@ def test_every_file_of_transforms_and_pipeline_has_its_tests():
     }
     missing = {name for name in wanted if not (HOUSE / name).is_file()}
     assert missing == set()
+
+
+@pytest.mark.parametrize("path", sorted((HOUSE / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
+def test_benchmarks_import_what_there_is(path: Path):
+    """Most run by hand only, and nothing else would tell that a name has moved."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in (*LAYERS, "tests"):
+            module = importlib.import_module(node.module)
+            assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == []
