@@ -7,7 +7,6 @@ computed.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -46,7 +45,6 @@ class Prediction:
     failures       pair -> (reason, message) of pairs whose windows could not be computed
     real_tokens    tokens of all windows
     padded_tokens  tokens of all batches with their padding
-    network_seconds  time inside the reader, of all lanes together
     """
 
     spans: WindowSpans
@@ -54,7 +52,6 @@ class Prediction:
     failures: dict[int, tuple[str, str]]
     real_tokens: int
     padded_tokens: int
-    network_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +70,9 @@ class Decision:
 def predict(
     reader: Reader, windows: Windows, decoding: Decoding, batch_tokens: int, golds: Golds | None = None, link: str = "softmax"
 ) -> Prediction:
-    """Runs the network over all windows, sorted by length, at most `batch_tokens` padded tokens at a time.
+    """Decodes every window, `each_batch` on the device.
 
     With golds, their terms of the loss are measured on the same logits; `link` makes logits probabilities (tokenwise).
-
-    Where there are batches enough, as many lanes work on them as the reader takes. A batch that fails is halved until it
-    passes or is one window, whose pair then has a failure: "out_of_memory" or "model_error"; one that runs out of memory beside
-    other lanes is first tried alone. Raises the error itself if the device is lost, or if not one of several windows could be
-    computed.
     """
     count = len(windows)
     spans = WindowSpans(
@@ -94,9 +86,32 @@ def predict(
     )
     views = gold_views(windows, golds) if golds is not None else None
     losses = WindowLosses.empty(count, len(views.gold)) if views is not None else None
+
+    def decode(batch: Batch, start_logits: torch.Tensor, end_logits: torch.Tensor, chosen: np.ndarray) -> None:
+        _decode(batch, start_logits, end_logits, decoding, spans, chosen)
+        if golds is not None and views is not None and losses is not None:
+            logits = torch.stack([start_logits, end_logits])
+            measure_windows(logits, batch, chosen, windows, golds, views, link=link, null=decoding.null, losses=losses)
+
+    failed, padded_tokens = each_batch(reader, windows, batch_tokens, decode)
+    failures = {int(windows.pair[window]): failed[window] for window in sorted(failed, reverse=True)}  # a pair's first counts
+    return Prediction(spans, losses, failures, int(windows.lengths.sum()), padded_tokens)
+
+
+def each_batch(
+    reader: Reader, windows: Windows, batch_tokens: int, take: Callable[[Batch, torch.Tensor, torch.Tensor, np.ndarray], None]
+) -> tuple[dict[int, tuple[str, str]], int]:
+    """Calls `take(batch, start_logits, end_logits, chosen)` for all windows, at most `batch_tokens` padded tokens at a time.
+
+    Windows are sorted by length; `chosen` are those of the batch. Where there are batches enough, as many lanes work on them
+    as the reader takes. A batch that fails is halved until it passes or is one window, which has then failed: "out_of_memory"
+    or "model_error"; one that runs out of memory beside other lanes is first tried alone. What `take` raises is as if the
+    network had. Returns window -> (reason, message) of those that failed, and the tokens of all batches with their padding.
+    Raises the error itself if the device is lost, or if not one of several windows could be computed.
+    """
     failed: dict[int, tuple[str, str]] = {}
     errors: list[Exception] = []
-    computed: list[tuple[int, float]] = []
+    computed: list[int] = []
     again: list[np.ndarray] = []
     waiting = plan_batches(windows.lengths, batch_tokens)[::-1]
     lanes = min(reader.lanes(), len(waiting) // 2)
@@ -104,14 +119,8 @@ def predict(
     @torch.inference_mode()
     def compute(chosen: np.ndarray) -> None:
         batch = assemble(windows, chosen)
-        started = time.perf_counter()
-        start_logits, end_logits = reader.logits(batch)
-        seconds = time.perf_counter() - started
-        _decode(batch, start_logits, end_logits, decoding, spans, chosen)
-        if golds is not None and views is not None and losses is not None:
-            logits = torch.stack([start_logits, end_logits])
-            measure_windows(logits, batch, chosen, windows, golds, views, link=link, null=decoding.null, losses=losses)
-        computed.append((batch.input_ids.numel(), seconds))
+        take(batch, *reader.logits(batch), chosen)
+        computed.append(batch.input_ids.numel())
 
     def work(chosen: np.ndarray, together: bool) -> None:
         error = _error_of(compute, chosen)
@@ -133,12 +142,9 @@ def predict(
         in_lanes(partial(work, together=lanes > 1), waiting, lanes)
         waiting.extend(sorted(again, key=lambda chosen: int(chosen[0]), reverse=True))
         in_lanes(partial(work, together=False), waiting, 1)
-    if errors and not computed and count > 1:
+    if errors and not computed and len(windows) > 1:
         raise errors[0]
-    failures = {int(windows.pair[window]): failed[window] for window in sorted(failed, reverse=True)}  # a pair's first counts
-    padded_tokens = sum(tokens for tokens, _ in computed)
-    seconds = sum(seconds for _, seconds in computed)
-    return Prediction(spans, losses, failures, int(windows.lengths.sum()), padded_tokens, seconds)
+    return failed, sum(computed)
 
 
 def decide(

@@ -184,6 +184,10 @@ class Tokenizer:
             pad_id=pad_id,
         )
 
+    def equals(self, other: Tokenizer) -> bool:
+        """Whether both have the same tokens under the same ids, and join pairs alike."""
+        return self.format == other.format and self._backend.get_vocab() == other._backend.get_vocab()
+
     def questions(self, texts: Sequence[str]) -> Ragged:
         """Token ids of each question, whole and without special tokens."""
         return Ragged.of([encoding.ids for encoding in self._backend.encode_batch(list(texts), add_special_tokens=False)])

@@ -22,6 +22,7 @@ import torch
 
 from model.batching import Batch, assemble
 from model.checkpoint import Bundled
+from model.distillation import Teachers, divergence
 from model.metrics import exact_match, f1
 from model.objective import categorical, log_normaliser, merge_log_masses, tokenwise
 from model.prediction import Decoding, predict
@@ -50,10 +51,7 @@ def window_loss(
     start_logits: torch.Tensor, end_logits: torch.Tensor, batch: Batch, targets: torch.Tensor, options: argparse.Namespace
 ) -> torch.Tensor:
     """nll_start + nll_end of each window, [B]; targets int64 [2, B], batch positions (the classifier's for null)."""
-    context = batch.in_context
-    normalised = context
-    if options.null and batch.classifier is not None:
-        normalised = context.scatter(1, batch.classifier[:, None], True)
+    context, normalised = batch.in_context, normalised_positions(batch, options.null)
     losses = []
     for logits, target in zip((start_logits, end_logits), targets, strict=True):
         if options.objective == "tokenwise":
@@ -61,6 +59,13 @@ def window_loss(
         else:
             losses.append(categorical(logits, target, log_normaliser(logits, normalised)))
     return losses[0] + losses[1]
+
+
+def normalised_positions(batch: Batch, null: bool) -> torch.Tensor:
+    """Where a window's softmax has its mass: the context's tokens and, with the null option, the classifier's; bool [B, L]."""
+    if not null or batch.classifier is None:
+        return batch.in_context
+    return batch.in_context.scatter(1, batch.classifier[:, None], True)
 
 
 def passage_loss(
@@ -98,7 +103,7 @@ def passage_loss(
     losses = total[count == 2]
     if classifier is None:
         return losses
-    normalised = batch.in_context.scatter(1, classifier[:, None], True)
+    normalised = normalised_positions(batch, null)
     sides = [categorical(logits, classifier, log_normaliser(logits, normalised)) for logits in (start_logits, end_logits)]
     null_nll = sides[0] + sides[1]
     return torch.cat([losses, null_nll[targets[0] == classifier]])
@@ -211,6 +216,7 @@ def train(options: argparse.Namespace) -> dict[str, float]:
     per_epoch = len(plan_epoch(examples, _usable(examples, options), options.batch_tokens, np.random.default_rng(options.seed)))
     planned = max(1, int(per_epoch * options.epochs))
     autocast = _autocast(device)
+    teachers = Teachers(options.teachers.split(","), tokenizer) if options.teachers else None
     losses: list[float] = []
     seen, result = 0, {}
     clock = last_log = last_save = last_eval = time.monotonic()
@@ -233,10 +239,15 @@ def train(options: argparse.Namespace) -> dict[str, float]:
             per_example = passage_loss(start_logits, end_logits, batch, targets, group, options.null)
         else:
             per_example = window_loss(start_logits, end_logits, batch, targets, options)
-        if not len(per_example):
+        if not len(per_example) and not teachers:
             step += 1
             continue
-        loss = per_example.mean()
+        loss = per_example.sum() / max(1, len(per_example))
+        if teachers:
+            normalised = normalised_positions(batch, options.null)
+            taught = teachers.probabilities(batch, normalised)
+            apart = [divergence(*both, normalised) for both in zip((start_logits, end_logits), taught, strict=True)]
+            loss = torch.lerp(loss, (apart[0] + apart[1]).mean(), options.teachers_share)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), options.clip)
@@ -343,6 +354,8 @@ def make_parser() -> argparse.ArgumentParser:
     loss.add_argument("--link", choices=["softmax", "sigmoid"], default="softmax")
     loss.add_argument("--null", action=argparse.BooleanOptionalAction, default=True, help="train the null option (yes)")
     loss.add_argument("--shared_normalisation", action="store_true", help="one softmax over the windows of a question")
+    loss.add_argument("--teachers", default="", help="comma-separated checkpoints to learn from beside the golds (none)")
+    loss.add_argument("--teachers_share", type=float, default=0.5, help="of the loss: divergence from the teachers (0.5)")
     windows = parser.add_argument_group("windows")
     windows.add_argument("--max_length", type=int, default=384)
     windows.add_argument("--overlap", type=int, default=128)
@@ -378,6 +391,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = make_parser().parse_args(arguments)
     if options.shared_normalisation and options.objective == "tokenwise":
         raise SystemExit("--shared_normalisation goes with --objective categorical")
+    if options.teachers and options.objective == "tokenwise":
+        raise SystemExit("--teachers goes with --objective categorical: they teach distributions over tokens")
+    if not 0 <= options.teachers_share <= 1:
+        raise SystemExit(f"--teachers_share={options.teachers_share}: must be from 0 to 1")
     print(json.dumps(train(options)))
     return 0
 

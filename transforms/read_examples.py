@@ -26,7 +26,7 @@ from transforms.merge_receipts import Totals
 from transforms.records import Chunk, ChunkSpec
 from transforms.storage import open_parquet
 
-SHOWN = 40
+SHOWN = 20
 """How many examples of each list the report shows, with the probabilities of their tokens."""
 
 _MOST_WINDOWS = 16
@@ -90,7 +90,7 @@ def _read_file(path: str, rows: set[int], columns: list[str]) -> dict[Place, dic
 
 
 def read_examples(
-    statistics: Statistics, reader: Reader, limits: WindowLimits, columns: InputColumns, null: bool
+    statistics: Statistics, reader: Reader, limits: WindowLimits, columns: InputColumns, null: bool, batch_tokens: int
 ) -> dict[Place, Example]:
     """The texts of the first SHOWN examples of highest loss and of all suspects; of those shown, token probabilities."""
     worst, suspects = ([entry[1:3] for entry in ranking.entries] for ranking in (statistics.worst, statistics.suspects))
@@ -102,7 +102,7 @@ def read_examples(
     }
     shown = [place for place in shown if place in examples]
     try:
-        examples.update(_with_probabilities({place: examples[place] for place in shown}, reader, limits, null))
+        examples.update(_with_probabilities({place: examples[place] for place in shown}, reader, limits, null, batch_tokens))
     except Exception as error:
         _log.warning("token probabilities can't be shown: %s", error)
         why = "the network failed when this page was made"
@@ -111,7 +111,7 @@ def read_examples(
 
 
 def _with_probabilities(
-    examples: Mapping[Place, Example], reader: Reader, limits: WindowLimits, null: bool
+    examples: Mapping[Place, Example], reader: Reader, limits: WindowLimits, null: bool, batch_tokens: int
 ) -> dict[Place, Example]:
     if not examples:
         return {}
@@ -122,7 +122,7 @@ def _with_probabilities(
     reader = shared(reader)
     windowed = make_windows(Chunk(spec, pa.table(texts)), reader.tokenizer(), limits)
     passages = windowed.windows.passages
-    tokens, probabilities = token_probabilities(reader, windowed.windows, null)
+    tokens, probabilities = token_probabilities(reader, windowed.windows, null, batch_tokens)
     problems = {each.row: each for each in windowed.rejections}
     done = {}
     for row, ((place, example), pair) in enumerate(zip(examples.items(), windowed.row_pair.tolist(), strict=True)):
@@ -133,8 +133,9 @@ def _with_probabilities(
         else:
             mine = tokens[pair]
             offsets = np.stack([passages.char_start[mine], passages.char_end[mine]])
-            held = slice(tokens.bounds[pair], tokens.bounds[pair + 1])
-            done[place] = replace(example, offsets=offsets, probabilities=probabilities[:, held])
+            held = probabilities[:, tokens.bounds[pair] : tokens.bounds[pair + 1]]
+            why = "" if held.any() else "the network failed at it when this page was made"
+            done[place] = replace(example, offsets=offsets, probabilities=held, unmeasured=why)
     return done
 
 
@@ -146,16 +147,17 @@ class ReadExamples(beam.PTransform):
     limits: WindowLimits
     columns: InputColumns
     null: bool
+    batch_tokens: int
 
     def expand(self, totals: beam.PCollection) -> beam.PCollection:
-        return totals | beam.Map(_add_examples, self.reader, self.limits, self.columns, self.null)
+        return totals | beam.Map(_add_examples, self.reader, self.limits, self.columns, self.null, self.batch_tokens)
 
 
 def _add_examples(
-    totals: dict[str, Totals], reader: Reader, limits: WindowLimits, columns: InputColumns, null: bool
+    totals: dict[str, Totals], reader: Reader, limits: WindowLimits, columns: InputColumns, null: bool, batch_tokens: int
 ) -> dict[str, Totals]:
     audit = totals["audit"]
     if audit.statistics is None:
         return totals
-    examples = read_examples(audit.statistics, reader, limits, columns, null)
+    examples = read_examples(audit.statistics, reader, limits, columns, null, batch_tokens)
     return {**totals, "audit": replace(audit, examples=examples)}

@@ -6,16 +6,19 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from model.checkpoint import LocalFolder
 from model.pairs import WindowLimits
 from model.reader import CheckpointReader
 from model.token_probabilities import token_probabilities
+from tests.model.fakes import FakeReader, make_windows
 from tests.transforms.fakes import DECODING, asked, make_chunk
 from tests.transforms.test_measure_loss import gold, with_answers
 from transforms.decode_answers import decode_answers
-from transforms.make_windows import InputColumns, make_windows
+from transforms.make_windows import InputColumns
+from transforms.make_windows import make_windows as cut_chunk
 from transforms.measure_loss import AuditOptions, measure_loss
 from transforms.predict_spans import predict_spans
 
@@ -29,13 +32,13 @@ def test_a_gold_costs_what_its_tokens_say(bert_folder: Path, null: bool):
     golds_of_long = gold("Ada", LONG.index("Ada")), gold("bay", LONG.rindex("bay"))
     table = with_answers(asked("Ada lit it.", LONG, LONG), gold("Ada", 0), *golds_of_long)
     limits = WindowLimits(max_length=32, overlap=8, max_question=8, max_windows=99)
-    windowed = make_windows(make_chunk(table), reader.tokenizer(), limits, InputColumns(answers="answers"))
+    windowed = cut_chunk(make_chunk(table), reader.tokenizer(), limits, InputColumns(answers="answers"))
     assert windowed.windows.counts[0] == 1
     assert windowed.windows.counts[1] > 2
     decoding = replace(DECODING, null=null)
     answered = decode_answers(predict_spans(windowed, reader, decoding, 4096), decoding, 0.0, annotate=False)
     (outcome,) = measure_loss(answered, decoding, AuditOptions()).outcomes
-    tokens, found = token_probabilities(reader, windowed.windows, null)
+    tokens, found = token_probabilities(reader, windowed.windows, null, 64)
     golds = windowed.golds
     assert golds is not None
     for row, audit in enumerate(outcome.columns.to_pylist()):
@@ -48,11 +51,22 @@ def test_a_gold_costs_what_its_tokens_say(bert_folder: Path, null: bool):
         assert (total < 1 - 1e-6).all() if null else total == pytest.approx([1, 1], rel=1e-5)
 
 
+def test_a_pair_that_the_network_failed_at_has_no_probability():
+    def fail_at(pair: int, start: int, logits: np.ndarray) -> None:
+        if pair == 1 and start:
+            raise RuntimeError("this window is one too many")
+
+    windows = make_windows([5, 40, 7], max_length=16, overlap=5)
+    tokens, found = token_probabilities(FakeReader(spoil=fail_at), windows, null=False, batch_tokens=4096)
+    of_pair = [found[:, tokens.bounds[pair] : tokens.bounds[pair + 1]].sum() for pair in range(3)]
+    assert of_pair == pytest.approx([2, 0, 2])
+
+
 def test_a_pair_without_windows_has_no_probability(bert_folder: Path):
     reader = CheckpointReader(LocalFolder(str(bert_folder)))
     limits = WindowLimits(max_length=32, overlap=8, max_question=8, max_windows=2)
-    windowed = make_windows(make_chunk(asked("Ada" + "." * 200, "Ada lit it.")), reader.tokenizer(), limits)
-    tokens, found = token_probabilities(reader, windowed.windows, null=False)
+    windowed = cut_chunk(make_chunk(asked("Ada" + "." * 200, "Ada lit it.")), reader.tokenizer(), limits)
+    tokens, found = token_probabilities(reader, windowed.windows, null=False, batch_tokens=4096)
     assert windowed.windows.counts.tolist() == [0, 1]
     assert not found[:, : tokens.bounds[1]].any()
     assert found[:, tokens.bounds[1] :].sum(1) == pytest.approx([1, 1])

@@ -135,3 +135,16 @@ def test_windows_of_one_group_share_a_normaliser_though_their_passages_differ() 
     together = passage_loss(start_logits, end_logits, batch, targets, torch.zeros(len(windows), dtype=torch.int64), False)
     assert len(apart) == len(together) == 1
     assert together[0] > apart[0]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--objective=tokenwise", "--shared_normalisation"], "--shared_normalisation goes with --objective categorical"),
+        (["--objective=tokenwise", "--teachers=a"], "--teachers goes with --objective categorical"),
+        (["--teachers_share=1.5"], "--teachers_share=1.5: must be from 0 to 1"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(given: list[str], said: str) -> None:
+    with pytest.raises(SystemExit, match=said):
+        model.train.main(["--train=x", "--output=y", *given])

@@ -58,7 +58,9 @@ def test_texts_of_all_suspects_and_tokens_of_those_that_are_shown(bert_folder: P
     path = write_input(tmp_path / "a.parquet", examples(2 * SHOWN + 10))
     worst, suspects = listed(path, [1, 0]), listed(path, list(range(5, 2 * SHOWN + 5)))
     reader = CheckpointReader(LocalFolder(str(bert_folder)))
-    found = read_examples(Statistics(worst=worst, suspects=suspects), reader, LIMITS, InputColumns(), null=False)
+    found = read_examples(
+        Statistics(worst=worst, suspects=suspects), reader, LIMITS, InputColumns(), null=False, batch_tokens=4096
+    )
     assert {row for _, row in found} == {0, 1, *range(5, 2 * SHOWN + 5)}
     for (_, row), example in found.items():
         assert example.context.startswith(f"In the year {1800 + row}")
@@ -74,7 +76,7 @@ def test_an_endless_passage_has_no_token_probabilities(bert_folder: Path, tmp_pa
     texts = [table["context"][0].as_py() * 60, table["context"][1].as_py()]
     path = write_input(tmp_path / "a.parquet", table.set_column(2, "context", pa.array(texts)))
     reader = CheckpointReader(LocalFolder(str(bert_folder)))
-    found = read_examples(Statistics(worst=listed(path, [0, 1])), reader, LIMITS, InputColumns(), null=False)
+    found = read_examples(Statistics(worst=listed(path, [0, 1])), reader, LIMITS, InputColumns(), null=False, batch_tokens=4096)
     assert [found[str(path), row].offsets.shape[1] > 0 for row in (0, 1)] == [False, True]
     why = "they are computed for passages of at most 16 context windows"
     assert [found[str(path), row].unmeasured for row in (0, 1)] == [why, ""]
@@ -84,7 +86,7 @@ def test_a_network_that_fails_costs_the_tokens_only(bert_folder: Path, tmp_path:
     path = write_input(tmp_path / "a.parquet", examples(1))
     lost = CheckpointReader(LocalFolder(str(bert_folder)), digest="another")
     with caplog.at_level(logging.WARNING):
-        found = read_examples(Statistics(worst=listed(path, [0])), lost, LIMITS, InputColumns(), null=False)
+        found = read_examples(Statistics(worst=listed(path, [0])), lost, LIMITS, InputColumns(), null=False, batch_tokens=4096)
     assert found[str(path), 0].context
     assert not found[str(path), 0].offsets.size
     assert found[str(path), 0].unmeasured == "the network failed when this page was made"
