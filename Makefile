@@ -75,7 +75,7 @@ model: $(INSTALLED)  ## train the bundled reader again, from all-MiniLM-L6-v2 an
 	$(BIN)/python -m model.average --checkpoints $(TRAINED)/second,$(TRAINED)/third,$(TRAINED)/fourth --output $(TRAINED)/reader
 	$(BIN)/python -m model.calibrate --model $(TRAINED)/reader --null off --data $(DATA)/eval_squad_v1.parquet,$(DATA)/eval_squad_v2.parquet
 
-bench: $(INSTALLED)  ## annotate beside its peers, on the bundled sample or INPUT, in environments of their own
+bench: $(INSTALLED)  ## annotate beside its peers, on a synthetic corpus or INPUT, in environments of their own
 	$(PYTHON) -m venv .venv-peer
 	.venv-peer/bin/pip install --quiet --constraint constraints.txt torch pyarrow
 	.venv-peer/bin/pip install --quiet transformers==4.57.6

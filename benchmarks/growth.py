@@ -20,10 +20,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.machine import describe
-from benchmarks.memory import batches
+from benchmarks.synthetic import SAMPLE, write_rows
 
 ROOT = Path(__file__).parent.parent
-SAMPLE = ROOT / "pipeline" / "sample" / "sample.parquet"
 _RUN = """
 import json, logging, resource, sys, tempfile, time
 import torch
@@ -36,13 +35,6 @@ begun = time.perf_counter()
 run_free(sys.argv[1:])
 print(json.dumps([time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]))
 """
-
-
-def write_rows(path: str, rows: int) -> None:
-    """So many rows, every passage different, in row groups of 10,000."""
-    with pq.ParquetWriter(path, pq.read_schema(SAMPLE)) as writer:
-        for table in batches(rows):
-            writer.write_table(table)
 
 
 def write_document(path: str, words: int, questions: int) -> None:

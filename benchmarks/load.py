@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 import torch
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from benchmarks.memory import batches
+from benchmarks.synthetic import batches
 from model.batching import Batch
 from model.tokenizer import Tokenizer
 from pipeline.graph import build

@@ -13,33 +13,16 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from benchmarks.synthetic import write_rows
 from tests.checkpoints import build_bert
 
-SAMPLE = Path(__file__).parent.parent / "pipeline" / "sample" / "sample.parquet"
 _RUN = """
 import json, resource, sys, run_pipeline
 code = run_pipeline.main(sys.argv[1:])
 print(json.dumps([code, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]))
 """
-
-
-def batches(rows: int) -> Iterator[pa.Table]:
-    """The sample's rows again and again, each passage with a heading of its own, 10,000 at a time."""
-    sample = [row for row in pq.read_table(SAMPLE).to_pylist() if len(row["context"]) < 2000]
-    for begin in range(0, rows, 10_000):
-        made = []
-        for k in range(begin, min(begin + 10_000, rows)):
-            row = sample[k % len(sample)]
-            heading = f"Report {k}. "
-            golds = {"text": row["answers"]["text"], "answer_start": [s + len(heading) for s in row["answers"]["answer_start"]]}
-            made.append({**row, "id": str(k), "context": heading + row["context"], "answers": golds})
-        yield pa.Table.from_pylist(made, schema=pq.read_schema(SAMPLE))
 
 
 def main() -> None:
@@ -52,9 +35,7 @@ def main() -> None:
         model = build_bert(Path(folder) / "model")
         for rows in map(int, options.rows.split(",")):
             corpus = f"{folder}/{rows}.parquet"
-            with pq.ParquetWriter(corpus, pq.read_schema(SAMPLE)) as writer:
-                for table in batches(rows):
-                    writer.write_table(table)
+            write_rows(corpus, rows)
             command = [options.stage, "--input", corpus, "--output", f"{folder}/out{rows}", "--model", str(model)]
             environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
             ran = subprocess.run(

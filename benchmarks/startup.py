@@ -18,8 +18,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.synthetic import SAMPLE
+
 ROOT = Path(__file__).parent.parent
-SAMPLE = ROOT / "pipeline" / "sample" / "sample.parquet"
 _RUN = """
 import time; began = time.time()
 import json, os, sys
