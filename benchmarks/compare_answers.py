@@ -1,6 +1,6 @@
 """Compares the answers of an annotate run with those of a peer on the same rows: equal spans, EM and F1, differences.
 
-python benchmarks/compare_answers.py --ours OUT --peer peer.parquet [--one_window 2000]
+python -m benchmarks.compare_answers --ours OUT --peer peer.parquet [--one_window 2000]
 """
 
 from __future__ import annotations

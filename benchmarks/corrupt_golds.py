@@ -1,8 +1,8 @@
 """Corrupts gold answers with a known hand, and measures how well the audit's loss ranks them.
 
-    python benchmarks/corrupt_golds.py make --input gold.parquet --kind moved --output corrupted.parquet
+    python -m benchmarks.corrupt_golds make --input gold.parquet --kind moved --output corrupted.parquet
     python run_pipeline.py audit --input corrupted.parquet --output OUT
-    python benchmarks/corrupt_golds.py rank --audit OUT
+    python -m benchmarks.corrupt_golds rank --audit OUT
 
 Kinds, 5 % of the rows each: `moved` to a random other span of as many words of the same passage; `shifted`, both ends by
 one to three words; `truncated` to a part of a gold of several words. 5 % more are `misaligned`: the start is off, the text

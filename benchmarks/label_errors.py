@@ -1,9 +1,9 @@
 """How precise the head of the list of suspected label errors is, against cleanlab and against plain losses.
 
-    python benchmarks/corrupt_golds.py make --input gold.parquet --kind moved --one_gold --output corrupted.parquet
+    python -m benchmarks.corrupt_golds make --input gold.parquet --kind moved --one_gold --output corrupted.parquet
     python run_pipeline.py audit --input corrupted.parquet --output OUT
-    python benchmarks/label_errors.py tokens --input corrupted.parquet --output tokens.npz
-    python benchmarks/label_errors.py rank --audit OUT --tokens tokens.npz
+    python -m benchmarks.label_errors tokens --input corrupted.parquet --output tokens.npz
+    python -m benchmarks.label_errors rank --audit OUT --tokens tokens.npz
 
 `rank` needs cleanlab (`pip install cleanlab`, apart from what Spanmill needs) and prints a Markdown table: of the golds that
 were corrupted on purpose, how many are among the first N of each ranking, N being how many were corrupted, and the average

@@ -1,6 +1,6 @@
 """Many rows through the whole of annotate, with a network that costs nothing: memory, open files and the accounting.
 
-    python benchmarks/load.py [--rows 1000000] [--output FOLDER]
+    python -m benchmarks.load [--rows 1000000] [--output FOLDER]
 
 The rows are the bundled sample's, each passage with a heading of its own. Every second, memory and open files of the
 process are looked at: both should be as high in the last quarter of the run as in the second.

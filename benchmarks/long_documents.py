@@ -1,6 +1,6 @@
 """Three ways to answer from a long document with one checkpoint: EM and F1 of each, from the same logits.
 
-    python benchmarks/long_documents.py --input eval_long_covid_qa.parquet [--model model/bundled] [--every_nth 1]
+    python -m benchmarks.long_documents --input eval_long_covid_qa.parquet [--model model/bundled] [--every_nth 1]
 
 *passage posterior*   Spanmill: the best span of all windows by its score (one normaliser for the passage)
 *softmax per window*  the best span of all windows by the product of its window's two softmaxes, as question answering

@@ -1,6 +1,6 @@
 """Peak memory of annotate over 10,000 and 100,000 distinct rows, whole process, with a tiny seeded network.
 
-    python benchmarks/memory.py [--stage annotate] [--rows 10000,100000]
+    python -m benchmarks.memory [--stage annotate] [--rows 10000,100000]
 
 The network is tiny so that this takes minutes; its memory is the same for both sizes. Every passage is different.
 """

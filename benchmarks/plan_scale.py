@@ -1,6 +1,6 @@
 """Plans a corpus of many files for real, and simulates how the plan is worked off: figures for docs/scale.md.
 
-    python benchmarks/plan_scale.py [--files 100000] [--rows 10000] [--chunk_rows 2048] [--workers 100]
+    python -m benchmarks.plan_scale [--files 100000] [--rows 10000] [--chunk_rows 2048] [--workers 100]
 
 The files are links to a few real Parquet files; listing them, claiming run.json, reading it by ranges, reading every
 footer and making every chunk spec is what a job does. The work itself is simulated: runs are handed to whichever worker

@@ -1,6 +1,6 @@
 """Runs on a store with faults, one after the other for so many minutes: each must end as a run without faults would.
 
-    python benchmarks/soak.py [--minutes 30] [--seed 1]
+    python -m benchmarks.soak [--minutes 30] [--seed 1]
 
 Every run has a fault of a random kind at a random operation (tests/faults.py) and is started again until it is complete.
 Prints how runs ended, retries, and memory and open files at the beginning and at the end.

@@ -1,6 +1,6 @@
 """From nothing to the first batch: imports, model, planning of 1,000 files with 10 row groups each; medians.
 
-python benchmarks/startup.py [--files 1000] [--rounds 5]
+python -m benchmarks.startup [--files 1000] [--rounds 5]
 """
 
 from __future__ import annotations
