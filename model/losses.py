@@ -97,8 +97,7 @@ def measure_windows(
         losses.tops[:, chosen] = -np.inf
         losses.tops[:, chosen, : tops.values.shape[2]] = _host(tops.values)
         others = masked.scatter(2, tops.indices, -torch.inf)
-        powers = torch.arange(1, POWERS + 1, device=device)
-        losses.rest[:, chosen] = _host(torch.stack([torch.logsumexp(k * others, 2) for k in powers], 2))
+        losses.rest[:, chosen] = _host(_log_power_sums(others))
     losses.negative[:, chosen] = _host(torch.where(contexts, negative, 0.0).sum(2))
 
     counts = (views.bounds[chosen + 1] - views.bounds[chosen]).astype(np.int64)
@@ -113,6 +112,19 @@ def measure_windows(
         at_place = torch.from_numpy((token + shift)[held]).to(device)
         losses.gold_logit[side, view[held]] = _host(logits[side, at_row, at_place])
         losses.gold_negative[side, view[held]] = _host(negative[side, at_row, at_place])
+
+
+def _log_power_sums(logits: torch.Tensor) -> torch.Tensor:
+    """lse(k a) over the last axis for k = 1..POWERS, [..., POWERS]; -inf for none. One exponential for all: exp(a - max a)."""
+    top = logits.amax(-1, keepdim=True)
+    some = torch.isfinite(top)
+    shares = torch.exp(logits - torch.where(some, top, 0.0))
+    power, sums = torch.ones_like(shares), []
+    for _ in range(POWERS):
+        power *= shares
+        sums.append(power.sum(-1))
+    k = torch.arange(1, POWERS + 1, device=logits.device)
+    return torch.where(some, k * top + torch.log(torch.stack(sums, -1)), -torch.inf)
 
 
 def _host(tensor: torch.Tensor) -> np.ndarray:
