@@ -73,7 +73,7 @@ model: $(INSTALLED)  ## train the bundled reader again, from all-MiniLM-L6-v2 an
 	$(MORE) --base $(TRAINED)/mean-of-two --mix '$(FOURTH)' --unanswerable_share 0.2 --learning_rate 1.3e-4 --seed 7 \
 		--joined_share 0.1 --output $(TRAINED)/fourth
 	$(BIN)/python -m model.average --checkpoints $(TRAINED)/second,$(TRAINED)/third,$(TRAINED)/fourth --output $(TRAINED)/mean-of-three
-	$(MORE) --base $(TRAINED)/mean-of-three --teachers $(TRAINED)/mean-of-three --mix '$(FOURTH)' --unanswerable_share 0.2 \
+	$(MORE) --base $(TRAINED)/mean-of-three --teacher $(TRAINED)/mean-of-three --mix '$(FOURTH)' --unanswerable_share 0.2 \
 		--learning_rate 1.2e-4 --seed 10 --joined_share 0.12 --output $(TRAINED)/fifth
 	$(BIN)/python -m model.average --checkpoints $(TRAINED)/mean-of-three,$(TRAINED)/fifth --output $(TRAINED)/reader
 	$(BIN)/python -m model.calibrate --model $(TRAINED)/reader --null off --data $(DATA)/eval_squad_v1.parquet,$(DATA)/eval_squad_v2.parquet

@@ -130,6 +130,8 @@ def main() -> None:
     parser.add_argument("--peer", default="", help="the Python of an environment with transformers 4.57.6")
     parser.add_argument("--output", required=True, help="base name of the .json and .md that are written")
     options = parser.parse_args()
+    if not options.input and (options.every_nth > 1 or options.one_per_context):
+        parser.error("--every_nth and --one_per_context choose rows of --input, which is not given")
     wanted = [part.strip() for part in options.methods.split(";") if part.strip()]
     known = {**{name: (sys.executable, command) for name, command in OWN.items()}}
     if options.peer:

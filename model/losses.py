@@ -97,7 +97,7 @@ def measure_windows(
         losses.tops[:, chosen] = -np.inf
         losses.tops[:, chosen, : tops.values.shape[2]] = _host(tops.values)
         others = masked.scatter(2, tops.indices, -torch.inf)
-        losses.rest[:, chosen] = _host(_log_power_sums(others))
+        losses.rest[:, chosen] = _host(log_power_sums(others))
     losses.negative[:, chosen] = _host(torch.where(contexts, negative, 0.0).sum(2))
 
     counts = (views.bounds[chosen + 1] - views.bounds[chosen]).astype(np.int64)
@@ -114,17 +114,15 @@ def measure_windows(
         losses.gold_negative[side, view[held]] = _host(negative[side, at_row, at_place])
 
 
-def _log_power_sums(logits: torch.Tensor) -> torch.Tensor:
+def log_power_sums(logits: torch.Tensor) -> torch.Tensor:
     """lse(k a) over the last axis for k = 1..POWERS, [..., POWERS]; -inf for none. One exponential for all: exp(a - max a)."""
     top = logits.amax(-1, keepdim=True)
-    some = torch.isfinite(top)
-    shares = torch.exp(logits - torch.where(some, top, 0.0))
-    power, sums = torch.ones_like(shares), []
+    scaled = torch.exp(logits - torch.where(torch.isfinite(top), top, 0.0))
+    power, sums = torch.ones_like(scaled), []
     for _ in range(POWERS):
-        power *= shares
+        power *= scaled
         sums.append(power.sum(-1))
-    k = torch.arange(1, POWERS + 1, device=logits.device)
-    return torch.where(some, k * top + torch.log(torch.stack(sums, -1)), -torch.inf)
+    return torch.arange(1, POWERS + 1, device=logits.device) * top + torch.log(torch.stack(sums, -1))
 
 
 def _host(tensor: torch.Tensor) -> np.ndarray:

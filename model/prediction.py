@@ -70,9 +70,10 @@ class Decision:
 def predict(
     reader: Reader, windows: Windows, decoding: Decoding, batch_tokens: int, golds: Golds | None = None, link: str = "softmax"
 ) -> Prediction:
-    """Decodes every window, `each_batch` on the device.
+    """Runs `each_batch` over all windows and decodes each on the device; the pair of a window that failed has a failure.
 
-    With golds, their terms of the loss are measured on the same logits; `link` makes logits probabilities (tokenwise).
+    With golds, their terms of the loss are measured on the same logits; `link` makes logits probabilities (tokenwise). Raises
+    what `each_batch` raises.
     """
     count = len(windows)
     spans = WindowSpans(

@@ -16,13 +16,15 @@ from model.tokenizer import Ragged
 from model.windows import Windows
 
 
-def token_probabilities(reader: Reader, windows: Windows, null: bool, batch_tokens: int) -> tuple[Ragged, np.ndarray]:
-    """The tokens of every pair, and their probabilities under the start and the end network, float32 [2, tokens].
+def token_probabilities(
+    reader: Reader, windows: Windows, null: bool, batch_tokens: int
+) -> tuple[Ragged, np.ndarray, dict[int, str]]:
+    """The tokens of every pair, their probabilities under the start and the end network (float32 [2, tokens]), and failures.
 
     One softmax over the passage, each token with the logits of its owner, and the null option's where it is on: the
     probability of a gold's first token is exp(-nll_start). The Ragged holds, for each pair, the places of its tokens in
-    `windows.passages`; probabilities are in the order of its values, and 0 for a pair without windows, or with one that the
-    network failed at.
+    `windows.passages`; probabilities are in the order of its values, and 0 for a pair without windows or with a failure, which
+    is what the network said: pair -> message. Raises what `each_batch` raises.
     """
     bounds = windows.passages.bounds
     tokens = Ragged.of([np.arange(bounds[passage], bounds[passage + 1]) for passage in windows.pair_passage])
@@ -39,9 +41,9 @@ def token_probabilities(reader: Reader, windows: Windows, null: bool, batch_toke
             nulls[:, chosen] = both[:, torch.arange(len(chosen)), batch.classifier]
 
     failed, _ = each_batch(reader, windows, batch_tokens, keep_owned)
+    failures = {int(windows.pair[window]): message for window, (_, message) in failed.items()}
     found = np.zeros(logits.shape, np.float32)
-    whole = np.setdiff1d(np.flatnonzero(windows.counts), windows.pair[list(failed)])
-    for pair in whole.tolist():
+    for pair in np.setdiff1d(np.flatnonzero(windows.counts), list(failures)).tolist():
         held = slice(tokens.bounds[pair], tokens.bounds[pair + 1])
         mine = logits[:, held]
         normaliser = log_normaliser(mine, torch.isfinite(mine))
@@ -49,4 +51,4 @@ def token_probabilities(reader: Reader, windows: Windows, null: bool, batch_toke
             of_pair = nulls[:, windows.pair == pair]
             normaliser = torch.logaddexp(normaliser, of_pair[:, of_pair.sum(0).argmin()])
         found[:, held] = torch.exp(mine - normaliser[:, None]).numpy()
-    return tokens, found
+    return tokens, found, failures

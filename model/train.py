@@ -22,9 +22,8 @@ import torch
 
 from model.batching import Batch, assemble
 from model.checkpoint import Bundled
-from model.distillation import Teachers, divergence
+from model.distillation import Teacher, divergence
 from model.metrics import exact_match, f1
-from model.objective import categorical, log_normaliser, merge_log_masses, tokenwise
 from model.prediction import Decoding, predict
 from model.reader import bfloat16_is_faster, takes_types
 from model.spans import merge_windows
@@ -40,88 +39,12 @@ from model.training_data import (
     with_joined_passages,
     with_unanswerables,
 )
+from model.training_loss import normalised_positions, passage_loss, targets_of, window_loss
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 log = logging.getLogger("spanmill.train")
-
-
-def window_loss(
-    start_logits: torch.Tensor, end_logits: torch.Tensor, batch: Batch, targets: torch.Tensor, options: argparse.Namespace
-) -> torch.Tensor:
-    """nll_start + nll_end of each window, [B]; targets int64 [2, B], batch positions (the classifier's for null)."""
-    context, normalised = batch.in_context, normalised_positions(batch, options.null)
-    losses = []
-    for logits, target in zip((start_logits, end_logits), targets, strict=True):
-        if options.objective == "tokenwise":
-            losses.append(tokenwise(logits, target, context, options.link, normalised))
-        else:
-            losses.append(categorical(logits, target, log_normaliser(logits, normalised)))
-    return losses[0] + losses[1]
-
-
-def normalised_positions(batch: Batch, null: bool) -> torch.Tensor:
-    """Where a window's softmax has its mass: the context's tokens and, with the null option, the classifier's; bool [B, L]."""
-    if not null or batch.classifier is None:
-        return batch.in_context
-    return batch.in_context.scatter(1, batch.classifier[:, None], True)
-
-
-def passage_loss(
-    start_logits: torch.Tensor,
-    end_logits: torch.Tensor,
-    batch: Batch,
-    targets: torch.Tensor,
-    group: torch.Tensor,
-    null: bool,
-) -> torch.Tensor:
-    """One loss for each group with a gold, in the order of the groups, then one for each window without; groups int64 [B].
-
-    Shared normalisation (Clark & Gardner 2018, arXiv:1710.10723): a gold's share is that of one softmax over the tokens of
-    all windows of its group, as the audit measures it over a passage, null logits from the window that is surest of an
-    answer. Windows without the gold learn the null option each for itself. targets int64 [2, B], -1 for none.
-    """
-    place = torch.arange(start_logits.shape[1])
-    owned = batch.in_context & (2 * place >= batch.owned_low[:, None]) & (2 * place < batch.owned_high[:, None])
-    groups, group = torch.unique(group, return_inverse=True)
-    total = start_logits.new_zeros(len(groups))
-    count = start_logits.new_zeros(len(groups))
-    classifier = batch.classifier if null else None
-    if classifier is not None:
-        surest = _surest((start_logits + end_logits).detach().gather(1, classifier[:, None]).squeeze(1), group)
-    for logits, target in zip((start_logits, end_logits), targets, strict=True):
-        masses, member = log_normaliser(logits, owned), group
-        if classifier is not None:
-            masses = torch.cat([masses, logits[surest, classifier[surest]]])
-            member = torch.cat([group, group[surest]])
-        normaliser = merge_log_masses(masses, member, len(groups))
-        inside = categorical(logits, target.clamp(min=0), normaliser[group])
-        holds = (target >= 0) & owned.gather(1, target.clamp(min=0)[:, None]).squeeze(1)
-        total = total.index_add(0, group, torch.where(holds, inside, 0.0))
-        count = count.index_add(0, group, holds.float())
-    losses = total[count == 2]
-    if classifier is None:
-        return losses
-    normalised = normalised_positions(batch, null)
-    sides = [categorical(logits, classifier, log_normaliser(logits, normalised)) for logits in (start_logits, end_logits)]
-    null_nll = sides[0] + sides[1]
-    return torch.cat([losses, null_nll[targets[0] == classifier]])
-
-
-def _surest(null_score: torch.Tensor, group: torch.Tensor) -> torch.Tensor:
-    """The window of each group with the least null score, the first of equals, int64 [groups]."""
-    order = np.lexsort((null_score.numpy(), group.numpy()))
-    return torch.from_numpy(order[np.unique(group.numpy()[order], return_index=True)[1]])
-
-
-def targets_of(examples: Examples, chosen: np.ndarray, batch: Batch, null: bool) -> torch.Tensor:
-    """Batch positions of the targets, int64 [2, B]; the classifier's for null; -1 for none."""
-    shift = batch.context_start - batch.passage_start
-    none = torch.full((len(chosen),), -1)
-    classifier = batch.classifier if null and batch.classifier is not None else none
-    both = [torch.from_numpy(side[chosen]) for side in (examples.start, examples.end)]
-    return torch.stack([torch.where(side >= 0, side + shift, torch.where(side == NULL, classifier, none)) for side in both])
 
 
 class TrainingReader:
@@ -175,6 +98,7 @@ def train(options: argparse.Namespace) -> dict[str, float]:
     output.mkdir(parents=True, exist_ok=True)
     base = options.base or str(Bundled().folder())
     tokenizer = Tokenizer(base)
+    teacher = Teacher(options.teacher, tokenizer, options.max_length, options.null) if options.teacher else None
     network = AutoModelForQuestionAnswering.from_pretrained(base, dtype=torch.float32, use_safetensors=True)
     for module in network.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -216,7 +140,6 @@ def train(options: argparse.Namespace) -> dict[str, float]:
     per_epoch = len(plan_epoch(examples, _usable(examples, options), options.batch_tokens, np.random.default_rng(options.seed)))
     planned = max(1, int(per_epoch * options.epochs))
     autocast = _autocast(device)
-    teachers = Teachers(options.teachers.split(","), tokenizer) if options.teachers else None
     losses: list[float] = []
     seen, result = 0, {}
     clock = last_log = last_save = last_eval = time.monotonic()
@@ -239,15 +162,15 @@ def train(options: argparse.Namespace) -> dict[str, float]:
             per_example = passage_loss(start_logits, end_logits, batch, targets, group, options.null)
         else:
             per_example = window_loss(start_logits, end_logits, batch, targets, options)
-        if not len(per_example) and not teachers:
+        if not len(per_example) and not teacher:
             step += 1
             continue
         loss = per_example.sum() / max(1, len(per_example))
-        if teachers:
+        if teacher:
             normalised = normalised_positions(batch, options.null)
-            taught = teachers.probabilities(batch, normalised)
-            apart = [divergence(*both, normalised) for both in zip((start_logits, end_logits), taught, strict=True)]
-            loss = torch.lerp(loss, (apart[0] + apart[1]).mean(), options.teachers_share)
+            logits = torch.stack([start_logits, end_logits])
+            apart = divergence(logits, teacher.probabilities(batch, normalised), normalised).sum(0)
+            loss = torch.lerp(loss, apart.mean(), options.teacher_share)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), options.clip)
@@ -354,8 +277,8 @@ def make_parser() -> argparse.ArgumentParser:
     loss.add_argument("--link", choices=["softmax", "sigmoid"], default="softmax")
     loss.add_argument("--null", action=argparse.BooleanOptionalAction, default=True, help="train the null option (yes)")
     loss.add_argument("--shared_normalisation", action="store_true", help="one softmax over the windows of a question")
-    loss.add_argument("--teachers", default="", help="comma-separated checkpoints to learn from beside the golds (none)")
-    loss.add_argument("--teachers_share", type=float, default=0.5, help="of the loss: divergence from the teachers (0.5)")
+    loss.add_argument("--teacher", default="", help="a checkpoint to learn from beside the golds (none)")
+    loss.add_argument("--teacher_share", type=float, default=0.5, help="of the loss: divergence from the teacher (0.5)")
     windows = parser.add_argument_group("windows")
     windows.add_argument("--max_length", type=int, default=384)
     windows.add_argument("--overlap", type=int, default=128)
@@ -391,10 +314,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = make_parser().parse_args(arguments)
     if options.shared_normalisation and options.objective == "tokenwise":
         raise SystemExit("--shared_normalisation goes with --objective categorical")
-    if options.teachers and options.objective == "tokenwise":
-        raise SystemExit("--teachers goes with --objective categorical: they teach distributions over tokens")
-    if not 0 <= options.teachers_share <= 1:
-        raise SystemExit(f"--teachers_share={options.teachers_share}: must be from 0 to 1")
+    if options.teacher and options.objective == "tokenwise":
+        raise SystemExit("--teacher goes with --objective categorical: it teaches distributions over tokens")
+    if not 0 < options.teacher_share <= 1:
+        raise SystemExit(f"--teacher_share={options.teacher_share}: must be above 0 and at most 1")
     print(json.dumps(train(options)))
     return 0
 

@@ -122,7 +122,9 @@ def _with_probabilities(
     reader = shared(reader)
     windowed = make_windows(Chunk(spec, pa.table(texts)), reader.tokenizer(), limits)
     passages = windowed.windows.passages
-    tokens, probabilities = token_probabilities(reader, windowed.windows, null, batch_tokens)
+    tokens, probabilities, failures = token_probabilities(reader, windowed.windows, null, batch_tokens)
+    if failures:
+        _log.warning("token probabilities of %d examples can't be shown: %s", len(failures), next(iter(failures.values())))
     problems = {each.row: each for each in windowed.rejections}
     done = {}
     for row, ((place, example), pair) in enumerate(zip(examples.items(), windowed.row_pair.tolist(), strict=True)):
@@ -130,12 +132,13 @@ def _with_probabilities(
             too_long = f"they are computed for passages of at most {_MOST_WINDOWS} context windows"
             why = too_long if problems[row].reason == "too_many_windows" else problems[row].message
             done[place] = replace(example, unmeasured=why)
+        elif pair in failures:
+            done[place] = replace(example, unmeasured="the network failed at it when this page was made")
         else:
             mine = tokens[pair]
             offsets = np.stack([passages.char_start[mine], passages.char_end[mine]])
-            held = probabilities[:, tokens.bounds[pair] : tokens.bounds[pair + 1]]
-            why = "" if held.any() else "the network failed at it when this page was made"
-            done[place] = replace(example, offsets=offsets, probabilities=held, unmeasured=why)
+            held = slice(tokens.bounds[pair], tokens.bounds[pair + 1])
+            done[place] = replace(example, offsets=offsets, probabilities=probabilities[:, held])
     return done
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from model.golds import Golds, gold_views
-from model.losses import PassageLosses, passage_losses
+from model.losses import POWERS, PassageLosses, log_power_sums, passage_losses
 from model.prediction import Decoding, predict
 from model.tokenizer import PairFormat, Ragged
 from model.windows import Windows
@@ -160,3 +161,15 @@ def test_in_one_window_native_and_passage_losses_agree() -> None:
         one = golds.pair == 0
         np.testing.assert_allclose(found.nll[:, one], found.native[:, one], rtol=1e-5)
         np.testing.assert_allclose(found.tokenwise[:, one], found.native_tokenwise[:, one], rtol=1e-5)
+
+
+def test_power_sums_are_those_of_every_power_by_itself() -> None:
+    torch.manual_seed(1)
+    logits = torch.randn(2, 5, 9) * 6
+    logits[0, 0] = -torch.inf
+    logits[0, 1] += 3e4  # what a network in half precision can give at most
+    logits[1, 2, 3:] = -torch.inf
+    expected = torch.stack([torch.logsumexp(k * logits, -1) for k in range(1, POWERS + 1)], -1)
+    torch.testing.assert_close(log_power_sums(logits), expected, rtol=1e-5, atol=1e-5)
+    assert (log_power_sums(logits)[0, 0] == -torch.inf).all()
+    assert torch.isnan(log_power_sums(torch.tensor([0.0, torch.nan]))).all()

@@ -38,7 +38,7 @@ def test_a_gold_costs_what_its_tokens_say(bert_folder: Path, null: bool):
     decoding = replace(DECODING, null=null)
     answered = decode_answers(predict_spans(windowed, reader, decoding, 4096), decoding, 0.0, annotate=False)
     (outcome,) = measure_loss(answered, decoding, AuditOptions()).outcomes
-    tokens, found = token_probabilities(reader, windowed.windows, null, 64)
+    tokens, found, _ = token_probabilities(reader, windowed.windows, null, 64)
     golds = windowed.golds
     assert golds is not None
     for row, audit in enumerate(outcome.columns.to_pylist()):
@@ -51,22 +51,31 @@ def test_a_gold_costs_what_its_tokens_say(bert_folder: Path, null: bool):
         assert (total < 1 - 1e-6).all() if null else total == pytest.approx([1, 1], rel=1e-5)
 
 
+def test_lanes_change_nothing():
+    windows = make_windows([5, 40, 7, 90], max_length=16, overlap=5)
+    one, several = (token_probabilities(FakeReader(most=most), windows, null=True, batch_tokens=32)[1] for most in (1, 3))
+    np.testing.assert_array_equal(one, several)
+    assert several.any()
+
+
 def test_a_pair_that_the_network_failed_at_has_no_probability():
     def fail_at(pair: int, start: int, logits: np.ndarray) -> None:
         if pair == 1 and start:
             raise RuntimeError("this window is one too many")
 
     windows = make_windows([5, 40, 7], max_length=16, overlap=5)
-    tokens, found = token_probabilities(FakeReader(spoil=fail_at), windows, null=False, batch_tokens=4096)
+    tokens, found, failures = token_probabilities(FakeReader(spoil=fail_at), windows, null=False, batch_tokens=4096)
     of_pair = [found[:, tokens.bounds[pair] : tokens.bounds[pair + 1]].sum() for pair in range(3)]
     assert of_pair == pytest.approx([2, 0, 2])
+    assert failures == {1: "RuntimeError: this window is one too many"}
 
 
 def test_a_pair_without_windows_has_no_probability(bert_folder: Path):
     reader = CheckpointReader(LocalFolder(str(bert_folder)))
     limits = WindowLimits(max_length=32, overlap=8, max_question=8, max_windows=2)
     windowed = cut_chunk(make_chunk(asked("Ada" + "." * 200, "Ada lit it.")), reader.tokenizer(), limits)
-    tokens, found = token_probabilities(reader, windowed.windows, null=False, batch_tokens=4096)
+    tokens, found, failures = token_probabilities(reader, windowed.windows, null=False, batch_tokens=4096)
     assert windowed.windows.counts.tolist() == [0, 1]
+    assert not failures
     assert not found[:, : tokens.bounds[1]].any()
     assert found[:, tokens.bounds[1] :].sum(1) == pytest.approx([1, 1])

@@ -15,7 +15,8 @@ import model.train
 from model.batching import Batch, assemble
 from model.checkpoint import LocalFolder, read_settings
 from model.reader import CheckpointReader
-from model.train import make_parser, passage_loss, train, window_loss
+from model.train import make_parser, train
+from model.training_loss import passage_loss, window_loss
 from model.windows import Windows
 from tests.model.fakes import FakeReader, make_windows
 from tests.model.test_losses import Passage, logsumexp
@@ -54,9 +55,12 @@ def test_the_folder_is_a_checkpoint_with_settings_of_its_own(trained: Path) -> N
     assert {weights.dtype for weights in load_file(trained / "model.safetensors").values()} == {torch.float16}
 
 
+@pytest.mark.parametrize("taught", [False, True])
 def test_a_run_that_was_cut_off_goes_on_to_the_same_weights(
-    trained: Path, bert_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: Path, bert_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taught: bool
 ) -> None:
+    changed = {"teacher": str(trained)} if taught else {}
+    train(options(bert_folder, tmp_path / "whole", **changed))
     calls = 0
 
     def cut_off(*arguments: Any) -> Any:
@@ -68,10 +72,10 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_weights(
 
     monkeypatch.setattr(model.train, "assemble", cut_off)
     with pytest.raises(KeyboardInterrupt):
-        train(options(bert_folder, tmp_path))
+        train(options(bert_folder, tmp_path / "resumed", **changed))
     monkeypatch.undo()
-    train(options(bert_folder, tmp_path))
-    whole, resumed = load_file(trained / "model.safetensors"), load_file(tmp_path / "model.safetensors")
+    train(options(bert_folder, tmp_path / "resumed", **changed))
+    whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "resumed"))
     assert whole.keys() == resumed.keys()
     for name, weights in whole.items():
         torch.testing.assert_close(resumed[name], weights, msg=name)
@@ -141,8 +145,8 @@ def test_windows_of_one_group_share_a_normaliser_though_their_passages_differ() 
     ("given", "said"),
     [
         (["--objective=tokenwise", "--shared_normalisation"], "--shared_normalisation goes with --objective categorical"),
-        (["--objective=tokenwise", "--teachers=a"], "--teachers goes with --objective categorical"),
-        (["--teachers_share=1.5"], "--teachers_share=1.5: must be from 0 to 1"),
+        (["--objective=tokenwise", "--teacher=a"], "--teacher goes with --objective categorical"),
+        (["--teacher_share=0"], "--teacher_share=0.0: must be above 0 and at most 1"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(given: list[str], said: str) -> None:

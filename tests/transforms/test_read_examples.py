@@ -8,7 +8,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
+from model.batching import Batch
 from model.checkpoint import LocalFolder
 from model.reader import CheckpointReader
 from model.statistics import Ranking, Statistics
@@ -80,6 +82,29 @@ def test_an_endless_passage_has_no_token_probabilities(bert_folder: Path, tmp_pa
     assert [found[str(path), row].offsets.shape[1] > 0 for row in (0, 1)] == [False, True]
     why = "they are computed for passages of at most 16 context windows"
     assert [found[str(path), row].unmeasured for row in (0, 1)] == [why, ""]
+
+
+class FailsAtLong(CheckpointReader):
+    """A network that can't take long windows."""
+
+    def logits(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        if batch.attention.sum(1).max() > 40:
+            raise RuntimeError("a long window")
+        return super().logits(batch)
+
+
+def test_a_window_that_fails_costs_its_example_the_tokens(bert_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    table = examples(2)
+    texts = [table["context"][0].as_py() * 3, "In the year 1801."]
+    path = write_input(tmp_path / "a.parquet", table.set_column(2, "context", pa.array(texts)))
+    reader = FailsAtLong(LocalFolder(str(bert_folder)))
+    with caplog.at_level(logging.WARNING):
+        found = read_examples(
+            Statistics(worst=listed(path, [0, 1])), reader, LIMITS, InputColumns(), null=False, batch_tokens=4096
+        )
+    assert [found[str(path), row].offsets.size > 0 for row in (0, 1)] == [False, True]
+    assert [found[str(path), row].unmeasured for row in (0, 1)] == ["the network failed at it when this page was made", ""]
+    assert "token probabilities of 1 examples can't be shown: RuntimeError: a long window" in caplog.text
 
 
 def test_a_network_that_fails_costs_the_tokens_only(bert_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture):
