@@ -3,8 +3,8 @@
     python -m benchmarks.speed --input eval_squad_v1.parquet --rows 2000 --peer peer/bin/python --output results/squad
 
 Every method is a process of its own that gets ready first (its start-up is told apart), then runs once a round; the order
-turns by one place every round. Only one process works at any time, but all stay in memory: 1 to 3 GB each, 22 GB together; where
-there is less, `--methods` chooses. Writes OUTPUT.json and OUTPUT.md.
+turns by one place every round. Only one process works at any time, but all stay in memory, 1 to 3 GB each and 22 GB together:
+`--methods` chooses. Writes OUTPUT.json and OUTPUT.md.
 """
 
 from __future__ import annotations
