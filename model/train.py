@@ -21,13 +21,13 @@ import numpy as np
 import torch
 
 from model.batching import Batch, assemble
-from model.checkpoint import Bundled
+from model.checkpoint import Bundled, CheckpointError
 from model.distillation import Teacher, divergence
 from model.metrics import exact_match, f1
 from model.prediction import Decoding, predict
 from model.reader import bfloat16_is_faster, takes_types
 from model.spans import merge_windows
-from model.tokenizer import Tokenizer
+from model.tokenizer import Tokenizer, TokenizerError
 from model.training_data import (
     NULL,
     Examples,
@@ -318,7 +318,10 @@ def main(arguments: list[str] | None = None) -> int:
         raise SystemExit("--teacher goes with --objective categorical: it teaches distributions over tokens")
     if not 0 < options.teacher_share <= 1:
         raise SystemExit(f"--teacher_share={options.teacher_share}: must be above 0 and at most 1")
-    print(json.dumps(train(options)))
+    try:
+        print(json.dumps(train(options)))
+    except (CheckpointError, TokenizerError) as error:
+        raise SystemExit(f"refused: {error}") from error
     return 0
 
 

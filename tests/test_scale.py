@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import runpy
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +64,7 @@ def test_hours_lie_between_the_work_of_a_worker_and_that_with_the_tail(benchmark
 
 def test_the_figures_of_a_trial_give_back_its_own_seconds():
     """R t / (v (1 - o)), with all of them from the manifest."""
-    totals = Totals(chunks=1, seconds=Counter({"PredictSpans": 80.0, "ReadChunk": 20.0}))  # type: ignore[arg-type]  # a Counter of floats
+    totals = Totals(chunks=1, seconds={"PredictSpans": 80.0, "ReadChunk": 20.0})
     totals.counts.update(rows=500, answered=500, real_tokens=100_000, padded_tokens=125_000)
     trial = manifest("annotate", totals, {}, 0.5)
     rows = trial["rows"]["planned"]

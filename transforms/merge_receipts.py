@@ -39,7 +39,7 @@ class Totals:
     refused_files: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
-    seconds: Counter[str] = field(default_factory=Counter)
+    seconds: dict[str, float] = field(default_factory=dict)
     failures: list[tuple[str, int, int, int, str, str]] = field(default_factory=list)
     content: int = 0
     statistics: Statistics | None = None
@@ -51,7 +51,7 @@ class Totals:
     def add(self, receipt: Receipt) -> None:
         """Adds a receipt of this stage, or one of no stage: a failure, which is every stage's."""
         self.retries += receipt.retries
-        self.seconds.update(receipt.seconds)  # type: ignore[arg-type]  # a Counter of floats
+        self._spend(receipt.seconds)
         if receipt.failed_step:
             if receipt.part:
                 self.chunks += 1
@@ -72,6 +72,10 @@ class Totals:
             if receipt.statistics is not None:
                 self._measure(Statistics.from_json(receipt.statistics))
 
+    def _spend(self, seconds: Mapping[str, float]) -> None:
+        for step, time in seconds.items():
+            self.seconds[step] = self.seconds.get(step, 0.0) + time
+
     def merge(self, other: Self) -> None:
         self.chunks += other.chunks
         self.failed_chunks += other.failed_chunks
@@ -79,7 +83,7 @@ class Totals:
         self.refused_files += other.refused_files
         self.counts.update(other.counts)
         self.reasons.update(other.reasons)
-        self.seconds.update(other.seconds)
+        self._spend(other.seconds)
         self._fail(other.failures)
         self.content ^= other.content
         self.corrected |= other.corrected

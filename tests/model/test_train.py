@@ -152,3 +152,10 @@ def test_windows_of_one_group_share_a_normaliser_though_their_passages_differ() 
 def test_options_that_do_not_go_together_are_refused(given: list[str], said: str) -> None:
     with pytest.raises(SystemExit, match=said):
         model.train.main(["--train=x", "--output=y", *given])
+
+
+def test_a_teacher_that_can_not_be_loaded_is_refused(bert_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    given = [f"--train={SAMPLE}", f"--output={tmp_path / 'out'}", f"--base={bert_folder}", f"--teacher={tmp_path / 'empty'}"]
+    with pytest.raises(SystemExit, match=r"refused: .*empty"):
+        model.train.main(given)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import bz2
 import gzip
 import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -36,7 +34,6 @@ from transforms.storage import (
     open_parquet,
     read,
     remove,
-    sweep_temporary,
 )
 
 
@@ -375,31 +372,3 @@ def test_files_are_one_dataset(output: str):
     found = open_dataset([join(output, "1.parquet"), join(output, "2.parquet")])
     assert found.to_table(columns=["n"], filter=pc.field("n") >= 10).to_pylist() == [{"n": 10}, {"n": 20}]
     assert [fragment.count_rows() for fragment in found.get_fragments()] == [2, 2]
-
-
-class TestSweep:
-    def test_only_files_of_dead_processes_are_removed(self, tmp_path: Path):
-        dead = subprocess.Popen([sys.executable, "-c", ""])
-        dead.wait()
-        alive = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-        try:
-            folder = tmp_path / storage.TEMPORARY
-            folder.mkdir()
-            for owner in (dead.pid, os.getpid(), 10**30):
-                (folder / f"{storage._HOST}-{owner}-0123").touch()
-            kept = {f"{storage._HOST}-{alive.pid}-0123", f"elsewhere-{dead.pid}-0123", "unknown"}
-            for name in kept:
-                (folder / name).touch()
-            sweep_temporary(str(tmp_path))
-            assert {path.name for path in folder.iterdir()} == kept
-        finally:
-            alive.communicate(b"\n")
-        for name in kept:
-            os.utime(folder / name, (1, time.time() - storage._LONGEST_WRITE - 60))  # of no machine that still writes it
-        sweep_temporary(str(tmp_path))
-        assert list(tmp_path.iterdir()) == []
-
-    def test_an_output_that_has_none_is_left_alone(self, tmp_path: Path):
-        sweep_temporary(str(tmp_path / "missing"))
-        sweep_temporary("memory://missing")
-        assert list(tmp_path.iterdir()) == []

@@ -115,7 +115,7 @@ def test_retries_are_told(tmp_path: Path):
 def test_figures():
     of = totals(3)
     of.counts.update(real_tokens=200, padded_tokens=250, windows=5, pairs=3, question_tokens_cut=4)
-    of.seconds.update(PredictSpans=2.0, ReadChunk=0.0)  # type: ignore[arg-type]  # a Counter of floats
+    of.seconds.update(PredictSpans=2.0, ReadChunk=0.0)
     of.reasons.update(z=1, a=2)
     of.content = 255
     made = manifest("annotate", of, {"stage": "annotate"}, 1)

@@ -1,0 +1,40 @@
+"""Temporary files: only those that no process writes any more are removed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from transforms import storage
+from transforms.storage import sweep_temporary
+
+
+def test_only_files_of_dead_processes_are_removed(tmp_path: Path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    alive = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        folder = tmp_path / storage.TEMPORARY
+        folder.mkdir()
+        for owner in (dead.pid, os.getpid(), 10**30):
+            (folder / f"{storage._HOST}-{owner}-0123").touch()
+        kept = {f"{storage._HOST}-{alive.pid}-0123", f"elsewhere-{dead.pid}-0123", "unknown"}
+        for name in kept:
+            (folder / name).touch()
+        sweep_temporary(str(tmp_path))
+        assert {path.name for path in folder.iterdir()} == kept
+    finally:
+        alive.communicate(b"\n")
+    for name in kept:
+        os.utime(folder / name, (1, time.time() - storage._LONGEST_WRITE - 60))  # of no machine that still writes it
+    sweep_temporary(str(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_that_has_none_is_left_alone(tmp_path: Path):
+    sweep_temporary(str(tmp_path / "missing"))
+    sweep_temporary("memory://missing")
+    assert list(tmp_path.iterdir()) == []
