@@ -52,7 +52,7 @@ def run_free(arguments: Sequence[str]) -> None:
     options, rest = parse(arguments)
     beam_options = PipelineOptions(rest)
     job = resolve(options, beam_options)
-    job = replace(job, reader=FreeReader(job.reader))  # type: ignore[arg-type]  # a Job is made for checkpoints
+    job = replace(job, reader=FreeReader(job.reader))
     claim(job, options.overwrite)
     pipeline = beam.Pipeline(runner=make_runner(beam_options), options=beam_options)
     build(pipeline, job)

@@ -66,7 +66,7 @@ def _pattern(action: argparse.Action) -> str:
 def takes(action: argparse.Action, text: str) -> bool:
     """Whether an option takes a value."""
     try:
-        action.type(text)  # type: ignore[operator]  # typed as None or a name too; ours are functions
+        action.type(text)
     except (argparse.ArgumentTypeError, ValueError):
         return False
     return True

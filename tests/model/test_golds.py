@@ -223,7 +223,7 @@ def test_every_window_sees_the_golds_of_its_pair(lengths: list[int], rows: list[
     windows: Windows = make_windows(lengths, max_length=10, overlap=2)
     rows = [row for row in rows if row[0] < len(lengths)]
     pair, first, last = np.array(rows, np.int64).reshape(-1, 3).T
-    golds = Golds(pair, first, last, None, None, {}, [])  # type: ignore[arg-type]  # what is not read is left out
+    golds = Golds(pair, first, last, None, None, {}, [])
     views = gold_views(windows, golds)
     expected = [(w, g) for w in range(len(windows)) for g in range(len(rows)) if pair[g] == windows.pair[w]]
     assert list(zip(views.window.tolist(), views.gold.tolist(), strict=True)) == expected

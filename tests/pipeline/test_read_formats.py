@@ -117,7 +117,7 @@ class TestMrqa:
         with pytest.raises(FormatError, match=r"line 2: .*qas"):
             read("mrqa", f"{self.HEADER}\n{{}}")
         with pytest.raises(FormatError, match=r"line 1: .*malformed"):
-            read("mrqa", self.row([0, 2], text=None))  # type: ignore[arg-type]  # the mistake that is tested
+            read("mrqa", self.row([0, 2], text=None))
         with pytest.raises(FormatError, match=r"line 1: .*malformed"):
             read("mrqa", self.row([0]))
 

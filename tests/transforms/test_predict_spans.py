@@ -121,5 +121,5 @@ class TestLoading:
                 self.loads += 1
 
         reader = FakeLoading()
-        _PredictSpans(reader, DECODING, 100, "softmax").setup()  # type: ignore[arg-type]  # a reader of the test
+        _PredictSpans(reader, DECODING, 100, "softmax").setup()
         assert reader.loads == 1

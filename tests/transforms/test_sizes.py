@@ -45,7 +45,7 @@ def records(path: str, rows: int = 2048) -> list[Chunk | Receipt]:
     (file,) = find_inputs(path)
     return [
         record
-        for run in plan_chunks(file, SCHEMA, SCHEMA.names, ChunkSize(rows, 2**40))  # type: ignore[arg-type]  # a list of names
+        for run in plan_chunks(file, SCHEMA, SCHEMA.names, ChunkSize(rows, 2**40))
         for record in read_run(run, (Output("annotate", f"{path}.out", "run"),), SCHEMA)
     ]
 
