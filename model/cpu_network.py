@@ -1,22 +1,27 @@
 """A network's products and attention as a CPU does them fastest: the same results up to rounding.
 
 torch leaves float32 products to MKL, which is slow on other makers' cores, and lays weights out anew for every product in
-bfloat16. Its fused attention spends most of the time in exponentials of short rows. docs/performance.md has the figures.
+bfloat16. Its attention goes over all scores for their maximum, their sum and their share of it. docs/performance.md has the
+figures.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn.functional import pad
+from torch.nn.functional import scaled_dot_product_attention
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 ATTENTION = "spanmill_cpu"
-_VECTOR = 32
-"""torch's softmax in bfloat16 is three times as fast on rows of whole vectors of so many numbers."""
+_SUMS = 8
+"""Columns that values get beside their own: of ones the first, and zeros, for products of a whole number of vectors."""
+_FAR = 2.0**60
+"""Sums of exponentials up to here, and down to its inverse, are far from what float32 and bfloat16 can't hold."""
 _EXPECTED_TOKENS = 4096
 """How many tokens a product will have: a hint for the layout of weights."""
 
@@ -25,22 +30,29 @@ def quicken(network: PreTrainedModel) -> None:
     """Changes a loaded network in place, for inference on a CPU in float32 or bfloat16; leaves what it doesn't know."""
     if not torch.backends.mkldnn.is_available() or network.dtype not in (torch.float32, torch.bfloat16):
         return
+    from transformers.activations import GELUActivation
+
     for module in list(network.modules()):
         for name, layer in module.named_children():
             # by its exact class: a subclass may compute something else; heads have hooks, and next to no work
             if type(layer) is torch.nn.Linear and layer.weight.dtype == network.dtype and not layer._forward_pre_hooks:
                 setattr(module, name, _PackedLinear(layer))
+        # how transformers' encoders name a feed-forward layer and what follows it
+        activation, dense = getattr(module, "intermediate_act_fn", None), getattr(module, "dense", None)
+        if isinstance(activation, GELUActivation) and isinstance(dense, _PackedLinear):
+            dense.activation, module.intermediate_act_fn = "gelu", torch.nn.Identity()
     if network.dtype == torch.bfloat16 and network.config._attn_implementation == "sdpa":
         from transformers import AttentionInterface, AttentionMaskInterface
-        from transformers.masking_utils import sdpa_mask
 
         AttentionInterface.register(ATTENTION, attention)
-        AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+        AttentionMaskInterface.register(ATTENTION, key_mask)
         network.set_attn_implementation(ATTENTION)
 
 
 class _PackedLinear(torch.nn.Module):
-    """A linear layer whose weights were laid out for oneDNN's product once."""
+    """A linear layer whose weights were laid out for oneDNN's product once; "gelu" as its activation is part of the product."""
+
+    activation = "none"
 
     def __init__(self, layer: torch.nn.Linear):
         super().__init__()
@@ -49,7 +61,15 @@ class _PackedLinear(torch.nn.Module):
         self.weight: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), _EXPECTED_TOKENS)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return torch.ops.mkldnn._linear_pointwise(inputs, self.weight, self.bias, "none", [], "")
+        return torch.ops.mkldnn._linear_pointwise(inputs, self.weight, self.bias, self.activation, [], "none")
+
+
+def key_mask(mask_function: Callable[..., Any], **of: Any) -> torch.Tensor | None:
+    """The mask that `attention` takes: bool [B, 1, 1, K] where all queries attend to the same keys, else [B, 1, L, K]."""
+    from transformers.masking_utils import bidirectional_mask_function, sdpa_mask
+
+    mask = sdpa_mask(mask_function=mask_function, **of)
+    return mask if mask is None or mask_function is not bidirectional_mask_function else mask[:, :, :1]
 
 
 def attention(
@@ -61,26 +81,44 @@ def attention(
     scaling: float | None = None,
     **more: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Softmax attention, one example after the other so that its scores stay in the cache; float32 inside of the softmax.
+    """Softmax attention, one example after the other so that its scores stay in the cache.
 
-    query [B, heads, L, D], key and value [B, heads, K, D], attention_mask bool [B, 1, L, K], True where to attend, or None.
-    Returns [B, L, heads, D]. What it isn't made for (causal masks that go without saying, heads that share keys) goes to
-    torch's own.
+    Exponentials are neither shifted by a row's maximum nor divided by its sum: values have a column of ones, so that the
+    product with them gives the sums too, and what is divided is the result. Masked keys have values of zero.
+
+    query [B, heads, L, D], key and value [B, heads, K, D], attention_mask bool [B, 1, 1, K], True where to attend, or None.
+    Returns [B, L, heads, D]. What it isn't made for goes to torch's own: other masks, heads that share keys, sums that are
+    too large or too small for exponentials that were not shifted.
     """
     causal = attention_mask is None and query.shape[2] > 1 and getattr(module, "is_causal", True)
-    if causal or query.shape[1] != key.shape[1] or (attention_mask is not None and attention_mask.dtype != torch.bool):
+    other_mask = attention_mask is not None and (attention_mask.dtype != torch.bool or attention_mask.shape[2] > 1)
+    if causal or other_mask or query.shape[1] != key.shape[1]:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **more)
-    missing = -key.shape[2] % _VECTOR
-    bias = query.new_zeros(len(query), 1, 1, key.shape[2])
-    if attention_mask is not None:
-        bias = torch.where(attention_mask, bias, -torch.inf)
-    bias = pad(bias, (0, missing), value=-torch.inf)
-    key, value = pad(key, (0, 0, 0, missing)), pad(value, (0, 0, 0, missing))
-    query = query * (query.shape[3] ** -0.5 if scaling is None else scaling)
-    result = query.new_empty(len(query), query.shape[2], query.shape[1], value.shape[3])
+    scaling = query.shape[3] ** -0.5 if scaling is None else scaling
+    result, sums = _attention(query, key, value, attention_mask, scaling)
+    heads = ~((sums >= 1 / _FAR) & (sums <= _FAR)).all(2).all(0).squeeze(1)  # nan is far too
+    if heads.any():
+        few = query[:, heads], key[:, heads], value[:, heads]
+        result[:, heads] = scaled_dot_product_attention(*few, attn_mask=attention_mask, scale=scaling)
+    return result.transpose(1, 2).contiguous(), None
+
+
+def _attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, scaling: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The result [B, heads, L, D], and the sums of the exponentials [B, heads, L, 1]."""
+    size, keys = value.shape[3], key.shape[2]
+    query, key = (query * (scaling * math.log2(math.e))).contiguous(), key.contiguous()
+    attended = value.new_ones(1, 1, 1, 1) if mask is None else mask.to(value.dtype).transpose(2, 3)
+    values = value.new_zeros(*value.shape[:3], size + _SUMS)
+    values[..., :size] = value * attended
+    values[..., size : size + 1] = attended
+    weights = query.new_empty(*query.shape[1:3], keys)
+    result = query.new_empty(*query.shape[:3], size + _SUMS)
     for k in range(len(query)):
-        scores = torch.matmul(query[k], key[k].transpose(1, 2)).add_(bias[k])
-        result[k] = torch.matmul(torch.softmax(scores, -1), value[k]).transpose(0, 1)
-    return result, None
+        torch.bmm(query[k], key[k].transpose(1, 2), out=weights)
+        torch.bmm(weights.exp2_(), values[k], out=result[k])
+    sums = result[..., size : size + 1]
+    return result[..., :size] / sums, sums

@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AutoModelForQuestionAnswering
+from transformers import (
+    AutoModelForQuestionAnswering,
+    BertConfig,
+    BertForQuestionAnswering,
+    ModernBertConfig,
+    ModernBertForQuestionAnswering,
+)
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from model.checkpoint import LocalFolder
@@ -31,7 +37,7 @@ def test_attention_is_torchs(length: int, masked: bool, dtype: torch.dtype, tole
     mask = None
     if masked:
         attended = torch.tensor([length, max(1, length - 3), 1, length])
-        mask = (torch.arange(length) < attended[:, None])[:, None, None].expand(4, 1, length, length)
+        mask = (torch.arange(length) < attended[:, None])[:, None, None]
     expected = scaled_dot_product_attention(query.float(), key.float(), value.float(), attn_mask=mask, scale=0.3)
     result, weights = attention(Encoder(), query, key, value, mask, scaling=0.3)
     assert weights is None
@@ -39,12 +45,32 @@ def test_attention_is_torchs(length: int, masked: bool, dtype: torch.dtype, tole
     torch.testing.assert_close(result.float(), expected.transpose(1, 2), rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("case", ["causal", "shared keys", "additive mask"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_heads_whose_scores_are_far_from_zero_are_as_exact(dtype: torch.dtype) -> None:
+    query, key, value = (states(heads=3, length=45 + k, dtype=dtype)[:, :, :45] for k in range(3))
+    query[:, 1] *= 1000  # exponentials of such scores are infinite, or all zero, unless their maximum is taken off
+    query[2, 2], key[2, 2] = 20, -20
+    mask = (torch.arange(45) < torch.tensor([45, 20, 1, 30])[:, None])[:, None, None]
+    expected = scaled_dot_product_attention(query.float(), key.float(), value.float(), attn_mask=mask)
+    result, _ = attention(Encoder(), query, key, value, mask)
+    tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+    torch.testing.assert_close(result.float(), expected.transpose(1, 2), rtol=tolerance, atol=tolerance)
+
+
+def test_a_number_that_is_none_spoils_its_own_head_and_example_only() -> None:
+    query, key, value = states(), states(), states()
+    query[1, 2, 0] = torch.nan
+    result, _ = attention(Encoder(), query, key, value, None)
+    assert result.isnan().any(3).nonzero().tolist() == [[1, 0, 2]]
+
+
+@pytest.mark.parametrize("case", ["causal", "shared keys", "additive mask", "mask of queries"])
 def test_what_attention_is_not_made_for_is_left_to_torch(case: str) -> None:
     query, key, value = states(4), states(2 if case == "shared keys" else 4), states(2 if case == "shared keys" else 4)
     module = torch.nn.Module() if case == "causal" else Encoder()
     module.num_key_value_groups = 2 if case == "shared keys" else 1
-    mask = torch.randn(4, 1, 45, 45) if case == "additive mask" else None
+    masks = {"additive mask": torch.randn(4, 1, 45, 45), "mask of queries": torch.ones(4, 1, 45, 45).tril().bool()}
+    mask = masks.get(case)
     result, _ = attention(module, query, key, value, mask)
     expected, _ = sdpa_attention_forward(module, query, key, value, mask)
     torch.testing.assert_close(result, expected)
@@ -70,6 +96,32 @@ def test_bfloat16_stays_near_float32(checkpoint: Checkpoint) -> None:
     kept = attended.bool()
     rounding = (plain - expected)[kept].abs().mean()
     assert (quickened - expected)[kept].abs().mean() < 2 * rounding + 1e-6
+
+
+def test_attention_to_neighbours_only_beside_padding_stays_near_float32() -> None:
+    # a query in the padding may attend to nothing at all there
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 50, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4}
+    tokens = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), 0)
+    network = ModernBertForQuestionAnswering(ModernBertConfig(**sizes, **tokens, local_attention=16)).eval()
+    ids = torch.randint(5, 50, (3, 90))
+    attended = (torch.arange(90) < torch.tensor([90, 20, 60])[:, None]).long()
+    with torch.inference_mode():
+        expected = network(input_ids=ids, attention_mask=attended).start_logits
+        quicken(network.to(torch.bfloat16))
+        result = network(input_ids=ids, attention_mask=attended).start_logits.float()
+    assert network.config._attn_implementation == ATTENTION
+    torch.testing.assert_close(result[attended.bool()], expected[attended.bool()], rtol=0.05, atol=0.02)
+
+
+def test_gelu_is_part_of_the_product_before_it() -> None:
+    network = BertForQuestionAnswering(BertConfig(vocab_size=9, hidden_size=16, num_hidden_layers=1, num_attention_heads=2))
+    layer = network.bert.encoder.layer[0].intermediate
+    inputs = torch.randn(5, 16)
+    expected = layer(inputs)
+    quicken(network)
+    assert isinstance(layer.intermediate_act_fn, torch.nn.Identity)
+    torch.testing.assert_close(layer(inputs), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_networks_with_torchs_attention_get_the_other_one_in_bfloat16_only(checkpoint: Checkpoint) -> None:
