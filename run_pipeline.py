@@ -12,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from importlib.util import find_spec
 from types import FrameType
 from typing import Any
@@ -142,9 +143,14 @@ def _without_collections() -> Iterator[None]:
     try:
         yield
     finally:
-        if not gc.get_freeze_count():  # once: what an earlier job of this process left may be garbage
-            gc.freeze()
+        _freeze()
         gc.enable()
+
+
+@cache
+def _freeze() -> None:
+    """Once: what an earlier job of this process left may be garbage."""
+    gc.freeze()
 
 
 class _PrintableFormatter(logging.Formatter):

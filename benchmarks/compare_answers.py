@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from model.metrics import exact_match, f1
+from model.metrics import grade
 from transforms.storage import list_names
 
 
@@ -32,8 +32,7 @@ def main() -> None:
     for row in rows:
         other = peer[row["id"]]
         golds = row["answers"]["text"]
-        texts = row["answer_text"] or "", other["answer_text"]
-        scores.append([metric(text, golds) for metric in (exact_match, f1) for text in texts])
+        scores.append([*grade(row["answer_text"] or "", golds), *grade(other["answer_text"], golds)])
         if (row["answer_start"], row["answer_end"]) == (other["answer_start"], other["answer_end"]):
             equal += 1
         elif len(rows) - equal <= options.show or options.one_window:
@@ -41,7 +40,7 @@ def main() -> None:
             print(row["id"], "ours", found, "peer", other["answer_text"])
     means = 100 * np.mean(scores, axis=0)
     print(f"{len(rows)} rows: {equal} equal character spans ({100 * equal / len(rows):.2f} %)")
-    print(f"EM ours {means[0]:.2f} peer {means[1]:.2f}; F1 ours {means[2]:.2f} peer {means[3]:.2f}")
+    print(f"EM ours {means[0]:.2f} peer {means[2]:.2f}; F1 ours {means[1]:.2f} peer {means[3]:.2f}")
 
 
 if __name__ == "__main__":

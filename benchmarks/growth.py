@@ -56,7 +56,7 @@ def measure(cases: dict[str, list[str]], rounds: int) -> dict[str, tuple[float, 
                 ran = subprocess.run(
                     [sys.executable, "-c", _RUN, "annotate", f"--output={folder}/out", *arguments],
                     stdout=subprocess.PIPE, check=True, text=True, cwd=ROOT,
-                    env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+                    env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1"},
                 )  # fmt: skip
             found[name].append(json.loads(ran.stdout.splitlines()[-1]))
             print(f"round {turn}: {name}: {found[name][-1][0]:.2f} s, {found[name][-1][1]:.0f} MiB", flush=True)

@@ -17,7 +17,7 @@ import torch
 
 from model.batching import assemble, plan_batches
 from model.checkpoint import LocalFolder
-from model.metrics import exact_match, f1
+from model.metrics import grade
 from model.objective import log_normaliser
 from model.reader import CheckpointReader
 from model.spans import decode_windows
@@ -63,7 +63,7 @@ def main() -> None:
         stop = windows.passages.char_end[base + spans[1, best]]
         texts = [row["context"][low:high] for row, low, high in zip(rows, begin, stop, strict=True)]
         golds = [row["answers"]["text"] for row in rows]
-        scores = [(exact_match(text, gold), f1(text, gold)) for text, gold in zip(texts, golds, strict=True)]
+        scores = [grade(text, gold) for text, gold in zip(texts, golds, strict=True)]
         em, mean = 100 * np.mean(scores, axis=0)
         print(f"{name}: EM {em:.2f}, F1 {mean:.2f} ({len(rows)} rows, {len(windows)} windows)")
 

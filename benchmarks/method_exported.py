@@ -24,7 +24,7 @@ from benchmarks.serve import serve
 from model.batching import Batch, assemble, plan_batches
 from model.checkpoint import LocalFolder
 from model.lanes import in_lanes
-from model.metrics import f1
+from model.metrics import grade
 from model.prediction import Decoding, predict
 from model.reader import CheckpointReader, Reader, takes_types
 from model.spans import PassageSpans, merge_windows
@@ -146,7 +146,7 @@ def main() -> None:
         spans = merge_windows(prediction.spans, windows.pair, windows.index, len(rows), n_best=2, temperature=1.0)
         texts = best_texts(spans, windows, [row["context"] for row in rows])
         golds = [row["answers"]["text"] for row in rows]
-        mean = 100 * float(np.mean([f1(text, gold) for text, gold in zip(texts, golds, strict=True) if gold]))
+        mean = 100 * float(np.mean([grade(text, gold)[1] for text, gold in zip(texts, golds, strict=True) if gold]))
         return spans, mean
 
     @cache  # in the round that warms up

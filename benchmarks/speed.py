@@ -3,8 +3,8 @@
     python -m benchmarks.speed --input eval_squad_v1.parquet --rows 2000 --peer peer/bin/python --output results/squad
 
 Every method is a process of its own that gets ready first (its start-up is told apart), then runs once a round; the order
-turns by one place every round. Only one process works at any time, but all stay in memory, 1 to 3 GB each and 22 GB together:
-`--methods` chooses. Writes OUTPUT.json and OUTPUT.md.
+turns by one place every round. Only one process works at any time, but all stay in memory, 1 to 3 GB each: so they come in
+groups, and annotate, which all are compared with, runs in each. Writes OUTPUT.json and OUTPUT.md.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ OWN = {
     "OpenVINO, bfloat16": ["method_exported", "--engine=openvino", "--precision=bfloat16"],
     "txtai": ["peer_txtai"],
 }
+REFERENCE = "annotate"
 PEER = {f"transformers 4.57, batch {size}": ["peer_transformers", f"--batch_size={size}"] for size in (1, 8, 16, 32)}
 
 
@@ -97,13 +98,39 @@ def select(path: str, rows: int, every_nth: int, one_per_context: bool, output: 
     return len(table)
 
 
+def measure(group: dict[str, tuple[str, list[str]]], common: list[str], rounds: int) -> list[Method]:
+    """Runs methods, name -> (Python, module and arguments), in turns."""
+    methods = []
+    for name, (python, (module, *arguments)) in group.items():
+        methods.append(Method(name, python, module, [*common, *arguments]))
+        print(f"{name}: ready after {methods[-1].ready:.1f} s", flush=True)
+    for turn in range(rounds + 1):  # the first is to warm up
+        for method in methods[turn % len(methods) :] + methods[: turn % len(methods)]:
+            print(f"round {turn}: {method.name} {method.run()['seconds']:.2f} s", flush=True)
+    for method in methods:
+        method.close()
+        del method.runs[0]
+    return methods
+
+
+def result_of(method: Method, reference: Method) -> dict[str, Any]:
+    """What is kept of a method's runs; `reference` is annotate in the same group."""
+    seconds, beside = ([run["seconds"] for run in each.runs] for each in (method, reference))
+    return {
+        "seconds": {"median": statistics.median(seconds), "least": min(seconds), "most": max(seconds), "all": seconds},
+        "of_annotate": statistics.median(seconds) / statistics.median(beside),
+        "ready": method.ready,
+        "peak_mib": method.runs[-1]["peak_mib"],
+        "notes": {key: value for key, value in method.runs[-1].items() if key not in ("seconds", "peak_mib")},
+    }
+
+
 def table_of(results: dict[str, Any]) -> str:
     """The Markdown table of the medians."""
-    reference = results["methods"].get("limit, float32") or next(iter(results["methods"].values()))
     lines = [
         f"{results['rows']} rows of {results['input']}, {results['rounds']} rounds in turns; medians (least to most)",
         "",
-        "| method | rows/s | seconds | of the float32 limit | start-up, s | peak MiB | notes |",
+        "| method | rows/s | seconds | of annotate beside it | start-up, s | peak MiB | notes |",
         "|---|---|---|---|---|---|---|",
     ]
     for name, of in sorted(results["methods"].items(), key=lambda item: item[1]["seconds"]["median"]):
@@ -111,7 +138,7 @@ def table_of(results: dict[str, Any]) -> str:
         notes = ", ".join(f"{key} {value:.2f}" for key, value in of["notes"].items())
         lines.append(
             f"| {name} | {results['rows'] / seconds['median']:.1f} | {seconds['median']:.2f} "
-            f"({seconds['least']:.2f} to {seconds['most']:.2f}) | {seconds['median'] / reference['seconds']['median']:.3f} "
+            f"({seconds['least']:.2f} to {seconds['most']:.2f}) | {of['of_annotate']:.3f} "
             f"| {of['ready']:.1f} | {of['peak_mib']:.0f} | {notes} |"
         )
     return "\n".join([*lines, "", f"Machine: {json.dumps(results['machine'])}", ""])
@@ -128,48 +155,37 @@ def main() -> None:
     parser.add_argument("--one_per_context", action="store_true", help="the first question of every document only")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--methods", default="", help="names, separated by semicolons; all")
+    parser.add_argument("--at_once", type=int, default=5, help="methods in memory beside annotate")
     parser.add_argument("--peer", default="", help="the Python of an environment with transformers 4.57.6")
     parser.add_argument("--output", required=True, help="base name of the .json and .md that are written")
     options = parser.parse_args()
     if not options.input and (options.every_nth > 1 or options.one_per_context):
         parser.error("--every_nth and --one_per_context choose rows of --input, which is not given")
     wanted = [part.strip() for part in options.methods.split(";") if part.strip()]
-    known = {**{name: (sys.executable, command) for name, command in OWN.items()}}
+    known = {name: (sys.executable, command) for name, command in OWN.items()}
     if options.peer:
         known |= {name: (options.peer, command) for name, command in PEER.items()}
-    chosen = {name: value for name, value in known.items() if not wanted or name in wanted}
     unknown = sorted(set(wanted) - set(known))
-    if unknown or not chosen:
+    if unknown:
         parser.error(f"--methods: no {unknown}; there are {'; '.join(known)}")
+    others = [name for name in known if name != REFERENCE and (not wanted or name in wanted)]
 
     with tempfile.TemporaryDirectory() as folder:
         corpus = Path(folder) / "rows.parquet"
         rows = select(options.input, options.rows, options.every_nth, options.one_per_context, corpus)
-        methods = []
-        for name, (python, (module, *arguments)) in chosen.items():
-            common = [f"--input={corpus}", f"--model={Path(options.model).absolute()}"]
-            methods.append(Method(name, python, module, [*common, *arguments]))
-            print(f"{name}: ready after {methods[-1].ready:.1f} s", flush=True)
-        for turn in range(options.rounds + 1):  # the first is to warm up
-            for method in methods[turn % len(methods) :] + methods[: turn % len(methods)]:
-                print(f"round {turn}: {method.name} {method.run()['seconds']:.2f} s", flush=True)
-        for method in methods:
-            method.close()
+        common = [f"--input={corpus}", f"--model={Path(options.model).absolute()}"]
+        measured: dict[str, dict[str, Any]] = {}
+        for begin in range(0, max(1, len(others)), options.at_once):
+            group = [REFERENCE, *others[begin : begin + options.at_once]]
+            methods = measure({name: known[name] for name in group}, common, options.rounds)
+            measured = {method.name: result_of(method, methods[0]) for method in methods} | measured
     results: dict[str, Any] = {
         "input": Path(options.input).stem or "a synthetic corpus",
         "rows": rows,
         "rounds": options.rounds,
         "machine": describe(),
-        "methods": {},
+        "methods": measured,
     }
-    for method in methods:
-        runs = method.runs[1:]
-        seconds = [run["seconds"] for run in runs]
-        notes = {key: value for key, value in runs[-1].items() if key not in ("seconds", "peak_mib")}
-        results["methods"][method.name] = {
-            "seconds": {"median": statistics.median(seconds), "least": min(seconds), "most": max(seconds), "all": seconds},
-            "ready": method.ready, "peak_mib": runs[-1]["peak_mib"], "notes": notes,
-        }  # fmt: skip
     output = Path(options.output)
     output.parent.mkdir(parents=True, exist_ok=True)
     output.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")

@@ -14,7 +14,7 @@ from model.columns import candidate_columns
 from model.golds import Golds
 from model.label_errors import label_errors
 from model.losses import PassageLosses
-from model.metrics import exact_match, f1
+from model.metrics import grade
 from model.spans import PassageSpans
 from model.windows import Windows
 
@@ -231,7 +231,7 @@ def audit_columns(
     predictions = ["" if nothing else (texts[p] or [""])[0] for p, nothing in zip(pair, decided_null, strict=True)]
     scores = np.array(
         [
-            (np.nan, np.nan) if skip else (exact_match(text, answers), f1(text, answers))
+            (np.nan, np.nan) if skip else grade(text, answers)
             for text, answers, skip in zip(predictions, golds.texts, out, strict=True)
         ],
         np.float64,

@@ -21,7 +21,7 @@ import torch
 from model.batching import Batch
 from model.checkpoint import LocalFolder, read_config, read_settings
 from model.distributions import Calibration
-from model.metrics import exact_match, f1
+from model.metrics import grade
 from model.prediction import Decoding, predict
 from model.reader import CheckpointReader, Reader, resolve_dtype
 from model.spans import PassageSpans, merge_windows
@@ -96,11 +96,12 @@ def decode_file(reader: Reader, path: str, null: bool, null_trained: bool, max_l
     probability = np.stack([decode(float(temperature), null).probability[:, 0] for temperature in TEMPERATURES])
     texts = best_texts(spans, windows, [row["context"] for row in rows])
     golds = [row["answers"]["text"] for row in rows]
+    scores = np.array([grade(text, gold) if gold else (0.0, 0.0) for text, gold in zip(texts, golds, strict=True)])
     margin = spans.null_score.astype(np.float64) - spans.span_score[:, 0]
     return Decoded(
         margin=np.where(np.isnan(margin), -np.inf, margin),
-        exact=np.array([exact_match(text, gold) if gold else 0.0 for text, gold in zip(texts, golds, strict=True)]),
-        f1=np.array([f1(text, gold) if gold else 0.0 for text, gold in zip(texts, golds, strict=True)]),
+        exact=scores[:, 0],
+        f1=scores[:, 1],
         null_right=np.array([0.0 if gold else 1.0 for gold in golds]),
         probability=probability,
         fitted_on=np.array([hashlib.sha256(row["context"].encode()).digest()[0] % 2 == 0 for row in rows]),

@@ -7,12 +7,12 @@ figures.
 
 from __future__ import annotations
 
+import ctypes
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -22,6 +22,8 @@ _SUMS = 8
 """Columns that values get beside their own: of ones the first, and zeros, for products of a whole number of vectors."""
 _FAR = 2.0**60
 """Sums of exponentials up to here, and down to its inverse, are far from what float32 and bfloat16 can't hold."""
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
+"""What malloc.h calls M_TRIM_THRESHOLD, M_TOP_PAD and M_MMAP_THRESHOLD. The padding, a whole heap of a thread, keeps those."""
 _EXPECTED_TOKENS = 4096
 """How many tokens a product will have: a hint for the layout of weights."""
 
@@ -30,6 +32,7 @@ def quicken(network: PreTrainedModel) -> None:
     """Changes a loaded network in place, for inference on a CPU in float32 or bfloat16; leaves what it doesn't know."""
     if not torch.backends.mkldnn.is_available() or network.dtype not in (torch.float32, torch.bfloat16):
         return
+    _keep_memory()
     from transformers.activations import GELUActivation
 
     for module in list(network.modules()):
@@ -47,6 +50,19 @@ def quicken(network: PreTrainedModel) -> None:
         AttentionInterface.register(ATTENTION, attention)
         AttentionMaskInterface.register(ATTENTION, key_mask)
         network.set_attn_implementation(ATTENTION)
+
+
+def _keep_memory() -> None:
+    """Lets glibc keep what a batch gives back for the next one, instead of getting it from the system again page by page.
+
+    Without, the same few megabytes come and go with every layer. Other C libraries have no such setting.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):
+        return
+    for setting, size in ((_MMAP_THRESHOLD, 2**25), (_TRIM_THRESHOLD, 2**29), (_TOP_PAD, 2**26)):
+        mallopt(setting, size)
 
 
 class _PackedLinear(torch.nn.Module):
@@ -87,8 +103,8 @@ def attention(
     product with them gives the sums too, and what is divided is the result. Masked keys have values of zero.
 
     query [B, heads, L, D], key and value [B, heads, K, D], attention_mask bool [B, 1, 1, K], True where to attend, or None.
-    Returns [B, L, heads, D]. What it isn't made for goes to torch's own: other masks, heads that share keys, sums that are
-    too large or too small for exponentials that were not shifted.
+    Returns [B, L, heads, D]. Heads whose sums are too large or too small for that get the usual softmax, and scores in float32. What it isn't made
+    for goes to torch's own: other masks, heads that share keys.
     """
     causal = attention_mask is None and query.shape[2] > 1 and getattr(module, "is_causal", True)
     other_mask = attention_mask is not None and (attention_mask.dtype != torch.bool or attention_mask.shape[2] > 1)
@@ -98,10 +114,12 @@ def attention(
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **more)
     scaling = query.shape[3] ** -0.5 if scaling is None else scaling
     result, sums = _attention(query, key, value, attention_mask, scaling)
-    heads = ~((sums >= 1 / _FAR) & (sums <= _FAR)).all(2).all(0).squeeze(1)  # nan is far too
-    if heads.any():
-        few = query[:, heads], key[:, heads], value[:, heads]
-        result[:, heads] = scaled_dot_product_attention(*few, attn_mask=attention_mask, scale=scaling)
+    far = ~((sums >= 1 / _FAR) & (sums <= _FAR)).all(2).squeeze(2)  # [B, heads]; nan is far too
+    if far.any():
+        scores = torch.matmul(query[far].float() * scaling, key[far].float().transpose(1, 2))
+        if attention_mask is not None:
+            scores.masked_fill_(~attention_mask.expand(*far.shape, -1, -1)[far], -torch.inf)
+        result[far] = torch.matmul(torch.softmax(scores, -1).to(value.dtype), value[far])
     return result.transpose(1, 2).contiguous(), None
 
 

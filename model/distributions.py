@@ -54,14 +54,14 @@ class Distribution:
         if not len(values):
             return
         self.count += len(values)
-        self.total += math.fsum(values)
-        self.squares += math.fsum(values * values)
+        self.total += math.fsum(values.tolist())
+        self.squares += math.fsum((values * values).tolist())
         self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
         positive = values[values > _SMALLEST]
         self.zeros += len(values) - len(positive)
         keys = np.ceil(np.log(positive) / math.log(_MAPPING.gamma)).astype(int)  # _MAPPING.key, on arrays
-        for key, count in zip(*np.unique(keys, return_counts=True), strict=True):
-            self.bins[int(key)] += int(count)
+        for key, count in zip(*(each.tolist() for each in np.unique(keys, return_counts=True)), strict=True):
+            self.bins[key] += count
 
     def merge(self, other: Self) -> None:
         self.count += other.count

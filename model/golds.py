@@ -78,8 +78,12 @@ def read_golds(answers: Sequence[Any], contexts: Sequence[str], row_pair: np.nda
                 problems[row] = malformed
             else:
                 passage = int(windows.pair_passage[pair])
-                for text, start in zip(answer["text"], answer["answer_start"], strict=True):
-                    problem, first, last = _locate(windows.passages, passage, contexts[passage], text, start)
+                given = list(zip(answer["text"], answer["answer_start"], strict=True))
+                located = {
+                    each: _locate(windows.passages, passage, contexts[passage], *each) for each in set(given)
+                }  # annotators who agree give the same more than once
+                for text, start in given:
+                    problem, first, last = located[text, start]
                     if problem:
                         dropped[row] += 1
                         problems.setdefault(row, problem)

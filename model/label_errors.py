@@ -18,6 +18,8 @@ from model.golds import Golds
 from model.losses import PassageLosses
 from model.spans import PassageSpans
 
+_REASONS = ("answerable", "golds_disagree", "no_answer", "other_borders", "elsewhere")
+
 
 def label_errors(
     golds: Golds, losses: PassageLosses, spans: PassageSpans, row_pair: np.ndarray, no_answer: np.ndarray
@@ -30,35 +32,29 @@ def label_errors(
     the model finds one), other_borders (its answer shares tokens with a gold), elsewhere (it shares none); None where the
     score is 0.
     """
-    score = np.full(len(row_pair), np.nan)
-    reasons: list[str | None] = [None] * len(row_pair)
-    worse_end = losses.nll.max(0)
-    null_worse_end = losses.null_nll.max(0)
-    for row in np.flatnonzero(row_pair >= 0).tolist():
-        if row in golds.problems:
-            continue
-        pair, mine = row_pair[row], golds.of_row[row]
-        nothing = bool(no_answer[pair])
-        first, last = int(spans.start[pair, 0]), int(spans.end[pair, 0])
-        if len(mine):
-            loss = worse_end[mine].min()
-            agrees = not nothing and bool(((golds.first[mine] == first) & (golds.last[mine] == last)).any())
-            shares = bool(((golds.first[mine] <= last) & (golds.last[mine] >= first)).any())
-        else:
-            loss, agrees, shares = null_worse_end[pair], nothing, False
-        if not np.isfinite(loss):
-            continue
-        certainty = spans.null_probability[pair] if nothing else spans.probability[pair, 0]
-        with np.errstate(divide="ignore"):
-            score[row] = 0.0 if agrees else max(0.0, loss + np.log(certainty) / 2)
-        if score[row] > 0:
-            apart = len(mine) > 1 and golds.first[mine].max() > golds.last[mine].min()
-            if not len(mine):
-                reasons[row] = "answerable"
-            elif apart:
-                reasons[row] = "golds_disagree"
-            elif nothing:
-                reasons[row] = "no_answer"
-            else:
-                reasons[row] = "other_borders" if shares else "elsewhere"
+    pair, known = np.maximum(row_pair, 0), row_pair >= 0
+    known[list(golds.problems)] = False
+    if not known.any():
+        return np.full(len(row_pair), np.nan), [None] * len(row_pair)
+    nothing = no_answer[pair]
+    answerable = golds.of_row.lengths > 0
+    first, last = spans.start[pair, 0], spans.end[pair, 0]
+
+    loss = losses.null_nll.max(0)[pair]
+    agrees, shares, apart = nothing & ~answerable, np.zeros(len(pair), bool), np.zeros(len(pair), bool)
+    if answerable.any():
+        mine, begin = golds.of_row.values, golds.of_row.bounds[:-1][answerable]
+        gold_first, gold_last, row = golds.first[mine], golds.last[mine], np.repeat(np.arange(len(pair)), golds.of_row.lengths)
+        loss[answerable] = np.minimum.reduceat(losses.nll.max(0)[mine], begin)
+        same = (gold_first == first[row]) & (gold_last == last[row]) & ~nothing[row]
+        agrees[answerable] = np.logical_or.reduceat(same, begin)
+        shares[answerable] = np.logical_or.reduceat((gold_first <= last[row]) & (gold_last >= first[row]), begin)
+        apart[answerable] = np.maximum.reduceat(gold_first, begin) > np.minimum.reduceat(gold_last, begin)
+
+    certainty = np.where(nothing, spans.null_probability[pair], spans.probability[pair, 0])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        doubt = np.fmax(0.0, loss + np.log(certainty) / 2)
+    score = np.where(known & np.isfinite(loss), np.where(agrees, 0.0, doubt), np.nan)
+    which = np.select([~answerable, apart, nothing, shares], range(4), default=4)
+    reasons = [_REASONS[code] if value > 0 else None for code, value in zip(which.tolist(), score.tolist(), strict=True)]
     return score, reasons

@@ -16,19 +16,17 @@ def normalise(text: str) -> str:
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
-def exact_match(prediction: str, golds: Sequence[str]) -> float:
-    """1.0 if the normalised prediction equals a normalised gold, else 0.0; no gold means the gold is no answer ("")."""
-    return float(normalise(prediction) in _normal_golds(golds))
+def grade(prediction: str, golds: Sequence[str]) -> tuple[float, float]:
+    """Exact match and token F1, in [0, 1], each the best over golds; no gold means the gold is no answer ("").
 
-
-def f1(prediction: str, golds: Sequence[str]) -> float:
-    """Token F1 in [0, 1], max over golds; where either side is empty, 1.0 if both are."""
-    return max(_f1(normalise(prediction).split(), gold.split()) for gold in _normal_golds(golds))
-
-
-def _normal_golds(golds: Sequence[str]) -> list[str]:
-    """By the rules of SQuAD 2.0, golds of which nothing is left don't count, unless there is no other."""
-    return list(filter(None, map(normalise, golds))) or [""]
+    Where either side is empty once normalised, both are 1.0 if both are. By the rules of SQuAD 2.0, golds of which nothing is
+    left don't count, unless there is no other.
+    """
+    answer = normalise(prediction)
+    normal = set(map(normalise, set(golds))) - {""} or {""}
+    if answer in normal:
+        return 1.0, 1.0
+    return 0.0, max(_f1(answer.split(), gold.split()) for gold in normal)
 
 
 def _f1(prediction: list[str], gold: list[str]) -> float:

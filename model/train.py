@@ -23,7 +23,7 @@ import torch
 from model.batching import Batch, assemble
 from model.checkpoint import Bundled, CheckpointError
 from model.distillation import Teacher, divergence
-from model.metrics import exact_match, f1
+from model.metrics import grade
 from model.prediction import Decoding, predict
 from model.reader import bfloat16_is_faster, takes_types
 from model.spans import merge_windows
@@ -84,7 +84,7 @@ def evaluate(reader: TrainingReader, rows: list[dict], options: argparse.Namespa
     spans = merge_windows(prediction.spans, windows.pair, windows.index, len(rows), n_best=1, temperature=1.0)
     texts = best_texts(spans, windows, [row["context"] for row in rows])
     golds = [row["answers"]["text"] for row in rows]
-    scores = [(exact_match(text, gold), f1(text, gold)) for text, gold in zip(texts, golds, strict=True)]
+    scores = [grade(text, gold) for text, gold in zip(texts, golds, strict=True)]
     em, mean_f1 = 100 * np.mean(scores, axis=0)
     return {"em": round(float(em), 2), "f1": round(float(mean_f1), 2)}
 

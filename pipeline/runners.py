@@ -19,6 +19,9 @@ _log = logging.getLogger("spanmill")
 
 _IN_PROCESS = (None, "DirectRunner", "direct", "FnApiRunner")
 
+_THREAD_POOLS = ("OMP_NUM_THREADS", "RAYON_NUM_THREADS")
+"""Which variables bound the threads of torch and of tokenizers."""
+
 _EXTRAS = {
     "DaskRunner": ("dask", "apache_beam.runners.dask.dask_runner"),
     "DataflowRunner": ("dataflow", "apache_beam.runners.dataflow.internal.apiclient"),
@@ -54,7 +57,8 @@ def make_runner(options: PipelineOptions) -> PipelineRunner:
     if direct.direct_running_mode == "multi_processing":
         processes = direct.direct_num_workers or os.cpu_count() or 1
         threads = max(1, (os.cpu_count() or 1) // processes)
-        os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # inherited by the workers: no more threads than cores
+        for pool in _THREAD_POOLS:  # inherited by the workers: no more threads than cores
+            os.environ.setdefault(pool, str(threads))
         if Path.cwd() != Path(__file__).parent.parent:  # they put the working folder first, and with it any model.py in it
             os.environ.setdefault("PYTHONSAFEPATH", "1")
         _end_with_workers()

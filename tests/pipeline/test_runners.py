@@ -59,26 +59,32 @@ def test_an_unknown_runner_is_an_error():
         make_runner(PipelineOptions(["--runner=NoSuchRunner"]))
 
 
+POOLS = ("OMP_NUM_THREADS", "RAYON_NUM_THREADS")
+
+
 @pytest.mark.parametrize(("processes", "share"), [(1, 8), (2, 4), (3, 2), (8, 1), (16, 1), (0, 1)])
 def test_processes_share_the_cores(monkeypatch: pytest.MonkeyPatch, processes: int, share: int):
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    monkeypatch.setenv("OMP_NUM_THREADS", "")
-    monkeypatch.delenv("OMP_NUM_THREADS")
+    for pool in POOLS:
+        monkeypatch.setenv(pool, "")
+        monkeypatch.delenv(pool)
     make_runner(PipelineOptions(["--direct_running_mode=multi_processing", f"--direct_num_workers={processes}"]))
-    assert os.environ["OMP_NUM_THREADS"] == str(share)
+    assert [os.environ[pool] for pool in POOLS] == [str(share)] * 2
 
 
 def test_what_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    for pool in POOLS:
+        monkeypatch.setenv(pool, "3")
     make_runner(PipelineOptions(["--direct_running_mode=multi_processing", "--direct_num_workers=2"]))
-    assert os.environ["OMP_NUM_THREADS"] == "3"
+    assert [os.environ[pool] for pool in POOLS] == ["3", "3"]
 
 
 def test_one_process_leaves_threads_alone(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "")
-    monkeypatch.delenv("OMP_NUM_THREADS")
+    for pool in POOLS:
+        monkeypatch.setenv(pool, "")
+        monkeypatch.delenv(pool)
     make_runner(PipelineOptions([]))
-    assert "OMP_NUM_THREADS" not in os.environ
+    assert not set(POOLS) & set(os.environ)
 
 
 @pytest.mark.parametrize(("name", "code"), [("run_worker", 3), ("another thread", 0)])

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from markupsafe import escape
 from rich.text import Text
 
@@ -32,24 +33,28 @@ _LONGEST_LABEL = 30
 
 
 class _Drawing:
-    """One figure under construction: `axes` to draw on, `svg` to end with."""
+    """One figure under construction: `axes` to draw on, `svg` to end with.
 
-    def __init__(self, name: str, width: float, height: float, columns: int = 1):
+    Sizes and the room on the left and above the axes are in inches. Room is given, not measured: letters stay letters, which
+    the reader's own fonts draw, and to measure them in others takes longer than to draw all else.
+    """
+
+    def __init__(self, name: str, width: float, height: float, left: float = 0.9, above: float = 0.15):
         from matplotlib.figure import Figure  # half a second to import: only where a report is made
 
         self.name = name
-        self.figure = Figure(figsize=(width, height), layout="constrained")
-        self.axes: list[Axes] = list(self.figure.subplots(1, columns, squeeze=False)[0])
-        for axes in self.axes:
-            axes.set_facecolor("none")
-            axes.set_axisbelow(True)
-            axes.tick_params(colors=_TEXT, labelsize=10)
-            for spine in axes.spines.values():
-                spine.set_color(_RULE)
+        self.figure = Figure(figsize=(width, height))
+        right, below = 0.2, 0.55
+        sides = (left / width, below / height, (width - left - right) / width, (height - above - below) / height)
+        self.axes: Axes = self.figure.add_axes(sides, facecolor="none")
+        self.axes.set_axisbelow(True)
+        self.axes.tick_params(colors=_TEXT, labelsize=10)
+        for spine in self.axes.spines.values():
+            spine.set_color(_RULE)
 
-    def label(self, axes: Any, x: str, y: str) -> None:
-        axes.set_xlabel(x, color=_TEXT, fontsize=10)
-        axes.set_ylabel(y, color=_TEXT, fontsize=10)
+    def label(self, x: str, y: str) -> None:
+        self.axes.set_xlabel(x, color=_TEXT, fontsize=10)
+        self.axes.set_ylabel(y, color=_TEXT, fontsize=10)
 
     def svg(self, description: str) -> str:
         """The figure's `<svg>`, named for screen readers. Its ids are its own."""
@@ -71,17 +76,22 @@ class _Drawing:
         return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(description)}" ', 1)
 
 
-def _label(name: str) -> str:
-    """A name as it stands beside an axis: on one line, cut so that the figure keeps its room, no formula between dollars."""
-    text = Text(" ".join(name.split()))
-    text.truncate(_LONGEST_LABEL, overflow="ellipsis")
-    return text.plain.replace("$", r"\$")
+def _labels(names: Sequence[str]) -> tuple[list[str], float]:
+    """Names as they stand beside an axis, and their room in inches.
+
+    Each is on one line, cut so that the figure keeps its room, and no formula between dollars.
+    """
+    texts = [Text(" ".join(name.split())) for name in names]
+    for text in texts:
+        text.truncate(_LONGEST_LABEL, overflow="ellipsis")
+    room = 0.25 + 0.085 * max((text.cell_len for text in texts), default=0)
+    return [text.plain.replace("$", r"\$") for text in texts], room
 
 
 def accounting(rows: dict[str, int]) -> str:
     """One bar from rows planned to what became of them."""
-    drawing = _Drawing("accounting", 8, 1.1)
-    (axes,) = drawing.axes
+    drawing = _Drawing("accounting", 8, 1.25, left=0.2, above=0.4)
+    axes = drawing.axes
     left = 0
     for name, colour in _OUTCOMES.items():
         if rows.get(name):
@@ -89,7 +99,7 @@ def accounting(rows: dict[str, int]) -> str:
             left += rows[name]
     axes.set_yticks([])
     axes.set_xlim(0, max(1, rows["planned"]))
-    drawing.label(axes, "rows", "")
+    drawing.label("rows", "")
     if left:
         axes.legend(ncols=5, loc="lower left", bbox_to_anchor=(0, 1), frameon=False, labelcolor=_TEXT, fontsize=10)
     return drawing.svg("rows by what became of them")
@@ -98,26 +108,30 @@ def accounting(rows: dict[str, int]) -> str:
 def loss_histogram(counts: Sequence[int]) -> str:
     """Rows by loss, in the bins of `model.distributions.loss_bin`."""
     drawing = _Drawing("loss", 5, 3)
-    (axes,) = drawing.axes
+    axes = drawing.axes
     axes.bar(range(len(counts)), counts, width=0.9, align="edge", color=_ACCENT)
     _loss_ticks(axes.set_xticks, len(counts))
     axes.yaxis.grid(True, color=_RULE, linewidth=0.6)
-    drawing.label(axes, "loss of the gold, nats", "examples")
+    drawing.label("loss of the gold, nats", "examples")
     return drawing.svg("histogram of the loss")
 
 
 def start_against_end(grid: Sequence[Sequence[int]], bins: int) -> str:
     """Rows by loss of the start and loss of the end: [start bin, end bin, rows]."""
+    from matplotlib.collections import PolyCollection
+
     drawing = _Drawing("start-end", 5, 3)
-    (axes,) = drawing.axes
+    axes = drawing.axes
     most = max((rows for _, _, rows in grid), default=1)
-    for start, end, rows in grid:
-        axes.bar(start, 1, 1, end, align="edge", color=_ACCENT, alpha=round(0.12 + 0.88 * (rows / most) ** 0.3, 2), linewidth=0)
+    corners = np.array([(0, 0), (1, 0), (1, 1), (0, 1)])
+    cells = [corners + np.array((start, end)) for start, end, _ in grid]
+    shares = [round(0.12 + 0.88 * (rows / most) ** 0.3, 2) for _, _, rows in grid]
+    axes.add_collection(PolyCollection(cells, facecolors=_ACCENT, alpha=shares or None, linewidths=0))
     axes.set_xlim(0, bins)
     axes.set_ylim(0, bins)
     _loss_ticks(axes.set_xticks, bins)
     _loss_ticks(axes.set_yticks, bins)
-    drawing.label(axes, "loss of the start, nats", "loss of the end, nats")
+    drawing.label("loss of the start, nats", "loss of the end, nats")
     return drawing.svg("loss of the start against loss of the end")
 
 
@@ -129,39 +143,41 @@ def _loss_ticks(set_ticks: Any, bins: int) -> None:
 def reliability(points: Sequence[dict[str, float]]) -> str:
     """How often answers of a probability are right, against that probability."""
     drawing = _Drawing("reliability", 5, 3)
-    (axes,) = drawing.axes
+    axes = drawing.axes
     axes.plot([0, 1], [0, 1], color=_RULE, linewidth=1, linestyle="--")
     x, y = [point["mean_probability"] for point in points], [point["accuracy"] for point in points]
     axes.plot(x, y, color=_ACCENT, marker="o", markersize=4)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
-    drawing.label(axes, "probability of the answer", "share that is right")
+    drawing.label("probability of the answer", "share that is right")
     return drawing.svg("reliability diagram")
 
 
 def bars(name: str, groups: Sequence[Bar], unit: str) -> str:
     """A mean with its interval for every value of a slice, in their order."""
-    drawing = _Drawing(name, 5, 0.9 + 0.28 * max(2, len(groups)))
-    (axes,) = drawing.axes
+    labels, room = _labels([name for name, _, _ in groups])
+    drawing = _Drawing(name, 5, 0.9 + 0.28 * max(2, len(groups)), left=room)
+    axes = drawing.axes
     places = range(len(groups))
     means, halves = [mean for _, mean, _ in groups], [half for _, _, half in groups]
     axes.barh(places, means, xerr=halves, color=_ACCENT, ecolor=_TEXT, height=0.7)
     axes.set_xlim(left=0)
-    axes.set_yticks(list(places), [_label(name) for name, _, _ in groups])
+    axes.set_yticks(list(places), labels)
     axes.invert_yaxis()
     axes.xaxis.grid(True, color=_RULE, linewidth=0.6)
-    drawing.label(axes, unit, "")
+    drawing.label(unit, "")
     return drawing.svg(f"{unit} by {name.replace('_', ' ')}")
 
 
 def differences(groups: Sequence[Bar], unit: str) -> str:
     """Mean differences with their intervals, as points beside zero."""
-    drawing = _Drawing("differences", 8, 0.9 + 0.28 * max(2, len(groups)))
-    (axes,) = drawing.axes
+    labels, room = _labels([name for name, _, _ in groups])
+    drawing = _Drawing("differences", 8, 0.9 + 0.28 * max(2, len(groups)), left=room)
+    axes = drawing.axes
     axes.axvline(0, color=_RULE)
     means, halves = [mean for _, mean, _ in groups], [half for _, _, half in groups]
     axes.errorbar(means, range(len(groups)), xerr=halves, fmt="o", color=_ACCENT, ecolor=_ACCENT, capsize=3, markersize=4)
-    axes.set_yticks(range(len(groups)), [_label(name) for name, _, _ in groups])
+    axes.set_yticks(range(len(groups)), labels)
     axes.set_ylim(len(groups) - 0.4, -0.6)
-    drawing.label(axes, unit, "")
+    drawing.label(unit, "")
     return drawing.svg(f"{unit} by slice")
