@@ -103,8 +103,8 @@ def attention(
     product with them gives the sums too, and what is divided is the result. Masked keys have values of zero.
 
     query [B, heads, L, D], key and value [B, heads, K, D], attention_mask bool [B, 1, 1, K], True where to attend, or None.
-    Returns [B, L, heads, D]. Heads whose sums are too large or too small for that get the usual softmax, and scores in float32. What it isn't made
-    for goes to torch's own: other masks, heads that share keys.
+    Returns [B, L, heads, D]. Heads whose sums are too large or too small for that get the usual softmax, of scores in float32.
+    What it isn't made for goes to torch's own: other masks, heads that share keys.
     """
     causal = attention_mask is None and query.shape[2] > 1 and getattr(module, "is_causal", True)
     other_mask = attention_mask is not None and (attention_mask.dtype != torch.bool or attention_mask.shape[2] > 1)
