@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +19,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 ATTENTION = "spanmill_cpu"
-_SUMS = 8
-"""Columns that values get beside their own: of ones the first, and zeros, for products of a whole number of vectors."""
+_MORE_COLUMNS = 8
+"""That values get beside their own: the first of ones, the others of zeros, for products of a whole number of vectors."""
 _FAR = 2.0**60
-"""Sums of exponentials up to here, and down to its inverse, are far from what float32 and bfloat16 can't hold."""
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
-"""What malloc.h calls M_TRIM_THRESHOLD, M_TOP_PAD and M_MMAP_THRESHOLD. The padding, a whole heap of a thread, keeps those."""
+"""Sums of exponentials up to here, and down to its inverse, are well within the range of float32 and bfloat16."""
+_MALLOC = {-1: 2**29, -2: 2**26, -3: 2**25}
+"""malloc.h's M_TRIM_THRESHOLD, above what a batch takes; M_TOP_PAD, the size of a thread's heap, below which glibc gives none
+back; M_MMAP_THRESHOLD, the highest that it takes."""
 _EXPECTED_TOKENS = 4096
 """How many tokens a product will have: a hint for the layout of weights."""
 
@@ -55,13 +57,16 @@ def quicken(network: PreTrainedModel) -> None:
 def _keep_memory() -> None:
     """Lets glibc keep what a batch gives back for the next one, instead of getting it from the system again page by page.
 
-    Without, the same few megabytes come and go with every layer. Other C libraries have no such setting.
+    Without, the same few megabytes come and go with every layer. What the user has set stays, and other C libraries have no
+    such setting.
     """
+    if "GLIBC_TUNABLES" in os.environ or any(name.startswith("MALLOC_") for name in os.environ):
+        return
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):
         return
-    for setting, size in ((_MMAP_THRESHOLD, 2**25), (_TRIM_THRESHOLD, 2**29), (_TOP_PAD, 2**26)):
+    for setting, size in _MALLOC.items():
         mallopt(setting, size)
 
 
@@ -104,22 +109,23 @@ def attention(
 
     query [B, heads, L, D], key and value [B, heads, K, D], attention_mask bool [B, 1, 1, K], True where to attend, or None.
     Returns [B, L, heads, D]. Heads whose sums are too large or too small for that get the usual softmax, of scores in float32.
-    What it isn't made for goes to torch's own: other masks, heads that share keys.
+    What it isn't made for goes to torch's own: other masks, biases, heads that share keys.
     """
     causal = attention_mask is None and query.shape[2] > 1 and getattr(module, "is_causal", True)
     other_mask = attention_mask is not None and (attention_mask.dtype != torch.bool or attention_mask.shape[2] > 1)
-    if causal or other_mask or query.shape[1] != key.shape[1]:
+    biased = more.get("position_bias") is not None
+    if causal or other_mask or biased or query.shape[1] != key.shape[1]:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **more)
     scaling = query.shape[3] ** -0.5 if scaling is None else scaling
     result, sums = _attention(query, key, value, attention_mask, scaling)
     far = ~((sums >= 1 / _FAR) & (sums <= _FAR)).all(2).squeeze(2)  # [B, heads]; nan is far too
-    if far.any():
-        scores = torch.matmul(query[far].float() * scaling, key[far].float().transpose(1, 2))
+    for example, head in far.nonzero().tolist():
+        scores = torch.matmul(query[example, head].float() * scaling, key[example, head].float().T)
         if attention_mask is not None:
-            scores.masked_fill_(~attention_mask.expand(*far.shape, -1, -1)[far], -torch.inf)
-        result[far] = torch.matmul(torch.softmax(scores, -1).to(value.dtype), value[far])
+            scores.masked_fill_(~attention_mask[example, 0], -torch.inf)
+        result[example, head] = torch.matmul(torch.softmax(scores, -1).to(value.dtype), value[example, head])
     return result.transpose(1, 2).contiguous(), None
 
 
@@ -130,11 +136,11 @@ def _attention(
     size, keys = value.shape[3], key.shape[2]
     query, key = (query * (scaling * math.log2(math.e))).contiguous(), key.contiguous()
     attended = value.new_ones(1, 1, 1, 1) if mask is None else mask.to(value.dtype).transpose(2, 3)
-    values = value.new_zeros(*value.shape[:3], size + _SUMS)
+    values = value.new_zeros(*value.shape[:3], size + _MORE_COLUMNS)
     values[..., :size] = value * attended
     values[..., size : size + 1] = attended
     weights = query.new_empty(*query.shape[1:3], keys)
-    result = query.new_empty(*query.shape[:3], size + _SUMS)
+    result = query.new_empty(*query.shape[:3], size + _MORE_COLUMNS)
     for k in range(len(query)):
         torch.bmm(query[k], key[k].transpose(1, 2), out=weights)
         torch.bmm(weights.exp2_(), values[k], out=result[k])

@@ -79,9 +79,8 @@ def read_golds(answers: Sequence[Any], contexts: Sequence[str], row_pair: np.nda
             else:
                 passage = int(windows.pair_passage[pair])
                 given = list(zip(answer["text"], answer["answer_start"], strict=True))
-                located = {
-                    each: _locate(windows.passages, passage, contexts[passage], *each) for each in set(given)
-                }  # annotators who agree give the same more than once
+                # each once: annotators who agree give the same
+                located = {each: _locate(windows.passages, passage, contexts[passage], *each) for each in set(given)}
                 for text, start in given:
                     problem, first, last = located[text, start]
                     if problem:

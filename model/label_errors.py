@@ -18,8 +18,6 @@ from model.golds import Golds
 from model.losses import PassageLosses
 from model.spans import PassageSpans
 
-_REASONS = ("answerable", "golds_disagree", "no_answer", "other_borders", "elsewhere")
-
 
 def label_errors(
     golds: Golds, losses: PassageLosses, spans: PassageSpans, row_pair: np.ndarray, no_answer: np.ndarray
@@ -34,8 +32,6 @@ def label_errors(
     """
     pair, known = np.maximum(row_pair, 0), row_pair >= 0
     known[list(golds.problems)] = False
-    if not known.any():
-        return np.full(len(row_pair), np.nan), [None] * len(row_pair)
     nothing = no_answer[pair]
     answerable = golds.of_row.lengths > 0
     first, last = spans.start[pair, 0], spans.end[pair, 0]
@@ -55,6 +51,6 @@ def label_errors(
     with np.errstate(divide="ignore", invalid="ignore"):
         doubt = np.fmax(0.0, loss + np.log(certainty) / 2)
     score = np.where(known & np.isfinite(loss), np.where(agrees, 0.0, doubt), np.nan)
-    which = np.select([~answerable, apart, nothing, shares], range(4), default=4)
-    reasons = [_REASONS[code] if value > 0 else None for code, value in zip(which.tolist(), score.tolist(), strict=True)]
-    return score, reasons
+    cases = {"answerable": ~answerable, "golds_disagree": apart, "no_answer": nothing, "other_borders": shares}
+    reasons = np.select(list(cases.values()), list(cases), default="elsewhere").tolist()
+    return score, [reason if value > 0 else None for reason, value in zip(reasons, score.tolist(), strict=True)]

@@ -30,7 +30,5 @@ def grade(prediction: str, golds: Sequence[str]) -> tuple[float, float]:
 
 
 def _f1(prediction: list[str], gold: list[str]) -> float:
-    if not prediction or not gold:
-        return float(prediction == gold)
     common = sum((Counter(prediction) & Counter(gold)).values())
     return 2 * common / (len(prediction) + len(gold))

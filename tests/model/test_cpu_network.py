@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+
 import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -14,6 +17,7 @@ from transformers import (
 )
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from model import cpu_network
 from model.checkpoint import LocalFolder
 from model.cpu_network import ATTENTION, attention, quicken
 from model.reader import CheckpointReader
@@ -64,15 +68,16 @@ def test_a_number_that_is_none_spoils_its_own_head_and_example_only() -> None:
     assert result.isnan().any(3).nonzero().tolist() == [[1, 0, 2]]
 
 
-@pytest.mark.parametrize("case", ["causal", "shared keys", "additive mask", "mask of queries"])
+@pytest.mark.parametrize("case", ["causal", "shared keys", "additive mask", "mask of queries", "position bias"])
 def test_what_attention_is_not_made_for_is_left_to_torch(case: str) -> None:
     query, key, value = states(4), states(2 if case == "shared keys" else 4), states(2 if case == "shared keys" else 4)
     module = torch.nn.Module() if case == "causal" else Encoder()
     module.num_key_value_groups = 2 if case == "shared keys" else 1
     masks = {"additive mask": torch.randn(4, 1, 45, 45), "mask of queries": torch.ones(4, 1, 45, 45).tril().bool()}
     mask = masks.get(case)
-    result, _ = attention(module, query, key, value, mask)
-    expected, _ = sdpa_attention_forward(module, query, key, value, mask)
+    more = {"position_bias": torch.randn(1, 4, 45, 45)} if case == "position bias" else {}
+    result, _ = attention(module, query, key, value, mask, **more)
+    expected, _ = sdpa_attention_forward(module, query, key, value, mask, **more)
     torch.testing.assert_close(result, expected)
 
 
@@ -96,6 +101,29 @@ def test_bfloat16_stays_near_float32(checkpoint: Checkpoint) -> None:
     kept = attended.bool()
     rounding = (plain - expected)[kept].abs().mean()
     assert (quickened - expected)[kept].abs().mean() < 2 * rounding + 1e-6
+
+
+def test_padding_does_not_keep_a_network_from_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    masks = []
+    plain = cpu_network._attention
+    monkeypatch.setattr(cpu_network, "_attention", lambda *given: masks.append(given[3].shape) or plain(*given))
+    network = BertForQuestionAnswering(BertConfig(vocab_size=50, hidden_size=16, num_hidden_layers=3, num_attention_heads=2))
+    quicken(network.eval().to(torch.bfloat16))
+    with torch.inference_mode():
+        network(input_ids=torch.full((2, 40), 7), attention_mask=(torch.arange(40) < torch.tensor([40, 20])[:, None]).long())
+    assert masks == [(2, 1, 1, 40)] * 3
+
+
+@pytest.mark.parametrize(("name", "calls"), [("MALLOC_ARENA_MAX", 0), ("GLIBC_TUNABLES", 0), ("UNRELATED", 3)])
+def test_memory_settings_of_the_user_stay(monkeypatch: pytest.MonkeyPatch, name: str, calls: int) -> None:
+    for given in [each for each in os.environ if each.startswith("MALLOC_") or each == "GLIBC_TUNABLES"]:
+        monkeypatch.delenv(given)
+    made: list[tuple[int, int]] = []
+    library = type("Library", (), {"mallopt": staticmethod(lambda *given: made.append(given))})
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: library)
+    monkeypatch.setenv(name, "1")
+    cpu_network._keep_memory()
+    assert len(made) == calls
 
 
 def test_attention_to_neighbours_only_beside_padding_stays_near_float32() -> None:

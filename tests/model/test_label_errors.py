@@ -95,3 +95,15 @@ def test_a_model_that_hardly_believes_its_answer_is_weak_evidence(words: Tokeniz
     assert unsure["label_error"] - max(unsure["nll_start"], unsure["nll_end"]) < sure["label_error"] - max(
         sure["nll_start"], sure["nll_end"]
     )
+
+
+def test_rows_of_all_kinds_side_by_side_are_as_they_are_alone(words: Tokenizer):
+    both, apart = {"text": ["b", "a"], "answer_start": [2, 0]}, {"text": ["d", "a b"], "answer_start": [6, 0]}
+    wrong = gold("a", 3)  # there stands a space: rejected
+    answers = [NOTHING, both, wrong, gold("d", 6), NOTHING, apart, gold("a b", 0), both, gold("b", 2)]
+    together = judged(words, *answers, null=True)
+    alone = [judged(words, each, null=True)[0] for each in answers]
+    kinds = [(row["status"], row["label_error"], row["label_error_reason"]) for row in together]
+    assert kinds == [(row["status"], row["label_error"], row["label_error_reason"]) for row in alone]
+    assert len({reason for _, _, reason in kinds}) == 5
+    assert {status for status, _, _ in kinds} == {"scored", "null_scored", "rejected"}
