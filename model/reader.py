@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, fields
 from functools import cache, cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 
@@ -54,11 +54,14 @@ class Reader(Protocol):
         ...
 
 
-_shared: dict[Reader, Reader] = {}
+AnyReader = TypeVar("AnyReader", bound=Reader)
+
+_shared: dict[Any, Any] = {}
+"""A reader to the first that equals it, of the same type."""
 _shared_lock = threading.Lock()
 
 
-def shared(reader: Reader) -> Reader:
+def shared(reader: AnyReader) -> AnyReader:
     """The one reader of this process that equals `reader`: all threads and steps use one loaded network."""
     with _shared_lock:
         return _shared.setdefault(reader, reader)

@@ -212,7 +212,7 @@ def _reader(location: Location, device: str, dtype: str, compile: bool) -> Check
     except (ValueError, RuntimeError) as error:
         raise SettingError(f"device={device}: {error}") from error
     reader = CheckpointReader(location.pinned(folder, found), found, device, dtype, compile)
-    reader = shared(reader)  # type: ignore[assignment]  # an equal reader is of the same type
+    reader = shared(reader)
     reader.load()
     tokenizer = reader.tokenizer()
     tokens, rows = tokenizer.vocabulary_size, reader.vocabulary()

@@ -10,7 +10,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForQuestionAnswering, AutoTokenizer, BertForQuestionAnswering  # noqa: F401  # imported ahead
+from transformers import AutoModelForQuestionAnswering, AutoTokenizer, BertForQuestionAnswering  # noqa: F401  # for the forks
 
 import run_pipeline
 
