@@ -36,7 +36,7 @@ def build(pipeline: beam.Pipeline, job: Job) -> None:
         process = process.with_resource_hints(accelerator=job.accelerator)
     totals = (
         pipeline
-        | "ListFiles" >> beam.Create([None, *input_ranges(job)])  # None: the sentinel, so that zero rows have a manifest too
+        | "ListFiles" >> beam.Create(input_ranges(job))
         | "PlanChunks" >> PlanChunks(job.expected, job.texts, job.chunk_size)
         | "Reshuffle" >> beam.Reshuffle()
         | "ProcessChunks" >> process

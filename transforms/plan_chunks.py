@@ -125,7 +125,7 @@ def list_files(listed: InputRange) -> list[InputFile]:
 
 @dataclass
 class PlanChunks(beam.PTransform):
-    """InputRange, or None as the sentinel, -> ChunkRun.
+    """InputRange -> ChunkRun. The first range has a run without chunks in front, see `ChunkRun`.
 
     expected  the columns that are read, with the types of the first file
     texts     those that must hold text
@@ -143,9 +143,8 @@ class _PlanChunks(beam.DoFn):
     def __init__(self, expected: pa.Schema, texts: tuple[str, ...], size: ChunkSize):
         self.expected, self.texts, self.size = expected, texts, size
 
-    def process(self, listed: InputRange | None) -> Iterator[ChunkRun]:
-        if listed is None:
+    def process(self, listed: InputRange) -> Iterator[ChunkRun]:
+        if listed.first == 0:
             yield ChunkRun("", -1, ())
-            return
         for file in list_files(listed):
             yield from plan_chunks(file, self.expected, self.texts, self.size)

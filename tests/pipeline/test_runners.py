@@ -11,6 +11,8 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.portability.prism_runner import PrismRunner
+from apache_beam.runners.worker.statesampler import StateSampler
+from apache_beam.utils.counters import CounterFactory
 
 from pipeline.options import Refused, parse
 from pipeline.runners import is_local, is_template, make_runner
@@ -24,6 +26,11 @@ def test_the_direct_runner_is_the_in_process_one(arguments: list[str]):
     options = PipelineOptions(arguments)
     assert type(make_runner(options)) is FnApiRunner
     assert is_local(options)
+
+
+def test_a_bundle_does_not_wait_for_a_sleeping_sampler():
+    make_runner(PipelineOptions([]))
+    assert StateSampler("of a bundle", CounterFactory()).sampling_period_ms == 20
 
 
 def test_other_runners_are_beams():

@@ -195,17 +195,18 @@ class TestPlanChunks:
         (refusal,) = plan_chunks(find_inputs(str(path))[0], SCHEMA, TEXTS, ChunkSize(2, 2**20))
         assert "'context' is missing" in refusal.refused
 
-    def test_in_a_pipeline_the_sentinel_becomes_an_empty_run(self, tmp_path: Path):
+    @pytest.mark.parametrize("first", [0, 7])
+    def test_in_a_pipeline_the_first_range_has_an_empty_run_in_front(self, tmp_path: Path, first: int):
         path = tmp_path / "a.parquet"
         pq.write_table(pa.table({"question": ["a"] * 3, "context": ["b"] * 3, "n": [1, 2, 3]}), path)
         file = find_inputs(str(path))[0]
         listed = json.dumps({"path": file.path, "size": file.size, "version": file.version, "label": file.label}).encode()
         (tmp_path / "run.json").write_bytes(b"before" + listed + b",\n" + listed + b"after")
-        ranged = InputRange(str(tmp_path / "run.json"), 7, 6, 6 + 2 * len(listed) + 2)
-        files, size = [replace(file, index=index) for index in (7, 8)], ChunkSize(2, 2**20)
-        wanted = [ChunkRun("", -1, ()), *(run for file in files for run in plan_chunks(file, SCHEMA, TEXTS, size))]
+        ranged = InputRange(str(tmp_path / "run.json"), first, 6, 6 + 2 * len(listed) + 2)
+        files, size = [replace(file, index=index) for index in (first, first + 1)], ChunkSize(2, 2**20)
+        wanted = [run for file in files for run in plan_chunks(file, SCHEMA, TEXTS, size)]
         with PipelineOfTests() as pipeline:
-            runs = pipeline | beam.Create([None, ranged]) | PlanChunks(SCHEMA, TEXTS, size)
-            assert_that(runs, equal_to(wanted))
+            runs = pipeline | beam.Create([ranged]) | PlanChunks(SCHEMA, TEXTS, size)
+            assert_that(runs, equal_to([*([ChunkRun("", -1, ())] if first == 0 else []), *wanted]))
         assert [chunk.rows for chunk in chunks_of(wanted)] == [2, 1, 2, 1]
-        assert [chunk.part[:6] for chunk in chunks_of(wanted)] == ["000007"] * 2 + ["000008"] * 2
+        assert [chunk.part[:6] for chunk in chunks_of(wanted)] == [f"00000{first}"] * 2 + [f"00000{first + 1}"] * 2
