@@ -23,7 +23,7 @@ _CHARACTERS_AT_ONCE = 1_000_000
 _WHITESPACE = np.array([chr(code).isspace() for code in range(0x3001)])
 """True at every code point that `str.isspace` accepts (the last is U+3000)."""
 
-
+_FIRST_MARK = 0x300
 _JOINER = 0x200D
 
 
@@ -252,13 +252,19 @@ def trim_whitespace(text: str, offsets: np.ndarray) -> tuple[np.ndarray, np.ndar
     if not text:
         return start, end
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
-    space = _WHITESPACE[np.minimum(codes, 0x3000)] & (codes <= 0x3000)
+    last = len(codes) - 1
+    if not (_is_space(codes[np.minimum(start, last)]) | _is_space(codes[np.maximum(end - 1, 0)])).any():
+        return start, end  # as tokenizers that drop whitespace have it
+    space = _is_space(codes)
     place = np.arange(len(codes))
     following = np.minimum.accumulate(np.where(space, len(codes), place)[::-1])[::-1]
     preceding = np.maximum.accumulate(np.where(space, 0, place + 1))
-    last = len(codes) - 1
     trimmed = np.minimum(np.where(start <= last, following[np.minimum(start, last)], start), end)
     return trimmed, np.where(end > trimmed, np.maximum(preceding[np.maximum(end - 1, 0)], trimmed), trimmed)
+
+
+def _is_space(codes: np.ndarray) -> np.ndarray:
+    return _WHITESPACE[np.minimum(codes, 0x3000)] & (codes <= 0x3000)
 
 
 def over_marks(text: str, end: np.ndarray, limit: np.ndarray) -> np.ndarray:
@@ -270,13 +276,19 @@ def over_marks(text: str, end: np.ndarray, limit: np.ndarray) -> np.ndarray:
     if text.isascii():
         return end
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
-    distinct = np.unique(codes)
-    marks = [code for code in distinct.tolist() if unicodedata.category(chr(code))[0] == "M" or code == _JOINER]
-    if not marks:
+    after = codes[np.minimum(end, len(codes) - 1)]
+    distinct = np.unique(after[after >= _FIRST_MARK])
+    if not any(map(_is_mark, distinct.tolist())):
         return end
+    distinct = np.unique(codes[codes >= _FIRST_MARK])
+    marks = [code for code in distinct.tolist() if _is_mark(code)]
     place = np.where(np.isin(codes, marks), len(codes), np.arange(len(codes)))
     following = np.append(np.minimum.accumulate(place[::-1])[::-1], len(codes))
     return np.maximum(np.minimum(following[end], limit), end)
+
+
+def _is_mark(code: int) -> bool:
+    return unicodedata.category(chr(code))[0] == "M" or code == _JOINER
 
 
 def span_ends(start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
