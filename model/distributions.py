@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
-from ddsketch import DDSketch
 from ddsketch.mapping import LogarithmicMapping
 
 RELATIVE_ACCURACY = 0.01
@@ -72,12 +71,12 @@ class Distribution:
         self.bins.update(other.bins)
 
     def quantiles(self, wanted: Sequence[float]) -> list[float]:
-        sketch = DDSketch(RELATIVE_ACCURACY)
-        for key in sorted(self.bins):
-            sketch.add(_MAPPING.value(key), self.bins[key])
-        if self.zeros:
-            sketch.add(0.0, self.zeros)
-        return [min(max(float(sketch.get_quantile_value(q)), self.low), self.high) for q in wanted]
+        """The value of rank q (count - 1), as a DDSketch finds it: the middle of its bin, within the extremes."""
+        keys = sorted(self.bins)
+        values = [0.0, *map(_MAPPING.value, keys)]
+        below = np.cumsum([self.zeros, *(self.bins[key] for key in keys)])
+        places = np.searchsorted(below, [q * (self.count - 1) for q in wanted], side="right")
+        return [min(max(float(values[place]), self.low), self.high) for place in places]
 
     def histogram(self) -> list[int]:
         """How many values fall into each bin of plots; those in the sketch's bin at a border go by its middle."""

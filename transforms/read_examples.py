@@ -32,6 +32,9 @@ SHOWN = 20
 _MOST_WINDOWS = 16
 """Token probabilities are made for passages of at most so many windows."""
 
+_LANES_SHARE = 4
+"""So few windows would make a batch or two; they go in this part of a batch's tokens, so that every lane has some."""
+
 _log = logging.getLogger(NAMESPACE)
 
 Place = tuple[str, int]
@@ -122,7 +125,8 @@ def _with_probabilities(
     reader = shared(reader)
     windowed = make_windows(Chunk(spec, pa.table(texts)), reader.tokenizer(), limits)
     passages = windowed.windows.passages
-    tokens, probabilities, failures = token_probabilities(reader, windowed.windows, null, batch_tokens)
+    smaller = max(1, batch_tokens // _LANES_SHARE)
+    tokens, probabilities, failures = token_probabilities(reader, windowed.windows, null, smaller)
     if failures:
         _log.warning("token probabilities of %d examples can't be shown: %s", len(failures), next(iter(failures.values())))
     problems = {each.row: each for each in windowed.rejections}
