@@ -44,12 +44,14 @@ def gold_tokens(passages: Passages, passage: int, char_start: int, char_end: int
     """
     low, high = passages.bounds[passage], passages.bounds[passage + 1]
     starts, ends = passages.char_start[low:high], passages.char_end[low:high]
-    met = np.flatnonzero((ends > char_start) & (starts < char_end) & (ends > starts))
-    if not len(met):
+    met = (ends > char_start) & (starts < char_end) & (ends > starts)
+    if not met.any():
         return -1, -1
-    first = np.flatnonzero(passages.can_start[low : low + met[0] + 1])[-1]
-    last = met[-1] + np.argmax(passages.can_end[low + met[-1] : high])
-    return int(first), int(last)
+    first = int(met.argmax())
+    last = len(met) - 1 - int(met[::-1].argmax())
+    while not passages.can_start[low + first]:
+        first -= 1
+    return first, last + int(passages.can_end[low + last : high].argmax())
 
 
 def read_golds(answers: Sequence[Any], contexts: Sequence[str], row_pair: np.ndarray, windows: Windows) -> Golds:

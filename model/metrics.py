@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import string
-from collections import Counter
 from collections.abc import Sequence
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -28,9 +27,10 @@ def grade(prediction: str, golds: Sequence[str]) -> tuple[float, float]:
     normal = set(map(normalise, set(golds))) - {""} or {""}
     if answer in normal:
         return 1.0, 1.0
-    return 0.0, max(_f1(answer.split(), gold.split()) for gold in normal)
+    words = answer.split()
+    return 0.0, max(_f1(words, gold.split()) for gold in normal)
 
 
 def _f1(prediction: list[str], gold: list[str]) -> float:
-    common = sum((Counter(prediction) & Counter(gold)).values())
+    common = sum(min(prediction.count(word), gold.count(word)) for word in {*prediction}.intersection(gold))
     return 2 * common / (len(prediction) + len(gold))
