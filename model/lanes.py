@@ -20,15 +20,23 @@ def lanes_of(device: torch.device) -> int:
     On a CPU one for each of torch's threads, up to MOST_LANES. On a GPU two: while it computes one, the host lays out the next
     and takes in the one before.
     """
-    return min(torch.get_num_threads(), MOST_LANES) if device.type == "cpu" else 2
+    return min(threads_of_process(), MOST_LANES) if device.type == "cpu" else 2
+
+
+def threads_of_process() -> int:
+    """With how many threads torch computes, asked in a new one.
+
+    While lanes work their share is what torch knows, and a thread that meets torch then would keep it for good.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(torch.get_num_threads).result()
 
 
 def in_lanes(task: Callable[[Item], object], waiting: list[Item], lanes: int) -> None:
     """Calls `task` with every item that waits, the last first, in up to so many threads at once; tasks may add items.
 
     Lanes share torch's threads; there are as many as leave the fewest of them idle. One lane is the caller's own thread. What
-    a task raises ends all lanes, and is raised once they have ended; so does an interrupt of the caller. Meanwhile a thread of
-    the program that uses torch for the first time gets a lane's share of its threads, for good.
+    a task raises ends all lanes, and is raised once they have ended; so does an interrupt of the caller.
     """
 
     def work() -> None:
@@ -43,7 +51,8 @@ def in_lanes(task: Callable[[Item], object], waiting: list[Item], lanes: int) ->
                 waiting.clear()
                 raise
 
-    threads = torch.get_num_threads()
+    threads = threads_of_process()
+    torch.set_num_threads(threads)
     lanes = max(range(1, max(1, lanes) + 1), key=lambda count: (count * max(1, threads // count), count))
     if lanes == 1:
         work()

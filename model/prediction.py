@@ -115,7 +115,6 @@ def each_batch(
     computed: list[int] = []
     again: list[np.ndarray] = []
     waiting = plan_batches(windows.lengths, batch_tokens)[::-1]
-    lanes = min(reader.lanes(), len(waiting) // 2)
 
     @torch.inference_mode()
     def compute(chosen: np.ndarray) -> None:
@@ -140,6 +139,7 @@ def each_batch(
             failed[int(chosen[0])] = reason, f"{type(error).__name__}: {error}"
 
     with _device_lock:
+        lanes = min(reader.lanes(), len(waiting) // 2)
         in_lanes(partial(work, together=lanes > 1), waiting, lanes)
         waiting.extend(sorted(again, key=lambda chosen: int(chosen[0]), reverse=True))
         in_lanes(partial(work, together=False), waiting, 1)

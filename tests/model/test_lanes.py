@@ -53,6 +53,30 @@ def test_lanes_share_the_threads_and_leave_none_idle(threads: int, torch_threads
     assert torch.get_num_threads() == torch_threads
 
 
+def test_a_thread_that_met_torch_while_lanes_worked_has_all_threads_when_its_turn_comes(threads: int) -> None:
+    """As threads of a runner do, each with a chunk: with a lane's share for good it would compute on one core."""
+    met, turn, seen = threading.Event(), threading.Event(), []
+
+    def another() -> None:
+        seen.append(torch.get_num_threads())
+        met.set()
+        turn.wait()
+        seen.append(lanes_of(torch.device("cpu")))
+        in_lanes(lambda item: seen.append(torch.get_num_threads()), [1], 1)
+
+    thread = threading.Thread(target=another)
+
+    def task(item: int) -> None:
+        if item == 1:
+            thread.start()
+        met.wait()
+
+    in_lanes(task, [2, 1], 4)
+    turn.set()
+    thread.join()
+    assert seen == [1, threads, threads]
+
+
 @pytest.mark.parametrize("lanes", [0, 1])
 def test_one_lane_is_the_thread_that_asks(threads: int, lanes: int) -> None:
     seen = []
