@@ -26,10 +26,10 @@ import pyarrow.parquet as pq
 
 
 def write_tokens(options: argparse.Namespace) -> None:
+    from benchmarks.token_probabilities import token_probabilities
     from model.checkpoint import Bundled
     from model.pairs import WindowLimits
     from model.reader import CheckpointReader
-    from model.token_probabilities import token_probabilities
     from transforms.make_windows import InputColumns, make_windows
     from transforms.records import Chunk, ChunkSpec
 
@@ -41,7 +41,7 @@ def write_tokens(options: argparse.Namespace) -> None:
         rows = table.slice(begin, 200)
         spec = ChunkSpec(str(options.input), "input", 0, begin, begin, rows.num_rows, "part.parquet")
         windowed = make_windows(Chunk(spec, rows), reader.tokenizer(), limits, columns)
-        tokens, found, _ = token_probabilities(reader, windowed.windows, null=False, batch_tokens=4096)
+        tokens, found = token_probabilities(reader, windowed.windows, batch_tokens=4096)
         assert windowed.golds is not None
         for row, pair in enumerate(windowed.row_pair.tolist()):
             golds = windowed.golds.of_row[row]

@@ -10,7 +10,8 @@ passage  one normaliser over the union of tokens, each with the logits of its ow
 The tokenwise loss with a softmax link needs sum_j log(1 - p_j), and p_j needs the passage's normaliser L, which is known
 only when all windows are. It is carried without carrying logits: of each window the TOPS largest logits, and of the others
 the log power sums lse(k a), k = 1..POWERS. The others have p <= 1 / (TOPS + 1), so that in
-log(1 - p) = -sum_k p^k / k what is cut off is below 1e-10 for a whole passage.
+log(1 - p) = -sum_k p^k / k what is cut off is below 1e-10 for a whole passage. Where these TOPS stand is kept too: they are
+the tokens that a person wants to see of an example (`likely_tokens`).
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ from model.golds import Golds, GoldViews
 from model.objective import log_normaliser, log_one_minus, merge_log_masses
 from model.windows import Windows
 
-TOPS, POWERS = 4, 12
+TOPS, POWERS = 16, 8
+
+LEAST_PROBABILITY = 0.002
+"""Of a likely token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +41,8 @@ class WindowLosses:
     null            [2, W] logit of the classifier token; nan where the null option is off
     negative        [2, W] sum over context tokens of the loss of a token that is labelled 0
     owned_negative  [2, W] the same over owned tokens; sigmoid link only
-    tops            [2, W, TOPS] the largest logits of owned tokens, -inf where there are fewer; softmax link only
+    tops            [2, W, TOPS] the largest logits of owned tokens, -inf where there are fewer
+    top_tokens      [2, W, TOPS] their passage tokens, int32
     rest            [2, W, POWERS] log power sums of the other owned tokens; softmax link only
     gold_logit      [2, V] logit of the gold's start (end) token in the window; nan where it is not in it
     gold_negative   [2, V] loss of that token were it labelled 0
@@ -49,14 +54,28 @@ class WindowLosses:
     negative: np.ndarray
     owned_negative: np.ndarray
     tops: np.ndarray
+    top_tokens: np.ndarray
     rest: np.ndarray
     gold_logit: np.ndarray
     gold_negative: np.ndarray
 
     @classmethod
     def empty(cls, windows: int, views: int) -> WindowLosses:
-        shapes = [(2, windows)] * 5 + [(2, windows, TOPS), (2, windows, POWERS), (2, views), (2, views)]
-        return cls(*(np.full(shape, np.nan, np.float32) for shape in shapes))
+        def undefined(*shape: int) -> np.ndarray:
+            return np.full((2, *shape), np.nan, np.float32)
+
+        return cls(
+            context=undefined(windows),
+            owned=undefined(windows),
+            null=undefined(windows),
+            negative=undefined(windows),
+            owned_negative=undefined(windows),
+            tops=undefined(windows, TOPS),
+            top_tokens=np.zeros((2, windows, TOPS), np.int32),
+            rest=undefined(windows, POWERS),
+            gold_logit=undefined(views),
+            gold_negative=undefined(views),
+        )
 
 
 def measure_windows(
@@ -87,15 +106,18 @@ def measure_windows(
         losses.null[:, chosen] = _host(logits.gather(2, at.expand(2, -1, -1)).squeeze(2))
     losses.context[:, chosen] = _host(log_normaliser(logits, contexts))
     losses.owned[:, chosen] = _host(log_normaliser(logits, owneds))
+    masked = torch.where(owneds, logits, -torch.inf)
+    tops = masked.topk(min(TOPS, logits.shape[2]), 2)
+    found = tops.values.shape[2]
+    losses.tops[:, chosen] = -np.inf
+    losses.tops[:, chosen, :found] = _host(tops.values)
+    passage_shift = (batch.passage_start - batch.context_start).numpy()
+    losses.top_tokens[:, chosen, :found] = _host(tops.indices) + passage_shift[:, None]
     if link == "sigmoid":
         negative = torch.nn.functional.softplus(logits)
         losses.owned_negative[:, chosen] = _host(torch.where(owneds, negative, 0.0).sum(2))
     else:
         negative = -log_one_minus(logits, normalised.expand_as(logits))
-        masked = torch.where(owneds, logits, -torch.inf)
-        tops = masked.topk(min(TOPS, logits.shape[2]), 2)
-        losses.tops[:, chosen] = -np.inf
-        losses.tops[:, chosen, : tops.values.shape[2]] = _host(tops.values)
         others = masked.scatter(2, tops.indices, -torch.inf)
         losses.rest[:, chosen] = _host(log_power_sums(others))
     losses.negative[:, chosen] = _host(torch.where(contexts, negative, 0.0).sum(2))
@@ -103,13 +125,12 @@ def measure_windows(
     counts = (views.bounds[chosen + 1] - views.bounds[chosen]).astype(np.int64)
     row = np.repeat(np.arange(len(chosen)), counts)
     view = np.repeat(views.bounds[chosen] - (np.cumsum(counts) - counts), counts) + np.arange(len(row))
-    shift = (batch.context_start - batch.passage_start).numpy()[row]
     for side, token in enumerate((golds.first, golds.last)):
         token = token[views.gold[view]]
         window = chosen[row]
         held = (token >= windows.start[window]) & (token < windows.stop[window])
         at_row = torch.from_numpy(row[held]).to(device)
-        at_place = torch.from_numpy((token + shift)[held]).to(device)
+        at_place = torch.from_numpy((token - passage_shift[row])[held]).to(device)
         losses.gold_logit[side, view[held]] = _host(logits[side, at_row, at_place])
         losses.gold_negative[side, view[held]] = _host(negative[side, at_row, at_place])
 
@@ -140,6 +161,7 @@ class PassageLosses:
     null_window                  [G]             nll of the null target, mean over the windows without the gold
     whole, partly                int64 [G]       windows that hold the gold whole, that hold part of it
     score                        [G]             start_logit + end_logit in the window that owns the span
+    normaliser                   [2, P]          log normaliser of the passage
     """
 
     nll: np.ndarray
@@ -153,6 +175,7 @@ class PassageLosses:
     whole: np.ndarray
     partly: np.ndarray
     score: np.ndarray
+    normaliser: np.ndarray
 
 
 @np.errstate(invalid="ignore")  # nan means undefined here, and stays so
@@ -221,7 +244,30 @@ def passage_losses(windows: Windows, golds: Golds, views: GoldViews, losses: Win
         whole=np.bincount(gold[whole], minlength=len(golds)),
         partly=np.bincount(gold[~whole & ~apart], minlength=len(golds)),
         score=_pick(gold_logit.sum(0), span_owner, gold, len(golds)),
+        normaliser=normaliser,
     )
+
+
+def likely_tokens(windows: Windows, losses: WindowLosses, normaliser: np.ndarray, pair: int) -> list[list[float]]:
+    """[char_start, char_end, start probability, end probability] of a passage's likely tokens, in their order.
+
+    Code points of the context; one softmax over the passage (`PassageLosses.normaliser`), so that a gold's first token starts
+    with exp(-nll_start). Of each window and network the TOPS likeliest are known, and those from LEAST_PROBABILITY are shown; a
+    token that only the other network finds likely has 0.
+    """
+    first, after = np.searchsorted(windows.pair, [pair, pair + 1])
+    found: dict[int, list[float]] = {}
+    for side in (0, 1):
+        tokens = losses.top_tokens[side, first:after].ravel()
+        probability = np.exp(losses.tops[side, first:after].ravel() - normaliser[side, pair])
+        likely = probability >= LEAST_PROBABILITY
+        for token, share in zip(tokens[likely].tolist(), probability[likely].tolist(), strict=True):
+            found.setdefault(token, [0.0, 0.0])[side] = round(share, 6)
+    passages = windows.passages
+    base = passages.bounds[windows.pair_passage[pair]]
+    return [
+        [int(passages.char_start[base + token]), int(passages.char_end[base + token]), *found[token]] for token in sorted(found)
+    ]
 
 
 def _positive(link: str, logit: np.ndarray, nll: np.ndarray) -> np.ndarray:

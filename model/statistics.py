@@ -9,7 +9,7 @@ import heapq
 import math
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -21,6 +21,13 @@ from model.slices import MOST_SLICES, OTHER, given_labels, slice_labels
 
 LOSSES = ("nll", "nll_start", "nll_end", "min_nll", "native_nll", "tokenwise", "nll_per_token", "marginal_joint_nll")
 """Losses that have statistics; all others stand in the rows."""
+
+WITH_TOKENS = 20
+"""How many examples of a list come with their likely tokens: those that a report shows."""
+
+Entry = tuple[float, str, int, dict[str, Any]]
+ExampleOf = Callable[[int], dict[str, Any]]
+TokensOf = Callable[[int], list[list[float]]]
 
 _LARGEST_EXPONENT = math.log(sys.float_info.max)
 
@@ -114,22 +121,28 @@ def _wilson(right: int, count: int) -> list[float]:
 
 @dataclass(slots=True)
 class Ranking:
-    """The examples of highest value, at most `most`: (-value, path, row, what is shown of it), sorted."""
+    """The examples of highest value, at most `most`: (-value, path, row, what is shown of it), sorted.
+
+    The first WITH_TOKENS have `likely_tokens`, in a chunk as in all of them.
+    """
 
     most: int = 0
-    entries: list[tuple[float, str, int, dict[str, Any]]] = field(default_factory=list)
+    entries: list[Entry] = field(default_factory=list)
 
-    def add(self, values: np.ndarray, examples: Sequence[Mapping[str, Any]], audit: pa.Table) -> None:
+    def add(self, values: np.ndarray, audit: pa.Table, example_of: ExampleOf, tokens_of: TokensOf) -> None:
         """Adds the rows of one chunk; those whose value is not finite are left out."""
         values = np.where(np.isfinite(values), values, -np.inf)
-        for row in np.lexsort((np.arange(len(values)), -values))[: self.most].tolist():
+        for place, row in enumerate(np.lexsort((np.arange(len(values)), -values))[: self.most].tolist()):
             if values[row] > -np.inf:
-                example = {**examples[row], **{name: audit.column(name)[row].as_py() for name in SHOWN}}
+                example = {**example_of(row), **{name: audit.column(name)[row].as_py() for name in SHOWN}}
+                if place < WITH_TOKENS:
+                    example["likely_tokens"] = tokens_of(row)
                 self.entries.append((-float(values[row]), str(example["path"]), int(example["row"]), example))
 
     def merge(self, other: Self) -> None:
         self.most = max(self.most, other.most)
-        self.entries = heapq.nsmallest(self.most, [*self.entries, *other.entries], key=lambda entry: entry[:3])
+        entries = heapq.nsmallest(self.most, [*self.entries, *other.entries], key=lambda entry: entry[:3])
+        self.entries = [*entries[:WITH_TOKENS], *map(_without_tokens, entries[WITH_TOKENS:])]
 
     def to_json(self) -> list[Any]:
         return [self.most, self.entries]
@@ -137,6 +150,11 @@ class Ranking:
     @classmethod
     def from_json(cls, values: list[Any]) -> Self:
         return cls(values[0], [(entry[0], entry[1], entry[2], entry[3]) for entry in values[1]])
+
+
+def _without_tokens(entry: Entry) -> Entry:
+    loss, path, row, example = entry
+    return loss, path, row, {name: value for name, value in example.items() if name != "likely_tokens"}
 
 
 @dataclass(slots=True)
@@ -227,15 +245,17 @@ def measure(
     audit: pa.Table,
     questions: list[str],
     given: Mapping[str, Sequence[object]],
-    examples: list[dict[str, Any]],
+    example_of: ExampleOf,
+    tokens_of: TokensOf,
     most_worst: int,
     most_suspects: int = 0,
 ) -> Statistics:
     """The statistics of one chunk.
 
-    audit     its audit columns; rejected rows are left out
-    given     columns of `--slice_by`, [rows] values each
-    examples  what the lists show of each row beside SHOWN: path, row, id, question, gold (JSON values, [rows])
+    audit       its audit columns; rejected rows are left out
+    given       columns of `--slice_by`, [rows] values each
+    example_of  what the lists show of a row beside SHOWN: path, row, id, question, gold (JSON values)
+    tokens_of   its likely tokens, see `model.losses.likely_tokens`
     """
     names = (*LOSSES, "exact_match", "f1", "probability", "label_error")
     columns = {name: audit.column(name).to_numpy(zero_copy_only=False).astype(np.float64) for name in names}
@@ -258,6 +278,7 @@ def measure(
     sides = np.stack([np.where(kept, columns[f"nll_{side}"], np.nan) for side in ("start", "end")])
     sides = np.maximum(sides[:, np.isfinite(sides).all(0)], 0.0)
     result.grid.update(zip(*(loss_bin(side).tolist() for side in sides), strict=True))
-    result.worst.add(np.where(kept, columns["nll"], np.nan), examples, audit)
-    result.suspects.add(np.where(kept & (columns["label_error"] > 0), columns["label_error"], np.nan), examples, audit)
+    suspicion = np.where(kept & (columns["label_error"] > 0), columns["label_error"], np.nan)
+    result.worst.add(np.where(kept, columns["nll"], np.nan), audit, example_of, tokens_of)
+    result.suspects.add(suspicion, audit, example_of, tokens_of)
     return result

@@ -43,7 +43,7 @@ def build(pipeline: beam.Pipeline, job: Job) -> None:
         | "MergeReceipts" >> MergeReceipts(job.stages)
     )
     if "audit" in job.stages:
-        totals |= "ReadExamples" >> ReadExamples(job.reader, job.limits, job.read, job.decoding.null, job.batch_tokens)
+        totals |= "ReadExamples" >> ReadExamples(job.read)
     written = totals | "WriteManifest" >> WriteManifest(manifests, job.max_failed_fraction)
     if "audit" in job.stages:
         audit = next(each for each in outputs if each.stage == "audit")

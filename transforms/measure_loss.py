@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import apache_beam as beam
 
 from model.audit import audit_columns
 from model.columns import as_texts
-from model.golds import Golds, gold_views
-from model.losses import passage_losses
+from model.golds import gold_views
+from model.losses import likely_tokens, passage_losses
 from model.prediction import Decoding
 from model.statistics import measure
 from transforms.chunk_step import ChunkStep
@@ -41,11 +42,12 @@ def measure_loss(answered: AnsweredChunk, decoding: Decoding, options: AuditOpti
         raise ValueError("the chunk was predicted without its golds")
     views = gold_views(windows, golds)
     rows = len(windowed.row_pair)
+    losses = passage_losses(windows, golds, views, prediction.losses, options.link)
     columns = audit_columns(
         windows=windows,
         spans=answered.spans,
         golds=golds,
-        losses=passage_losses(windows, golds, views, prediction.losses, options.link),
+        losses=losses,
         questions=windowed.questions,
         contexts=windowed.contexts,
         row_pair=windowed.row_pair,
@@ -61,8 +63,26 @@ def measure_loss(answered: AnsweredChunk, decoding: Decoding, options: AuditOpti
     table = answered.chunk.table
     given = {name: as_texts(table.column(name)) for name in options.slice_by}
     questions = [windowed.questions[windows.pair_question[pair]] if pair >= 0 else "" for pair in windowed.row_pair]
+    spec, ids = answered.chunk.spec, row_ids(answered.chunk, options.id)
+
+    def example_of(row: int) -> dict[str, Any]:
+        return {
+            "id": as_texts(ids.slice(row, 1))[0],
+            "path": spec.path,
+            "row": spec.first_row + row,
+            "question": shortened(questions[row]),
+            "gold": [shortened(text) for text in golds.texts[row][:3]],
+        }
+
+    tokens_of_pair = partial(likely_tokens, windows, prediction.losses, losses.normaliser)
     statistics = measure(
-        columns, questions, given, _examples(answered, golds, questions, options), options.worst, options.suspects
+        columns,
+        questions,
+        given,
+        example_of,
+        lambda row: tokens_of_pair(int(windowed.row_pair[row])),
+        options.worst,
+        options.suspects,
     )
     outcome = Outcome(
         stage="audit",
@@ -78,22 +98,6 @@ def measure_loss(answered: AnsweredChunk, decoding: Decoding, options: AuditOpti
         corrected=tuple(sorted(set(answered.chunk.corrected))),
     )
     return replace(answered, outcomes=(*answered.outcomes, outcome))
-
-
-def _examples(answered: AnsweredChunk, golds: Golds, questions: list[str], options: AuditOptions) -> list[dict[str, Any]]:
-    """What the list of highest losses shows of each row, beyond its columns."""
-    spec = answered.chunk.spec
-    ids = as_texts(row_ids(answered.chunk, options.id))
-    return [
-        {
-            "id": row_id,
-            "path": spec.path,
-            "row": spec.first_row + row,
-            "question": shortened(question),
-            "gold": [shortened(text) for text in texts[:3]],
-        }
-        for row, (row_id, question, texts) in enumerate(zip(ids, questions, golds.texts, strict=True))
-    ]
 
 
 @dataclass

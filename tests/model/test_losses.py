@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from model.golds import Golds, gold_views
-from model.losses import POWERS, PassageLosses, log_power_sums, passage_losses
+from model.losses import LEAST_PROBABILITY, POWERS, TOPS, PassageLosses, likely_tokens, log_power_sums, passage_losses
 from model.prediction import Decoding, predict
 from model.tokenizer import PairFormat, Ragged
 from model.windows import Windows
@@ -173,3 +173,43 @@ def test_power_sums_are_those_of_every_power_by_itself() -> None:
     torch.testing.assert_close(log_power_sums(logits), expected, rtol=1e-5, atol=1e-5)
     assert (log_power_sums(logits)[0, 0] == -torch.inf).all()
     assert torch.isnan(log_power_sums(torch.tensor([0.0, torch.nan]))).all()
+
+
+@pytest.mark.parametrize("null", [False, True])
+@pytest.mark.parametrize("link", ["softmax", "sigmoid"])
+def test_likely_tokens_are_those_of_one_softmax_over_the_passage(link: str, null: bool):
+    """Of one window and of many, each token with its owner's logits; there are no more than a window keeps, so none is lost."""
+    windows = make_windows(LENGTHS, max_length=16, overlap=5)
+    golds = make_golds(SPANS)
+    prediction = predict(FakeReader(SEED, levels=0), windows, Decoding(max_answer_length=6, null=null), 64, golds, link)
+    assert prediction.losses is not None
+    losses = passage_losses(windows, golds, gold_views(windows, golds), prediction.losses, link)
+    unlikely = 0
+    for pair, tokens in enumerate(LENGTHS):
+        sides = [Passage(windows, pair).union(side, null) for side in (0, 1)]
+        expected = np.stack([np.exp(side[:tokens] - logsumexp(side)) for side in sides])
+        shown = expected >= LEAST_PROBABILITY
+        unlikely += int((~shown).sum())
+        base = windows.passages.bounds[pair]
+        wanted = [
+            [windows.passages.char_start[base + token], windows.passages.char_end[base + token], *expected[:, token]]
+            for token in np.flatnonzero(shown.any(0))
+        ]
+        found = likely_tokens(windows, prediction.losses, losses.normaliser, pair)
+        assert len(found) == len(wanted) > 0
+        for mine, theirs, kept in zip(found, wanted, shown[:, shown.any(0)].T, strict=True):
+            assert mine[:2] == theirs[:2]
+            assert mine[2:] == pytest.approx(np.where(kept, theirs[2:], 0.0), abs=1e-6)
+    assert unlikely > 0
+
+
+def test_of_many_likely_tokens_a_window_keeps_the_likeliest():
+    windows = make_windows([200], max_length=256, overlap=5)
+    golds = make_golds({0: [(0, 2)]})
+    prediction = predict(FakeReader(SEED, levels=0), windows, Decoding(max_answer_length=6), 4096, golds)
+    assert prediction.losses is not None
+    losses = passage_losses(windows, golds, gold_views(windows, golds), prediction.losses, "softmax")
+    logits = Passage(windows, 0).union(0, null=False)
+    starts = [share for *_, share, _ in likely_tokens(windows, prediction.losses, losses.normaliser, 0) if share]
+    expected = np.sort(np.exp(logits - logsumexp(logits)))[::-1][:TOPS]
+    assert sorted(starts, reverse=True) == pytest.approx(expected[expected >= LEAST_PROBABILITY], abs=1e-6)

@@ -16,7 +16,7 @@ import pytest
 from model.audit import AUDIT_SCHEMA
 from model.distributions import LOSS_BINS
 from model.slices import MOST_SLICES, OTHER
-from model.statistics import LOSSES, Slice, Statistics, measure
+from model.statistics import LOSSES, WITH_TOKENS, Slice, Statistics, measure
 from tests.figures import same_figures
 
 
@@ -66,7 +66,8 @@ def measured(table: pa.Table, sources: Sequence[str | None], first: int = 0, mos
     """The statistics of a slice of rows that stand in one file from `first` on."""
     questions = [("Who was it?", "In what year?", "Name it.")[(first + k) % 3] for k in range(table.num_rows)]
     examples = [{"path": "/a.parquet", "row": first + k, "id": f"row {first + k}"} for k in range(table.num_rows)]
-    return measure(table, questions, {"source": list(sources)}, examples, most_worst, most_worst)
+    example_of, given = examples.__getitem__, {"source": list(sources)}
+    return measure(table, questions, given, example_of, lambda row: [[0, first + row, 0.5, 0.5]], most_worst, most_worst)
 
 
 def cut(rows: int, seed: int) -> list[tuple[int, int]]:
@@ -253,6 +254,17 @@ class TestMeasure:
         found = measured(table, [None] * self.ROWS, most_worst=10**4).summary()["suspected_label_errors"]
         assert len(found) == len(expected)
 
+    def test_the_first_of_a_list_have_likely_tokens_however_rows_were_cut_into_chunks(self):
+        table = audit_table(self.ROWS)
+        for seed in (0, 5):
+            parts = [measured(table.slice(b, e - b), [None] * (e - b), b, 2 * WITH_TOKENS) for b, e in cut(self.ROWS, seed)]
+            summary = merged_at_random(parts, seed).summary()
+            for name in ("highest_loss", "suspected_label_errors"):
+                assert len(summary[name]) == 2 * WITH_TOKENS
+                for place, example in enumerate(summary[name]):
+                    wanted = [[0, example["row"], 0.5, 0.5]] if place < WITH_TOKENS else None
+                    assert example.get("likely_tokens") == wanted
+
     def test_start_against_end_loss_counts_every_row_once(self):
         table = audit_table(self.ROWS)
         rows = [row for row in table.to_pylist() if row["status"] != "rejected"]
@@ -310,7 +322,7 @@ class TestSlicesOfManyValues:
         table = audit_table(6)
         given = {"source": [1, None, ["a", 2], True, 0.5, "x" * 200]}
         examples = [{"path": "/a", "row": k, "id": ""} for k in range(6)]
-        found = measure(table, ["?"] * 6, given, examples, 1).slices["source"]
+        found = measure(table, ["?"] * 6, given, examples.__getitem__, lambda row: [], 1).slices["source"]
         labels = ["1", "(null)", "['a', 2]", "True", "0.5", "x" * 80]
         assert set(found) == {
             label for label, status in zip(labels, table["status"].to_pylist(), strict=True) if status != "rejected"

@@ -224,6 +224,21 @@ class TestFigures:
         assert {"who", "when", "how many", "other"} == set(found["slices"]["question_word"])
         assert len(found["slices"]["num_windows"]) == 2
 
+    def test_the_likely_tokens_of_the_highest_losses_agree_with_them(self, finished: Path):
+        rows = {row["id"]: row for row in read_parts(finished).to_pylist()}
+        seen = 0
+        for example in report(finished)["highest_loss"]:
+            tokens = example["likely_tokens"]
+            row = rows[example["id"]]
+            for name, place, side in (("start", 0, 2), ("end", 1, 3)):
+                shares = {token[place]: token[side] for token in tokens if token[side]}
+                assert sum(shares.values()) <= 1
+                gold = shares.get(row[f"gold_{name}"])
+                if gold is not None:
+                    assert gold == pytest.approx(math.exp(-row[f"nll_{name}"]), abs=2e-6)
+                    seen += 1
+        assert seen
+
     def test_the_highest_losses(self, finished: Path):
         rows = [row for row in read_parts(finished).to_pylist() if row["nll"] is not None]
         expected = sorted(rows, key=lambda row: -row["nll"])[:9]

@@ -217,6 +217,11 @@ def test_what_the_list_of_highest_losses_shows(words: Tokenizer):
     assert highest["nll"] > other["nll"]
     assert 0 < highest["gold_probability"] < highest["probability"] < 1
     assert highest["null_probability"] is None
+    starts, ends = (np.exp([logit, 0.0]) / (math.exp(logit) + 1) for logit in (1.0, 3.0))
+    assert highest["likely_tokens"] == [
+        pytest.approx([0, 1, starts[0], ends[0]], abs=1e-6),
+        pytest.approx([2, 3, starts[1], ends[1]], abs=1e-6),
+    ]
     assert len(summary(audit(table, reader, worst=1))["highest_loss"]) == 1
 
 

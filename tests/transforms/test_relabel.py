@@ -9,7 +9,6 @@ import re
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 
 from transforms.read_examples import Example, Place
@@ -45,8 +44,7 @@ def suspect(row: int, row_id: str | None = None, **changes: Any) -> dict[str, An
 
 
 def texts(*rows: int) -> dict[Place, Example]:
-    nothing = np.zeros((2, 0))
-    return {("/a.parquet", row): Example("-Who?", CONTEXT, nothing, nothing) for row in rows}
+    return {("/a.parquet", row): Example("-Who?", CONTEXT) for row in rows}
 
 
 def lines(content: bytes) -> list[dict[str, str]]:

@@ -67,7 +67,7 @@ const likeliest = (parts) => {
   tokens.sort((a, b) => Math.max(b[1], b[2]) - Math.max(a[1], a[2]));
   const table = document.createElement("table");
   table.className = "tokens";
-  table.createCaption().textContent = "The likeliest tokens. In the passage: upper half start, lower half end.";
+  table.createCaption().textContent = "The likeliest tokens (of each network and window 16 are known). In the passage: upper half start, lower half end.";
   const head = table.createTHead().insertRow();
   for (const name of ["token", "start", "end"]) {
     const cell = document.createElement("th");

@@ -14,7 +14,8 @@ from markupsafe import Markup
 
 from model.distributions import LOSS_BINS, Z_95
 from model.slices import SLICES
-from transforms.read_examples import SHOWN, Example, Place
+from model.statistics import WITH_TOKENS
+from transforms.read_examples import Example, Place
 from transforms.report import figures
 from transforms.report.passages import shortened, shown_passage
 
@@ -59,7 +60,7 @@ def audit_page(
     names = [name for name in slices if name not in SLICES][:_MOST_GIVEN]
     given = [(name, len(slices[name]), Markup(_bars(name, slices[name]))) for name in names]
     rows = [{"slice": name, "value": value, **part} for name, values in slices.items() for value, part in values.items()]
-    for shown in (SHOWN, SHOWN // 4, 0):
+    for shown in (WITH_TOKENS, WITH_TOKENS // 4, 0):
         page = render(
             "audit.html",
             title=title,
@@ -91,7 +92,7 @@ def comparison_page(comparison: Mapping[str, Any]) -> bytes:
             [(name, each["difference"], each["interval"][1] - each["difference"]) for name, each in groups if each["count"]],
             unit,
         )
-    for shown in (len(comparison["regressions"]) + len(comparison["improvements"]), SHOWN, 0):
+    for shown in (len(comparison["regressions"]) + len(comparison["improvements"]), WITH_TOKENS, 0):
         page = render(
             "comparison.html",
             title="Comparison",
@@ -122,8 +123,7 @@ def _shown(entry: Mapping[str, Any], examples: Mapping[Place, Example]) -> dict[
         if start is not None and end is not None:
             marks.append((name, (start, end)))
     example = examples.get((entry["path"], entry["row"]))
-    parts = shown_passage(example, marks)
-    unmeasured = (example.unmeasured if example else "") or "none of the tokens shown is likely"
+    parts = shown_passage(example, marks, entry.get("likely_tokens", ()))
     texts = {name: shortened(entry[name]) for name in ("id", "question", "prediction")}
     doubt = DOUBTS.get(entry["label_error_reason"] or "", "")
     return {
@@ -131,7 +131,6 @@ def _shown(entry: Mapping[str, Any], examples: Mapping[Place, Example]) -> dict[
         **texts,
         "gold": [shortened(text) for text in entry["gold"]],
         "parts": parts,
-        "unmeasured": unmeasured,
         "doubt": doubt,
     }
 

@@ -5,15 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from transforms.read_examples import Example
 
 _AROUND = 240
 """Characters that are shown on either side of a span's start and of its end."""
-
-_LEAST_PROBABILITY = 0.002
-"""Tokens below it are not coloured: there are at most 500 above it per network."""
 
 _SHOWN_CHARACTERS = 300
 
@@ -50,23 +45,24 @@ def pieces(text: str, part: Span, marks: Sequence[Mark]) -> list[tuple[str, str]
     ]
 
 
-def shown_passage(example: Example | None, marks: Sequence[Mark]) -> list[dict[str, Any]]:
+def shown_passage(
+    example: Example | None, marks: Sequence[Mark], likely_tokens: Sequence[tuple[int, int, float, float]]
+) -> list[dict[str, Any]]:
     """The parts of an example's context: whether text is left out before and after, the pieces, and `tokens`.
 
-    tokens: [start, end, start probability, end probability] of the likelier ones, in code points of the part and per mille.
+    tokens: the likely ones, as `model.losses.likely_tokens` has them, but in code points of the part and per mille.
     """
     if example is None or not example.context:
         return []
     text = example.context
     parts = excerpts(len(text), [span for _, span in marks])
-    likely = np.flatnonzero((example.probabilities >= _LEAST_PROBABILITY).any(0))
     shown = []
     for low, high in parts:
-        tokens = []
-        for token in likely.tolist():
-            start, end = (int(offset) for offset in example.offsets[:, token])
-            if low <= start and end <= high:
-                tokens.append([start - low, end - low, *(round(1000 * float(p)) for p in example.probabilities[:, token])])
+        tokens = [
+            [start - low, end - low, *(round(1000 * p) for p in probabilities)]
+            for start, end, *probabilities in likely_tokens
+            if low <= start and end <= high
+        ]
         shown.append(
             {"before": low > 0, "pieces": pieces(text, (low, high), marks), "tokens": tokens, "after": high < len(text)}
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from model.statistics import Statistics
@@ -50,19 +49,19 @@ def entry(name: str, row: int, doubt: str = "elsewhere") -> dict[str, Any]:
         "f1": 0.0,
         "label_error": 6.0 - row,
         "label_error_reason": doubt,
+        "likely_tokens": likely_tokens(name),
     }
 
 
-def example(name: str) -> Example:
-    """One token per character, except white space; the gold's first one starts with 0.25, the prediction's with 0.75."""
-    question, context, gold, prediction = PASSAGES[name]
-    places = [place for place, letter in enumerate(context) if not letter.isspace()]
-    probabilities = np.zeros((2, len(places)), np.float32)
+def likely_tokens(name: str) -> list[list[float]]:
+    """A token is a character; the gold's first one starts with 0.25, the prediction's with 0.75."""
+    _, context, gold, prediction = PASSAGES[name]
+    found: dict[int, list[float]] = {}
     for text, share in ((gold, 0.25), (prediction, 0.75)):
         start = context.index(text)
-        probabilities[0, places.index(start)] = share
-        probabilities[1, places.index(start + len(text) - 1)] = share
-    return Example(question, context, np.array([places, [place + 1 for place in places]]), probabilities)
+        found.setdefault(start, [0.0, 0.0])[0] = share
+        found.setdefault(start + len(text) - 1, [0.0, 0.0])[1] = share
+    return [[place, place + 1, *found[place]] for place in sorted(found)]
 
 
 def sample_audit(rows: int = 200) -> tuple[dict[str, Any], dict[Place, Example]]:
@@ -80,4 +79,4 @@ def sample_audit(rows: int = 200) -> tuple[dict[str, Any], dict[Place, Example]]
         *audit["highest_loss"][:4],
         {**entry("overlap", 4), "label_error_reason": "other_borders"},
     ]
-    return audit, {("/in/a.parquet", row): example(name) for row, name in enumerate(PASSAGES)}
+    return audit, {("/in/a.parquet", row): Example(*texts[:2]) for row, texts in enumerate(PASSAGES.values())}

@@ -7,13 +7,13 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 
-import numpy as np
 import pytest
 
+from model.statistics import WITH_TOKENS
 from tests.model.test_comparison import compared, drawn_pairs
 from tests.transforms.report.samples import ABOUT, PASSAGES, SCRIPT, entry, sample_audit
 from transforms.merge_receipts import Totals
-from transforms.read_examples import SHOWN, Example
+from transforms.read_examples import Example
 from transforms.report import figures
 from transforms.report.page import MOST_BYTES, audit_page, comparison_page
 from transforms.report.passages import excerpts, pieces, shortened, shown_passage
@@ -137,17 +137,13 @@ def test_names_beside_a_figure_leave_it_its_room(recwarn: pytest.WarningsRecorde
     assert [str(each.message) for each in recwarn] == []
 
 
-def test_where_no_token_is_coloured_it_is_said_why():
+def test_where_no_token_is_coloured_it_is_said():
     audit, examples = sample_audit()
-    nothing = np.zeros((2, 0), np.int32)
-    (long, unlikely), others = [list(examples)[:2], list(examples)[2:]]
-    few = {"offsets": nothing, "probabilities": nothing}
-    examples[long] = replace(examples[long], **few, unmeasured="they are computed for short passages")
-    examples[unlikely] = replace(examples[unlikely], **few)
+    audit["highest_loss"][0]["likely_tokens"] = []
+    del audit["highest_loss"][1]["likely_tokens"]  # a chunk of an older version was taken over
     page = page_of(audit, examples).decode()
-    assert page.count('<p class="interval">No token probabilities: they are computed for short passages.</p>') == 2
-    assert page.count("No token probabilities: none of the tokens shown is likely.") == 2
-    assert page.count('class="heat"') == 2 * len(others)
+    assert page.count('<p class="interval">No token that is shown is a likely start or end.</p>') == 4
+    assert page.count('class="heat"') == 2 * (len(PASSAGES) - 2)
 
 
 @pytest.mark.parametrize("letter", ["<", "🌊", "a"])
@@ -159,13 +155,12 @@ def test_it_stays_small_whatever_the_texts(letter: str):
     audit["slices"] |= {f"source {k}": audit["slices"]["source"] for k in range(20)}
     changes = {"question": text, "gold": [text] * 3, "prediction": text, "id": text}
     places = {"gold_start": 1000, "gold_end": 1500, "prediction_start": 2500, "prediction_end": 3000}
-    entries = [{**entry("latin", row), **changes, **places} for row in range(10**4)]
+    tokens = [[place, place + 1, 0.0021, 0.0021] for place in range(4000)]
+    entries = [{**entry("latin", row), **changes, **places, "likely_tokens": tokens} for row in range(10**4)]
     audit["highest_loss"], audit["suspected_label_errors"] = entries, entries[::-1]
-    offsets = np.array([range(4000), range(1, 4001)])
-    heavy = Example(text, text, offsets, np.full((2, 4000), 0.0021, np.float32))
-    page = page_of(audit, {("/in/a.parquet", row): heavy for row in range(10**4)})
+    page = page_of(audit, {("/in/a.parquet", row): Example(text, text) for row in range(10**4)})
     assert len(page) < MOST_BYTES == 3_000_000
-    assert page.count(b'<details class="example">') > SHOWN // 4  # it is cut, not emptied
+    assert page.count(b'<details class="example">') > WITH_TOKENS // 4  # it is cut, not emptied
 
 
 def comparison(slices: int, pairs: int, listed: int) -> dict[str, Any]:
@@ -231,9 +226,8 @@ class TestPassages:
 
     def test_tokens_count_code_points_of_their_part(self):
         context = "🌊" * 1000 + "Ada"
-        offsets = np.array([[0, 999, 1000], [1, 1000, 1003]])
-        example = Example("?", context, offsets, np.array([[0.5, 0.001, 0.25], [0.5, 0.001, 0.5]], np.float32))
-        (part,) = shown_passage(example, [("gold", (1000, 1003))])
+        tokens = [[0, 1, 0.5, 0.5], [1000, 1003, 0.25, 0.5]]
+        (part,) = shown_passage(Example("?", context), [("gold", (1000, 1003))], tokens)
         assert part["before"]
         assert not part["after"]
         assert part["tokens"] == [[240, 243, 250, 500]]

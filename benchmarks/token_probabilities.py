@@ -1,0 +1,41 @@
+"""Start and end probability of every token of a passage: what other rankings of label errors want.
+
+Runs never keep the logits of whole windows, so they are passed through the network again here.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from model.batching import Batch
+from model.prediction import each_batch
+from model.reader import Reader
+from model.tokenizer import Ragged
+from model.windows import Windows
+
+
+def token_probabilities(reader: Reader, windows: Windows, batch_tokens: int) -> tuple[Ragged, np.ndarray]:
+    """The tokens of every pair, and their probabilities under the start and the end network (float32 [2, tokens]).
+
+    One softmax over the passage, each token with the logits of its owner. The Ragged holds, for each pair, the places of its
+    tokens in `windows.passages`; probabilities are in the order of its values. Raises what `each_batch` raises.
+    """
+    bounds = windows.passages.bounds
+    tokens = Ragged.of([np.arange(bounds[passage], bounds[passage + 1]) for passage in windows.pair_passage])
+    logits = torch.full((2, len(tokens.values)), -torch.inf)
+
+    def keep_owned(batch: Batch, start_logits: torch.Tensor, end_logits: torch.Tensor, chosen: np.ndarray) -> None:
+        both = torch.stack([start_logits, end_logits]).cpu()
+        place = torch.arange(both.shape[-1])
+        owned = batch.in_context & (2 * place >= batch.owned_low[:, None]) & (2 * place < batch.owned_high[:, None])
+        first = torch.from_numpy(tokens.bounds[windows.pair[chosen]]) + batch.passage_start - batch.context_start
+        logits[:, (first[:, None] + place)[owned]] = both[:, owned]
+
+    failed, _ = each_batch(reader, windows, batch_tokens, keep_owned)
+    assert not failed, failed
+    found = np.zeros(logits.shape, np.float32)
+    for pair in np.flatnonzero(windows.counts).tolist():
+        held = slice(tokens.bounds[pair], tokens.bounds[pair + 1])
+        found[:, held] = torch.softmax(logits[:, held], 1).numpy()
+    return tokens, found
