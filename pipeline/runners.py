@@ -20,7 +20,7 @@ _log = logging.getLogger("spanmill")
 
 _IN_PROCESS = (None, "DirectRunner", "direct", "FnApiRunner")
 
-_SAMPLING_MILLISECONDS = 20
+_SAMPLING_MILLISECONDS = 5
 """How often Beam looks at which step of this process is at work."""
 
 _THREAD_POOLS = ("OMP_NUM_THREADS", "RAYON_NUM_THREADS")

@@ -30,7 +30,7 @@ def test_the_direct_runner_is_the_in_process_one(arguments: list[str]):
 
 def test_a_bundle_does_not_wait_for_a_sleeping_sampler():
     make_runner(PipelineOptions([]))
-    assert StateSampler("of a bundle", CounterFactory()).sampling_period_ms == 20
+    assert StateSampler("of a bundle", CounterFactory()).sampling_period_ms == 5
 
 
 def test_other_runners_are_beams():
