@@ -28,32 +28,31 @@ def build(pipeline: beam.Pipeline, job: Job) -> None:
     """files -> runs -> | shuffle | -> chunk by chunk: read, cut, predict, decode, measure, write -> receipts -> manifest.
 
     An audit's manifest is pending until its duplicates are found, and those are found in the parts that it has by then.
+    One local worker needs no shuffle, and so works on the first chunk before the last file is planned.
     """
     outputs = claimed_outputs(job)
     manifests = tuple(StageOutput(each, job.about(each.stage), tuple(job.corrections)) for each in outputs)
     process = _ProcessChunks(job, outputs)
     if job.accelerator:  # for all of them: a hint in their middle would split what a runner fuses
         process = process.with_resource_hints(accelerator=job.accelerator)
-    totals = (
+    runs = (
         pipeline
-        | "ListFiles" >> beam.Create(input_ranges(job))
+        | "ListFiles" >> beam.Create(input_ranges(job), reshuffle=not job.alone)
         | "PlanChunks" >> PlanChunks(job.expected, job.texts, job.chunk_size)
-        | "Reshuffle" >> beam.Reshuffle()
-        | "ProcessChunks" >> process
-        | "MergeReceipts" >> MergeReceipts(job.stages)
     )
+    if not job.alone:
+        runs |= "Reshuffle" >> beam.Reshuffle()
+    totals = runs | "ProcessChunks" >> process | "MergeReceipts" >> MergeReceipts(job.stages)
     if "audit" in job.stages:
         totals |= "ReadExamples" >> ReadExamples(job.read)
     written = totals | "WriteManifest" >> WriteManifest(manifests, job.max_failed_fraction)
     if "audit" in job.stages:
         audit = next(each for each in outputs if each.stage == "audit")
-        _ = (
-            written
-            | "ListParts" >> beam.FlatMap(list_parts, audit.folder, absolute(job.against) if job.against else "")
-            | "ReshuffleParts" >> beam.Reshuffle()
-            | "FindDuplicates" >> FindDuplicates(audit, job.against)
-            | "PublishManifest" >> PublishManifest(audit)
-        )
+        against = absolute(job.against) if job.against else ""
+        parts = written | "ListParts" >> beam.FlatMap(list_parts, audit.folder, against)
+        if not job.alone:
+            parts |= "ReshuffleParts" >> beam.Reshuffle()
+        _ = parts | "FindDuplicates" >> FindDuplicates(audit, job.against) | "PublishManifest" >> PublishManifest(audit)
 
 
 class _ProcessChunks(beam.PTransform):

@@ -52,6 +52,7 @@ class Job:
     texts          those that must hold text
     read           which of the columns are the question, the context and the golds
     configuration  what changes answers or boundaries, by name of its option
+    alone          whether one local worker does all of it, so that nothing needs to be spread
     """
 
     model: str
@@ -74,6 +75,7 @@ class Job:
     max_failed_fraction: float
     accelerator: str
     configuration: dict[str, Any]
+    alone: bool
 
     @property
     def outputs(self) -> tuple[tuple[str, str], ...]:
@@ -179,6 +181,7 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
             "suspects": suspects,
             "corrections": corrections_digest,
         },
+        alone=is_local(beam_options) and workers(beam_options) == 1,
     )
 
 

@@ -29,7 +29,7 @@ def job(bert_folder: Path, tmp_path: Path) -> Job:
     golds = pa.array([{"text": ["Ada"], "answer_start": [22]}] * 3)
     source = write_input(tmp_path / "a.parquet", examples(3).append_column("answers", golds))
     options, rest = parse(["annotate", f"--input={source}", f"--output={tmp_path}/out", f"--model={bert_folder}"])
-    return resolve(options, PipelineOptions(rest))
+    return resolve(options, PipelineOptions([*rest, "--direct_num_workers=2"]))
 
 
 class Nodes(PipelineVisitor):
@@ -72,6 +72,14 @@ def test_steps_are_labelled_with_the_names_of_their_transforms(job: Job, stages:
         assert type(found[name].transform).__name__ == name
     for name in process:
         assert type(found[f"ProcessChunks/{name}"].transform).__name__ == name
+
+
+@pytest.mark.parametrize(("stages", "steps"), [(("annotate",), STEPS), (("annotate", "audit"), AUDIT_STEPS)])
+def test_one_local_worker_needs_no_shuffle_of_its_work(job: Job, stages: tuple[str, ...], steps: list[str]):
+    found = nodes(replace(job, stages=stages, alone=True)).found
+    assert [label for label in found if label and "/" not in label] == [each for each in steps if "Reshuffle" not in each]
+    shuffles = {label.split("/")[0] for label, node in found.items() if isinstance(node.transform, beam.GroupByKey)}
+    assert shuffles == {"MergeReceipts", "FindDuplicates"} & set(steps)
 
 
 def test_corrections_come_before_anything_reads_a_gold(job: Job):

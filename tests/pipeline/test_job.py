@@ -133,6 +133,8 @@ class TestDefaults:
     def test_runs_are_cut_for_the_workers_there_may_be(self, job: Resolve, arguments: tuple[str, ...], count: int):
         assert workers(PipelineOptions(list(arguments))) == count
         assert job(*arguments).chunk_size.runs == 4 * count
+        assert job(*arguments).alone == (count == 1)
+        assert not job(*arguments, "--runner=PrismRunner").alone  # a service may have more of them than options tell
 
 
 class TestInputRefusals:
