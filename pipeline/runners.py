@@ -8,7 +8,13 @@ import threading
 from importlib import import_module
 from pathlib import Path
 
-from apache_beam.options.pipeline_options import DirectOptions, GoogleCloudOptions, PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import (
+    DirectOptions,
+    GoogleCloudOptions,
+    PipelineOptions,
+    StandardOptions,
+    TypeOptions,
+)
 from apache_beam.portability.api import beam_provision_api_pb2
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.portability.fn_api_runner.fn_runner import ExtendedProvisionInfo
@@ -67,6 +73,7 @@ def make_runner(options: PipelineOptions) -> PipelineRunner:
             os.environ.setdefault("PYTHONSAFEPATH", "1")
         _end_with_workers()
     _end_bundles_at_once()
+    options.view_as(TypeOptions).pipeline_type_check = False  # steps declare no types, and Beam takes its time to see that
     return FnApiRunner(provision_info=_quiet_workers())
 
 
