@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import PipelineOptions, TypeOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.portability.prism_runner import PrismRunner
 from apache_beam.runners.worker.statesampler import StateSampler
@@ -28,8 +28,11 @@ def test_the_direct_runner_is_the_in_process_one(arguments: list[str]):
     assert is_local(options)
 
 
-def test_a_bundle_does_not_wait_for_a_sleeping_sampler():
-    make_runner(PipelineOptions([]))
+def test_in_process_beam_takes_no_time_for_what_nobody_needs():
+    """The end of a bundle waits for a sleeping sampler; a check of types looks for what our steps do not declare."""
+    options = PipelineOptions([])
+    make_runner(options)
+    assert not options.view_as(TypeOptions).pipeline_type_check
     assert StateSampler("of a bundle", CounterFactory()).sampling_period_ms == 5
 
 
