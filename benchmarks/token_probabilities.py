@@ -19,7 +19,8 @@ def token_probabilities(reader: Reader, windows: Windows, batch_tokens: int) -> 
     """The tokens of every pair, and their probabilities under the start and the end network (float32 [2, tokens]).
 
     One softmax over the passage, each token with the logits of its owner. The Ragged holds, for each pair, the places of its
-    tokens in `windows.passages`; probabilities are in the order of its values. Raises what `each_batch` raises.
+    tokens in `windows.passages`; probabilities are in the order of its values. Raises what `each_batch` raises, and
+    RuntimeError if a window failed.
     """
     bounds = windows.passages.bounds
     tokens = Ragged.of([np.arange(bounds[passage], bounds[passage + 1]) for passage in windows.pair_passage])
@@ -33,7 +34,8 @@ def token_probabilities(reader: Reader, windows: Windows, batch_tokens: int) -> 
         logits[:, (first[:, None] + place)[owned]] = both[:, owned]
 
     failed, _ = each_batch(reader, windows, batch_tokens, keep_owned)
-    assert not failed, failed
+    if failed:
+        raise RuntimeError(f"{len(failed)} windows failed: {next(iter(failed.values()))}")
     found = np.zeros(logits.shape, np.float32)
     for pair in np.flatnonzero(windows.counts).tolist():
         held = slice(tokens.bounds[pair], tokens.bounds[pair + 1])

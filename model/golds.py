@@ -49,8 +49,7 @@ def gold_tokens(passages: Passages, passage: int, char_start: int, char_end: int
         return -1, -1
     first = int(met.argmax())
     last = len(met) - 1 - int(met[::-1].argmax())
-    while not passages.can_start[low + first]:
-        first -= 1
+    first -= int(passages.can_start[low : low + first + 1][::-1].argmax())
     return first, last + int(passages.can_end[low + last : high].argmax())
 
 

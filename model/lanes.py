@@ -24,9 +24,9 @@ def lanes_of(device: torch.device) -> int:
 
 
 def threads_of_process() -> int:
-    """With how many threads torch computes, asked in a new one.
+    """With how many threads torch computes, asked in a new one, while no lanes work.
 
-    While lanes work their share is what torch knows, and a thread that meets torch then would keep it for good.
+    While they do, their share is what torch knows, and a thread that meets torch then keeps it until it calls `in_lanes`.
     """
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(torch.get_num_threads).result()
@@ -36,7 +36,8 @@ def in_lanes(task: Callable[[Item], object], waiting: list[Item], lanes: int) ->
     """Calls `task` with every item that waits, the last first, in up to so many threads at once; tasks may add items.
 
     Lanes share torch's threads; there are as many as leave the fewest of them idle. One lane is the caller's own thread. What
-    a task raises ends all lanes, and is raised once they have ended; so does an interrupt of the caller.
+    a task raises ends all lanes, and is raised once they have ended; so does an interrupt of the caller. One call at a time:
+    lanes change what is the process's.
     """
 
     def work() -> None:
@@ -51,6 +52,8 @@ def in_lanes(task: Callable[[Item], object], waiting: list[Item], lanes: int) ->
                 waiting.clear()
                 raise
 
+    if not waiting:
+        return
     threads = threads_of_process()
     torch.set_num_threads(threads)
     lanes = max(range(1, max(1, lanes) + 1), key=lambda count: (count * max(1, threads // count), count))

@@ -16,6 +16,7 @@ the tokens that a person wants to see of an example (`likely_tokens`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,7 +30,10 @@ from model.windows import Windows
 TOPS, POWERS = 16, 8
 
 LEAST_PROBABILITY = 0.002
-"""Of a likely token."""
+"""Of a likely token, of which at most TOPS are listed."""
+
+LikelyToken = Sequence[float | None]
+"""char_start, char_end in code points of the context, start probability, end probability."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,7 @@ class WindowLosses:
     negative        [2, W] sum over context tokens of the loss of a token that is labelled 0
     owned_negative  [2, W] the same over owned tokens; sigmoid link only
     tops            [2, W, TOPS] the largest logits of owned tokens, -inf where there are fewer
-    top_tokens      [2, W, TOPS] their passage tokens, int32
+    top_tokens      [2, W, TOPS] their passage tokens, int32; anything where the logit is -inf
     rest            [2, W, POWERS] log power sums of the other owned tokens; softmax link only
     gold_logit      [2, V] logit of the gold's start (end) token in the window; nan where it is not in it
     gold_negative   [2, V] loss of that token were it labelled 0
@@ -248,26 +252,25 @@ def passage_losses(windows: Windows, golds: Golds, views: GoldViews, losses: Win
     )
 
 
-def likely_tokens(windows: Windows, losses: WindowLosses, normaliser: np.ndarray, pair: int) -> list[list[float]]:
-    """[char_start, char_end, start probability, end probability] of a passage's likely tokens, in their order.
+def likely_tokens(windows: Windows, losses: WindowLosses, normaliser: np.ndarray, pair: int) -> list[LikelyToken]:
+    """The TOPS likeliest starts and the TOPS likeliest ends of a passage, of at least LEAST_PROBABILITY, in their order.
 
-    Code points of the context; one softmax over the passage (`PassageLosses.normaliser`), so that a gold's first token starts
-    with exp(-nll_start). Of each window and network the TOPS likeliest are known, and those from LEAST_PROBABILITY are shown; a
-    token that only the other network finds likely has 0.
+    One softmax over the passage (`PassageLosses.normaliser`), whatever the link, so that a gold's first token starts with
+    exp(-nll_start). A probability is None where only the other network has the token among its likeliest.
     """
     first, after = np.searchsorted(windows.pair, [pair, pair + 1])
-    found: dict[int, list[float]] = {}
+    found: dict[int, list[float | None]] = {}
     for side in (0, 1):
         tokens = losses.top_tokens[side, first:after].ravel()
         probability = np.exp(losses.tops[side, first:after].ravel() - normaliser[side, pair])
-        likely = probability >= LEAST_PROBABILITY
+        likely = np.argsort(-probability, kind="stable")[:TOPS]
         for token, share in zip(tokens[likely].tolist(), probability[likely].tolist(), strict=True):
-            found.setdefault(token, [0.0, 0.0])[side] = round(share, 6)
+            if share >= LEAST_PROBABILITY:
+                found.setdefault(token, [None, None])[side] = round(share, 6)
     passages = windows.passages
     base = passages.bounds[windows.pair_passage[pair]]
-    return [
-        [int(passages.char_start[base + token]), int(passages.char_end[base + token]), *found[token]] for token in sorted(found)
-    ]
+    starts, ends = passages.char_start, passages.char_end
+    return [[int(starts[base + token]), int(ends[base + token]), *found[token]] for token in sorted(found)]
 
 
 def _positive(link: str, logit: np.ndarray, nll: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from model.distributions import Z_95, Calibration, Distribution, loss_bin
+from model.losses import LikelyToken
 from model.slices import MOST_SLICES, OTHER, given_labels, slice_labels
 
 LOSSES = ("nll", "nll_start", "nll_end", "min_nll", "native_nll", "tokenwise", "nll_per_token", "marginal_joint_nll")
@@ -26,8 +27,11 @@ WITH_TOKENS = 20
 """How many examples of a list come with their likely tokens: those that a report shows."""
 
 Entry = tuple[float, str, int, dict[str, Any]]
+"""-value, path, row, and what is shown of it."""
+
 ExampleOf = Callable[[int], dict[str, Any]]
-TokensOf = Callable[[int], list[list[float]]]
+TokensOf = Callable[[int], Sequence[LikelyToken]]
+"""Of a row of the chunk: what a list shows of it beside SHOWN, and its likely tokens."""
 
 _LARGEST_EXPONENT = math.log(sys.float_info.max)
 

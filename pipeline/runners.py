@@ -19,7 +19,7 @@ from apache_beam.portability.api import beam_provision_api_pb2
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.portability.fn_api_runner.fn_runner import ExtendedProvisionInfo
 from apache_beam.runners.runner import PipelineRunner, create_runner
-from apache_beam.runners.worker.statesampler import StateSampler
+from apache_beam.runners.worker.statesampler import DEFAULT_SAMPLING_PERIOD_MS, StateSampler
 from google.protobuf.struct_pb2 import Struct
 
 _log = logging.getLogger("spanmill")
@@ -78,8 +78,12 @@ def make_runner(options: PipelineOptions) -> PipelineRunner:
 
 
 def _end_bundles_at_once() -> None:
-    """The thread that samples steps sleeps for up to 200 ms by default, and the end of every bundle waits until it wakes."""
-    StateSampler.__init__.__defaults__ = (_SAMPLING_MILLISECONDS,)
+    """The thread that samples steps sleeps for up to 200 ms by default, and the end of every bundle waits until it wakes.
+
+    In this process: workers that are processes of their own keep Beam's period, as all do whose Beam sets it otherwise.
+    """
+    if StateSampler.__init__.__defaults__ == (DEFAULT_SAMPLING_PERIOD_MS,):
+        StateSampler.__init__.__defaults__ = (_SAMPLING_MILLISECONDS,)
 
 
 def _end_with_workers() -> None:

@@ -94,6 +94,6 @@ def test_every_file_of_transforms_and_pipeline_has_its_tests():
 def test_benchmarks_import_what_there_is(path: Path):
     """Most run by hand only, and nothing else would tell that a name has moved."""
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in (*LAYERS, "tests"):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in (*LAYERS, "tests", "benchmarks"):
             module = importlib.import_module(node.module)
             assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == []

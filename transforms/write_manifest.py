@@ -10,8 +10,9 @@ from typing import Any
 import apache_beam as beam
 
 from model.distributions import FINE_BINS, MASS_BINS, RELATIVE_ACCURACY
+from model.losses import LEAST_PROBABILITY, TOPS
 from model.slices import MOST_SLICES
-from model.statistics import Statistics
+from model.statistics import WITH_TOKENS, Statistics
 from transforms.claim import Output
 from transforms.merge_receipts import Totals
 from transforms.relabel import RELABEL_CSV, RELABEL_JSON, label_studio, relabel_csv
@@ -149,6 +150,9 @@ def audit_report(totals: Totals, about: Mapping[str, Any], corrections: Sequence
             + "; native losses: each window's own softmax, mean over the windows that hold the gold whole",
             "null_option": "on" if null else "off",
             "temperature": f"{configuration['temperature']} in probabilities, never in losses",
+            "likely_tokens": f"of the first {WITH_TOKENS} examples of a list: [start, end, start probability, end probability], "
+            f"code points of the context and one softmax over the passage; the {TOPS} likeliest of each network from "
+            f"{LEAST_PROBABILITY}, null where a token is not among them",
             "several_golds": "nll: the first; min_nll: the gold of least loss; marginals: over the distinct golds",
             "means": "over examples, never windows, each with its own count; rejected rows are in none",
             "quantiles": f"DDSketch, off by at most {100 * RELATIVE_ACCURACY:g} % of the value; min and max are exact",

@@ -61,7 +61,7 @@ def arguments(tmp_path_factory: pytest.TempPathFactory, bert_folder: Path) -> li
     return [
         "annotate",
         "--audit",
-        f"--input={write_input(folder / 'a.parquet', table)}",
+        f"--input={write_input(folder / 'a.parquet', table)},{write_input(folder / 'b.parquet', table)}",
         f"--output={folder}/out",
         f"--model={bert_folder}",
         "--project=my-project",
@@ -123,7 +123,7 @@ class TestTheGraph:
     def test_only_ranges_runs_receipts_and_hashes_cross_a_shuffle(self, made: Made):
         shuffles = [name for name, leaf in made.leaves.items() if leaf.spec.urn == primitives.GROUP_BY_KEY.urn]
         combines = {name.split("/")[0] for name in shuffles}
-        assert combines == {"Reshuffle", "MergeReceipts", "ReshuffleParts", "FindDuplicates"}
+        assert combines == {"ListFiles", "Reshuffle", "MergeReceipts", "ReshuffleParts", "FindDuplicates"}
         outer = {each.unique_name: each for each in made.graph.components.transforms.values()}
         reads = {step: set(outer[step].inputs.values()) for step in ("PlanChunks", "Reshuffle", "MergeReceipts", *LAST_STEPS)}
         assert reads["PlanChunks"] == set(outer["ListFiles"].outputs.values())

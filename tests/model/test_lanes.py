@@ -60,7 +60,7 @@ def test_a_thread_that_met_torch_while_lanes_worked_has_all_threads_when_its_tur
     def another() -> None:
         seen.append(torch.get_num_threads())
         met.set()
-        turn.wait()
+        assert turn.wait(20)
         seen.append(lanes_of(torch.device("cpu")))
         in_lanes(lambda item: seen.append(torch.get_num_threads()), [1], 1)
 
@@ -69,7 +69,7 @@ def test_a_thread_that_met_torch_while_lanes_worked_has_all_threads_when_its_tur
     def task(item: int) -> None:
         if item == 1:
             thread.start()
-        met.wait()
+        assert met.wait(20)
 
     in_lanes(task, [2, 1], 4)
     turn.set()

@@ -232,7 +232,7 @@ class TestFigures:
             row = rows[example["id"]]
             for name, place, side in (("start", 0, 2), ("end", 1, 3)):
                 shares = {token[place]: token[side] for token in tokens if token[side]}
-                assert sum(shares.values()) <= 1
+                assert sum(shares.values()) < 1 + 1e-4
                 gold = shares.get(row[f"gold_{name}"])
                 if gold is not None:
                     assert gold == pytest.approx(math.exp(-row[f"nll_{name}"]), abs=2e-6)

@@ -13,7 +13,6 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.pipeline import AppliedPTransform, PipelineVisitor
 
 from pipeline.graph import build
-from pipeline.identity import input_ranges
 from pipeline.job import Job, resolve
 from pipeline.options import parse
 from tests.runs import examples, write_input
@@ -76,7 +75,7 @@ def test_steps_are_labelled_with_the_names_of_their_transforms(job: Job, stages:
 
 @pytest.mark.parametrize(("stages", "steps"), [(("annotate",), STEPS), (("annotate", "audit"), AUDIT_STEPS)])
 def test_one_local_worker_needs_no_shuffle_of_its_work(job: Job, stages: tuple[str, ...], steps: list[str]):
-    found = nodes(replace(job, stages=stages, alone=True)).found
+    found = nodes(replace(job, stages=stages, alone=True, files=job.files * 3)).found
     assert [label for label in found if label and "/" not in label] == [each for each in steps if "Reshuffle" not in each]
     shuffles = {label.split("/")[0] for label, node in found.items() if isinstance(node.transform, beam.GroupByKey)}
     assert shuffles == {"MergeReceipts", "FindDuplicates"} & set(steps)
@@ -100,17 +99,21 @@ def test_it_is_linear_with_one_output_each_and_no_side_inputs(job: Job, stages: 
     assert max(read.values()) == 1
 
 
-def test_there_is_a_first_range_whatever_the_files(job: Job):
+@pytest.mark.parametrize("files", [1, 3, 2500])
+def test_one_range_is_the_first_whatever_the_files(job: Job, files: int):
     """The run without chunks stands in front of it: without one no runner would write a manifest for zero rows."""
-    ranges = list(nodes(job).found["ListFiles"].transform.values)
-    assert ranges == input_ranges(job)
-    assert [ranged.first for ranged in ranges] == [0]
+    ranges = list(nodes(replace(job, files=job.files * files)).found["ListFiles"].transform.values)
+    assert len(ranges) == min(files, 1000)
+    assert [ranged.first for ranged in ranges if ranged.first < files / len(ranges)] == [0]
 
 
-def test_only_runs_and_receipts_cross_a_shuffle(job: Job):
-    found = nodes(job).found
+@pytest.mark.parametrize(
+    ("files", "steps"), [(1, ["Reshuffle", "MergeReceipts"]), (3, ["ListFiles", "Reshuffle", "MergeReceipts"])]
+)
+def test_only_ranges_runs_and_receipts_cross_a_shuffle(job: Job, files: int, steps: list[str]):
+    found = nodes(replace(job, files=job.files * files)).found
     shuffles = [label for label, node in found.items() if isinstance(node.transform, beam.GroupByKey)]
-    assert [label.split("/")[0] for label in shuffles] == ["Reshuffle", "MergeReceipts"]  # one range: nothing to spread
+    assert [label.split("/")[0] for label in shuffles] == steps
     assert found["Reshuffle"].inputs == tuple(found["PlanChunks"].outputs.values())
     assert found["MergeReceipts"].inputs == tuple(found["ProcessChunks/WriteChunk"].outputs.values())
     assert found["ProcessChunks/WriteChunk"].outputs == found["ProcessChunks"].outputs

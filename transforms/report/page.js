@@ -39,6 +39,8 @@ for (const input of document.querySelectorAll("input[data-filters]")) {
   });
 }
 
+const inFull = (share) => (share === null ? "–" : (share / 1000).toFixed(3));
+
 // Offsets are code points, as everywhere in Spanmill: a string of JavaScript counts UTF-16 units.
 const colour = (text, tokens) => {
   const letters = Array.from(text.textContent);
@@ -53,7 +55,7 @@ const colour = (text, tokens) => {
     token.textContent = letters.slice(start, end).join("");
     token.style.setProperty("--start", `${Math.sqrt(startShare / 1000) * 60}%`);
     token.style.setProperty("--end", `${Math.sqrt(endShare / 1000) * 60}%`);
-    token.title = `start ${startShare / 1000}, end ${endShare / 1000}`;
+    token.title = `start ${inFull(startShare)}, end ${inFull(endShare)}`;
     coloured.append(token);
     done = end;
   }
@@ -67,7 +69,7 @@ const likeliest = (parts) => {
   tokens.sort((a, b) => Math.max(b[1], b[2]) - Math.max(a[1], a[2]));
   const table = document.createElement("table");
   table.className = "tokens";
-  table.createCaption().textContent = "The likeliest tokens (of each network and window 16 are known). In the passage: upper half start, lower half end.";
+  table.createCaption().textContent = "The likeliest tokens (–: not among the likeliest of that network). In the passage: upper half start, lower half end.";
   const head = table.createTHead().insertRow();
   for (const name of ["token", "start", "end"]) {
     const cell = document.createElement("th");
@@ -81,8 +83,8 @@ const likeliest = (parts) => {
     const isolated = document.createElement("bdi");
     isolated.textContent = token;
     row.insertCell().append(isolated);
-    row.insertCell().textContent = (start / 1000).toFixed(3);
-    row.insertCell().textContent = (end / 1000).toFixed(3);
+    row.insertCell().textContent = inFull(start);
+    row.insertCell().textContent = inFull(end);
   }
   return table;
 };

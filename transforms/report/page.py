@@ -22,6 +22,9 @@ from transforms.report.passages import shortened, shown_passage
 MOST_BYTES = 3_000_000
 """A page is below this; where texts are very long, fewer examples are shown."""
 
+_FEWER = 20
+"""Examples of a comparison that are shown where all would make too long a page."""
+
 _MOST_SLICES = 500
 _MOST_BARS = 40
 _MOST_GIVEN = 4
@@ -92,7 +95,7 @@ def comparison_page(comparison: Mapping[str, Any]) -> bytes:
             [(name, each["difference"], each["interval"][1] - each["difference"]) for name, each in groups if each["count"]],
             unit,
         )
-    for shown in (len(comparison["regressions"]) + len(comparison["improvements"]), WITH_TOKENS, 0):
+    for shown in (len(comparison["regressions"]) + len(comparison["improvements"]), _FEWER, 0):
         page = render(
             "comparison.html",
             title="Comparison",

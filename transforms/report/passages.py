@@ -46,11 +46,11 @@ def pieces(text: str, part: Span, marks: Sequence[Mark]) -> list[tuple[str, str]
 
 
 def shown_passage(
-    example: Example | None, marks: Sequence[Mark], likely_tokens: Sequence[tuple[int, int, float, float]]
+    example: Example | None, marks: Sequence[Mark], likely_tokens: Sequence[Sequence[Any]]
 ) -> list[dict[str, Any]]:
     """The parts of an example's context: whether text is left out before and after, the pieces, and `tokens`.
 
-    tokens: the likely ones, as `model.losses.likely_tokens` has them, but in code points of the part and per mille.
+    tokens: the likely ones, as `model.losses.LikelyToken`s, but in code points of the part and per mille.
     """
     if example is None or not example.context:
         return []
@@ -59,7 +59,7 @@ def shown_passage(
     shown = []
     for low, high in parts:
         tokens = [
-            [start - low, end - low, *(round(1000 * p) for p in probabilities)]
+            [start - low, end - low, *(None if p is None else round(1000 * p) for p in probabilities)]
             for start, end, *probabilities in likely_tokens
             if low <= start and end <= high
         ]

@@ -53,14 +53,14 @@ def entry(name: str, row: int, doubt: str = "elsewhere") -> dict[str, Any]:
     }
 
 
-def likely_tokens(name: str) -> list[list[float]]:
+def likely_tokens(name: str) -> list[list[float | None]]:
     """A token is a character; the gold's first one starts with 0.25, the prediction's with 0.75."""
     _, context, gold, prediction = PASSAGES[name]
-    found: dict[int, list[float]] = {}
+    found: dict[int, list[float | None]] = {}
     for text, share in ((gold, 0.25), (prediction, 0.75)):
         start = context.index(text)
-        found.setdefault(start, [0.0, 0.0])[0] = share
-        found.setdefault(start + len(text) - 1, [0.0, 0.0])[1] = share
+        found.setdefault(start, [None, None])[0] = share
+        found.setdefault(start + len(text) - 1, [None, None])[1] = share
     return [[place, place + 1, *found[place]] for place in sorted(found)]
 
 

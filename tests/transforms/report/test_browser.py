@@ -153,14 +153,14 @@ def test_token_probabilities_are_shown_on_demand(audit: Chrome):
     assert button.get_attribute("aria-pressed") == "true"
     tokens = {token.text: token.get_attribute("title") for token in every(details, ".token")}
     assert tokens == {
-        "小": "start 0.25, end 0",
-        "林": "start 0, end 0.25",
-        "老": "start 0.75, end 0",
-        "王": "start 0, end 0.75",
+        "小": "start 0.250, end –",
+        "林": "start –, end 0.250",
+        "老": "start 0.750, end –",
+        "王": "start –, end 0.750",
     }
     assert one(details, ".coloured").text == PASSAGES["chinese"][1]
     assert not one(details, ".text:not(.coloured)").is_displayed()
-    assert one(details, "table.tokens tbody tr").text == "老 0.750 0.000"
+    assert one(details, "table.tokens tbody tr").text == "老 0.750 –"
     assert "gradient" in every(details, ".token")[0].value_of_css_property("background-image")
     button.send_keys(Keys.SPACE)
     assert button.get_attribute("aria-pressed") == "false"
