@@ -150,7 +150,7 @@ def audit_report(totals: Totals, about: Mapping[str, Any], corrections: Sequence
             + "; native losses: each window's own softmax, mean over the windows that hold the gold whole",
             "null_option": "on" if null else "off",
             "temperature": f"{configuration['temperature']} in probabilities, never in losses",
-            "likely_tokens": f"of the first {WITH_TOKENS} examples of a list: [start, end, start probability, end probability], "
+            "likely_tokens": f"of a list's first {WITH_TOKENS} examples: [start, end, start probability, end probability], "
             f"code points of the context and one softmax over the passage; the {TOPS} likeliest of each network from "
             f"{LEAST_PROBABILITY}, null where a token is not among them",
             "several_golds": "nll: the first; min_nll: the gold of least loss; marginals: over the distinct golds",
