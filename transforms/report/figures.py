@@ -48,6 +48,7 @@ class _Drawing:
         sides = (left / width, below / height, (width - left - right) / width, (height - above - below) / height)
         self.axes: Axes = self.figure.add_axes(sides, facecolor="none")
         self.axes.set_axisbelow(True)
+        self.axes.locator_params(nbins=4)  # ticks are most of what a figure takes
         self.axes.tick_params(colors=_TEXT, labelsize=10)
         for spine in self.axes.spines.values():
             spine.set_color(_RULE)
