@@ -57,9 +57,6 @@ gc.enable()
 
 _log = logging.getLogger("spanmill")
 
-_COLLECTED_AFTER = 50_000
-"""So many new objects make Python look for garbage; it has 700 unless told, and a chunk's statistics are more."""
-
 
 def run(arguments: Sequence[str]) -> int:
     """Runs the job, of several days one by one. Returns the exit code; raises Refused where nothing can be started."""
@@ -152,12 +149,8 @@ def _without_collections() -> Iterator[None]:
 
 @cache
 def _freeze() -> None:
-    """Once: what an earlier job of this process left may be garbage.
-
-    From here on there is little that lives long, of which Python makes a reason to look through all of it time and again.
-    """
+    """Once: what an earlier job of this process left may be garbage."""
     gc.freeze()
-    gc.set_threshold(_COLLECTED_AFTER)
 
 
 class _PrintableFormatter(logging.Formatter):

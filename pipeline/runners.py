@@ -73,7 +73,7 @@ def make_runner(options: PipelineOptions) -> PipelineRunner:
             os.environ.setdefault("PYTHONSAFEPATH", "1")
         _end_with_workers()
     _end_bundles_at_once()
-    options.view_as(TypeOptions).pipeline_type_check = False  # steps declare no types, and Beam takes its time to see that
+    options.view_as(TypeOptions).pipeline_type_check = False  # there is none of ours to check
     return FnApiRunner(provision_info=_quiet_workers())
 
 
