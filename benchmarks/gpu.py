@@ -1,10 +1,10 @@
 """On a CUDA device: windows per second, share of the limit, utilisation and peak memory, for three sizes of network.
 
-    python -m benchmarks.gpu --input eval_squad_v1.parquet [--rows 8000] [--rounds 5]
+    python -m benchmarks.gpu --input eval_squad_v1.parquet [--rounds 5] [--threads 1,2] [--copies bundled=4,bert-base=2]
 
-The limit is bare forward passes over the same sorted windows; annotate is Parquet to Parquet. The bundled checkpoint, and the
-shapes of BERT-base and BERT-large with random weights, each in bfloat16 and float16. At the end the memory is capped so that
-batches run out of it, and the answers are compared with those of the uncapped run.
+The limit is bare forward passes over the same sorted windows; annotate is Parquet to Parquet, its rows `copies` times over, by
+so many threads of the runner. The bundled checkpoint, and the shapes of BERT-base and BERT-large with random weights. At the
+end the memory is capped so that batches run out of it, and the answers are compared with those of the uncapped run.
 """
 
 from __future__ import annotations
@@ -17,21 +17,26 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
+import apache_beam as beam
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from apache_beam.options.pipeline_options import PipelineOptions
 
-import run_pipeline
 from benchmarks.machine import describe
 from model.batching import assemble, plan_batches
 from model.checkpoint import LocalFolder
 from model.reader import CheckpointReader
 from model.training_data import make_examples, read_rows
+from pipeline.graph import build
+from pipeline.identity import claim
+from pipeline.job import resolve
+from pipeline.options import parse
+from pipeline.runners import make_runner
 
-ROOT = Path(__file__).parent.parent
-BUNDLED = ROOT / "model" / "bundled"
+BUNDLED = Path(__file__).parent.parent / "model" / "bundled"
 SHAPES = {"bert-base": (768, 12, 12, 3072), "bert-large": (1024, 24, 16, 4096)}
 
 
@@ -65,29 +70,31 @@ class Utilisation:
         self.thread.join()
 
     def _sample(self) -> None:
-        while not self.done.wait(0.05):
-            if torch.cuda.is_available():
-                self.samples.append(torch.cuda.utilization())
-
-    @property
-    def mean(self) -> float:
-        return statistics.fmean(self.samples) if self.samples else float("nan")
+        while not self.done.wait(0.1):
+            self.samples.append(torch.cuda.utilization())
 
 
-def timed(run: Callable[[], None]) -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+def timed(run: Callable[[], object]) -> float:
+    torch.cuda.synchronize()
     begun = time.perf_counter()
     run()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    torch.cuda.synchronize()
     return time.perf_counter() - begun
 
 
-def annotate(corpus: str, model: str, dtype: str, output: str) -> None:
-    code = run_pipeline.run(["annotate", f"--input={corpus}", f"--output={output}", f"--model={model}", f"--dtype={dtype}"])
-    if code:
-        raise SystemExit(f"annotate ended with {code}")
+def annotate(arguments: list[str]) -> float:
+    """Seconds of one job, from its claim on; what `run_pipeline` resolves before is start-up."""
+    options, rest = parse(["annotate", *arguments])
+    beam_options = PipelineOptions(rest)
+    job = resolve(options, beam_options)
+
+    def work() -> None:
+        claim(job, options.overwrite)
+        pipeline = beam.Pipeline(runner=make_runner(beam_options), options=beam_options)
+        build(pipeline, job)
+        pipeline.run().wait_until_finish()
+
+    return timed(work)
 
 
 def answers(output: str) -> list[tuple]:
@@ -95,16 +102,65 @@ def answers(output: str) -> list[tuple]:
     return [tuple(row.values()) for table in rows for row in table.to_pylist()]
 
 
+def measure(name: str, model: str, dtype: str, corpus: str, copies: int, folder: str, options: argparse.Namespace) -> None:
+    """Prints a line for every number of threads: medians of the rounds, in turns."""
+    reader = CheckpointReader(LocalFolder(model), dtype=dtype)
+    reader.load()
+    windows = make_examples(read_rows(corpus), reader.tokenizer(), 384, 128, 64).windows
+    batches = [assemble(windows, chosen) for chosen in plan_batches(windows.lengths, options.batch_tokens)]
+    repeated = f"{folder}/{copies}.parquet"
+    pq.write_table(pa.concat_tables([pq.read_table(corpus)] * copies), repeated, row_group_size=4096)
+
+    @torch.inference_mode()
+    def limit() -> None:
+        for batch in batches:
+            reader.logits(batch)
+
+    def whole(threads: int, turn: int, *more: str) -> float:
+        if threads > 1:
+            more += ("--direct_running_mode=multi_threading", f"--direct_num_workers={threads}")
+        places = f"--input={repeated}", f"--output={folder}/{name}-{dtype}-{threads}-{turn}"
+        return annotate([*places, f"--model={model}", f"--dtype={dtype}", f"--batch_tokens={options.batch_tokens}", *more])
+
+    limit()
+    whole(1, -1, "--limit=2000")
+    counts = [int(count) for count in options.threads.split(",")]
+    bare: list[float] = []
+    seconds: dict[int, list[float]] = {count: [] for count in counts}
+    used: dict[int, list[int]] = {count: [] for count in counts}
+    torch.cuda.reset_peak_memory_stats()
+    for turn in range(options.rounds):
+        bare.append(timed(limit))
+        for count in counts:
+            with Utilisation() as utilisation:
+                seconds[count].append(whole(count, turn))
+            used[count] += utilisation.samples
+    best = len(windows) / statistics.median(bare)
+    print(f"{name}, {dtype}: the limit {best:.0f} windows/s ({[round(each, 3) for each in bare]})", flush=True)
+    for count in counts:
+        rate = copies * len(windows) / statistics.median(seconds[count])
+        print(f"{name}, {dtype}, {count} threads: {rate:.0f} windows/s, {rate / best:.3f} of the limit, "
+              f"utilisation {statistics.fmean(used[count]):.0f} %, peak {torch.cuda.max_memory_allocated() / 2**20:.0f} MiB, "
+              f"seconds {[round(each, 2) for each in seconds[count]]}", flush=True)  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--input", required=True)
-    parser.add_argument("--rows", type=int, default=8000)
+    parser.add_argument("--rows", type=int, default=8000, help="the first so many")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch_tokens", type=int, default=65536)
     parser.add_argument("--models", default="bundled,bert-base,bert-large")
     parser.add_argument("--dtypes", default="bfloat16,float16")
+    parser.add_argument("--threads", default="1,2", help="of the runner; several are measured in turns")
+    parser.add_argument(
+        "--copies", default="bundled=10,bert-base=4,bert-large=2", help="of the rows, so that runs take seconds"
+    )
     options = parser.parse_args()
+    if not torch.cuda.is_available():
+        raise SystemExit("torch finds no CUDA device")
     logging.disable(logging.INFO)
+    copies = dict(each.split("=") for each in options.copies.split(","))
     print(json.dumps(describe()), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         corpus = f"{folder}/rows.parquet"
@@ -112,36 +168,18 @@ def main() -> None:
         for name in options.models.split(","):
             model = str(BUNDLED) if name == "bundled" else random_checkpoint(name, folder)
             for dtype in options.dtypes.split(","):
-                reader = CheckpointReader(LocalFolder(model), dtype=dtype)
-                reader.load()
-                windows = make_examples(read_rows(corpus), reader.tokenizer(), 384, 128, 64).windows
-                batches = [assemble(windows, chosen) for chosen in plan_batches(windows.lengths, options.batch_tokens)]
-
-                def limit(batches: list = batches, reader: CheckpointReader = reader) -> None:
-                    with torch.inference_mode():
-                        for batch in batches:
-                            reader.logits(batch)
-
-                bare, whole = [], []
-                if torch.cuda.is_available():
-                    torch.cuda.reset_peak_memory_stats()
-                for turn in range(options.rounds + 1):  # the first is to warm up
-                    bare.append(timed(limit))
-                    with Utilisation() as used:
-                        output = f"{folder}/{name}-{dtype}-{turn}"
-                        whole.append(timed(partial(annotate, corpus, model, dtype, output)))
-                ours, least = statistics.median(whole[1:]), statistics.median(bare[1:])
-                peak = torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else 0
-                print(f"{name}, {dtype}: {len(windows) / ours:.0f} windows/s, {ours / least:.3f} of the limit, "
-                      f"utilisation {used.mean:.0f} %, peak {peak:.0f} MiB", flush=True)  # fmt: skip
-        if torch.cuda.is_available():
-            dtype = options.dtypes.split(",")[0]
-            torch.cuda.empty_cache()
-            room = torch.cuda.memory_allocated() + 600 * 2**20
-            torch.cuda.set_per_process_memory_fraction(room / torch.cuda.mem_get_info()[1])
-            annotate(corpus, str(BUNDLED), dtype, f"{folder}/capped")
-            same = sum(a == b for a, b in zip(answers(f"{folder}/capped"), answers(f"{folder}/bundled-{dtype}-0"), strict=True))
-            print(f"memory capped: exit code 0, {same} of {options.rows} answers as without the cap")
+                measure(name, model, dtype, corpus, int(copies.get(name, 1)), folder, options)
+        places = [f"--input={corpus}", f"--model={BUNDLED}", "--dtype=bfloat16"]
+        annotate([*places, f"--output={folder}/free"])
+        torch.cuda.empty_cache()
+        before = torch.cuda.memory_stats()["num_ooms"]
+        room = torch.cuda.memory_reserved() + 300 * 2**20
+        torch.cuda.set_per_process_memory_fraction(room / torch.cuda.mem_get_info()[1])
+        annotate([*places, f"--output={folder}/capped"])
+        free, capped = (answers(f"{folder}/{output}") for output in ("free", "capped"))
+        same = sum(a == b for a, b in zip(capped, free, strict=True))
+        ran_out = torch.cuda.memory_stats()["num_ooms"] - before
+        print(f"memory capped: {ran_out} allocations failed, {same} of {len(free)} answers as without the cap")
 
 
 if __name__ == "__main__":

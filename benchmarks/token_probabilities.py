@@ -27,7 +27,7 @@ def token_probabilities(reader: Reader, windows: Windows, batch_tokens: int) -> 
     logits = torch.full((2, len(tokens.values)), -torch.inf)
 
     def keep_owned(batch: Batch, start_logits: torch.Tensor, end_logits: torch.Tensor, chosen: np.ndarray) -> None:
-        both = torch.stack([start_logits, end_logits]).cpu()
+        batch, both = batch.to(logits.device), torch.stack([start_logits, end_logits]).cpu()
         place = torch.arange(both.shape[-1])
         owned = batch.in_context & (2 * place >= batch.owned_low[:, None]) & (2 * place < batch.owned_high[:, None])
         first = torch.from_numpy(tokens.bounds[windows.pair[chosen]]) + batch.passage_start - batch.context_start

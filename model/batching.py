@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 import torch
 
+from model.tokenizer import consecutive
 from model.windows import Windows
 
 
@@ -38,8 +40,36 @@ class Batch:
     @property
     def in_context(self) -> torch.Tensor:
         """bool [B, L]: the positions of context tokens, the support of every loss."""
-        place = torch.arange(self.input_ids.shape[1])
+        place = torch.arange(self.input_ids.shape[1], device=self.context_start.device)
         return (place >= self.context_start[:, None]) & (place < self.context_stop[:, None])
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on a device, see `to_device`."""
+        tensors = {each.name: getattr(self, each.name) for each in fields(self)}
+        moved: dict[str, Any] = {name: tensor if tensor is None else to_device(tensor, device) for name, tensor in tensors.items()}
+        return Batch(**moved)
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """What batches left on their device, fetched only when the last batch is under way: who fetches waits for the device."""
+
+    results: list[tuple[np.ndarray, Any, torch.Tensor]] = field(default_factory=list)
+
+    def put(self, array: np.ndarray, at: Any, result: torch.Tensor) -> None:
+        """`array[at]` is to be `result`."""
+        self.results.append((array, at, result))
+
+    def fetch(self) -> None:
+        for array, at, result in self.results:
+            array[at] = result.cpu().numpy()
+
+
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The tensor on a device. To a GPU it goes from pinned memory, for any other copy waits for all that the GPU has to do."""
+    if tensor.device == device or device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def plan_batches(lengths: np.ndarray, batch_tokens: int) -> list[np.ndarray]:
@@ -59,30 +89,44 @@ def plan_batches(lengths: np.ndarray, batch_tokens: int) -> list[np.ndarray]:
 
 def assemble(windows: Windows, chosen: np.ndarray) -> Batch:
     """Lays the chosen windows out as one batch."""
-    lengths = windows.lengths[chosen]
-    shape = len(chosen), int(lengths.max())
-    passages, pair_format = windows.passages, windows.format
-    input_ids = np.full(shape, pair_format.pad_id, np.int64)
-    token_types = np.zeros(shape, np.int64)
-    can_start, can_end = np.zeros(shape, bool), np.zeros(shape, bool)
-    context_start, context_stop = np.zeros(len(chosen), np.int64), np.zeros(len(chosen), np.int64)
-    pair = windows.pair[chosen]
-    starts, stops = windows.start[chosen], windows.stop[chosen]
-    for row, (question, passage) in enumerate(zip(windows.pair_question[pair], windows.pair_passage[pair], strict=True)):
-        head, tail = pair_format.around(windows.questions[question])
-        first = passages.bounds[passage] + starts[row]
-        last = passages.bounds[passage] + stops[row]
-        begin, end = len(head), len(head) + int(last - first)
-        input_ids[row, :begin] = head
-        input_ids[row, begin:end] = passages.ids[first:last]
-        input_ids[row, end : end + len(tail)] = tail
-        head_types, tail_types = pair_format.types_around(len(windows.questions[question]))
-        token_types[row, :begin] = head_types
-        token_types[row, begin:end] = pair_format.context_type
-        token_types[row, end : end + len(tail)] = tail_types
-        can_start[row, begin:end] = passages.can_start[first:last]
-        can_end[row, begin:end] = passages.can_end[first:last]
-        context_start[row], context_stop[row] = begin, end
+    pair_format, passages, questions = windows.format, windows.passages, windows.questions
+    pair, starts = windows.pair[chosen], windows.start[chosen].astype(np.int64)
+    question, passage = windows.pair_question[pair], windows.pair_passage[pair]
+    question_tokens, context_tokens = questions.lengths[question], windows.stop[chosen] - starts
+    first_tokens, second_tokens = question_tokens, context_tokens
+    if not pair_format.question_first:
+        first_tokens, second_tokens = context_tokens, question_tokens
+
+    # Where the parts of `before` FIRST `between` SECOND `after` begin in each window, and where it ends.
+    first = np.full(len(chosen), len(pair_format.before))
+    between = first + first_tokens
+    second = between + len(pair_format.between)
+    after = second + second_tokens
+    lengths = after + len(pair_format.after)
+    place = np.arange(lengths.max())
+
+    def part(begin: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+        return (place >= begin[:, None]) & (place < (begin + tokens)[:, None])
+
+    in_first, in_second = part(first, first_tokens), part(second, second_tokens)
+    in_question, in_context = (in_first, in_second) if pair_format.question_first else (in_second, in_first)
+    context_start = second if pair_format.question_first else first
+
+    input_ids = np.full(in_first.shape, pair_format.pad_id, np.int64)
+    token_types = in_first * np.int64(pair_format.first_type) + in_second * np.int64(pair_format.second_type)
+    for begin, ids, types in (
+        (np.zeros_like(first), pair_format.before, pair_format.before_types),
+        (between, pair_format.between, pair_format.between_types),
+        (after, pair_format.after, pair_format.after_types),
+    ):
+        at = np.arange(len(chosen))[:, None], begin[:, None] + np.arange(len(ids))
+        input_ids[at], token_types[at] = ids, types
+    input_ids[in_question] = questions.values[consecutive(questions.bounds[question], question_tokens)]
+    tokens = consecutive(passages.bounds[passage] + starts, context_tokens)
+    input_ids[in_context] = passages.ids[tokens]
+    can_start, can_end = np.zeros_like(in_context), np.zeros_like(in_context)
+    can_start[in_context], can_end[in_context] = passages.can_start[tokens], passages.can_end[tokens]
+
     shift = 2 * (context_start - starts)
     classifier = None
     if pair_format.classifier is not None:
@@ -90,12 +134,12 @@ def assemble(windows: Windows, chosen: np.ndarray) -> Batch:
     return Batch(
         input_ids=torch.from_numpy(input_ids),
         token_types=torch.from_numpy(token_types),
-        attention=torch.from_numpy(np.arange(shape[1]) < lengths[:, None]),
+        attention=torch.from_numpy(place < lengths[:, None]),
         can_start=torch.from_numpy(can_start),
         can_end=torch.from_numpy(can_end),
         context_start=torch.from_numpy(context_start),
-        context_stop=torch.from_numpy(context_stop),
-        passage_start=torch.from_numpy(starts.astype(np.int64)),
+        context_stop=torch.from_numpy(context_start + context_tokens),
+        passage_start=torch.from_numpy(starts),
         owned_low=torch.from_numpy(windows.owned_low[chosen] + shift),
         owned_high=torch.from_numpy(windows.owned_high[chosen] + shift),
         classifier=classifier,

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from model.spans import PassageSpans
+from model.tokenizer import consecutive
 from model.windows import Windows
 
 N_BEST_TYPE = pa.list_(
@@ -189,7 +190,7 @@ def _n_best(
     """The candidates of each row as one list<struct> column; null for a rejected row."""
     counts = np.where(rejected, 0, spans.found[pair])
     row = np.repeat(np.arange(len(pair)), counts)
-    at = pair[row], np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
+    at = pair[row], consecutive(0, counts)
     values = [
         pa.array([text for p, n in zip(pair.tolist(), counts.tolist(), strict=True) for text in texts[p][:n]], pa.string()),
         *(pa.array(array[at].astype(np.int32)) for array in (char_start, char_end)),

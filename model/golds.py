@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from model.columns import NotUTF8
-from model.tokenizer import Passages, Ragged
+from model.tokenizer import Passages, Ragged, consecutive
 from model.windows import Windows
 
 
@@ -165,5 +165,4 @@ def gold_views(windows: Windows, golds: Golds) -> GoldViews:
     per_window = per_pair[windows.pair]
     bounds = np.concatenate([[0], np.cumsum(per_window)]).astype(np.int64)
     window = np.repeat(np.arange(len(windows)), per_window)
-    place = np.arange(len(window)) - bounds[window] + first_of_pair[windows.pair[window]]
-    return GoldViews(window, order[place] if len(place) else place, bounds)
+    return GoldViews(window, order[consecutive(first_of_pair[windows.pair], per_window)], bounds)

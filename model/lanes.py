@@ -17,10 +17,10 @@ MOST_LANES = 8
 def lanes_of(device: torch.device) -> int:
     """How many batches to work on at a time, at most.
 
-    On a CPU one for each of torch's threads, up to MOST_LANES. On a GPU two: while it computes one, the host lays out the next
-    and takes in the one before.
+    On a CPU one for each of torch's threads, up to MOST_LANES. On a GPU one: it is given batch after batch without waiting for
+    any, and two threads that do so wait for each other at every operation (Python runs one at a time).
     """
-    return min(threads_of_process(), MOST_LANES) if device.type == "cpu" else 2
+    return min(threads_of_process(), MOST_LANES) if device.type == "cpu" else 1
 
 
 def threads_of_process() -> int:

@@ -22,9 +22,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from model.batching import Batch
+from model.batching import Batch, Pending, to_device
 from model.golds import Golds, GoldViews
 from model.objective import log_normaliser, log_one_minus, merge_log_masses
+from model.tokenizer import consecutive
 from model.windows import Windows
 
 TOPS, POWERS = 16, 8
@@ -74,7 +75,7 @@ class WindowLosses:
             null=undefined(windows),
             negative=undefined(windows),
             owned_negative=undefined(windows),
-            tops=undefined(windows, TOPS),
+            tops=np.full((2, windows, TOPS), -np.inf, np.float32),
             top_tokens=np.zeros((2, windows, TOPS), np.int32),
             rest=undefined(windows, POWERS),
             gold_logit=undefined(views),
@@ -93,50 +94,51 @@ def measure_windows(
     link: str,
     null: bool,
     losses: WindowLosses,
+    pending: Pending,
 ) -> None:
-    """Measures one batch on its device and writes what it finds into the chosen rows of `losses`.
+    """Measures one batch on its device; what it finds is pending for the chosen rows of `losses`.
 
-    logits float32 [2, B, L]; chosen int64 [B], which windows the batch holds.
+    logits float32 [2, B, L], batch on their device; chosen int64 [B], which windows the batch holds.
     """
     device = logits.device
-    context = batch.in_context.to(device)
+    every = slice(None), chosen
+    context = batch.in_context
     doubled = 2 * torch.arange(logits.shape[2], device=device)
-    owned = context & (doubled >= batch.owned_low.to(device)[:, None]) & (doubled < batch.owned_high.to(device)[:, None])
+    owned = context & (doubled >= batch.owned_low[:, None]) & (doubled < batch.owned_high[:, None])
     contexts, owneds = context.expand_as(logits), owned.expand_as(logits)
     normalised = context
     if null and batch.classifier is not None:
-        at = batch.classifier.to(device)[:, None]
+        at = batch.classifier[:, None]
         normalised = context.scatter(1, at, True)
-        losses.null[:, chosen] = _host(logits.gather(2, at.expand(2, -1, -1)).squeeze(2))
-    losses.context[:, chosen] = _host(log_normaliser(logits, contexts))
-    losses.owned[:, chosen] = _host(log_normaliser(logits, owneds))
+        pending.put(losses.null, every, logits.gather(2, at.expand(2, -1, -1)).squeeze(2))
+    pending.put(losses.context, every, log_normaliser(logits, contexts))
+    pending.put(losses.owned, every, log_normaliser(logits, owneds))
     masked = torch.where(owneds, logits, -torch.inf)
     tops = masked.topk(min(TOPS, logits.shape[2]), 2)
-    found = tops.values.shape[2]
-    losses.tops[:, chosen] = -np.inf
-    losses.tops[:, chosen, :found] = _host(tops.values)
-    passage_shift = (batch.passage_start - batch.context_start).numpy()
-    losses.top_tokens[:, chosen, :found] = _host(tops.indices) + passage_shift[:, None]
+    found = *every, slice(tops.values.shape[2])
+    passage_shift = batch.passage_start - batch.context_start
+    pending.put(losses.tops, found, tops.values)
+    pending.put(losses.top_tokens, found, tops.indices + passage_shift[:, None])
     if link == "sigmoid":
         negative = torch.nn.functional.softplus(logits)
-        losses.owned_negative[:, chosen] = _host(torch.where(owneds, negative, 0.0).sum(2))
+        pending.put(losses.owned_negative, every, torch.where(owneds, negative, 0.0).sum(2))
     else:
         negative = -log_one_minus(logits, normalised.expand_as(logits))
         others = masked.scatter(2, tops.indices, -torch.inf)
-        losses.rest[:, chosen] = _host(log_power_sums(others))
-    losses.negative[:, chosen] = _host(torch.where(contexts, negative, 0.0).sum(2))
+        pending.put(losses.rest, every, log_power_sums(others))
+    pending.put(losses.negative, every, torch.where(contexts, negative, 0.0).sum(2))
 
     counts = (views.bounds[chosen + 1] - views.bounds[chosen]).astype(np.int64)
     row = np.repeat(np.arange(len(chosen)), counts)
-    view = np.repeat(views.bounds[chosen] - (np.cumsum(counts) - counts), counts) + np.arange(len(row))
+    view = consecutive(views.bounds[chosen], counts)
     for side, token in enumerate((golds.first, golds.last)):
         token = token[views.gold[view]]
         window = chosen[row]
         held = (token >= windows.start[window]) & (token < windows.stop[window])
-        at_row = torch.from_numpy(row[held]).to(device)
-        at_place = torch.from_numpy((token - passage_shift[row])[held]).to(device)
-        losses.gold_logit[side, view[held]] = _host(logits[side, at_row, at_place])
-        losses.gold_negative[side, view[held]] = _host(negative[side, at_row, at_place])
+        at_row = to_device(torch.from_numpy(row[held]), device)
+        at_place = to_device(torch.from_numpy(token[held].astype(np.int64)), device) - passage_shift[at_row]
+        pending.put(losses.gold_logit, (side, view[held]), logits[side, at_row, at_place])
+        pending.put(losses.gold_negative, (side, view[held]), negative[side, at_row, at_place])
 
 
 def log_power_sums(logits: torch.Tensor) -> torch.Tensor:
@@ -148,10 +150,6 @@ def log_power_sums(logits: torch.Tensor) -> torch.Tensor:
         power *= scaled
         sums.append(power.sum(-1))
     return torch.arange(1, POWERS + 1, device=logits.device) * top + torch.log(torch.stack(sums, -1))
-
-
-def _host(tensor: torch.Tensor) -> np.ndarray:
-    return tensor.cpu().numpy()
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from model.batching import Batch, assemble, plan_batches
+from model.batching import Batch, Pending, assemble, plan_batches
 from model.golds import Golds, gold_views
 from model.lanes import in_lanes
 from model.losses import WindowLosses, measure_windows
@@ -85,16 +85,20 @@ def predict(
         null_score=np.full(count, np.nan, np.float32),
         finite=np.zeros(count, bool),
     )
+    pending = Pending()
     views = gold_views(windows, golds) if golds is not None else None
     losses = WindowLosses.empty(count, len(views.gold)) if views is not None else None
 
     def decode(batch: Batch, start_logits: torch.Tensor, end_logits: torch.Tensor, chosen: np.ndarray) -> None:
-        _decode(batch, start_logits, end_logits, decoding, spans, chosen)
+        _decode(batch, start_logits, end_logits, chosen, decoding, spans, pending)
         if golds is not None and views is not None and losses is not None:
             logits = torch.stack([start_logits, end_logits])
-            measure_windows(logits, batch, chosen, windows, golds, views, link=link, null=decoding.null, losses=losses)
+            measure_windows(
+                logits, batch, chosen, windows, golds, views, link=link, null=decoding.null, losses=losses, pending=pending
+            )
 
     failed, padded_tokens = each_batch(reader, windows, batch_tokens, decode)
+    pending.fetch()
     failures = {int(windows.pair[window]): failed[window] for window in sorted(failed, reverse=True)}  # a pair's first counts
     return Prediction(spans, losses, failures, int(windows.lengths.sum()), padded_tokens)
 
@@ -119,7 +123,8 @@ def each_batch(
     @torch.inference_mode()
     def compute(chosen: np.ndarray) -> None:
         batch = assemble(windows, chosen)
-        take(batch, *reader.logits(batch), chosen)
+        start_logits, end_logits = reader.logits(batch)
+        take(batch.to(start_logits.device), start_logits, end_logits, chosen)
         computed.append(batch.input_ids.numel())
 
     def work(chosen: np.ndarray, together: bool) -> None:
@@ -182,37 +187,36 @@ def _decode(
     batch: Batch,
     start_logits: torch.Tensor,
     end_logits: torch.Tensor,
+    chosen: np.ndarray,
     decoding: Decoding,
     spans: WindowSpans,
-    chosen: np.ndarray,
+    pending: Pending,
 ) -> None:
-    """Decodes one batch on its device and writes what is left into the chosen rows of `spans`."""
-    device = start_logits.device
+    """Decodes one batch on its device; what is left is pending for the chosen rows of `spans`."""
     start, end, start_logit, end_logit, log_mass = decode_windows(
         start_logits,
         end_logits,
-        batch.can_start.to(device),
-        batch.can_end.to(device),
-        batch.owned_low.to(device),
-        batch.owned_high.to(device),
+        batch.can_start,
+        batch.can_end,
+        batch.owned_low,
+        batch.owned_high,
         max_answer_length=decoding.max_answer_length,
         n_best=decoding.n_best,
         temperature=decoding.temperature,
     )
-    in_context = batch.in_context.to(device)
-    finite = (torch.isfinite(start_logits) & torch.isfinite(end_logits) | ~in_context).all(1)
+    finite = (torch.isfinite(start_logits) & torch.isfinite(end_logits) | ~batch.in_context).all(1)
     if decoding.null and batch.classifier is not None:
-        at = batch.classifier.to(device)[:, None]
+        at = batch.classifier[:, None]
         null = (start_logits.gather(1, at) + end_logits.gather(1, at)).squeeze(1)
         finite &= torch.isfinite(null)
-        spans.null_score[chosen] = null.cpu().numpy()
+        pending.put(spans.null_score, chosen, null)
     shift = (batch.passage_start - batch.context_start)[:, None]
-    spans.start[chosen] = (start.cpu() + shift).numpy()
-    spans.end[chosen] = (end.cpu() + shift).numpy()
-    spans.start_logit[chosen] = start_logit.cpu().numpy()
-    spans.end_logit[chosen] = end_logit.cpu().numpy()
-    spans.log_mass[chosen] = log_mass.cpu().numpy()
-    spans.finite[chosen] = finite.cpu().numpy()
+    pending.put(spans.start, chosen, start + shift)
+    pending.put(spans.end, chosen, end + shift)
+    pending.put(spans.start_logit, chosen, start_logit)
+    pending.put(spans.end_logit, chosen, end_logit)
+    pending.put(spans.log_mass, chosen, log_mass)
+    pending.put(spans.finite, chosen, finite)
 
 
 def _error_of(compute: Callable[[np.ndarray], None], chosen: np.ndarray) -> Exception | None:

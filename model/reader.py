@@ -213,6 +213,8 @@ class _Network:
         network = network.to(device).eval()
         if device.type == "cpu" and not compile:  # a compiler packs and fuses by itself
             quicken(network)
+        if device.type == "cuda":  # cuDNN plans attention anew for every shape of a batch and thread: longer than a batch takes
+            torch.backends.cuda.enable_cudnn_sdp(False)
         probe = torch.zeros((1, 4), dtype=torch.int64, device=device)
         try:  # some can't in half precision, some want images too: better said here than once per window
             with torch.inference_mode():
@@ -222,10 +224,10 @@ class _Network:
         self.forward = torch.compile(network, dynamic=True) if compile else network
 
     def __call__(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        batch = batch.to(self.device)
         inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention.to(torch.int64)}
         if self.takes_types:
             inputs["token_type_ids"] = batch.token_types
-        inputs = {name: tensor.to(self.device, non_blocking=True) for name, tensor in inputs.items()}
         output = self.forward(**inputs, return_dict=True)
         return output.start_logits.float(), output.end_logits.float()
 

@@ -99,9 +99,8 @@ def decode_windows(
     """
     batch, length = start_logits.shape
     width = min(max_answer_length, length)
-    minus_infinity = start_logits.new_tensor(-torch.inf)
-    a = torch.where(can_start, start_logits, minus_infinity)
-    b = torch.where(can_end, end_logits, minus_infinity)
+    a = torch.where(can_start, start_logits, -torch.inf)
+    b = torch.where(can_end, end_logits, -torch.inf)
 
     # Spans that start at i and are owned have offsets (end - start) in [least, least + count).
     place = torch.arange(length, device=a.device)
@@ -119,7 +118,7 @@ def decode_windows(
     low = least.gather(1, best_starts).unsqueeze(2)
     inside = (offset >= low) & (offset < low + count.gather(1, best_starts).unsqueeze(2))
     rows = a.gather(1, best_starts).unsqueeze(2) + padded.gather(1, ends).view(batch, kept, width)
-    rows = torch.where(inside, rows, minus_infinity).flatten(1)
+    rows = torch.where(inside, rows, -torch.inf).flatten(1)
     index = (best_starts.unsqueeze(2) * width + offset).flatten(1)
     kept = min(n_best, rows.shape[1])
     place_in_rows = order_keys(rows, index).topk(kept, 1).indices
@@ -127,8 +126,8 @@ def decode_windows(
     index = index.gather(1, place_in_rows)
     start, end = index // width, (index // width + index % width).clamp(max=length - 1)
     found = best > -torch.inf
-    start_logit = torch.where(found, start_logits.gather(1, start), minus_infinity)
-    end_logit = torch.where(found, end_logits.gather(1, end), minus_infinity)
+    start_logit = torch.where(found, start_logits.gather(1, start), -torch.inf)
+    end_logit = torch.where(found, end_logits.gather(1, end), -torch.inf)
     short = n_best - kept
     if short:
         start, end = pad(start, (0, short)), pad(end, (0, short))

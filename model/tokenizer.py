@@ -61,6 +61,11 @@ class Ragged:
         return cls(np.fromiter(chain.from_iterable(lists), np.int32, int(bounds[-1])), bounds)
 
 
+def consecutive(first: np.ndarray | int, counts: np.ndarray) -> np.ndarray:
+    """int64: first, first + 1, ..., so many for each count, end to end."""
+    return np.arange(counts.sum()) + np.repeat(first - (np.cumsum(counts) - counts), counts)
+
+
 @dataclass(frozen=True, slots=True)
 class Passages:
     """The tokens of distinct contexts, end to end; passage k is `bounds[k]` to `bounds[k + 1]` in every array.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model.tokenizer import PairFormat, Passages, Ragged
+from model.tokenizer import PairFormat, Passages, Ragged, consecutive
 
 _UNBOUNDED = 2**31 - 1
 
@@ -91,7 +91,7 @@ def cut_windows(
     counts = np.where(counts > max_windows, 0, counts)
 
     pair = np.repeat(np.arange(len(counts)), counts)
-    index = np.arange(len(pair)) - np.repeat(np.cumsum(counts) - counts, counts)
+    index = consecutive(0, counts)
     start = index * (room - overlap)[pair]
     stop = np.minimum(start + room[pair], tokens[pair])
 

@@ -26,7 +26,7 @@ def test_one_lane_for_each_thread_of_a_cpu(threads: int) -> None:
     assert lanes_of(torch.device("cpu")) == threads
     torch.set_num_threads(2 * MOST_LANES)
     assert lanes_of(torch.device("cpu")) == MOST_LANES
-    assert lanes_of(torch.device("cuda")) == 2
+    assert lanes_of(torch.device("cuda")) == 1
 
 
 def threads_seen(lanes: int) -> list[int]:

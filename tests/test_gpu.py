@@ -1,0 +1,58 @@
+"""Jobs on a CUDA device: the answers and losses of the CPU, and what becomes of batches that its memory can't hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from tests.runs import read_manifest, read_parts, run
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+SAMPLE = ("--input=bundled", "--dtype=float32")
+
+
+@pytest.fixture
+def capped() -> Iterator[int]:
+    """Leaves 100 MiB of the device's memory beside what is in use; the value is how many allocations failed until then."""
+    torch.cuda.empty_cache()
+    room = torch.cuda.memory_reserved() + 100 * 2**20
+    torch.cuda.set_per_process_memory_fraction(room / torch.cuda.mem_get_info()[1])
+    yield torch.cuda.memory_stats()["num_ooms"]
+    torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+def near(found: pa.Table, expected: pa.Table) -> None:
+    """The same rows and answers; floats within 1e-3, which is what float32 differs by from one device to the other."""
+    assert found["id"].to_pylist() == expected["id"].to_pylist()
+    for name in expected.column_names:
+        if pa.types.is_floating(expected.schema.field(name).type):
+            one, other = (np.array(table[name].to_pylist(), float) for table in (found, expected))
+            np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-3, err_msg=name)
+        elif name in ("status", "answer_text", "answer_start", "answer_end"):
+            assert found[name].to_pylist() == expected[name].to_pylist(), name
+
+
+def test_an_audit_on_cuda_says_what_one_on_the_cpu_says(tmp_path: Path) -> None:
+    for device in ("cpu", "cuda"):
+        given = (f"--output={tmp_path / device}", f"--device={device}", "--null=on", "--limit=60")
+        assert run("annotate", "--audit", *SAMPLE, *given) == 0
+    for stage in ("", "audit"):
+        near(read_parts(tmp_path / "cuda" / stage), read_parts(tmp_path / "cpu" / stage))
+
+
+def test_batches_that_do_not_fit_are_halved_until_they_do(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    assert run("annotate", *SAMPLE, f"--output={tmp_path / 'free'}", "--device=cuda") == 0
+    failed = request.getfixturevalue("capped")
+    assert run("annotate", *SAMPLE, f"--output={tmp_path / 'capped'}", "--device=cuda") == 0
+    assert torch.cuda.memory_stats()["num_ooms"] > failed
+    assert read_manifest(tmp_path / "capped")["rows"]["rejected"] == 0
+    near(read_parts(tmp_path / "capped"), read_parts(tmp_path / "free"))
