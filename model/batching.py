@@ -45,9 +45,11 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The batch on a device, see `to_device`."""
-        tensors = {each.name: getattr(self, each.name) for each in fields(self)}
-        moved: dict[str, Any] = {name: tensor if tensor is None else to_device(tensor, device) for name, tensor in tensors.items()}
-        return Batch(**moved)
+
+        def moved(tensor: torch.Tensor | None) -> Any:
+            return None if tensor is None else to_device(tensor, device)
+
+        return Batch(**{each.name: moved(getattr(self, each.name)) for each in fields(self)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +62,15 @@ class Pending:
         """`array[at]` is to be `result`."""
         self.results.append((array, at, result))
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether any of it is on a device that works on its own."""
+        return any(result.device.type != "cpu" for _, _, result in self.results)
+
     def fetch(self) -> None:
         for array, at, result in self.results:
             array[at] = result.cpu().numpy()
+        self.results.clear()
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

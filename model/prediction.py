@@ -55,6 +55,23 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True)
+class Launched:
+    """A prediction whose batches are all under way: a GPU may still be at work on them."""
+
+    prediction: Prediction
+    pending: Pending
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.pending.on_gpu
+
+    def result(self) -> Prediction:
+        """The prediction, once the device is done. Raises what the device does."""
+        self.pending.fetch()
+        return self.prediction
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """What becomes of each pair.
 
@@ -70,6 +87,13 @@ class Decision:
 def predict(
     reader: Reader, windows: Windows, decoding: Decoding, batch_tokens: int, golds: Golds | None = None, link: str = "softmax"
 ) -> Prediction:
+    """What `launch` launches, once it is there. Raises what that raises."""
+    return launch(reader, windows, decoding, batch_tokens, golds, link).result()
+
+
+def launch(
+    reader: Reader, windows: Windows, decoding: Decoding, batch_tokens: int, golds: Golds | None = None, link: str = "softmax"
+) -> Launched:
     """Runs `each_batch` over all windows and decodes each on the device; the pair of a window that failed has a failure.
 
     With golds, their terms of the loss are measured on the same logits; `link` makes logits probabilities (tokenwise). Raises
@@ -98,9 +122,8 @@ def predict(
             )
 
     failed, padded_tokens = each_batch(reader, windows, batch_tokens, decode)
-    pending.fetch()
     failures = {int(windows.pair[window]): failed[window] for window in sorted(failed, reverse=True)}  # a pair's first counts
-    return Prediction(spans, losses, failures, int(windows.lengths.sum()), padded_tokens)
+    return Launched(Prediction(spans, losses, failures, int(windows.lengths.sum()), padded_tokens), pending)
 
 
 def each_batch(

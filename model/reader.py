@@ -15,6 +15,7 @@ import torch
 from model.batching import Batch
 from model.checkpoint import CheckpointError, Location, digest, refuse_unsafe
 from model.cpu_network import quicken
+from model.cuda_network import run_ahead
 from model.lanes import lanes_of
 from model.tokenizer import Tokenizer
 
@@ -213,8 +214,8 @@ class _Network:
         network = network.to(device).eval()
         if device.type == "cpu" and not compile:  # a compiler packs and fuses by itself
             quicken(network)
-        if device.type == "cuda":  # cuDNN plans attention anew for every shape of a batch and thread: longer than a batch takes
-            torch.backends.cuda.enable_cudnn_sdp(False)
+        if device.type == "cuda":
+            run_ahead(network)
         probe = torch.zeros((1, 4), dtype=torch.int64, device=device)
         try:  # some can't in half precision, some want images too: better said here than once per window
             with torch.inference_mode():
@@ -224,8 +225,11 @@ class _Network:
         self.forward = torch.compile(network, dynamic=True) if compile else network
 
     def __call__(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        unpadded = self.device.type == "cuda" and bool(batch.attention.all())  # asked before it is on the GPU
         batch = batch.to(self.device)
-        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention.to(torch.int64)}
+        inputs = {"input_ids": batch.input_ids}
+        if not unpadded:  # no mask at all is what lets a GPU use its fastest attention
+            inputs["attention_mask"] = batch.attention.to(torch.int64)
         if self.takes_types:
             inputs["token_type_ids"] = batch.token_types
         output = self.forward(**inputs, return_dict=True)

@@ -117,6 +117,11 @@ def is_local(options: PipelineOptions) -> bool:
     return options.view_as(StandardOptions).runner in _IN_PROCESS
 
 
+def keeps_ends_of_bundles(options: PipelineOptions) -> bool:
+    """Whether elements that come with the end of a bundle reach the next step: Dask's runner loses them without a word."""
+    return options.view_as(StandardOptions).runner != "DaskRunner"
+
+
 def is_template(options: PipelineOptions) -> bool:
     """Whether the job is only staged, to be launched later."""
     return options.view_as(GoogleCloudOptions).template_location is not None

@@ -17,7 +17,7 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
 
-SAMPLE = ("--input=bundled", "--dtype=float32")
+SAMPLE = ("--input=bundled", "--dtype=float32", "--chunk_rows=25")
 
 
 @pytest.fixture

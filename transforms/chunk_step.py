@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -64,23 +64,32 @@ class ChunkStep(beam.DoFn):
             yield record
             return
         chunk: Chunk = record.chunk if hasattr(record, "chunk") else record
+        yield from self.told(*self.attempt(chunk, lambda: self.apply(record)))
+
+    def attempt(self, chunk: Chunk, work: Callable[[], Any]) -> tuple[Any, float]:
+        """What work on a chunk gives, or the failed receipt of it, and the seconds that it took."""
         started = time.perf_counter()
         try:
-            result = self.apply(record)
+            result = work()
         except BaseException as error:
             if is_systemic(error) or not (isinstance(error, Exception) or is_panic(error)):
                 raise
             _log.warning("%s failed on %s: %s", self.name, chunk.spec.part, error, exc_info=True)
             self.failed_chunks.inc()
-            yield failed_receipt(chunk.spec, self.name, error, chunk.seconds, take_retries())
+            result = failed_receipt(chunk.spec, self.name, error, chunk.seconds, take_retries())
+        return result, time.perf_counter() - started
+
+    def told(self, result: Any, seconds: float) -> Iterator[Any]:
+        """What the next step is handed: the result of an attempt, with the seconds of this step."""
+        if isinstance(result, Receipt):
+            yield result
             return
-        elapsed = time.perf_counter() - started
-        self.milliseconds.update(int(elapsed * 1000))
+        self.milliseconds.update(int(seconds * 1000))
         if isinstance(result, list):
             retries = take_retries()
             for receipt in result:
-                yield replace(receipt, seconds={**receipt.seconds, self.name: elapsed}, retries=retries)
+                yield replace(receipt, seconds={**receipt.seconds, self.name: seconds}, retries=retries)
         else:
             chunk = result if isinstance(result, Chunk) else result.chunk
-            chunk = replace(chunk, seconds={**chunk.seconds, self.name: elapsed})
+            chunk = replace(chunk, seconds={**chunk.seconds, self.name: seconds})
             yield chunk if isinstance(result, Chunk) else replace(result, chunk=chunk)

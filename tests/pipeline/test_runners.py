@@ -15,7 +15,7 @@ from apache_beam.runners.worker.statesampler import StateSampler
 from apache_beam.utils.counters import CounterFactory
 
 from pipeline.options import Refused, parse
-from pipeline.runners import is_local, is_template, make_runner
+from pipeline.runners import is_local, is_template, keeps_ends_of_bundles, make_runner
 
 HOUSE = Path(__file__).parent.parent.parent
 
@@ -40,6 +40,11 @@ def test_other_runners_are_beams():
     options = PipelineOptions(["--runner=PrismRunner"])
     assert isinstance(make_runner(options), PrismRunner)
     assert not is_local(options)
+
+
+@pytest.mark.parametrize(("runner", "kept"), [("DaskRunner", False), ("DataflowRunner", True), ("DirectRunner", True)])
+def test_only_dask_loses_what_a_bundle_ends_with(runner: str, kept: bool):
+    assert keeps_ends_of_bundles(PipelineOptions([f"--runner={runner}"])) == kept
 
 
 @pytest.mark.parametrize(
