@@ -41,7 +41,7 @@ try:
     from pipeline.job import resolve
     from pipeline.options import Refused, parse
     from pipeline.progress import progress
-    from pipeline.runners import is_local, is_template, make_runner
+    from pipeline.runners import feed_gpu, is_local, is_template, make_runner
     from pipeline.summary import accounting, audit_figures, comparison_figures, duplicate_figures
     from pipeline.terminal import printable
     from transforms.find_duplicates import DUPLICATES
@@ -79,6 +79,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def run_job(options: argparse.Namespace, beam_options: PipelineOptions) -> int:
     """Runs one job. Returns its exit code; raises Refused before any row, anything else for a run that did not finish."""
+    feed_gpu(beam_options, options.device)
     with _without_collections():
         job = resolve(options, beam_options)
     if options.against:

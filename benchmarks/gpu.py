@@ -71,7 +71,7 @@ class Utilisation:
 
     def _sample(self) -> None:
         while not self.done.wait(0.1):
-            self.samples.append(torch.cuda.utilization())
+            self.samples.append(torch.cuda.utilization())  # of the package nvidia-ml-py
 
 
 def timed(run: Callable[[], object]) -> float:
@@ -94,7 +94,11 @@ def annotate(arguments: list[str]) -> float:
         build(pipeline, job)
         pipeline.run().wait_until_finish()
 
-    return timed(work)
+    seconds = timed(work)
+    manifest = json.loads(Path(job.output, "manifest.json").read_text("utf-8"))
+    if manifest["state"] != "complete" or manifest["rows"]["rejected"]:
+        raise SystemExit(f"{arguments}: {manifest['state']}, {manifest['rows']}")
+    return seconds
 
 
 def answers(output: str) -> list[tuple]:
@@ -128,19 +132,22 @@ def measure(name: str, model: str, dtype: str, corpus: str, copies: int, folder:
     bare: list[float] = []
     seconds: dict[int, list[float]] = {count: [] for count in counts}
     used: dict[int, list[int]] = {count: [] for count in counts}
-    torch.cuda.reset_peak_memory_stats()
+    peak = dict.fromkeys(counts, 0)
+    torch.cuda.utilization()  # raises without its package
     for turn in range(options.rounds):
         bare.append(timed(limit))
         for count in counts:
+            torch.cuda.reset_peak_memory_stats()
             with Utilisation() as utilisation:
                 seconds[count].append(whole(count, turn))
             used[count] += utilisation.samples
+            peak[count] = max(peak[count], torch.cuda.max_memory_allocated())
     best = len(windows) / statistics.median(bare)
     print(f"{name}, {dtype}: the limit {best:.0f} windows/s ({[round(each, 3) for each in bare]})", flush=True)
     for count in counts:
         rate = copies * len(windows) / statistics.median(seconds[count])
         print(f"{name}, {dtype}, {count} threads: {rate:.0f} windows/s, {rate / best:.3f} of the limit, "
-              f"utilisation {statistics.fmean(used[count]):.0f} %, peak {torch.cuda.max_memory_allocated() / 2**20:.0f} MiB, "
+              f"utilisation {statistics.fmean(used[count]):.0f} %, peak {peak[count] / 2**20:.0f} MiB, "
               f"seconds {[round(each, 2) for each in seconds[count]]}", flush=True)  # fmt: skip
 
 

@@ -38,7 +38,7 @@ def first(*arguments, **named):
     figures = {"imports": imported - began, "model": loaded - loading, "to first batch": at - float(os.environ["BEGAN"])}
     print(json.dumps(figures), flush=True)
     os._exit(0)
-transforms.predict_spans.launch = first
+transforms.predict_spans.predict = first
 run_pipeline.main(sys.argv[1:])
 """
 

@@ -52,30 +52,39 @@ class Batch:
         return Batch(**{each.name: moved(getattr(self, each.name)) for each in fields(self)})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Pending:
-    """What batches left on their device, fetched only when the last batch is under way: who fetches waits for the device."""
+    """What batches left, on its way from their device; a GPU may still be at work on it.
+
+    Copies stand in the order of the work on a GPU, so that who fetches waits for its own batches and not for those after them.
+    """
 
     results: list[tuple[np.ndarray, Any, torch.Tensor]] = field(default_factory=list)
+    copied: torch.cuda.Event | None = None
 
     def put(self, array: np.ndarray, at: Any, result: torch.Tensor) -> None:
         """`array[at]` is to be `result`."""
-        self.results.append((array, at, result))
+        self.results.append((array, at, result.to("cpu", non_blocking=True)))  # from a GPU into pinned memory
+        if result.device.type == "cuda":
+            self.copied = torch.cuda.Event(blocking=True)
+            self.copied.record(torch.cuda.current_stream(result.device))
 
-    @property
-    def on_gpu(self) -> bool:
-        """Whether any of it is on a device that works on its own."""
-        return any(result.device.type != "cpu" for _, _, result in self.results)
+    def add(self, more: Pending) -> None:
+        """Takes over what later batches left."""
+        self.results.extend(more.results)
+        self.copied = more.copied or self.copied
 
     def fetch(self) -> None:
+        """Writes all results into their arrays. Raises what the device does."""
+        if self.copied is not None:
+            self.copied.synchronize()
         for array, at, result in self.results:
-            array[at] = result.cpu().numpy()
-        self.results.clear()
+            array[at] = result.numpy()
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """The tensor on a device. To a GPU it goes from pinned memory, for any other copy waits for all that the GPU has to do."""
-    if tensor.device == device or device.type != "cuda":
+    if device.type != "cuda" or tensor.device.type != "cpu":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
 

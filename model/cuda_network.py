@@ -1,4 +1,4 @@
-"""A network on a GPU that never makes the host wait, so that batch after batch is under way before the first is computed.
+"""A network on a GPU that does not make the host wait, so that batch after batch is under way before the first is computed.
 
 docs/performance.md has the figures.
 """
@@ -16,7 +16,7 @@ ATTENTION = "spanmill_cuda"
 
 
 def run_ahead(network: PreTrainedModel) -> None:
-    """Changes a loaded network in place: attention as it was, but nothing of it waits for the GPU or plans anew for it.
+    """Changes a loaded network in place: the same attention, which waits for the GPU no more; leaves what it doesn't know.
 
     cuDNN's attention, which torch prefers on new GPUs, makes a plan for every shape of a batch in every thread, which takes
     longer than the batch; that setting is the process's.
@@ -31,11 +31,13 @@ def run_ahead(network: PreTrainedModel) -> None:
         network.set_attn_implementation(ATTENTION)
 
 
-def unseen_mask(
-    attention_mask: torch.Tensor | None = None, allow_is_bidirectional_skip: bool = False, **of: Any
-) -> torch.Tensor | None:
-    """transformers' mask for torch's attention. That leaves out one that masks nothing, but to see it must wait for the GPU."""
+def unseen_mask(attention_mask: torch.Tensor | None = None, **of: Any) -> torch.Tensor | None:
+    """transformers' mask for torch's attention, made without a look at the tokens' own: that would wait for the GPU.
+
+    transformers looks whether they mask anything at all, and makes no mask if not; here it makes none only if none is given.
+    """
     from transformers.masking_utils import sdpa_mask
 
-    skip = allow_is_bidirectional_skip and attention_mask is None
-    return sdpa_mask(attention_mask=attention_mask, allow_is_bidirectional_skip=skip, **of)
+    if attention_mask is not None:
+        of |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
+    return sdpa_mask(attention_mask=attention_mask, **of)

@@ -23,7 +23,7 @@ from model.spans import PassageSpans, WindowSpans, decode_windows, merge_windows
 from model.windows import Windows
 
 _device_lock = threading.Lock()
-"""One chunk at a time on the device: threads of one process share its network and its memory."""
+"""One chunk at a time is given to the device: threads of one process share its network and its memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,23 +55,6 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True)
-class Launched:
-    """A prediction whose batches are all under way: a GPU may still be at work on them."""
-
-    prediction: Prediction
-    pending: Pending
-
-    @property
-    def on_gpu(self) -> bool:
-        return self.pending.on_gpu
-
-    def result(self) -> Prediction:
-        """The prediction, once the device is done. Raises what the device does."""
-        self.pending.fetch()
-        return self.prediction
-
-
-@dataclass(frozen=True, slots=True)
 class Decision:
     """What becomes of each pair.
 
@@ -87,13 +70,6 @@ class Decision:
 def predict(
     reader: Reader, windows: Windows, decoding: Decoding, batch_tokens: int, golds: Golds | None = None, link: str = "softmax"
 ) -> Prediction:
-    """What `launch` launches, once it is there. Raises what that raises."""
-    return launch(reader, windows, decoding, batch_tokens, golds, link).result()
-
-
-def launch(
-    reader: Reader, windows: Windows, decoding: Decoding, batch_tokens: int, golds: Golds | None = None, link: str = "softmax"
-) -> Launched:
     """Runs `each_batch` over all windows and decodes each on the device; the pair of a window that failed has a failure.
 
     With golds, their terms of the loss are measured on the same logits; `link` makes logits probabilities (tokenwise). Raises
@@ -114,16 +90,19 @@ def launch(
     losses = WindowLosses.empty(count, len(views.gold)) if views is not None else None
 
     def decode(batch: Batch, start_logits: torch.Tensor, end_logits: torch.Tensor, chosen: np.ndarray) -> None:
-        _decode(batch, start_logits, end_logits, chosen, decoding, spans, pending)
+        of_batch = Pending()  # a batch that fails on the way leaves nothing
+        _decode(batch, start_logits, end_logits, chosen, decoding, spans, of_batch)
         if golds is not None and views is not None and losses is not None:
             logits = torch.stack([start_logits, end_logits])
             measure_windows(
-                logits, batch, chosen, windows, golds, views, link=link, null=decoding.null, losses=losses, pending=pending
+                logits, batch, chosen, windows, golds, views, link=link, null=decoding.null, losses=losses, pending=of_batch
             )
+        pending.add(of_batch)
 
     failed, padded_tokens = each_batch(reader, windows, batch_tokens, decode)
+    pending.fetch()
     failures = {int(windows.pair[window]): failed[window] for window in sorted(failed, reverse=True)}  # a pair's first counts
-    return Launched(Prediction(spans, losses, failures, int(windows.lengths.sum()), padded_tokens), pending)
+    return Prediction(spans, losses, failures, int(windows.lengths.sum()), padded_tokens)
 
 
 def each_batch(
@@ -131,7 +110,7 @@ def each_batch(
 ) -> tuple[dict[int, tuple[str, str]], int]:
     """Calls `take(batch, start_logits, end_logits, chosen)` for all windows, at most `batch_tokens` padded tokens at a time.
 
-    Windows are sorted by length; `chosen` are those of the batch. Where there are batches enough, as many lanes work on them
+    Windows are sorted by length; `chosen` are those of the batch, which stands on the device of its logits. Where there are batches enough, as many lanes work on them
     as the reader takes. A batch that fails is halved until it passes or is one window, which has then failed: "out_of_memory"
     or "model_error"; one that runs out of memory beside other lanes is first tried alone. What `take` raises is as if the
     network had. Returns window -> (reason, message) of those that failed, and the tokens of all batches with their padding.
@@ -247,20 +226,21 @@ def _error_of(compute: Callable[[np.ndarray], None], chosen: np.ndarray) -> Exce
     try:
         compute(chosen)
     except Exception as error:
-        if _device_lost(error):
+        if device_lost(error):
             raise
         error.__cause__ = error.__context__ = None
         return error.with_traceback(None)
     return None
 
 
-def _out_of_memory(error: Exception) -> bool:
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+def _out_of_memory(error: BaseException) -> bool:
+    said = ("can't allocate memory", "CUDA error: out of memory")  # of a CPU's memory; of pinned memory
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(each in str(error) for each in said)
 
 
-def _device_lost(error: Exception) -> bool:
-    lost = getattr(torch, "AcceleratorError", ())
-    return isinstance(error, lost) and not _out_of_memory(error)
+def device_lost(error: BaseException) -> bool:
+    """Whether an error says that the device computes nothing any more."""
+    return isinstance(error, getattr(torch, "AcceleratorError", ())) and not _out_of_memory(error)
 
 
 def _free_memory(error: Exception) -> None:

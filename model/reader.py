@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 
-from model.batching import Batch
+from model import cuda_network
+from model.batching import Batch, to_device
 from model.checkpoint import CheckpointError, Location, digest, refuse_unsafe
 from model.cpu_network import quicken
-from model.cuda_network import run_ahead
 from model.lanes import lanes_of
 from model.tokenizer import Tokenizer
 
@@ -215,7 +215,8 @@ class _Network:
         if device.type == "cpu" and not compile:  # a compiler packs and fuses by itself
             quicken(network)
         if device.type == "cuda":
-            run_ahead(network)
+            cuda_network.run_ahead(network)
+        self.maskless = network.config._attn_implementation == cuda_network.ATTENTION
         probe = torch.zeros((1, 4), dtype=torch.int64, device=device)
         try:  # some can't in half precision, some want images too: better said here than once per window
             with torch.inference_mode():
@@ -225,13 +226,11 @@ class _Network:
         self.forward = torch.compile(network, dynamic=True) if compile else network
 
     def __call__(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        unpadded = self.device.type == "cuda" and bool(batch.attention.all())  # asked before it is on the GPU
-        batch = batch.to(self.device)
-        inputs = {"input_ids": batch.input_ids}
-        if not unpadded:  # no mask at all is what lets a GPU use its fastest attention
-            inputs["attention_mask"] = batch.attention.to(torch.int64)
+        inputs = {"input_ids": to_device(batch.input_ids, self.device)}
+        if not (self.maskless and batch.attention.all()):  # asked on the host; without a mask a GPU has its fastest attention
+            inputs["attention_mask"] = to_device(batch.attention, self.device).to(torch.int64)
         if self.takes_types:
-            inputs["token_type_ids"] = batch.token_types
+            inputs["token_type_ids"] = to_device(batch.token_types, self.device)
         output = self.forward(**inputs, return_dict=True)
         return output.start_logits.float(), output.end_logits.float()
 

@@ -115,24 +115,6 @@ class PairFormat:
     def special_tokens(self) -> int:
         return len(self.before) + len(self.between) + len(self.after)
 
-    @property
-    def context_type(self) -> int:
-        return self.second_type if self.question_first else self.first_type
-
-    def around(self, question: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The ids that stand before and after the context of this question."""
-        if self.question_first:
-            return np.concatenate([self.before, question, self.between]), np.array(self.after)
-        return np.array(self.before), np.concatenate([self.between, question, self.after])
-
-    def types_around(self, question_tokens: int) -> tuple[np.ndarray, np.ndarray]:
-        """The token types that stand before and after a context, for a question of so many tokens."""
-        if self.question_first:
-            question = [self.first_type] * question_tokens
-            return np.concatenate([self.before_types, question, self.between_types]), np.array(self.after_types)
-        question = [self.second_type] * question_tokens
-        return np.array(self.before_types), np.concatenate([self.between_types, question, self.after_types])
-
 
 class Tokenizer:
     """A checkpoint's fast tokenizer, set up for whole texts.

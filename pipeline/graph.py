@@ -70,7 +70,7 @@ class _ProcessChunks(beam.PTransform):
         answered = (
             chunks
             | "MakeWindows" >> MakeWindows(job.reader, job.limits, job.read)
-            | "PredictSpans" >> PredictSpans(job.reader, job.decoding, job.batch_tokens, job.audit.link, job.ahead)
+            | "PredictSpans" >> PredictSpans(job.reader, job.decoding, job.batch_tokens, job.audit.link)
             | "DecodeAnswers" >> DecodeAnswers(job.decoding, job.null_threshold, "annotate" in job.stages)
         )
         if "audit" in job.stages:

@@ -25,7 +25,7 @@ from model.slices import SLICES
 from model.span_reader import CUDA_BATCH_TOKENS, SettingError, SpanReader
 from model.tokenizer import TokenizerError
 from pipeline.options import Refused
-from pipeline.runners import is_local, keeps_ends_of_bundles
+from pipeline.runners import is_local
 from transforms.make_windows import InputColumns
 from transforms.measure_loss import AuditOptions
 from transforms.plan_chunks import ChunkSize, is_answers, schema_problem
@@ -53,7 +53,6 @@ class Job:
     read           which of the columns are the question, the context and the golds
     configuration  what changes answers or boundaries, by name of its option
     alone          whether one local worker does all of it, so that nothing needs to be spread
-    ahead          whether a GPU may be at work on one chunk while the next is made
     """
 
     model: str
@@ -77,7 +76,6 @@ class Job:
     accelerator: str
     configuration: dict[str, Any]
     alone: bool
-    ahead: bool
 
     @property
     def outputs(self) -> tuple[tuple[str, str], ...]:
@@ -184,7 +182,6 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
             "corrections": corrections_digest,
         },
         alone=is_local(beam_options) and workers(beam_options) == 1,
-        ahead=keeps_ends_of_bundles(beam_options),
     )
 
 

@@ -8,6 +8,7 @@ import threading
 from importlib import import_module
 from pathlib import Path
 
+import torch
 from apache_beam.options.pipeline_options import (
     DirectOptions,
     GoogleCloudOptions,
@@ -31,6 +32,8 @@ _SAMPLING_MILLISECONDS = 5
 
 _THREAD_POOLS = ("OMP_NUM_THREADS", "RAYON_NUM_THREADS")
 """Which variables bound the threads of torch and of tokenizers."""
+
+_THREADS_OF_GPU = 2
 
 _EXTRAS = {
     "DaskRunner": ("dask", "apache_beam.runners.dask.dask_runner"),
@@ -77,6 +80,17 @@ def make_runner(options: PipelineOptions) -> PipelineRunner:
     return FnApiRunner(provision_info=_quiet_workers())
 
 
+def feed_gpu(options: PipelineOptions, device: str) -> None:
+    """Two threads for the in-process runner where a GPU computes: it is at one chunk while the next is read and cut.
+
+    Only where neither mode nor workers were chosen. `device` is `--device`.
+    """
+    direct = options.view_as(DirectOptions)
+    chosen = direct.direct_running_mode != "in_memory" or direct.direct_num_workers != 1
+    if is_local(options) and not chosen and device != "cpu" and torch.cuda.is_available():
+        direct.direct_running_mode, direct.direct_num_workers = "multi_threading", _THREADS_OF_GPU
+
+
 def _end_bundles_at_once() -> None:
     """The thread that samples steps sleeps for up to 200 ms by default, and the end of every bundle waits until it wakes.
 
@@ -115,11 +129,6 @@ def _quiet_workers() -> ExtendedProvisionInfo:
 def is_local(options: PipelineOptions) -> bool:
     """Whether the run happens on this machine, so that footers can be read and parts counted beside it."""
     return options.view_as(StandardOptions).runner in _IN_PROCESS
-
-
-def keeps_ends_of_bundles(options: PipelineOptions) -> bool:
-    """Whether elements that come with the end of a bundle reach the next step: Dask's runner loses them without a word."""
-    return options.view_as(StandardOptions).runner != "DaskRunner"
 
 
 def is_template(options: PipelineOptions) -> bool:

@@ -10,6 +10,11 @@ import pyarrow as pa
 import pytest
 import torch
 
+from model.checkpoint import LocalFolder
+from model.golds import read_golds
+from model.pairs import WindowLimits, cut_pairs
+from model.prediction import Decoding, predict
+from model.reader import CheckpointReader
 from tests.runs import read_manifest, read_parts, run
 
 pytestmark = [
@@ -39,6 +44,25 @@ def near(found: pa.Table, expected: pa.Table) -> None:
             np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-3, err_msg=name)
         elif name in ("status", "answer_text", "answer_start", "answer_end"):
             assert found[name].to_pylist() == expected[name].to_pylist(), name
+
+
+@pytest.mark.parametrize("max_length", [64, 200])
+def test_nothing_waits_for_the_gpu_until_all_is_launched(bert_folder: Path, max_length: int) -> None:
+    """With windows that need padding, and with equal ones; whatever waits raises."""
+    reader = CheckpointReader(LocalFolder(str(bert_folder)), device="cuda")
+    contexts = ["Ada waved. " * 100, "Ada waved at the flag. " * 50]
+    pairs = cut_pairs(["Who waved?"] * 2, contexts, reader.tokenizer(), WindowLimits(max_length, 16, 16, 99))
+    answers = [{"text": ["Ada"], "answer_start": [0]}] * 2
+    golds = read_golds(answers, pairs.contexts, pairs.row_pair, pairs.windows)
+    decoding = Decoding(null=True)
+    predict(reader, pairs.windows, decoding, 1024, golds)  # the first may allocate
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        prediction = predict(reader, pairs.windows, decoding, 1024, golds)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert prediction.failures == {}
+    assert prediction.spans.finite.all()
 
 
 def test_an_audit_on_cuda_says_what_one_on_the_cpu_says(tmp_path: Path) -> None:

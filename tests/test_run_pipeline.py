@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from model.batching import Pending
 from model.columns import ANSWER_SCHEMA
 from tests.runs import (
     Annotate,
@@ -290,9 +289,7 @@ class TestRejections:
 
 
 class TestTheSameContent:
-    def test_for_any_run_length_and_any_number_of_threads_and_processes(
-        self, tmp_path: Path, annotate: Annotate, monkeypatch: pytest.MonkeyPatch
-    ):
+    def test_for_any_run_length_and_any_number_of_threads_and_processes(self, tmp_path: Path, annotate: Annotate):
         """Chunk boundaries, and so batches and answers, depend on the input alone."""
         table = examples(40).set_column(1, "question", pa.array(["Who?", None] * 20))
         source = write_input(tmp_path / "a.parquet", table, row_group_size=25)
@@ -301,11 +298,8 @@ class TestTheSameContent:
             "many": ("--direct_num_workers=8",),
             "threads": ("--direct_running_mode=multi_threading", "--direct_num_workers=3"),
             "processes": ("--direct_running_mode=multi_processing", "--direct_num_workers=2"),
-            "ahead": (),
         }
         for way, options in ways.items():
-            if way == "ahead":  # with a GPU a chunk is under way while the next is made; this one is said to be
-                monkeypatch.setattr(Pending, "on_gpu", True)
             assert annotate(source, tmp_path / way, "--chunk_rows=4", *options) == 0
         one, *others = ways
         manifest, parts = read_manifest(tmp_path / one), read_parts(tmp_path / one)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import errno
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import apache_beam as beam
-import torch
 from apache_beam.metrics import Metrics
 
 from model.checkpoint import CheckpointError
+from model.prediction import device_lost
 from transforms.claim import ClaimLost
 from transforms.records import Chunk, Receipt, failed_receipt
 from transforms.retries import take_retries
@@ -35,8 +35,7 @@ def is_systemic(error: BaseException) -> bool:
         return True
     if isinstance(error, PermissionError | ClaimLost):
         return True
-    device_lost = isinstance(error, getattr(torch, "AcceleratorError", ())) and not isinstance(error, torch.OutOfMemoryError)
-    return device_lost or isinstance(error, CheckpointError)
+    return device_lost(error) or isinstance(error, CheckpointError)
 
 
 def is_panic(error: BaseException) -> bool:
@@ -64,32 +63,23 @@ class ChunkStep(beam.DoFn):
             yield record
             return
         chunk: Chunk = record.chunk if hasattr(record, "chunk") else record
-        yield from self.told(*self.attempt(chunk, lambda: self.apply(record)))
-
-    def attempt(self, chunk: Chunk, work: Callable[[], Any]) -> tuple[Any, float]:
-        """What work on a chunk gives, or the failed receipt of it, and the seconds that it took."""
         started = time.perf_counter()
         try:
-            result = work()
+            result = self.apply(record)
         except BaseException as error:
             if is_systemic(error) or not (isinstance(error, Exception) or is_panic(error)):
                 raise
             _log.warning("%s failed on %s: %s", self.name, chunk.spec.part, error, exc_info=True)
             self.failed_chunks.inc()
-            result = failed_receipt(chunk.spec, self.name, error, chunk.seconds, take_retries())
-        return result, time.perf_counter() - started
-
-    def told(self, result: Any, seconds: float) -> Iterator[Any]:
-        """What the next step is handed: the result of an attempt, with the seconds of this step."""
-        if isinstance(result, Receipt):
-            yield result
+            yield failed_receipt(chunk.spec, self.name, error, chunk.seconds, take_retries())
             return
-        self.milliseconds.update(int(seconds * 1000))
+        elapsed = time.perf_counter() - started
+        self.milliseconds.update(int(elapsed * 1000))
         if isinstance(result, list):
             retries = take_retries()
             for receipt in result:
-                yield replace(receipt, seconds={**receipt.seconds, self.name: seconds}, retries=retries)
+                yield replace(receipt, seconds={**receipt.seconds, self.name: elapsed}, retries=retries)
         else:
             chunk = result if isinstance(result, Chunk) else result.chunk
-            chunk = replace(chunk, seconds={**chunk.seconds, self.name: seconds})
+            chunk = replace(chunk, seconds={**chunk.seconds, self.name: elapsed})
             yield chunk if isinstance(result, Chunk) else replace(result, chunk=chunk)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -47,6 +49,15 @@ def test_a_format_with_the_context_first_and_the_classifier_last() -> None:
     assert batch.token_types.tolist() == [[0, 0, 0, 0, 1, 1, 2], [0, 0, 1, 1, 2, 0, 0]]
     assert batch.context_start.tolist() == [0, 0]
     assert batch.classifier.tolist() == [6, 4]
+
+
+def test_a_format_without_special_tokens() -> None:
+    bare = {name: () for name in ("before", "between", "after", "before_types", "between_types", "after_types")}
+    windows = make_windows([3, 1], max_length=9, overlap=1, pair_format=replace(QUESTION_FIRST, **bare, classifier=None))
+    batch = assemble(windows, np.array([0, 1]))
+    assert batch.input_ids.tolist() == [[100_000, 100, 101, 102], [100_001, 103, 0, 0]]
+    assert batch.attention.tolist() == [[True] * 4, [True, True, False, False]]
+    assert batch.classifier is None
 
 
 @pytest.mark.parametrize("pair_format", [QUESTION_FIRST, CONTEXT_FIRST], ids=["question first", "context first"])

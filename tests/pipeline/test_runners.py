@@ -8,14 +8,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from apache_beam.options.pipeline_options import PipelineOptions, TypeOptions
+import torch
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, TypeOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.portability.prism_runner import PrismRunner
 from apache_beam.runners.worker.statesampler import StateSampler
 from apache_beam.utils.counters import CounterFactory
 
 from pipeline.options import Refused, parse
-from pipeline.runners import is_local, is_template, keeps_ends_of_bundles, make_runner
+from pipeline.runners import feed_gpu, is_local, is_template, make_runner
 
 HOUSE = Path(__file__).parent.parent.parent
 
@@ -42,9 +43,28 @@ def test_other_runners_are_beams():
     assert not is_local(options)
 
 
-@pytest.mark.parametrize(("runner", "kept"), [("DaskRunner", False), ("DataflowRunner", True), ("DirectRunner", True)])
-def test_only_dask_loses_what_a_bundle_ends_with(runner: str, kept: bool):
-    assert keeps_ends_of_bundles(PipelineOptions([f"--runner={runner}"])) == kept
+@pytest.mark.parametrize(
+    ("arguments", "device", "wanted"),
+    [
+        ([], "auto", ("multi_threading", 2)),
+        (["--runner=DirectRunner"], "cuda:1", ("multi_threading", 2)),
+        ([], "cpu", ("in_memory", 1)),
+        (["--direct_num_workers=3"], "auto", ("in_memory", 3)),
+        (["--direct_running_mode=multi_processing"], "auto", ("multi_processing", 1)),
+        (["--runner=FlinkRunner"], "cuda", ("in_memory", 1)),
+    ],
+)
+def test_a_gpu_has_two_threads_of_the_in_process_runner_unless_chosen(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], device: str, wanted: tuple[str, int]
+):
+    """What this machine has is all that is pretended."""
+    for there in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        options = PipelineOptions(arguments)
+        before = options.view_as(DirectOptions).direct_running_mode, options.view_as(DirectOptions).direct_num_workers
+        feed_gpu(options, device)
+        found = options.view_as(DirectOptions).direct_running_mode, options.view_as(DirectOptions).direct_num_workers
+        assert found == (wanted if there else before)
 
 
 @pytest.mark.parametrize(

@@ -95,4 +95,4 @@ def answer(
 ) -> AnsweredChunk:
     """A chunk through all steps up to its answers."""
     windowed = make_windows(make_chunk(table), reader.words, LIMITS)
-    return decode_answers(predict_spans(windowed, reader, decoding, batch_tokens).result(), decoding, null_threshold)
+    return decode_answers(predict_spans(windowed, reader, decoding, batch_tokens), decoding, null_threshold)

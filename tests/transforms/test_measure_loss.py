@@ -42,7 +42,7 @@ def answer(table: pa.Table, reader: FakeReader, decoding: Decoding = DECODING, *
     """A chunk through all steps up to its answers, with its golds measured; no annotate."""
     columns = InputColumns(answers="answers" if golds else "")
     windowed = make_windows(make_chunk(table, first_row=100), reader.words, LIMITS, columns)
-    return decode_answers(predict_spans(windowed, reader, decoding, 200).result(), decoding, 0.0, annotate=False)
+    return decode_answers(predict_spans(windowed, reader, decoding, 200), decoding, 0.0, annotate=False)
 
 
 def audit(table: pa.Table, reader: FakeReader, decoding: Decoding = DECODING, **options: Any) -> Outcome:
@@ -83,7 +83,7 @@ def test_the_link_of_the_tokenwise_loss_is_the_one_that_was_asked_for(words: Tok
     table = with_answers(asked("a b c"), gold("a", 0))
     reader = FakeReader(words, {"a": (2.0, 0.0)})
     windowed = make_windows(make_chunk(table), words, LIMITS, InputColumns(answers="answers"))
-    answered = decode_answers(predict_spans(windowed, reader, DECODING, 200, "sigmoid").result(), DECODING, 0.0, annotate=False)
+    answered = decode_answers(predict_spans(windowed, reader, DECODING, 200, "sigmoid"), DECODING, 0.0, annotate=False)
     (outcome,) = measure_loss(answered, DECODING, AuditOptions(link="sigmoid")).outcomes
     row = outcome.columns.to_pylist()[0]
     assert row["tokenwise_start"] == pytest.approx(math.log1p(math.exp(-2)) + 2 * math.log(2), rel=1e-6)
@@ -264,7 +264,7 @@ def test_annotate_comes_before_and_stays(words: Tokenizer):
     table = with_answers(asked("a b"), gold("a", 0))
     reader = FakeReader(words)
     windowed = make_windows(make_chunk(table), words, LIMITS, InputColumns(answers="answers"))
-    answered = decode_answers(predict_spans(windowed, reader, DECODING, 200).result(), DECODING, 0.0)
+    answered = decode_answers(predict_spans(windowed, reader, DECODING, 200), DECODING, 0.0)
     both = measure_loss(answered, DECODING, AuditOptions())
     assert [outcome.stage for outcome in both.outcomes] == ["annotate", "audit"]
     assert both.outcomes[0] is answered.outcomes[0]

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from apache_beam.transforms.window import GlobalWindow
 
-from model.batching import Pending
 from model.checkpoint import CheckpointError, LocalFolder
 from model.reader import CheckpointReader
 from model.tokenizer import Tokenizer
 from tests.transforms.fakes import DECODING, LIMITS, FakeReader, asked, make_chunk
 from transforms.make_windows import make_windows
 from transforms.predict_spans import _PredictSpans, predict_spans
-from transforms.records import PredictedChunk, Receipt, WindowedChunk
+from transforms.records import PredictedChunk
 
 LETTERS = "abcdefghiklmnop"
 
 
 def predict(reader: FakeReader, *contexts: str | None, batch_tokens: int = 200) -> PredictedChunk:
     windowed = make_windows(make_chunk(asked(*contexts)), reader.words, LIMITS)
-    return predict_spans(windowed, reader, DECODING, batch_tokens).result()
+    return predict_spans(windowed, reader, DECODING, batch_tokens)
 
 
 def test_every_window_is_predicted_once_within_the_budget(words: Tokenizer):
@@ -39,7 +37,7 @@ def test_every_window_is_predicted_once_within_the_budget(words: Tokenizer):
 
 def test_the_chunk_and_its_windows_travel_along(words: Tokenizer):
     windowed = make_windows(make_chunk(asked("a b")), words, LIMITS)
-    predicted = predict_spans(windowed, FakeReader(words), DECODING, 100).result()
+    predicted = predict_spans(windowed, FakeReader(words), DECODING, 100)
     assert predicted.windowed is windowed
     assert predicted.chunk is windowed.chunk
     assert predicted.prediction.losses is None
@@ -97,77 +95,11 @@ class TestFailures:
             predict(reader, "a", "a b", "a c")
 
 
-class TestAhead:
-    """With a GPU the chunk before comes when the next is under way: here all is done at once, and only said to be under way."""
-
-    @pytest.fixture
-    def windowed(self, words: Tokenizer) -> list[WindowedChunk]:
-        chunks = [make_chunk(asked(letters), row_group=k) for k, letters in enumerate(["a b", "b", "c"])]
-        return [make_windows(chunk, words, LIMITS) for chunk in chunks]
-
-    def step(self, reader: FakeReader, ahead: bool = True) -> _PredictSpans:
-        step = _PredictSpans(reader, DECODING, 100, "softmax", ahead)
-        step.setup()
-        step.start_bundle()
-        return step
-
-    @pytest.fixture
-    def gpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(Pending, "on_gpu", property(lambda pending: bool(pending.results)))
-
-    def test_every_chunk_comes_once_the_last_with_the_end_of_the_bundle(self, words: Tokenizer, windowed: list, gpu: None):
-        step = self.step(FakeReader(words))
-        came = [list(step.process(each)) for each in windowed]
-        assert [[each.chunk.spec.row_group for each in one] for one in came] == [[], [0], [1]]
-        (last,) = step.finish_bundle()
-        assert (last.value.chunk.spec.row_group, list(last.windows)) == (2, [GlobalWindow()])
-        for predicted, each in zip([*came[1], *came[2], last.value], windowed, strict=True):
-            expected = predict_spans(each, FakeReader(words), DECODING, 100).result()
-            np.testing.assert_array_equal(predicted.prediction.spans.start, expected.prediction.spans.start)
-            assert predicted.chunk.seconds["PredictSpans"] > 0
-
-    def test_the_next_bundle_has_nothing_of_the_last(self, words: Tokenizer, windowed: list, gpu: None):
-        step = self.step(FakeReader(words))
-        assert list(step.process(windowed[0])) == []
-        step.start_bundle()  # the bundle was given up, its chunks come again
-        assert list(step.finish_bundle()) == []
-
-    def test_receipts_and_failed_chunks_pass(self, words: Tokenizer, windowed: list, gpu: None):
-        def refuse(letters: set[str]) -> None:
-            if "a" in letters:
-                raise KeyError("odd")
-
-        step = self.step(FakeReader(words, trouble=refuse))
-        assert list(step.process(windowed[1])) == []
-        windows = replace(windowed[0].windows, pair=windowed[0].windows.pair[:1].repeat(2))  # two windows, none computed
-        (failed,) = step.process(replace(windowed[0], windows=windows))
-        assert isinstance(failed, Receipt)
-        assert failed.failed_step == "PredictSpans"
-        assert list(step.process(failed)) == [failed]
-        assert [each.value.chunk.spec.row_group for each in step.finish_bundle()] == [1]
-
-    def test_what_the_device_raises_is_of_the_chunk_that_it_was_at(
-        self, words: Tokenizer, windowed: list, gpu: None, monkeypatch: pytest.MonkeyPatch
-    ):
-        step = self.step(FakeReader(words))
-        assert list(step.process(windowed[0])) == []
-        assert step.under_way is not None
-        step.under_way[0].launched.pending.put(np.zeros(1), 7, torch.zeros(1))  # out of bounds: an error of fetching
-        (failed,) = step.process(windowed[1])
-        assert (failed.row_group, failed.failed_step, failed.error[:10]) == (0, "PredictSpans", "IndexError")
-        assert [each.value.chunk.spec.row_group for each in step.finish_bundle()] == [1]
-
-    def test_a_runner_that_loses_ends_of_bundles_gets_each_at_once(self, words: Tokenizer, windowed: list, gpu: None):
-        step = self.step(FakeReader(words), ahead=False)
-        assert [len(list(step.process(each))) for each in windowed] == [1, 1, 1]
-        assert list(step.finish_bundle()) == []
-
-
 class TestLoading:
     def test_equal_readers_share_one_network(self, bert_folder: Path):
         """Threads and steps of a process each unpickle their own reader."""
         steps = [
-            _PredictSpans(CheckpointReader(LocalFolder(str(bert_folder)), device="cpu"), DECODING, 100, "softmax", True)
+            _PredictSpans(CheckpointReader(LocalFolder(str(bert_folder)), device="cpu"), DECODING, 100, "softmax")
             for _ in range(2)
         ]
         for step in steps:
@@ -176,7 +108,7 @@ class TestLoading:
         assert steps[0].loaded._network is steps[1].loaded._network
 
     def test_a_model_that_can_not_be_loaded_ends_the_run(self, tmp_path: Path):
-        step = _PredictSpans(CheckpointReader(LocalFolder(str(tmp_path)), device="cpu"), DECODING, 100, "softmax", True)
+        step = _PredictSpans(CheckpointReader(LocalFolder(str(tmp_path)), device="cpu"), DECODING, 100, "softmax")
         with pytest.raises(CheckpointError, match=r"no config\.json"):
             step.setup()
 
@@ -189,5 +121,5 @@ class TestLoading:
                 self.loads += 1
 
         reader = FakeLoading()
-        _PredictSpans(reader, DECODING, 100, "softmax", True).setup()
+        _PredictSpans(reader, DECODING, 100, "softmax").setup()
         assert reader.loads == 1
