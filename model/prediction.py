@@ -110,10 +110,11 @@ def each_batch(
 ) -> tuple[dict[int, tuple[str, str]], int]:
     """Calls `take(batch, start_logits, end_logits, chosen)` for all windows, at most `batch_tokens` padded tokens at a time.
 
-    Windows are sorted by length; `chosen` are those of the batch, which stands on the device of its logits. Where there are batches enough, as many lanes work on them
-    as the reader takes. A batch that fails is halved until it passes or is one window, which has then failed: "out_of_memory"
-    or "model_error"; one that runs out of memory beside other lanes is first tried alone. What `take` raises is as if the
-    network had. Returns window -> (reason, message) of those that failed, and the tokens of all batches with their padding.
+    Windows are sorted by length; `chosen` are those of the batch, which stands on the device of its logits. Where there are
+    batches enough, as many lanes work on them as the reader takes. A batch that fails is halved until it passes or is one
+    window, which has then failed: "out_of_memory" or "model_error"; one that runs out of memory beside other lanes is first
+    tried alone. What `take` raises is as if the network had. Returns window -> (reason, message) of those that failed, and the
+    tokens of all batches with their padding.
     Raises the error itself if the device is lost, or if not one of several windows could be computed.
     """
     failed: dict[int, tuple[str, str]] = {}

@@ -52,7 +52,7 @@ def test_a_format_with_the_context_first_and_the_classifier_last() -> None:
 
 
 def test_a_format_without_special_tokens() -> None:
-    bare = {name: () for name in ("before", "between", "after", "before_types", "between_types", "after_types")}
+    bare = dict.fromkeys(("before", "between", "after", "before_types", "between_types", "after_types"), ())
     windows = make_windows([3, 1], max_length=9, overlap=1, pair_format=replace(QUESTION_FIRST, **bare, classifier=None))
     batch = assemble(windows, np.array([0, 1]))
     assert batch.input_ids.tolist() == [[100_000, 100, 101, 102], [100_001, 103, 0, 0]]

@@ -5,6 +5,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +13,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from model import prediction as prediction_module
 from model.batching import Batch
+from model.golds import Golds
 from model.prediction import Decoding, Prediction, predict
 from model.spans import WindowSpans, merge_windows
+from model.tokenizer import Ragged
 from model.windows import Windows
 from tests.model.fakes import CONTEXT_FIRST, FakeReader, make_windows, pairs_of
 
@@ -160,10 +164,11 @@ OUT_OF_MEMORY = [
     lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"),
     lambda: MemoryError(),
     lambda: RuntimeError("[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: can't allocate memory"),
+    lambda: torch.AcceleratorError("CUDA error: out of memory"),
 ]
 
 
-@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=["cuda", "python", "cpu"])
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=["cuda", "python", "cpu", "pinned"])
 @pytest.mark.parametrize("rows", [1, 2, 3])
 def test_out_of_memory_halves_the_batch_and_changes_nothing(error: Callable[[], Exception], rows: int) -> None:
     windows = six_pairs()
@@ -183,7 +188,24 @@ def test_halves_keep_the_order_and_the_rest_of_the_plan() -> None:
     assert reader.shapes == [(5, 10), (2, 10), (3, 10), (1, 10), (2, 10), (1, 6)]
 
 
-@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=["cuda", "python", "cpu"])
+def test_a_batch_that_fails_after_decoding_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    windows = six_pairs()
+    none = np.zeros(0, np.int64)
+    golds = Golds(none, none, none, Ragged.of([[]] * 6), np.zeros(6, np.int64), {}, [[]] * 6)
+
+    def refuse(logits: torch.Tensor, batch: Batch, chosen: np.ndarray, *given: Any, **named: Any) -> None:
+        if 3 in chosen:
+            raise RuntimeError("odd")
+
+    monkeypatch.setattr(prediction_module, "measure_windows", refuse)
+    prediction = predict(FakeReader(), windows, DECODING, 60, golds)
+    assert list(prediction.failures) == [windows.pair[3]]
+    assert np.flatnonzero(~prediction.spans.finite).tolist() == [3]
+    plain = predict(FakeReader(), windows, DECODING, 60).spans
+    assert_equal_windows(prediction.spans, plain, windows_of(windows, but=[int(windows.pair[3])]))
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=["cuda", "python", "cpu", "pinned"])
 def test_a_window_that_is_too_big_alone_fails_its_pair_only(error: Callable[[], Exception]) -> None:
     windows = make_windows([4, 9, 3], max_length=20, overlap=2)
     prediction = predict(FakeReader(refuse=NoMemory(error, tokens=8)), windows, DECODING, 10_000)
