@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 
-import apache_beam as beam
 import torch
-from apache_beam.options.pipeline_options import PipelineOptions
 
+from benchmarks.prepared import prepare
 from model.batching import Batch
 from model.reader import CheckpointReader
 from model.tokenizer import Tokenizer
-from pipeline.graph import build
-from pipeline.identity import claim
-from pipeline.job import resolve
-from pipeline.options import parse
-from pipeline.runners import make_runner
 
 
 @dataclass(frozen=True)
@@ -49,11 +43,5 @@ def table() -> torch.Tensor:
 
 def run_free(arguments: Sequence[str]) -> None:
     """One job as `run_pipeline` runs it, with a network that costs nothing."""
-    options, rest = parse(arguments)
-    beam_options = PipelineOptions(rest)
-    job = resolve(options, beam_options)
-    job = replace(job, reader=FreeReader(job.reader))
-    claim(job, options.overwrite)
-    pipeline = beam.Pipeline(runner=make_runner(beam_options), options=beam_options)
-    build(pipeline, job)
-    pipeline.run().wait_until_finish()
+    _, run = prepare(arguments, FreeReader)
+    run()

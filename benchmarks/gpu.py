@@ -19,22 +19,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import apache_beam as beam
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from apache_beam.options.pipeline_options import PipelineOptions
 
 from benchmarks.machine import describe
+from benchmarks.prepared import prepare
 from model.batching import assemble, plan_batches
 from model.checkpoint import LocalFolder
 from model.reader import CheckpointReader
 from model.training_data import make_examples, read_rows
-from pipeline.graph import build
-from pipeline.identity import claim
-from pipeline.job import resolve
-from pipeline.options import parse
-from pipeline.runners import make_runner
 
 BUNDLED = Path(__file__).parent.parent / "model" / "bundled"
 SHAPES = {"bert-base": (768, 12, 12, 3072), "bert-large": (1024, 24, 16, 4096)}
@@ -84,17 +78,8 @@ def timed(run: Callable[[], object]) -> float:
 
 def annotate(arguments: list[str]) -> float:
     """Seconds of one job, from its claim on; what `run_pipeline` resolves before is start-up."""
-    options, rest = parse(["annotate", *arguments])
-    beam_options = PipelineOptions(rest)
-    job = resolve(options, beam_options)
-
-    def work() -> None:
-        claim(job, options.overwrite)
-        pipeline = beam.Pipeline(runner=make_runner(beam_options), options=beam_options)
-        build(pipeline, job)
-        pipeline.run().wait_until_finish()
-
-    seconds = timed(work)
+    job, run = prepare(["annotate", *arguments])
+    seconds = timed(run)
     manifest = json.loads(Path(job.output, "manifest.json").read_text("utf-8"))
     if manifest["state"] != "complete" or manifest["rows"]["rejected"]:
         raise SystemExit(f"{arguments}: {manifest['state']}, {manifest['rows']}")

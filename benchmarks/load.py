@@ -15,22 +15,16 @@ import statistics
 import tempfile
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-import apache_beam as beam
 import pyarrow.parquet as pq
 import torch
-from apache_beam.options.pipeline_options import PipelineOptions
 
+from benchmarks.prepared import prepare
 from benchmarks.synthetic import batches
 from model.batching import Batch
 from model.tokenizer import Tokenizer
-from pipeline.graph import build
-from pipeline.identity import claim
-from pipeline.job import resolve
-from pipeline.options import parse
-from pipeline.runners import make_runner
 from tests.checkpoints import build_bert
 
 
@@ -89,16 +83,12 @@ def main() -> None:
     assert writer is not None
     writer.close()
 
-    options, rest = parse(["annotate", f"--input={folder}/in.parquet", f"--output={folder}/out", f"--model={model}"])
-    beam_options = PipelineOptions(rest)
-    job = replace(resolve(options, beam_options), reader=FreeReader(str(model)))
-    claim(job, overwrite=False)
+    arguments = ["annotate", f"--input={folder}/in.parquet", f"--output={folder}/out", f"--model={model}"]
+    _, run = prepare(arguments, lambda _: FreeReader(str(model)))
     watch = Watch()
     watch.start()
     started = time.monotonic()
-    pipeline = beam.Pipeline(runner=make_runner(beam_options), options=beam_options)
-    build(pipeline, job)
-    pipeline.run().wait_until_finish()
+    run()
     seconds = time.monotonic() - started
     watch.stopped.set()
 

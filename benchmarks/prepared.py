@@ -1,0 +1,34 @@
+"""A job as `run_pipeline` runs it, its start-up apart from its work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from pipeline.graph import build
+from pipeline.identity import claim
+from pipeline.job import Job, resolve
+from pipeline.options import parse
+from pipeline.runners import make_runner
+
+
+def prepare(
+    arguments: Sequence[str], reader_of: Callable[[Any], Any] = lambda reader: reader
+) -> tuple[Job, Callable[[], None]]:
+    """The job with what `reader_of` makes of its reader, and the function that claims its output and runs it."""
+    options, rest = parse(arguments)
+    beam_options = PipelineOptions(rest)
+    resolved = resolve(options, beam_options)
+    job = replace(resolved, reader=reader_of(resolved.reader))
+
+    def run() -> None:
+        claim(job, options.overwrite)
+        pipeline = beam.Pipeline(runner=make_runner(beam_options), options=beam_options)
+        build(pipeline, job)
+        pipeline.run().wait_until_finish()
+
+    return job, run
