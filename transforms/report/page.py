@@ -17,6 +17,7 @@ from model.slices import SLICES
 from model.statistics import WITH_TOKENS
 from transforms.read_examples import Example, Place
 from transforms.report import figures
+from transforms.report.bars import Bars, Mean, scaled
 from transforms.report.passages import shortened, shown_passage
 
 MOST_BYTES = 3_000_000
@@ -29,6 +30,13 @@ _MOST_SLICES = 500
 _MOST_BARS = 40
 _MOST_GIVEN = 4
 """Columns of `--slice_by` that have a figure; the table has all."""
+
+_SLICED = {
+    "context_tokens": "context length, in tokens",
+    "answer_position": "where in the context the answer starts",
+    "question_word": "question word (English)",
+}
+"""The slices of every audit that have a figure, and what they are by."""
 
 _METRICS = (
     ("f1", "F1", " points", "Words that answer and gold share."),
@@ -54,14 +62,16 @@ def audit_page(
     everything = audit["all"]
     slices = audit["slices"]
     drawn = {
-        "accounting": figures.accounting(audit["rows"]),
         "loss": figures.loss_histogram(audit["nll_histogram"]),
         "start_end": figures.start_against_end(audit["start_against_end"], LOSS_BINS),
         "reliability": figures.reliability(everything["calibration"].get("reliability", [])),
-        **{name: _bars(name, slices.get(name, {})) for name in ("context_tokens", "answer_position", "question_word")},
     }
-    names = [name for name in slices if name not in SLICES][:_MOST_GIVEN]
-    given = [(name, len(slices[name]), Markup(_bars(name, slices[name]))) for name in names]
+    given = [name for name in slices if name not in SLICES][:_MOST_GIVEN]
+    sliced = [
+        (title, len(slices[name]), _losses_of(slices[name]))
+        for name, title in (*_SLICED.items(), *zip(given, given, strict=True))
+        if name in slices
+    ]
     rows = [{"slice": name, "value": value, **part} for name, values in slices.items() for value, part in values.items()]
     for shown in (WITH_TOKENS, WITH_TOKENS // 4, 0):
         page = render(
@@ -70,9 +80,9 @@ def audit_page(
             audit=audit,
             all=everything,
             about=about,
-            figures={name: Markup(svg) for name, svg in drawn.items()},  # our own drawing, its labels escaped by matplotlib
-            given=given,
-            bars=_MOST_BARS,
+            figures={name: Markup(svg) for name, svg in drawn.items()},  # our own drawing: no text of the corpus is in it
+            sliced=sliced,
+            most_bars=_MOST_BARS,
             slice_rows=rows[:_MOST_SLICES],
             slice_count=len(rows),
             worst=[_shown(entry, examples) for entry in audit["highest_loss"][:shown]],
@@ -87,24 +97,18 @@ def comparison_page(comparison: Mapping[str, Any]) -> bytes:
     """`report.html` of a comparison: `comparison.json` as people read it."""
     slices = comparison["slices"]
     rows = [{"slice": name, "value": value, **part} for name, values in slices.items() for value, part in values.items()]
-    drawn = {}
-    for metric, unit in (("f1", "change of F1, points"), ("nll", "change of the loss, nats")):
-        groups = [("all", comparison["all"][metric])]
-        groups += [(f"{row['slice']}: {row['value']}", row[metric]) for row in rows[:_MOST_BARS]]
-        drawn[metric] = figures.differences(
-            [(name, each["difference"], each["interval"][1] - each["difference"]) for name, each in groups if each["count"]],
-            unit,
-        )
+    groups = [("all", comparison["all"]), *((f"{row['slice']}: {row['value']}", row) for row in rows[:_MOST_BARS])]
+    differences = {metric: _differences_of({name: group[metric] for name, group in groups}) for metric in ("f1", "nll")}
     for shown in (len(comparison["regressions"]) + len(comparison["improvements"]), _FEWER, 0):
         page = render(
             "comparison.html",
             title="Comparison",
             comparison=comparison,
-            figures={name: Markup(svg) for name, svg in drawn.items()},
+            differences=differences,
             metrics=_METRICS,
             slice_rows=rows[:_MOST_SLICES],
             slice_count=len(rows),
-            bars=_MOST_BARS,
+            most_bars=_MOST_BARS,
             shown=shown,
         )
         if len(page) < MOST_BYTES:
@@ -112,10 +116,27 @@ def comparison_page(comparison: Mapping[str, Any]) -> bytes:
     return page
 
 
-def _bars(name: str, values: Mapping[str, Any]) -> str:
-    losses = {value: part["losses"]["nll"] for value, part in list(values.items())[:_MOST_BARS]}
-    groups = [(value, loss["mean"], Z_95 * loss["standard_error"]) for value, loss in losses.items() if loss["count"]]
-    return figures.bars(name, groups, "mean loss, nats")
+def _losses_of(values: Mapping[str, Any]) -> Bars:
+    """The mean loss of every value of a slice."""
+    means = []
+    for value, part in list(values.items())[:_MOST_BARS]:
+        loss = part["losses"]["nll"]
+        if loss["count"]:
+            mean, half = loss["mean"], Z_95 * loss["standard_error"]
+            text = f"{mean:.2f} ± {half:.2f}" if loss["count"] > 1 else f"{mean:.2f}"
+            means.append(Mean(value, text, mean, max(0.0, mean - half), mean + half))
+    return scaled(means)
+
+
+def _differences_of(groups: Mapping[str, Mapping[str, Any]]) -> Bars:
+    """The mean paired difference of every group."""
+    means = []
+    for name, each in groups.items():
+        if each["count"]:
+            mean, (low, high) = each["difference"], each["interval"]
+            text = f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]" if each["count"] > 1 else f"{mean:+.2f}"
+            means.append(Mean(name, text, mean, low, high))
+    return scaled(means)
 
 
 def _shown(entry: Mapping[str, Any], examples: Mapping[Place, Example]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,15 @@ def screenshot(browser: Chrome, name: str, height: int = 900) -> None:
         browser.save_screenshot(str(Path(folder) / f"{name}.png"))
 
 
+@contextmanager
+def phone(browser: Chrome, width: int) -> Iterator[None]:
+    """A screen of so many CSS pixels, with a phone's density."""
+    screen = {"width": width, "height": 800, "deviceScaleFactor": 2, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    yield
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
 def one(browser: Chrome | WebElement, selector: str) -> WebElement:
     return browser.find_element(By.CSS_SELECTOR, selector)
 
@@ -91,8 +101,29 @@ def column(browser: Chrome, table: str, number: int) -> list[str]:
 def test_it_loads_without_a_request_and_says_nothing_to_the_console(audit: Chrome):
     entries = audit.execute_script("return performance.getEntriesByType('resource').map((entry) => entry.name)")
     assert [entry for entry in entries if not entry.startswith("data:")] == []
-    assert len(every(audit, "figure svg")) == 8
+    assert len(every(audit, "figure svg")) == 3
     screenshot(audit, "audit", 3000)
+
+
+def test_bars_are_as_long_as_their_means_and_whiskers_end_at_their_intervals(audit: Chrome):
+    losses = [part["losses"]["nll"] for part in sample_audit()[0]["slices"]["answer_position"].values()]
+    bars = next(table for table in every(audit, ".bars") if "1 of 5" in table.text)
+    tracks = every(bars, ".track")
+    assert len(tracks) == len(losses)
+    left, room = tracks[0].rect["x"], tracks[0].rect["width"]
+    most = max(loss["mean"] + 1.96 * loss["standard_error"] for loss in losses)
+    for track, loss in zip(tracks, losses, strict=True):
+        bar, spread, half = one(track, ".bar").rect, one(track, ".spread").rect, 1.96 * loss["standard_error"]
+        assert bar["width"] == pytest.approx(room * loss["mean"] / most, abs=1)
+        assert spread["x"] - left == pytest.approx(room * (loss["mean"] - half) / most, abs=1)
+        assert spread["width"] == pytest.approx(room * 2 * half / most, abs=1)
+        assert bar["height"] > spread["height"] > 0
+    parts = every(audit, ".shares span")
+    rows = [count for name, count in sample_audit()[0]["rows"].items() if name != "planned" and count]
+    widths = [part.rect["width"] for part in parts]
+    assert widths == pytest.approx([sum(widths) * count / sum(rows) for count in rows], abs=1)
+    assert one(audit, ".shares-legend li").text == f"scored: {rows[0]} rows"
+    assert len({part.value_of_css_property("background-color") for part in parts}) == len(parts)
 
 
 def test_tables_sort_by_number_and_by_text(audit: Chrome):
@@ -209,16 +240,12 @@ def test_the_page_s_policy_stops_a_script_that_got_in(browser: Chrome, audit_fil
 
 @pytest.mark.parametrize("width", [320, 390])
 def test_a_phone_scrolls_in_one_direction(audit: Chrome, width: int):
-    screen = {"width": width, "height": 800, "deviceScaleFactor": 2, "mobile": True}
-    audit.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
-    try:
+    with phone(audit, width):
         audit.execute_script("for (const each of document.querySelectorAll('details')) each.open = true")
         assert audit.execute_script("return document.documentElement.scrollWidth") <= width
         assert audit.execute_script("return document.querySelector('.wide:has(#slice-table)').scrollWidth") > width
         if width == 390 and os.environ.get("SPANMILL_SCREENSHOTS"):
             audit.save_screenshot(str(Path(os.environ["SPANMILL_SCREENSHOTS"]) / "phone.png"))
-    finally:
-        audit.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 CONTRAST = """
@@ -309,7 +336,17 @@ def test_a_comparison_s_page(browser: Chrome, tmp_path: Path):
     assert column(browser, "regression-table", 5) == ["(no answer)"]
     one(browser, "#slice-table th:nth-child(3) button").click()
     assert column(browser, "slice-table", 3) == ["30", "30"]
-    assert len(every(browser, "figure svg")) == 2
+    assert [len(every(table, ".bar")) for table in every(browser, ".bars")] == [3, 3]  # of all, and of two slices
+    for table in every(browser, ".bars"):
+        zero = float(str(table.get_attribute("style")).partition("--zero:")[2].strip(" %;")) / 100
+        for row in every(table, "tr"):
+            track, bar = one(row, ".track").rect, one(row, ".bar").rect
+            ends = bar["x"], bar["x"] + bar["width"]
+            place = track["x"] + zero * track["width"]
+            assert min(abs(place - end) for end in ends) < 1
+            assert (ends[0] < place - 1) == one(row, "td:last-child").text.startswith("-")
     screenshot(browser, "comparison", 2000)
+    with phone(browser, 320):
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= 320
     assert browser.get_log("browser") == []
     assert browser.title == "Comparison – Spanmill"

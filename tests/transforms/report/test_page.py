@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
 from typing import Any
 
@@ -14,7 +15,6 @@ from tests.model.test_comparison import compared, drawn_pairs
 from tests.transforms.report.samples import ABOUT, PASSAGES, SCRIPT, entry, sample_audit
 from transforms.merge_receipts import Totals
 from transforms.read_examples import Example
-from transforms.report import figures
 from transforms.report.page import MOST_BYTES, audit_page, comparison_page
 from transforms.report.passages import excerpts, pieces, shortened, shown_passage
 from transforms.write_manifest import audit_report
@@ -67,7 +67,7 @@ def test_ids_are_unique_and_what_points_to_them_finds_them(page: bytes):
 
 def test_every_figure_has_a_name_and_follows_the_pages_colours(page: bytes):
     drawings = [attributes for tag, attributes in Elements(page).tags if tag == "svg"]
-    assert len(drawings) == 8
+    assert len(drawings) == 3
     assert all(figure["role"] == "img" and figure["aria-label"] and "width" not in figure for figure in drawings)
     drawn = page[page.index(b"<svg") : page.rindex(b"</svg>")]
     assert set(re.findall(rb"#[0-9a-f]{6}\b", drawn)) <= {b"#000000"}  # matplotlib's default for its empty shapes
@@ -112,6 +112,7 @@ def test_one_example_has_no_interval():
     assert f"{audit['all']['losses']['nll']['mean']:.3f}</strong><p>" in page
     rows = re.findall(r'<th scope="row">source</th><td><bdi>book (\d)</bdi></td>(?:<td.*?</td>){2}<td>(.*?)</td>', page)
     assert [interval == "–" for _, interval in rows] == [False, True, False]
+    assert len(re.findall(r"<td>\d+\.\d\d</td></tr>\n<tr><th scope=\"row\" title=\"book 2\">", page)) == 1
 
 
 def test_the_same_audit_is_the_same_page(page: bytes):
@@ -129,12 +130,21 @@ def test_a_row_that_could_not_be_read_again_is_shown_without_its_passage():
     assert page_of(audit, {}).decode().count("Its row could not be read again.") == 2 * len(PASSAGES)
 
 
-def test_names_beside_a_figure_leave_it_its_room(recwarn: pytest.WarningsRecorder):
-    names = ["w" * 80, "灯 🌊\n" * 30, "$a$ and $b$"]
-    svg = figures.bars("source", [(name, 1.0, 0.1) for name in names], "mean loss, nats")
-    figures.bars("source", [("🌊" * 80, 1.0, 0.1)], "mean loss, nats")
-    assert re.findall(r"<text[^>]*>([w灯$].*?)</text>", svg) == ["w" * 29 + "…", "灯 🌊 " * 4 + "灯 🌊…", "$a$ and $b$"]
-    assert [str(each.message) for each in recwarn] == []
+def test_bars_say_their_means_and_intervals(page: bytes):
+    audit, _ = sample_audit()
+    found = re.findall(r'<bdi>(.*?)</bdi></th><td class="track">.*?</td><td>(.*?)</td>', page.decode())
+    rows = [(unescape(name), text) for name, text in found]
+    for name in ("context_tokens", "answer_position", "question_word", "source"):
+        for value, part in audit["slices"][name].items():
+            loss = part["losses"]["nll"]
+            interval = f" ± {1.96 * loss['standard_error']:.2f}" if loss["count"] > 1 else ""
+            assert (value, f"{loss['mean']:.2f}{interval}") in rows
+
+
+def test_rows_by_what_became_of_them_share_one_bar(page: bytes):
+    audit, _ = sample_audit()
+    shares = {name: int(count) for name, count in re.findall(r'<span class="(\w+)" style="flex-grow: (\d+)">', page.decode())}
+    assert shares == {name: count for name, count in audit["rows"].items() if count and name != "planned"}
 
 
 def test_where_no_token_is_coloured_it_is_said():
