@@ -70,15 +70,16 @@ def cut_pairs(questions: Sequence[Any], contexts: Sequence[Any], tokenizer: Toke
     whole = tokenizer.questions(list(question_place))
     passages = tokenizer.passages(list(context_place))
 
+    question_tokens, context_tokens = whole.lengths.tolist(), passages.lengths.tolist()
     pair_place: dict[tuple[int, int], int] = {}
     row_pair = np.full(len(questions), -1, np.int64)
     for row in usable:
         q, c = question_place[questions[row]], context_place.get(contexts[row])
-        if whole.lengths[q] == 0:
+        if question_tokens[q] == 0:
             problems[row] = _without_tokens("question")
         elif c is None:
             problems[row] = _too_many_windows(f"more than {most}", limits)
-        elif passages.lengths[c] == 0:
+        elif context_tokens[c] == 0:
             problems[row] = _without_tokens("context")
         else:
             row_pair[row] = pair_place.setdefault((q, c), len(pair_place))
@@ -96,7 +97,7 @@ def cut_pairs(questions: Sequence[Any], contexts: Sequence[Any], tokenizer: Toke
     too_long = windows.counts == 0
     for row in np.flatnonzero(row_pair >= 0).tolist():
         if too_long[row_pair[row]]:
-            problems[row] = _too_many_windows(str(passages.lengths[pairs[row_pair[row], 1]]), limits)
+            problems[row] = _too_many_windows(str(context_tokens[pairs[row_pair[row], 1]]), limits)
     return Pairs(
         row_pair=row_pair,
         questions=list(question_place),

@@ -60,9 +60,10 @@ def _read_file(path: str, rows: set[int], columns: list[str]) -> dict[Place, dic
             for batch in file.iter_batches(1024, row_groups=[group], columns=columns) if wanted else ():
                 here = [row for row in wanted if begin <= row < begin + batch.num_rows]
                 taken = batch.take(pa.array([row - begin for row in here], pa.int64()))
-                for place, row in enumerate(here):
-                    values = {name: each_value(taken.column(name).slice(place, 1))[0] for name in columns}
-                    found[path, row] = {name: None if isinstance(each, NotUTF8) else each for name, each in values.items()}
+                values = [each_value(taken.column(name)) for name in columns]
+                for row, *texts in zip(here, *values, strict=True):
+                    texts = [None if isinstance(text, NotUTF8) else text for text in texts]
+                    found[path, row] = dict(zip(columns, texts, strict=True))
                 begin += batch.num_rows
                 if begin > wanted[-1]:
                     break
