@@ -64,7 +64,7 @@ def loss_histogram(counts: Sequence[int]) -> str:
     """Rows by loss, in the bins of `model.distributions.loss_bin`."""
     drawing = _Drawing("loss")
     axes = drawing.axes
-    axes.bar(range(len(counts)), counts, width=0.9, align="edge", color=_ACCENT)
+    axes.stairs(counts, fill=True, color=_ACCENT)
     _loss_ticks(axes.set_xticks, len(counts))
     axes.yaxis.grid(True, color=_RULE, linewidth=0.6)
     drawing.label("loss of the gold, nats", "examples")
