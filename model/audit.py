@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -316,14 +317,12 @@ def _hashes(
     context = _take(hash_texts(contexts), passage)
     both = [hashlib.blake2b(q + c, digest_size=16).digest() for q, c in zip(question, context, strict=True)]
     passages = windows.passages
-    gold = []
-    for row in range(len(pair)):
-        base = passages.bounds[passage[row]]
-        spans = sorted(
-            (int(passages.char_start[base + golds.first[g]]), int(passages.char_end[base + golds.last[g]]))
-            for g in golds.of_row[row]
-        )
-        gold.append(hashlib.blake2b(json.dumps(spans).encode(), digest_size=16).digest())
+    base = passages.bounds[windows.pair_passage[golds.pair]]
+    starts, ends = passages.char_start[base + golds.first], passages.char_end[base + golds.last]
+    spans = list(zip(starts.tolist(), ends.tolist(), strict=True))
+    of_row, bounds = golds.of_row.values.tolist(), golds.of_row.bounds.tolist()
+    told = [json.dumps(sorted(spans[g] for g in of_row[low:high])) for low, high in pairwise(bounds)]
+    gold = [hashlib.blake2b(each.encode(), digest_size=16).digest() for each in told]
     named = {"question_hash": question, "context_hash": context, "pair_hash": both, "gold_hash": gold}
     return {
         name: pa.array([None if skip else value for value, skip in zip(values, out, strict=True)], pa.binary(16))
