@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -68,8 +68,8 @@ def audit_page(
     }
     given = [name for name in slices if name not in SLICES][:_MOST_GIVEN]
     sliced = [
-        (title, len(slices[name]), _losses_of(slices[name]))
-        for name, title in (*_SLICED.items(), *zip(given, given, strict=True))
+        (what, len(slices[name]), _losses_of(slices[name]))
+        for name, what in (*_SLICED.items(), *zip(given, given, strict=True))
         if name in slices
     ]
     rows = [{"slice": name, "value": value, **part} for name, values in slices.items() for value, part in values.items()]
@@ -98,7 +98,7 @@ def comparison_page(comparison: Mapping[str, Any]) -> bytes:
     slices = comparison["slices"]
     rows = [{"slice": name, "value": value, **part} for name, values in slices.items() for value, part in values.items()]
     groups = [("all", comparison["all"]), *((f"{row['slice']}: {row['value']}", row) for row in rows[:_MOST_BARS])]
-    differences = {metric: _differences_of({name: group[metric] for name, group in groups}) for metric in ("f1", "nll")}
+    differences = {metric: _differences_of([(name, group[metric]) for name, group in groups]) for metric in ("f1", "nll")}
     for shown in (len(comparison["regressions"]) + len(comparison["improvements"]), _FEWER, 0):
         page = render(
             "comparison.html",
@@ -128,10 +128,10 @@ def _losses_of(values: Mapping[str, Any]) -> Bars:
     return scaled(means)
 
 
-def _differences_of(groups: Mapping[str, Mapping[str, Any]]) -> Bars:
+def _differences_of(groups: Sequence[tuple[str, Mapping[str, Any]]]) -> Bars:
     """The mean paired difference of every group."""
     means = []
-    for name, each in groups.items():
+    for name, each in groups:
         if each["count"]:
             mean, (low, high) = each["difference"], each["interval"]
             text = f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]" if each["count"] > 1 else f"{mean:+.2f}"
