@@ -6,6 +6,7 @@ By default in lanes, as annotate computes: every core a batch of its own. `--lan
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 
 import torch
 
@@ -17,6 +18,20 @@ from model.reader import CheckpointReader, resolve_dtype
 from model.training_data import make_examples, read_rows
 
 
+def limit(path: str, model: str, dtype: str, batch_tokens: int, lanes: int) -> Callable[[], dict[str, float]]:
+    """The function that passes all windows through the network; tokens and batches are made before. 0 lanes: annotate's."""
+    reader = CheckpointReader(LocalFolder(model), dtype=resolve_dtype(dtype, "auto"))
+    reader.load()
+    windows = make_examples(read_rows(path), reader.tokenizer(), 384, 128, 64).windows
+    batches = [assemble(windows, chosen) for chosen in plan_batches(windows.lengths, batch_tokens)]
+
+    def run() -> dict[str, float]:
+        in_lanes(torch.inference_mode()(reader.logits), batches[::-1], lanes or reader.lanes())
+        return {"windows": len(windows)}
+
+    return run
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--input", required=True)
@@ -25,16 +40,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--lanes", type=int, default=0)
     options = parser.parse_args()
-    reader = CheckpointReader(LocalFolder(options.model), dtype=resolve_dtype(options.dtype, "auto"))
-    reader.load()
-    windows = make_examples(read_rows(options.input), reader.tokenizer(), 384, 128, 64).windows
-    batches = [assemble(windows, chosen) for chosen in plan_batches(windows.lengths, options.batch_tokens)]
-
-    def run() -> dict[str, float]:
-        in_lanes(torch.inference_mode()(reader.logits), batches[::-1], options.lanes or reader.lanes())
-        return {"windows": len(windows)}
-
-    serve(run)
+    serve(limit(options.input, options.model, options.dtype, options.batch_tokens, options.lanes))
 
 
 if __name__ == "__main__":

@@ -68,9 +68,9 @@ def audit_page(
     }
     given = [name for name in slices if name not in SLICES][:_MOST_GIVEN]
     sliced = [
-        (what, len(slices[name]), _losses_of(slices[name]))
+        (what, len(slices[name]), drawn_bars)
         for name, what in (*_SLICED.items(), *zip(given, given, strict=True))
-        if name in slices
+        if (drawn_bars := _losses_of(slices.get(name, {}))).bars
     ]
     rows = [{"slice": name, "value": value, **part} for name, values in slices.items() for value, part in values.items()]
     for shown in (WITH_TOKENS, WITH_TOKENS // 4, 0):
@@ -123,7 +123,7 @@ def _losses_of(values: Mapping[str, Any]) -> Bars:
         loss = part["losses"]["nll"]
         if loss["count"]:
             mean, half = loss["mean"], Z_95 * loss["standard_error"]
-            text = f"{mean:.2f} ± {half:.2f}" if loss["count"] > 1 else f"{mean:.2f}"
+            text = f"{mean:.3f} ± {half:.3f}" if loss["count"] > 1 else f"{mean:.3f}"
             means.append(Mean(value, text, mean, max(0.0, mean - half), mean + half))
     return scaled(means)
 
@@ -134,7 +134,7 @@ def _differences_of(groups: Sequence[tuple[str, Mapping[str, Any]]]) -> Bars:
     for name, each in groups:
         if each["count"]:
             mean, (low, high) = each["difference"], each["interval"]
-            text = f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]" if each["count"] > 1 else f"{mean:+.2f}"
+            text = f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]" if each["count"] > 1 else f"{mean:+.3f}"
             means.append(Mean(name, text, mean, low, high))
     return scaled(means)
 

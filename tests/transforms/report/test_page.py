@@ -112,7 +112,7 @@ def test_one_example_has_no_interval():
     assert f"{audit['all']['losses']['nll']['mean']:.3f}</strong><p>" in page
     rows = re.findall(r'<th scope="row">source</th><td><bdi>book (\d)</bdi></td>(?:<td.*?</td>){2}<td>(.*?)</td>', page)
     assert [interval == "–" for _, interval in rows] == [False, True, False]
-    assert len(re.findall(r"<td>\d+\.\d\d</td></tr>\n<tr><th scope=\"row\" title=\"book 2\">", page)) == 1
+    assert len(re.findall(r"<td>\d+\.\d{3}</td></tr>\n<tr><th scope=\"row\"><bdi>book 2<", page)) == 1
 
 
 def test_the_same_audit_is_the_same_page(page: bytes):
@@ -137,8 +137,8 @@ def test_bars_say_their_means_and_intervals(page: bytes):
     for name in ("context_tokens", "answer_position", "question_word", "source"):
         for value, part in audit["slices"][name].items():
             loss = part["losses"]["nll"]
-            interval = f" ± {1.96 * loss['standard_error']:.2f}" if loss["count"] > 1 else ""
-            assert (value, f"{loss['mean']:.2f}{interval}") in rows
+            interval = f" ± {1.96 * loss['standard_error']:.3f}" if loss["count"] > 1 else ""
+            assert (value, f"{loss['mean']:.3f}{interval}") in rows
 
 
 def test_rows_by_what_became_of_them_share_one_bar(page: bytes):
@@ -200,6 +200,20 @@ class TestComparison:
         page = comparison_page(comparison(slices=2, pairs=2, listed=2)).decode()
         cells = re.findall(r"<td>(.*?)</td>", page[page.index('<table id="slice-table">') :])[2:11]
         assert [cell == "–" for cell in cells] == [False, True, True] * 3
+
+    def test_bars_say_differences_and_intervals(self):
+        content = comparison(slices=2, pairs=40, listed=1)
+        f1 = {"count": 2, "difference": -1.5, "interval": [-2.0, -1.0], "before": 0, "after": 0, "better": 0, "worse": 2}
+        alone, none = {**f1, "count": 1, "difference": 0.0625}, {"count": 0}
+        part = {"rows": 2, "exact_match": none, "nll": none}
+        content["slices"] = {
+            "a": {"b: c": {**part, "f1": f1}, "none": {**part, "f1": none}},
+            "a: b": {"c": {**part, "f1": alone}},
+        }
+        page = comparison_page(content).decode()
+        found = re.findall(r'<bdi>(.*?)</bdi></th><td class="track">.*?</td><td>(.*?)</td>', page)
+        assert found[1:3] == [("a: b: c", "-1.500 [-2.000, -1.000]"), ("a: b: c", "+0.062")]
+        assert [name for name, _ in found] == ["all", "a: b: c", "a: b: c", "all"]
 
     def test_what_is_left_out_is_said(self):
         content = comparison(slices=100, pairs=200, listed=7)

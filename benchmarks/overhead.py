@@ -1,0 +1,70 @@
+"""What annotate and its audit add to the network: the limit, annotate and both audits in turns within one process.
+
+    python -m benchmarks.overhead --input eval_squad_v1.parquet --every_nth 4 --rows 2000
+
+Processes differ from each other by a hundredth and more, which is as much as is asked for here; one process does not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import logging
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import run_pipeline
+from benchmarks.method_bare import limit
+from benchmarks.speed import HERE, select
+
+MODEL = str(HERE.parent / "model" / "bundled")
+
+
+def run_stage(path: str, *arguments: str) -> None:
+    """Runs a stage, Parquet to Parquet. Raises SystemExit if it does not end with 0."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        code = run_pipeline.run([*arguments, f"--input={path}", f"--output={folder}/out", f"--model={MODEL}"])
+    if code:
+        raise SystemExit(f"{' '.join(arguments)} ended with {code}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--input", required=True, help="Parquet in the input layout")
+    parser.add_argument("--rows", type=int, default=2000)
+    parser.add_argument("--every_nth", type=int, default=1)
+    parser.add_argument("--one_per_context", action="store_true", help="the first question of every document only")
+    parser.add_argument("--rounds", type=int, default=6)
+    options = parser.parse_args()
+    logging.disable(logging.INFO)
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/rows.parquet"
+        select(options.input, options.rows, options.every_nth, options.one_per_context, Path(path))
+        methods: dict[str, Callable[[], object]] = {
+            "limit": limit(path, MODEL, dtype="auto", batch_tokens=4096, lanes=0),
+            "annotate": partial(run_stage, path, "annotate"),
+            "annotate --audit": partial(run_stage, path, "annotate", "--audit"),
+            "audit": partial(run_stage, path, "audit"),
+        }
+        names = list(methods)
+        seconds: dict[str, list[float]] = {name: [] for name in names}
+        for turn in range(options.rounds + 1):  # the first is to warm up
+            for name in names[turn % len(names) :] + names[: turn % len(names)]:
+                begun = time.perf_counter()
+                methods[name]()
+                if turn:
+                    seconds[name].append(time.perf_counter() - begun)
+                    print(f"round {turn}: {name} {seconds[name][-1]:.2f} s", flush=True)
+    medians = {name: statistics.median(each) for name, each in seconds.items()}
+    for name, of in (("annotate", "limit"), ("annotate --audit", "annotate"), ("audit", "annotate")):
+        share = medians[name] / medians[of]
+        print(f"{name}: {medians[name]:.2f} s, {share:.3f} of {of}")
+
+
+if __name__ == "__main__":
+    main()
