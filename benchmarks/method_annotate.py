@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import tempfile
+from contextlib import redirect_stdout
 
 import run_pipeline
 from benchmarks.serve import serve
+
+
+def run_stage(path: str, model: str, stage: str, *arguments: str) -> dict[str, float]:
+    """Runs a stage, its report to the terminal unseen. Raises SystemExit if it does not end with 0."""
+    with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):
+        code = run_pipeline.run([stage, f"--input={path}", f"--output={folder}/out", f"--model={model}", *arguments])
+    if code:
+        raise SystemExit(f"{stage} ended with {code}")
+    return {}
 
 
 def main() -> None:
@@ -18,16 +29,7 @@ def main() -> None:
     stage, *rest = rest or ["annotate"]
     logging.disable(logging.INFO)
 
-    def run() -> dict[str, float]:
-        with tempfile.TemporaryDirectory() as folder:
-            code = run_pipeline.run(
-                [stage, f"--input={options.input}", f"--output={folder}/out", f"--model={options.model}", *rest]
-            )
-        if code:
-            raise SystemExit(f"annotate ended with {code}")
-        return {}
-
-    serve(run)
+    serve(lambda: run_stage(options.input, options.model, stage, *rest))
 
 
 if __name__ == "__main__":

@@ -8,8 +8,6 @@ Processes differ from each other by a hundredth and more, which is as much as is
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import logging
 import statistics
 import tempfile
@@ -18,19 +16,11 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import run_pipeline
+from benchmarks.method_annotate import run_stage
 from benchmarks.method_bare import limit
 from benchmarks.speed import HERE, select
 
 MODEL = str(HERE.parent / "model" / "bundled")
-
-
-def run_stage(path: str, *arguments: str) -> None:
-    """Runs a stage, Parquet to Parquet. Raises SystemExit if it does not end with 0."""
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        code = run_pipeline.run([*arguments, f"--input={path}", f"--output={folder}/out", f"--model={MODEL}"])
-    if code:
-        raise SystemExit(f"{' '.join(arguments)} ended with {code}")
 
 
 def main() -> None:
@@ -47,9 +37,9 @@ def main() -> None:
         select(options.input, options.rows, options.every_nth, options.one_per_context, Path(path))
         methods: dict[str, Callable[[], object]] = {
             "limit": limit(path, MODEL, dtype="auto", batch_tokens=4096, lanes=0),
-            "annotate": partial(run_stage, path, "annotate"),
-            "annotate --audit": partial(run_stage, path, "annotate", "--audit"),
-            "audit": partial(run_stage, path, "audit"),
+            "annotate": partial(run_stage, path, MODEL, "annotate"),
+            "annotate --audit": partial(run_stage, path, MODEL, "annotate", "--audit"),
+            "audit": partial(run_stage, path, MODEL, "audit"),
         }
         names = list(methods)
         seconds: dict[str, list[float]] = {name: [] for name in names}

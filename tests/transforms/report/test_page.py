@@ -87,13 +87,13 @@ def test_figures_stand_with_their_intervals(page: bytes):
 
 
 def test_columns_of_slice_by_have_figures(page: bytes):
-    assert "<figcaption>Loss by source.</figcaption>" in page.decode()
+    assert "<figcaption>Mean loss in nats, by source.</figcaption>" in page.decode()
     audit, examples = sample_audit()
     audit["slices"] |= {f"book {k}": audit["slices"]["source"] for k in range(9)}
     text = page_of(audit, examples).decode()
-    captions = re.findall("<figcaption>(Loss by .*?)</figcaption>", text)
+    captions = re.findall("<figcaption>Mean loss in nats, (by .*?)</figcaption>", text)
     assert len(captions) == 3 + 4
-    assert captions[3:] == ["Loss by source.", *(f"Loss by book {k}." for k in range(3))]  # the table has all
+    assert captions[3:] == ["by source.", *(f"by book {k}." for k in range(3))]  # the table has all
 
 
 def test_a_column_of_any_name_and_of_many_values():
@@ -101,7 +101,7 @@ def test_a_column_of_any_name_and_of_many_values():
     audit["slices"]["source"] = {f"{k:02}": audit["all"] for k in range(50)}
     audit["slices"]['"><script>'] = audit["slices"].pop("source")
     text = page_of(audit, examples).decode()
-    assert "Loss by &#34;&gt;&lt;script&gt;, the first 40 of 50 values." in text
+    assert "by &#34;&gt;&lt;script&gt;, the first 40 of 50 values." in text
     assert text.count("<script>") == 1
 
 
