@@ -108,7 +108,15 @@ def test_what_a_task_raises_ends_all_lanes_and_is_raised(threads: int) -> None:
     assert torch.get_num_threads() == threads
 
 
-def test_an_interrupt_ends_the_lanes_before_it_goes_on(threads: int) -> None:
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Python's own handler of SIGINT: what a shell runs in the background ignores it, and so would the tests."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupt_ends_the_lanes_before_it_goes_on(threads: int, interruptible: None) -> None:
     waiting, done = list(range(1000)), []
 
     def task(item: int) -> None:
