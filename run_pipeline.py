@@ -39,7 +39,7 @@ try:
     from pipeline.graph import build
     from pipeline.identity import claim, claimed_outputs
     from pipeline.job import resolve
-    from pipeline.options import Refused, parse
+    from pipeline.options import BeamOptions, Refused, parse
     from pipeline.progress import progress
     from pipeline.runners import feed_gpu, is_local, is_template, make_runner
     from pipeline.summary import accounting, audit_figures, comparison_figures, duplicate_figures
@@ -63,16 +63,16 @@ def run(arguments: Sequence[str]) -> int:
     """Runs the job, of several days one by one. Returns the exit code; raises Refused where nothing can be started."""
     options, rest = parse(arguments)
     if options.stage == "compare":
-        return _compare(options, PipelineOptions(rest))
+        return _compare(options, BeamOptions(rest))
     jobs = each_day(options)
     if len(jobs) == 1:
-        return run_job(jobs[0], PipelineOptions(rest))
-    if is_template(PipelineOptions(rest)):
+        return run_job(jobs[0], BeamOptions(rest))
+    if is_template(BeamOptions(rest)):
         raise Refused("--date: several days are several jobs, and --template_location takes one")
     code = 0
     for job in jobs:
         _log.info("day %s", job.date[0])
-        code = max(code, exit_code(run_job, job, PipelineOptions(rest)))
+        code = max(code, exit_code(run_job, job, BeamOptions(rest)))
         if code == 3:
             break  # what ended this day would end the next
     return code

@@ -7,12 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipeline.graph import build
 from pipeline.identity import claim
 from pipeline.job import Job, resolve
-from pipeline.options import parse
+from pipeline.options import BeamOptions, parse
 from pipeline.runners import make_runner
 
 
@@ -21,7 +20,7 @@ def prepare(
 ) -> tuple[Job, Callable[[], None]]:
     """The job with what `reader_of` makes of its reader, and the function that claims its output and runs it."""
     options, rest = parse(arguments)
-    beam_options = PipelineOptions(rest)
+    beam_options = BeamOptions(rest)
     resolved = resolve(options, beam_options)
     job = replace(resolved, reader=reader_of(resolved.reader))
 

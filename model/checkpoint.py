@@ -7,6 +7,7 @@ import json
 import math
 import os
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -154,7 +155,13 @@ def digest(folder: Path) -> str:
     """SHA-256 (hex) over the names and bytes of all files that loading may read."""
     total = hashlib.sha256()
     for path in sorted({path for pattern in _READ_FILES for path in folder.glob(pattern)}):
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").digest()
-        total.update(path.name.encode() + b"\0" + content)
+        state = path.stat()
+        total.update(path.name.encode() + b"\0" + _content(path, state.st_ino, state.st_size, state.st_mtime_ns))
     return total.hexdigest()
+
+
+@lru_cache(64)
+def _content(path: Path, *state: int) -> bytes:
+    """SHA-256 of a file, which jobs of one process read once while its state is the same."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
