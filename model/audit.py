@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -319,9 +318,9 @@ def _hashes(
     passages = windows.passages
     base = passages.bounds[windows.pair_passage[golds.pair]]
     starts, ends = passages.char_start[base + golds.first], passages.char_end[base + golds.last]
-    spans = list(zip(starts.tolist(), ends.tolist(), strict=True))
+    spans = np.stack([starts, ends], 1).tolist()
     of_row, bounds = golds.of_row.values.tolist(), golds.of_row.bounds.tolist()
-    told = [json.dumps(sorted(spans[g] for g in of_row[low:high])) for low, high in pairwise(bounds)]
+    told = [str(sorted(spans[g] for g in of_row[low:high])) for low, high in pairwise(bounds)]
     gold = [hashlib.blake2b(each.encode(), digest_size=16).digest() for each in told]
     named = {"question_hash": question, "context_hash": context, "pair_hash": both, "gold_hash": gold}
     return {

@@ -73,10 +73,10 @@ class Distribution:
     def quantiles(self, wanted: Sequence[float]) -> list[float]:
         """The value of rank q (count - 1), as a DDSketch finds it: the middle of its bin, within the extremes."""
         keys = sorted(self.bins)
-        values = [0.0, *map(_MAPPING.value, keys)]
         below = np.cumsum([self.zeros, *(self.bins[key] for key in keys)])
-        places = np.searchsorted(below, [q * (self.count - 1) for q in wanted], side="right")
-        return [min(max(float(values[place]), self.low), self.high) for place in places]
+        places = np.searchsorted(below, [q * (self.count - 1) for q in wanted], side="right").tolist()
+        values = [_MAPPING.value(keys[place - 1]) if place else 0.0 for place in places]
+        return [min(max(value, self.low), self.high) for value in values]
 
     def histogram(self) -> list[int]:
         """How many values fall into each bin of plots; those in the sketch's bin at a border go by its middle."""

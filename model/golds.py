@@ -36,21 +36,36 @@ class Golds:
         return len(self.pair)
 
 
-def gold_tokens(passages: Passages, passage: int, char_start: int, char_end: int) -> tuple[int, int]:
-    """First and last token (inclusive) of a gold answer, (-1, -1) where it meets no token.
+def gold_tokens(
+    passages: Passages, passage: np.ndarray, char_start: np.ndarray, char_end: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """First and last token (inclusive) of gold answers, -1 where one meets no token; int64 [golds] all.
 
     A token belongs to the gold iff its trimmed range meets [char_start, char_end), in code points, or if it shares
     characters with such a token: a gold starts and ends where spans may.
     """
-    low, high = passages.bounds[passage], passages.bounds[passage + 1]
-    starts, ends = passages.char_start[low:high], passages.char_end[low:high]
-    met = (ends > char_start) & (starts < char_end) & (ends > starts)
-    if not met.any():
-        return -1, -1
-    first = int(met.argmax())
-    last = len(met) - 1 - int(met[::-1].argmax())
-    first -= int(passages.can_start[low : low + first + 1][::-1].argmax())
-    return first, last + int(passages.can_end[low + last : high].argmax())
+    if not len(passages.ids):
+        return np.full(len(passage), -1), np.full(len(passage), -1)
+    # All passages' tokens in one ascending order; empty tokens are neither the first nor the last of any gold.
+    apart = int(max(passages.char_end.max(), char_end.max(initial=0))) + 2
+    base = np.repeat(np.arange(len(passages)) * apart, passages.lengths)
+    held = passages.char_end > passages.char_start
+    ends = np.maximum.accumulate(base + np.where(held, passages.char_end, 0))
+    starts = _following(base + np.where(held, passages.char_start, apart - 1))
+    first = np.searchsorted(ends, passage * apart + char_start, side="right")
+    last = np.searchsorted(starts, passage * apart + char_end) - 1
+    met = first <= last
+
+    place = np.arange(len(held))
+    group_start = np.maximum.accumulate(np.where(passages.can_start, place, 0))
+    group_end = _following(np.where(passages.can_end, place, len(place)))
+    low = passages.bounds[passage]
+    return np.where(met, group_start[first * met] - low, -1), np.where(met, group_end[last * met] - low, -1)
+
+
+def _following(values: np.ndarray) -> np.ndarray:
+    """The least of each value and all after it."""
+    return np.minimum.accumulate(values[::-1])[::-1]
 
 
 def read_golds(answers: Sequence[Any], contexts: Sequence[str], row_pair: np.ndarray, windows: Windows) -> Golds:
@@ -64,38 +79,48 @@ def read_golds(answers: Sequence[Any], contexts: Sequence[str], row_pair: np.nda
     gold_without_tokens.
     Misaligned means context[start:start + len(text)] != text; such golds are never searched for elsewhere.
     """
-    place: dict[tuple[int, int, int], int] = {}
+    problems: dict[int, tuple[str, str]] = {}
+    asked: dict[tuple[int, int, int], int] = {}  # (pair, char_start, char_end) of each that stands where it says
+    given: list[list[tuple[str, int | tuple[str, str]]]] = []  # texts of each row, with places in `asked`, or problems
+    for row, answer in enumerate(answers):
+        mine: list[tuple[str, int | tuple[str, str]]] = []
+        pair = int(row_pair[row])
+        malformed = _malformed(answer) if pair >= 0 else None
+        if malformed:
+            problems[row] = malformed
+        elif pair >= 0:
+            context = contexts[windows.pair_passage[pair]]
+            for text, start in zip(answer["text"], answer["answer_start"], strict=True):
+                problem = gold_problem(context, text, start)
+                mine.append((text, problem or asked.setdefault((pair, start, start + len(text)), len(asked))))
+        given.append(mine)
+
+    pairs, begin, end = np.array(list(asked), np.int64).reshape(-1, 3).T
+    first, last = gold_tokens(windows.passages, windows.pair_passage[pairs], begin, end)
+    tokens = list(zip(pairs.tolist(), first.tolist(), last.tolist(), strict=True))
+    spans: dict[tuple[int, int, int], int] = {}
     of_row: list[list[int]] = []
     dropped = np.zeros(len(answers), np.int64)
-    problems: dict[int, tuple[str, str]] = {}
     texts: list[list[str]] = []
-    for row, answer in enumerate(answers):
-        mine: dict[int, None] = {}
+    for row, mine in enumerate(given):
         kept: list[str] = []
-        pair = int(row_pair[row])
-        if pair >= 0:
-            malformed = _malformed(answer)
-            if malformed:
-                problems[row] = malformed
+        found: dict[int, None] = {}  # each once: annotators who agree give the same
+        unusable: list[tuple[str, str]] = []
+        for text, at in mine:
+            if isinstance(at, tuple):
+                unusable.append(at)
+            elif tokens[at][1] < 0:
+                unusable.append(("gold_without_tokens", f"gold {text[:80]!r} has no token"))
             else:
-                passage = int(windows.pair_passage[pair])
-                given = list(zip(answer["text"], answer["answer_start"], strict=True))
-                # each once: annotators who agree give the same
-                located = {each: _locate(windows.passages, passage, contexts[passage], *each) for each in set(given)}
-                for text, start in given:
-                    problem, first, last = located[text, start]
-                    if problem:
-                        dropped[row] += 1
-                        problems.setdefault(row, problem)
-                    else:
-                        mine.setdefault(place.setdefault((pair, first, last), len(place)))
-                        kept.append(text)
-                if kept:
-                    problems.pop(row, None)
-        of_row.append(list(mine))
+                found.setdefault(spans.setdefault(tokens[at], len(spans)))
+                kept.append(text)
+        if unusable and not kept:
+            problems[row] = unusable[0]
+        dropped[row] = len(unusable)
+        of_row.append(list(found))
         texts.append(kept)
-    spans = np.array(list(place), np.int64).reshape(-1, 3)
-    return Golds(spans[:, 0], spans[:, 1], spans[:, 2], Ragged.of(of_row), dropped, problems, texts)
+    columns = np.array(list(spans), np.int64).reshape(-1, 3)
+    return Golds(columns[:, 0], columns[:, 1], columns[:, 2], Ragged.of(of_row), dropped, problems, texts)
 
 
 def _malformed(answer: Any) -> tuple[str, str] | None:
@@ -132,16 +157,6 @@ def locate_gold(context: str, text: str) -> tuple[int | None, str]:
     if start < 0:
         return None, "gold_absent"
     return (None, "gold_ambiguous") if context.find(text, start + 1) >= 0 else (start, "gold_located")
-
-
-def _locate(passages: Passages, passage: int, context: str, text: str, start: int) -> tuple[tuple[str, str] | None, int, int]:
-    problem = gold_problem(context, text, start)
-    if problem:
-        return problem, -1, -1
-    first, last = gold_tokens(passages, passage, start, start + len(text))
-    if first < 0:
-        return ("gold_without_tokens", f"gold {text[:80]!r} has no token"), -1, -1
-    return None, first, last
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,11 +136,10 @@ def make_examples(rows: list[dict], tokenizer: Tokenizer, max_length: int, overl
         overlap=overlap,
         max_windows=10_000,
     )
+    golds = {k: gold for k, row in enumerate(rows) if (gold := majority_gold(row["answers"]))}
+    begin, stop = np.array(list(golds.values()), np.int64).reshape(-1, 2).T
     first, last = np.full(len(rows), NULL, np.int64), np.full(len(rows), NULL, np.int64)
-    for k, row in enumerate(rows):
-        gold = majority_gold(row["answers"])
-        if gold:
-            first[k], last[k] = gold_tokens(passages, passage[k], *gold)
+    first[list(golds)], last[list(golds)] = gold_tokens(passages, passage[list(golds)], begin, stop)
     start, end = first[windows.pair], last[windows.pair]
     whole = (start >= windows.start) & (end < windows.stop)
     outside = (end < windows.start) | (start >= windows.stop)

@@ -9,6 +9,7 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -91,14 +92,19 @@ class Job:
 
     def about(self, stage: str) -> dict[str, Any]:
         """What the manifest of a stage says of the job, beyond what it did."""
-        packages = ("apache-beam", "torch", "transformers", "tokenizers", "pyarrow")
         return {
             "stage": stage,
             "configuration": self.configuration_of(stage),
             "model": self.model,
             "input_files": len(self.files),
-            "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+            "versions": {"python": platform.python_version(), **_versions()},
         }
+
+
+@cache
+def _versions() -> dict[str, str]:
+    """Of the packages that answers may depend on."""
+    return {name: version(name) for name in ("apache-beam", "torch", "transformers", "tokenizers", "pyarrow")}
 
 
 def resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:

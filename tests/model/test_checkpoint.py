@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -170,3 +171,15 @@ def test_digest_depends_on_every_file_that_loading_may_read_and_on_no_other(tmp_
         assert digest(fewer) != before, name
     moved = write(tmp_path / "moved", **{name: files[name] for name in files if name != "vocab__txt"}, words__txt="a\nb")
     assert digest(moved) != before
+
+
+def test_digest_of_a_file_that_was_written_anew(tmp_path: Path) -> None:
+    """Of equal size, in the same process: a file is read once only while it is the same."""
+    path = write(tmp_path / "model", config__json="{}") / "config.json"
+    before = digest(path.parent)
+    path.write_text("[]")
+    os.utime(path, ns=(1, 1))
+    assert digest(path.parent) != before
+    path.unlink()
+    path.write_text("{}")
+    assert digest(path.parent) == before

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.golds import Golds, gold_tokens, gold_views, read_golds
-from model.tokenizer import Tokenizer
+from model.tokenizer import Passages, Tokenizer
 from model.windows import Windows
 from tests.checkpoints import Checkpoint, joined_emoji_tokenizer
 from tests.model.fakes import make_passages, make_windows
@@ -21,6 +21,13 @@ CONTEXT = "a a a a a a"
 
 
 # From characters to tokens
+
+
+def tokens_of(passages: Passages, passage: int, char_start: int, char_end: int) -> tuple[int, int]:
+    """Tokens of one gold, which does not depend on those beside it."""
+    others = np.array([0, passage, len(passages) - 1]), np.array([0, char_start, 1]), np.array([1, char_end, 9])
+    first, last = gold_tokens(passages, *others)
+    return int(first[1]), int(last[1])
 
 
 @pytest.mark.parametrize(
@@ -37,14 +44,14 @@ CONTEXT = "a a a a a a"
     ],
 )
 def test_a_gold_is_the_tokens_that_it_meets(start: int, end: int, tokens: tuple[int, int]) -> None:
-    assert gold_tokens(make_passages([3, 6]), 1, start, end) == tokens
+    assert tokens_of(make_passages([3, 6]), 1, start, end) == tokens
 
 
 def test_a_part_of_a_token_counts_as_the_token() -> None:
     passages = replace(make_passages([2]), char_start=np.array([0, 4]), char_end=np.array([3, 9]))
-    assert gold_tokens(passages, 0, 1, 2) == (0, 0)
-    assert gold_tokens(passages, 0, 2, 5) == (0, 1)
-    assert gold_tokens(passages, 0, 3, 5) == (1, 1)
+    assert tokens_of(passages, 0, 1, 2) == (0, 0)
+    assert tokens_of(passages, 0, 2, 5) == (0, 1)
+    assert tokens_of(passages, 0, 3, 5) == (1, 1)
 
 
 def test_golds_start_and_end_where_spans_may(checkpoint: Checkpoint) -> None:
@@ -55,7 +62,7 @@ def test_golds_start_and_end_where_spans_may(checkpoint: Checkpoint) -> None:
         low = passages.bounds[passage]
         for start in range(len(context)):
             for length in (1, 2, 5):
-                first, last = gold_tokens(passages, passage, start, min(start + length, len(context)))
+                first, last = tokens_of(passages, passage, start, min(start + length, len(context)))
                 if first < 0:
                     continue
                 assert first <= last
@@ -81,7 +88,7 @@ def test_every_gold_against_a_plain_search(checkpoints: dict[str, Checkpoint], n
                     first -= 1
                 while met and not can_end[last]:
                     last += 1
-                assert gold_tokens(passages, passage, start, end) == (first, last)
+                assert tokens_of(passages, passage, start, end) == (first, last)
 
 
 def test_a_gold_within_a_joined_emoji(tmp_path: Path) -> None:
@@ -91,7 +98,7 @@ def test_a_gold_within_a_joined_emoji(tmp_path: Path) -> None:
     passages = Tokenizer(tmp_path).passages([context])
 
     def text(start: int, end: int) -> str:
-        first, last = gold_tokens(passages, 0, start, end)
+        first, last = tokens_of(passages, 0, start, end)
         return context[passages.char_start[first] : passages.char_end[last]]
 
     assert text(2, 2 + len(FAMILY)) == FAMILY
@@ -208,7 +215,7 @@ def test_starts_count_code_points(checkpoints: dict[str, Checkpoint]) -> None:
     context = f"{FAMILY} 🇩🇪 waved at Ada."
     tokenizer = checkpoints["roberta"].reader.tokenizer()
     passages = tokenizer.passages([context])
-    first, last = gold_tokens(passages, 0, context.index("Ada"), context.index("Ada") + 3)
+    first, last = tokens_of(passages, 0, context.index("Ada"), context.index("Ada") + 3)
     assert context[passages.char_start[first] : passages.char_end[last]] == "Ada"
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import copy
+import pickle
 import re
 
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions, WorkerOptions
 
-from pipeline.options import STAGES, Refused, make_parser, parse
+from pipeline.options import STAGES, BeamOptions, Refused, make_parser, parse
 
 FILES = ("--input=in.parquet", "--output=out")
 
@@ -192,6 +194,19 @@ def test_options_of_beam_pass_through():
     assert options.view_as(StandardOptions).runner == "DirectRunner"
     assert options.view_as(StandardOptions).streaming is True
     assert options.view_as(WorkerOptions).num_workers == 3
+
+
+def test_beams_options_are_parsed_once_and_one_whoever_looks():
+    options = BeamOptions(["--num_workers", "3", "--experiments=a"])
+    assert options.view_as(WorkerOptions) is options.view_as(WorkerOptions)
+    options.view_as(WorkerOptions).num_workers = 4
+    assert options.view_as(WorkerOptions).num_workers == options.get_all_options()["num_workers"] == 4
+
+    for copied in (copy.deepcopy(options), pickle.loads(pickle.dumps(options))):
+        assert copied.view_as(WorkerOptions).num_workers == 4
+        copied.view_as(WorkerOptions).num_workers = 5
+        assert copied.get_all_options()["num_workers"] == 5
+    assert options.view_as(WorkerOptions).num_workers == 4, "a copy is another's"
 
 
 def test_help_shows_every_group_and_option(capsys: pytest.CaptureFixture[str]):

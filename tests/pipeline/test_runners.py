@@ -7,16 +7,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import apache_beam as beam
+import numpy as np
 import pytest
 import torch
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, TypeOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.portability.prism_runner import PrismRunner
 from apache_beam.runners.worker.statesampler import StateSampler
+from apache_beam.testing.util import assert_that, equal_to
 from apache_beam.utils.counters import CounterFactory
 
 from pipeline.options import Refused, parse
 from pipeline.runners import feed_gpu, is_local, is_template, make_runner
+from transforms.records import Receipt
 
 HOUSE = Path(__file__).parent.parent.parent
 
@@ -35,6 +39,31 @@ def test_in_process_beam_takes_no_time_for_what_nobody_needs():
     make_runner(options)
     assert not options.view_as(TypeOptions).pipeline_type_check
     assert StateSampler("of a bundle", CounterFactory()).sampling_period_ms == 5
+
+
+class _Unpicklable:
+    def __reduce__(self) -> str:
+        raise AssertionError("it was encoded")
+
+
+def test_in_process_what_goes_from_step_to_step_is_not_encoded_for_its_size():
+    """It is chunks, and Beam would do so for every first one of a bundle."""
+    options = PipelineOptions([])
+    with beam.Pipeline(runner=make_runner(options), options=options) as pipeline:
+        assert_that(
+            pipeline | beam.Create([1, 2]) | "Make" >> beam.Map(lambda _: _Unpicklable()) | "Use" >> beam.Map(lambda _: "used"),
+            equal_to(["used", "used"]),
+        )
+
+
+def test_what_crosses_a_shuffle_in_process_is_as_it_was():
+    options = PipelineOptions([])
+    values = [{"a": [1.5, None, b"\0", "ä"]}, (2**70, frozenset({1})), np.float32(1.5), Receipt(part="p", counts={"rows": 2})]
+    with beam.Pipeline(runner=make_runner(options), options=options) as pipeline:
+        grouped = pipeline | beam.Create([None]) | beam.FlatMap(lambda _: list(enumerate(values))) | beam.GroupByKey()
+        assert_that(
+            grouped | beam.MapTuple(lambda k, found: (k, list(found))), equal_to([(k, [v]) for k, v in enumerate(values)])
+        )
 
 
 def test_other_runners_are_beams():
