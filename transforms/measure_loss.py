@@ -94,7 +94,7 @@ def measure_loss(answered: AnsweredChunk, decoding: Decoding, options: AuditOpti
             "golds_dropped": int(golds.dropped.sum()),
             "rows_corrected": len(answered.chunk.corrected),
         },
-        statistics=statistics.to_json(),
+        statistics=statistics,
         corrected=tuple(sorted(set(answered.chunk.corrected))),
     )
     return replace(answered, outcomes=(*answered.outcomes, outcome))

@@ -70,7 +70,7 @@ class Totals:
             named = hashlib.sha256(f"{receipt.part} {receipt.digest}".encode()).digest()
             self.content ^= int.from_bytes(named[:16])
             if receipt.statistics is not None:
-                self._measure(Statistics.from_json(receipt.statistics))
+                self._measure(receipt.statistics)
 
     def _spend(self, seconds: Mapping[str, float]) -> None:
         for step, time in seconds.items():

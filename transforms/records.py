@@ -14,6 +14,7 @@ import pyarrow as pa
 from model.golds import Golds
 from model.prediction import Prediction
 from model.spans import PassageSpans
+from model.statistics import Statistics
 from model.windows import Windows
 
 
@@ -163,7 +164,7 @@ class Outcome:
     columns     its output columns without prefix, one row per input row; `status` and `reason` are among them
     rejections  rows that it could not do
     counts      windows, tokens, rows by status
-    statistics  what the audit's figures are merged from, as JSON values
+    statistics  what the audit's figures are merged from
     corrected   distinct ids of the rows whose golds were corrected
     """
 
@@ -171,7 +172,7 @@ class Outcome:
     columns: pa.Table
     rejections: tuple[Rejection, ...]
     counts: Mapping[str, int]
-    statistics: Mapping[str, Any] | None = None
+    statistics: Statistics | None = None
     corrected: tuple[str, ...] = ()
 
 
@@ -220,7 +221,7 @@ class Receipt:
     seconds: Mapping[str, float] = field(default_factory=dict)
     digest: str = ""
     worker: str = ""
-    statistics: Mapping[str, Any] | None = None
+    statistics: Statistics | None = None
     corrected: tuple[str, ...] = ()
     failed_step: str = ""
     error: str = ""
@@ -228,12 +229,14 @@ class Receipt:
     retries: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        return {f.name: getattr(self, f.name) for f in fields(self)}
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return values | {"statistics": self.statistics and self.statistics.to_json()}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
-        return cls(**known | {"corrected": tuple(known.get("corrected", ()))})
+        statistics = known.get("statistics") and Statistics.from_json(known["statistics"])
+        return cls(**known | {"corrected": tuple(known.get("corrected", ())), "statistics": statistics})
 
 
 def failed_receipt(spec: ChunkSpec, step: str, error: BaseException, seconds: Mapping[str, float], retries: int = 0) -> Receipt:

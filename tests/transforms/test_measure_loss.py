@@ -55,7 +55,7 @@ def audit(table: pa.Table, reader: FakeReader, decoding: Decoding = DECODING, **
 
 def summary(outcome: Outcome) -> dict[str, Any]:
     """The chunk's statistics after what a receipt makes of them: JSON and back."""
-    return Statistics.from_json(json.loads(json.dumps(outcome.statistics))).summary()
+    return Statistics.from_json(json.loads(json.dumps(outcome.statistics.to_json()))).summary()
 
 
 def test_a_loss_worked_by_hand(words: Tokenizer):
