@@ -53,8 +53,8 @@ class Distribution:
         if not len(values):
             return
         self.count += len(values)
-        self.total += math.fsum(values.tolist())
-        self.squares += math.fsum((values * values).tolist())
+        self.total += float(values.sum())
+        self.squares += float((values * values).sum())
         self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
         positive = values[values > _SMALLEST]
         self.zeros += len(values) - len(positive)
@@ -126,7 +126,7 @@ class Calibration:
 
     def add(self, probability: np.ndarray, right: np.ndarray) -> None:
         self.count += len(probability)
-        self.brier += math.fsum((probability - right) ** 2)
+        self.brier += float(((probability - right) ** 2).sum())
         place = np.minimum((probability * FINE_BINS).astype(int), FINE_BINS - 1)
         keys, at = np.unique(place, return_inverse=True)
         sums = [np.bincount(at), np.bincount(at, probability), np.bincount(at, right).astype(int)]
