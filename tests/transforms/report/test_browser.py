@@ -19,6 +19,7 @@ from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.wait import WebDriverWait
 
 from tests.model.test_comparison import compared, drawn_pairs
 from tests.transforms.report.samples import ABOUT, PASSAGES, SCRIPT, sample_audit
@@ -55,7 +56,9 @@ def audit_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def audit(browser: Chrome, audit_file: Path) -> Iterator[Chrome]:
     """The audit's page, fresh, on a desktop screen. It must have said nothing to the console by the end."""
     browser.set_window_size(1200, 900)
+    browser.get("about:blank")  # on a busy machine a page that is loaded once more is taken for loaded too early
     browser.get(audit_file.as_uri())
+    WebDriverWait(browser, 30).until(lambda _: browser.execute_script("return document.readyState") == "complete")
     yield browser
     assert browser.get_log("browser") == []
     assert browser.title == "Audit – Spanmill"  # what the script among the texts would have changed
