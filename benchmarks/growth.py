@@ -23,6 +23,7 @@ from benchmarks.machine import describe
 from benchmarks.synthetic import SAMPLE, write_rows
 
 ROOT = Path(__file__).parent.parent
+PARTS = ("rows", "words", "questions", "processes")
 _RUN = """
 import json, logging, resource, sys, tempfile, time
 import torch
@@ -67,8 +68,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", type=int, default=2000, help="rows of 1x")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--parts", default="rows,words,questions,processes")
+    parser.add_argument("--parts", default=",".join(PARTS))
     options = parser.parse_args()
+    unknown = set(options.parts.split(",")) - set(PARTS)
+    if unknown:
+        parser.error(f"--parts={options.parts}: {', '.join(sorted(unknown))} is none of {', '.join(PARTS)}")
     print(json.dumps(describe()))
     with tempfile.TemporaryDirectory() as folder:
         for part in options.parts.split(","):

@@ -155,8 +155,9 @@ def digest(folder: Path) -> str:
     """SHA-256 (hex) over the names and bytes of all files that loading may read."""
     total = hashlib.sha256()
     for path in sorted({path for pattern in _READ_FILES for path in folder.glob(pattern)}):
-        state = path.stat()
-        total.update(path.name.encode() + b"\0" + _content(path, state.st_ino, state.st_size, state.st_mtime_ns))
+        s = path.stat()
+        state = s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns
+        total.update(path.name.encode() + b"\0" + _content(path, *state))
     return total.hexdigest()
 
 

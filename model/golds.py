@@ -39,7 +39,7 @@ class Golds:
 def gold_tokens(
     passages: Passages, passage: np.ndarray, char_start: np.ndarray, char_end: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """First and last token (inclusive) of gold answers, -1 where one meets no token; int64 [golds] all.
+    """First and last token (inclusive) of gold answers, -1 where one meets no token; integers [golds] all.
 
     A token belongs to the gold iff its trimmed range meets [char_start, char_end), in code points, or if it shares
     characters with such a token: a gold starts and ends where spans may.
@@ -47,19 +47,20 @@ def gold_tokens(
     if not len(passages.ids):
         return np.full(len(passage), -1), np.full(len(passage), -1)
     # All passages' tokens in one ascending order; empty tokens are neither the first nor the last of any gold.
+    low, origin = passages.bounds[passage], passage.astype(np.int64)
+    char_start, char_end = np.maximum(char_start, 0), np.maximum(char_end, 0)
     apart = int(max(passages.char_end.max(), char_end.max(initial=0))) + 2
     base = np.repeat(np.arange(len(passages)) * apart, passages.lengths)
     held = passages.char_end > passages.char_start
     ends = np.maximum.accumulate(base + np.where(held, passages.char_end, 0))
     starts = _following(base + np.where(held, passages.char_start, apart - 1))
-    first = np.searchsorted(ends, passage * apart + char_start, side="right")
-    last = np.searchsorted(starts, passage * apart + char_end) - 1
+    first = np.searchsorted(ends, origin * apart + char_start, side="right")
+    last = np.searchsorted(starts, origin * apart + char_end) - 1
     met = first <= last
 
     place = np.arange(len(held))
     group_start = np.maximum.accumulate(np.where(passages.can_start, place, 0))
     group_end = _following(np.where(passages.can_end, place, len(place)))
-    low = passages.bounds[passage]
     return np.where(met, group_start[first * met] - low, -1), np.where(met, group_end[last * met] - low, -1)
 
 

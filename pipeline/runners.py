@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -61,6 +60,7 @@ def load(runner: str | None) -> None:
 def make_runner(options: PipelineOptions) -> PipelineRunner:
     """The runner of these options. `DirectRunner` means the in-process one: Beam's own first tries a download."""
     name = options.view_as(StandardOptions).runner
+    _Unmeasured.wanted = name in _IN_PROCESS
     if name == "DaskRunner":  # which passes over a Reshuffle: work spreads as the ranges of input files do
         module = import_module(_EXTRAS[name][1])
         dask = options.view_as(module.DaskOptions)
@@ -81,7 +81,6 @@ def make_runner(options: PipelineOptions) -> PipelineRunner:
             os.environ.setdefault("PYTHONSAFEPATH", "1")
         _end_with_workers()
     _end_bundles_at_once()
-    _measure_no_sizes()
     options.view_as(TypeOptions).pipeline_type_check = False  # there is none of ours to check
     return FnApiRunner(provision_info=_quiet_workers())
 
@@ -112,19 +111,26 @@ class _UnmeasuredImpl(FastPrimitivesCoderImpl):
 
 
 class _Unmeasured(FastPrimitivesCoder):
-    """Beam's coder for what no step declares, but every size is 0."""
+    """Beam's coder for what has no coder of its own, but every size is 0.
+
+    Beam encodes a share of what goes from step to step, the first of each among it, to tell services how large it is. In
+    process nobody asks, and elements are chunks: an audit would pickle some megabytes ten times over.
+    """
+
+    wanted = False
+    """By the job of this process that was made last."""
+
+    @classmethod
+    def from_type_hint(cls, typehint: Any, registry: Any) -> _Unmeasured:
+        if not cls.wanted:
+            raise ValueError("sizes are asked for")  # Beam goes on to its own coder
+        return cls()
 
     def _create_impl(self) -> _UnmeasuredImpl:
         return _UnmeasuredImpl(self._fallback_coder.get_impl())
 
 
-@cache
-def _measure_no_sizes() -> None:
-    """Beam encodes a share of what goes from step to step, the first of each among it, to tell services how large it is.
-
-    Here nobody asks, and it is chunks: an audit's, and what it has found, some megabytes ten times over.
-    """
-    registry.register_fallback_coder(_Unmeasured)
+registry.register_fallback_coder(_Unmeasured)
 
 
 def _end_with_workers() -> None:

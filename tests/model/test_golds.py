@@ -25,8 +25,8 @@ CONTEXT = "a a a a a a"
 
 def tokens_of(passages: Passages, passage: int, char_start: int, char_end: int) -> tuple[int, int]:
     """Tokens of one gold, which does not depend on those beside it."""
-    others = np.array([0, passage, len(passages) - 1]), np.array([0, char_start, 1]), np.array([1, char_end, 9])
-    first, last = gold_tokens(passages, *others)
+    three = np.array([0, passage, len(passages) - 1]), np.array([0, char_start, 1]), np.array([1, char_end, 9])
+    first, last = gold_tokens(passages, *three)
     return int(first[1]), int(last[1])
 
 
@@ -52,6 +52,20 @@ def test_a_part_of_a_token_counts_as_the_token() -> None:
     assert tokens_of(passages, 0, 1, 2) == (0, 0)
     assert tokens_of(passages, 0, 2, 5) == (0, 1)
     assert tokens_of(passages, 0, 3, 5) == (1, 1)
+
+
+def test_a_gold_beside_a_long_text() -> None:
+    """Thousands of passages, one with a million characters: places of tokens among all have no room in 32 bits."""
+    passages = make_passages([2] * 3000)
+    passages.char_end[1] = 1_100_000
+    asked = np.array([0, 1, 1953, 2999], np.int32)
+    first, last = gold_tokens(passages, asked, np.array([2, 2, 2, 0]), np.array([3, 3, 3, 3]))
+    assert (first.tolist(), last.tolist()) == ([1, 1, 1, 0], [1, 1, 1, 1])
+
+
+def test_a_gold_before_its_text_is_none_of_the_text_before() -> None:
+    first, last = gold_tokens(make_passages([3, 3]), np.array([1, 1]), np.array([-9, -9]), np.array([-6, 1]))
+    assert (first.tolist(), last.tolist()) == ([-1, 0], [-1, 0])
 
 
 def test_golds_start_and_end_where_spans_may(checkpoint: Checkpoint) -> None:

@@ -11,6 +11,7 @@ import apache_beam as beam
 import numpy as np
 import pytest
 import torch
+from apache_beam.coders.typecoders import registry
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, TypeOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.portability.prism_runner import PrismRunner
@@ -20,6 +21,7 @@ from apache_beam.utils.counters import CounterFactory
 
 from pipeline.options import Refused, parse
 from pipeline.runners import feed_gpu, is_local, is_template, make_runner
+from tests.transforms.test_records import RECEIPT
 from transforms.records import Receipt
 
 HOUSE = Path(__file__).parent.parent.parent
@@ -58,12 +60,18 @@ def test_in_process_what_goes_from_step_to_step_is_not_encoded_for_its_size():
 
 def test_what_crosses_a_shuffle_in_process_is_as_it_was():
     options = PipelineOptions([])
-    values = [{"a": [1.5, None, b"\0", "ä"]}, (2**70, frozenset({1})), np.float32(1.5), Receipt(part="p", counts={"rows": 2})]
+    values = [{"a": [1.5, None, b"\0", "ä"]}, (2**70, frozenset({1})), np.float32(1.5), RECEIPT]
     with beam.Pipeline(runner=make_runner(options), options=options) as pipeline:
         grouped = pipeline | beam.Create([None]) | beam.FlatMap(lambda _: list(enumerate(values))) | beam.GroupByKey()
         assert_that(
             grouped | beam.MapTuple(lambda k, found: (k, list(found))), equal_to([(k, [v]) for k, v in enumerate(values)])
         )
+
+
+def test_other_runners_are_told_sizes():
+    for arguments, coder in ([], "_Unmeasured"), (["--runner=PrismRunner"], "FastPrimitivesCoder"), ([], "_Unmeasured"):
+        make_runner(PipelineOptions(arguments))
+        assert type(registry.get_coder(Receipt)).__name__ == coder
 
 
 def test_other_runners_are_beams():
