@@ -276,7 +276,7 @@ def _check_options_of_stage(options: argparse.Namespace, arguments: Sequence[str
 
 
 class BeamOptions(PipelineOptions):
-    """Beam's options, each group parsed once: Beam asks for one two hundred times while it builds a graph."""
+    """Beam's options, each group parsed once: Beam would parse one anew a hundred times and more for one job."""
 
     def view_as(self, cls: type[Any]) -> Any:
         views = self.__dict__.setdefault("_views", {})  # no attribute: those are options

@@ -20,8 +20,7 @@ _COLOURS = {
 }
 _TEXT, _ACCENT, _RULE = _COLOURS
 
-
-Scale = tuple[str, Mapping[float, str]]
+_Scale = tuple[str, Mapping[float, str]]
 """Of an axis: what it shows, and its ticks."""
 
 
@@ -43,7 +42,8 @@ class _Drawing:
         for spine in self.axes.spines.values():
             spine.set_color(_RULE)
 
-    def scales(self, x: Scale, y: Scale) -> None:
+    def scales(self, x: _Scale, y: _Scale) -> None:
+        """Writes along both axes."""
         (across, columns), (up, rows) = x, y
         (_, width), (_, height) = self.axes.get_xlim(), self.axes.get_ylim()
         for value, text in columns.items():
