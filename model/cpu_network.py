@@ -1,7 +1,7 @@
 """A network's products and attention as a CPU does them fastest: the same results up to rounding.
 
 torch leaves float32 products to MKL, which is slow on other makers' cores, and lays weights out anew for every product in
-bfloat16. Its attention goes over all scores for their maximum, their sum and their share of it. docs/performance.md has the
+bfloat16. Its attention goes over all scores for their maximum, their sum and their share of it. benchmarks/LOG.md has the
 figures.
 """
 

@@ -1,6 +1,6 @@
 """A network on a GPU that does not make the host wait, so that batch after batch is under way before the first is computed.
 
-docs/performance.md has the figures.
+benchmarks/LOG.md has the figures.
 """
 
 from __future__ import annotations

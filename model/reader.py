@@ -153,7 +153,7 @@ def bfloat16_is_faster(device: torch.device) -> bool:
     """Whether the device computes in bfloat16, and (a CPU) by far faster than in float32.
 
     A CPU's instruction sets don't tell: with AVX-512 BF16 it is by far the faster on one maker's cores, and by far the slower
-    on another's (docs/performance.md). So one product of an encoder's size is timed, the least of some turns; 0.8 asks for
+    on another's (benchmarks/LOG.md). So one product of an encoder's size is timed, the least of some turns; 0.8 asks for
     enough that the same machine always says the same.
     """
     if device.type == "cuda":
