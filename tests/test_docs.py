@@ -118,3 +118,26 @@ def test_what_a_page_says_that_convert_prints_is_printed(
 def test_links_of_the_repository_lead_somewhere(page: str):
     links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", (HOUSE / page).read_text("utf-8"))
     assert [link for link in links if not re.match(r"\w+:", link) and not (HOUSE / link).exists()] == []
+
+
+NAMED = re.compile(r"(?<![\w./])((?:benchmarks|deploy|docs|model|pipeline|tests|transforms)/[\w./-]*\w)")
+MODULE = re.compile(r"python -m ((?:benchmarks|model|pipeline)[\w.]*)")
+TEST = re.compile(r"`(test_\w+\.py)")
+FOLDERS = ("benchmarks", "deploy", "docs", "model")
+
+
+def test_files_that_pages_name_exist():
+    """Commands behind figures, tests behind guarantees, and pages that the site can't link to."""
+    pages = [HOUSE / name for name in ("CONTRIBUTING.md", "README.md", "SECURITY.md")]
+    pages += [page for name in FOLDERS for page in (HOUSE / name).rglob("*.md")]
+    tests = {path.name for path in (HOUSE / "tests").rglob("test_*.py")}
+    missing, named = [], 0
+    for page in pages:
+        text = page.read_text("utf-8")
+        modules = [f"{module.replace('.', '/')}.py" for module in MODULE.findall(text)]
+        files = NAMED.findall(text) + modules
+        missing += [(page.name, name) for name in files if not (HOUSE / name).exists()]
+        missing += [(page.name, name) for name in TEST.findall(text) if name not in tests]
+        named += len(files)
+    assert named > 100
+    assert missing == []
