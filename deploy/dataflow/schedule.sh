@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Annotates each day's files every night at 02:30 UTC: a Cloud Scheduler job that launches the Flex Template.
 # Needs PROJECT, REGION, BUCKET and IMAGE as in README.md, and ACCOUNT, a service account that may launch Dataflow jobs.
-# {date} is the launcher's today in UTC. A night that failed: launch the template with date=YYYY-MM-DD; it goes on.
+# {date} is the launcher's today in UTC. After a failed night, launch the template with date=YYYY-MM-DD; the run resumes.
 set -euo pipefail
 
 body=$(cat <<JSON
