@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -45,11 +46,17 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The batch on a device, see `to_device`."""
+        return self._each(lambda tensor: to_device(tensor, device))
 
-        def moved(tensor: torch.Tensor | None) -> Any:
-            return None if tensor is None else to_device(tensor, device)
+    def __getitem__(self, rows: slice) -> Batch:
+        """Some of its windows, in the same layout."""
+        return self._each(lambda tensor: tensor[rows])
 
-        return Batch(**{each.name: moved(getattr(self, each.name)) for each in fields(self)})
+    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+        def changed(tensor: torch.Tensor | None) -> Any:
+            return None if tensor is None else change(tensor)
+
+        return Batch(**{each.name: changed(getattr(self, each.name)) for each in fields(self)})
 
 
 @dataclass(slots=True)

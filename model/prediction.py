@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
 import torch
 
 from model.batching import Batch, Pending, assemble, plan_batches
-from model.golds import Golds, gold_views
+from model.golds import Golds, GoldViews, gold_views
 from model.lanes import in_lanes
 from model.losses import WindowLosses, measure_windows
 from model.reader import Reader
@@ -43,6 +43,7 @@ class Prediction:
     spans          decoded windows, in the order of the windows
     losses         what the golds of the windows cost, if golds were given
     failures       pair -> (reason, message) of pairs whose windows could not be computed
+    unmeasured     the same of pairs whose windows were decoded, but could not be measured
     real_tokens    tokens of all windows
     padded_tokens  tokens of all batches with their padding
     """
@@ -52,6 +53,7 @@ class Prediction:
     failures: dict[int, tuple[str, str]]
     real_tokens: int
     padded_tokens: int
+    unmeasured: dict[int, tuple[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +74,8 @@ def predict(
 ) -> Prediction:
     """Runs `each_batch` over all windows and decodes each on the device; the pair of a window that failed has a failure.
 
-    With golds, their terms of the loss are measured on the same logits; `link` makes logits probabilities (tokenwise). Raises
-    what `each_batch` raises.
+    With golds, their terms of the loss are measured on the same logits; `link` makes logits probabilities (tokenwise). An error
+    in measuring leaves the decoded spans as they are. Raises what `each_batch` raises.
     """
     count = len(windows)
     spans = WindowSpans(
@@ -86,23 +88,86 @@ def predict(
         finite=np.zeros(count, bool),
     )
     pending = Pending()
-    views = gold_views(windows, golds) if golds is not None else None
-    losses = WindowLosses.empty(count, len(views.gold)) if views is not None else None
+    measuring = _Measuring.of(windows, golds, link, decoding.null) if golds is not None else None
 
     def decode(batch: Batch, start_logits: torch.Tensor, end_logits: torch.Tensor, chosen: np.ndarray) -> None:
         of_batch = Pending()  # a batch that fails on the way leaves nothing
         _decode(batch, start_logits, end_logits, chosen, decoding, spans, of_batch)
-        if golds is not None and views is not None and losses is not None:
-            logits = torch.stack([start_logits, end_logits])
-            measure_windows(
-                logits, batch, chosen, windows, golds, views, link=link, null=decoding.null, losses=losses, pending=of_batch
-            )
+        if measuring:
+            measuring.take(batch, start_logits, end_logits, chosen, of_batch)
         pending.add(of_batch)
 
     failed, padded_tokens = each_batch(reader, windows, batch_tokens, decode)
     pending.fetch()
-    failures = {int(windows.pair[window]): failed[window] for window in sorted(failed, reverse=True)}  # a pair's first counts
-    return Prediction(spans, losses, failures, int(windows.lengths.sum()), padded_tokens)
+    return Prediction(
+        spans=spans,
+        losses=measuring.losses if measuring else None,
+        failures=_of_pairs(failed, windows),
+        real_tokens=int(windows.lengths.sum()),
+        padded_tokens=padded_tokens,
+        unmeasured=_of_pairs(measuring.failed, windows) if measuring else {},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Measuring:
+    """Measures the golds of a chunk's windows; what goes wrong there is never the spans' failure.
+
+    failed  window -> (reason, message) of those that could not be measured
+    """
+
+    windows: Windows
+    golds: Golds
+    views: GoldViews
+    link: str
+    null: bool
+    losses: WindowLosses
+    failed: dict[int, tuple[str, str]]
+
+    @classmethod
+    def of(cls, windows: Windows, golds: Golds, link: str, null: bool) -> _Measuring:
+        views = gold_views(windows, golds)
+        return cls(windows, golds, views, link, null, WindowLosses.empty(len(windows), len(views.gold)), {})
+
+    def take(
+        self, batch: Batch, start_logits: torch.Tensor, end_logits: torch.Tensor, chosen: np.ndarray, pending: Pending
+    ) -> None:
+        """Measures one batch; one that fails is halved until it passes or is one window, which has then failed.
+
+        Raises the error itself if the device is lost.
+        """
+        of_batch = Pending()
+
+        def measure(chosen: np.ndarray) -> None:
+            measure_windows(
+                torch.stack([start_logits, end_logits]),
+                batch,
+                chosen,
+                self.windows,
+                self.golds,
+                self.views,
+                link=self.link,
+                null=self.null,
+                losses=self.losses,
+                pending=of_batch,
+            )
+
+        error = _error_of(measure, chosen)
+        if error is None:
+            pending.add(of_batch)
+            return
+        _free_memory(error)
+        if len(chosen) == 1:
+            self.failed[int(chosen[0])] = _reason_of(error, "loss_error")
+            return
+        middle = len(chosen) // 2
+        for half in (slice(middle), slice(middle, None)):
+            self.take(batch[half], start_logits[half], end_logits[half], chosen[half], pending)
+
+
+def _of_pairs(failed: dict[int, tuple[str, str]], windows: Windows) -> dict[int, tuple[str, str]]:
+    """Failures of windows as those of their pairs; a pair's first counts."""
+    return {int(windows.pair[window]): failed[window] for window in sorted(failed, reverse=True)}
 
 
 def each_batch(
@@ -143,8 +208,7 @@ def each_batch(
             middle = len(chosen) // 2
             waiting.extend([chosen[middle:], chosen[:middle]])
         else:
-            reason = "out_of_memory" if _out_of_memory(error) else "model_error"
-            failed[int(chosen[0])] = reason, f"{type(error).__name__}: {error}"
+            failed[int(chosen[0])] = _reason_of(error, "model_error")
 
     with _device_lock:
         lanes = min(reader.lanes(), len(waiting) // 2)
@@ -232,6 +296,11 @@ def _error_of(compute: Callable[[np.ndarray], None], chosen: np.ndarray) -> Exce
         error.__cause__ = error.__context__ = None
         return error.with_traceback(None)
     return None
+
+
+def _reason_of(error: Exception, otherwise: str) -> tuple[str, str]:
+    """The reason (out_of_memory or another) and message of a window that failed."""
+    return "out_of_memory" if _out_of_memory(error) else otherwise, f"{type(error).__name__}: {error}"
 
 
 def _out_of_memory(error: BaseException) -> bool:

@@ -72,9 +72,11 @@ class CorrectGolds(beam.PTransform):
 
 
 class _CorrectGolds(ChunkStep):
+    stage = "audit"
+
     def __init__(self, corrections: Mapping[str, Correction], *columns: str):
         super().__init__()
         self.corrections, self.columns = corrections, columns
 
     def apply(self, chunk: Chunk) -> Chunk:
-        return correct_golds(chunk, self.corrections, *self.columns)
+        return correct_golds(chunk, self.corrections, *self.columns) if chunk.wants("audit") else chunk

@@ -74,9 +74,12 @@ class DecodeAnswers(beam.PTransform):
 
 
 class _DecodeAnswers(ChunkStep):
+    stage = "annotate"
+
     def __init__(self, decoding: Decoding, null_threshold: float, annotate: bool):
         super().__init__()
         self.decoding, self.null_threshold, self.annotate = decoding, null_threshold, annotate
 
     def apply(self, predicted: PredictedChunk) -> AnsweredChunk:
-        return decode_answers(predicted, self.decoding, self.null_threshold, self.annotate)
+        annotate = self.annotate and predicted.chunk.wants("annotate")
+        return decode_answers(predicted, self.decoding, self.null_threshold, annotate)

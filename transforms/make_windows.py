@@ -66,6 +66,8 @@ class MakeWindows(beam.PTransform):
 
 
 class _MakeWindows(ChunkStep):
+    stage = "audit"
+
     def __init__(self, reader: Reader, limits: WindowLimits, columns: InputColumns = InputColumns()):
         super().__init__()
         self.reader, self.limits, self.columns = reader, limits, columns
@@ -74,4 +76,5 @@ class _MakeWindows(ChunkStep):
         self.tokenizer = shared(self.reader).tokenizer()
 
     def apply(self, chunk: Chunk) -> WindowedChunk:
-        return make_windows(chunk, self.tokenizer, self.limits, self.columns)
+        columns = self.columns if chunk.wants("audit") else replace(self.columns, answers="")
+        return make_windows(chunk, self.tokenizer, self.limits, columns)

@@ -40,8 +40,14 @@ def measure_loss(answered: AnsweredChunk, decoding: Decoding, options: AuditOpti
     golds, windows = windowed.golds, windowed.windows
     if golds is None or prediction.losses is None:
         raise ValueError("the chunk was predicted without its golds")
+    decoded = set(windows.pair.tolist()) - prediction.failures.keys()
+    if len(decoded) > 1 and decoded <= prediction.unmeasured.keys():  # not the fault of a row
+        raise RuntimeError(f"nothing could be measured: {prediction.unmeasured[min(decoded)][1]}")
     views = gold_views(windows, golds)
-    rows = len(windowed.row_pair)
+    rejected = {rejection.row: rejection for rejection in answered.rejections}
+    for row, pair in enumerate(windowed.row_pair.tolist()):
+        if pair in prediction.unmeasured:
+            rejected.setdefault(row, Rejection(row, "PredictSpans", *prediction.unmeasured[pair]))
     losses = passage_losses(windows, golds, views, prediction.losses, options.link)
     columns = audit_columns(
         windows=windows,
@@ -51,13 +57,12 @@ def measure_loss(answered: AnsweredChunk, decoding: Decoding, options: AuditOpti
         questions=windowed.questions,
         contexts=windowed.contexts,
         row_pair=windowed.row_pair,
-        reasons=reasons_of(answered.rejections, rows),
+        reasons=reasons_of(tuple(rejected.values()), len(windowed.row_pair)),
         no_answer=answered.no_answer,
         max_answer_length=decoding.max_answer_length,
         temperature=decoding.temperature,
         null=decoding.null,
     )
-    rejected = {rejection.row: rejection for rejection in answered.rejections}
     for row, (reason, message) in golds.problems.items():
         rejected.setdefault(row, Rejection(row, GOLDS_READ_IN, reason, message))
     table = answered.chunk.table
@@ -112,9 +117,11 @@ class MeasureLoss(beam.PTransform):
 
 
 class _MeasureLoss(ChunkStep):
+    stage = "audit"
+
     def __init__(self, decoding: Decoding, options: AuditOptions):
         super().__init__()
         self.decoding, self.options = decoding, options
 
     def apply(self, answered: AnsweredChunk) -> AnsweredChunk:
-        return measure_loss(answered, self.decoding, self.options)
+        return measure_loss(answered, self.decoding, self.options) if answered.chunk.wants("audit") else answered

@@ -49,7 +49,7 @@ class Totals:
     examples: Mapping[tuple[str, int], Any] = field(default_factory=dict)
 
     def add(self, receipt: Receipt) -> None:
-        """Adds a receipt of this stage, or one of no stage: a failure, which is every stage's."""
+        """Adds a receipt of this stage, or one without a stage: planning's, which counts for every stage."""
         self.retries += receipt.retries
         self._spend(receipt.seconds)
         if receipt.failed_step:

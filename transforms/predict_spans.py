@@ -15,8 +15,12 @@ from transforms.records import PredictedChunk, WindowedChunk
 def predict_spans(
     windowed: WindowedChunk, reader: Reader, decoding: Decoding, batch_tokens: int, link: str = "softmax"
 ) -> PredictedChunk:
-    """Runs the reader over the windows of a chunk, and measures its golds if it has any; batches depend on it alone."""
-    prediction = predict(reader, windowed.windows, decoding, batch_tokens, windowed.golds, link)
+    """Runs the reader over the windows of a chunk; batches depend on the chunk alone.
+
+    Measures the chunk's golds if it has any and wants an audit.
+    """
+    golds = windowed.golds if windowed.chunk.wants("audit") else None
+    prediction = predict(reader, windowed.windows, decoding, batch_tokens, golds, link)
     return PredictedChunk(windowed.chunk, windowed, prediction)
 
 
@@ -34,6 +38,8 @@ class PredictSpans(beam.PTransform):
 
 
 class _PredictSpans(ChunkStep):
+    stage = "audit"
+
     def __init__(self, reader: Reader, decoding: Decoding, batch_tokens: int, link: str):
         super().__init__()
         self.reader, self.decoding, self.batch_tokens, self.link = reader, decoding, batch_tokens, link

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from transforms.chunk_step import NAMESPACE, is_systemic
 from transforms.claim import Output
-from transforms.records import Chunk, ChunkRun, ChunkSpec, Receipt, failed_receipt
+from transforms.records import Chunk, ChunkRun, ChunkSpec, Receipt, failed_receipts
 from transforms.retries import take_retries
 from transforms.sizes import MOST_BYTES, TooLarge, memory_of, rows_at_once
 from transforms.storage import exists, join, open_parquet
@@ -81,7 +81,8 @@ def read_tables(run: ChunkRun, chunks: list[ChunkSpec], expected: pa.Schema) -> 
 def read_run(run: ChunkRun, outputs: tuple[Output, ...], expected: pa.Schema) -> Iterator[Chunk | Receipt]:
     """Chunks of a run that still have to be done, and the receipts of those that are committed.
 
-    outputs: in the order of writing. A chunk is done if it has a part of every stage.
+    outputs: in the order of writing. A chunk is done if it has a part of every stage; one that lacks some is computed for those
+    alone, and the others' receipts are taken.
 
     A read error fails the chunk at hand and the rest of the run: what comes after it can't be reached.
     """
@@ -89,27 +90,29 @@ def read_run(run: ChunkRun, outputs: tuple[Output, ...], expected: pa.Schema) ->
         yield Receipt(path=run.path, failed_step="PlanChunks" if run.refused else "", error=run.refused)
         return
     missing = []
+    lacking = []
     for spec in run.chunks:
         receipts = [committed_receipt(output, spec.part) for output in outputs]
+        yield from filter(None, receipts)
         if None in receipts:
             missing.append(spec)
-        else:
-            yield from filter(None, receipts)
+            lacking.append(tuple(output.stage for output, made in zip(outputs, receipts, strict=True) if made is None))
     if not missing:
         return
     done = 0
     try:
         started = time.perf_counter()
         for table in read_tables(run, missing, expected):
-            yield Chunk(missing[done], table, {"ReadChunk": time.perf_counter() - started})
+            seconds = {"ReadChunk": time.perf_counter() - started}
+            yield Chunk(missing[done], table, seconds, stages=lacking[done])
             done += 1
             started = time.perf_counter()
     except Exception as error:
         if is_systemic(error) and not isinstance(error, PermissionError):  # a file that must not be read is its own matter
             raise
         _log.warning("reading %s, row group %d failed: %s", run.path, run.row_group, error)
-        for spec in missing[done:]:
-            yield failed_receipt(spec, "ReadChunk", error, {}, take_retries())
+        for spec, stages in zip(missing[done:], lacking[done:], strict=True):
+            yield from failed_receipts(spec, stages, "ReadChunk", error, {}, take_retries())
 
 
 @dataclass

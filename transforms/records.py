@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import PurePosixPath
 from typing import Any, Self
 
@@ -105,6 +105,8 @@ class Chunk:
     """The rows of one chunk.
 
     seconds    time that each step has spent on it so far
+    stages     stages that still lack their part of it, in the order of writing: neither committed nor failed so far. Empty
+               for rows that belong to no file: then every stage that the steps compute
     corrected  ids of the rows whose golds were corrected
     unplaced   row -> (reason, message) of those whose corrected gold has no place in the context
     """
@@ -114,6 +116,11 @@ class Chunk:
     seconds: Mapping[str, float] = field(default_factory=dict)
     corrected: tuple[str, ...] = ()
     unplaced: Mapping[int, tuple[str, str]] = field(default_factory=dict)
+    stages: tuple[str, ...] = ()
+
+    def wants(self, stage: str) -> bool:
+        """Whether the stage still has to be computed."""
+        return not self.stages or stage in self.stages
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +212,7 @@ class Receipt:
     digest        SHA-256 over the exact columns of the part
     statistics    what the audit's figures are merged from
     corrected     distinct ids of the rows whose golds were corrected
-    failed_step   "" unless the chunk failed; then `error` says why
+    failed_step   "" unless the stage failed on the chunk; then `error` says why
     run           fingerprint of the identity of the run that made the part
     retries       of the process since its last receipt (not in the part's copy)
     """
@@ -239,9 +246,16 @@ class Receipt:
         return cls(**known | {"corrected": tuple(known.get("corrected", ())), "statistics": statistics})
 
 
-def failed_receipt(spec: ChunkSpec, step: str, error: BaseException, seconds: Mapping[str, float], retries: int = 0) -> Receipt:
-    """The receipt of a chunk that a step could not do, for all stages of the job."""
-    return Receipt(
+def failed_receipts(
+    spec: ChunkSpec,
+    stages: tuple[str, ...],
+    step: str,
+    error: BaseException,
+    seconds: Mapping[str, float],
+    retries: int = 0,
+) -> list[Receipt]:
+    """The receipts of a chunk on which a step failed: one for each of these stages, or one of no stage if there are none."""
+    receipt = Receipt(
         path=spec.path,
         row_group=spec.row_group,
         row_start=spec.row_start,
@@ -252,3 +266,4 @@ def failed_receipt(spec: ChunkSpec, step: str, error: BaseException, seconds: Ma
         error=f"{type(error).__name__}: {error}",
         retries=retries,
     )
+    return [replace(receipt, stage=stage) for stage in stages or ("",)]

@@ -130,9 +130,9 @@ def _rejection_table(chunk: Chunk, rejections: tuple[Rejection, ...], id_column:
 
 @dataclass
 class WriteChunk(beam.PTransform):
-    """AnsweredChunk -> one Receipt per stage, once its part is committed.
+    """AnsweredChunk -> one Receipt per stage that the chunk wants, once its part is committed; failed if it can't be.
 
-    outputs  in the order of writing: a chunk is done when its part of the last stage is there
+    outputs  in the order of writing
     """
 
     outputs: tuple[Output, ...]
@@ -153,7 +153,12 @@ class _WriteChunk(ChunkStep):
 
     def apply(self, answered: AnsweredChunk) -> list[Receipt]:
         outcomes = {outcome.stage: outcome for outcome in answered.outcomes}
-        receipts = [write_outcome(answered.chunk, outcomes[out.stage], out, self.columns) for out in self.outputs]
+        receipts = []
+        for output in (output for output in self.outputs if answered.chunk.wants(output.stage)):
+            try:
+                receipts.append(write_outcome(answered.chunk, outcomes[output.stage], output, self.columns))
+            except Exception as error:  # the other stage's part is sound
+                receipts += self.failed(answered.chunk, (output.stage,), error)
         for name, counter in self.counters.items():
             counter.inc(receipts[-1].counts.get(name, 0))
         return receipts

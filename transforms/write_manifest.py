@@ -106,13 +106,18 @@ def manifest(
             for step, seconds in sorted(totals.seconds.items())
         },
         "content": f"{totals.content:032x}",
-        "failures": [
-            dict(zip(("path", "row_group", "row_start", "rows", "step", "error"), failure, strict=True))
-            for failure in totals.failures
-        ],
+        "failures": _failures(totals),
         "retries": totals.retries,
         "failures_not_listed": totals.failed_chunks + totals.refused_files - len(totals.failures),
     }
+
+
+def _failures(totals: Totals) -> list[dict[str, Any]]:
+    """The refused files and failed chunks that are listed one by one."""
+    return [
+        dict(zip(("path", "row_group", "row_start", "rows", "step", "error"), failure, strict=True))
+        for failure in totals.failures
+    ]
 
 
 def corrections_report(totals: Totals, digest: str | None, ids: Sequence[str]) -> dict[str, Any]:
@@ -137,6 +142,7 @@ def audit_report(totals: Totals, about: Mapping[str, Any], corrections: Sequence
     return {
         "rows": row_accounting("audit", totals),
         "reasons": dict(sorted(totals.reasons.items())),
+        "failures": _failures(totals),
         "golds_dropped": totals.counts["golds_dropped"],
         "corrections": corrections_report(totals, configuration["corrections"], corrections),
         **(totals.statistics or Statistics()).summary(),

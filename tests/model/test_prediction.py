@@ -188,21 +188,33 @@ def test_halves_keep_the_order_and_the_rest_of_the_plan() -> None:
     assert reader.shapes == [(5, 10), (2, 10), (3, 10), (1, 10), (2, 10), (1, 6)]
 
 
-def test_a_batch_that_fails_after_decoding_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    windows = six_pairs()
-    none = np.zeros(0, np.int64)
+@pytest.mark.parametrize("error", [RuntimeError("odd"), MemoryError()], ids=["odd", "memory"])
+def test_what_can_not_be_measured_is_still_answered(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """The spans are those of a prediction without golds, to the bit, and the neighbours are measured."""
+    windows, none = six_pairs(), np.zeros(0, np.int64)
     golds = Golds(none, none, none, Ragged.of([[]] * 6), np.zeros(6, np.int64), {}, [[]] * 6)
+    whole = predict(FakeReader(), windows, DECODING, 60, golds)
+    measure = prediction_module.measure_windows
 
     def refuse(logits: torch.Tensor, batch: Batch, chosen: np.ndarray, *given: Any, **named: Any) -> None:
+        measure(logits, batch, chosen, *given, **named)
         if 3 in chosen:
-            raise RuntimeError("odd")
+            raise error
 
     monkeypatch.setattr(prediction_module, "measure_windows", refuse)
-    prediction = predict(FakeReader(), windows, DECODING, 60, golds)
-    assert list(prediction.failures) == [windows.pair[3]]
-    assert np.flatnonzero(~prediction.spans.finite).tolist() == [3]
-    plain = predict(FakeReader(), windows, DECODING, 60).spans
-    assert_equal_windows(prediction.spans, plain, windows_of(windows, but=[int(windows.pair[3])]))
+    reader = FakeReader()
+    prediction = predict(reader, windows, DECODING, 60, golds)
+    assert sum(count for count, _ in reader.shapes) == len(windows)  # nothing is read twice
+    assert prediction.failures == {}
+    reason = "out_of_memory" if isinstance(error, MemoryError) else "loss_error"
+    assert prediction.unmeasured == {windows.pair[3]: (reason, f"{type(error).__name__}: {error}")}
+    assert_equal_windows(prediction.spans, predict(FakeReader(), windows, DECODING, 60).spans, range(len(windows)))
+    others = windows_of(windows, but=[int(windows.pair[3])])
+    for name in ("context", "owned", "null", "negative", "tops", "rest"):
+        np.testing.assert_allclose(
+            getattr(prediction.losses, name)[:, others], getattr(whole.losses, name)[:, others], rtol=1e-6
+        )
+    assert np.isnan(prediction.losses.context[:, 3]).all()
 
 
 @pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=["cuda", "python", "cpu", "pinned"])

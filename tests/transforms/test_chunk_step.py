@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import pickle
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import apache_beam as beam
@@ -148,6 +148,58 @@ def test_in_a_pipeline_one_failed_chunk_is_counted_and_the_others_go_on():
     assert counters["failed_chunks"] == 1
     times = {each.key.metric.name for each in result.metrics().query()["distributions"]}
     assert "FailOnB_milliseconds" in times
+
+
+class _MeasureFake(ChunkStep):
+    """Does something for the audit, which fails; and something for all, which fails where the chunk has a "b"."""
+
+    stage = "audit"
+
+    def apply(self, record: FakeRecord) -> FakeRecord:
+        if record.chunk.wants("audit"):
+            raise ValueError("the audit")
+        if "b" in record.chunk.table.column("context").to_pylist():
+            raise KeyError("all")
+        return record
+
+
+def results_of(*contexts: str, stages: tuple[str, ...]) -> list[Any]:
+    chunk = replace(make_chunk(asked(*contexts)), stages=stages)
+    return list(_MeasureFake().process(FakeRecord(chunk)))
+
+
+class TestStages:
+    def test_what_a_step_does_for_one_stage_fails_for_that_alone(self):
+        receipt, record = results_of("a", stages=("audit", "annotate"))
+        assert (receipt.stage, receipt.failed_step, receipt.error) == ("audit", "MeasureFake", "ValueError: the audit")
+        assert record.chunk.stages == ("annotate",)
+        assert "MeasureFake" in record.chunk.seconds
+
+    def test_what_it_does_for_all_fails_for_all_that_are_still_wanted(self):
+        receipts = results_of("a", "b", stages=("audit", "annotate"))
+        assert [(receipt.stage, receipt.error) for receipt in receipts] == [
+            ("audit", "ValueError: the audit"),
+            ("annotate", "ValueError: the audit"),
+        ]
+        (receipt,) = results_of("b", stages=("annotate",))  # the audit has its receipt already
+        assert (receipt.stage, receipt.error) == ("annotate", "KeyError: 'all'")
+
+    def test_a_stage_alone_and_rows_of_no_file_have_one_failed_receipt(self):
+        (receipt,) = results_of("a", stages=("audit",))
+        assert receipt.stage == "audit"
+        (receipt,) = results_of("a", stages=())
+        assert receipt.stage == ""
+
+    @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), KeyboardInterrupt()])
+    def test_what_is_not_of_the_chunk_is_raised_from_the_second_try_too(self, error: BaseException):
+        class _Step(ChunkStep):
+            stage = "audit"
+
+            def apply(self, chunk: Chunk) -> Chunk:
+                raise ValueError("the audit") if chunk.wants("audit") else error
+
+        with pytest.raises(type(error)):
+            list(_Step().process(replace(CHUNK, stages=("audit", "annotate"))))
 
 
 def test_a_step_without_work_says_so():

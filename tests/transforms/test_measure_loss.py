@@ -277,11 +277,33 @@ def test_golds_must_have_been_measured(words: Tokenizer):
         measure_loss(answered, DECODING, AuditOptions())
 
 
+def test_a_row_that_could_not_be_measured_is_rejected(words: Tokenizer):
+    table = with_answers(asked("a b", "a c", "a b"), gold("a", 0), gold("c", 2), gold("b", 2))
+    answered = answer(table, FakeReader(words))
+    prediction = replace(answered.predicted.prediction, unmeasured={0: ("loss_error", "ValueError: odd")})
+    answered = replace(answered, predicted=replace(answered.predicted, prediction=prediction))
+    (outcome,) = measure_loss(answered, DECODING, AuditOptions()).outcomes
+    assert outcome.columns.column("status").to_pylist() == ["rejected", "scored", "rejected"]
+    assert [(each.row, each.reason, each.message) for each in outcome.rejections] == [
+        (row, "loss_error", "ValueError: odd") for row in (0, 2)
+    ]
+    assert summary(outcome)["all"]["losses"]["nll"]["count"] == 1
+
+
+def test_where_nothing_could_be_measured_no_row_is_to_blame(words: Tokenizer):
+    """Rejected rows would be committed, and never tried again."""
+    answered = answer(with_answers(asked("a b", "a c"), gold("a", 0), gold("c", 2)), FakeReader(words))
+    unmeasured = dict.fromkeys((0, 1), ("loss_error", "ValueError: odd"))
+    prediction = replace(answered.predicted.prediction, unmeasured=unmeasured)
+    with pytest.raises(RuntimeError, match="nothing could be measured: ValueError: odd"):
+        predicted = replace(answered.predicted, prediction=prediction)
+        measure_loss(replace(answered, predicted=predicted), DECODING, AuditOptions())
+
+
 def test_the_step_fails_its_chunk_and_not_the_run(words: Tokenizer):
     answered = answer(with_answers(asked("a b"), gold("a", 0)), FakeReader(words), golds=False)
     (receipt,) = _MeasureLoss(DECODING, AuditOptions()).process(answered)
     assert receipt.failed_step == "MeasureLoss"
-    assert receipt.stage == ""  # of every stage of the job
     assert "without its golds" in receipt.error
     assert receipt.rows == 1
 

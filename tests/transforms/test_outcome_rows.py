@@ -8,7 +8,7 @@ from model.columns import ANSWER_SCHEMA
 from model.tokenizer import Tokenizer
 from tests.transforms.fakes import FakeReader, answer, asked, make_chunk
 from transforms.outcome_rows import ChunkFailed, outcome_rows
-from transforms.records import failed_receipt
+from transforms.records import failed_receipts
 
 
 def test_rows_have_their_own_columns_and_those_of_the_stage(words: Tokenizer):
@@ -22,7 +22,7 @@ def test_rows_have_their_own_columns_and_those_of_the_stage(words: Tokenizer):
 
 
 def test_a_failed_chunk_is_an_error_that_names_its_step(words: Tokenizer):
-    receipt = failed_receipt(make_chunk(asked("a", "b")).spec, "PredictSpans", MemoryError("no room"), {})
+    (receipt,) = failed_receipts(make_chunk(asked("a", "b")).spec, (), "PredictSpans", MemoryError("no room"), {})
     with pytest.raises(ChunkFailed, match="PredictSpans failed on 2 rows: MemoryError: no room"):
         list(outcome_rows(receipt, "annotate"))
 

@@ -134,8 +134,11 @@ def test_a_chunk_is_done_when_every_stage_has_its_part(source: str, output: str,
     (run, *_) = plan(source, 13)
     (spec,) = run.chunks
     stages = outputs(output, "audit", "annotate")
+    (chunk,) = read_run(run, stages, table.schema)
+    assert chunk.stages == ("audit", "annotate")
     commit_part(f"{output}/audit", Receipt(stage="audit", part=spec.part))
-    assert [type(record) for record in read_run(run, stages, table.schema)] == [Chunk]
+    receipt, chunk = read_run(run, stages, table.schema)
+    assert (receipt.stage, chunk.stages) == ("audit", ("annotate",))
     commit_part(f"{output}/annotate", Receipt(stage="annotate", part=spec.part))
     assert [record.stage for record in read_run(run, stages, table.schema)] == ["audit", "annotate"]
 
@@ -186,7 +189,7 @@ class TestFailures:
         assert [(receipt.part, receipt.rows) for receipt in receipts] == [(spec.part, spec.rows) for spec in broken.chunks]
         for receipt in receipts:
             assert (receipt.path, receipt.row_group, receipt.failed_step) == (source, 1, "ReadChunk")
-            assert receipt.stage == ""  # a failure of every stage of the job
+            assert receipt.stage == "annotate"
             assert receipt.error
 
     def test_committed_chunks_of_a_broken_run_stay_done(self, source: str, output: str, table: pa.Table):

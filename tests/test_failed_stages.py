@@ -1,0 +1,172 @@
+"""A crash in what one stage makes of a chunk: the other stage keeps its answers, and a rerun tries that stage alone."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+import model.prediction
+import transforms.decode_answers
+import transforms.make_windows
+import transforms.measure_loss
+from tests.runs import examples, identities, part_files, read_manifest, read_parts, run, write_input
+from transforms import storage
+
+ROWS, CHUNK = 10, 4
+LAST = ROWS % CHUNK
+"""Rows of the last chunk, which fails."""
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    table = examples(ROWS).set_column(1, "question", pa.array([*["Who?"] * (CHUNK - 1), None, *["Where?"] * (ROWS - CHUNK)]))
+    table = table.append_column("answers", pa.array([{"text": ["Ada"], "answer_start": [28]}] * ROWS))
+    return write_input(tmp_path_factory.mktemp("failed") / "in.parquet", table)
+
+
+@pytest.fixture(scope="module")
+def both(source: Path, bert_folder: Path) -> Callable[[Path], int]:
+    """Runs annotate with an audit: `both(output)` is the exit code."""
+    arguments = ("annotate", "--audit", f"--input={source}", f"--model={bert_folder}", f"--chunk_rows={CHUNK}")
+    return lambda output, *more: run(*arguments, f"--output={output}", *more)
+
+
+@pytest.fixture(scope="module")
+def whole(both: Callable[[Path], int], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a run leaves that nothing happened to."""
+    folder = tmp_path_factory.mktemp("whole") / "out"
+    assert both(folder) == 0
+    return folder
+
+
+def figures(output: Path) -> dict[str, Any]:
+    """A manifest but for times."""
+    return {name: value for name, value in read_manifest(output).items() if name != "steps"}
+
+
+def assert_equal_outputs(output: Path, whole: Path) -> None:
+    for folder in ("", "audit"):
+        assert figures(output / folder) == figures(whole / folder)
+        assert read_parts(output / folder).equals(read_parts(whole / folder))
+        names = [sorted(path.name for path in (each / folder).rglob("*.parquet")) for each in (output, whole)]
+        assert names[0] == names[1]
+    assert (output / "audit" / "audit.json").read_bytes() == (whole / "audit" / "audit.json").read_bytes()
+
+
+def assert_failed_apart(output: Path, failed: str, whole: Path, step: str, error: str) -> None:
+    """The stage in this folder of the output lacks its last chunk, and says so; the other is complete."""
+    sound = "audit" if failed == "" else ""
+    assert figures(output / sound) == figures(whole / sound)
+    assert read_parts(output / sound).equals(read_parts(whole / sound))
+    manifest = read_manifest(output / failed)
+    assert manifest["state"] == "incomplete"
+    assert manifest["why"] == ["1 chunks failed"]
+    assert manifest["chunks"] == {"planned": 3, "failed": 1}
+    rows = manifest["rows"]
+    assert rows["planned"] == ROWS == sum(rows.values()) - rows["planned"]
+    assert rows["in_failed_chunks"] == LAST
+    (failure,) = manifest["failures"]
+    assert (failure["row_start"], failure["rows"], failure["step"]) == (ROWS - LAST, LAST, step)
+    assert error in failure["error"]
+    assert len(part_files(output / failed)) == 2
+    audit = json.loads((output / "audit" / "audit.json").read_text("utf-8"))
+    if failed == "audit":
+        assert audit["rows"] == rows
+        assert audit["failures"] == manifest["failures"]
+        page = (output / "audit" / "report.html").read_text("utf-8")
+        assert f"row group 0 from row {ROWS - LAST}, {step}: " in page
+    else:
+        assert audit["failures"] == []
+
+
+def fail_last(patch: pytest.MonkeyPatch, module: ModuleType, name: str, rows: Callable[..., int]) -> None:
+    """Lets a function fail on the last chunk, which `rows` tells from its arguments."""
+    function = getattr(module, name)
+
+    def failing(*given: Any, **named: Any) -> Any:
+        if rows(*given, **named) == LAST:
+            raise ZeroDivisionError(f"in {name}")
+        return function(*given, **named)
+
+    patch.setattr(module, name, failing)
+
+
+IN_ONE_STAGE = {
+    "reading golds": ("audit", "MakeWindows", transforms.make_windows, "read_golds", lambda answers, *_: len(answers)),
+    "placing golds": ("audit", "PredictSpans", model.prediction, "gold_views", lambda _, golds: len(golds.texts)),
+    "measuring": ("audit", "MeasureLoss", model.prediction, "measure_windows", lambda *given, **_: len(given[4].texts)),
+    "losses": ("audit", "MeasureLoss", transforms.measure_loss, "measure", lambda columns, *_: columns.num_rows),
+    "answers": ("", "DecodeAnswers", transforms.decode_answers, "answer_columns", lambda *given: len(given[3])),
+}
+"""Folder of the stage that fails, the step that names itself, what fails in it, and the rows of a chunk by its arguments."""
+
+
+@pytest.mark.parametrize("case", IN_ONE_STAGE)
+def test_a_crash_in_what_a_step_does_for_one_stage(
+    case: str,
+    both: Callable[[Path], int],
+    whole: Path,
+    output: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    folder, step, module, name, rows = IN_ONE_STAGE[case]
+    with monkeypatch.context() as patch:
+        fail_last(patch, module, name, rows)
+        assert both(output) == 1
+        assert_failed_apart(output, folder, whole, step, f"ZeroDivisionError: in {name}")
+        printed = capfd.readouterr().out
+        assert f"failed: {json.loads((output / 'run.json').read_text())['inputs'][0]['path']}" in printed
+        assert f"\nincomplete: {output / folder}\n" in printed
+        assert f"\ncomplete: {output / ('audit' if folder == '' else '')}\n" in printed
+        kept = {each: identities(output / each) for each in ("", "audit")}
+        assert both(output) == 1  # fails again, and nothing else is touched
+        assert_failed_apart(output, folder, whole, step, f"ZeroDivisionError: in {name}")
+        assert {each: identities(output / each) for each in ("", "audit")} == kept
+    assert both(output) == 0
+    assert_equal_outputs(output, whole)
+    for each, parts in kept.items():
+        assert parts.items() <= identities(output / each).items()
+
+
+@pytest.mark.parametrize("folder", ["audit", ""])
+def test_a_part_that_can_not_be_written(folder: str, both: Callable[[Path], int], whole: Path, output: Path):
+    """A folder is in its place."""
+    obstacle = output / folder / "parts" / part_files(whole)[-1].name
+    obstacle.mkdir(parents=True)
+    assert both(output) == 1
+    obstacle.rmdir()  # `part_files` lists it too
+    assert_failed_apart(output, folder, whole, "WriteChunk", "IsADirectoryError")
+    kept = {each: identities(output / each) for each in ("", "audit")}
+    assert both(output) == 0
+    assert_equal_outputs(output, whole)
+    for each, parts in kept.items():
+        assert parts.items() <= identities(output / each).items()
+
+
+def test_a_full_disk_in_one_stage_ends_the_run(
+    both: Callable[[Path], int], whole: Path, output: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Answers that could not be committed are not the audit's matter."""
+    move = os.replace
+
+    def fill_up(source: str, target: str) -> None:
+        if "/audit/parts/" in target and target.endswith(part_files(whole)[-1].name):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        move(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage.os, "replace", fill_up)
+        assert both(output) == 3
+    assert not (output / "manifest.json").exists()
+    assert [len(part_files(output / each)) for each in ("audit", "")] == [2, 2]
+    assert both(output) == 0
+    assert_equal_outputs(output, whole)
