@@ -32,7 +32,7 @@ from transforms.measure_loss import AuditOptions
 from transforms.plan_chunks import ChunkSize, is_answers, schema_problem
 from transforms.records import InputFile
 from transforms.relabel import Correction, CorrectionsError, read_corrections
-from transforms.storage import StorageError, absolute, find_inputs, join, open_parquet, read
+from transforms.storage import StorageError, absolute, find_inputs, join, lies_below, open_parquet, read
 from transforms.stored_folder import StoredFolder
 from transforms.write_chunk import OutputColumns
 
@@ -118,7 +118,7 @@ def resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
 def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
     output = absolute(options.output)
     files = _limit(find_inputs(SAMPLE if options.input == "bundled" else options.input), options.limit)
-    inside = [file.path for file in files if file.path.startswith(output + "/")]
+    inside = [file.path for file in files if lies_below(file.path, output)]
     if inside:
         raise Refused(f"--input={options.input}: {inside[0]} lies in --output={options.output}")
     service = beam_options.view_as(GoogleCloudOptions).dataflow_service_options or []

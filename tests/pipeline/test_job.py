@@ -159,6 +159,9 @@ class TestInputRefusals:
         """A rerun would read its own parts."""
         with pytest.raises(Refused, match=f"{source} lies in --output={tmp_path}"):
             job(f"--output={tmp_path}")
+        (tmp_path / "link").symlink_to(tmp_path)
+        with pytest.raises(Refused, match="lies in --output="):
+            job(f"--output={tmp_path}/link")
         assert job(f"--output={str(source)[:-1]}").output == str(source)[:-1]  # a prefix of the name is no folder above it
 
     @pytest.mark.parametrize(
