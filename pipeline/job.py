@@ -8,6 +8,7 @@ import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib.metadata import version
@@ -29,15 +30,20 @@ from pipeline.options import Refused
 from pipeline.runners import is_local
 from transforms.make_windows import InputColumns
 from transforms.measure_loss import AuditOptions
-from transforms.plan_chunks import ChunkSize, is_answers, schema_problem
+from transforms.plan_chunks import ChunkSize, is_answers, is_text, schema_problem, wider, with_path_columns
 from transforms.records import InputFile
 from transforms.relabel import Correction, CorrectionsError, read_corrections
-from transforms.storage import StorageError, absolute, find_inputs, join, open_parquet, read
+from transforms.storage import StorageError, absolute, find_inputs, join, lies_below, open_parquet, read
 from transforms.stored_folder import StoredFolder
 from transforms.write_chunk import OutputColumns
 
 SAMPLE = os.path.join(os.path.dirname(__file__), "sample", "sample.parquet")
 """What `--input bundled` reads."""
+
+_MOST_FOOTERS = 1000
+"""How many files are asked for the types of their columns before a run; of more, one that has a wider type is refused."""
+
+_FOOTERS_AT_ONCE = 16
 
 AUDIT_ONLY = ("answers_column", "link", "slice_by", "worst", "suspects", "corrections")
 """Options that only an audit has."""
@@ -118,7 +124,7 @@ def resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
 def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
     output = absolute(options.output)
     files = _limit(find_inputs(SAMPLE if options.input == "bundled" else options.input), options.limit)
-    inside = [file.path for file in files if file.path.startswith(output + "/")]
+    inside = [file.path for file in files if lies_below(file.path, output)]
     if inside:
         raise Refused(f"--input={options.input}: {inside[0]} lies in --output={options.output}")
     service = beam_options.view_as(GoogleCloudOptions).dataflow_service_options or []
@@ -134,6 +140,7 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
     corrections, corrections_digest = _corrections(options)
     stages = (options.stage,) if options.stage == "audit" or not audited else ("annotate", "audit")
     expected, columns = _columns(files[0], options, audited)
+    expected = _widened(expected, files[1:_MOST_FOOTERS])
 
     span_reader = _span_reader(options, options.device if is_local(beam_options) else "cpu")  # workers' devices are not here
     slices = tuple(_names(options.slice_by))
@@ -234,7 +241,7 @@ def _columns(first: InputFile, options: argparse.Namespace, audited: bool) -> tu
     """The columns to read, with the types of the first file, and those of the output. Raises Refused."""
     try:
         with open_parquet(first.path) as file:
-            schema = file.schema_arrow
+            schema = with_path_columns(file.schema_arrow, first.path)
     except Exception as error:
         raise Refused(f"--input: {first.path} can't be read as Parquet: {error}") from error
     texts = options.question_column, options.context_column
@@ -291,6 +298,27 @@ def _expected(field: pa.Field, is_text_column: bool) -> pa.Field:
     if pa.types.is_dictionary(kind):
         kind = pa.dictionary(pa.int32(), kind.value_type, kind.ordered)
     return pa.field(field.name, kind, nullable=True, metadata=field.metadata)
+
+
+def _widened(expected: pa.Schema, files: Sequence[InputFile]) -> pa.Schema:
+    """The columns with types that hold those of the other files too; where no type does, planning refuses the other file."""
+    if all(is_text(field.type) and not pa.types.is_null(field.type) for field in expected):
+        return expected
+    with ThreadPoolExecutor(_FOOTERS_AT_ONCE) as pool:
+        for schema in filter(None, pool.map(_schema, files)):
+            for place, field in enumerate(expected):
+                if schema.names.count(field.name) == 1:
+                    kind = wider(field.type, schema.field(field.name).type)
+                    expected = expected.set(place, field.with_type(kind or field.type))
+    return pa.schema([_expected(field, False) for field in expected])
+
+
+def _schema(file: InputFile) -> pa.Schema | None:
+    try:
+        with open_parquet(file.path) as opened:
+            return opened.schema_arrow
+    except Exception:  # planning refuses it by name
+        return None
 
 
 def _span_reader(options: argparse.Namespace, device: str) -> SpanReader:

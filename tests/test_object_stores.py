@@ -8,6 +8,8 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.parse
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +20,7 @@ import pytest
 from model.checkpoint import digest
 from tests.runs import HOUSE, environment, examples, read_manifest, read_parts, run, write_input
 from tests.stores import Store, gcs, s3
-from transforms.storage import create, read
+from transforms.storage import create, find_inputs, open_parquet, read
 from transforms.stored_folder import StoredFolder
 
 STORES = {"s3": s3, "gcs": gcs}
@@ -123,6 +125,60 @@ def test_another_run_is_refused_and_removed_when_asked(
     assert run("annotate", *arguments, "--chunk_rows=4", "--overwrite") == 0
     assert len(store.files.ls(f"{store.url}/other/out/parts")) == 2
     assert manifest_of(store, "other/out")["rows"]["answered"] == 6
+
+
+def test_an_output_whose_name_looks_like_a_glob_touches_no_other(store: Store, model: str, tmp_path: Path):
+    """Each of the other names is matched by the output's, were it a pattern."""
+    write_input(tmp_path / "in" / "a.parquet", examples(6))
+    source = store.put(tmp_path / "in", "glob/in")
+    others = [
+        f"{store.url}/glob/{name}/{file}" for name in ("run1x", "run2yz") for file in ("manifest.json", "parts/p", "run.json")
+    ]
+    for path in others:
+        store.files.pipe_file(path, path.encode())
+    output = f"{store.url}/glob/run[12]*?"
+    arguments = (f"--input={source}", f"--output={output}", f"--model={model}")
+    for code, *more in (
+        (0, "--chunk_rows=2"),
+        (0, "--chunk_rows=2"),
+        (2, "--chunk_rows=4"),
+        (0, "--chunk_rows=4", "--overwrite"),
+    ):
+        assert run("annotate", *arguments, *more) == code
+    assert len(versions(store, f"{output}/parts")) == 2
+    assert manifest_of(store, "glob/run[12]*?")["rows"]["answered"] == 6
+    assert all(store.files.cat_file(path) == path.encode() for path in others)
+
+
+def test_keys_with_two_slashes_are_found_and_what_marks_a_folder_is_not(store: Store, tmp_path: Path):
+    """Consoles show a folder by an empty object whose key ends with a slash."""
+    table = examples(2)
+    write_input(tmp_path / "a.parquet", table)
+    content = (tmp_path / "a.parquet").read_bytes()
+    for name in ("a.parquet", "/b.parquet", "/deep//c.parquet"):
+        store.files.pipe_file(f"{store.url}/slashes/{name}", content)
+    for name in ("", "d.parquet/"):
+        mark_folder(store, f"slashes/{name}")
+    base = f"{store.url}/slashes"
+    for pattern in (base, f"{base}/**", f"{base}/**/*.parquet"):
+        found = [file.path for file in find_inputs(pattern)]
+        assert found == [f"{base}//b.parquet", f"{base}//deep//c.parquet", f"{base}/a.parquet"]
+    assert [file.path for file in find_inputs(f"{base}//*.parquet")] == [f"{base}//b.parquet"]
+    assert [file.path for file in find_inputs(f"{base}/*.parquet")] == [f"{base}/a.parquet"]
+    (found,) = find_inputs(f"{base}//b.parquet")
+    with open_parquet(found.path, found.state) as file:
+        assert file.read().equals(table)
+
+
+def mark_folder(store: Store, key: str) -> None:
+    """Puts an empty object of this key, which fsspec can't: it takes the last slash away."""
+    bucket = store.url.split("://")[1]
+    if store.url.startswith("s3"):
+        store.files.call_s3("put_object", Bucket=bucket, Key=key, Body=b"")
+        return
+    name = urllib.parse.quote(key, safe="")
+    address = f"{store.environment['STORAGE_EMULATOR_HOST']}/upload/storage/v1/b/{bucket}/o?uploadType=media&name={name}"
+    urllib.request.urlopen(urllib.request.Request(address, data=b"", method="POST")).close()
 
 
 def test_of_many_that_create_a_file_one_wins(store: Store):

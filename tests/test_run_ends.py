@@ -58,7 +58,7 @@ class TestBadFiles:
         assert "magic bytes" in causes["3-text.parquet"]
         assert "'context' is missing" in causes["4-missing.parquet"]
         assert "'question' is int64, not text" in causes["5-type.parquet"]
-        assert "'id' is int64, in the first file it is string" in causes["6-other.parquet"]
+        assert "'id' is int64, in the other files it is string" in causes["6-other.parquet"]
         assert read_parts(output).column("id").to_pylist() == [f"row {n}" for n in (0, 1, 2, 5, 6, 7)]
         printed = capfd.readouterr().out
         assert all(name in printed for name in causes)

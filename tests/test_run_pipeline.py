@@ -176,6 +176,21 @@ class TestColumns:
         made = [f"date={day}/part-0.parquet:0:{row}" for day in (1, 2) for row in (0, 1)]
         assert read_parts(output).column("id").to_pylist() == made
 
+    def test_folders_of_the_path_are_columns_and_types_hold_all_files(self, tmp_path: Path, bert_folder: Path, output: Path):
+        """As Hive and Spark write them: text, after the file's columns, and there to slice by."""
+        for language, numbers in (("en", pa.nulls(2)), ("fr", pa.array([1, 2], pa.int32())), ("pt", pa.array([3, 4]))):
+            table = examples(2).append_column("n", numbers)
+            table = table.append_column("answers", pa.array([{"text": ["Ada"], "answer_start": [28]}] * 2))
+            write_input(tmp_path / "in" / f"lang={language}" / "part-0.parquet", table)
+        arguments = (f"--input={tmp_path}/in", f"--output={output}", f"--model={bert_folder}")
+        assert run("audit", *arguments, "--slice_by=lang") == 0
+        written = read_parts(output)
+        assert written.column_names[:6] == ["id", "question", "context", "n", "answers", "lang"]
+        assert written.column("lang").to_pylist() == ["en"] * 2 + ["fr"] * 2 + ["pt"] * 2
+        assert written.column("n").to_pylist() == [None, None, 1, 2, 3, 4]
+        slices = json.loads((output / "audit.json").read_text("utf-8"))["slices"]["lang"]
+        assert sorted(slices) == ["en", "fr", "pt"]
+
     def test_the_id_column_may_have_another_name(self, tmp_path: Path, annotate: Annotate, output: Path):
         table = examples(2).rename_columns(["key", "question", "context"])
         write_input(tmp_path / "a.parquet", table.set_column(1, "question", pa.array(["Who?", None])))

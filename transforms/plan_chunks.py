@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import apache_beam as beam
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from transforms.records import ChunkRun, ChunkSpec, InputFile, InputRange, part_name
+from transforms.records import ChunkRun, ChunkSpec, InputFile, InputRange, part_name, path_columns
 from transforms.sizes import implausible
 from transforms.storage import open_parquet, read_range
 
@@ -51,11 +52,53 @@ def is_answers(kind: pa.DataType) -> bool:
     return texts and (pa.types.is_null(start) or pa.types.is_integer(start.value_type) or pa.types.is_null(start.value_type))
 
 
+def wider(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
+    """The type that holds the values of both without loss, `one` if it can; None if there is none.
+
+    A column of only nulls fits any type, and all types of text hold the same. Lists and structs are as their values.
+    """
+    if pa.types.is_null(one):
+        return other
+    if pa.types.is_null(other) or (is_text(one) and is_text(other)):
+        return one
+    if _is_number(one) and _is_number(other):
+        kind = np.promote_types(_numpy(one), _numpy(other))
+        lossy = kind == np.float64 and any(pa.types.is_integer(each) and each.bit_width == 64 for each in (one, other))
+        return None if lossy else pa.from_numpy_dtype(kind)
+    if _is_list(one) and _is_list(other):
+        value = wider(one.value_type, other.value_type)
+        make = pa.large_list if pa.types.is_large_list(one) else pa.list_
+        return value and make(one.value_field.with_type(value).with_nullable(True))
+    if pa.types.is_struct(one) and pa.types.is_struct(other) and [f.name for f in one] == [f.name for f in other]:
+        kinds = [wider(ours.type, theirs.type) for ours, theirs in zip(one, other, strict=True)]
+        if None not in kinds:
+            return pa.struct([field.with_type(kind).with_nullable(True) for field, kind in zip(one, kinds, strict=True)])
+    return one if one == other else None
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
+
+
+def _numpy(kind: pa.DataType) -> np.dtype:
+    """NumPy's type of these numbers. (`to_pandas_dtype` wants pandas.)"""
+    name = "float" if pa.types.is_floating(kind) else "uint" if pa.types.is_unsigned_integer(kind) else "int"
+    return np.dtype(f"{name}{kind.bit_width}")
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
+
+
+def with_path_columns(schema: pa.Schema, path: str) -> pa.Schema:
+    """The columns of a file, then those that only its path holds (`transforms.records.path_columns`)."""
+    return pa.schema([*schema, *(pa.field(name, pa.string()) for name in path_columns(path) if name not in schema.names)])
+
+
 def schema_problem(schema: pa.Schema, expected: pa.Schema, texts: tuple[str, ...]) -> str:
     """Why a file with this schema can't be read along with the others; "" if it can.
 
-    Every expected column must be there, with the expected type; where both are text, any text type will do, and a
-    column of only nulls fits any type.
+    Every expected column must be there, with a type whose values the expected one holds (`wider`).
     texts: the columns that must hold text.
     """
     repeated = sorted({name for name in schema.names if schema.names.count(name) > 1})
@@ -67,9 +110,8 @@ def schema_problem(schema: pa.Schema, expected: pa.Schema, texts: tuple[str, ...
         kind = schema.field(column.name).type
         if column.name in texts and not is_text(kind):
             return f"column {column.name!r} is {kind}, not text"
-        both_text = is_text(kind) and is_text(column.type) and not pa.types.is_null(column.type)
-        if not (kind == column.type or pa.types.is_null(kind) or both_text):
-            return f"column {column.name!r} is {kind}, in the first file it is {column.type}"
+        if wider(column.type, kind) != wider(column.type, column.type):
+            return f"column {column.name!r} is {kind}, in the other files it is {column.type}"
     return ""
 
 
@@ -107,7 +149,7 @@ def plan_chunks(file: InputFile, expected: pa.Schema, texts: tuple[str, ...], si
     try:
         with open_parquet(file.path, file.state) as opened:
             metadata = opened.metadata
-            refused = schema_problem(opened.schema_arrow, expected, texts)
+            refused = schema_problem(with_path_columns(opened.schema_arrow, file.path), expected, texts)
             refused = refused or implausible(metadata, file.size, expected.names)
     except Exception as error:
         refused = f"{type(error).__name__}: {error}"
@@ -127,7 +169,7 @@ def list_files(listed: InputRange) -> list[InputFile]:
 class PlanChunks(beam.PTransform):
     """InputRange -> ChunkRun. The first range has a run without chunks in front, see `ChunkRun`.
 
-    expected  the columns that are read, with the types of the first file
+    expected  the columns that are read, with types that hold those of all files
     texts     those that must hold text
     """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import apache_beam as beam
@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from transforms.chunk_step import NAMESPACE, is_systemic
 from transforms.claim import Output
-from transforms.records import Chunk, ChunkRun, ChunkSpec, Receipt, failed_receipts
+from transforms.records import Chunk, ChunkRun, ChunkSpec, Receipt, failed_receipts, path_columns
 from transforms.retries import take_retries
 from transforms.sizes import MOST_BYTES, TooLarge, memory_of, rows_at_once
 from transforms.storage import exists, join, open_parquet
@@ -72,10 +72,31 @@ def read_tables(run: ChunkRun, chunks: list[ChunkSpec], expected: pa.Schema) -> 
                         f"{size} bytes and more in memory, {MOST_BYTES} at most are held: give a smaller --chunk_rows"
                     )
             table = pa.Table.from_batches(held)
-            yield table.slice(spec.row_start - begin, spec.rows).select(expected.names).cast(expected)
+            rows = _with_path_columns(table.slice(spec.row_start - begin, spec.rows), run.path, names)
+            yield rows.select(names).cast(expected)
             used = spec.row_start + spec.rows - begin
             begin += used
             held = table.slice(used).to_batches()
+
+
+def _with_path_columns(table: pa.Table, path: str, names: Collection[str]) -> pa.Table:
+    """A table with those columns of its path that are asked for. Raises ValueError for one that holds something else."""
+    for name, value in path_columns(path).items():
+        if name in names and name not in table.column_names:
+            table = table.append_column(name, pa.repeat(pa.scalar(value, pa.string()), table.num_rows))
+        elif name in names and not _holds_only(table.column(name), value):
+            raise ValueError(f"column {name!r} holds other values than {value!r}, which its path says: {path}")
+    return table
+
+
+def _holds_only(column: pa.ChunkedArray, text: str | None) -> bool:
+    """Whether all values of a column are the one that this text stands for in the column's type."""
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    try:
+        value = pa.scalar(text, pa.string()).cast(kind)
+    except pa.ArrowException:
+        return False
+    return all(held == value.as_py() for held in column.cast(kind).unique().to_pylist())
 
 
 def read_run(run: ChunkRun, outputs: tuple[Output, ...], expected: pa.Schema) -> Iterator[Chunk | Receipt]:

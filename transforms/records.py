@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import PurePosixPath
 from typing import Any, Self
+from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,9 @@ from model.prediction import Prediction
 from model.spans import PassageSpans
 from model.statistics import Statistics
 from model.windows import Windows
+
+_HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
+"""What Hive, Spark and pyarrow write into a path for a null."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,15 @@ class InputRange:
     first: int
     begin: int
     end: int
+
+
+def path_columns(path: str) -> dict[str, str | None]:
+    """The columns that the folders of a path hold, as Hive and Spark write them: `lang=en/part-0.parquet`.
+
+    Names and values are URL-decoded; a value is text, or None.
+    """
+    pairs = [folder.split("=", 1) for folder in path.split("/")[:-1] if "=" in folder[1:]]
+    return {unquote(name): None if value == _HIVE_NULL else unquote(value) for name, value in pairs}
 
 
 def part_name(file: InputFile, row_group: int, row_start: int, rows: int) -> str:

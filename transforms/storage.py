@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import errno
 import io
+import logging
 import os
 import platform
 import re
 import secrets
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import PurePosixPath
 from typing import IO, Any
@@ -34,6 +36,16 @@ TEMPORARY = "_tmp"
 """Folder below a local output in which files are built before they are committed."""
 
 
+_log = logging.getLogger("spanmill")
+
+_NOT_DATA = re.compile(r"\.|_(?!.*=)|~\$|(@eaDir|#recycle|\$RECYCLE\.BIN|lost\+found|System Volume Information)$")
+"""Names that writers, editors and operating systems give to what is not data; the partition `_c0=1` is."""
+
+_TABLES = {"_delta_log": "Delta Lake", ".hoodie": "Hudi"}
+"""What lies in the folder of a table, and in no other."""
+
+_REMOVALS_AT_ONCE = 16
+
 _HOST = re.sub(r"[^A-Za-z0-9.]+", "_", platform.node())
 _LONGEST_WRITE = 24 * 3600.0
 """Seconds after which a temporary file is nobody's, whatever machine it comes from."""
@@ -46,6 +58,9 @@ class StorageError(ValueError):
 def _locate(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
     if not path:
         raise StorageError("an empty path names no file")  # fsspec would take the working folder
+    if "://" not in path:  # fsspec would take `a::b` for a chain of file systems
+        local = LocalFileSystem()
+        return local, local._strip_protocol(path)
     try:
         return fsspec.core.url_to_fs(path, use_listings_cache=False)  # others write there too: a cached listing is old
     except (ImportError, ValueError) as error:
@@ -74,58 +89,181 @@ def join(folder: str, *names: str) -> str:
 def find_inputs(patterns: str) -> list[InputFile]:
     """The files of comma-separated paths, globs, folders (every .parquet below) and URLs, sorted by path, each once.
 
-    Raises StorageError for a pattern that matches nothing, or below which a folder can't be listed.
+    A backslash before a comma makes the comma part of a path. Below folders and for wildcards, names that mark what is
+    not data (`_x`, `.x`) are left out; a pattern that spells the sign out (`_*.parquet`) finds them.
+
+    Raises StorageError for a pattern that matches nothing, below which a folder can't be listed, or that leads into a
+    table of Delta Lake, Hudi or Iceberg.
     """
     found: dict[str, dict[str, Any]] = {}
-    for pattern in filter(None, (pattern.strip() for pattern in patterns.split(","))):
+    for pattern in re.split(r"(?<!\\),", patterns):
+        pattern = pattern.strip().replace("\\,", ",")
         try:
-            found |= _matches(pattern)
+            found |= _matches(pattern) if pattern else {}
         except OSError as error:
             raise StorageError(f"{pattern!r} can't be listed: {error}") from error
     if not found:
         raise StorageError(f"{patterns!r} names no file")
-    paths = sorted(found)
+    paths = _each_once(found)
     return [
         InputFile(index, path, int(found[path]["size"] or 0), _version(found[path]), label)
         for index, (path, label) in enumerate(zip(paths, _labels(paths), strict=True))
     ]
 
 
+def _each_once(found: Iterable[str]) -> list[str]:
+    """Paths, sorted, without those that lead to the file of another: links, `..`, `//`."""
+    chosen: dict[str, str] = {}
+    for path in sorted(found):
+        real = _real(path)
+        if real not in chosen or path == real:
+            chosen[real] = path
+    again = sorted(set(found) - set(chosen.values()))
+    if again:
+        _log.warning("left out %d paths that lead to files which are read already: %s", len(again), _some(again))
+    return sorted(chosen.values())
+
+
+def _real(path: str) -> str:
+    """What is the same for all paths that lead to one file."""
+    fs, inner = _locate(path)
+    return os.path.realpath(inner) if isinstance(fs, LocalFileSystem) else path
+
+
+def lies_below(path: str, folder: str) -> bool:
+    """Whether a file lies somewhere below a folder, whichever way the two paths lead there."""
+    return _real(path).startswith(_real(folder) + "/")
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join([*names[:5], *(["..."] if len(names) > 5 else [])])
+
+
 @retried
 def _matches(pattern: str) -> dict[str, dict[str, Any]]:
     """What the store tells of each file that a path, glob or folder stands for."""
     fs, inner = _locate(pattern)
-    found = _info(fs, inner)
+    info = _info(fs, inner)
     matches: dict[str, dict[str, Any]] = {}
-    if found and found["type"] == "directory":
-        matches = {path: info for path, info in _files_below(fs, inner) if path.endswith(".parquet")}
-    elif found:
-        matches = {inner: found}
+    if info and info["type"] == "directory":
+        matches = _search(fs, inner, f"{inner}/**", lambda path: path.lower().endswith(".parquet"))
+    elif info:
+        matches = {inner: info}
     elif any(sign in pattern for sign in "*?["):
-        root = re.split(r"[*?[]", inner)[0].rpartition("/")[0]
-        levels = None if "**" in inner else inner.count("/") - root.count("/")
-        wanted = re.compile(glob_translate(inner))
+        root = re.split(r"[*?[]", inner)[0].rpartition("/")[0].rstrip("/")
+        try:
+            glob = re.compile(glob_translate(inner))
+        except ValueError as error:
+            raise StorageError(f"{pattern!r}: {error}") from error
+
+        def wanted(path: str) -> bool:  # `**` stands for any folders, and so for those without a name
+            return bool(glob.match(path) or ("**" in inner and glob.match(re.sub("//+", "/", path))))
+
         if _info(fs, root or "/"):
-            matches = {path: info for path, info in _files_below(fs, root or "/", levels) if wanted.match(path)}
+            matches = _search(fs, root or "/", inner, wanted)
     if not matches:
-        raise StorageError(f"{pattern!r} matches no {'.parquet file' if found else 'file'}")
+        raise StorageError(f"{pattern!r} matches no {'.parquet file' if info else 'file'}")
     return {path if isinstance(fs, LocalFileSystem) else fs.unstrip_protocol(path): info for path, info in matches.items()}
 
 
-def _files_below(fs: fsspec.AbstractFileSystem, folder: str, levels: int | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
+def _search(
+    fs: fsspec.AbstractFileSystem, root: str, pattern: str, wanted: Callable[[str], object]
+) -> dict[str, dict[str, Any]]:
+    """The files below a folder that are wanted, with what the store tells of them, but for those that are not data."""
+    _refuse_table(fs, root)
+    signs = {part[:1] for part in pattern[len(root) :].split("/")}
+    left_out: list[str] = []
+
+    def enter(folder: str) -> bool:
+        name = folder.rpartition("/")[2]
+        if name in _TABLES:
+            _refuse_table(fs, folder.rpartition("/")[0])
+        if _NOT_DATA.match(name) and name[:1] not in signs:
+            left_out.append(folder)
+            return False
+        return True
+
+    matches = {}
+    levels = None if "**" in pattern else pattern.count("/") - root.rstrip("/").count("/")
+    for path, info in _files_below(fs, root, levels, enter):
+        if path.endswith(".metadata.json"):
+            _refuse_table(fs, path.rpartition("/metadata/")[0])
+        if wanted(path) and _is_data(path, pattern):
+            matches[path] = info
+        elif wanted(path):
+            left_out.append(path)
+    if left_out:
+        names = _some(sorted(left_out))
+        _log.warning("left out %d files and folders whose names, as _x and .x, mark what is not data: %s", len(left_out), names)
+    return matches
+
+
+def _is_data(path: str, pattern: str) -> bool:
+    """Whether no name in a path marks what is not data, but where the pattern begins with the same sign.
+
+    So wildcards don't match such names, as in a shell `*` doesn't match `.x`.
+    """
+    names, parts = path.split("/"), pattern.split("/")
+    if "**" in parts:
+        begin, end = parts.index("**"), len(parts) - parts[::-1].index("**")
+        parts = [*parts[:begin], *[""] * (len(names) - begin - len(parts) + end), *parts[end:]]
+    return all(not _NOT_DATA.match(name) or part[:1] == name[:1] for name, part in zip(names, parts, strict=False))
+
+
+def _refuse_table(fs: fsspec.AbstractFileSystem, folder: str) -> None:
+    """Raises StorageError if a folder is a table of a format that keeps deleted and old rows, or a partition of one."""
+    while folder:
+        found = [kind for name, kind in _TABLES.items() if _info(fs, f"{folder}/{name}")]
+        metadata = f"{folder}/metadata"
+        if not found and _info(fs, metadata):
+            found = ["Iceberg" for info in fs.ls(metadata, detail=True) if info["name"].endswith(".metadata.json")]
+        if found:
+            raise StorageError(
+                f"{folder} is a table of {found[0]}: its Parquet files hold deleted and old rows too. "
+                "Write its rows to Parquet with its own reader, or name the files that are to be read one by one"
+            )
+        folder, _, name = folder.rpartition("/")
+        if "=" not in name and name != "data":
+            return
+
+
+def _files_below(
+    fs: fsspec.AbstractFileSystem,
+    folder: str,
+    levels: int | None = None,
+    enter: Callable[[str], bool] = lambda folder: True,
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """Files below a folder, so many levels deep (None: all), with what the store tells of them.
+
+    enter  whether a folder below it is looked into
 
     Not `fs.find` or `fs.glob`: these leave out, without a word, a folder that can't be listed, and its rows with it.
     """
     for info in fs.ls(folder, detail=True):
         path = info["name"].rstrip("/")
         if isinstance(fs, LocalFileSystem) and info["islink"]:
-            # Of the file that the link leads to. One that leads nowhere is planned, so that it is refused by its name.
+            # Of what the link leads to. One that leads nowhere is planned, so that it is refused by its name.
             info = _info(fs, path) or {**info, "type": "file"}
-        elif info["type"] == "directory" and path != folder.rstrip("/") and levels != 1:
-            yield from _files_below(fs, path, levels and levels - 1)
+            if f"{_real(folder)}/".startswith(f"{_real(path)}/"):  # it leads to a folder that it lies in
+                continue
         if info["type"] == "file":
-            yield path, info
+            if info["size"] or not info["name"].endswith("/"):  # else what a console made to show a folder
+                yield path, info
+        elif info["type"] == "directory" and levels != 1:
+            if path == folder.rstrip("/"):
+                yield from _files_below_no_name(fs, folder.rstrip("/"), info)
+            elif enter(path):
+                yield from _files_below(fs, path, levels and levels - 1, enter)
+
+
+def _files_below_no_name(
+    fs: fsspec.AbstractFileSystem, folder: str, info: dict[str, Any]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Objects whose keys have two slashes after a folder: `fs.ls` takes the second away, and lists the folder again."""
+    found = {path: each for path, each in fs.find(folder, detail=True, prefix="/").items() if path.startswith(f"{folder}//")}
+    if not found and info["name"].endswith("/"):
+        raise OSError(errno.EINVAL, "a folder without a name can't be listed in this store", f"{folder}//")
+    yield from found.items()
 
 
 def _info(fs: fsspec.AbstractFileSystem, inner: str) -> dict[str, Any] | None:
@@ -374,10 +512,18 @@ def _is_running(process: int) -> bool:
 
 @retried
 def remove(output: str, *names: str) -> None:
-    """Removes a file or folder below the output, if it is there."""
+    """Removes a file or folder below the output, if it is there.
+
+    Not `fs.rm` of a store: it takes a name with `*`, `?` or `[` for a pattern, and removes what others have there.
+    """
     fs, inner = _locate(join(output, *names))
     try:
-        fs.rm(inner, recursive=True)
+        if isinstance(fs, LocalFileSystem):
+            fs.rm(inner, recursive=True)
+        else:
+            files = [path for path, _ in _files_below(fs, inner)]
+            with ThreadPoolExecutor(_REMOVALS_AT_ONCE) as pool:
+                list(pool.map(fs.rm_file, files))
     except (FileNotFoundError, IsADirectoryError) as error:
-        if fs.exists(inner):  # another process writes and removes there still: what was seen is another thing now
+        if _info(fs, inner):  # another process writes and removes there still: what was seen is another thing now
             raise OSError(errno.ENOTEMPTY, f"{inner} changed while it was being removed") from error

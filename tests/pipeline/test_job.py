@@ -159,6 +159,9 @@ class TestInputRefusals:
         """A rerun would read its own parts."""
         with pytest.raises(Refused, match=f"{source} lies in --output={tmp_path}"):
             job(f"--output={tmp_path}")
+        (tmp_path / "link").symlink_to(tmp_path)
+        with pytest.raises(Refused, match="lies in --output="):
+            job(f"--output={tmp_path}/link")
         assert job(f"--output={str(source)[:-1]}").output == str(source)[:-1]  # a prefix of the name is no folder above it
 
     @pytest.mark.parametrize(
@@ -180,6 +183,34 @@ class TestInputRefusals:
         path = write_input(tmp_path / "b.parquet", table)
         with pytest.raises(Refused, match="column 'id' stands in it more than once"):
             job(f"--input={path}")
+
+    def test_types_hold_what_all_files_have(self, job: Resolve, tmp_path: Path):
+        """Whichever file comes first. One that is damaged, or fits no type, is planning's to refuse."""
+        columns = {
+            "a": (pa.array([None] * 3), pa.array([1, 2, 3])),
+            "b": (pa.array([1, 2, 3], pa.int32()), pa.array([1, 2, 3], pa.int64())),
+            "c": (pa.array([[None]] * 3), pa.array([["x"]] * 3)),
+            "d": (pa.array([1, 2, 3]), pa.array(["1", "2", "3"])),
+        }
+        for place in (0, 1):
+            table = examples(3)
+            for name, values in columns.items():
+                table = table.append_column(name, values[place])
+            write_input(tmp_path / f"in{place}" / "x.parquet", table)
+            write_input(tmp_path / f"in{1 - place}" / "z.parquet", table)
+            (tmp_path / f"in{place}" / "y.parquet").write_bytes(b"damaged")
+        for place in (0, 1):
+            found = job(f"--input={tmp_path}/in{place}").expected
+            assert found.field("a").type == found.field("b").type == pa.int64()
+            assert found.field("c").type == pa.list_(pa.string())
+            assert found.field("d").type == columns["d"][place].type
+
+    def test_folders_of_the_path_are_columns(self, job: Resolve, tmp_path: Path):
+        path = write_input(tmp_path / "in" / "lang=en" / "id=7" / "a.parquet", examples(3))
+        found = job(f"--input={path}")
+        assert found.expected == examples(3).schema.append(pa.field("lang", pa.string()))
+        assert found.columns.keep == ("id", "question", "context", "lang")
+        assert job(f"--input={path}", "--keep_columns=id").expected.names == ["id", "question", "context"]
 
     def test_a_limit_takes_the_first_files_only(self, job: Resolve, tmp_path: Path):
         for name in "xyz":

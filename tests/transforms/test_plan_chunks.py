@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import apache_beam as beam
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -24,6 +25,8 @@ from transforms.plan_chunks import (
     plan_chunks,
     plan_file,
     schema_problem,
+    wider,
+    with_path_columns,
 )
 from transforms.records import ChunkRun, ChunkSpec, InputFile, InputRange, part_name, rows_of_part
 from transforms.storage import find_inputs
@@ -150,8 +153,9 @@ class TestSchemas:
         [
             (SCHEMA.remove(1), "column 'context' is missing"),
             (SCHEMA.append(pa.field("n", pa.int64())), "column 'n' stands in it more than once"),
-            (SCHEMA.set(2, pa.field("n", pa.int32())), "column 'n' is int32, in the first file it is int64"),
-            (SCHEMA.set(2, pa.field("n", pa.string())), "column 'n' is string, in the first file it is int64"),
+            (SCHEMA.set(2, pa.field("n", pa.uint64())), "column 'n' is uint64, in the other files it is int64"),
+            (SCHEMA.set(2, pa.field("n", pa.float64())), "column 'n' is double, in the other files it is int64"),
+            (SCHEMA.set(2, pa.field("n", pa.string())), "column 'n' is string, in the other files it is int64"),
         ],
     )
     def test_what_differs_is_named(self, found: pa.Schema, problem: str):
@@ -160,10 +164,65 @@ class TestSchemas:
     def test_nulls_fit_any_type_but_nothing_fits_nulls(self):
         nulls = SCHEMA.set(2, pa.field("n", pa.null()))
         assert schema_problem(nulls, SCHEMA, TEXTS) == ""
-        assert "column 'n' is int64, in the first file it is null" in schema_problem(SCHEMA, nulls, TEXTS)
+        assert "column 'n' is int64, in the other files it is null" in schema_problem(SCHEMA, nulls, TEXTS)
         text_of_nulls = pa.schema([("question", pa.string()), ("context", pa.string()), ("note", pa.null())])
         with_text = text_of_nulls.set(2, pa.field("note", pa.string()))
-        assert "column 'note' is string, in the first file it is null" in schema_problem(with_text, text_of_nulls, TEXTS)
+        assert "column 'note' is string, in the other files it is null" in schema_problem(with_text, text_of_nulls, TEXTS)
+
+    def test_a_column_of_the_path_is_a_column_of_the_file(self):
+        expected = SCHEMA.append(pa.field("lang", pa.string()))
+        assert schema_problem(with_path_columns(SCHEMA, "/in/lang=en/a.parquet"), expected, TEXTS) == ""
+        assert with_path_columns(expected, "/in/lang=en/a.parquet") == expected
+        assert "column 'lang' is missing" in schema_problem(with_path_columns(SCHEMA, "/in/a.parquet"), expected, TEXTS)
+
+
+NUMBERS = [getattr(pa, name)() for name in ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")]
+NUMBERS += [pa.float16(), pa.float32(), pa.float64()]
+
+
+class TestWider:
+    @pytest.mark.parametrize("one", NUMBERS, ids=str)
+    @pytest.mark.parametrize("other", NUMBERS, ids=str)
+    def test_no_number_is_lost(self, one: pa.DataType, other: pa.DataType):
+        """The largest and the smallest of either come back from the wider type; where there is none, no type would do."""
+        kind = wider(one, other)
+        assert kind == wider(other, one)
+        if kind is None:
+            assert {one.bit_width, other.bit_width} & {64}
+            return
+        for each in (one, other):
+            name = str(each).replace("halffloat", "float16").replace("double", "float64")
+            dtype = np.dtype("float32" if name == "float" else name)
+            limits = np.finfo(dtype) if pa.types.is_floating(each) else np.iinfo(dtype)
+            values = pa.array(np.array([limits.min, limits.max, 1], dtype))
+            assert values.cast(kind).cast(each).equals(values)
+            assert wider(kind, each) == kind
+
+    @pytest.mark.parametrize(
+        ("one", "other", "kind"),
+        [
+            (pa.int64(), pa.null(), pa.int64()),
+            (pa.null(), pa.list_(pa.int8()), pa.list_(pa.int8())),
+            (pa.null(), pa.null(), pa.null()),
+            (pa.string(), pa.large_string(), pa.string()),
+            (pa.large_string(), pa.dictionary(pa.int32(), pa.string()), pa.large_string()),
+            (pa.list_(pa.int32()), pa.large_list(pa.int64()), pa.list_(pa.int64())),
+            (
+                pa.struct({"a": pa.null(), "b": pa.int8()}),
+                pa.struct({"a": pa.string(), "b": pa.int16()}),
+                pa.struct({"a": pa.string(), "b": pa.int16()}),
+            ),
+            (pa.struct({"a": pa.int8()}), pa.struct({"b": pa.int8()}), None),
+            (pa.int32(), pa.string(), None),
+            (pa.int64(), pa.float64(), None),
+            (pa.date32(), pa.date32(), pa.date32()),
+            (pa.timestamp("us"), pa.timestamp("ns"), None),
+            (pa.bool_(), pa.int8(), None),
+        ],
+        ids=str,
+    )
+    def test_other_types(self, one: pa.DataType, other: pa.DataType, kind: pa.DataType | None):
+        assert wider(one, other) == kind
 
 
 class TestPlanChunks:

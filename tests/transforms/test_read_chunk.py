@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import json
+from collections.abc import Callable
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,7 +17,7 @@ from transforms import read_chunk
 from transforms.claim import Output
 from transforms.plan_chunks import ChunkSize, plan_file
 from transforms.read_chunk import RECEIPT_KEY, committed_receipt, read_run, read_tables
-from transforms.records import Chunk, ChunkRun, Receipt
+from transforms.records import Chunk, ChunkRun, Receipt, path_columns
 from transforms.storage import commit, find_inputs
 from transforms.write_chunk import to_parquet
 
@@ -83,6 +85,75 @@ def test_columns_come_as_expected(source: str, output: str, table: pa.Table):
         assert chunk.table.schema == expected
         wanted = table.slice(chunk.spec.first_row, chunk.spec.rows).select(["context", "question"])
         assert chunk.table.to_pylist() == wanted.to_pylist()
+
+
+class TestPathColumns:
+    @pytest.fixture
+    def read(self, tmp_path: Path, output: str) -> Callable[..., list[Chunk | Receipt]]:
+        def read_file(path: str, table: pa.Table, **columns: pa.DataType) -> list[Chunk | Receipt]:
+            (tmp_path / path).parent.mkdir(parents=True)
+            pq.write_table(table, tmp_path / path)
+            expected = pa.schema([*table.schema, *(pa.field(name, kind) for name, kind in columns.items())])
+            (run,) = plan(str(tmp_path / path), 20)
+            return list(read_run(run, outputs(output), expected))
+
+        return read_file
+
+    @pytest.mark.parametrize(
+        ("folder", "columns"),
+        [
+            ("lang=en", {"lang": "en"}),
+            ("lang=en/year=2026", {"lang": "en", "year": "2026"}),
+            ("lang=a%2Fb%20%C3%A4", {"lang": "a/b ä"}),
+            ("a%3Ab=1", {"a:b": "1"}),
+            ("lang=__HIVE_DEFAULT_PARTITION__", {"lang": None}),
+            ("lang=a=b", {"lang": "a=b"}),
+            ("lang=", {"lang": ""}),
+            ("=x/plain", {}),
+        ],
+    )
+    def test_they_stand_in_every_row(
+        self, read: Callable, tmp_path: Path, table: pa.Table, folder: str, columns: dict[str, str | None]
+    ):
+        path = f"{folder}/k=v.parquet"
+        assert path_columns(f"/in/{path}") == path_columns(f"s3://b/{path}") == columns
+        chunks = read(path, table, **dict.fromkeys(columns, pa.string()))
+        rows = [row for chunk in chunks for row in chunk.table.to_pylist()]
+        assert rows == [{**row, **columns} for row in table.to_pylist()]
+
+    @pytest.mark.parametrize(
+        ("folder", "values"),
+        [
+            ("n=en", pa.array(["en"] * 30)),
+            ("n=en", pa.array(["en"] * 30).dictionary_encode()),
+            ("n=07", pa.array([7] * 30)),
+            ("n=2026-11-01", pa.array([date(2026, 11, 1)] * 30)),
+            ("n=true", pa.array([True] * 30)),
+            ("n=__HIVE_DEFAULT_PARTITION__", pa.array([None] * 30, pa.int64())),
+        ],
+    )
+    def test_one_that_is_in_the_file_too_stays_as_it_is_there(
+        self, read: Callable, table: pa.Table, folder: str, values: pa.Array
+    ):
+        chunks = read(f"{folder}/a.parquet", table.append_column("n", values))
+        assert pa.concat_tables(chunk.table for chunk in chunks).column("n").to_pylist() == values.to_pylist()
+
+    @pytest.mark.parametrize(
+        ("folder", "values"),
+        [
+            ("n=en", pa.array(["en"] * 29 + ["de"])),
+            ("n=en", pa.array([None] * 30, pa.string())),
+            ("n=en", pa.array([1] * 30)),
+            ("n=8", pa.array([7] * 30)),
+            ("n=8", pa.array([[8]] * 30)),
+        ],
+    )
+    def test_one_that_says_something_else_is_refused_by_name(
+        self, read: Callable, table: pa.Table, folder: str, values: pa.Array
+    ):
+        *_, failed = read(f"{folder}/a.parquet", table.append_column("n", values))
+        assert "column 'n' holds other values than " in failed.error
+        assert folder in failed.error
 
 
 def test_only_missing_chunks_are_read_whichever_they_are(source: str, table: pa.Table):

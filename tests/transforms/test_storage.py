@@ -37,6 +37,15 @@ from transforms.storage import (
 )
 
 
+@pytest.fixture(params=["local", "memory"])
+def output(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An output that is not there yet, in each kind of storage."""
+    if request.param == "local":
+        return str(tmp_path / "out")
+    request.getfixturevalue("memory")
+    return "memory://out"
+
+
 def files_below(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
@@ -76,6 +85,29 @@ class TestFindInputs:
         for pattern in (f"{tmp_path}", f"{tmp_path}/*.parquet"):
             assert [Path(file.path).name for file in find_inputs(pattern)] == ["a.parquet", "b.parquet"]
 
+    def test_a_link_to_a_folder_is_looked_into_and_one_to_a_folder_above_it_is_not(self, tmp_path: Path):
+        (tmp_path / "in").mkdir()
+        (tmp_path / "data").mkdir()
+        (tmp_path / "data" / "a.parquet").touch()
+        (tmp_path / "in" / "today").symlink_to(tmp_path / "data")
+        (tmp_path / "data" / "round").symlink_to(tmp_path)
+        for pattern in (f"{tmp_path}/in", f"{tmp_path}/in/*/*.parquet"):
+            assert [file.path for file in find_inputs(pattern)] == [f"{tmp_path}/in/today/a.parquet"]
+
+    @pytest.mark.parametrize("again", ["{0}/a/../a/x.parquet", "{0}//a/x.parquet", "{0}/links", "{0}/a/link.parquet", "{0}"])
+    def test_a_file_that_several_paths_lead_to_is_found_once(
+        self, tmp_path: Path, again: str, caplog: pytest.LogCaptureFixture
+    ):
+        (tmp_path / "a").mkdir()
+        (tmp_path / "a" / "x.parquet").touch()
+        (tmp_path / "links").symlink_to(tmp_path / "a")
+        (tmp_path / "a" / "link.parquet").symlink_to(tmp_path / "a" / "x.parquet")
+        again = again.format(tmp_path)
+        for patterns in (f"{again},{tmp_path}/a/x.parquet", f"{tmp_path}/a/x.parquet,{again}"):
+            caplog.clear()
+            assert [file.path for file in find_inputs(patterns)] == [f"{tmp_path}/a/x.parquet"]
+            assert "lead to files which are read already" in caplog.text
+
     def test_a_folder_that_a_glob_matches_is_no_input(self, tmp_path: Path):
         (tmp_path / "folder.parquet").mkdir()
         (tmp_path / "a.parquet").touch()
@@ -84,6 +116,18 @@ class TestFindInputs:
     def test_a_name_that_looks_like_a_glob_finds_its_own_file(self, tmp_path: Path):
         (tmp_path / "a[1].parquet").touch()
         assert [file.path for file in find_inputs(f"{tmp_path}/a[1].parquet")] == [f"{tmp_path}/a[1].parquet"]
+
+    @pytest.mark.parametrize("name", ["a,b.parquet", "a::b.parquet", "a:b.parquet", "a#b.parquet", "a%20b.parquet"])
+    def test_any_name_can_be_given(self, tmp_path: Path, name: str):
+        (tmp_path / name).touch()
+        (tmp_path / "c.parquet").touch()
+        given = f"{tmp_path}/{name}".replace(",", r"\,")
+        found = [f"{tmp_path}/{name}", f"{tmp_path}/c.parquet"]
+        assert [file.path for file in find_inputs(f"{given}, {tmp_path}/c.parquet")] == found
+
+    def test_a_wildcard_that_means_nothing_is_refused(self, tmp_path: Path):
+        with pytest.raises(StorageError, match=r"a\*\*.parquet': Invalid pattern"):
+            find_inputs(f"{tmp_path}/a**.parquet")
 
     @pytest.mark.parametrize("pattern", ["{0}/none.parquet", "{0}/*.csv", "{0}", "{0}/a.parquet,{0}/none.parquet"])
     def test_a_pattern_that_matches_nothing_is_named(self, tmp_path: Path, pattern: str):
@@ -153,9 +197,77 @@ class TestFindInputs:
             (tmp_path / name).touch()
         assert [file.label for file in find_inputs(str(tmp_path))] == labels
 
+    def test_the_ending_may_be_of_any_case(self, tmp_path: Path):
+        for name in ("a.PARQUET", "b.Parquet"):
+            (tmp_path / name).touch()
+        assert [Path(file.path).name for file in find_inputs(str(tmp_path))] == ["a.PARQUET", "b.Parquet"]
+
     def test_objects_keep_their_protocol(self, memory: fsspec.AbstractFileSystem):
         memory.pipe_file("/in/a.parquet", b"12")
         assert [(file.path, file.size) for file in find_inputs("memory://in/*.parquet")] == [("memory:///in/a.parquet", 2)]
+
+
+class TestWhatIsNotData:
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> str:
+        """Data, and what Spark, notebooks, editors and disk stations leave beside it."""
+        for name in (
+            *("a.parquet", "_c0=1/b.parquet", "_temporary/0/c.parquet", ".ipynb_checkpoints/a-checkpoint.parquet"),
+            *("_x.parquet", ".x.parquet", "deep/_y.parquet", "deep/z.parquet", "@eaDir/a.parquet", "~$a.parquet"),
+            "_SUCCESS",
+        ):
+            (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+            (tmp_path / name).touch()
+        return str(tmp_path)
+
+    @pytest.mark.parametrize(
+        ("pattern", "names"),
+        [
+            ("", ["_c0=1/b.parquet", "a.parquet", "deep/z.parquet"]),
+            ("/*.parquet", ["a.parquet"]),
+            ("/*", ["a.parquet"]),
+            ("/*/*.parquet", ["_c0=1/b.parquet", "deep/z.parquet"]),
+            ("/**/*.parquet", ["_c0=1/b.parquet", "a.parquet", "deep/z.parquet"]),
+            ("/**/_*.parquet", ["_x.parquet", "deep/_y.parquet"]),
+            ("/_*/**", ["_c0=1/b.parquet", "_temporary/0/c.parquet"]),
+            ("/.x.parquet", [".x.parquet"]),
+            ("/.*.parquet", [".x.parquet"]),
+            ("/_temporary", ["_temporary/0/c.parquet"]),
+            ("/_temporary/*/*.parquet", ["_temporary/0/c.parquet"]),
+        ],
+    )
+    def test_it_is_left_out_unless_it_is_named(self, folder: str, pattern: str, names: list[str]):
+        assert [file.path for file in find_inputs(folder + pattern)] == [f"{folder}/{name}" for name in names]
+
+    def test_the_log_says_how_many(self, folder: str, caplog: pytest.LogCaptureFixture):
+        find_inputs(folder)
+        assert "left out 7 files and folders" in caplog.text
+        assert f"{folder}/.ipynb_checkpoints" in caplog.text
+        caplog.clear()
+        find_inputs(f"{folder}/deep/z.parquet,{folder}/a*")
+        assert caplog.text == ""
+
+    @pytest.mark.parametrize("pattern", ["", "/table", "/table/*.parquet", "/table/data", "/table/data/day=1/*.parquet", "/**"])
+    @pytest.mark.parametrize(
+        ("sign", "kind"),
+        [
+            ("_delta_log/00000000000000000000.json", "Delta Lake"),
+            (".hoodie/hoodie.properties", "Hudi"),
+            ("metadata/v1.metadata.json", "Iceberg"),
+        ],
+    )
+    def test_a_table_is_refused_by_name(self, output: str, pattern: str, sign: str, kind: str):
+        """Its files hold rows that were deleted; one that is named itself is the user's own affair."""
+        for name in ("a.parquet", "data/day=1/b.parquet", sign):
+            commit(f"{output}/table", b"x", *name.split("/"))
+        with pytest.raises(StorageError, match=f"table is a table of {kind}"):
+            find_inputs(output + pattern)
+        assert find_inputs(f"{output}/table/a.parquet")[0].path == absolute(f"{output}/table/a.parquet")
+
+    def test_a_folder_called_metadata_makes_no_table(self, output: str):
+        commit(output, b"x", "metadata", "notes.json")
+        commit(output, b"x", "a.parquet")
+        assert len(find_inputs(output)) == 1
 
 
 class TestPaths:
@@ -184,15 +296,6 @@ class TestPaths:
     def test_is_local(self, tmp_path: Path):
         assert is_local(str(tmp_path))
         assert not is_local("memory://out")
-
-
-@pytest.fixture(params=["local", "memory"])
-def output(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An output that is not there yet, in each kind of storage."""
-    if request.param == "local":
-        return str(tmp_path / "out")
-    request.getfixturevalue("memory")
-    return "memory://out"
 
 
 class TestCommit:
@@ -246,6 +349,22 @@ class TestCommit:
             remove(output, name)
         assert list_names(output) == []
         assert list_names(join(output, "parts")) == []
+
+    @pytest.mark.parametrize("name", ["run[12]", "run?", "run*", "**"])
+    def test_remove_takes_no_name_for_a_pattern(self, output: str, name: str):
+        """Neither the output's nor that of a file in it."""
+        for folder in (name, "run1", "run2"):
+            commit(join(output, folder), folder.encode(), "parts", "a")
+            commit(join(output, folder), folder.encode(), "a[1]")
+            commit(join(output, folder), folder.encode(), "a1")
+        remove(join(output, name), "parts")
+        remove(join(output, name), "a[1]")
+        remove(join(output, name), "gone*")
+        assert list_names(join(output, name, "parts")) == []
+        assert list_names(join(output, name)) == ["a1"]
+        for folder in ("run1", "run2"):
+            assert list_names(join(output, folder)) == ["a1", "a[1]"]
+            assert read(join(output, folder, "parts", "a")) == folder.encode()
 
     def test_a_parquet_file_can_be_opened(self, output: str):
         sink = pa.BufferOutputStream()
