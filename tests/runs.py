@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,14 @@ def examples(count: int, first: int = 0) -> pa.Table:
             ],
         }
     )
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 600) -> None:
+    """Returns once the condition holds. The limit is for what hangs: a test that others slow down never meets it."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds:.0f} s"
+        time.sleep(0.02)
 
 
 def write_input(path: Path, table: pa.Table, **options: Any) -> Path:

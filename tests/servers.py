@@ -5,11 +5,10 @@ from __future__ import annotations
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from tests.runs import environment
+from tests.runs import environment, wait_until
 
 
 def free_port() -> int:
@@ -29,12 +28,12 @@ def serving(command: list[str], is_ready: Callable[[], bool], **more: str) -> It
     with tempfile.TemporaryFile() as log:
         server = subprocess.Popen(command, stdout=log, stderr=log, env=environment(**more), start_new_session=True)
         try:
-            deadline = time.monotonic() + 120
-            while not is_ready():
-                if server.poll() is not None or time.monotonic() > deadline:
-                    log.seek(0)
-                    raise AssertionError(f"{command} is not ready: {log.read()[-5000:].decode(errors='replace')}")
-                time.sleep(0.1)
+            try:
+                wait_until(lambda: server.poll() is not None or is_ready())
+                assert server.poll() is None, f"exit {server.returncode}"
+            except AssertionError as error:
+                log.seek(0)
+                raise AssertionError(f"{command} is not ready: {log.read()[-5000:].decode(errors='replace')}") from error
             yield
         finally:
             server.terminate()

@@ -135,7 +135,7 @@ def in_processes(arguments: list[str], output: Path, log: Path) -> tuple[Callabl
             if workers:
                 os.kill(random.choice(workers), signal.SIGKILL)
             try:
-                code = process.wait(120)  # a run whose worker died must not wait for it for ever
+                code = process.wait(600)  # a run whose worker died must not wait for it for ever
             finally:
                 process.kill()
         assert code in (0, 3), log.read_text()

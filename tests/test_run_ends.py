@@ -27,6 +27,7 @@ from tests.runs import (
     read_parts,
     read_rejections,
     run,
+    wait_until,
     write_input,
 )
 from transforms import storage
@@ -191,11 +192,12 @@ class TestEnds:
         environment = {**os.environ, "PYTHONPATH": str(HOUSE), "OMP_NUM_THREADS": "1"}
         done = len(part_files(folder / "out")) if (folder / "out" / "parts").exists() else 0
         process = subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE)
-        deadline = time.monotonic() + 300
-        while not (folder / "out" / "parts").exists() or len(part_files(folder / "out")) < done + 3:
+
+        def writes() -> bool:
             assert process.poll() is None, process.communicate()[1].decode()
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+            return (folder / "out" / "parts").exists() and len(part_files(folder / "out")) >= done + 3
+
+        wait_until(writes)
         return process
 
     def test_a_signal_ends_a_run_at_once_and_the_next_one_goes_on(
@@ -204,12 +206,13 @@ class TestEnds:
         rows = 1600
         write_input(tmp_path / "in.parquet", examples(rows))
         for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+            started = time.monotonic()
             process = self.start(tmp_path, bert_folder)
             process.send_signal(number)
-            before = time.monotonic()
-            _, errors = process.communicate(timeout=20)
+            signalled = time.monotonic()
+            _, errors = process.communicate(timeout=600)
             assert process.returncode == code
-            assert time.monotonic() - before < 5
+            assert time.monotonic() - signalled < signalled - started  # the imports alone take seconds, on a busy machine more
             assert f"interrupted by {number.name}: run the same command again" in errors.decode()
             assert b"Traceback" not in errors
             assert not (tmp_path / "out" / "manifest.json").exists()

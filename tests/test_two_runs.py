@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import time
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.runs import examples, write_input
+from tests.runs import examples, wait_until, write_input
 from tests.started import start
 from tests.test_kills import content
 
@@ -42,11 +43,13 @@ def test_a_run_whose_output_is_overwritten_ends_and_leaves_nothing(tmp_path: Pat
     other = [*arguments, "--chunk_rows=30", "--n_best=2"]
     whole = alone(other, tmp_path)
     first = start([*arguments, "--chunk_rows=3", f"--output={tmp_path}/out"], tmp_path / "first")
-    parts, deadline = tmp_path / "out" / "parts", time.monotonic() + 60
-    while not parts.exists() or len(list(parts.iterdir())) < 3:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    parts, owner = tmp_path / "out" / "parts", tmp_path / "out" / "run.json"
+    wait_until(lambda: parts.exists() and len(list(parts.iterdir())) >= 3)
+    os.kill(first.pid, signal.SIGSTOP)  # or it might be done before the second has begun
+    claimed = owner.read_bytes()
     second = start([*other, f"--output={tmp_path}/out", "--overwrite"], tmp_path / "second")
+    wait_until(lambda: owner.exists() and owner.read_bytes() != claimed)
+    os.kill(first.pid, signal.SIGCONT)
     for process in (first, second):
         process.join()
     assert first.exitcode == 3

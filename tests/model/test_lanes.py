@@ -7,10 +7,12 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from types import FrameType
 
 import pytest
 import torch
 
+from model import lanes as module
 from model.lanes import MOST_LANES, in_lanes, lanes_of
 
 
@@ -29,17 +31,18 @@ def test_one_lane_for_each_thread_of_a_cpu(threads: int) -> None:
     assert lanes_of(torch.device("cuda")) == 1
 
 
-def threads_seen(lanes: int) -> list[int]:
-    """What torch computes with in each of the lanes that work on as many items."""
+def threads_seen(lanes: int, expected: int) -> list[int]:
+    """What torch computes with in each of the lanes, of which so many are expected: no item is done before as many are."""
     seen = []
-    waiting = list(range(100))
+    waiting = list(range(3 * expected))
+    together = threading.Barrier(expected)
 
     def task(item: int) -> None:
         seen.append((threading.current_thread().name, torch.get_num_threads()))
-        time.sleep(0.002)
+        together.wait(600)
 
     in_lanes(task, waiting, lanes)
-    assert len(seen) == 100
+    assert len(seen) == 3 * expected
     return [threads for _, threads in sorted(set(seen))]
 
 
@@ -49,7 +52,7 @@ def threads_seen(lanes: int) -> list[int]:
 )
 def test_lanes_share_the_threads_and_leave_none_idle(threads: int, torch_threads: int, lanes: int, expected: list[int]) -> None:
     torch.set_num_threads(torch_threads)
-    assert threads_seen(lanes) == expected
+    assert threads_seen(lanes, len(expected)) == expected
     assert torch.get_num_threads() == torch_threads
 
 
@@ -60,7 +63,7 @@ def test_a_thread_that_met_torch_while_lanes_worked_has_all_threads_when_its_tur
     def another() -> None:
         seen.append(torch.get_num_threads())
         met.set()
-        assert turn.wait(20)
+        assert turn.wait(600)
         seen.append(lanes_of(torch.device("cpu")))
         in_lanes(lambda item: seen.append(torch.get_num_threads()), [1], 1)
 
@@ -69,7 +72,7 @@ def test_a_thread_that_met_torch_while_lanes_worked_has_all_threads_when_its_tur
     def task(item: int) -> None:
         if item == 1:
             thread.start()
-        assert met.wait(20)
+        assert met.wait(600)
 
     in_lanes(task, [2, 1], 4)
     turn.set()
@@ -109,25 +112,39 @@ def test_what_a_task_raises_ends_all_lanes_and_is_raised(threads: int) -> None:
 
 
 @pytest.fixture
-def interruptible() -> Iterator[None]:
-    """Python's own handler of SIGINT: what a shell runs in the background ignores it, and so would the tests."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
+def interrupted() -> Iterator[threading.Event]:
+    """Set once an interrupt is raised. What a shell runs in the background ignores SIGINT, and so would the tests."""
+    raised = threading.Event()
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raised.set()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    yield raised
     signal.signal(signal.SIGINT, before)
 
 
-def test_an_interrupt_ends_the_lanes_before_it_goes_on(threads: int, interruptible: None) -> None:
-    waiting, done = list(range(1000)), []
+def test_an_interrupt_ends_the_lanes_before_it_goes_on(
+    threads: int, interrupted: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits, wait = threading.Event(), module.wait
+    monkeypatch.setattr(module, "wait", lambda running: waits.set() or wait(running))
+    items = 100_000  # minutes of work, none of which begins once the interrupt has ended the lanes
+    waiting, done, before = list(range(items)), [], set(threading.enumerate())
 
     def task(item: int) -> None:
-        time.sleep(0.05)
+        if item == items - 5:
+            assert waits.wait(600)
+            os.kill(os.getpid(), signal.SIGINT)
+        if item <= items - 5:
+            assert interrupted.wait(600)
+            time.sleep(0.005)
         done.append(item)
 
-    threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
         in_lanes(task, waiting, 2)
-    ended = len(done)
-    assert 0 < ended < 100
-    time.sleep(0.2)
-    assert len(done) == ended
+    assert set(threading.enumerate()) <= before  # no lane works on
+    assert 4 <= len(done) < items / 2
+    assert waiting == []
     assert torch.get_num_threads() == threads

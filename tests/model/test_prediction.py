@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import threading
 import time
 import weakref
@@ -282,11 +283,13 @@ def test_an_interrupt_is_never_taken_for_a_poison_window() -> None:
 def test_lanes_change_nothing_but_the_order() -> None:
     windows = six_pairs()
     reader, inside, most = FakeReader(most=3), [], []
+    together, calls = threading.Barrier(2), itertools.count()
 
     def refuse(batch: Batch) -> None:
         inside.append(1)
+        if next(calls) < 2:
+            together.wait(600)  # breaks unless two lanes work at a time
         most.append(len(inside))
-        time.sleep(0.01)
         inside.pop()
         poison(1)(batch)
 

@@ -8,7 +8,7 @@ import pty
 import re
 import sys
 import termios
-import time
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -21,8 +21,8 @@ from pipeline import progress as module
 from pipeline.job import Job, resolve
 from pipeline.options import parse
 from pipeline.progress import progress
-from tests.runs import examples, write_input
-from transforms.storage import commit, open_parquet
+from tests.runs import examples, wait_until, write_input
+from transforms.storage import commit, list_names, open_parquet
 
 
 @pytest.fixture
@@ -32,6 +32,20 @@ def job(bert_folder: Path, tmp_path: Path) -> Job:
     write_input(tmp_path / "in" / "b.parquet", examples(4))
     options, rest = parse(["annotate", f"--input={tmp_path}/in", f"--output={tmp_path}/out", f"--model={bert_folder}"])
     return resolve(options, PipelineOptions(rest))
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> threading.Semaphore:
+    """Released each time the parts have been listed: the first look is what a rate and a bar begin from."""
+    looks = threading.Semaphore(0)
+
+    def list_and_tell(folder: str) -> list[str]:
+        names = list_names(folder)
+        looks.release()
+        return names
+
+    monkeypatch.setattr(module, "list_names", list_and_tell)
+    return looks
 
 
 def finish(job: Job, *rows: int) -> None:
@@ -44,8 +58,9 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.name == "spanmill"]
 
 
-def test_elsewhere_than_in_a_terminal_there_are_lines(job: Job, caplog: pytest.LogCaptureFixture):
+def test_elsewhere_than_in_a_terminal_there_are_lines(job: Job, looks: threading.Semaphore, caplog: pytest.LogCaptureFixture):
     with caplog.at_level(logging.INFO, "spanmill"), progress(job):
+        assert looks.acquire(timeout=600)
         finish(job, 4, 3)
     (line,) = lines(caplog)
     assert re.fullmatch(r"7 of 10 rows done, \d+\.\d rows/s, \d+ s left", line)
@@ -59,10 +74,9 @@ def test_a_line_is_written_now_and_then(job: Job, caplog: pytest.LogCaptureFixtu
     with caplog.at_level(logging.INFO, "spanmill"), progress(job):
         for rows in ((), (4,), (4, 6)):
             finish(job, *rows)
-            time.sleep(0.15)
+            said = f"{sum(rows)} of 10 rows done"
+            wait_until(lambda said=said: any(line.startswith(said) for line in lines(caplog)))
     found = lines(caplog)
-    assert any(line.startswith("0 of 10") for line in found)
-    assert any(line.startswith("4 of 10") for line in found)
     assert found[-1].startswith("10 of 10 rows done")
     assert "left" not in found[-1]
 
@@ -70,7 +84,7 @@ def test_a_line_is_written_now_and_then(job: Job, caplog: pytest.LogCaptureFixtu
 def test_a_rerun_counts_its_rate_from_what_it_does_itself(job: Job, caplog: pytest.LogCaptureFixture):
     finish(job, 6)
     with caplog.at_level(logging.INFO, "spanmill"), progress(job):
-        time.sleep(0.05)  # until it has seen what is there
+        pass
     assert lines(caplog) == ["6 of 10 rows done, 0.0 rows/s"]
 
 
@@ -133,8 +147,9 @@ def terminal() -> Iterator[list[str]]:
         os.close(reading)
 
 
-def test_in_a_terminal_there_is_a_bar(job: Job, caplog: pytest.LogCaptureFixture):
+def test_in_a_terminal_there_is_a_bar(job: Job, looks: threading.Semaphore, caplog: pytest.LogCaptureFixture):
     with caplog.at_level(logging.INFO, "spanmill"), terminal() as pieces, progress(job):
+        assert looks.acquire(timeout=600)
         finish(job, 4, 6)
     shown = "".join(pieces)
     assert "annotate:   0%" in shown

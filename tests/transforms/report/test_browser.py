@@ -58,7 +58,7 @@ def audit(browser: Chrome, audit_file: Path) -> Iterator[Chrome]:
     browser.set_window_size(1200, 900)
     browser.get("about:blank")  # on a busy machine a page that is loaded once more is taken for loaded too early
     browser.get(audit_file.as_uri())
-    WebDriverWait(browser, 30).until(lambda _: browser.execute_script("return document.readyState") == "complete")
+    WebDriverWait(browser, 600).until(lambda _: browser.execute_script("return document.readyState") == "complete")
     yield browser
     assert browser.get_log("browser") == []
     assert browser.title == "Audit – Spanmill"  # what the script among the texts would have changed
