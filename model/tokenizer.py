@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +23,9 @@ _CHARACTERS_AT_ONCE = 1_000_000
 
 _WHITESPACE = np.array([chr(code).isspace() for code in range(0x3001)])
 """True at every code point that `str.isspace` accepts (the last is U+3000)."""
+
+_UNHEARD_OF = "\U0010fffd"
+"""A character that no vocabulary has: the last one of private use."""
 
 _FIRST_MARK = 0x300
 _JOINER = 0x200D
@@ -119,6 +123,11 @@ class PairFormat:
 class Tokenizer:
     """A checkpoint's fast tokenizer, set up for whole texts.
 
+    unknown     id of the token that replaces text the vocabulary does not have; None if every text has tokens of its own,
+                as with bytes for tokens
+    max_length  tokens of a window, at most 2**31 - 1
+    padding     id of the padding token, None if there is none
+
     Raises `TokenizerError` if the folder has no fast tokenizer or its pairs can't be taken apart.
     """
 
@@ -138,6 +147,7 @@ class Tokenizer:
         self._backend.no_truncation()
         self._backend.no_padding()
         self._words = beginnings_of_words(self._backend)
+        self.unknown = _unknown_token(self._backend.model)
         self.vocabulary_size = self._backend.get_vocab_size(with_added_tokens=True)
         self.max_length = int(min(loaded.model_max_length, 2**31 - 1))
         self.padding = loaded.pad_token_id
@@ -219,6 +229,15 @@ class Tokenizer:
             can_end=can_end,
             bounds=ids.bounds,
         )
+
+
+def _unknown_token(model: Any) -> int | None:
+    """The id that a tokenizer's model gives to a character it does not have: one token, where bytes would be several."""
+    try:
+        tokens = model.tokenize(_UNHEARD_OF)
+    except Exception:  # a model without such a token
+        return None
+    return tokens[0].id if len(tokens) == 1 else None
 
 
 def _by_characters(contexts: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -293,6 +293,27 @@ def test_a_tokenizer_without_special_tokens_has_no_classifier(tmp_path: Path) ->
     assert tokenizer.format.pad_id == backend.token_to_id("</s>")
 
 
+@pytest.mark.parametrize(
+    ("name", "token"),
+    [
+        ("bert", "[UNK]"),
+        ("electra", "[UNK]"),
+        ("albert", "<unk>"),
+        ("xlnet", "<unk>"),
+        ("deberta-v2", "[UNK]"),
+        ("roberta", None),
+    ],
+)
+def test_the_unknown_token_replaces_what_the_vocabulary_does_not_have(
+    checkpoints: dict[str, Checkpoint], name: str, token: str | None
+) -> None:
+    """Bytes for tokens know every text, even where the checkpoint names a token for unknown text."""
+    tokenizer = checkpoints[name].reader.tokenizer()
+    assert tokenizer.unknown == (None if token is None else tokenizer._backend.token_to_id(token))
+    ids = tokenizer.passages(["a \u1c5b\u1c5c b"]).ids  # letters of Ol Chiki
+    assert (tokenizer.unknown in ids.tolist()) == (token is not None)
+
+
 def test_a_model_max_length_of_1e30_becomes_an_integer_that_fits(checkpoints: dict[str, Checkpoint]) -> None:
     assert checkpoints["modernbert"].fresh_tokenizer().model_max_length > 1e29
     assert checkpoints["modernbert"].reader.tokenizer().max_length == 2**31 - 1
