@@ -287,6 +287,8 @@ def audit_columns(
         "prediction_start": (char_start[pair, 0], decided_null),
         "prediction_end": (char_end[pair, 0], decided_null),
     }
+    for name, value in values.items():  # rounding leaves -2e-16 of a loss of nothing; + 0.0 makes -0.0 equal to 0.0
+        values[name] = (np.maximum(value, 0.0) if name in _LOSSES else value) + 0.0
     columns = {
         **{name: pa.array(value, pa.float64(), mask=out | ~np.isfinite(value)) for name, value in values.items()},
         **{name: pa.array(value.astype(np.int32), mask=out) for name, value in counts.items()},
