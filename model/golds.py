@@ -69,10 +69,21 @@ def _following(values: np.ndarray) -> np.ndarray:
     return np.minimum.accumulate(values[::-1])[::-1]
 
 
+def answers_of(value: Any) -> Any:
+    """The golds of one row as `{"text": [...], "answer_start": [...]}`, from either shape of column.
+
+    value  a list of `{"text": ..., "answer_start": ...}`, or anything else, which is returned as it is. An item that is null
+           has a null text and a null start.
+    """
+    if not isinstance(value, list):
+        return value
+    return {name: [item and item[name] for item in value] for name in ("text", "answer_start")}
+
+
 def read_golds(answers: Sequence[Any], contexts: Sequence[str], row_pair: np.ndarray, windows: Windows) -> Golds:
     """Checks the golds of every row against its context and finds their tokens.
 
-    answers   [rows], `{"text": [...], "answer_start": [...]}` as Arrow gives it; empty lists: unanswerable
+    answers   [rows], in either shape that `answers_of` takes, as Arrow gives it; empty lists: unanswerable
     contexts  the distinct contexts, in the order of the passages; row_pair int64 [rows], -1 for a rejected row
 
     Reasons of `problems`: answers_not_utf8, answers_missing, answers_with_nulls, answers_unequal (texts and starts), and, if
@@ -83,7 +94,7 @@ def read_golds(answers: Sequence[Any], contexts: Sequence[str], row_pair: np.nda
     problems: dict[int, tuple[str, str]] = {}
     asked: dict[tuple[int, int, int], int] = {}  # (pair, char_start, char_end) of each that stands where it says
     given: list[list[tuple[str, int | tuple[str, str]]]] = []  # texts of each row, with places in `asked`, or problems
-    for row, answer in enumerate(answers):
+    for row, answer in enumerate(map(answers_of, answers)):
         mine: list[tuple[str, int | tuple[str, str]]] = []
         pair = int(row_pair[row])
         malformed = _malformed(answer) if pair >= 0 else None
