@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -313,16 +312,14 @@ def _hashes(
     passage: np.ndarray,
     out: np.ndarray,
 ) -> dict[str, pa.Array]:
-    """16-byte hashes of each row's question, context, pair (of both hashes) and golds (their sorted character spans)."""
+    """16-byte hashes of each row's question, context, pair (of both hashes) and golds (their sorted character spans).
+
+    Golds are told apart by their own characters, not those of their tokens: an unknown token may hold several answers.
+    """
     question = _take(hash_texts(questions), windows.pair_question[pair])
     context = _take(hash_texts(contexts), passage)
     both = [hashlib.blake2b(q + c, digest_size=16).digest() for q, c in zip(question, context, strict=True)]
-    passages = windows.passages
-    base = passages.bounds[windows.pair_passage[golds.pair]]
-    starts, ends = passages.char_start[base + golds.first], passages.char_end[base + golds.last]
-    spans = np.stack([starts, ends], 1).tolist()
-    of_row, bounds = golds.of_row.values.tolist(), golds.of_row.bounds.tolist()
-    told = [str(sorted(spans[g] for g in of_row[low:high])) for low, high in pairwise(bounds)]
+    told = [str([list(place) for place in places]) for places in golds.places]
     gold = [hashlib.blake2b(each.encode(), digest_size=16).digest() for each in told]
     named = {"question_hash": question, "context_hash": context, "pair_hash": both, "gold_hash": gold}
     return {

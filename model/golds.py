@@ -22,6 +22,7 @@ class Golds:
     dropped            int64 [rows]: golds that were left out (misaligned, out of range, ...)
     problems           row -> (reason, message) of rows whose golds are all unusable
     texts              [rows]: the texts of the golds that were not dropped; [] for an unanswerable question
+    places             [rows]: the distinct [start, end) of these texts in the context, without the blanks about them; sorted
     """
 
     pair: np.ndarray
@@ -31,6 +32,7 @@ class Golds:
     dropped: np.ndarray
     problems: Mapping[int, tuple[str, str]]
     texts: list[list[str]]
+    places: list[list[tuple[int, int]]]
 
     def __len__(self) -> int:
         return len(self.pair)
@@ -107,15 +109,18 @@ def read_golds(answers: Sequence[Any], contexts: Sequence[str], row_pair: np.nda
                 mine.append((text, problem or asked.setdefault((pair, start, start + len(text)), len(asked))))
         given.append(mine)
 
-    pairs, begin, end = np.array(list(asked), np.int64).reshape(-1, 3).T
+    characters = list(asked)
+    pairs, begin, end = np.array(characters, np.int64).reshape(-1, 3).T
     first, last = gold_tokens(windows.passages, windows.pair_passage[pairs], begin, end)
     tokens = list(zip(pairs.tolist(), first.tolist(), last.tolist(), strict=True))
     spans: dict[tuple[int, int, int], int] = {}
     of_row: list[list[int]] = []
     dropped = np.zeros(len(answers), np.int64)
     texts: list[list[str]] = []
+    places: list[list[tuple[int, int]]] = []
     for row, mine in enumerate(given):
         kept: list[str] = []
+        stands: set[tuple[int, int]] = set()
         found: dict[int, None] = {}  # each once: annotators who agree give the same
         unusable: list[tuple[str, str]] = []
         for text, at in mine:
@@ -126,13 +131,16 @@ def read_golds(answers: Sequence[Any], contexts: Sequence[str], row_pair: np.nda
             else:
                 found.setdefault(spans.setdefault(tokens[at], len(spans)))
                 kept.append(text)
+                begins = characters[at][1] + len(text) - len(text.lstrip())
+                stands.add((begins, begins + len(text.strip())))
         if unusable and not kept:
             problems[row] = unusable[0]
         dropped[row] = len(unusable)
         of_row.append(list(found))
         texts.append(kept)
+        places.append(sorted(stands))
     columns = np.array(list(spans), np.int64).reshape(-1, 3)
-    return Golds(columns[:, 0], columns[:, 1], columns[:, 2], Ragged.of(of_row), dropped, problems, texts)
+    return Golds(columns[:, 0], columns[:, 1], columns[:, 2], Ragged.of(of_row), dropped, problems, texts, places)
 
 
 def _malformed(answer: Any) -> tuple[str, str] | None:

@@ -18,6 +18,11 @@ def accounting(manifest: dict[str, Any], output: str) -> str:
         f"{manifest['windows']} windows of {manifest['distinct_pairs']} distinct pairs, {tokens['real']} tokens, "
         f"{100 * tokens['padding']:.1f} % padding"
     )
+    unknown = manifest["unknown_text"]
+    if unknown["unknown_characters"]:
+        lines.append(
+            f"{100 * unknown['share']:.2g} % of the contexts' characters are in tokens that the tokenizer does not know"
+        )
     steps = manifest["steps"]
     total = sum(step["seconds"] for step in steps.values())
     if total:

@@ -191,7 +191,7 @@ def test_halves_keep_the_order_and_the_rest_of_the_plan() -> None:
 def test_a_batch_that_fails_after_decoding_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     windows = six_pairs()
     none = np.zeros(0, np.int64)
-    golds = Golds(none, none, none, Ragged.of([[]] * 6), np.zeros(6, np.int64), {}, [[]] * 6)
+    golds = Golds(none, none, none, Ragged.of([[]] * 6), np.zeros(6, np.int64), {}, [[]] * 6, [[]] * 6)
 
     def refuse(logits: torch.Tensor, batch: Batch, chosen: np.ndarray, *given: Any, **named: Any) -> None:
         if 3 in chosen:
