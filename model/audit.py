@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -287,6 +286,8 @@ def audit_columns(
         "prediction_start": (char_start[pair, 0], decided_null),
         "prediction_end": (char_end[pair, 0], decided_null),
     }
+    for name, value in values.items():  # rounding leaves -2e-16 of a loss of nothing; + 0.0 makes -0.0 equal to 0.0
+        values[name] = (np.maximum(value, 0.0) if name in _LOSSES else value) + 0.0
     columns = {
         **{name: pa.array(value, pa.float64(), mask=out | ~np.isfinite(value)) for name, value in values.items()},
         **{name: pa.array(value.astype(np.int32), mask=out) for name, value in counts.items()},
@@ -311,16 +312,14 @@ def _hashes(
     passage: np.ndarray,
     out: np.ndarray,
 ) -> dict[str, pa.Array]:
-    """16-byte hashes of each row's question, context, pair (of both hashes) and golds (their sorted character spans)."""
+    """16-byte hashes of each row's question, context, pair (of both hashes) and golds (their sorted character spans).
+
+    Golds are told apart by their own characters, not those of their tokens: an unknown token may hold several answers.
+    """
     question = _take(hash_texts(questions), windows.pair_question[pair])
     context = _take(hash_texts(contexts), passage)
     both = [hashlib.blake2b(q + c, digest_size=16).digest() for q, c in zip(question, context, strict=True)]
-    passages = windows.passages
-    base = passages.bounds[windows.pair_passage[golds.pair]]
-    starts, ends = passages.char_start[base + golds.first], passages.char_end[base + golds.last]
-    spans = np.stack([starts, ends], 1).tolist()
-    of_row, bounds = golds.of_row.values.tolist(), golds.of_row.bounds.tolist()
-    told = [str(sorted(spans[g] for g in of_row[low:high])) for low, high in pairwise(bounds)]
+    told = [str([list(place) for place in places]) for places in golds.places]
     gold = [hashlib.blake2b(each.encode(), digest_size=16).digest() for each in told]
     named = {"question_hash": question, "context_hash": context, "pair_hash": both, "gold_hash": gold}
     return {

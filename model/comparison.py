@@ -85,11 +85,16 @@ class Difference:
             "count": self.count,
             "before": scale * self.before / self.count,
             "after": scale * self.after / self.count,
-            "difference": scale * mean,
-            "interval": [scale * (mean - half), scale * (mean + half)],
+            "difference": _rounded(scale * mean),
+            "interval": [_rounded(scale * (mean - half)), _rounded(scale * (mean + half))],
             "better": self.better,
             "worse": self.worse,
         }
+
+
+def _rounded(value: float) -> float:
+    """A difference without what float64 sums leave of nothing: 0.0, neither -0.0 nor 1e-16, which a limit of 0 would refuse."""
+    return round(value, 12) + 0.0
 
 
 @dataclass(slots=True)

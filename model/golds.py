@@ -22,6 +22,7 @@ class Golds:
     dropped            int64 [rows]: golds that were left out (misaligned, out of range, ...)
     problems           row -> (reason, message) of rows whose golds are all unusable
     texts              [rows]: the texts of the golds that were not dropped; [] for an unanswerable question
+    places             [rows]: the distinct [start, end) of these texts in the context, without the blanks about them; sorted
     """
 
     pair: np.ndarray
@@ -31,6 +32,7 @@ class Golds:
     dropped: np.ndarray
     problems: Mapping[int, tuple[str, str]]
     texts: list[list[str]]
+    places: list[list[tuple[int, int]]]
 
     def __len__(self) -> int:
         return len(self.pair)
@@ -69,10 +71,21 @@ def _following(values: np.ndarray) -> np.ndarray:
     return np.minimum.accumulate(values[::-1])[::-1]
 
 
+def answers_of(value: Any) -> Any:
+    """The golds of one row as `{"text": [...], "answer_start": [...]}`, from either shape of column.
+
+    value  a list of `{"text": ..., "answer_start": ...}`, or anything else, which is returned as it is. An item that is null
+           has a null text and a null start.
+    """
+    if not isinstance(value, list):
+        return value
+    return {name: [item and item[name] for item in value] for name in ("text", "answer_start")}
+
+
 def read_golds(answers: Sequence[Any], contexts: Sequence[str], row_pair: np.ndarray, windows: Windows) -> Golds:
     """Checks the golds of every row against its context and finds their tokens.
 
-    answers   [rows], `{"text": [...], "answer_start": [...]}` as Arrow gives it; empty lists: unanswerable
+    answers   [rows], in either shape that `answers_of` takes, as Arrow gives it; empty lists: unanswerable
     contexts  the distinct contexts, in the order of the passages; row_pair int64 [rows], -1 for a rejected row
 
     Reasons of `problems`: answers_not_utf8, answers_missing, answers_with_nulls, answers_unequal (texts and starts), and, if
@@ -83,7 +96,7 @@ def read_golds(answers: Sequence[Any], contexts: Sequence[str], row_pair: np.nda
     problems: dict[int, tuple[str, str]] = {}
     asked: dict[tuple[int, int, int], int] = {}  # (pair, char_start, char_end) of each that stands where it says
     given: list[list[tuple[str, int | tuple[str, str]]]] = []  # texts of each row, with places in `asked`, or problems
-    for row, answer in enumerate(answers):
+    for row, answer in enumerate(map(answers_of, answers)):
         mine: list[tuple[str, int | tuple[str, str]]] = []
         pair = int(row_pair[row])
         malformed = _malformed(answer) if pair >= 0 else None
@@ -96,15 +109,18 @@ def read_golds(answers: Sequence[Any], contexts: Sequence[str], row_pair: np.nda
                 mine.append((text, problem or asked.setdefault((pair, start, start + len(text)), len(asked))))
         given.append(mine)
 
-    pairs, begin, end = np.array(list(asked), np.int64).reshape(-1, 3).T
+    characters = list(asked)
+    pairs, begin, end = np.array(characters, np.int64).reshape(-1, 3).T
     first, last = gold_tokens(windows.passages, windows.pair_passage[pairs], begin, end)
     tokens = list(zip(pairs.tolist(), first.tolist(), last.tolist(), strict=True))
     spans: dict[tuple[int, int, int], int] = {}
     of_row: list[list[int]] = []
     dropped = np.zeros(len(answers), np.int64)
     texts: list[list[str]] = []
+    places: list[list[tuple[int, int]]] = []
     for row, mine in enumerate(given):
         kept: list[str] = []
+        stands: set[tuple[int, int]] = set()
         found: dict[int, None] = {}  # each once: annotators who agree give the same
         unusable: list[tuple[str, str]] = []
         for text, at in mine:
@@ -115,13 +131,16 @@ def read_golds(answers: Sequence[Any], contexts: Sequence[str], row_pair: np.nda
             else:
                 found.setdefault(spans.setdefault(tokens[at], len(spans)))
                 kept.append(text)
+                begins = characters[at][1] + len(text) - len(text.lstrip())
+                stands.add((begins, begins + len(text.strip())))
         if unusable and not kept:
             problems[row] = unusable[0]
         dropped[row] = len(unusable)
         of_row.append(list(found))
         texts.append(kept)
+        places.append(sorted(stands))
     columns = np.array(list(spans), np.int64).reshape(-1, 3)
-    return Golds(columns[:, 0], columns[:, 1], columns[:, 2], Ragged.of(of_row), dropped, problems, texts)
+    return Golds(columns[:, 0], columns[:, 1], columns[:, 2], Ragged.of(of_row), dropped, problems, texts, places)
 
 
 def _malformed(answer: Any) -> tuple[str, str] | None:

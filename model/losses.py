@@ -219,7 +219,7 @@ def passage_losses(windows: Windows, golds: Golds, views: GoldViews, losses: Win
     nll = normaliser[:, golds.pair] - owned_logit
 
     if link == "sigmoid":
-        negative = np.stack([np.bincount(pair, side, pairs) for side in losses.owned_negative.astype(np.float64)])
+        negative = np.stack([_sum(side, pair, pairs) for side in losses.owned_negative.astype(np.float64)])
         gold_negative = np.logaddexp(0.0, owned_logit)
     else:
         both = [_one_minus_sums(losses, side, pair, pairs, best_null_mass[side], normaliser[side]) for side in (0, 1)]
@@ -281,6 +281,11 @@ def _log_sum(values: np.ndarray, group: np.ndarray, groups: int) -> np.ndarray:
     return merge_log_masses(torch.from_numpy(values), torch.from_numpy(group.astype(np.int64)), groups).numpy()
 
 
+def _sum(values: np.ndarray, group: np.ndarray, groups: int) -> np.ndarray:
+    """Sum of each group's values, float64 [groups]; 0 for an empty group."""
+    return np.bincount(group, values, groups).astype(np.float64)  # bincount of no values is int64, whatever their type
+
+
 def _pick(values: np.ndarray, chosen: np.ndarray, group: np.ndarray, groups: int) -> np.ndarray:
     """The one chosen value of each group; nan where there is none."""
     result = np.full(groups, np.nan)
@@ -291,7 +296,7 @@ def _pick(values: np.ndarray, chosen: np.ndarray, group: np.ndarray, groups: int
 def _mean(values: np.ndarray, chosen: np.ndarray, group: np.ndarray, groups: int) -> np.ndarray:
     """Mean of the chosen values of each group, [sides, groups]; nan where there is none."""
     count = np.bincount(group[chosen], minlength=groups)
-    total = np.stack([np.bincount(group[chosen], side[chosen], groups) for side in values])
+    total = np.stack([_sum(side[chosen], group[chosen], groups) for side in values])
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
@@ -311,9 +316,9 @@ def _one_minus_sums(
     left_out = np.logaddexp(left_out, _log_sum(rest[:, 0], pair, pairs))
     left_out = np.logaddexp(left_out, null_mass)
     others = np.flatnonzero(~is_top & np.isfinite(values))
-    total = np.bincount(group[others], -np.log1p(-np.exp(values[others] - normaliser[group[others]])), pairs)
+    total = _sum(-np.log1p(-np.exp(values[others] - normaliser[group[others]])), group[others], pairs)
     for k in range(1, POWERS + 1):
-        total += np.bincount(pair, np.exp(rest[:, k - 1] - k * normaliser[pair]) / k, pairs)
+        total += _sum(np.exp(rest[:, k - 1] - k * normaliser[pair]) / k, pair, pairs)
     top_negative = normaliser - left_out  # inf for a passage of one token without a null option, whose p is 1
     return total + top_negative, top, left_out
 

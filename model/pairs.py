@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from model.columns import usable_texts
-from model.tokenizer import Tokenizer
+from model.tokenizer import Passages, Tokenizer
 from model.windows import Windows, cut_windows, most_tokens
 
 
@@ -32,6 +32,7 @@ class Pairs:
     questions      the distinct questions, in the order of those of `windows`
     contexts       the distinct contexts, in the order of the passages of `windows`
     questions_cut  int64 [pairs], question tokens beyond `max_question`
+    unknown        int64 [contexts], characters of each that are in unknown tokens
     problems       row -> (reason, message) of rows that can't be asked
     """
 
@@ -39,6 +40,7 @@ class Pairs:
     questions: list[str]
     contexts: list[str]
     questions_cut: np.ndarray
+    unknown: np.ndarray
     windows: Windows
     problems: dict[int, tuple[str, str]]
 
@@ -103,9 +105,18 @@ def cut_pairs(questions: Sequence[Any], contexts: Sequence[Any], tokenizer: Toke
         questions=list(question_place),
         contexts=list(context_place),
         questions_cut=np.maximum(whole.lengths - limits.max_question, 0)[pairs[:, 0]],
+        unknown=_unknown_characters(passages, tokenizer.unknown),
         windows=windows,
         problems=problems,
     )
+
+
+def _unknown_characters(passages: Passages, unknown: int | None) -> np.ndarray:
+    """How many characters of each passage are in tokens with the id `unknown`, int64 [passages]."""
+    if unknown is None:
+        return np.zeros(len(passages), np.int64)
+    widths = np.where(passages.ids == unknown, passages.char_end - passages.char_start, 0)
+    return np.diff(np.append(0, np.cumsum(widths, dtype=np.int64))[passages.bounds])
 
 
 def _without_tokens(name: str) -> tuple[str, str]:

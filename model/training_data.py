@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from model.golds import gold_tokens
+from model.golds import answers_of, gold_tokens
 from model.metrics import normalise
 from model.spans import PassageSpans
 from model.tokenizer import Tokenizer
@@ -51,6 +51,7 @@ def read_rows(files: str, mix: dict[str, float] | None = None, seed: int = 0) ->
     columns = ["question", "context", "answers", *(["source"] if mix else [])]
     tables = [pq.read_table(path, columns=columns) for path in files.split(",") if path]
     rows = pa.concat_tables(tables, promote_options="permissive").to_pylist()
+    rows = [{**row, "answers": answers_of(row["answers"])} for row in rows]
     chosen = random.Random(seed)
     taken = []
     for row in rows:

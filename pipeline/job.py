@@ -30,7 +30,7 @@ from pipeline.options import Refused
 from pipeline.runners import is_local
 from transforms.make_windows import InputColumns
 from transforms.measure_loss import AuditOptions
-from transforms.plan_chunks import ChunkSize, is_answers, is_text, schema_problem, wider, with_path_columns
+from transforms.plan_chunks import ANSWERS, ChunkSize, is_answers, is_text, schema_problem, wider, with_path_columns
 from transforms.records import InputFile
 from transforms.relabel import Correction, CorrectionsError, read_corrections
 from transforms.storage import StorageError, absolute, find_inputs, join, lies_below, open_parquet, read
@@ -259,10 +259,10 @@ def _columns(first: InputFile, options: argparse.Namespace, audited: bool) -> tu
         if options.answers_column not in schema.names:
             raise Refused(f"--answers_column={options.answers_column}: {first.path} has the columns {', '.join(schema.names)}")
         if not is_answers(schema.field(options.answers_column).type):
-            kind = schema.field(options.answers_column).type
             raise Refused(
-                f"--answers_column={options.answers_column}: {first.path}: it is {kind}, "
-                "not struct<text: list<string>, answer_start: list<int32>>"
+                f"--answers_column={options.answers_column}: {first.path}: it is {schema.field(options.answers_column).type}, "
+                f"not {ANSWERS}; other shapes, JSON in text too, become the first by "
+                f"`python -m pipeline.convert import --input {first.path} --output GOLDS.parquet`"
             )
         read.append(options.answers_column)
         read += _names(options.slice_by)

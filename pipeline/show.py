@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
+from model.golds import answers_of
 from pipeline import where
 from pipeline.choose_rows import choose
 from pipeline.finished import FinishedRun, open_run
@@ -119,7 +120,7 @@ def lines_of(run: FinishedRun, row: dict[str, Any], around: int, marked: bool) -
         yield Text(", ").join([answer, *map(Text, facts)])
         if made["reason"]:
             yield Text(f"{made['status']}: {made['reason']}")
-    golds = given("answers")
+    golds = answers_of(given("answers"))
     if golds is not None:
         shown = [Text(quoted(text), GOLD) for text in golds.get("text") or [] if text]
         yield Text("gold: ").append(Text(" | ").join(shown) if shown else "none")

@@ -18,6 +18,11 @@ def accounting(manifest: dict[str, Any], output: str) -> str:
         f"{manifest['windows']} windows of {manifest['distinct_pairs']} distinct pairs, {tokens['real']} tokens, "
         f"{100 * tokens['padding']:.1f} % padding"
     )
+    unknown = manifest["unknown_text"]
+    if unknown["unknown_characters"]:
+        lines.append(
+            f"{100 * unknown['share']:.2g} % of the contexts' characters are in tokens that the tokenizer does not know"
+        )
     steps = manifest["steps"]
     total = sum(step["seconds"] for step in steps.values())
     if total:
@@ -84,8 +89,9 @@ def comparison_figures(comparison: dict[str, Any], output: str) -> str:
         if found["count"]:
             low, high = found["interval"]
             lines.append(
-                f"{name}: {found['before']:.4f} -> {found['after']:.4f}, {found['difference']:+.4f} [{low:+.4f}, {high:+.4f}] "
-                f"{unit} over {found['count']} pairs ({found['better']} better, {found['worse']} worse)"
+                f"{name}: {found['before']:.4f} -> {found['after']:.4f}, "
+                f"{found['difference']:+z.4f} [{low:+z.4f}, {high:+z.4f}] {unit} "
+                f"over {found['count']} pairs ({found['better']} better, {found['worse']} worse)"
             )
     lines.append(
         f"{'not passed' if comparison['why'] else 'passed'}: {output}" + "".join(f"\n  {why}" for why in comparison["why"])

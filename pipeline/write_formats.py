@@ -10,9 +10,10 @@ from typing import IO, Any
 
 import numpy as np
 
+from model.golds import answers_of
 from pipeline.finished import FinishedRun, open_run
 from pipeline.options import Refused
-from transforms.plan_chunks import is_answers
+from transforms.plan_chunks import ANSWERS, is_answers
 from transforms.storage import building, join
 
 PREDICTIONS, NA_PROB = "predictions.json", "na_prob.json"
@@ -32,7 +33,7 @@ def write_squad(run: str, output: str, answers: str) -> str:
     if golds and golds not in finished.columns:
         raise Refused(f"--answers={golds}: {run} has the columns {', '.join(finished.columns)}")
     if golds and not is_answers(finished.schema.field(golds).type):
-        raise Refused(f"--answers={golds}: it is {finished.schema.field(golds).type}, not struct<text, answer_start> of lists")
+        raise Refused(f"--answers={golds}: it is {finished.schema.field(golds).type}, not {ANSWERS}")
     title = ["title"] if "title" in finished.columns else []
     columns = [_needed(finished, "id"), question, context, *title, *([golds] if golds else [text, start, status])]
     written, left_out = 0, 0
@@ -53,8 +54,9 @@ def write_squad(run: str, output: str, answers: str) -> str:
     return f"{written} questions: {output}; {left_out} rows left out"
 
 
-def _golds(answers: dict[str, Any] | None) -> list[dict[str, Any]] | None:
+def _golds(value: Any) -> list[dict[str, Any]] | None:
     """The answers of a row as SQuAD JSON has them; None where they are missing or malformed."""
+    answers = answers_of(value)
     texts, starts = (answers["text"], answers["answer_start"]) if answers else (None, None)
     if texts is None or starts is None or len(texts) != len(starts) or None in texts or None in starts:
         return None

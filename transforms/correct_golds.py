@@ -49,13 +49,19 @@ def correct_golds(chunk: Chunk, corrections: Mapping[str, Correction], id_column
                     unplaced[row] = found, f"the corrected text {text[:80]!r} {_WHERE[found]}"
             golds[row]["text"].append(text)
             golds[row]["answer_start"].append(start)
-    changed = pa.chunked_array([pa.array([golds[row] for row in rows], kind)])
+    values = [golds[row] if pa.types.is_struct(kind) else _gold_by_gold(golds[row]) for row in rows]
+    changed = pa.chunked_array([pa.array(values, kind)])
     column = pa.chunked_array([*table.column(place).chunks, *changed.chunks], kind)
     order = list(range(table.num_rows))
     for number, row in enumerate(rows):
         order[row] = table.num_rows + number
     table = table.set_column(place, table.schema.field(place), column.take(pa.array(order)))
     return replace(chunk, table=table, corrected=tuple(str(ids[row]) for row in rows), unplaced=unplaced)
+
+
+def _gold_by_gold(answers: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
+    """Lists of texts and starts as a column of list<struct<text, answer_start>> has them."""
+    return [{"text": text, "answer_start": start} for text, start in zip(answers["text"], answers["answer_start"], strict=True)]
 
 
 @dataclass

@@ -35,6 +35,8 @@ def decode_answers(
         "real_tokens": prediction.real_tokens,
         "padded_tokens": prediction.padded_tokens,
         "question_tokens_cut": int(windowed.questions_cut.sum()),
+        "characters": windowed.characters,
+        "unknown_characters": windowed.unknown_characters,
     }
     rejections = tuple(rejected[row] for row in sorted(rejected))
     outcomes: tuple[Outcome, ...] = ()

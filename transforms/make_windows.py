@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import apache_beam as beam
+import numpy as np
 
 from model.columns import each_value
 from model.golds import read_golds
@@ -41,12 +42,16 @@ def make_windows(
         golds = read_golds(answers, pairs.contexts, pairs.row_pair, pairs.windows)
         better = {row: chunk.unplaced[row] for row in chunk.unplaced if row in golds.problems}  # than "a start is null"
         golds = replace(golds, problems={**golds.problems, **better})
+    passage = pairs.windows.pair_passage[pairs.row_pair[pairs.row_pair >= 0]]
+    characters = np.array([len(context) for context in pairs.contexts], np.int64)
     return WindowedChunk(
         chunk=chunk,
         row_pair=pairs.row_pair,
         questions=pairs.questions,
         contexts=pairs.contexts,
         questions_cut=pairs.questions_cut,
+        characters=int(characters[passage].sum()),
+        unknown_characters=int(pairs.unknown[passage].sum()),
         windows=pairs.windows,
         rejections=tuple(Rejection(row, STAGE, *pairs.problems[row]) for row in sorted(pairs.problems)),
         golds=golds,

@@ -40,16 +40,27 @@ def is_text(kind: pa.DataType) -> bool:
     )
 
 
+ANSWERS = "struct<text: list<string>, answer_start: list<int32>> or list<struct<text: string, answer_start: int32>>"
+"""The types of gold answers, for messages. Widths of strings, lists and integers are free."""
+
+
 def is_answers(kind: pa.DataType) -> bool:
-    """Whether a column of this type holds gold answers: struct<text: list<text>, answer_start: list<integer>>."""
-    if not (pa.types.is_struct(kind) and {field.name for field in kind} >= {"text", "answer_start"}):
+    """Whether a column of this type holds gold answers: a struct of lists, or a list of structs, see ANSWERS."""
+    structs = _item_type(kind)
+    fields = kind if structs is None else structs
+    if not (pa.types.is_struct(fields) and {field.name for field in fields} >= {"text", "answer_start"}):
         return False
-    text, start = kind.field("text").type, kind.field("answer_start").type
-    lists = all(pa.types.is_list(each) or pa.types.is_large_list(each) or pa.types.is_null(each) for each in (text, start))
-    if not lists:
-        return False
-    texts = pa.types.is_null(text) or is_text(text.value_type)
-    return texts and (pa.types.is_null(start) or pa.types.is_integer(start.value_type) or pa.types.is_null(start.value_type))
+    text, start = (fields.field(name).type for name in ("text", "answer_start"))
+    if structs is None:
+        text, start = (each if pa.types.is_null(each) else _item_type(each) for each in (text, start))
+        if text is None or start is None:
+            return False
+    return is_text(text) and (pa.types.is_integer(start) or pa.types.is_null(start))
+
+
+def _item_type(kind: pa.DataType) -> pa.DataType | None:
+    """The type of the items of a list; None for other types, also for lists of a fixed size: rows have any number of golds."""
+    return kind.value_type if pa.types.is_list(kind) or pa.types.is_large_list(kind) else None
 
 
 def wider(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:

@@ -154,6 +154,7 @@ class WindowedChunk:
     questions      the distinct questions, in the order of those of `windows`
     contexts       the distinct contexts, in the order of the passages of `windows`
     questions_cut  int64 [pairs], question tokens beyond `max_question`
+    characters, unknown_characters  of the contexts of all rows that can be asked: code points, and those in unknown tokens
     golds          the rows' gold answers, where they are measured
     """
 
@@ -162,6 +163,8 @@ class WindowedChunk:
     questions: list[str]
     contexts: list[str]
     questions_cut: np.ndarray
+    characters: int
+    unknown_characters: int
     windows: Windows
     rejections: tuple[Rejection, ...]
     golds: Golds | None = None

@@ -9,6 +9,7 @@ from typing import Any
 import apache_beam as beam
 
 from model.comparison import Change, Comparison
+from model.golds import answers_of
 from transforms.claim import Output
 from transforms.compare_audits import AuditSide
 from transforms.read_examples import Place, read_rows
@@ -105,7 +106,8 @@ def _listed(changes: list[Change], sides: tuple[AuditSide, AuditSide], paths: Se
         for side, parts, rows, score in zip(sides, paths, texts, both, strict=True):
             row = rows.get((parts[score.part], score.row), {})
             entry["question"] = shortened(row.get(side.question)) or entry.get("question", "")
-            entry["gold"] = [shortened(text) for text in ((row.get(side.answers) or {}).get("text") or [])[:3]]
+            golds = answers_of(row.get(side.answers)) or {}
+            entry["gold"] = [shortened(text) for text in (golds.get("text") or [])[:3]]
             nll, _, f1 = (None if value != value else value for value in score.values)
             entry["after" if side.after else "before"] = {
                 "prediction": shortened(row.get(side.prefix + "prediction")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from model.distributions import FINE_BINS, MASS_BINS, RELATIVE_ACCURACY
 from model.losses import LEAST_PROBABILITY, TOPS
 from model.slices import MOST_SLICES
 from model.statistics import WITH_TOKENS, Statistics
+from transforms.chunk_step import NAMESPACE
 from transforms.claim import Output
 from transforms.merge_receipts import Totals
 from transforms.relabel import RELABEL_CSV, RELABEL_JSON, label_studio, relabel_csv
@@ -20,11 +22,16 @@ from transforms.report.page import audit_page
 from transforms.retries import take_retries
 from transforms.storage import join, list_names
 
+_log = logging.getLogger(NAMESPACE)
+
 MANIFEST = "manifest.json"
 PENDING = "manifest.pending.json"
 """The manifest of an audit until its duplicates are found."""
 AUDIT = "audit.json"
 REPORT = "report.html"
+
+MOST_UNKNOWN = 0.05
+"""A larger share of text that the tokenizer does not know is worth a warning."""
 
 MOST_NAMED = 100
 """How many ids of corrections without a row are named; all are counted."""
@@ -101,6 +108,7 @@ def manifest(
         "windows": counts["windows"],
         "tokens": {"real": real, "padded": padded, "padding": round(padded / real - 1, 6) if real else 0.0},
         "question_tokens_cut": counts["question_tokens_cut"],
+        "unknown_text": unknown_text(totals),
         "steps": {
             step: {"seconds": round(seconds, 3), "tokens_per_second": round(real / seconds) if seconds else 0}
             for step, seconds in sorted(totals.seconds.items())
@@ -118,6 +126,21 @@ def _failures(totals: Totals) -> list[dict[str, Any]]:
         dict(zip(("path", "row_group", "row_start", "rows", "step", "error"), failure, strict=True))
         for failure in totals.failures
     ]
+
+
+def unknown_text(totals: Totals) -> dict[str, Any]:
+    """How much of the rows' contexts the tokenizer does not know: characters in unknown tokens, their share, and a warning.
+
+    The warning is "" up to a share of MOST_UNKNOWN.
+    """
+    characters, unknown = totals.counts["characters"], totals.counts["unknown_characters"]
+    share = unknown / characters if characters else 0.0
+    warning = (
+        f"{100 * share:.1f} % of the contexts' characters are in unknown tokens: the tokenizer does not know their script, so "
+        "losses and answers there mean nothing; a checkpoint for these languages is needed"
+    )
+    named = {"characters": characters, "unknown_characters": unknown, "share": round(share, 6)}
+    return {**named, "warning": warning if share > MOST_UNKNOWN else ""}
 
 
 def corrections_report(totals: Totals, digest: str | None, ids: Sequence[str]) -> dict[str, Any]:
@@ -144,12 +167,14 @@ def audit_report(totals: Totals, about: Mapping[str, Any], corrections: Sequence
         "reasons": dict(sorted(totals.reasons.items())),
         "failures": _failures(totals),
         "golds_dropped": totals.counts["golds_dropped"],
+        "unknown_text": unknown_text(totals),
         "corrections": corrections_report(totals, configuration["corrections"], corrections),
         **(totals.statistics or Statistics()).summary(),
         "fine_print": {
             "objective": "categorical: nll = nll_start + nll_end, negative log-likelihoods in nats of the start and the end "
             "network (Xiao & Zhu, arXiv:2501.09223, Eq. 1.24, summed); nll_per_token = nll / n as Eq. 1.24 is written; "
             f"tokenwise: binary cross-entropy over the n context tokens, link {configuration['link']}",
+            "unknown_text": "characters of the rows' contexts, and those in tokens that replace what the vocabulary lacks",
             "support": "the context's tokens; padding, question and special tokens never count",
             "normaliser": "one softmax over the passage's tokens, each with the logits of the window that owns it"
             + (", and the null option's" if null else "")
@@ -205,6 +230,8 @@ class _WriteManifest(beam.DoFn):
             if stage == "audit":
                 content["corrections"] = report["corrections"]
             output.publish(as_json(content), PENDING if stage == "audit" else MANIFEST)
+        if content["unknown_text"]["warning"]:  # of both stages: they read the same rows
+            _log.warning("%s", content["unknown_text"]["warning"])
         return [content["state"]]
 
 

@@ -156,6 +156,15 @@ def test_golds_of_equal_tokens_count_once_and_keep_all_texts() -> None:
     assert golds.texts == [["a ", "a", " a a "]]
 
 
+def test_places_are_of_the_texts_and_not_of_their_tokens() -> None:
+    """An unknown token holds a whole run of letters, and every gold in it."""
+    windows = make_windows([1], max_length=20, overlap=2)
+    windows.passages.char_end[:] = 9
+    golds = read_golds([answers(("bc", 1), ("d e ", 3), ("bc", 1), ("x", 0))], ["abcd e fg"], np.array([0]), windows)
+    assert spans(golds, 0) == [(0, 0, 0)]
+    assert golds.places == [[(1, 3), (3, 6)]]
+
+
 def test_rows_that_ask_the_same_pair_share_golds() -> None:
     golds = read(answers(("a", 0)), answers(("a", 2), ("a", 0)), row_pair=[0, 0])
     assert len(golds) == 2
@@ -244,7 +253,7 @@ def test_every_window_sees_the_golds_of_its_pair(lengths: list[int], rows: list[
     windows: Windows = make_windows(lengths, max_length=10, overlap=2)
     rows = [row for row in rows if row[0] < len(lengths)]
     pair, first, last = np.array(rows, np.int64).reshape(-1, 3).T
-    golds = Golds(pair, first, last, None, None, {}, [])
+    golds = Golds(pair, first, last, None, None, {}, [], [])
     views = gold_views(windows, golds)
     expected = [(w, g) for w in range(len(windows)) for g in range(len(rows)) if pair[g] == windows.pair[w]]
     assert list(zip(views.window.tolist(), views.gold.tolist(), strict=True)) == expected

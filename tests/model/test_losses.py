@@ -33,7 +33,9 @@ def make_golds(spans: dict[int, list[tuple[int, int]]]) -> Golds:
     columns = np.array(flat, np.int64).reshape(-1, 3)
     rows = [[k for k, gold in enumerate(flat) if gold[0] == pair] for pair in spans]
     none = np.zeros(len(spans), np.int64)
-    return Golds(columns[:, 0], columns[:, 1], columns[:, 2], Ragged.of(rows), none, {}, [[] for _ in spans])
+    return Golds(
+        columns[:, 0], columns[:, 1], columns[:, 2], Ragged.of(rows), none, {}, [[] for _ in spans], [[] for _ in spans]
+    )
 
 
 def measure(

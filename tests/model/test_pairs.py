@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from model.pairs import Pairs, WindowLimits, cut_pairs
 from model.tokenizer import Tokenizer
+from tests.checkpoints import Checkpoint
 
 LIMITS = WindowLimits(max_length=16, overlap=4, max_question=4, max_windows=3)
 """Room for 16 - 3 - q context tokens beside q question tokens: at most 12 + 2 * 8 = 28 in three windows."""
@@ -61,3 +62,15 @@ def test_the_last_that_fits_and_the_first_ones_that_do_not(words: Tokenizer):
         1: ("too_many_windows", "29 tokens need more than max_windows=3"),
         2: ("too_many_windows", "more than 28 tokens need more than max_windows=3"),
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "unknown"),
+    [("bert", ["", "นกร้องเพลง", "", "ยามเช้า"]), ("roberta", ["", "", "", ""])],  # bytes know every text
+)
+def test_characters_in_unknown_tokens(checkpoints: dict[str, Checkpoint], name: str, unknown: list[str]) -> None:
+    contexts = ["It leaves at noon.", "นกร้องเพลง", "It leaves.", "noon ยามเช้า noon"]
+    tokenizer = checkpoints[name].reader.tokenizer()
+    pairs = cut_pairs(["When?"] * 4, contexts, tokenizer, LIMITS)
+    assert pairs.unknown.tolist() == [len(text) for text in unknown]
+    assert cut_pairs([], [], tokenizer, LIMITS).unknown.tolist() == []

@@ -193,7 +193,7 @@ def test_halves_keep_the_order_and_the_rest_of_the_plan() -> None:
 def test_what_can_not_be_measured_is_still_answered(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     """The spans are those of a prediction without golds, to the bit, and the neighbours are measured."""
     windows, none = six_pairs(), np.zeros(0, np.int64)
-    golds = Golds(none, none, none, Ragged.of([[]] * 6), np.zeros(6, np.int64), {}, [[]] * 6)
+    golds = Golds(none, none, none, Ragged.of([[]] * 6), np.zeros(6, np.int64), {}, [[]] * 6, [[]] * 6)
     whole = predict(FakeReader(), windows, DECODING, 60, golds)
     measure = prediction_module.measure_windows
 

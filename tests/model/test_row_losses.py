@@ -83,7 +83,7 @@ class TestRowLosses:
 
     def test_no_gold_in_the_whole_chunk(self):
         none = np.zeros(0, np.int64)
-        golds = Golds(none, none, none, Ragged.of([[], []]), np.zeros(2, np.int64), {}, [[], []])
+        golds = Golds(none, none, none, Ragged.of([[], []]), np.zeros(2, np.int64), {}, [[], []], [[], []])
         windows = make_windows([5, 7], max_length=16, overlap=5)
         prediction = predict(FakeReader(SEED), windows, Decoding(null=True), 64, golds)
         assert prediction.losses is not None
@@ -138,7 +138,7 @@ class TestStatuses:
     def test_nothing_but_rejected_rows(self):
         none = np.zeros(0, np.int64)
         windows = make_windows([], max_length=16, overlap=5)
-        golds = Golds(none, none, none, Ragged.of([[], []]), np.zeros(2, np.int64), {}, [[], []])
+        golds = Golds(none, none, none, Ragged.of([[], []]), np.zeros(2, np.int64), {}, [[], []], [[], []])
         prediction = predict(FakeReader(SEED), windows, Decoding(), 64, golds)
         assert prediction.losses is not None
         table = audit_columns(

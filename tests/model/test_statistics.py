@@ -106,7 +106,21 @@ class TestSlice:
             part.add(self.columns(10, exact_match=[right] * 10))
             low, high = part.summary()["exact_match"]["interval"]
             assert high - low == pytest.approx(100 * 1.96**2 / (10 + 1.96**2))
-            assert -1e-9 <= low < high <= 100 + 1e-9
+            assert 0 <= low < high <= 100
+
+    @pytest.mark.parametrize("count", [1, 2, 3, 7, 8, 49, 300])
+    def test_no_interval_reaches_beyond_none_and_all(self, count: int):
+        """Wilson's formula leaves -2.8e-15 of 0 of 8."""
+        for right in range(count + 1):
+            part = Slice()
+            grades = [1] * right + [0] * (count - right)
+            part.add(self.columns(count, exact_match=grades, f1=grades, answered=grades))
+            found = part.summary()
+            for name in ("exact_match", "f1"):
+                low, high = found[name]["interval"]
+                assert 0 <= low <= found[name]["percent"] + 1e-9 and found[name]["percent"] - 1e-9 <= high <= 100
+                assert math.copysign(1, low) == 1
+            assert 0 <= found["answerability_interval"][0] <= found["answerability_interval"][1] <= 100
 
     def test_perplexities_are_of_the_mean_start_and_end_loss(self):
         part = Slice()

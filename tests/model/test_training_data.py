@@ -31,6 +31,13 @@ def row(number: int, source: str = "a") -> dict:
     return {"source": source, "question": f"q{number}", "context": f"passage {number} says word{number}", "answers": gold}
 
 
+def test_golds_as_a_list_of_structs(tmp_path: Path) -> None:
+    golds = row(0)["answers"]
+    listed = [{"text": golds["text"][0], "answer_start": golds["answer_start"][0]}]
+    pq.write_table(pa.Table.from_pylist([{**row(0), "answers": listed}]), tmp_path / "rows.parquet")
+    assert [each["answers"] for each in read_rows(str(tmp_path / "rows.parquet"))] == [golds]
+
+
 def test_a_mix_takes_rows_by_their_source(tmp_path: Path) -> None:
     rows = [row(k, source) for source in ("one", "other_x", "other_y", "plain") for k in range(200)]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")

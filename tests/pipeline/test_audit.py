@@ -281,6 +281,20 @@ class TestFigures:
         assert "1 %" in printed["quantiles"]
         assert "tokens" in printed["support"]
 
+    def test_no_figure_is_below_zero(self, finished: Path):
+        """Nor -0.0: all are counts, losses, places, probabilities and per cents."""
+
+        def numbers(value: object) -> Iterable[float]:
+            if isinstance(value, dict | list):
+                for each in value.values() if isinstance(value, dict) else value:
+                    yield from numbers(each)
+            elif isinstance(value, int | float):
+                yield value
+
+        found = list(numbers(report(finished)))
+        assert len(found) > 1000
+        assert {math.copysign(1, number) for number in found} == {1}
+
     def test_they_are_printed(self, gold: Path, audit: Audit, output: Path, capfd: pytest.CaptureFixture[str]):
         assert audit(gold, output, *OPTIONS) == 0
         printed = capfd.readouterr().out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -171,8 +172,9 @@ class TestRefusals:
     @pytest.mark.parametrize(
         "answers",
         [
-            [[{"text": "Ada", "answer_start": 27}]] * 3,  # the nesting of tools that write JSON rows
+            [[{"text": "Ada", "start": 27}]] * 3,
             ["Ada"] * 3,
+            ['[{"text": "Ada", "answer_start": 27}]'] * 3,
             [["Ada"]] * 3,
             [{"text": "Ada", "answer_start": 27}] * 3,
             [{"text": ["Ada"], "answer_start": ["27"]}] * 3,
@@ -187,7 +189,8 @@ class TestRefusals:
         write_input(tmp_path / "a.parquet", examples(3).append_column("answers", pa.array(answers)))
         message = self.refused(audit(tmp_path / "a.parquet", output), output, capfd)
         assert "--answers_column=answers" in message
-        assert "not struct<text: list<string>, answer_start: list<int32>>" in message
+        assert "not struct<text: list<string>, answer_start: list<int32>> or list<struct<text" in message
+        assert f"`python -m pipeline.convert import --input {tmp_path}/a.parquet --output " in message
 
     def test_wrong_nesting_in_a_later_file(self, audit: Audit, tmp_path: Path, output: Path):
         folder = tmp_path / "in"
@@ -245,6 +248,38 @@ class TestInputsOfOtherKinds:
         for name in AUDIT_SCHEMA.names:
             assert found[f"qa_{name}"].to_pylist() == plain[name].to_pylist(), name
         assert report(output)["highest_loss"][0]["id"].startswith("a.parquet:0:")
+
+    @pytest.mark.parametrize(
+        "item",
+        [
+            pa.struct([("text", pa.string()), ("answer_start", pa.int64())]),
+            pa.struct([("id", pa.int8()), ("answer_start", pa.int16()), ("text", pa.dictionary(pa.int8(), pa.large_string()))]),
+        ],
+    )
+    @pytest.mark.parametrize("list_of", [pa.list_, pa.large_list])
+    @pytest.mark.parametrize("stage", ["audit", "annotate"])
+    def test_golds_as_a_list_of_structs(
+        self, audit: Audit, tmp_path: Path, output: Path, item: pa.StructType, list_of: Callable, stage: str
+    ):
+        """What libraries of data sets and JSON readers make of SQuAD's own layout; the column passes through as it came."""
+        plain = gold_examples(77)
+        lengths = [len(each["text"] or "") - len(each["answer_start"]) if each else 0 for each in plain["answers"].to_pylist()]
+        plain = plain.take([row for row, length in enumerate(lengths) if length == 0])  # a list has a text for every start
+        values = [
+            each and [dict(zip(each, gold, strict=True)) for gold in zip(*each.values(), strict=True)]
+            for each in plain["answers"].to_pylist()
+        ]
+        listed = plain.set_column(4, "answers", pa.array(values, list_of(item)))
+        write_input(tmp_path / "plain.parquet", plain)
+        write_input(tmp_path / "listed.parquet", listed)
+        both = ("--audit",) if stage == "annotate" else ()
+        assert audit(tmp_path / "listed.parquet", output, *both, stage=stage) == 0
+        assert audit(tmp_path / "plain.parquet", tmp_path / "expected") == 0
+        found, expected = read_parts(output / "audit" if both else output), read_parts(tmp_path / "expected")
+        assert found["answers"].to_pylist() == listed["answers"].to_pylist()
+        for name in AUDIT_SCHEMA.names:
+            assert found[name].to_pylist() == expected[name].to_pylist(), name
+        assert {"scored", "unreachable", "rejected"} == set(found["status"].to_pylist())
 
     def test_ids_that_are_not_kept(self, audit: Audit, tmp_path: Path, output: Path):
         """The second graph has to do without them."""

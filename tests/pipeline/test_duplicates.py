@@ -205,3 +205,33 @@ def test_parts_of_an_audit_and_the_names_of_their_columns(other: Path):
 def test_no_audit_no_parts(tmp_path: Path):
     with pytest.raises(Refused, match="is not the output of a finished audit"):
         audited_parts(str(tmp_path), own=True)
+
+
+def test_golds_in_one_unknown_token_are_in_conflict(audit: Audit, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    """A vocabulary without a script makes one token of all its letters up to a blank: every gold in it costs the same."""
+    context = "นกร้องเพลงริมบึงยามเช้า"
+    golds = ["ยามเช้า", "ริมบึง", "ริมบึง", "noon"]
+    contexts = [context, context, context + " ", "It leaves at noon."]
+    table = pa.table(
+        {
+            "id": ["a", "b", "c", "d"],
+            "question": ["นกร้องเพลงเมื่อไร", "นกร้องเพลงเมื่อไร", "เมื่อไร", "When does the ferry leave?"],
+            "context": contexts,
+            "answers": [
+                {"text": [gold], "answer_start": [text.index(gold)]} for gold, text in zip(golds, contexts, strict=True)
+            ],
+        }
+    )
+    write_input(tmp_path / "a.parquet", table)
+    for rows in (1, 2, 4):
+        assert audit(tmp_path / "a.parquet", tmp_path / str(rows), f"--chunk_rows={rows}") == 0
+        found = json.loads((tmp_path / str(rows) / "duplicates.json").read_text("utf-8"))
+        assert (found["repeated_pairs"], found["pairs_with_conflicting_golds"]) == (1, 1)
+        told = json.loads((tmp_path / str(rows) / "audit.json").read_text("utf-8"))["unknown_text"]
+        assert (told["characters"], told["unknown_characters"]) == (sum(map(len, contexts)), 3 * len(context))
+        printed = capfd.readouterr()
+        assert "78 % of the contexts' characters are in tokens that the tokenizer does not know\n" in printed.out
+        assert (
+            printed.err.count("WARNING 78.4 % of the contexts' characters are in unknown tokens: the tokenizer does not know")
+            == 1
+        )

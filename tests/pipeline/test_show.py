@@ -69,6 +69,12 @@ class TestLines:
     def test_golds_where_there_are_any(self, answers: dict[str, Any], gold: str, passage: str):
         assert lines({**ROW, "answers": answers})[2:] == [gold, passage]
 
+    def test_golds_as_a_list_of_structs(self):
+        item = pa.struct([("text", pa.string()), ("answer_start", pa.int32())])
+        audit = FinishedRun("/out", "annotate", ("p",), SCHEMA.set(3, pa.field("answers", pa.list_(item))), CONFIGURATION)
+        golds = [{"text": "Ben", "answer_start": 9}, None]
+        assert lines({**ROW, "answers": golds}, audit)[2:] == ["gold: 'Ben'", "«Ada» did, ‹Ben› did not."]
+
     def test_a_long_answer_is_cut_where_it_is_quoted(self):
         shown = lines({**ROW, "qa_answer_text": "x" * 5000, "context": None})
         assert shown[1].startswith(f"'{'x' * 80}…', probability")

@@ -63,6 +63,20 @@ def test_golds_make_the_round_trip(audited: Path, tmp_path: Path):
     assert again.select(before.column_names).to_pylist() == before.to_pylist()
 
 
+def test_golds_as_a_list_of_structs_make_the_same_squad_json(audited: Path, bert_folder: Path, tmp_path: Path):
+    table = pq.read_table(audited / "gold.parquet")
+    listed = [
+        [{"text": text, "answer_start": start} for text, start in zip(each["text"], each["answer_start"], strict=True)]
+        for each in table["answers"].to_pylist()
+    ]
+    table = table.set_column(table.column_names.index("answers"), "answers", pa.array(listed))
+    source = write_input(tmp_path / "listed.parquet", table)
+    assert run("annotate", f"--input={source}", f"--output={tmp_path}/out", f"--model={bert_folder}") == 0
+    for name, output in (("listed", tmp_path / "out"), ("gold", audited / "out")):
+        assert export(output, tmp_path / f"{name}.json", "--format=squad", "--answers=answers") == 0
+    assert (tmp_path / "listed.json").read_bytes() == (tmp_path / "gold.json").read_bytes()
+
+
 def test_rows_make_the_round_trip_through_json_lines(audited: Path, tmp_path: Path):
     assert export(audited / "out", tmp_path / "rows.jsonl", "--format=jsonl") == 0
     assert main(["import", f"--input={tmp_path}/rows.jsonl", f"--output={tmp_path}/rows.parquet"]) == 0

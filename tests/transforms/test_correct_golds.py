@@ -63,6 +63,15 @@ def test_types_are_kept(kind: pa.DataType):
     assert corrected(table, {"row 0": ((None, 2, 3),)})[0] == [{"answer_start": [2], "text": ["b"]}]
 
 
+def test_a_list_of_structs_stays_one():
+    item = pa.struct([("text", pa.string()), ("answer_start", pa.int64()), ("votes", pa.int8())])
+    given = [[{"text": "a", "answer_start": 0, "votes": 2}]] * 3
+    table = asked("a b", "a b", "a b").append_column("answers", pa.array(given, pa.list_(item)))
+    found, _ = corrected(table, {"row 0": ((None, 2, 3), ("a", 0, None)), "row 2": ()})
+    golds = [("b", 2), ("a", 0)]
+    assert found == [[{"text": text, "answer_start": start, "votes": None} for text, start in golds], given[1], []]
+
+
 @pytest.fixture
 def audited(bert_folder: Path, tmp_path: Path) -> Path:
     write_input(tmp_path / "a.parquet", ada(examples(12)), row_group_size=5)

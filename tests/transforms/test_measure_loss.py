@@ -24,6 +24,7 @@ from transforms.make_windows import InputColumns, make_windows
 from transforms.measure_loss import AuditOptions, _MeasureLoss, measure_loss
 from transforms.predict_spans import predict_spans
 from transforms.records import AnsweredChunk, Outcome
+from transforms.write_manifest import STATUSES
 
 NOTHING: dict[str, list[Any]] = {"text": [], "answer_start": []}
 
@@ -137,6 +138,52 @@ def test_a_chunk_without_a_single_gold(words: Tokenizer, answers: Any):
     (status,) = set(outcome.columns["status"].to_pylist())
     assert status == ("null_scored" if answers is NOTHING else "rejected")
     assert len(summary(outcome)["highest_loss"]) == (2 if answers is NOTHING else 0)
+
+
+@pytest.mark.parametrize("null", [False, True])
+@pytest.mark.parametrize("link", ["softmax", "sigmoid"])
+@pytest.mark.parametrize(
+    ("contexts", "answers"),
+    [
+        (["a"], [gold("a", 0)]),  # every passage has one token: no token is left beside the likeliest
+        (["a", "b"], [gold("a", 0), NOTHING]),
+        (["a"], [NOTHING]),
+        (["a b"], [gold("a", 0)]),
+        ([None, " "], [gold("a", 0), NOTHING]),  # no pair, no window
+        ([" ".join("a" * 400)], [gold("a", 0)]),  # a pair without windows
+        (["a b"], [gold("b", 0)]),
+        (["a b"], [None]),
+        ([], []),
+    ],
+)
+def test_a_chunk_whose_selections_are_empty(words: Tokenizer, contexts: list, answers: list, link: str, null: bool):
+    table = with_answers(asked(*contexts), *answers)
+    decoding = replace(DECODING, null=null)
+    windowed = make_windows(make_chunk(table), words, LIMITS, InputColumns(answers="answers"))
+    predicted = predict_spans(windowed, FakeReader(words), decoding, 200, link)
+    both = measure_loss(decode_answers(predicted, decoding, 0.0), decoding, AuditOptions(link=link))
+    annotated, audited = both.outcomes
+    assert annotated.columns.num_rows == audited.columns.num_rows == len(contexts)
+    assert sum(audited.counts.get(status, 0) for status in STATUSES["audit"]) == len(contexts)
+    summary(audited)
+
+
+@pytest.mark.parametrize("null", [False, True])
+@pytest.mark.parametrize("link", ["softmax", "sigmoid"])
+def test_a_passage_of_one_token_costs_what_it_costs_beside_a_longer_one(words: Tokenizer, link: str, null: bool):
+    reader, decoding = FakeReader(words, {"a": (1.0, 2.0)}), replace(DECODING, null=null)
+
+    def rows(*contexts: str) -> list[dict[str, Any]]:
+        table = with_answers(asked(*contexts), *[gold("a", 0)] * len(contexts))
+        windowed = make_windows(make_chunk(table), words, LIMITS, InputColumns(answers="answers"))
+        answered = decode_answers(predict_spans(windowed, reader, decoding, 200, link), decoding, 0.0, annotate=False)
+        (outcome,) = measure_loss(answered, decoding, AuditOptions(link=link)).outcomes
+        return outcome.columns.to_pylist()
+
+    (alone,), (beside, _) = rows("a"), rows("a", "a b c")
+    assert alone == beside
+    assert alone["status"] == "scored"
+    assert alone["nll"] == pytest.approx(math.log1p(math.exp(-1)) + math.log1p(math.exp(-2)) if null else 0.0, abs=1e-6)
 
 
 def test_rows_that_the_network_failed_are_rejected(words: Tokenizer):

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from transforms.plan_chunks import (
     ChunkSize,
     PlanChunks,
+    is_answers,
     is_text,
     plan_chunks,
     plan_file,
@@ -143,6 +144,32 @@ class TestSchemas:
         assert not is_text(kind)
         found = SCHEMA.set(0, pa.field("question", kind))
         assert schema_problem(found, SCHEMA, TEXTS) == f"column 'question' is {kind}, not text"
+
+    @pytest.mark.parametrize("text", [pa.string(), pa.large_string(), pa.null(), pa.dictionary(pa.int8(), pa.string())])
+    @pytest.mark.parametrize("start", [pa.int32(), pa.int64(), pa.uint8(), pa.null()])
+    def test_golds_are_a_struct_of_lists_or_a_list_of_structs(self, text: pa.DataType, start: pa.DataType):
+        more = pa.field("more", pa.float32())
+        for list_of in (pa.list_, pa.large_list):
+            assert is_answers(pa.struct([("text", list_of(text)), more, ("answer_start", list_of(start))]))
+            assert is_answers(list_of(pa.struct([("answer_start", start), ("text", text), more])))
+
+    @pytest.mark.parametrize(
+        "kind",
+        [
+            pa.string(),
+            pa.null(),
+            pa.list_(pa.string()),
+            pa.struct([("text", pa.string()), ("answer_start", pa.int32())]),
+            pa.struct([("text", pa.list_(pa.string()))]),
+            pa.struct([("text", pa.list_(pa.binary())), ("answer_start", pa.list_(pa.int32()))]),
+            pa.list_(pa.struct([("text", pa.string()), ("answer_start", pa.float64())])),
+            pa.list_(pa.struct([("text", pa.string()), ("start", pa.int32())])),
+            pa.list_(pa.struct([("text", pa.list_(pa.string())), ("answer_start", pa.list_(pa.int32()))])),
+            pa.list_(pa.struct([("text", pa.string()), ("answer_start", pa.int32())]), 1),
+        ],
+    )
+    def test_other_types_are_no_golds(self, kind: pa.DataType):
+        assert not is_answers(kind)
 
     def test_order_and_further_columns_do_not_matter(self):
         found = pa.schema([("more", pa.int8()), *reversed(SCHEMA)])

@@ -35,6 +35,19 @@ def test_a_rise_of_f1_passes_any_gate():
     assert Gate(max_f1_drop=0, max_em_drop=0, max_loss_rise=0).problems(summary(0.25, 0.75)) == []
 
 
+@pytest.mark.parametrize("values", [(0.1, 0.2, 0.3), (0.3, 0.2, 0.1)])
+def test_a_limit_of_nothing_allows_what_rounding_leaves(values: tuple[float, ...]):
+    """0.1 + 0.2 + 0.3 is not 0.3 + 0.2 + 0.1 in float64."""
+    sides = (list(values), list(reversed(values)))
+    pairs = [
+        (score(False, row, (before, before, before)), score(True, row, (after, after, after)))
+        for row, (before, after) in enumerate(zip(*sides, strict=True))
+    ]
+    found = compared(pairs).summary()
+    assert Gate(max_f1_drop=0, max_em_drop=0, max_loss_rise=0).problems(found) == []
+    assert str(found["all"]["f1"]["difference"]) == "0.0"
+
+
 def test_nothing_in_common_is_no_success():
     assert Gate().problems(compared([]).summary()) == ["no example stands in both audits"]
 

@@ -154,3 +154,25 @@ def test_every_stage_has_its_own_file(tmp_path: Path):
     assert b"2 examples" in (tmp_path / "audit" / "report.html").read_bytes()
     assert (tmp_path / "audit" / "relabel.csv").read_bytes().startswith(b'\xef\xbb\xbf"id"')
     assert json.loads((tmp_path / "audit" / "relabel.json").read_bytes()) == []
+
+
+@pytest.mark.parametrize(("unknown", "warned"), [(0, False), (50, False), (51, True), (1000, True)])
+def test_much_text_that_the_tokenizer_does_not_know_is_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, unknown: int, warned: bool
+):
+    outputs = (StageOutput(claimed(tmp_path / "audit", "audit"), ABOUT), StageOutput(claimed(tmp_path), ABOUT))
+    counts = {"characters": 1000, "unknown_characters": unknown}
+    of = {
+        "audit": Totals(counts=Counter(counts, rows=1, scored=1)),
+        "annotate": Totals(counts=Counter(counts, rows=1, answered=1)),
+    }
+    assert _WriteManifest(outputs, 0.5).process(of) == ["complete"]
+    for path in ("manifest.json", f"audit/{PENDING}", "audit/audit.json"):
+        found = json.loads((tmp_path / path).read_text("utf-8"))["unknown_text"]
+        assert bool(found.pop("warning")) == warned
+        assert found == {**counts, "share": unknown / 1000}
+    page = (tmp_path / "audit" / "report.html").read_text("utf-8")
+    assert len(caplog.records) == page.count('role="alert"') == warned
+    if warned:
+        assert f"{unknown / 10:.1f} % of the contexts' characters are in unknown tokens" in caplog.text
+        assert f"{unknown / 10:.1f} % of the contexts" in page

@@ -134,7 +134,7 @@ def _differences_of(groups: Sequence[tuple[str, Mapping[str, Any]]]) -> Bars:
     for name, each in groups:
         if each["count"]:
             mean, (low, high) = each["difference"], each["interval"]
-            text = f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]" if each["count"] > 1 else f"{mean:+.3f}"
+            text = f"{mean:+z.3f} [{low:+z.3f}, {high:+z.3f}]" if each["count"] > 1 else f"{mean:+z.3f}"
             means.append(Mean(name, text, mean, low, high))
     return scaled(means)
 
@@ -178,7 +178,7 @@ def _environment() -> jinja2.Environment:
     loader = jinja2.FunctionLoader(_asset)
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.globals["z_95"] = Z_95
-    environment.filters["number"] = lambda value, digits=2: "–" if value is None else f"{value:.{digits}f}"
-    environment.filters["signed"] = lambda value: "–" if value is None else f"{value:+.3f}"
+    environment.filters["number"] = lambda value, digits=2: "–" if value is None else f"{value:z.{digits}f}"
+    environment.filters["signed"] = lambda value: "–" if value is None else f"{value:+z.3f}"
     environment.filters["count"] = lambda value: f"{value:,}"
     return environment

@@ -215,6 +215,16 @@ class TestComparison:
         assert found[1:3] == [("a: b: c", "-1.500 [-2.000, -1.000]"), ("a: b: c", "+0.062")]
         assert [name for name, _ in found] == ["all", "a: b: c", "a: b: c", "all"]
 
+    def test_a_difference_that_rounds_to_nothing_has_no_minus(self):
+        content = comparison(slices=2, pairs=40, listed=1)
+        nothing = {"difference": -1e-5, "interval": [-2e-5, -0.0], "before": 0.5, "after": 0.5}
+        for metric in ("f1", "exact_match", "nll"):
+            for each in (content["all"], *(part for values in content["slices"].values() for part in values.values())):
+                each[metric].update(nothing)
+        page = comparison_page(content).decode()
+        assert "+0.000 [+0.000, +0.000]" in page
+        assert "-0.000" not in page
+
     def test_what_is_left_out_is_said(self):
         content = comparison(slices=100, pairs=200, listed=7)
         content["slices"] = {f"by {k}": content["slices"]["by 0"] for k in range(6)}
