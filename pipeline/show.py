@@ -27,7 +27,7 @@ from pipeline import where
 from pipeline.choose_rows import choose
 from pipeline.finished import FinishedRun, open_run
 from pipeline.options import Refused
-from pipeline.terminal import one_line
+from pipeline.terminal import one_line, printable
 from transforms.report.passages import excerpts, pieces
 from transforms.storage import StorageError, absolute
 
@@ -185,8 +185,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if unsaid:
                 print(f"standard output: {unsaid.strerror or unsaid}", file=sys.stderr)
                 return 3
-    except (Refused, StorageError, OSError, pa.ArrowException) as error:
-        print(error, file=sys.stderr)
+    except (Refused, StorageError) as error:
+        print(printable(f"refused: {error}"), file=sys.stderr)
+        return 2
+    except (OSError, pa.ArrowException) as error:
+        print(printable(f"refused: {options.output} can't be read: {error}"), file=sys.stderr)
         return 2
     if not rows:
         print("no row is like that", file=sys.stderr)
