@@ -203,7 +203,7 @@ class _Network:
             )
         self.takes_types = takes_types(network)
         self.vocabulary = int(network.get_input_embeddings().num_embeddings)
-        self.positions = _position_limit(network)
+        self.positions = position_limit(network)
         self.padding: int | None = getattr(network.config, "pad_token_id", None)
         self.stateless = network.config.model_type in _STATELESS
         self.device = device
@@ -235,7 +235,7 @@ class _Network:
         return output.start_logits.float(), output.end_logits.float()
 
 
-def _position_limit(network: torch.nn.Module) -> int | None:
+def position_limit(network: torch.nn.Module) -> int | None:
     """Positions that the network embeds, less those that RoBERTa's family gives up for its padding index."""
     limits = []
     for name, module in network.named_modules():

@@ -56,7 +56,7 @@ def write_input(path: Path, table: pa.Table, **options: Any) -> Path:
 
 def run(*arguments: str | Path) -> int:
     """The exit code of `run_pipeline.py ARGUMENTS...`, run in this process; its signal handlers don't stay behind."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         return run_pipeline.main([str(argument) for argument in arguments])
     except SystemExit as stopped:
