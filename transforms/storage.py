@@ -15,10 +15,12 @@ import platform
 import re
 import secrets
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from typing import IO, Any
 
@@ -302,11 +304,32 @@ def open_parquet(path: str, state: tuple[int, str] | None = None) -> Iterator[pq
     info = _get_info(path)
     now = int(info["size"] or 0), _version(info)
     if state is not None and state != now:
-        raise StorageError(f"{path} has changed since the run was started: size and version were {state}, are {now}")
+        was, now_is = described(*state), described(*now)
+        raise StorageError(f"{path} has changed since the run was started: it had {was}, it has {now_is}")
     local = isinstance(fs, LocalFileSystem)
     source: Any = pa.OSFile(inner) if local else _StoredFile(path, now[0])
-    with source, pq.ParquetFile(source, pre_buffer=not local, page_checksum_verification=True) as file:
+    known = _last_read.footer if state is not None and _last_read.file == (path, state) else None
+    with source, pq.ParquetFile(source, metadata=known, pre_buffer=not local, page_checksum_verification=True) as file:
+        if state is not None and state[1]:
+            _last_read.file, _last_read.footer = (path, state), file.metadata
         yield file
+
+
+class _LastRead(threading.local):
+    """The footer that this thread has read last: of a file of many row groups, parsing it is most of the work of a run."""
+
+    file: tuple[str, tuple[int, str]] | None = None
+    footer: pq.FileMetaData | None = None
+
+
+_last_read = _LastRead()
+
+
+def described(size: int, version: str) -> str:
+    """The state of a file in words; a version that is a time of modification is told as one."""
+    with suppress(ValueError, OverflowError, OSError):
+        version = f"of {datetime.fromtimestamp(float(version), UTC).isoformat()}"
+    return f"{size} bytes, version {version}" if version else f"{size} bytes"
 
 
 @retried

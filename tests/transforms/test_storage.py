@@ -393,6 +393,42 @@ class TestCommit:
         with pytest.raises(StorageError, match="has changed"), open_parquet(found.path, (found.size + 1, found.version)):
             pass
 
+    def test_the_footer_of_a_file_is_parsed_once(self, tmp_path: Path):
+        """A file of 10,000 row groups is opened 10,000 times. In another state, it is parsed again."""
+        path, table = tmp_path / "a.parquet", pa.table({"a": list(range(9))})
+        pq.write_table(table, path, row_group_size=3)
+        (found,) = find_inputs(str(path))
+        with open_parquet(found.path, found.state) as file:
+            assert file.metadata.num_row_groups == 3
+        content = path.read_bytes()
+        footer = int.from_bytes(content[-8:-4], "little") + 8
+        path.write_bytes(content[:-footer] + b"x" * footer)
+        os.utime(path, (float(found.version), float(found.version)))
+        (damaged,) = find_inputs(str(path))
+        assert damaged.state == found.state
+        for group in range(3):
+            with open_parquet(found.path, found.state) as file:
+                assert file.read_row_group(group).equals(table.slice(3 * group, 3))
+        os.utime(path, (1, 1))
+        (damaged,) = find_inputs(str(path))
+        with pytest.raises(pa.ArrowInvalid), open_parquet(damaged.path, damaged.state):
+            pass
+
+    def test_what_has_changed_is_told(self, tmp_path: Path):
+        path = tmp_path / "a.parquet"
+        pq.write_table(pa.table({"a": [1]}), path)
+        size = path.stat().st_size
+        os.utime(path, (1, 1))
+        (found,) = find_inputs(str(path))
+        os.utime(path, (2, 2))
+        with pytest.raises(StorageError) as changed, open_parquet(found.path, found.state):
+            pass
+        was, now = (f"{size} bytes, version of 1970-01-01T00:00:0{second}+00:00" for second in (1, 2))
+        assert f"it had {was}, it has {now}" in str(changed.value)
+        assert storage.described(3, "1795861317016580") == "3 bytes, version 1795861317016580"
+        assert storage.described(3, '"9dd4"') == '3 bytes, version "9dd4"'
+        assert storage.described(3, "") == "3 bytes"
+
     def test_the_first_bytes_can_be_read_alone(self, output: str):
         commit(output, b"content", "a")
         assert read(join(output, "a"), 3) == b"con"
