@@ -88,20 +88,25 @@ def join(folder: str, *names: str) -> str:
     return "/".join([folder.rstrip("/"), *names])
 
 
+def split_names(listed: str) -> list[str]:
+    """The names in a comma-separated list, each once; a backslash before a comma makes it part of a name."""
+    names = (name.strip().replace("\\,", ",") for name in re.split(r"(?<!\\),", listed))
+    return list(dict.fromkeys(filter(None, names)))
+
+
 def find_inputs(patterns: str) -> list[InputFile]:
     """The files of comma-separated paths, globs, folders (every .parquet below) and URLs, sorted by path, each once.
 
-    A backslash before a comma makes the comma part of a path. Below folders and for wildcards, names that mark what is
-    not data (`_x`, `.x`) are left out; a pattern that spells the sign out (`_*.parquet`) finds them.
+    Below folders and for wildcards, names that mark what is not data (`_x`, `.x`) are left out; a pattern that spells
+    the sign out (`_*.parquet`) finds them.
 
     Raises StorageError for a pattern that matches nothing, below which a folder can't be listed, or that leads into a
     table of Delta Lake, Hudi or Iceberg.
     """
     found: dict[str, dict[str, Any]] = {}
-    for pattern in re.split(r"(?<!\\),", patterns):
-        pattern = pattern.strip().replace("\\,", ",")
+    for pattern in split_names(patterns):
         try:
-            found |= _matches(pattern) if pattern else {}
+            found |= _matches(pattern)
         except OSError as error:
             raise StorageError(f"{pattern!r} can't be listed: {error}") from error
     if not found:

@@ -34,6 +34,7 @@ from transforms.storage import (
     open_parquet,
     read,
     remove,
+    split_names,
 )
 
 
@@ -268,6 +269,14 @@ class TestWhatIsNotData:
         commit(output, b"x", "metadata", "notes.json")
         commit(output, b"x", "a.parquet")
         assert len(find_inputs(output)) == 1
+
+
+@pytest.mark.parametrize(
+    ("listed", "names"),
+    [("a, b,a,,", ["a", "b"]), (r"a\,b,c", ["a,b", "c"]), (r"a\b", [r"a\b"]), ("", []), (" , ", [])],
+)
+def test_names_of_a_list(listed: str, names: list[str]):
+    assert split_names(listed) == names
 
 
 class TestPaths:
