@@ -173,9 +173,7 @@ def _matches(pattern: str) -> dict[str, dict[str, Any]]:
     return {path if isinstance(fs, LocalFileSystem) else fs.unstrip_protocol(path): info for path, info in matches.items()}
 
 
-def _search(
-    fs: fsspec.AbstractFileSystem, root: str, pattern: str, wanted: Callable[[str], object]
-) -> dict[str, dict[str, Any]]:
+def _search(fs: fsspec.AbstractFileSystem, root: str, pattern: str, wanted: Callable[[str], bool]) -> dict[str, dict[str, Any]]:
     """The files below a folder that are wanted, with what the store tells of them, but for those that are not data."""
     _refuse_table(fs, root)
     signs = {part[:1] for part in pattern[len(root) :].split("/")}
@@ -239,20 +237,24 @@ def _files_below(
     folder: str,
     levels: int | None = None,
     enter: Callable[[str], bool] = lambda folder: True,
+    links: frozenset[str] = frozenset(),
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Files below a folder, so many levels deep (None: all), with what the store tells of them.
 
     enter  whether a folder below it is looked into
+    links  folders that links have led to on the way here: none is followed round and round
 
     Not `fs.find` or `fs.glob`: these leave out, without a word, a folder that can't be listed, and its rows with it.
     """
     for info in fs.ls(folder, detail=True):
-        path = info["name"].rstrip("/")
+        path, via = info["name"].rstrip("/"), links
         if isinstance(fs, LocalFileSystem) and info["islink"]:
             # Of what the link leads to. One that leads nowhere is planned, so that it is refused by its name.
             info = _info(fs, path) or {**info, "type": "file"}
-            if f"{_real(folder)}/".startswith(f"{_real(path)}/"):  # it leads to a folder that it lies in
+            real = _real(path)
+            if real in links or f"{_real(folder)}/".startswith(f"{real}/"):
                 continue
+            via = links | {real}
         if info["type"] == "file":
             if info["size"] or not info["name"].endswith("/"):  # else what a console made to show a folder
                 yield path, info
@@ -260,7 +262,7 @@ def _files_below(
             if path == folder.rstrip("/"):
                 yield from _files_below_no_name(fs, folder.rstrip("/"), info)
             elif enter(path):
-                yield from _files_below(fs, path, levels and levels - 1, enter)
+                yield from _files_below(fs, path, levels and levels - 1, enter, via)
 
 
 def _files_below_no_name(

@@ -95,6 +95,17 @@ class TestFindInputs:
         for pattern in (f"{tmp_path}/in", f"{tmp_path}/in/*/*.parquet"):
             assert [file.path for file in find_inputs(pattern)] == [f"{tmp_path}/in/today/a.parquet"]
 
+    def test_links_that_lead_round_and_round_end(self, tmp_path: Path):
+        for folder, other in (("a", "b"), ("b", "a")):
+            (tmp_path / folder).mkdir()
+            (tmp_path / folder / f"{folder}.parquet").touch()
+            for name in ("one", "two"):
+                (tmp_path / folder / name).symlink_to(tmp_path / other)
+        found = [f"{tmp_path}/a/a.parquet", f"{tmp_path}/b/b.parquet"]
+        assert [file.path for file in find_inputs(str(tmp_path))] == found
+        assert len(find_inputs(f"{tmp_path}/a")) == 2
+        assert [file.path for file in find_inputs(f"{tmp_path}/a/tw*/*.parquet")] == [f"{tmp_path}/a/two/b.parquet"]
+
     @pytest.mark.parametrize("again", ["{0}/a/../a/x.parquet", "{0}//a/x.parquet", "{0}/links", "{0}/a/link.parquet", "{0}"])
     def test_a_file_that_several_paths_lead_to_is_found_once(
         self, tmp_path: Path, again: str, caplog: pytest.LogCaptureFixture
