@@ -127,7 +127,7 @@ def _each_once(found: Iterable[str]) -> list[str]:
             chosen[real] = path
     again = sorted(set(found) - set(chosen.values()))
     if again:
-        _log.warning("left out %d paths that lead to files which are read already: %s", len(again), _some(again))
+        _log.warning("left out, since they lead to files that are read already: %d (%s)", len(again), _some(again))
     return sorted(chosen.values())
 
 
@@ -199,7 +199,7 @@ def _search(fs: fsspec.AbstractFileSystem, root: str, pattern: str, wanted: Call
             left_out.append(path)
     if left_out:
         names = _some(sorted(left_out))
-        _log.warning("left out %d files and folders whose names, as _x and .x, mark what is not data: %s", len(left_out), names)
+        _log.warning("left out, since names like _x and .x mark what is not data: %d (%s)", len(left_out), names)
     return matches
 
 

@@ -118,7 +118,7 @@ class TestFindInputs:
         for patterns in (f"{again},{tmp_path}/a/x.parquet", f"{tmp_path}/a/x.parquet,{again}"):
             caplog.clear()
             assert [file.path for file in find_inputs(patterns)] == [f"{tmp_path}/a/x.parquet"]
-            assert "lead to files which are read already" in caplog.text
+            assert "lead to files that are read already: " in caplog.text
 
     def test_a_folder_that_a_glob_matches_is_no_input(self, tmp_path: Path):
         (tmp_path / "folder.parquet").mkdir()
@@ -253,7 +253,7 @@ class TestWhatIsNotData:
 
     def test_the_log_says_how_many(self, folder: str, caplog: pytest.LogCaptureFixture):
         find_inputs(folder)
-        assert "left out 7 files and folders" in caplog.text
+        assert "mark what is not data: 7 (" in caplog.text
         assert f"{folder}/.ipynb_checkpoints" in caplog.text
         caplog.clear()
         find_inputs(f"{folder}/deep/z.parquet,{folder}/a*")
