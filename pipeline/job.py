@@ -33,7 +33,7 @@ from transforms.measure_loss import AuditOptions
 from transforms.plan_chunks import ANSWERS, ChunkSize, is_answers, is_text, schema_problem, wider, with_path_columns
 from transforms.records import InputFile
 from transforms.relabel import Correction, CorrectionsError, read_corrections
-from transforms.storage import StorageError, absolute, find_inputs, join, lies_below, open_parquet, read
+from transforms.storage import StorageError, absolute, find_inputs, join, lies_below, open_parquet, read, split_names
 from transforms.stored_folder import StoredFolder
 from transforms.write_chunk import OutputColumns
 
@@ -143,7 +143,7 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
     expected = _widened(expected, files[1:_MOST_FOOTERS])
 
     span_reader = _span_reader(options, options.device if is_local(beam_options) else "cpu")  # workers' devices are not here
-    slices = tuple(_names(options.slice_by))
+    slices = tuple(split_names(options.slice_by or ""))
     built_in = sorted(set(slices) & set(SLICES))
     if built_in:
         raise Refused(f"--slice_by: {built_in[0]!r} is the name of a slice that every audit has ({', '.join(SLICES)})")
@@ -250,7 +250,7 @@ def _columns(first: InputFile, options: argparse.Namespace, audited: bool) -> tu
             raise Refused(f"{name}={column}: {first.path} has the columns {', '.join(schema.names)}")
     keep = schema.names
     if options.keep_columns is not None:
-        keep = _names(options.keep_columns)
+        keep = split_names(options.keep_columns)
         for name in keep:
             if name not in schema.names:
                 raise Refused(f"--keep_columns: {first.path} has no column {name!r}, only {', '.join(schema.names)}")
@@ -265,7 +265,7 @@ def _columns(first: InputFile, options: argparse.Namespace, audited: bool) -> tu
                 f"`python -m pipeline.convert import --input {first.path} --output GOLDS.parquet`"
             )
         read.append(options.answers_column)
-        read += _names(options.slice_by)
+        read += split_names(options.slice_by or "")
         for name in read:
             if name not in schema.names:
                 raise Refused(f"--slice_by: {first.path} has no column {name!r}, only {', '.join(schema.names)}")
@@ -283,11 +283,6 @@ def _columns(first: InputFile, options: argparse.Namespace, audited: bool) -> tu
         )
     expected = pa.schema([_expected(schema.field(name), name in texts) for name in wanted])
     return expected, OutputColumns(tuple(keep), options.output_prefix, options.id_column)
-
-
-def _names(listed: str | None) -> list[str]:
-    """The names in a comma-separated list, each once."""
-    return list(dict.fromkeys(name.strip() for name in (listed or "").split(",") if name.strip()))
 
 
 def _expected(field: pa.Field, is_text_column: bool) -> pa.Field:

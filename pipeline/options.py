@@ -80,7 +80,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--input",
         metavar="PATTERNS",
         help="comma-separated files, globs, folders (every .parquet below) or URLs (gs://, s3://, ...); "
-        "bundled: the sample that comes with the package",
+        "\\, is a comma in a name; bundled: the sample that comes with the package",
     )
     files.add_argument("--output", required=True, metavar="DIR", help="folder or URL; made if need be")
     files.add_argument(

@@ -19,7 +19,7 @@ import pytest
 from model.checkpoint import digest
 from tests.runs import HOUSE, environment, examples, read_manifest, read_parts, run, wait_until, write_input
 from tests.stores import Store, gcs, s3
-from transforms.storage import create, find_inputs, open_parquet, read
+from transforms.storage import commit, create, find_inputs, open_parquet, read, remove
 from transforms.stored_folder import StoredFolder
 
 STORES = {"s3": s3, "gcs": gcs}
@@ -148,6 +148,16 @@ def test_an_output_whose_name_looks_like_a_glob_touches_no_other(store: Store, m
     assert len(versions(store, f"{output}/parts")) == 2
     assert manifest_of(store, "glob/run[12]*?")["rows"]["answered"] == 6
     assert all(store.files.cat_file(path) == path.encode() for path in others)
+
+
+def test_what_is_removed_is_gone_and_nothing_else(store: Store):
+    folder = f"{store.url}/removed/a[1]"
+    for name in ("parts/x", "parts/deep/y", "partsx", "run.json", "run.json.old"):
+        commit(folder, b"x", *name.split("/"))
+    for name in ("parts", "run.json", "missing"):
+        remove(folder, name)
+    base = folder.split("://")[1]
+    assert sorted(store.files.find(base)) == [f"{base}/partsx", f"{base}/run.json.old"]
 
 
 def test_keys_with_two_slashes_are_found_and_what_marks_a_folder_is_not(store: Store, tmp_path: Path):

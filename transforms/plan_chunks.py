@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,6 +17,11 @@ from transforms.sizes import implausible
 from transforms.storage import open_parquet, read_range
 
 _LONGEST_RUN = 16
+
+_MANY_ROW_GROUPS, _FEW_ROWS = 100, 100
+"""From how many row groups on, with fewer than how many rows on average, a file's are told to be tiny."""
+
+_log = logging.getLogger("spanmill")
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +173,11 @@ def plan_chunks(file: InputFile, expected: pa.Schema, texts: tuple[str, ...], si
     if refused:
         yield ChunkRun(file.path, -1, (), refused=refused)
     else:
+        groups = metadata.num_row_groups
+        if groups >= _MANY_ROW_GROUPS and metadata.num_rows < _FEW_ROWS * groups:
+            _log.warning(
+                "%s has %d rows in %d row groups: each becomes a part of its own", file.path, metadata.num_rows, groups
+            )
         yield from plan_file(file, metadata, size)
 
 

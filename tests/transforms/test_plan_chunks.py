@@ -275,6 +275,14 @@ class TestPlanChunks:
         (refusal,) = plan_chunks(file, SCHEMA, TEXTS, ChunkSize(2, 2**20))
         assert "has changed since the run was started" in refusal.refused
 
+    @pytest.mark.parametrize(("rows", "told"), [(1, True), (100, False)])
+    def test_tiny_row_groups_are_told(self, tmp_path: Path, rows: int, told: bool, caplog: pytest.LogCaptureFixture):
+        count = 120 * rows
+        table = pa.table({"question": ["a"] * count, "context": ["b"] * count, "n": [1] * count})
+        pq.write_table(table, tmp_path / "a.parquet", row_group_size=rows)
+        assert len(list(plan_chunks(find_inputs(str(tmp_path))[0], SCHEMA, TEXTS, ChunkSize(2048, 2**20)))) == 120
+        assert ("has 120 rows in 120 row groups" in caplog.text) is told
+
     def test_a_file_of_another_schema_is_one_refusal(self, tmp_path: Path):
         path = tmp_path / "a.parquet"
         pq.write_table(pa.table({"question": ["a"] * 9}), path)
