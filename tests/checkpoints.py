@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     AlbertConfig,
     AlbertForQuestionAnswering,
@@ -309,4 +310,11 @@ class Checkpoint:
         return AutoModelForQuestionAnswering.from_pretrained(self.folder).eval()
 
     def fresh_tokenizer(self) -> PreTrainedTokenizerFast:
-        return AutoTokenizer.from_pretrained(self.folder)
+        """Reads special tokens in a text as text: where a model has them as pieces, they are cut after their first letter."""
+        tokenizer = AutoTokenizer.from_pretrained(self.folder, split_special_tokens=True)
+        backend = tokenizer.backend_tokenizer
+        if isinstance(backend.model, models.Unigram):
+            spelled = [token for token in tokenizer.all_special_tokens if token != tokenizer.unk_token]
+            first = Regex("|".join(f"{re.escape(token[0])}(?={re.escape(token[1:])})" for token in spelled))
+            backend.pre_tokenizer = pre_tokenizers.Sequence([backend.pre_tokenizer, pre_tokenizers.Split(first, "isolated")])
+        return tokenizer

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from model.tokenizer import Tokenizer, TokenizerError
+from model.tokenizer_files import PROBE, read_tokenizer
+from tests.checkpoints import Checkpoint, modernbert_tokenizer, roberta_tokenizer, wordpiece, xlnet_tokenizer
+
+TEXT = "The keeper lit the lamp; Ægir's cafe\u0301, 北京."
+FILES = {"WordPiece": wordpiece, "BPE": roberta_tokenizer, "Unigram": xlnet_tokenizer}
+CLASSES = (
+    "RobertaTokenizer",
+    "BertTokenizer",
+    "DebertaTokenizer",
+    "AlbertTokenizer",
+    "CamembertTokenizer",
+    "T5Tokenizer",
+    "NoSuch",
+)
+
+
+def of_class(tokenizer: PreTrainedTokenizerFast, folder: Path, name: str) -> Path:
+    """The folder, whose settings name a class."""
+    tokenizer.save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    settings = {**json.loads(path.read_text("utf-8")), "tokenizer_class": name}
+    settings.pop("backend", None)
+    path.write_text(json.dumps(settings), "utf-8")
+    (folder / "config.json").write_text('{"model_type": "roberta"}')
+    return folder
+
+
+@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("model", FILES)
+def test_the_tokens_are_those_of_tokenizer_json_whatever_class_is_named(model: str, name: str, tmp_path: Path) -> None:
+    made = FILES[model]()
+    read = Tokenizer(of_class(made, tmp_path, name))
+    expected = made.backend_tokenizer.encode_batch([TEXT, *PROBE], add_special_tokens=False)
+    passages = read.passages([TEXT, *PROBE])
+    assert [passages.ids[low:high].tolist() for low, high in zip(passages.bounds[:-1], passages.bounds[1:], strict=True)] == [
+        encoding.ids for encoding in expected
+    ]
+    pair = made("who", "he lit") if read.format.question_first else made("he lit", "who")
+    joined = [*read.format.before, *read.format.between, *read.format.after]
+    assert joined == [token for token in pair["input_ids"] if token in made.all_special_ids]
+    assert read.padding == made.pad_token_id
+    assert read.format.classifier is not None
+
+
+def test_one_line_of_the_log_says_which_tokens_were_chosen(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = of_class(wordpiece(), tmp_path / "roberta", "RobertaTokenizer")
+    built = AutoTokenizer.from_pretrained(folder)
+    assert built(TEXT)["input_ids"] != wordpiece()(TEXT)["input_ids"], "transformers must differ for this to mean something"
+    with caplog.at_level(logging.INFO, "spanmill"):
+        read_tokenizer(folder)
+        read_tokenizer(of_class(wordpiece(), tmp_path / "albert", "AlbertTokenizer"))
+    assert len(caplog.messages) == 2
+    assert "read with its tokenizer.json, not as RobertaTokenizer of transformers" in caplog.messages[0]
+    assert "read with its tokenizer.json; its tokenizer class can't be built" in caplog.messages[1]
+
+
+def test_a_part_of_the_file_that_its_class_would_replace_is_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """One normalizer more than the class builds: letters in lower case, under a class that keeps them."""
+    tokenizer = roberta_tokenizer()
+    tokenizer.save_pretrained(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), "normalizer": {"type": "Lowercase"}}), "utf-8")
+    read = Tokenizer(tmp_path)
+    assert read.questions(["The LAMP"])[0].tolist() == tokenizer("the lamp", add_special_tokens=False)["input_ids"]
+    assert "they differ on" in caplog.text
+
+
+def test_nothing_is_logged_where_both_have_the_same_tokens(checkpoint: Checkpoint, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "spanmill"):
+        read_tokenizer(checkpoint.folder)
+    assert caplog.messages == []
+
+
+def test_a_tokenizer_that_needs_another_package_is_refused_for_its_file_may_hold_only_a_part(tmp_path: Path) -> None:
+    with pytest.raises(TokenizerError, match="rjieba"):
+        Tokenizer(of_class(wordpiece(), tmp_path, "RoFormerTokenizer"))
+
+
+def test_only_tokens_with_a_role_are_text_in_a_text(tmp_path: Path) -> None:
+    """Marks that a checkpoint's texts have, added as special tokens, are what the network was trained with."""
+    tokenizer = modernbert_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["[PAR]"]})
+    tokenizer.save_pretrained(tmp_path)
+    mark, separator = tokenizer.convert_tokens_to_ids(["[PAR]", "[SEP]"])
+    ids = Tokenizer(tmp_path).passages(["[PAR] a [SEP] b [PAR] c"]).ids.tolist()
+    assert ids.count(mark) == 2
+    assert separator not in ids
