@@ -215,9 +215,6 @@ def _reader(location: Location, device: str, dtype: str, compile: bool) -> Check
     reader = shared(reader)
     reader.load()
     tokenizer = reader.tokenizer()
-    tokens, rows = tokenizer.vocabulary_size, reader.vocabulary()
-    if tokens > rows:
-        raise CheckpointError(f"{folder}: its tokenizer has {tokens} tokens, but the network embeds {rows}: they do not match")
     if None not in (tokenizer.padding, reader.padding()) and tokenizer.padding != reader.padding():
         raise CheckpointError(
             f"{folder}: its tokenizer pads with token {tokenizer.padding}, but the config of the network says pad_token_id "

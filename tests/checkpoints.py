@@ -24,6 +24,8 @@ from transformers import (
     BertConfig,
     BertForQuestionAnswering,
     BertTokenizer,
+    ConvBertConfig,
+    ConvBertForQuestionAnswering,
     DebertaV2Config,
     DebertaV2ForQuestionAnswering,
     DebertaV2Tokenizer,
@@ -32,6 +34,12 @@ from transformers import (
     DistilBertTokenizer,
     ElectraConfig,
     ElectraForQuestionAnswering,
+    FNetConfig,
+    FNetForQuestionAnswering,
+    IBertConfig,
+    IBertForQuestionAnswering,
+    LongformerConfig,
+    LongformerForQuestionAnswering,
     ModernBertConfig,
     ModernBertForQuestionAnswering,
     PreTrainedModel,
@@ -42,6 +50,8 @@ from transformers import (
     XLNetConfig,
     XLNetForQuestionAnsweringSimple,
     XLNetTokenizer,
+    YosoConfig,
+    YosoForQuestionAnswering,
 )
 
 from model.checkpoint import LocalFolder
@@ -287,6 +297,24 @@ ARCHITECTURES = [
         {},
     ),
 ]
+
+
+OTHERS = [
+    Architecture(  # counts the separators of its input
+        "longformer",
+        roberta_tokenizer,
+        LongformerForQuestionAnswering,
+        LongformerConfig,
+        512,
+        False,
+        {"attention_window": [16, 16], "max_position_embeddings": 514, "type_vocab_size": 1, "sep_token_id": 2},
+    ),
+    Architecture("fnet", wordpiece, FNetForQuestionAnswering, FNetConfig, 512, True, {}),  # without an attention mask
+    Architecture("yoso", wordpiece, YosoForQuestionAnswering, YosoConfig, 512, False, {"max_position_embeddings": 514}),
+    Architecture("convbert", wordpiece, ConvBertForQuestionAnswering, ConvBertConfig, 512, True, {"embedding_size": 32}),
+    Architecture("ibert", wordpiece, IBertForQuestionAnswering, IBertConfig, 512, False, {"type_vocab_size": 1}),
+]
+"""Networks that see the padding of their neighbours, or want what most don't."""
 
 
 def build_bert(folder: Path, seed: int = 0) -> Path:
