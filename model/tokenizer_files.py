@@ -6,9 +6,11 @@ the model from the class in tokenizer_config.json. The network was trained with 
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -88,7 +90,7 @@ def read_tokenizer(folder: Path) -> TokenizerFiles:
     built, failure = _build(folder)
     own = _own(folder, built) if (folder / "tokenizer.json").is_file() else None
     if own is None and built is None:
-        raise TokenizerError(f"no tokenizer can be loaded from {folder}: {failure}") from failure
+        raise TokenizerError(f"no tokenizer can be loaded from {folder}: {_reason(folder, failure)}") from failure
     sources = [source for source in (own, built) if source is not None]
     for source in sources:
         source.backend_tokenizer.no_truncation()
@@ -121,7 +123,7 @@ def _build(folder: Path) -> tuple[PreTrainedTokenizerFast | None, Exception | No
     try:
         built = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
     except ImportError as error:
-        raise TokenizerError(f"no tokenizer can be loaded from {folder}: {error}") from error
+        raise TokenizerError(f"no tokenizer can be loaded from {folder}: {_reason(folder, error)}") from error
     except Exception as error:
         return None, error
     if not built.is_fast:
@@ -130,6 +132,21 @@ def _build(folder: Path) -> tuple[PreTrainedTokenizerFast | None, Exception | No
     if not any((folder / name).is_file() for name in names):  # transformers makes an empty one from nothing
         raise TokenizerError(f"{folder} has no tokenizer, neither of {', '.join(names)}")
     return built, None
+
+
+def _reason(folder: Path, failure: Exception | None) -> str:
+    """Why a folder without tokenizer.json has no tokenizer: transformers names another package than the one that it lacks."""
+    pieces = sorted(path.name for path in folder.glob("*.model"))
+    if not pieces:
+        return str(failure)
+    has = f"it has no tokenizer.json, but a SentencePiece model, {pieces[0]}"
+    if importlib.util.find_spec("sentencepiece") is None:
+        return f"{has}, which needs pip install 'spanmill[sentencepiece]'"
+    used = f"sentencepiece {version('sentencepiece')} and transformers {version('transformers')}"
+    return (
+        f"{has}, which {used} can't read ({failure}): pip install 'spanmill[sentencepiece]' for a version that may, or have "
+        "transformers 4 save a tokenizer.json"
+    )
 
 
 def _own(folder: Path, built: PreTrainedTokenizerFast | None) -> PreTrainedTokenizerFast | None:

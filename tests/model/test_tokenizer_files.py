@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from model.tokenizer import Tokenizer, TokenizerError
 from model.tokenizer_files import PROBE, read_tokenizer
-from tests.checkpoints import Checkpoint, modernbert_tokenizer, roberta_tokenizer, wordpiece, xlnet_tokenizer
+from tests.checkpoints import Checkpoint, modernbert_tokenizer, roberta_tokenizer, sample_texts, wordpiece, xlnet_tokenizer
 
 TEXT = "The keeper lit the lamp; Ægir's cafe\u0301, 北京."
 FILES = {"WordPiece": wordpiece, "BPE": roberta_tokenizer, "Unigram": xlnet_tokenizer}
@@ -95,3 +96,47 @@ def test_only_tokens_with_a_role_are_text_in_a_text(tmp_path: Path) -> None:
     ids = Tokenizer(tmp_path).passages(["[PAR] a [SEP] b [PAR] c"]).ids.tolist()
     assert ids.count(mark) == 2
     assert separator not in ids
+
+
+# SentencePiece models without a tokenizer.json
+
+
+def test_a_sentencepiece_model_alone_is_refused_with_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)  # as if it were not installed
+    (tmp_path / "spm.model").write_bytes(b"\n\x0e\n\x05<unk>\x15\0\0\0\0\x18\x02")
+    (tmp_path / "config.json").write_text('{"model_type": "deberta-v2"}')
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "DebertaV2Tokenizer"}')
+    with pytest.raises(TokenizerError, match=r"model, spm\.model, which needs pip install 'spanmill\[sentencepiece\]'$"):
+        Tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "model", "name"),
+    [
+        ("deberta-v2", "DebertaV2Tokenizer", "spm.model"),
+        ("xlm-roberta", "XLMRobertaTokenizer", "sentencepiece.bpe.model"),
+        ("xlnet", "XLNetTokenizer", "spiece.model"),
+        ("albert", "AlbertTokenizer", "spiece.model"),
+    ],
+)
+def test_a_sentencepiece_model_alone_gives_its_own_pieces(kind: str, model: str, name: str, tmp_path: Path) -> None:
+    sentencepiece = pytest.importorskip("sentencepiece")
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter("\n".join(sample_texts()).splitlines()),
+        model_writer=(tmp_path / name).open("wb"),
+        vocab_size=800,
+        minloglevel=2,
+    )
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / name))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": model}))
+    if kind == "albert":  # transformers 5 fails here
+        with pytest.raises(
+            TokenizerError, match=r"spiece\.model, which sentencepiece .* have transformers 4 save a tokenizer\.json"
+        ):
+            Tokenizer(tmp_path)
+        return
+    read, text = Tokenizer(tmp_path), "The keeper lit the lamp."
+    tokens = [read._backend.id_to_token(token) for token in read.passages([text]).ids.tolist()]
+    assert tokens == pieces.encode(text, out_type=str)
+    assert read.format.special_tokens >= 3
