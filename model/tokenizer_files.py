@@ -84,8 +84,8 @@ class TokenizerFiles:
 def read_tokenizer(folder: Path) -> TokenizerFiles:
     """The tokenizer of a folder. Raises TokenizerError if there is no fast one.
 
-    Its tokens are those of tokenizer.json, where there is one. The class that the checkpoint names gives the rest: the side of
-    the padding, roles that no file mentions. A line of the log says where the two have other tokens.
+    Its tokens are those of tokenizer.json, where there is one. The class that the checkpoint names gives what no file does: the
+    side of the padding, roles, how a pair is joined. A line of the log says where the two have other tokens.
     """
     built, failure = _build(folder)
     own = _own(folder, built) if (folder / "tokenizer.json").is_file() else None
@@ -96,6 +96,8 @@ def read_tokenizer(folder: Path) -> TokenizerFiles:
         source.backend_tokenizer.no_truncation()
         source.backend_tokenizer.no_padding()
     backend = sources[0].backend_tokenizer
+    if built is not None and not backend.num_special_tokens_to_add(True):  # the file joins no pairs, the class may
+        backend.post_processor = built.backend_tokenizer.post_processor
     if own is not built and own is not None:
         _report(folder, backend, built, failure)
     roles: dict[str, int] = {}

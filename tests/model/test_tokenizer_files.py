@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,18 @@ def test_a_part_of_the_file_that_its_class_would_replace_is_kept(tmp_path: Path,
     read = Tokenizer(tmp_path)
     assert read.questions(["The LAMP"])[0].tolist() == tokenizer("the lamp", add_special_tokens=False)["input_ids"]
     assert "they differ on" in caplog.text
+
+
+@pytest.mark.parametrize(("make", "name"), [(wordpiece, "BertTokenizer"), (roberta_tokenizer, "RobertaTokenizer")])
+def test_the_class_joins_pairs_where_the_file_does_not(
+    make: Callable[[], PreTrainedTokenizerFast], name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = Tokenizer(of_class(make(), tmp_path / "whole", name)).format
+    path = of_class(make(), tmp_path / "part", name) / "tokenizer.json"
+    path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), "post_processor": None}), "utf-8")
+    assert Tokenizer(tmp_path / "part").format == whole
+    assert whole.special_tokens >= 3
+    assert caplog.messages == []
 
 
 def test_nothing_is_logged_where_both_have_the_same_tokens(checkpoint: Checkpoint, caplog: pytest.LogCaptureFixture) -> None:
