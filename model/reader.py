@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import threading
 import time
 from dataclasses import dataclass, fields
@@ -10,17 +11,21 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+import numpy as np
 import torch
 
 from model import cuda_network
-from model.batching import Batch, to_device
+from model.batching import Batch, assemble, to_device
 from model.checkpoint import CheckpointError, Location, digest, refuse_unsafe
 from model.cpu_network import quicken
 from model.lanes import lanes_of
 from model.tokenizer import Tokenizer
+from model.windows import cut_windows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+_log = logging.getLogger("spanmill")
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -35,11 +40,18 @@ _STATELESS = (
 """Networks whose `forward` is known to change nothing in them, so that lanes may call it at once; BigBird's, for one, does."""
 
 
+_PROBE_TOKENS = 144
+"""Of the longest window that a network is tried on: more than the pieces in which some networks read."""
+
+_MOVED = {torch.float32: 2e-4, torch.bfloat16: 0.1, torch.float16: 0.05}
+"""By how much of the greatest logit other logits may differ from call to call: several times what rounding does."""
+
+
 class Reader(Protocol):
     """What the prediction loop needs of a model. Readers are picklable values that compare by what they load."""
 
     def load(self) -> None:
-        """Loads the network, once. Raises CheckpointError."""
+        """Loads the network, once. Raises CheckpointError or TokenizerError."""
         ...
 
     def tokenizer(self) -> Tokenizer:
@@ -102,7 +114,9 @@ class CheckpointReader:
 
     @cached_property
     def _network(self) -> _Network:
-        return _Network(self.folder, resolve_device(self.device), DTYPES[self.dtype], self.compile)
+        network = _Network(self.folder, resolve_device(self.device), DTYPES[self.dtype], self.compile)
+        network.try_on(self._tokenizer)
+        return network
 
     def load(self) -> None:
         with _shared_lock:
@@ -202,7 +216,7 @@ class _Network:
                 f"{' and others' if len(absent) > 5 else ''}: no question answering checkpoint (untrained heads never answer)"
             )
         self.takes_types = takes_types(network)
-        self.vocabulary = int(network.get_input_embeddings().num_embeddings)
+        self.vocabulary = _vocabulary(network, folder)
         self.positions = position_limit(network)
         self.padding: int | None = getattr(network.config, "pad_token_id", None)
         self.stateless = network.config.model_type in _STATELESS
@@ -217,22 +231,87 @@ class _Network:
         if device.type == "cuda":
             cuda_network.run_ahead(network)
         self.maskless = network.config._attn_implementation == cuda_network.ATTENTION
-        probe = torch.zeros((1, 4), dtype=torch.int64, device=device)
-        try:  # some can't in half precision, some want images too: better said here than once per window
-            with torch.inference_mode():
-                network(input_ids=probe, attention_mask=torch.ones_like(probe))
-        except Exception as error:
-            raise CheckpointError(f"the network in {folder} can't read tokens in {dtype}: {error}") from error
+        self.folder, self.dtype = folder, dtype
+        self.one_length = False
         self.forward = torch.compile(network, dynamic=True) if compile else network
 
+    def try_on(self, tokenizer: Tokenizer) -> None:
+        """Calls the network with real pairs, a short and a long one. Raises CheckpointError if it can't answer.
+
+        Not every network reads every input: some count separators, some can't in half precision, some want images too.
+        Some see their neighbours' padding, whatever the mask says: theirs are batches of one length. Some draw random
+        numbers. All this is better found here than once per window.
+        """
+        tokens, rows = tokenizer.vocabulary_size, self.vocabulary
+        if tokens > rows:
+            raise CheckpointError(
+                f"{self.folder}: its tokenizer has {tokens} tokens, but the network embeds {rows}: they do not match"
+            )
+        try:
+            short, together = _probes(tokenizer, min(self.positions or _PROBE_TOKENS, tokenizer.max_length, _PROBE_TOKENS))
+            with torch.inference_mode():
+                alone, beside, again = (torch.stack(self(batch)) for batch in (short, together, together))
+        except Exception as error:
+            raise CheckpointError(f"the network in {self.folder} can't read tokens in {self.dtype}: {error}") from error
+        moved, real = _MOVED[self.dtype], together.attention.to(self.device)
+        if _differ(beside[:, real], again[:, real], moved):
+            raise CheckpointError(
+                f"the network in {self.folder} draws random numbers: it answers the same question differently every time"
+            )
+        if _differ(alone[:, 0], beside[:, 0, : alone.shape[2]], moved):
+            _log.info(
+                "%s: padding reaches what the network reads, so that it reads windows of one length at a time", self.folder
+            )
+            self.one_length = True
+
     def __call__(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        inputs = {"input_ids": to_device(batch.input_ids, self.device)}
-        if not (self.maskless and batch.attention.all()):  # asked on the host; without a mask a GPU has its fastest attention
-            inputs["attention_mask"] = to_device(batch.attention, self.device).to(torch.int64)
+        if not self.one_length or batch.attention.all():
+            return self._read(batch.input_ids, batch.token_types, batch.attention)
+        logits = torch.zeros(2, *batch.input_ids.shape, device=self.device)
+        lengths = batch.attention.sum(1)
+        for length in lengths.unique().tolist():
+            rows = torch.nonzero(lengths == length).squeeze(1)
+            inputs = (each[rows, :length] for each in (batch.input_ids, batch.token_types, batch.attention))
+            logits[:, rows.to(self.device), :length] = torch.stack(self._read(*inputs))
+        return logits[0], logits[1]
+
+    def _read(self, ids: torch.Tensor, types: torch.Tensor, attention: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        inputs = {"input_ids": to_device(ids, self.device)}
+        if not (self.maskless and attention.all()):  # asked on the host; without a mask a GPU has its fastest attention
+            inputs["attention_mask"] = to_device(attention, self.device).to(torch.int64)
         if self.takes_types:
-            inputs["token_type_ids"] = to_device(batch.token_types, self.device)
+            inputs["token_type_ids"] = to_device(types, self.device)
         output = self.forward(**inputs, return_dict=True)
         return output.start_logits.float(), output.end_logits.float()
+
+
+def _probes(tokenizer: Tokenizer, max_length: int) -> tuple[Batch, Batch]:
+    """A window of a short passage, and the same beside one of `max_length` tokens."""
+    sentence = "Ada Kern lit the lamp of the north pier at dusk. "
+    windows = cut_windows(
+        tokenizer.format,
+        tokenizer.passages([sentence[: max_length // 4], sentence * max_length]),
+        tokenizer.questions(["Who lit it?"]).cut(max(1, max_length // 8)),
+        np.array([0, 1]),
+        np.array([0, 0]),
+        max_length=max_length,
+        overlap=0,
+        max_windows=2**31 - 1,
+    )
+    return assemble(windows, np.array([0])), assemble(windows, np.array([0, windows.counts[0]]))
+
+
+def _differ(first: torch.Tensor, second: torch.Tensor, moved: float) -> bool:
+    """Whether logits differ by more than rounding explains; what is not finite says nothing."""
+    return bool((first - second).abs().max() > moved * first.abs().max())
+
+
+def _vocabulary(network: PreTrainedModel, folder: Path) -> int:
+    """Rows of the network's embedding. Raises CheckpointError for a network that does not embed tokens."""
+    try:
+        return len(network.get_input_embeddings().weight)
+    except (AttributeError, NotImplementedError, TypeError) as error:
+        raise CheckpointError(f"the network in {folder} has no embedding of tokens: {type(network).__name__}") from error
 
 
 def position_limit(network: torch.nn.Module) -> int | None:

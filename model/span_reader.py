@@ -215,9 +215,6 @@ def _reader(location: Location, device: str, dtype: str, compile: bool) -> Check
     reader = shared(reader)
     reader.load()
     tokenizer = reader.tokenizer()
-    tokens, rows = tokenizer.vocabulary_size, reader.vocabulary()
-    if tokens > rows:
-        raise CheckpointError(f"{folder}: its tokenizer has {tokens} tokens, but the network embeds {rows}: they do not match")
     if None not in (tokenizer.padding, reader.padding()) and tokenizer.padding != reader.padding():
         raise CheckpointError(
             f"{folder}: its tokenizer pads with token {tokenizer.padding}, but the config of the network says pad_token_id "
@@ -241,7 +238,16 @@ def _limits(
     if length > capacity:
         raise SettingError(f"max_length={length}: the model takes at most {capacity} tokens")
     least = max_answer_length - 1
-    room = length - max_question - tokenizer.format.special_tokens
+    special = tokenizer.format.special_tokens
+    room = length - max_question - special
+    if room <= least and (overlap is None or overlap >= least):
+        wanted = max_question + special + max_answer_length
+        longer = f"a max_length of {wanted} or more, or " if wanted <= capacity else ""
+        raise SettingError(
+            f"max_length={length}: max_question={max_question} and {special} special tokens leave {max(room, 0)} tokens for "
+            f"the context, so that overlap must be below {max(room, 0)}, but at least max_answer_length - 1 = {least}: give "
+            f"{longer}a lower max_question or max_answer_length"
+        )
     shared_tokens = max(least, min(128, length // 3, room - 1)) if overlap is None else overlap
     if shared_tokens < least:
         raise SettingError(
@@ -250,6 +256,6 @@ def _limits(
     if room <= shared_tokens:
         raise SettingError(
             f"overlap={shared_tokens}: must be below {max(room, 0)}, the context tokens that fit beside a question in "
-            f"max_length={length} less max_question={max_question} less {tokenizer.format.special_tokens} special tokens"
+            f"max_length={length} less max_question={max_question} less {special} special tokens"
         )
     return WindowLimits(length, shared_tokens, max_question, max_windows)

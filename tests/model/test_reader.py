@@ -19,7 +19,7 @@ from model.prediction import Decoding, predict
 from model.reader import CheckpointReader, resolve_device, resolve_dtype, shared
 from model.spans import merge_windows
 from model.windows import Windows, cut_windows
-from tests.checkpoints import Checkpoint
+from tests.checkpoints import OTHERS, Architecture, Checkpoint
 from tests.model.brute_force import owner
 from tests.model.texts import TRICKY_CONTEXTS, is_mark, long_context
 
@@ -140,7 +140,8 @@ def best_span_by_transformers(checkpoint: Checkpoint, context: str, max_length: 
     }
 
 
-def test_answers_are_those_that_transformers_gives_window_by_window(checkpoint: Checkpoint) -> None:
+def check_answers(checkpoint: Checkpoint) -> None:
+    """Compares the answers of all tricky contexts, in batches, with those that transformers gives window by window."""
     contexts = [*TRICKY_CONTEXTS.values(), long_context(700)]
     windows = cut(checkpoint, contexts)
     decoding = Decoding(n_best=4, max_answer_length=8)
@@ -160,6 +161,26 @@ def test_answers_are_those_that_transformers_gives_window_by_window(checkpoint: 
         assert row["answer_text"] == context[row["answer_start"] : row["answer_end"]] != ""
         for candidate in row["n_best"]:
             assert candidate["text"] == context[candidate["start"] : candidate["end"]] == candidate["text"].strip()
+
+
+def test_answers_are_those_that_transformers_gives_window_by_window(checkpoint: Checkpoint) -> None:
+    check_answers(checkpoint)
+
+
+@pytest.mark.parametrize("kind", OTHERS, ids=lambda kind: kind.name)
+def test_answers_of_other_networks_do_not_depend_on_their_neighbours(kind: Architecture, tmp_path: Path) -> None:
+    """Those that see padding read windows of one length at a time."""
+    checkpoint = Checkpoint(kind, kind.build(tmp_path))
+    check_answers(checkpoint)
+    assert checkpoint.reader._network.one_length == (kind.name in ("fnet", "yoso", "convbert"))
+    windows = cut(checkpoint, ["Ada waved.", long_context(700), "Ada waved at the flag."])
+    alone = read(checkpoint.reader, assemble(windows, np.array([0])))[:, 0]
+    beside = read(checkpoint.reader, assemble(windows, np.arange(len(windows))))[:, 0, : alone.shape[1]]
+    assert (alone - beside).abs().max() <= 4e-5 * alone.abs().max()
+    if kind.name == "fnet":
+        checkpoint.reader._network.one_length = False
+        beside = read(checkpoint.reader, assemble(windows, np.arange(len(windows))))[:, 0, : alone.shape[1]]
+        assert (alone - beside).abs().max() > 0.01 * alone.abs().max(), "padding must matter for this test to mean something"
 
 
 def test_lanes_read_what_one_thread_reads(checkpoint: Checkpoint) -> None:

@@ -153,6 +153,8 @@ class TestLoading:
             ({"max_length": 513}, "max_length=513: the model takes at most 512 tokens"),
             ({"max_length": 7}, "max_length=7: must be a whole number from 8"),
             ({"max_length": 99.5}, "max_length=99.5: must be a whole number"),
+            ({"max_length": 64}, "max_length=64: max_question=64 and 3 special tokens leave 0 tokens for the context"),
+            ({"max_length": 96, "overlap": 29}, "max_length=96: max_question=64 and 3 special tokens leave 29 tokens"),
             ({"overlap": 3}, "overlap=3: must be at least max_answer_length - 1 = 29"),
             ({"null": "maybe"}, "null=maybe: must be auto, on or off"),
             ({"dtype": "int8"}, "dtype=int8: must be auto, float32"),
@@ -165,6 +167,14 @@ class TestLoading:
         with pytest.raises(SettingError) as refused:
             SpanReader.load(str(bert_folder), **settings)
         assert str(refused.value).startswith(message)
+
+    def test_too_short_a_window_is_refused_with_the_shortest_that_will_do(self, bert_folder: Path):
+        with pytest.raises(SettingError, match="give a max_length of 97 or more, or a lower max_question or max_answer_length"):
+            SpanReader.load(str(bert_folder), max_length=96)
+        assert SpanReader.load(str(bert_folder), max_length=97).limits.overlap == 29
+        assert SpanReader.load(str(bert_folder), max_length=64, max_question=31).limits.overlap == 29
+        with pytest.raises(SettingError, match="= 499: give a lower max_question or max_answer_length"):
+            SpanReader.load(str(bert_folder), max_answer_length=500)
 
     def test_a_checkpoint_in_a_store(self, bert_folder: Path, reader: SpanReader):
         fs = fsspec.filesystem("memory")
