@@ -13,7 +13,7 @@ from model.columns import candidate_columns
 from model.golds import Golds
 from model.label_errors import label_errors
 from model.losses import PassageLosses
-from model.metrics import grade
+from model.metrics import grades
 from model.spans import PassageSpans
 from model.windows import Windows
 
@@ -70,6 +70,7 @@ AUDIT_SCHEMA = pa.schema(
         pa.field("null_score", pa.float32()),
         pa.field("exact_match", pa.float32()),
         pa.field("f1", pa.float32()),
+        pa.field("character_f1", pa.float32()),
         pa.field("label_error", pa.float32()),
         pa.field("label_error_reason", pa.string()),
         *(pa.field(f"{name}_hash", pa.binary(16)) for name in ("question", "context", "pair", "gold")),
@@ -230,11 +231,11 @@ def audit_columns(
     predictions = ["" if nothing else (texts[p] or [""])[0] for p, nothing in zip(pair, decided_null, strict=True)]
     scores = np.array(
         [
-            (np.nan, np.nan) if skip else grade(text, answers)
+            (np.nan, np.nan, np.nan) if skip else grades(text, answers)
             for text, answers, skip in zip(predictions, golds.texts, out, strict=True)
         ],
         np.float64,
-    ).reshape(-1, 2)
+    ).reshape(-1, 3)
 
     suspicion, suspicion_reason = label_errors(golds, losses, spans, row_pair, no_answer)
 
@@ -267,6 +268,7 @@ def audit_columns(
         "null_score": spans.null_score[pair],
         "exact_match": scores[:, 0],
         "f1": scores[:, 1],
+        "character_f1": scores[:, 2],
         "label_error": suspicion,
     }
     counts = {

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,6 +26,7 @@ class Golds:
     dropped            int64 [rows]: golds that were left out (misaligned, out of range, ...)
     problems           row -> (reason, message) of rows whose golds are all unusable
     texts              [rows]: the texts of the golds that were not dropped; [] for an unanswerable question
+    near               "case", "blanks", ... (see `differs_only_in`) -> misaligned golds that differ in nothing else
     places             [rows]: the distinct [start, end) of these texts in the context, without the blanks about them; sorted
     """
 
@@ -33,6 +38,7 @@ class Golds:
     problems: Mapping[int, tuple[str, str]]
     texts: list[list[str]]
     places: list[list[tuple[int, int]]]
+    near: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.pair)
@@ -94,6 +100,7 @@ def read_golds(answers: Sequence[Any], contexts: Sequence[str], row_pair: np.nda
     Misaligned means context[start:start + len(text)] != text; such golds are never searched for elsewhere.
     """
     problems: dict[int, tuple[str, str]] = {}
+    near: Counter[str] = Counter()
     asked: dict[tuple[int, int, int], int] = {}  # (pair, char_start, char_end) of each that stands where it says
     given: list[list[tuple[str, int | tuple[str, str]]]] = []  # texts of each row, with places in `asked`, or problems
     for row, answer in enumerate(map(answers_of, answers)):
@@ -106,6 +113,7 @@ def read_golds(answers: Sequence[Any], contexts: Sequence[str], row_pair: np.nda
             context = contexts[windows.pair_passage[pair]]
             for text, start in zip(answer["text"], answer["answer_start"], strict=True):
                 problem = gold_problem(context, text, start)
+                near[differs_only_in(context, text, start) if problem else ""] += 1
                 mine.append((text, problem or asked.setdefault((pair, start, start + len(text)), len(asked))))
         given.append(mine)
 
@@ -139,8 +147,9 @@ def read_golds(answers: Sequence[Any], contexts: Sequence[str], row_pair: np.nda
         of_row.append(list(found))
         texts.append(kept)
         places.append(sorted(stands))
+    del near[""]
     columns = np.array(list(spans), np.int64).reshape(-1, 3)
-    return Golds(columns[:, 0], columns[:, 1], columns[:, 2], Ragged.of(of_row), dropped, problems, texts, places)
+    return Golds(columns[:, 0], columns[:, 1], columns[:, 2], Ragged.of(of_row), dropped, problems, texts, places, near)
 
 
 def _malformed(answer: Any) -> tuple[str, str] | None:
@@ -159,13 +168,44 @@ def _malformed(answer: Any) -> tuple[str, str] | None:
 def gold_problem(context: str, text: str, start: int) -> tuple[str, str] | None:
     """Why a gold can't be used, before any token is looked at: gold_blank, gold_out_of_range, gold_misaligned, or None."""
     if not text or text.isspace():
-        return "gold_blank", "a gold answer is blank"
+        return "gold_blank", "a gold answer is blank (an unanswerable question has empty lists, and a loss with --null on)"
     if start < 0 or start + len(text) > len(context):
         return "gold_out_of_range", f"gold at [{start}, {start + len(text)}) of a context of {len(context)} characters"
     found = context[start : start + len(text)]
     if found != text:
-        return "gold_misaligned", f"gold {text[:80]!r}, but at its start stands {found[:80]!r}"
+        only = differs_only_in(context, text, start)
+        message = f"gold {text[:80]!r}, but at its start stands {found[:80]!r}"
+        return "gold_misaligned", message + (f": they differ only in {only}" if only else "")
     return None
+
+
+_SAME_BUT: dict[str, Callable[[str], str]] = {
+    "case": str.casefold,
+    "blanks": lambda text: re.sub(r"\s+", " ", text),
+    "Unicode normal form": partial(unicodedata.normalize, "NFKC"),
+}
+_ANY = "case, blanks and Unicode normal form"
+
+
+def differs_only_in(context: str, text: str, start: int) -> str:
+    """What a gold and the text at its start differ in, if in nothing else: case, blanks, Unicode normal form or _ANY of these.
+
+    "" if they differ otherwise, or the start is not in the context. Blanks are also those before and after a gold.
+    """
+    if not (text.strip() and 0 <= start < len(context)):
+        return ""
+    there = context[start : start + 2 * len(text) + 16]  # other cases and forms have other lengths
+
+    def all_of(text: str) -> str:
+        for change in _SAME_BUT.values():
+            text = change(text)
+        return text
+
+    for name, change in {**_SAME_BUT, _ANY: all_of}.items():
+        gold = text.strip() if name in ("blanks", _ANY) else text
+        if change(there).startswith(change(gold)):
+            return name
+    return ""
 
 
 def locate_gold(context: str, text: str) -> tuple[int | None, str]:

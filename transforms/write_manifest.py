@@ -12,10 +12,12 @@ import apache_beam as beam
 
 from model.distributions import FINE_BINS, MASS_BINS, RELATIVE_ACCURACY
 from model.losses import LEAST_PROBABILITY, TOPS
+from model.metrics import UNSPACED
 from model.slices import MOST_SLICES
 from model.statistics import WITH_TOKENS, Statistics
 from transforms.chunk_step import NAMESPACE
 from transforms.claim import Output
+from transforms.measure_loss import NEAR
 from transforms.merge_receipts import Totals
 from transforms.relabel import RELABEL_CSV, RELABEL_JSON, label_studio, relabel_csv
 from transforms.report.page import audit_page
@@ -138,6 +140,25 @@ def unknown_text(totals: Totals) -> dict[str, Any]:
     return {**named, "warning": warning if share > MOST_UNKNOWN else ""}
 
 
+def hints(totals: Totals, about: Mapping[str, Any]) -> list[str]:
+    """What can be done about rows without a loss, in sentences without their point."""
+    counts, reasons = totals.counts, totals.reasons
+    found = []
+    if reasons["no_null_option"]:
+        trained = "is trained in this checkpoint" if about["null_trained"] else "must be trained in the checkpoint"
+        found.append(
+            f"{reasons['no_null_option']} rows without golds have no loss: --null on gives them one (the null option {trained})"
+        )
+    if reasons["gold_blank"]:
+        found.append(
+            f"{reasons['gold_blank']} rows have a blank gold: unanswerable questions have empty lists, as "
+            "`python -m pipeline.convert import` writes them, and a loss with --null on"
+        )
+    for name in sorted(name for name in counts if name.startswith(NEAR)):
+        found.append(f"{counts[name]} misaligned golds differ from the text at their start only in {name.removeprefix(NEAR)}")
+    return found
+
+
 def corrections_report(totals: Totals, digest: str | None, ids: Sequence[str]) -> dict[str, Any]:
     """What became of the corrections of these ids, and the first ids that no row has."""
     missing = sorted(set(ids) - totals.corrected)
@@ -162,6 +183,7 @@ def audit_report(totals: Totals, about: Mapping[str, Any], corrections: Sequence
         "reasons": dict(sorted(totals.reasons.items())),
         "golds_dropped": totals.counts["golds_dropped"],
         "unknown_text": unknown_text(totals),
+        "hints": hints(totals, about),
         "corrections": corrections_report(totals, configuration["corrections"], corrections),
         **(totals.statistics or Statistics()).summary(),
         "fine_print": {
@@ -178,6 +200,8 @@ def audit_report(totals: Totals, about: Mapping[str, Any], corrections: Sequence
             "likely_tokens": f"of a list's first {WITH_TOKENS} examples: [start, end, start probability, end probability], "
             f"code points of the context and one softmax over the passage; the {TOPS} likeliest of each network from "
             f"{LEAST_PROBABILITY}, null where a token is not among them",
+            "f1": "words are split at blanks, so that it is all but exact match in languages that are written without "
+            f"({UNSPACED}); character_f1 takes each character of their scripts for a word, and is f1 elsewhere",
             "several_golds": "nll: the first; min_nll: the gold of least loss; marginals: over the distinct golds",
             "means": "over examples, never windows, each with its own count; rejected rows are in none",
             "quantiles": f"DDSketch, off by at most {100 * RELATIVE_ACCURACY:g} % of the value; min and max are exact",
