@@ -142,8 +142,7 @@ def unknown_text(totals: Totals) -> dict[str, Any]:
 
 def hints(totals: Totals, about: Mapping[str, Any]) -> list[str]:
     """What can be done about rows without a loss, in sentences without their point."""
-    counts, reasons = totals.counts, totals.reasons
-    found = []
+    reasons, found = totals.reasons, []
     if reasons["no_null_option"]:
         trained = "is trained in this checkpoint" if about["null_trained"] else "must be trained in the checkpoint"
         found.append(
@@ -154,9 +153,14 @@ def hints(totals: Totals, about: Mapping[str, Any]) -> list[str]:
             f"{reasons['gold_blank']} rows have a blank gold: unanswerable questions have empty lists, as "
             "`python -m pipeline.convert import` writes them, and a loss with --null on"
         )
-    for name in sorted(name for name in counts if name.startswith(NEAR)):
-        found.append(f"{counts[name]} misaligned golds differ from the text at their start only in {name.removeprefix(NEAR)}")
+    for name, count in nearly_aligned(totals).items():
+        found.append(f"{count} misaligned golds differ from the text at their start only in {name}")
     return found
+
+
+def nearly_aligned(totals: Totals) -> dict[str, int]:
+    """Misaligned golds by what alone they differ in from the text at their start, see `model.golds.differs_only_in`."""
+    return {name.removeprefix(NEAR): count for name, count in sorted(totals.counts.items()) if name.startswith(NEAR)}
 
 
 def corrections_report(totals: Totals, digest: str | None, ids: Sequence[str]) -> dict[str, Any]:
@@ -182,6 +186,7 @@ def audit_report(totals: Totals, about: Mapping[str, Any], corrections: Sequence
         "rows": row_accounting("audit", totals),
         "reasons": dict(sorted(totals.reasons.items())),
         "golds_dropped": totals.counts["golds_dropped"],
+        "golds_misaligned_only_in": nearly_aligned(totals),
         "unknown_text": unknown_text(totals),
         "hints": hints(totals, about),
         "corrections": corrections_report(totals, configuration["corrections"], corrections),
@@ -202,6 +207,8 @@ def audit_report(totals: Totals, about: Mapping[str, Any], corrections: Sequence
             f"{LEAST_PROBABILITY}, null where a token is not among them",
             "f1": "words are split at blanks, so that it is all but exact match in languages that are written without "
             f"({UNSPACED}); character_f1 takes each character of their scripts for a word, and is f1 elsewhere",
+            "misaligned": "the text at a gold's start is another: never moved, counted apart where it differs only in case, in "
+            "blanks (also before and after the gold) or in Unicode normal form",
             "several_golds": "nll: the first; min_nll: the gold of least loss; marginals: over the distinct golds",
             "means": "over examples, never windows, each with its own count; rejected rows are in none",
             "quantiles": f"DDSketch, off by at most {100 * RELATIVE_ACCURACY:g} % of the value; min and max are exact",

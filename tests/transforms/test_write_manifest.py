@@ -193,6 +193,7 @@ def test_hints_say_what_to_do_about_rows_without_a_loss(trained: bool):
     assert blank.startswith("3 rows have a blank gold: unanswerable questions have empty lists")
     assert case == "2 misaligned golds differ from the text at their start only in case"
     report = audit_report(of, about)
+    assert report["golds_misaligned_only_in"] == {"case": 2}
     page = audit_page(report, {}, about).decode()
     assert all(f"<p>{escape(hint)}.</p>" in page for hint in report["hints"])
     assert all(hint in audit_figures(report).splitlines() for hint in report["hints"])
