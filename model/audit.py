@@ -288,7 +288,7 @@ def audit_columns(
         "prediction_start": (char_start[pair, 0], decided_null),
         "prediction_end": (char_end[pair, 0], decided_null),
     }
-    for name, value in values.items():  # rounding leaves -2e-16 of a loss of nothing; + 0.0 makes -0.0 equal to 0.0
+    for name, value in values.items():  # rounding leaves -2e-16 of 0; adding 0.0 turns -0.0 into 0.0
         values[name] = (np.maximum(value, 0.0) if name in _LOSSES else value) + 0.0
     columns = {
         **{name: pa.array(value, pa.float64(), mask=out | ~np.isfinite(value)) for name, value in values.items()},
@@ -314,14 +314,14 @@ def _hashes(
     passage: np.ndarray,
     out: np.ndarray,
 ) -> dict[str, pa.Array]:
-    """16-byte hashes of each row's question, context, pair (of both hashes) and golds (their sorted character spans).
+    """Hashes (16 bytes) each row's question, context, pair (both hashes) and golds (character spans).
 
-    Golds are told apart by their own characters, not those of their tokens: an unknown token may hold several answers.
+    The spans are those of the gold texts, not of their tokens: one unknown token may hold two golds.
     """
     question = _take(hash_texts(questions), windows.pair_question[pair])
     context = _take(hash_texts(contexts), passage)
     both = [hashlib.blake2b(q + c, digest_size=16).digest() for q, c in zip(question, context, strict=True)]
-    told = [str([list(place) for place in places]) for places in golds.places]
+    told = [str([list(span) for span in spans]) for spans in golds.char_spans]
     gold = [hashlib.blake2b(each.encode(), digest_size=16).digest() for each in told]
     named = {"question_hash": question, "context_hash": context, "pair_hash": both, "gold_hash": gold}
     return {

@@ -26,8 +26,9 @@ class Golds:
     dropped            int64 [rows]: golds that were left out (misaligned, out of range, ...)
     problems           row -> (reason, message) of rows whose golds are all unusable
     texts              [rows]: the texts of the golds that were not dropped; [] for an unanswerable question
-    near               "case", "blanks", ... (see `differs_only_in`) -> misaligned golds that differ in nothing else
-    places             [rows]: the distinct [start, end) of these texts in the context, without the blanks about them; sorted
+    char_spans         [rows]: the distinct [start, end) of these texts in the context, sorted, without
+                       blanks at their ends
+    near               misaligned golds by what `differs_only_in` says of them
     """
 
     pair: np.ndarray
@@ -37,7 +38,7 @@ class Golds:
     dropped: np.ndarray
     problems: Mapping[int, tuple[str, str]]
     texts: list[list[str]]
-    places: list[list[tuple[int, int]]]
+    char_spans: list[list[tuple[int, int]]]
     near: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -78,10 +79,10 @@ def _following(values: np.ndarray) -> np.ndarray:
 
 
 def answers_of(value: Any) -> Any:
-    """The golds of one row as `{"text": [...], "answer_start": [...]}`, from either shape of column.
+    """Returns the golds of one row as `{"text": [...], "answer_start": [...]}`, from either shape.
 
-    value  a list of `{"text": ..., "answer_start": ...}`, or anything else, which is returned as it is. An item that is null
-           has a null text and a null start.
+    value  a list of `{"text": ..., "answer_start": ...}`, whose null items get a null text and a
+           null start; anything else is returned unchanged
     """
     if not isinstance(value, list):
         return value
@@ -125,7 +126,7 @@ def read_golds(answers: Sequence[Any], contexts: Sequence[str], row_pair: np.nda
     of_row: list[list[int]] = []
     dropped = np.zeros(len(answers), np.int64)
     texts: list[list[str]] = []
-    places: list[list[tuple[int, int]]] = []
+    char_spans: list[list[tuple[int, int]]] = []
     for row, mine in enumerate(given):
         kept: list[str] = []
         stands: set[tuple[int, int]] = set()
@@ -146,10 +147,10 @@ def read_golds(answers: Sequence[Any], contexts: Sequence[str], row_pair: np.nda
         dropped[row] = len(unusable)
         of_row.append(list(found))
         texts.append(kept)
-        places.append(sorted(stands))
+        char_spans.append(sorted(stands))
     del near[""]
     columns = np.array(list(spans), np.int64).reshape(-1, 3)
-    return Golds(columns[:, 0], columns[:, 1], columns[:, 2], Ragged.of(of_row), dropped, problems, texts, places, near)
+    return Golds(columns[:, 0], columns[:, 1], columns[:, 2], Ragged.of(of_row), dropped, problems, texts, char_spans, near)
 
 
 def _malformed(answer: Any) -> tuple[str, str] | None:
@@ -168,7 +169,8 @@ def _malformed(answer: Any) -> tuple[str, str] | None:
 def gold_problem(context: str, text: str, start: int) -> tuple[str, str] | None:
     """Why a gold can't be used, before any token is looked at: gold_blank, gold_out_of_range, gold_misaligned, or None."""
     if not text or text.isspace():
-        return "gold_blank", "a gold answer is blank (an unanswerable question has empty lists, and a loss with --null on)"
+        advice = "an unanswerable question has empty lists, and a loss with --null on"
+        return "gold_blank", f"a gold answer is blank ({advice})"
     if start < 0 or start + len(text) > len(context):
         return "gold_out_of_range", f"gold at [{start}, {start + len(text)}) of a context of {len(context)} characters"
     found = context[start : start + len(text)]
@@ -188,9 +190,10 @@ _ANY = "case, blanks and Unicode normal form"
 
 
 def differs_only_in(context: str, text: str, start: int) -> str:
-    """What a gold and the text at its start differ in, if in nothing else: case, blanks, Unicode normal form or _ANY of these.
+    """Names the one thing in which a gold differs from the text at its start: a key of _SAME_BUT, or _ANY.
 
-    "" if they differ otherwise, or the start is not in the context. Blanks are also those before and after a gold.
+    Returns "" if they differ in more, or the start is outside the context. Blanks before and after
+    the gold count as blanks.
     """
     if not (text.strip() and 0 <= start < len(context)):
         return ""

@@ -32,10 +32,11 @@ def grade(prediction: str, golds: Sequence[str]) -> tuple[float, float]:
 
 
 def grades(prediction: str, golds: Sequence[str]) -> tuple[float, float, float]:
-    """Exact match, token F1 and character F1, in [0, 1], each the best over golds; no gold means the gold is no answer ("").
+    """Returns exact match, F1 and character F1, in [0, 1], each the best over golds.
 
-    Tokens of the F1 are words between blanks. For the character F1 each character of a script without blanks between words
-    (`UNSPACED`) is a token of its own; of texts without such characters, the two F1 are the same.
+    No gold means that the gold is no answer (""). F1 counts words between blanks. Character F1
+    counts each character of a script without blanks (`UNSPACED`) as a word; both are equal for
+    texts without such characters.
 
     Where either side is empty once normalised, both are 1.0 if both are. By the rules of SQuAD 2.0, golds of which nothing is
     left don't count, unless there is no other.

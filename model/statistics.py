@@ -125,7 +125,8 @@ def _wilson(right: int, count: int) -> list[float]:
     z, share = Z_95, right / count
     middle = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return [100 * max(0.0, middle - half), 100 * min(1.0, middle + half)]  # rounding leaves -3e-17 of a share of 0
+    # Rounding leaves -3e-17 for a share of 0.
+    return [100 * max(0.0, middle - half), 100 * min(1.0, middle + half)]
 
 
 @dataclass(slots=True)

@@ -33,7 +33,7 @@ AUDIT = "audit.json"
 REPORT = "report.html"
 
 MOST_UNKNOWN = 0.05
-"""A larger share of text that the tokenizer does not know is worth a warning."""
+"""A share of unknown text above this is a warning."""
 
 MOST_NAMED = 100
 """How many ids of corrections without a row are named; all are counted."""
@@ -126,22 +126,23 @@ def manifest(
 
 
 def unknown_text(totals: Totals) -> dict[str, Any]:
-    """How much of the rows' contexts the tokenizer does not know: characters in unknown tokens, their share, and a warning.
+    """Counts the characters of the rows' contexts, and those in unknown tokens, with their share.
 
-    The warning is "" up to a share of MOST_UNKNOWN.
+    `warning` is "" up to a share of MOST_UNKNOWN.
     """
     characters, unknown = totals.counts["characters"], totals.counts["unknown_characters"]
     share = unknown / characters if characters else 0.0
     warning = (
-        f"{100 * share:.1f} % of the contexts' characters are in unknown tokens: the tokenizer does not know their script, so "
-        "losses and answers there mean nothing; a checkpoint for these languages is needed"
+        f"{100 * share:.1f} % of the contexts' characters are in unknown tokens: the tokenizer does "
+        "not know their script, and losses and answers there are meaningless; use a checkpoint that "
+        "was trained on these languages"
     )
     named = {"characters": characters, "unknown_characters": unknown, "share": round(share, 6)}
     return {**named, "warning": warning if share > MOST_UNKNOWN else ""}
 
 
 def hints(totals: Totals, about: Mapping[str, Any]) -> list[str]:
-    """What can be done about rows without a loss, in sentences without their point."""
+    """Says what can be done about rows without a loss: sentences without a full stop."""
     reasons, found = totals.reasons, []
     if reasons["no_null_option"]:
         trained = "is trained in this checkpoint" if about["null_trained"] else "must be trained in the checkpoint"
@@ -150,8 +151,8 @@ def hints(totals: Totals, about: Mapping[str, Any]) -> list[str]:
         )
     if reasons["gold_blank"]:
         found.append(
-            f"{reasons['gold_blank']} rows have a blank gold: unanswerable questions have empty lists, as "
-            "`python -m pipeline.convert import` writes them, and a loss with --null on"
+            f"{reasons['gold_blank']} rows have a blank gold: unanswerable questions have empty lists "
+            "(`python -m pipeline.convert import` writes them), and a loss with --null on"
         )
     for name, count in nearly_aligned(totals).items():
         found.append(f"{count} misaligned golds differ from the text at their start only in {name}")
@@ -159,8 +160,9 @@ def hints(totals: Totals, about: Mapping[str, Any]) -> list[str]:
 
 
 def nearly_aligned(totals: Totals) -> dict[str, int]:
-    """Misaligned golds by what alone they differ in from the text at their start, see `model.golds.differs_only_in`."""
-    return {name.removeprefix(NEAR): count for name, count in sorted(totals.counts.items()) if name.startswith(NEAR)}
+    """Counts misaligned golds by what `model.golds.differs_only_in` says of them."""
+    counts = sorted(totals.counts.items())
+    return {name.removeprefix(NEAR): count for name, count in counts if name.startswith(NEAR)}
 
 
 def corrections_report(totals: Totals, digest: str | None, ids: Sequence[str]) -> dict[str, Any]:
@@ -195,7 +197,7 @@ def audit_report(totals: Totals, about: Mapping[str, Any], corrections: Sequence
             "objective": "categorical: nll = nll_start + nll_end, negative log-likelihoods in nats of the start and the end "
             "network (Xiao & Zhu, arXiv:2501.09223, Eq. 1.24, summed); nll_per_token = nll / n as Eq. 1.24 is written; "
             f"tokenwise: binary cross-entropy over the n context tokens, link {configuration['link']}",
-            "unknown_text": "characters of the rows' contexts, and those in tokens that replace what the vocabulary lacks",
+            "unknown_text": "characters of the rows' contexts, and those in the token that replaces what the vocabulary lacks",
             "support": "the context's tokens; padding, question and special tokens never count",
             "normaliser": "one softmax over the passage's tokens, each with the logits of the window that owns it"
             + (", and the null option's" if null else "")
@@ -205,8 +207,9 @@ def audit_report(totals: Totals, about: Mapping[str, Any], corrections: Sequence
             "likely_tokens": f"of a list's first {WITH_TOKENS} examples: [start, end, start probability, end probability], "
             f"code points of the context and one softmax over the passage; the {TOPS} likeliest of each network from "
             f"{LEAST_PROBABILITY}, null where a token is not among them",
-            "f1": "words are split at blanks, so that it is all but exact match in languages that are written without "
-            f"({UNSPACED}); character_f1 takes each character of their scripts for a word, and is f1 elsewhere",
+            "f1": "words are split at blanks, so it almost equals exact match in languages that are "
+            f"written without them ({UNSPACED}); character_f1 counts each character of their scripts "
+            "as a word, and equals f1 elsewhere",
             "misaligned": "the text at a gold's start is another: never moved, counted apart where it differs only in case, in "
             "blanks (also before and after the gold) or in Unicode normal form",
             "several_golds": "nll: the first; min_nll: the gold of least loss; marginals: over the distinct golds",

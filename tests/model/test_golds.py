@@ -162,7 +162,7 @@ def test_places_are_of_the_texts_and_not_of_their_tokens() -> None:
     windows.passages.char_end[:] = 9
     golds = read_golds([answers(("bc", 1), ("d e ", 3), ("bc", 1), ("x", 0))], ["abcd e fg"], np.array([0]), windows)
     assert spans(golds, 0) == [(0, 0, 0)]
-    assert golds.places == [[(1, 3), (3, 6)]]
+    assert golds.char_spans == [[(1, 3), (3, 6)]]
 
 
 def test_rows_that_ask_the_same_pair_share_golds() -> None:
