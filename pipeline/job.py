@@ -18,7 +18,7 @@ import pyarrow as pa
 from apache_beam.options.pipeline_options import DirectOptions, GoogleCloudOptions, PipelineOptions, WorkerOptions
 
 from model.audit import AUDIT_SCHEMA
-from model.checkpoint import CheckpointError
+from model.checkpoint import CheckpointError, read_settings
 from model.columns import ANSWER_SCHEMA
 from model.pairs import WindowLimits
 from model.prediction import Decoding
@@ -59,6 +59,7 @@ class Job:
     texts          those that must hold text
     read           which of the columns are the question, the context and the golds
     configuration  what changes answers or boundaries, by name of its option
+    null_trained   whether the checkpoint says that its null option is trained
     alone          whether one local worker does all of it, so that nothing needs to be spread
     """
 
@@ -82,6 +83,7 @@ class Job:
     max_failed_fraction: float
     accelerator: str
     configuration: dict[str, Any]
+    null_trained: bool
     alone: bool
 
     @property
@@ -102,6 +104,7 @@ class Job:
             "stage": stage,
             "configuration": self.configuration_of(stage),
             "model": self.model,
+            "null_trained": self.null_trained,
             "input_files": len(self.files),
             "versions": {"python": platform.python_version(), **_versions()},
         }
@@ -194,6 +197,7 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
             "suspects": suspects,
             "corrections": corrections_digest,
         },
+        null_trained=read_settings(span_reader.reader.folder).null_trained,
         alone=is_local(beam_options) and workers(beam_options) == 1,
     )
 

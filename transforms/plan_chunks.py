@@ -47,11 +47,11 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 ANSWERS = "struct<text: list<string>, answer_start: list<int32>> or list<struct<text: string, answer_start: int32>>"
-"""The types of gold answers, for messages. Widths of strings, lists and integers are free."""
+"""The types of gold answers, for messages. Strings, lists and integers may have any width."""
 
 
 def is_answers(kind: pa.DataType) -> bool:
-    """Whether a column of this type holds gold answers: a struct of lists, or a list of structs, see ANSWERS."""
+    """Whether a column of this type holds gold answers, see ANSWERS."""
     structs = _item_type(kind)
     fields = kind if structs is None else structs
     if not (pa.types.is_struct(fields) and {field.name for field in fields} >= {"text", "answer_start"}):
@@ -65,7 +65,10 @@ def is_answers(kind: pa.DataType) -> bool:
 
 
 def _item_type(kind: pa.DataType) -> pa.DataType | None:
-    """The type of the items of a list; None for other types, also for lists of a fixed size: rows have any number of golds."""
+    """Returns the type of a list's items, None for other types.
+
+    Lists of a fixed size are among these: rows have any number of golds.
+    """
     return kind.value_type if pa.types.is_list(kind) or pa.types.is_large_list(kind) else None
 
 
