@@ -214,12 +214,45 @@ def differs_only_in(context: str, text: str, start: int) -> str:
 def locate_gold(context: str, text: str) -> tuple[int | None, str]:
     """The start of a gold that comes without one, None if it has no place, and what is to be said of it.
 
-    gold_located: it stands in the context once; gold_absent: nowhere, or it is blank; gold_ambiguous: more than once.
+    gold_located: it stands in the context once as a word or words of its own; gold_ambiguous: more than once;
+    gold_inside_word: only inside longer words or numbers, as "ten" in "often"; gold_absent: nowhere, or it is blank.
     """
+    whole, inside = None, False
     start = context.find(text) if text.strip() else -1
-    if start < 0:
-        return None, "gold_absent"
-    return (None, "gold_ambiguous") if context.find(text, start + 1) >= 0 else (start, "gold_located")
+    while start >= 0:
+        if _inside_word(context, start, start + len(text)):
+            inside = True
+        elif whole is not None:
+            return None, "gold_ambiguous"
+        else:
+            whole = start
+        start = context.find(text, start + 1)
+    if whole is not None:
+        return whole, "gold_located"
+    return None, "gold_inside_word" if inside else "gold_absent"
+
+
+_NO_BLANKS = re.compile(
+    "[\u0e00-\u0fff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u1950-\u19df\u1a20-\u1aaf\u1b00-\u1b7f\u2e80-\ua4cf"
+    "\ua960-\ua9ff\uaa60-\uaa7f\uac00-\ud7ff\uf900-\ufaff\uff66-\uffdc\U0001b000-\U0001b2ff\U00020000-\U0003ffff]"
+)
+"""Letters of scripts that write words without blanks between them (Thai, Lao, Tibetan, Burmese, Khmer, Chinese, Japanese, ...),
+or endings and particles onto them (Korean)."""
+_INSIDE_NUMBER = re.compile(r"\d[.,]\d")
+
+
+def _inside_word(context: str, start: int, end: int) -> bool:
+    """Whether a span starts or ends within a word, a number or a character of several code points."""
+    for at in (start, end):
+        before, after = context[at - 1 : at], context[at : at + 1]
+        if not before or not after:
+            continue
+        if after in "\u200d" or before == "\u200d" or unicodedata.category(after).startswith("M"):
+            return True
+        joined = all((each.isalnum() or each == "_") and not _NO_BLANKS.match(each) for each in (before, after))
+        if joined or any(_INSIDE_NUMBER.match(context, max(at - back, 0)) for back in (1, 2)):
+            return True
+    return False
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.golds import Golds, differs_only_in, gold_tokens, gold_views, read_golds
+from model.golds import Golds, differs_only_in, gold_tokens, gold_views, locate_gold, read_golds
 from model.tokenizer import Passages, Tokenizer
 from model.windows import Windows
 from tests.checkpoints import Checkpoint, joined_emoji_tokenizer
@@ -298,3 +298,29 @@ def test_every_window_sees_the_golds_of_its_pair(lengths: list[int], rows: list[
         seen = views.window[views.bounds[window] : views.bounds[window + 1]]
         assert (seen == window).all()
     assert views.bounds[-1] == len(expected)
+
+
+@pytest.mark.parametrize(
+    ("context", "text", "place"),
+    [
+        ("Otto often mends nets.", "ten", (None, "gold_inside_word")),
+        ("Otto often mends ten nets.", "ten", (17, "gold_located")),
+        ("ten nets, ten boats", "ten", (None, "gold_ambiguous")),
+        ("The order of 12016 nets", "2016", (None, "gold_inside_word")),
+        ("It weighs 1,340.5 kg", "340", (None, "gold_inside_word")),
+        ("It weighs 340. Then", "340", (10, "gold_located")),
+        ("Ada's lamp", "Ada", (0, "gold_located")),
+        ("a_b", "a", (None, "gold_inside_word")),
+        ("cafe\u0301", "cafe", (None, "gold_inside_word")),
+        ("👩\u200d🚒", "👩", (None, "gold_inside_word")),
+        ("在湖边，老张修了一座木桥", "老张", (4, "gold_located")),
+        ("新しいiPhoneです", "iPhone", (3, "gold_located")),
+        ("서울에서 만났다", "서울", (0, "gold_located")),
+        ("นกร้องเพลงริมบึงยามเช้า", "ริมบึง", (10, "gold_located")),
+        ("Ada left.", "Ben", (None, "gold_absent")),
+        ("Ada left.", " ", (None, "gold_absent")),
+    ],
+)
+def test_a_gold_without_a_start_is_a_word_of_its_own(context: str, text: str, place: tuple[int | None, str]):
+    """Where words have blanks around them; other scripts have none."""
+    assert locate_gold(context, text) == place
