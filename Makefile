@@ -13,8 +13,9 @@ MORE = $(TRAIN),$(DATA)/train_auxiliary.parquet --shared_normalisation --epochs 
 TRAINED ?= out/model
 MINUTES ?= 75
 ROWS ?= 2000
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 
-.PHONY: venv demo test quick torture advisories lint docs check model bench dataflow-graph airflow clean
+.PHONY: venv demo test coverage quick torture advisories lint docs check model bench dataflow-graph airflow clean
 
 venv: $(INSTALLED)  ## what everything else needs
 
@@ -23,7 +24,10 @@ demo: $(INSTALLED)  ## annotate the bundled sample with the bundled model, and s
 	$(BIN)/python -m pipeline.show out/demo
 
 test: $(INSTALLED)  ## all tests
-	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --cov --cov-report=term
+	$(BIN)/pytest $(PARALLEL)
+
+coverage: $(INSTALLED)  ## all tests, and which lines none of them runs; half as much time again
+	$(BIN)/pytest $(PARALLEL) --cov --cov-report=term
 
 torture: $(INSTALLED)  ## kills, faults and damaged files by the thousand: an hour or so
 	$(BIN)/pytest -m torture -v -s

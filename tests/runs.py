@@ -45,7 +45,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 600) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds:.0f} s"
-        time.sleep(0.02)
+        time.sleep(0.05)
 
 
 def write_input(path: Path, table: pa.Table, **options: Any) -> Path:

@@ -207,7 +207,7 @@ class TestEnds:
     def test_a_signal_ends_a_run_at_once_and_the_next_one_goes_on(
         self, tmp_path: Path, bert_folder: Path, annotate: Annotate, monkeypatch: pytest.MonkeyPatch
     ):
-        rows = 1600
+        rows = 800
         write_input(tmp_path / "in.parquet", examples(rows))
         for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)):
             started = time.monotonic()

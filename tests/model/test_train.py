@@ -29,8 +29,8 @@ SAMPLE = Path(__file__).parents[2] / "pipeline" / "sample" / "sample.parquet"
 
 def options(base: Path, output: Path, **changed: Any) -> argparse.Namespace:
     parsed = make_parser().parse_args(["--train", str(SAMPLE), "--output", str(output), "--base", str(base)])
-    defaults = {"epochs": 0.2, "warmup": 1, "learning_rate": 3e-3, "average": 0.5, "max_length": 128, "overlap": 32}
-    for name, value in {**defaults, "log_seconds": 0.0, "save_minutes": 0.0, **changed}.items():
+    defaults = {"epochs": 0.05, "warmup": 1, "learning_rate": 3e-3, "average": 0.5, "max_length": 128, "overlap": 32}
+    for name, value in {**defaults, "batch_tokens": 1024, "log_seconds": 0.0, **changed}.items():
         assert hasattr(parsed, name)
         setattr(parsed, name, value)
     return parsed
@@ -45,7 +45,7 @@ def trained(bert_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 def test_the_loss_falls(bert_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", "spanmill.train"):
-        train(options(bert_folder, tmp_path, epochs=0.6))
+        train(options(bert_folder, tmp_path, epochs=0.15))
     losses = [record.args[2] for record in caplog.records if record.args and "loss" in record.msg]
     assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
 
@@ -62,7 +62,7 @@ def test_the_folder_is_a_checkpoint_with_settings_of_its_own(trained: Path) -> N
 def test_a_run_that_was_cut_off_goes_on_to_the_same_weights(
     trained: Path, bert_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taught: bool
 ) -> None:
-    changed = {"teacher": str(trained)} if taught else {}
+    changed = {"save_minutes": 0.0, **({"teacher": str(trained)} if taught else {})}
     train(options(bert_folder, tmp_path / "whole", **changed))
     calls = 0
 
@@ -86,7 +86,7 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_weights(
 
 @pytest.mark.parametrize("changed", [{"objective": "tokenwise", "link": "sigmoid"}, {"shared_normalisation": True}])
 def test_other_objectives_train_too(bert_folder: Path, tmp_path: Path, changed: dict[str, Any]) -> None:
-    result = train(options(bert_folder, tmp_path, eval=str(SAMPLE), eval_every_nth=40, epochs=0.1, **changed))
+    result = train(options(bert_folder, tmp_path, eval=str(SAMPLE), eval_every_nth=40, epochs=0.025, **changed))
     assert 0 <= result["em"] <= result["f1"] <= 100
     assert read_settings(tmp_path).link == changed.get("link", "softmax")
 

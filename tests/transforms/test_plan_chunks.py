@@ -56,7 +56,7 @@ def chunks_of(runs: list[ChunkRun]) -> list[ChunkSpec]:
     runs=st.integers(1, 9),
     limit=st.none() | st.integers(0, 120),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_chunks_partition_the_rows_whatever_the_run_length(groups: list[int], rows: int, runs: int, limit: int | None):
     metadata = metadata_of(groups)
     held = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
