@@ -17,7 +17,7 @@ import torch
 from model import cuda_network
 from model.batching import Batch, assemble, to_device
 from model.checkpoint import CheckpointError, Location, digest, refuse_unsafe
-from model.cpu_network import quicken
+from model.cpu_network import multiplies_bfloat16, quicken
 from model.lanes import lanes_of
 from model.tokenizer import Tokenizer
 from model.windows import cut_windows
@@ -86,9 +86,9 @@ class CheckpointReader:
 
     location  where the checkpoint is
     digest    of its files, checked when it is loaded ("" checks nothing)
-    device    "auto" (CUDA if there is one), "cpu", "cuda" or "cuda:N"
+    device    "auto" (CUDA if there is one that works), "cpu", "cuda" or "cuda:N"
     dtype     of the encoder: "float32", "bfloat16" or "float16"; the start and end networks always compute in float32
-    compile   whether to pass the network through torch.compile
+    compile   whether to pass the network through torch.compile, where it can
     """
 
     location: Location
@@ -130,7 +130,7 @@ class CheckpointReader:
         return self._network(batch)
 
     def lanes(self) -> int:
-        return lanes_of(self._network.device) if self._network.stateless and not self.compile else 1
+        return lanes_of(self._network.device) if self._network.stateless else 1
 
     def positions(self) -> int | None:
         """How many tokens a window may have for the network's position embeddings; None if it has no limit."""
@@ -148,11 +148,22 @@ class CheckpointReader:
 def resolve_device(device: str) -> torch.device:
     """The torch device of `--device`. Raises ValueError for one that this machine does not have."""
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cuda" if torch.cuda.is_available() and _cuda_computes() else "cpu")
     resolved = torch.device(device)
     if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device {device!r}: this machine has {torch.cuda.device_count()} CUDA devices")
     return resolved
+
+
+@cache
+def _cuda_computes() -> bool:
+    """Whether the first CUDA device multiplies: one may be there that this torch has no code for, or that others hold."""
+    try:
+        torch.ones(8, 8, device="cuda").mm(torch.ones(8, 8, device="cuda")).cpu()
+    except (RuntimeError, AssertionError) as error:  # AssertionError: this torch was built without CUDA
+        _log.warning("--device auto: the CUDA device can't be used, the CPU is (%s)", str(error).splitlines()[0])
+        return False
+    return True
 
 
 def resolve_dtype(dtype: str, device: str) -> str:
@@ -167,12 +178,12 @@ def bfloat16_is_faster(device: torch.device) -> bool:
     """Whether the device computes in bfloat16, and (a CPU) by far faster than in float32.
 
     A CPU's instruction sets don't tell: with AVX-512 BF16 it is by far the faster on one maker's cores, and by far the slower
-    on another's (benchmarks/LOG.md). So one product of an encoder's size is timed, the least of some turns; 0.8 asks for
-    enough that the same machine always says the same.
+    on another's (benchmarks/LOG.md), and oneDNN may be kept from using it. So one product of an encoder's size is timed, the
+    least of some turns; 0.8 asks for enough that the same machine always says the same.
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    if not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
+    if not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()) or not multiplies_bfloat16():
         return False
     least = {torch.float32: float("inf"), torch.bfloat16: float("inf")}
     for _ in range(7):
@@ -219,21 +230,22 @@ class _Network:
         self.vocabulary = _vocabulary(network, folder)
         self.positions = position_limit(network)
         self.padding: int | None = getattr(network.config, "pad_token_id", None)
-        self.stateless = network.config.model_type in _STATELESS
         self.device = device
         for module in network.modules():
             # In half precision a head's own rounding would tie neighbouring spans: its few weights compute in float32.
             if isinstance(module, torch.nn.Linear) and module.out_features == 2:
                 module.float().register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
         network = network.to(device).eval()
-        if device.type == "cpu" and not compile:  # a compiler packs and fuses by itself
+        compiled = _compiled(network) if compile else None
+        if device.type == "cpu" and compiled is None:  # a compiler packs and fuses by itself
             quicken(network)
         if device.type == "cuda":
             cuda_network.run_ahead(network)
         self.maskless = network.config._attn_implementation == cuda_network.ATTENTION
         self.folder, self.dtype = folder, dtype
         self.one_length = False
-        self.forward = torch.compile(network, dynamic=True) if compile else network
+        self.forward: Any = network if compiled is None else compiled
+        self.stateless = network.config.model_type in _STATELESS and compiled is None
 
     def try_on(self, tokenizer: Tokenizer) -> None:
         """Calls the network with real pairs, a short and a long one. Raises CheckpointError if it can't answer.
@@ -312,6 +324,22 @@ def _vocabulary(network: PreTrainedModel, folder: Path) -> int:
         return len(network.get_input_embeddings().weight)
     except (AttributeError, NotImplementedError, TypeError) as error:
         raise CheckpointError(f"the network in {folder} has no embedding of tokens: {type(network).__name__}") from error
+
+
+def _compiled(network: PreTrainedModel) -> Any:
+    """The network as torch.compile makes it, or None where it can't: it needs a C++ compiler (on a GPU, Triton).
+
+    torch compiles at the first call, here, so that it doesn't fail once per window.
+    """
+    tokens = torch.zeros((2, 16), dtype=torch.int64, device=network.device)
+    compiled = torch.compile(network, dynamic=True)
+    try:
+        with torch.inference_mode():
+            compiled(input_ids=tokens, attention_mask=torch.ones_like(tokens), return_dict=True)
+    except Exception as error:
+        _log.warning("--compile: torch.compile can't, the network runs as it is: %s", str(error).strip().splitlines()[0])
+        return None
+    return compiled
 
 
 def position_limit(network: torch.nn.Module) -> int | None:

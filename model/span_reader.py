@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +13,8 @@ from model.columns import NotUTF8, answer_columns, is_utf8
 from model.pairs import WindowLimits, cut_pairs
 from model.prediction import Decoding, decide, predict
 from model.reader import DTYPES, CheckpointReader, resolve_device, resolve_dtype, shared
+
+_log = logging.getLogger("spanmill")
 
 Texts = list[str] | tuple[str, ...]
 
@@ -207,13 +210,19 @@ def _reader(location: Location, device: str, dtype: str, compile: bool) -> Check
     folder = location.folder()
     found = digest(folder)
     try:
-        dtype = resolve_dtype(dtype, device)
+        chosen = resolve_dtype(dtype, device)
         resolve_device(device)
     except (ValueError, RuntimeError) as error:
         raise SettingError(f"device={device}: {error}") from error
-    reader = CheckpointReader(location.pinned(folder, found), found, device, dtype, compile)
-    reader = shared(reader)
-    reader.load()
+    reader = shared(CheckpointReader(location.pinned(folder, found), found, device, chosen, compile))
+    try:
+        reader.load()
+    except CheckpointError as error:  # some networks can't in half precision, whatever the device can
+        if dtype != "auto" or chosen == "float32":
+            raise
+        _log.info("dtype auto: %s; trying float32", error)
+        reader = shared(replace(reader, dtype="float32"))
+        reader.load()
     tokenizer = reader.tokenizer()
     if None not in (tokenizer.padding, reader.padding()) and tokenizer.padding != reader.padding():
         raise CheckpointError(

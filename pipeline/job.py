@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import logging
 import math
 import os
 import platform
@@ -36,6 +37,8 @@ from transforms.relabel import Correction, CorrectionsError, read_corrections
 from transforms.storage import StorageError, absolute, find_inputs, join, lies_below, open_parquet, read, split_names
 from transforms.stored_folder import StoredFolder
 from transforms.write_chunk import OutputColumns
+
+_log = logging.getLogger("spanmill")
 
 SAMPLE = os.path.join(os.path.dirname(__file__), "sample", "sample.parquet")
 """What `--input bundled` reads."""
@@ -145,7 +148,7 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
     expected, columns = _columns(files[0], options, audited)
     expected = _widened(expected, files[1:_MOST_FOOTERS])
 
-    span_reader = _span_reader(options, options.device if is_local(beam_options) else "cpu")  # workers' devices are not here
+    span_reader = _span_reader(options, is_local(beam_options))
     slices = tuple(split_names(options.slice_by or ""))
     built_in = sorted(set(slices) & set(SLICES))
     if built_in:
@@ -160,7 +163,7 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
         expected=expected,
         texts=(options.question_column, options.context_column),
         chunk_size=chunk_size,
-        reader=replace(span_reader.reader, device=options.device),
+        reader=span_reader.reader,
         limits=span_reader.limits,
         read=InputColumns(options.question_column, options.context_column, options.answers_column if audited else ""),
         decoding=decoding,
@@ -320,23 +323,37 @@ def _schema(file: InputFile) -> pa.Schema | None:
         return None
 
 
-def _span_reader(options: argparse.Namespace, device: str) -> SpanReader:
-    """The checkpoint with its settings, loaded once on a device of this machine to see that it can be.
+def _span_reader(options: argparse.Namespace, local: bool) -> SpanReader:
+    """The checkpoint with its settings, loaded once to see that it can be.
 
+    Workers elsewhere have other devices and cores: nothing is decided by those of this machine, whose CPU only checks.
     Raises CheckpointError, TokenizerError, Refused.
     """
-    elsewhere = device == "cpu" and options.device.startswith("cuda")
-    if elsewhere and options.dtype == "auto":
+    if local:
+        return _loaded(options, options.device, options.dtype, options.compile)
+    if options.device.startswith("cuda") and options.dtype == "auto":
         raise Refused(
             "--dtype=auto: the workers' CUDA devices can't be asked from here; give float32, or bfloat16 from Ampere on"
         )
+    dtype = "float32" if options.dtype == "auto" else options.dtype
+    try:
+        loaded = _loaded(options, "cpu", dtype)
+    except CheckpointError as error:
+        if not isinstance(error.__cause__, NotImplementedError):
+            raise
+        _log.info("--dtype=%s: this machine's CPU can't compute in it, the checkpoint is checked in float32 (%s)", dtype, error)
+        loaded = _loaded(options, "cpu", "float32")
+    return replace(loaded, reader=replace(loaded.reader, device=options.device, dtype=dtype, compile=options.compile))
+
+
+def _loaded(options: argparse.Namespace, device: str, dtype: str, compile: bool = False) -> SpanReader:
     try:
         return SpanReader.load(
             StoredFolder(options.model) if "://" in options.model else options.model,
             device=device,
-            dtype=options.dtype,
-            compile=options.compile,
-            batch_tokens=options.batch_tokens or (CUDA_BATCH_TOKENS if elsewhere else None),
+            dtype=dtype,
+            compile=compile,
+            batch_tokens=options.batch_tokens or (CUDA_BATCH_TOKENS if options.device.startswith("cuda") else None),
             max_length=options.max_length,
             overlap=options.overlap,
             max_question=options.max_question,

@@ -16,7 +16,7 @@ from model.batching import Batch, assemble
 from model.checkpoint import CheckpointError, LocalFolder, digest
 from model.columns import answer_columns
 from model.prediction import Decoding, predict
-from model.reader import CheckpointReader, resolve_device, resolve_dtype, shared
+from model.reader import CheckpointReader, _cuda_computes, bfloat16_is_faster, resolve_device, resolve_dtype, shared
 from model.spans import merge_windows
 from model.windows import Windows, cut_windows
 from tests.checkpoints import OTHERS, Architecture, Checkpoint
@@ -320,6 +320,51 @@ def test_devices_and_dtypes_are_resolved() -> None:
         resolve_device("cuda:99")
     assert resolve_dtype("float16", "cpu") == "float16"
     assert resolve_dtype("auto", "cpu") in ("float32", "bfloat16")
+
+
+def test_auto_takes_no_bfloat16_that_onednn_does_not_multiply(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the core has is not what oneDNN may use: ONEDNN_MAX_CPU_ISA, another torch."""
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    with torch.backends.mkldnn.flags(enabled=False):
+        assert not bfloat16_is_faster.__wrapped__(torch.device("cpu"))
+
+
+def test_auto_takes_no_cuda_device_that_does_not_compute(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def ones(*_: int, device: str) -> torch.Tensor:
+        raise RuntimeError("CUDA error: no kernel image is available for execution on the device\nCompile with ...")
+
+    _cuda_computes.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: True)
+        patch.setattr(torch, "ones", ones)
+        assert resolve_device("auto") == torch.device("cpu")
+    _cuda_computes.cache_clear()
+    assert [message for message in caplog.messages if "can't be used" in message] == [
+        "--device auto: the CUDA device can't be used, the CPU is "
+        "(CUDA error: no kernel image is available for execution on the device)"
+    ]
+
+
+@pytest.mark.slow
+def test_without_a_compiler_a_network_runs_as_it_is(
+    bert_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """torch compiles at the first call: it must be made when the checkpoint is loaded, not once per window."""
+    import torch._inductor.config as inductor
+
+    monkeypatch.setattr(inductor.cpp, "cxx", (None, "/nowhere/g++"))
+    plain = CheckpointReader(LocalFolder(str(bert_folder)), device="cpu")
+    reader = CheckpointReader(LocalFolder(str(bert_folder)), device="cpu", compile=True)
+    reader.load()
+    assert "--compile: torch.compile can't, the network runs as it is: " in caplog.text
+    assert "/nowhere/g++" in caplog.text
+    tokens = torch.arange(24).reshape(2, 12) + 5
+    with torch.inference_mode():
+        found, expected = (each._network.forward(input_ids=tokens).start_logits for each in (reader, plain))
+    torch.testing.assert_close(found, expected)
+    assert reader.lanes() == plain.lanes()
 
 
 # Refusals

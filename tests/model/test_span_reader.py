@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import pickle
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from model.checkpoint import CheckpointError
 from model.columns import ANSWER_SCHEMA
 from model.span_reader import Answer, SettingError
 from pipeline.job import SAMPLE
+from tests.checkpoints import ARCHITECTURES
 from tests.runs import read_parts, read_rejections, run, write_input
 from transforms.stored_folder import StoredFolder
 
@@ -202,3 +204,20 @@ def test_importing_model_is_cheap():
         "except AttributeError: sys.exit(7)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent.parent).returncode == 7
+
+
+def test_auto_is_float32_for_a_network_that_can_not_compute_in_less(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """transformers keeps XLNet's relative positions in float32, whatever the core is fast at."""
+    (kind,) = [each for each in ARCHITECTURES if each.name == "xlnet"]
+    folder = str(kind.build(tmp_path / "xlnet"))
+    monkeypatch.setattr("model.reader.bfloat16_is_faster", lambda _: True)
+    with caplog.at_level(logging.INFO, "spanmill"):
+        reader = SpanReader.load(folder, device="cpu")
+    assert reader.reader.dtype == "float32"
+    assert "dtype auto: " in caplog.text
+    assert "can't read tokens in torch.bfloat16" in caplog.text
+    assert reader.answer("Who?", "Ada waved.").status == "answered"
+    with pytest.raises(CheckpointError, match=r"can't read tokens in torch\.bfloat16"):
+        SpanReader.load(folder, device="cpu", dtype="bfloat16")
