@@ -34,16 +34,16 @@ try:
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions
 
-    from pipeline import compare, duplicates
-    from pipeline.dates import each_day
+    from pipeline import compare
     from pipeline.graph import build
-    from pipeline.identity import claim, claimed_outputs
-    from pipeline.job import resolve
-    from pipeline.options import BeamOptions, Refused, parse
-    from pipeline.progress import progress
-    from pipeline.runners import feed_gpu, is_local, is_template, make_runner
-    from pipeline.summary import accounting, audit_figures, comparison_figures, duplicate_figures
-    from pipeline.terminal import printable
+    from pipeline.job.dates import each_day
+    from pipeline.job.identity import claim, claimed_outputs
+    from pipeline.job.job import duplicates, resolve
+    from pipeline.job.options import BeamOptions, Refused, parse
+    from pipeline.job.runners import feed_gpu, is_local, is_template, make_runner
+    from pipeline.looks.progress import progress
+    from pipeline.looks.summary import accounting, audit_figures, comparison_figures, duplicate_figures
+    from pipeline.looks.terminal import printable
     from transforms.find_duplicates import DUPLICATES
     from transforms.storage import join, read, sweep_temporary
     from transforms.write_comparison import COMPARISON

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from model.metrics import grade
+from model.audit.metrics import grade
 from transforms.storage import list_names
 
 

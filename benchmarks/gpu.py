@@ -25,10 +25,10 @@ import torch
 
 from benchmarks.machine import describe
 from benchmarks.prepared import prepare
-from model.batching import assemble, plan_batches
 from model.checkpoint import LocalFolder
-from model.reader import CheckpointReader
-from model.training_data import make_examples, read_rows
+from model.reading.batching import assemble, plan_batches
+from model.reading.reader import CheckpointReader
+from model.training.data import make_examples, read_rows
 
 BUNDLED = Path(__file__).parent.parent / "model" / "bundled"
 SHAPES = {"bert-base": (768, 12, 12, 3072), "bert-large": (1024, 24, 16, 4096)}

@@ -28,8 +28,8 @@ import pyarrow.parquet as pq
 def write_tokens(options: argparse.Namespace) -> None:
     from benchmarks.token_probabilities import token_probabilities
     from model.checkpoint import Bundled
-    from model.pairs import WindowLimits
-    from model.reader import CheckpointReader
+    from model.reading.pairs import WindowLimits
+    from model.reading.reader import CheckpointReader
     from transforms.make_windows import InputColumns, make_windows
     from transforms.records import Chunk, ChunkSpec
 

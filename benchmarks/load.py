@@ -23,8 +23,8 @@ import torch
 
 from benchmarks.prepared import prepare
 from benchmarks.synthetic import batches
-from model.batching import Batch
-from model.tokenizer import Tokenizer
+from model.reading.batching import Batch
+from model.reading.tokenizer import Tokenizer
 from tests.checkpoints import build_bert
 
 

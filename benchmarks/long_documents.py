@@ -15,13 +15,13 @@ import argparse
 import numpy as np
 import torch
 
-from model.batching import assemble, plan_batches
+from model.audit.metrics import grade
+from model.audit.objective import log_normaliser
 from model.checkpoint import LocalFolder
-from model.metrics import grade
-from model.objective import log_normaliser
-from model.reader import CheckpointReader
-from model.spans import decode_windows
-from model.training_data import make_examples, read_rows
+from model.reading.batching import assemble, plan_batches
+from model.reading.reader import CheckpointReader
+from model.reading.spans import decode_windows
+from model.training.data import make_examples, read_rows
 
 
 def main() -> None:

@@ -21,15 +21,15 @@ import torch
 from transformers import AutoModelForQuestionAnswering
 
 from benchmarks.serve import serve
-from model.batching import Batch, assemble, plan_batches
+from model.audit.metrics import grade
+from model.backends.lanes import in_lanes
 from model.checkpoint import LocalFolder
-from model.lanes import in_lanes
-from model.metrics import grade
-from model.prediction import Decoding, predict
-from model.reader import CheckpointReader, Reader, takes_types
-from model.spans import PassageSpans, merge_windows
-from model.tokenizer import Tokenizer
-from model.training_data import best_texts, make_examples, read_rows
+from model.reading.batching import Batch, assemble, plan_batches
+from model.reading.prediction import Decoding, predict
+from model.reading.reader import CheckpointReader, Reader, takes_types
+from model.reading.spans import PassageSpans, merge_windows
+from model.reading.tokenizer import Tokenizer
+from model.training.data import best_texts, make_examples, read_rows
 
 NAMES = ("input_ids", "attention_mask", "token_type_ids")
 

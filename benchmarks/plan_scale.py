@@ -24,9 +24,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipeline.identity import claim, input_ranges
-from pipeline.job import Job, resolve
-from pipeline.options import parse
+from pipeline.job.identity import claim, input_ranges
+from pipeline.job.job import Job, resolve
+from pipeline.job.options import parse
 from transforms.plan_chunks import list_files, plan_chunks
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import apache_beam as beam
 
 from pipeline.graph import build
-from pipeline.identity import claim
-from pipeline.job import Job, resolve
-from pipeline.options import BeamOptions, parse
-from pipeline.runners import make_runner
+from pipeline.job.identity import claim
+from pipeline.job.job import Job, resolve
+from pipeline.job.options import BeamOptions, parse
+from pipeline.job.runners import make_runner
 
 
 def prepare(

@@ -8,11 +8,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from model.batching import Batch
-from model.prediction import each_batch
-from model.reader import Reader
-from model.tokenizer import Ragged
-from model.windows import Windows
+from model.reading.batching import Batch
+from model.reading.prediction import each_batch
+from model.reading.reader import Reader
+from model.reading.tokenizer import Ragged
+from model.reading.windows import Windows
 
 
 def token_probabilities(reader: Reader, windows: Windows, batch_tokens: int) -> tuple[Ragged, np.ndarray]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from model.span_reader import SpanReader
+    from model.reading.span_reader import SpanReader
 
 __all__ = ["SpanReader"]
 
@@ -18,7 +18,7 @@ DISTRIBUTION = "spanmill"
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        from model import span_reader
+        from model.reading import span_reader
 
         return getattr(span_reader, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -18,15 +18,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from model.batching import Batch
+from model.audit.distributions import Calibration
+from model.audit.metrics import grade
 from model.checkpoint import LocalFolder, read_config, read_settings
-from model.distributions import Calibration
-from model.metrics import grade
-from model.prediction import Decoding, predict
-from model.reader import CheckpointReader, Reader, resolve_dtype
-from model.spans import PassageSpans, merge_windows
-from model.tokenizer import Tokenizer
-from model.training_data import best_texts, make_examples, read_rows
+from model.reading.batching import Batch
+from model.reading.prediction import Decoding, predict
+from model.reading.reader import CheckpointReader, Reader, resolve_dtype
+from model.reading.spans import PassageSpans, merge_windows
+from model.reading.tokenizer import Tokenizer
+from model.training.data import best_texts, make_examples, read_rows
 
 TEMPERATURES = 2.0 ** (np.arange(-16, 33) / 16)
 BATCH_TOKENS = 4096

@@ -20,15 +20,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from model.batching import Batch, assemble
+from model.audit.metrics import grade
 from model.checkpoint import Bundled, CheckpointError
-from model.distillation import Teacher, divergence
-from model.metrics import grade
-from model.prediction import Decoding, predict
-from model.reader import bfloat16_is_faster, takes_types
-from model.spans import merge_windows
-from model.tokenizer import Tokenizer, TokenizerError
-from model.training_data import (
+from model.reading.batching import Batch, assemble
+from model.reading.prediction import Decoding, predict
+from model.reading.reader import bfloat16_is_faster, takes_types
+from model.reading.spans import merge_windows
+from model.reading.tokenizer import Tokenizer, TokenizerError
+from model.training.data import (
     NULL,
     Examples,
     best_texts,
@@ -39,7 +38,8 @@ from model.training_data import (
     with_joined_passages,
     with_unanswerables,
 )
-from model.training_loss import normalised_positions, passage_loss, targets_of, window_loss
+from model.training.distillation import Teacher, divergence
+from model.training.loss import normalised_positions, passage_loss, targets_of, window_loss
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

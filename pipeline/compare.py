@@ -10,9 +10,9 @@ from typing import Any
 
 import apache_beam as beam
 
-from pipeline.duplicates import audit_configuration
-from pipeline.identity import claimed_outputs
-from pipeline.options import Refused
+from pipeline.job.duplicates import audit_configuration
+from pipeline.job.identity import claimed_outputs
+from pipeline.job.options import Refused
 from transforms.compare_audits import SCORE_COLUMNS, AuditSide, CompareAudits
 from transforms.records import InputFile
 from transforms.storage import StorageError, absolute, join, open_parquet, read

@@ -22,11 +22,11 @@ logging.getLogger().addHandler(logging.NullHandler())  # Beam warns of optional 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from model.columns import is_utf8
-from pipeline.options import Refused
-from pipeline.place_golds import OFFSETS, place_golds
-from pipeline.read_formats import READERS, FormatError, ImportedRow, Names
-from pipeline.write_formats import WRITERS
+from model.reading.columns import is_utf8
+from pipeline.formats.place_golds import OFFSETS, place_golds
+from pipeline.formats.read_formats import READERS, FormatError, ImportedRow, Names
+from pipeline.formats.write_formats import WRITERS
+from pipeline.job.options import Refused
 from transforms.storage import StorageError, absolute, building, open_file
 
 ANSWERS_TYPE = pa.struct([("text", pa.list_(pa.string())), ("answer_start", pa.list_(pa.int32()))])

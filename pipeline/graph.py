@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import apache_beam as beam
 
-from pipeline.duplicates import list_parts
-from pipeline.identity import claimed_outputs, input_ranges
-from pipeline.job import Job
+from pipeline.job.duplicates import list_parts
+from pipeline.job.identity import claimed_outputs, input_ranges
+from pipeline.job.job import Job
 from transforms.claim import Output
 from transforms.correct_golds import CorrectGolds
 from transforms.decode_answers import DecodeAnswers

@@ -21,12 +21,12 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from model.golds import answers_of
-from pipeline import where
-from pipeline.choose_rows import choose
-from pipeline.finished import FinishedRun, open_run
-from pipeline.options import Refused
-from pipeline.terminal import one_line
+from model.audit.golds import answers_of
+from pipeline.formats import where
+from pipeline.formats.choose_rows import choose
+from pipeline.formats.finished import FinishedRun, open_run
+from pipeline.job.options import Refused
+from pipeline.looks.terminal import one_line
 from transforms.report.passages import excerpts, pieces
 from transforms.storage import StorageError, absolute
 

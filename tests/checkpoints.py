@@ -44,7 +44,7 @@ from transformers import (
 )
 
 from model.checkpoint import LocalFolder
-from model.reader import CheckpointReader
+from model.reading.reader import CheckpointReader
 
 SAMPLE_SOURCES = Path(__file__).parent.parent / "pipeline" / "sample" / "source"
 

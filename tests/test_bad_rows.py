@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from model.checkpoint import LocalFolder
-from model.prediction import Decoding
-from model.reader import CheckpointReader
+from model.reading.prediction import Decoding
+from model.reading.reader import CheckpointReader
 from tests.checkpoints import ARCHITECTURES
 from tests.transforms.fakes import claimed, make_chunk
 from transforms.decode_answers import decode_answers

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from model.span_reader import SpanReader
+from model.reading.span_reader import SpanReader
 from tests.runs import examples, read_parts, read_rejections, write_input
 from tests.started import start
 

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-import model.prediction
+import model.reading.prediction
 import transforms.decode_answers
 import transforms.make_windows
 import transforms.measure_loss
@@ -101,8 +101,8 @@ def fail_last(patch: pytest.MonkeyPatch, module: ModuleType, name: str, rows: Ca
 
 IN_ONE_STAGE = {
     "reading golds": ("audit", "MakeWindows", transforms.make_windows, "read_golds", lambda answers, *_: len(answers)),
-    "placing golds": ("audit", "PredictSpans", model.prediction, "gold_views", lambda _, golds: len(golds.texts)),
-    "measuring": ("audit", "MeasureLoss", model.prediction, "measure_windows", lambda *given, **_: len(given[4].texts)),
+    "placing golds": ("audit", "PredictSpans", model.reading.prediction, "gold_views", lambda _, golds: len(golds.texts)),
+    "measuring": ("audit", "MeasureLoss", model.reading.prediction, "measure_windows", lambda *given, **_: len(given[4].texts)),
     "losses": ("audit", "MeasureLoss", transforms.measure_loss, "measure", lambda columns, *_: columns.num_rows),
     "answers": ("", "DecodeAnswers", transforms.decode_answers, "answer_columns", lambda *given: len(given[3])),
 }

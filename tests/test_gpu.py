@@ -10,11 +10,11 @@ import pyarrow as pa
 import pytest
 import torch
 
+from model.audit.golds import read_golds
 from model.checkpoint import LocalFolder
-from model.golds import read_golds
-from model.pairs import WindowLimits, cut_pairs
-from model.prediction import Decoding, predict
-from model.reader import CheckpointReader
+from model.reading.pairs import WindowLimits, cut_pairs
+from model.reading.prediction import Decoding, predict
+from model.reading.reader import CheckpointReader
 from tests.runs import read_manifest, read_parts, run
 
 pytestmark = [

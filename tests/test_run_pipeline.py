@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from model.columns import ANSWER_SCHEMA
+from model.reading.columns import ANSWER_SCHEMA
 from tests.runs import (
     Annotate,
     examples,

@@ -14,7 +14,7 @@ import apache_beam as beam
 from apache_beam.metrics import Metrics
 
 from model.checkpoint import CheckpointError
-from model.prediction import device_lost
+from model.reading.prediction import device_lost
 from transforms.claim import ClaimLost
 from transforms.records import Chunk, Receipt, failed_receipts
 from transforms.retries import take_retries

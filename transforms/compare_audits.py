@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import apache_beam as beam
 import pyarrow as pa
 
-from model.columns import as_texts
-from model.comparison import METRICS, Comparison, Score
-from model.slices import given_labels, slice_labels
+from model.audit.comparison import METRICS, Comparison, Score
+from model.audit.slices import given_labels, slice_labels
+from model.reading.columns import as_texts
 from transforms.storage import join, list_names, open_parquet
 
 _MEASURED = ("context_characters", "num_tokens", "num_windows", "golds", "gold_start", "gold_end")

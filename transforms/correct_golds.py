@@ -9,8 +9,8 @@ from typing import Any
 import apache_beam as beam
 import pyarrow as pa
 
-from model.columns import as_texts, read_texts
-from model.golds import locate_gold
+from model.audit.golds import locate_gold
+from model.reading.columns import as_texts, read_texts
 from transforms.chunk_step import ChunkStep
 from transforms.records import Chunk
 from transforms.relabel import Correction

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import apache_beam as beam
 
-from model.columns import answer_columns
-from model.prediction import Decoding, decide
+from model.reading.columns import answer_columns
+from model.reading.prediction import Decoding, decide
 from transforms.chunk_step import ChunkStep
 from transforms.records import AnsweredChunk, Outcome, PredictedChunk, Rejection
 
@@ -16,7 +16,7 @@ from transforms.records import AnsweredChunk, Outcome, PredictedChunk, Rejection
 def decode_answers(
     predicted: PredictedChunk, decoding: Decoding, null_threshold: float, annotate: bool = True
 ) -> AnsweredChunk:
-    """Merges windows to passages and decides between the best span and no answer, see `model.prediction.decide`.
+    """Merges windows to passages and decides between the best span and no answer, see `model.reading.prediction.decide`.
 
     With `annotate`, the outcome has annotate's columns. Rejections: those of earlier steps and of `decide`.
     """

@@ -10,7 +10,7 @@ from typing import Any
 
 import apache_beam as beam
 
-from model.columns import as_texts
+from model.reading.columns import as_texts
 from transforms.claim import Output
 from transforms.storage import open_parquet
 

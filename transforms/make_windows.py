@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 import apache_beam as beam
 import numpy as np
 
-from model.columns import each_value
-from model.golds import read_golds
-from model.pairs import WindowLimits, cut_pairs
-from model.reader import Reader, shared
-from model.tokenizer import Tokenizer
+from model.audit.golds import read_golds
+from model.reading.columns import each_value
+from model.reading.pairs import WindowLimits, cut_pairs
+from model.reading.reader import Reader, shared
+from model.reading.tokenizer import Tokenizer
 from transforms.chunk_step import ChunkStep
 from transforms.records import Chunk, Rejection, WindowedChunk
 
@@ -32,7 +32,7 @@ def make_windows(
 ) -> WindowedChunk:
     """Tokenizes every distinct text of the chunk once and cuts the passages of its distinct pairs into windows.
 
-    Rejections: the problems of `model.pairs.cut_pairs`.
+    Rejections: the problems of `model.reading.pairs.cut_pairs`.
     """
     questions, contexts = (each_value(chunk.table.column(name)) for name in (columns.question, columns.context))
     pairs = cut_pairs(questions, contexts, tokenizer, limits)

@@ -9,12 +9,12 @@ from typing import Any
 
 import apache_beam as beam
 
-from model.audit import audit_columns
-from model.columns import as_texts
-from model.golds import gold_views
-from model.losses import likely_tokens, passage_losses
-from model.prediction import Decoding
-from model.statistics import measure
+from model.audit.golds import gold_views
+from model.audit.losses import likely_tokens, passage_losses
+from model.audit.rows import audit_columns
+from model.audit.statistics import measure
+from model.reading.columns import as_texts
+from model.reading.prediction import Decoding
 from transforms.chunk_step import ChunkStep
 from transforms.decode_answers import reasons_of
 from transforms.make_windows import STAGE as GOLDS_READ_IN

@@ -7,13 +7,13 @@ from typing import Any
 
 from apache_beam.ml.inference.base import ModelHandler, PredictionResult
 
-from model.reader import shared
-from model.span_reader import SpanReader
+from model.reading.reader import shared
+from model.reading.span_reader import SpanReader
 from transforms.chunk_step import NAMESPACE
 
 
 class SpanReaderModelHandler(ModelHandler[Mapping[str, Any], PredictionResult, SpanReader]):
-    """Mappings with `question` and `context` -> PredictionResult, whose inference is a `model.span_reader.Answer`.
+    """Mappings with `question` and `context` -> PredictionResult, whose inference is a `model.reading.span_reader.Answer`.
 
     reader  what `SpanReader.load` gives; workers load its checkpoint themselves, from the same place
     others  of Beam's ModelHandler: `min_batch_size`, `max_batch_size`, ...; a batch is sorted by length inside

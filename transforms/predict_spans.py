@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import apache_beam as beam
 
-from model.prediction import Decoding, predict
-from model.reader import Reader, shared
+from model.reading.prediction import Decoding, predict
+from model.reading.reader import Reader, shared
 from transforms.chunk_step import ChunkStep
 from transforms.records import PredictedChunk, WindowedChunk
 

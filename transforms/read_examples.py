@@ -14,8 +14,8 @@ from typing import Any
 import apache_beam as beam
 import pyarrow as pa
 
-from model.columns import NotUTF8, each_value
-from model.statistics import WITH_TOKENS, Statistics
+from model.audit.statistics import WITH_TOKENS, Statistics
+from model.reading.columns import NotUTF8, each_value
 from transforms.chunk_step import NAMESPACE
 from transforms.make_windows import InputColumns
 from transforms.merge_receipts import Totals

@@ -12,11 +12,11 @@ from urllib.parse import unquote
 import numpy as np
 import pyarrow as pa
 
-from model.golds import Golds
-from model.prediction import Prediction
-from model.spans import PassageSpans
-from model.statistics import Statistics
-from model.windows import Windows
+from model.audit.golds import Golds
+from model.audit.statistics import Statistics
+from model.reading.prediction import Prediction
+from model.reading.spans import PassageSpans
+from model.reading.windows import Windows
 
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 """What Hive, Spark and pyarrow write into a path for a null."""

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from apache_beam.metrics import Metrics
 
-from model.columns import as_texts
+from model.reading.columns import as_texts
 from transforms.chunk_step import NAMESPACE, ChunkStep
 from transforms.claim import Output
 from transforms.read_chunk import RECEIPT_KEY

@@ -8,8 +8,8 @@ from typing import Any
 
 import apache_beam as beam
 
-from model.comparison import Change, Comparison
-from model.golds import answers_of
+from model.audit.comparison import Change, Comparison
+from model.audit.golds import answers_of
 from transforms.claim import Output
 from transforms.compare_audits import AuditSide
 from transforms.read_examples import Place, read_rows

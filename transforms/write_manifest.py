@@ -10,10 +10,10 @@ from typing import Any
 
 import apache_beam as beam
 
-from model.distributions import FINE_BINS, MASS_BINS, RELATIVE_ACCURACY
-from model.losses import LEAST_PROBABILITY, TOPS
-from model.slices import MOST_SLICES
-from model.statistics import WITH_TOKENS, Statistics
+from model.audit.distributions import FINE_BINS, MASS_BINS, RELATIVE_ACCURACY
+from model.audit.losses import LEAST_PROBABILITY, TOPS
+from model.audit.slices import MOST_SLICES
+from model.audit.statistics import WITH_TOKENS, Statistics
 from transforms.chunk_step import NAMESPACE
 from transforms.claim import Output
 from transforms.merge_receipts import Totals

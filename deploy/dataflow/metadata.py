@@ -9,7 +9,7 @@ from typing import Any
 
 from apache_beam.options.pipeline_options import DebugOptions, GoogleCloudOptions, WorkerOptions, _BeamArgumentParser
 
-from pipeline.options import STAGES, make_parser
+from pipeline.job.options import STAGES, make_parser
 
 METADATA = Path(__file__).with_name("metadata.json")
 

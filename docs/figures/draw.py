@@ -16,8 +16,8 @@ import torch
 from matplotlib import pyplot
 
 from model import SpanReader
-from model.batching import assemble
-from model.pairs import cut_pairs
+from model.reading.batching import assemble
+from model.reading.pairs import cut_pairs
 from pipeline.sample.build import load
 
 EXAMPLE = "kitchen-rye-loaf-q1"

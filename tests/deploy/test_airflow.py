@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.options import parse
+from pipeline.job.options import parse
 from tests.runs import HOUSE, examples, read_manifest, read_parts, write_input
 
 AIRFLOW_PYTHON = os.environ.get("AIRFLOW_PYTHON", "")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline.options import parse
+from pipeline.job.options import parse
 from tests.runs import HOUSE
 
 DEPLOY = HOUSE / "deploy"

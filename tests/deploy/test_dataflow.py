@@ -19,7 +19,7 @@ from apache_beam.portability.api import beam_runner_api_pb2
 from apache_beam.portability.common_urns import primitives
 from apache_beam.runners.portability.fn_api_runner import translations
 
-from pipeline.options import Refused, parse
+from pipeline.job.options import Refused, parse
 from tests.runs import HOUSE, examples, write_input
 
 DEPLOY = HOUSE / "deploy" / "dataflow"

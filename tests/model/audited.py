@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model.audit import AUDIT_SCHEMA, RowLosses, audit_columns, row_losses
-from model.golds import Golds, gold_views
-from model.losses import PassageLosses, passage_losses
-from model.prediction import Decoding, predict
-from model.spans import merge_windows
-from model.tokenizer import Ragged
-from model.windows import Windows
+from model.audit.golds import Golds, gold_views
+from model.audit.losses import PassageLosses, passage_losses
+from model.audit.rows import AUDIT_SCHEMA, RowLosses, audit_columns, row_losses
+from model.reading.prediction import Decoding, predict
+from model.reading.spans import merge_windows
+from model.reading.tokenizer import Ragged
+from model.reading.windows import Windows
 from tests.model.fakes import FakeReader, make_windows
 
 SEED = 11

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model.prediction import Decoding
-from model.windows import Windows
+from model.reading.prediction import Decoding
+from model.reading.windows import Windows
 from tests.model.fakes import fake_logits
 
 

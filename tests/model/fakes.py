@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from model.batching import Batch
-from model.tokenizer import PairFormat, Passages, Ragged, Tokenizer
-from model.windows import Windows, cut_windows
+from model.reading.batching import Batch
+from model.reading.tokenizer import PairFormat, Passages, Ragged, Tokenizer
+from model.reading.windows import Windows, cut_windows
 
 QUESTION_FIRST = PairFormat(
     before=(1,),

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from model.average import WEIGHTS, main
 from model.checkpoint import CheckpointError, LocalFolder, read_settings
-from model.reader import CheckpointReader
+from model.reading.reader import CheckpointReader
 
 
 def moved(source: Path, folder: Path, by: float) -> Path:

@@ -12,10 +12,10 @@ import pytest
 
 from model.calibrate import TEMPERATURES, Decoded, calibrate, decode_file, fit_temperature, fit_threshold
 from model.checkpoint import LocalFolder, read_settings
-from model.prediction import Decoding, predict
-from model.reader import CheckpointReader
-from model.spans import merge_windows
-from model.training_data import make_examples, read_rows
+from model.reading.prediction import Decoding, predict
+from model.reading.reader import CheckpointReader
+from model.reading.spans import merge_windows
+from model.training.data import make_examples, read_rows
 
 SAMPLE = Path(__file__).parents[2] / "pipeline" / "sample" / "sample.parquet"
 

@@ -18,7 +18,7 @@ from model.checkpoint import (
     read_settings,
     refuse_unsafe,
 )
-from model.reader import CheckpointReader
+from model.reading.reader import CheckpointReader
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

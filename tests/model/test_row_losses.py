@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from model.audit import AUDIT_SCHEMA, audit_columns, row_losses, statuses
-from model.golds import Golds, gold_views
-from model.losses import passage_losses
-from model.prediction import Decoding, predict
-from model.spans import merge_windows
-from model.tokenizer import Ragged
+from model.audit.golds import Golds, gold_views
+from model.audit.losses import passage_losses
+from model.audit.rows import AUDIT_SCHEMA, audit_columns, row_losses, statuses
+from model.reading.prediction import Decoding, predict
+from model.reading.spans import merge_windows
+from model.reading.tokenizer import Ragged
 from tests.model.audited import ROWS, SEED, audit, make_golds
 from tests.model.fakes import FakeReader, make_windows
 

@@ -12,12 +12,12 @@ import torch
 from safetensors.torch import load_file
 
 import model.train
-from model.batching import Batch, assemble
 from model.checkpoint import LocalFolder, read_settings
-from model.reader import CheckpointReader
+from model.reading.batching import Batch, assemble
+from model.reading.reader import CheckpointReader
+from model.reading.windows import Windows
 from model.train import make_parser, train
-from model.training_loss import passage_loss, window_loss
-from model.windows import Windows
+from model.training.loss import passage_loss, window_loss
 from tests.model.fakes import FakeReader, make_windows
 from tests.model.test_losses import Passage, logsumexp
 

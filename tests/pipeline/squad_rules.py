@@ -1,6 +1,6 @@
 """The official SQuAD 2.0 scoring, from its description: predictions and probabilities of no answer against a file of golds.
 
-Written from the papers (arXiv:1606.05250, section 6.1; arXiv:1806.03822, section 5), apart from `model.metrics`.
+Written from the papers (arXiv:1606.05250, section 6.1; arXiv:1806.03822, section 5), apart from `model.audit.metrics`.
 """
 
 from __future__ import annotations

@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 from torchmetrics.text import SQuAD
 
-from model.audit import AUDIT_SCHEMA
-from model.distributions import QUANTILES, RELATIVE_ACCURACY
-from model.slices import question_word
-from model.statistics import LOSSES
+from model.audit.distributions import QUANTILES, RELATIVE_ACCURACY
+from model.audit.rows import AUDIT_SCHEMA
+from model.audit.slices import question_word
+from model.audit.statistics import LOSSES
 from tests.pipeline.audits import OPTIONS, ROWS, STATUSES, Audit, Json, report
 from tests.runs import part_files, read_manifest, read_parts, read_rejections
 

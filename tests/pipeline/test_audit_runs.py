@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from model.audit import AUDIT_SCHEMA
-from model.columns import ANSWER_SCHEMA
-from model.distributions import RELATIVE_ACCURACY
+from model.audit.distributions import RELATIVE_ACCURACY
+from model.audit.rows import AUDIT_SCHEMA
+from model.reading.columns import ANSWER_SCHEMA
 from tests.figures import same_figures
 from tests.pipeline.audits import ANSWERS, OPTIONS, ROWS, Audit, gold_examples, report
 from tests.runs import examples, identities, part_files, read_manifest, read_parts, read_rejections, write_input

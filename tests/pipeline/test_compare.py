@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.compare import resolve
-from pipeline.options import parse
+from pipeline.job.options import parse
 from tests.checkpoints import build_bert
 from tests.pipeline.test_duplicates import ada
 from tests.runs import examples, read_manifest, read_parts, run, write_input

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.convert import ANSWERS_TYPE, convert_rows, main
-from pipeline.read_formats import FormatError, ImportedRow
+from pipeline.formats.read_formats import FormatError, ImportedRow
 from tests.runs import read_manifest, run
 
 CONTEXT = "Ada 🌊 lit the lamp. Ben rang the bell."

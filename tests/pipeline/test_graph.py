@@ -13,8 +13,8 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.pipeline import AppliedPTransform, PipelineVisitor
 
 from pipeline.graph import build
-from pipeline.job import Job, resolve
-from pipeline.options import parse
+from pipeline.job.job import Job, resolve
+from pipeline.job.options import parse
 from tests.runs import examples, write_input
 
 STEPS = ["ListFiles", "PlanChunks", "Reshuffle", "ProcessChunks", "MergeReceipts", "WriteManifest"]

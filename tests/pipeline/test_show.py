@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from pipeline.convert import ANSWERS_TYPE
-from pipeline.finished import FinishedRun
+from pipeline.formats.finished import FinishedRun
 from pipeline.show import ANSWER, GOLD, excerpt, lines_of, main, spans_of
 from tests.runs import examples, run, write_input
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pyarrow as pa
 import torch
 
-from model.batching import Batch
-from model.pairs import WindowLimits
-from model.prediction import Decoding
-from model.tokenizer import Tokenizer
+from model.reading.batching import Batch
+from model.reading.pairs import WindowLimits
+from model.reading.prediction import Decoding
+from model.reading.tokenizer import Tokenizer
 from transforms.claim import RUN, Output
 from transforms.decode_answers import decode_answers
 from transforms.make_windows import make_windows

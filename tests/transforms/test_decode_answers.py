@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from model.prediction import Decoding
-from model.tokenizer import Tokenizer
+from model.reading.prediction import Decoding
+from model.reading.tokenizer import Tokenizer
 from tests.transforms.fakes import DECODING, LIMITS, FakeReader, answer, asked, make_chunk
 from transforms.decode_answers import decode_answers
 from transforms.make_windows import make_windows

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pyarrow as pa
 import pytest
 
-from model.reader import shared
-from model.tokenizer import Tokenizer
+from model.reading.reader import shared
+from model.reading.tokenizer import Tokenizer
 from tests.transforms.fakes import LIMITS, asked, make_chunk
 from transforms.make_windows import InputColumns, _MakeWindows, make_windows
 from transforms.records import WindowedChunk

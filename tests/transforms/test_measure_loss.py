@@ -13,11 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from model.audit import AUDIT_SCHEMA
-from model.columns import as_texts
-from model.prediction import Decoding
-from model.statistics import Statistics
-from model.tokenizer import Tokenizer
+from model.audit.rows import AUDIT_SCHEMA
+from model.audit.statistics import Statistics
+from model.reading.columns import as_texts
+from model.reading.prediction import Decoding
+from model.reading.tokenizer import Tokenizer
 from tests.transforms.fakes import DECODING, LIMITS, FakeReader, asked, make_chunk
 from transforms.decode_answers import decode_answers
 from transforms.make_windows import InputColumns, make_windows

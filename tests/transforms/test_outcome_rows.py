@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from model.columns import ANSWER_SCHEMA
-from model.tokenizer import Tokenizer
+from model.reading.columns import ANSWER_SCHEMA
+from model.reading.tokenizer import Tokenizer
 from tests.transforms.fakes import FakeReader, answer, asked, make_chunk
 from transforms.outcome_rows import ChunkFailed, outcome_rows
 from transforms.records import failed_receipts

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from model.checkpoint import CheckpointError, LocalFolder
-from model.reader import CheckpointReader
-from model.tokenizer import Tokenizer
+from model.reading.reader import CheckpointReader
+from model.reading.tokenizer import Tokenizer
 from tests.transforms.fakes import DECODING, LIMITS, FakeReader, asked, make_chunk
 from transforms.make_windows import make_windows
 from transforms.predict_spans import _PredictSpans, predict_spans

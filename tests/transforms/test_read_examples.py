@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from model.statistics import WITH_TOKENS, Ranking, Statistics
+from model.audit.statistics import WITH_TOKENS, Ranking, Statistics
 from tests.runs import examples, write_input
 from transforms.make_windows import InputColumns
 from transforms.read_examples import read_examples, read_rows

@@ -7,7 +7,7 @@ from collections import Counter
 
 import numpy as np
 
-from model.statistics import Ranking, Slice, Statistics
+from model.audit.statistics import Ranking, Slice, Statistics
 from transforms.records import Receipt
 
 _SLICE = Slice(rows=2, right=1, graded=2, f1=1.5)

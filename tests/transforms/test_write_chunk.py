@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from model.tokenizer import Tokenizer
+from model.reading.tokenizer import Tokenizer
 from tests.transforms.fakes import FakeReader, answer, asked, claimed
 from transforms import claim, storage
 from transforms.claim import RUN, ClaimLost

@@ -74,7 +74,7 @@ class _Drawing:
 
 
 def loss_histogram(counts: Sequence[int]) -> str:
-    """Rows by loss, in the bins of `model.distributions.loss_bin`."""
+    """Rows by loss, in the bins of `model.audit.distributions.loss_bin`."""
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
     most = max(1.05 * max(counts), 1)

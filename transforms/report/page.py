@@ -12,9 +12,9 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from model.distributions import LOSS_BINS, Z_95
-from model.slices import SLICES
-from model.statistics import WITH_TOKENS
+from model.audit.distributions import LOSS_BINS, Z_95
+from model.audit.slices import SLICES
+from model.audit.statistics import WITH_TOKENS
 from transforms.read_examples import Example, Place
 from transforms.report import figures
 from transforms.report.bars import Bars, Mean, scaled

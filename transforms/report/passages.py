@@ -50,7 +50,7 @@ def shown_passage(
 ) -> list[dict[str, Any]]:
     """The parts of an example's context: whether text is left out before and after, the pieces, and `tokens`.
 
-    tokens: the likely ones, as `model.losses.LikelyToken`s, but in code points of the part and per mille.
+    tokens: the likely ones, as `model.audit.losses.LikelyToken`s, but in code points of the part and per mille.
     """
     if example is None or not example.context:
         return []

@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from model.statistics import Statistics
+from model.audit.statistics import Statistics
 from tests.model.test_statistics import audit_table, measured
 from transforms.merge_receipts import Totals
 from transforms.read_examples import Example, Place

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from model.distributions import LOSS_BINS, loss_bin
+from model.audit.distributions import LOSS_BINS, loss_bin
 from transforms.report.figures import loss_histogram, reliability, start_against_end
 
 LEFT, RIGHT, TOP, BOTTOM = 64.8, 345.6, 10.8, 177.12

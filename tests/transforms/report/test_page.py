@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from model.statistics import WITH_TOKENS
+from model.audit.statistics import WITH_TOKENS
 from tests.model.test_comparison import compared, drawn_pairs
 from tests.transforms.report.samples import ABOUT, PASSAGES, SCRIPT, entry, sample_audit
 from transforms.merge_receipts import Totals

@@ -1,0 +1,1 @@
+"""What `model.train` trains on, and what it minimises."""

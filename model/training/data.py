@@ -1,0 +1,184 @@
+"""What a span predictor is trained on: rows of Parquet files, cut into windows with targets, planned into batches."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections import Counter
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from functools import lru_cache
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from model.audit.golds import answers_of, gold_tokens
+from model.audit.metrics import normalise
+from model.reading.spans import PassageSpans
+from model.reading.tokenizer import Tokenizer
+from model.reading.windows import Windows, cut_windows
+from model.training.unanswerables import unanswerables
+
+ABSENT, NULL = -2, -1
+"""Targets of a window: the gold stands partly in it (no target), or not at all (null)."""
+
+STRETCH = 1500
+"""Groups that are sorted by length together: enough for little padding, few enough that epochs differ."""
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """Training windows with their targets; W windows.
+
+    start, end  int64 [W], passage tokens of the gold, or ABSENT or NULL
+    group       int64 [W], not falling: windows that one question is asked of, that of a made unanswerable row beside those
+                of the row it was made from. They stay in one batch and may share one normaliser.
+    """
+
+    windows: Windows
+    start: np.ndarray
+    end: np.ndarray
+    group: np.ndarray
+
+
+def read_rows(files: str, mix: dict[str, float] | None = None, seed: int = 0) -> list[dict]:
+    """The rows of comma-separated Parquet files in the input contract's layout.
+
+    mix  pattern of the column `source` -> how often a row of it is taken: 2 is twice, 0.3 is three rows of ten. The first
+         pattern that fits counts; rows that none fits are taken once.
+    """
+    columns = ["question", "context", "answers", *(["source"] if mix else [])]
+    tables = [pq.read_table(path, columns=columns) for path in files.split(",") if path]
+    rows = pa.concat_tables(tables, promote_options="permissive").to_pylist()
+    rows = [{**row, "answers": answers_of(row["answers"])} for row in rows]
+    chosen = random.Random(seed)
+    taken = []
+    for row in rows:
+        weight = next((share for pattern, share in (mix or {}).items() if fnmatch(row["source"], pattern)), 1.0)
+        taken += [row] * (int(weight) + (chosen.random() < weight % 1))
+    return taken
+
+
+def refuse_known(rows: list[dict], files: str) -> int:
+    """Checks that no passage of the files is a passage of the rows; returns how many distinct passages were looked for.
+
+    Passages are compared by the SHA-256 of their normalised text (case, punctuation, articles and white space apart).
+    Raises ValueError that names the first one that is in both.
+    """
+    kept_out = {passage_digest(row["context"]) for row in read_rows(files)}
+    for row in rows:
+        if passage_digest(row["context"]) in kept_out:
+            raise ValueError(f"--keep_out {files}: this passage is among the training rows: {row['context'][:80]!r}")
+    return len(kept_out)
+
+
+@lru_cache(maxsize=100_000)
+def passage_digest(context: str) -> bytes:
+    return hashlib.sha256(normalise(context).encode()).digest()
+
+
+def with_unanswerables(rows: list[dict], share: float, seed: int) -> list[dict]:
+    """The rows, and after each the unanswerable ones that were made from it; `group` numbers them together."""
+    made: dict[int, list[dict]] = {}
+    for row in unanswerables(rows, share, seed):
+        made.setdefault(row["made_from"], []).append(row)
+    return [{**row, "group": k} for k, original in enumerate(rows) for row in [original, *made.get(k, [])]]
+
+
+def with_joined_passages(rows: list[dict], share: float, passages: int, seed: int) -> list[dict]:
+    """The rows, a share of the answerable ones with a passage made long: joined with those around it that lack their gold.
+
+    passages  how many a long one is made of, at most, from 1 on. Where among them the row's own stands is drawn evenly, but
+              near the ends of the data.
+    """
+    chosen = random.Random(seed)
+    contexts = list(dict.fromkeys(row["context"] for row in rows if row["answers"]["text"]))
+    place = {context: k for k, context in enumerate(contexts)}
+    joined = []
+    for row in rows:
+        if row["answers"]["text"] and chosen.random() < share:
+            at = place[row["context"]]
+            low = max(0, at - chosen.randrange(passages))
+            around = contexts[low:at], contexts[at + 1 : low + passages]
+            golds = [gold.lower() for gold in row["answers"]["text"]]
+            before, after = ([p for p in side if not any(gold in p.lower() for gold in golds)] for side in around)
+            shift = sum(len(passage) + 1 for passage in before)
+            starts = [start + shift for start in row["answers"]["answer_start"]]
+            answers = {**row["answers"], "answer_start": starts}
+            row = {**row, "context": "\n".join([*before, row["context"], *after]), "answers": answers}
+        joined.append(row)
+    return joined
+
+
+def majority_gold(answers: dict) -> tuple[int, int] | None:
+    """[char_start, char_end) of the gold that most annotators gave, the first of equals; None without golds."""
+    if not answers["text"]:
+        return None
+    votes = Counter(normalise(text) for text in answers["text"])
+    chosen = max(range(len(answers["text"])), key=lambda k: (votes[normalise(answers["text"][k])], -k))
+    return answers["answer_start"][chosen], answers["answer_start"][chosen] + len(answers["text"][chosen])
+
+
+def make_examples(rows: list[dict], tokenizer: Tokenizer, max_length: int, overlap: int, max_question: int) -> Examples:
+    """Cuts the rows into windows and finds the gold of each in them."""
+    contexts = list(dict.fromkeys(row["context"] for row in rows))
+    place = {context: k for k, context in enumerate(contexts)}
+    passages = tokenizer.passages(contexts)
+    questions = tokenizer.questions([row["question"] for row in rows]).cut(max_question)
+    passage = np.array([place[row["context"]] for row in rows])
+    windows = cut_windows(
+        tokenizer.format,
+        passages,
+        questions,
+        passage,
+        np.arange(len(rows)),
+        max_length=max_length,
+        overlap=overlap,
+        max_windows=10_000,
+    )
+    golds = {k: gold for k, row in enumerate(rows) if (gold := majority_gold(row["answers"]))}
+    begin, stop = np.array(list(golds.values()), np.int64).reshape(-1, 2).T
+    first, last = np.full(len(rows), NULL, np.int64), np.full(len(rows), NULL, np.int64)
+    first[list(golds)], last[list(golds)] = gold_tokens(passages, passage[list(golds)], begin, stop)
+    start, end = first[windows.pair], last[windows.pair]
+    whole = (start >= windows.start) & (end < windows.stop)
+    outside = (end < windows.start) | (start >= windows.stop)
+    target = np.where(whole, 0, np.where(outside, NULL, ABSENT))
+    group = np.array([row.get("group", k) for k, row in enumerate(rows)])
+    return Examples(windows, np.where(target == 0, start, target), np.where(target == 0, end, target), group[windows.pair])
+
+
+def best_texts(spans: PassageSpans, windows: Windows, contexts: list[str]) -> list[str]:
+    """The text of the best span of every row, "" where there is none; row k is pair k, contexts [rows]."""
+    passages = windows.passages
+    base = passages.bounds[windows.pair_passage]
+    begin, stop = passages.char_start[base + spans.start[:, 0]], passages.char_end[base + spans.end[:, 0]]
+    return [
+        context[low:high] if found else "" for context, low, high, found in zip(contexts, begin, stop, spans.found, strict=True)
+    ]
+
+
+def plan_epoch(examples: Examples, usable: np.ndarray, batch_tokens: int, order: np.random.Generator) -> list[np.ndarray]:
+    """Random batches of the usable windows under a budget of padded tokens; the windows of a group stay together.
+
+    Groups are shuffled, sorted by their longest window within stretches, cut to batches, and the batches shuffled. A group
+    above the budget makes a batch of its own.
+    """
+    lengths = examples.windows.lengths
+    _, first = np.unique(examples.group[usable], return_index=True)
+    groups = np.split(usable, first[1:])
+    longest = np.array([lengths[group].max() for group in groups])
+    batches = []
+    shuffled = order.permutation(len(groups))
+    for stretch in np.array_split(shuffled, max(1, len(shuffled) // STRETCH)):
+        batch: list[int] = []
+        widest = 0
+        for k in stretch[np.argsort(-longest[stretch], kind="stable")]:
+            if batch and (len(batch) + len(groups[k])) * widest > batch_tokens:
+                batches.append(np.array(batch))
+                batch = []
+            widest = widest if batch else longest[k]
+            batch += list(groups[k])
+        batches.append(np.array(batch))
+    return [batches[k] for k in order.permutation(len(batches))]

@@ -1,0 +1,309 @@
+"""From options to a job: defaults resolved, and every refusal before a row is read, by name."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from model.reading.reader import resolve_dtype
+from pipeline.job.job import Job, resolve, workers
+from pipeline.job.options import Refused, parse
+from tests.runs import examples, write_input
+
+Resolve = Callable[..., Job]
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return write_input(tmp_path / "a.parquet", examples(3))
+
+
+@pytest.fixture
+def job(bert_folder: Path, source: Path, tmp_path: Path) -> Resolve:
+    """Resolves a command line on one small file with the tiny checkpoint; later arguments replace earlier ones."""
+
+    def resolve_job(*arguments: str, stage: str = "annotate") -> Job:
+        files = (f"--input={source}", f"--output={tmp_path}/out", f"--model={bert_folder}")
+        options, rest = parse([stage, *files, *arguments])
+        return resolve(options, PipelineOptions(rest))
+
+    return resolve_job
+
+
+def with_config(bert_folder: Path, folder: Path, **changes: Any) -> Path:
+    """A copy of the tiny checkpoint with another config.json."""
+    shutil.copytree(bert_folder, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+    return folder
+
+
+class TestDefaults:
+    def test_everything_is_resolved(self, job: Resolve, source: Path, tmp_path: Path):
+        found = job()
+        assert (found.stages, found.output) == (("annotate",), f"{tmp_path}/out")
+        assert [file.path for file in found.files] == [str(source)]
+        assert found.expected == examples(1).schema
+        assert found.limits.max_length == 384
+        assert found.limits.overlap == 128
+        assert found.read.answers == ""
+        assert found.decoding.null is False
+        assert found.decoding.temperature == 1.0
+        assert found.null_threshold == 0.0
+        assert found.columns.keep == ("id", "question", "context")
+        assert "auto" not in found.configuration.values()
+        assert found.configuration["dtype"] == resolve_dtype("auto", "auto")
+        assert None not in (found.configuration["batch_tokens"], found.configuration["max_length"])
+
+    def test_what_changes_no_answer_is_no_part_of_the_configuration(self, job: Resolve):
+        plain = job().configuration_of("annotate")
+        others = ("--direct_num_workers=3", "--max_failed_fraction=0.1", "--device=cpu", "--overwrite")
+        for other in others:
+            assert job(other).configuration_of("annotate") == plain
+
+    @pytest.mark.parametrize(
+        "option",
+        [
+            "--n_best=2",
+            "--max_length=200",
+            "--overlap=60",
+            "--max_question=9",
+            "--max_windows=3",
+            "--max_answer_length=5",
+            "--null=on",
+            "--null_score_diff_threshold=1",
+            "--chunk_rows=9",
+            "--chunk_bytes=999",
+            "--batch_tokens=99",
+            "--limit=2",
+            "--keep_columns=id",
+            "--output_prefix=x",
+            "--id_column=key",
+            "--dtype=float16",
+        ],
+    )
+    def test_what_changes_answers_or_parts_is_part_of_it(self, job: Resolve, option: str):
+        assert job(option).configuration_of("annotate") != job().configuration_of("annotate")
+
+    def test_a_configuration_can_be_written_down(self, job: Resolve):
+        configuration = job().configuration_of("annotate")
+        assert json.loads(json.dumps(configuration)) == configuration
+
+    def test_a_short_window_has_a_shorter_overlap(self, job: Resolve):
+        assert job("--max_length=120").limits.overlap == 40
+        assert job("--max_length=120", "--max_answer_length=46").limits.overlap == 45
+
+    def test_the_checkpoint_has_its_own_settings(self, job: Resolve, bert_folder: Path, tmp_path: Path):
+        own = {"null": True, "temperature": 2.5, "null_threshold": -1.5, "link": "sigmoid"}
+        model = with_config(bert_folder, tmp_path / "model", spanmill=own)
+        found = job(f"--model={model}")
+        assert (found.decoding.null, found.decoding.temperature, found.null_threshold) == (True, 2.5, -1.5)
+        assert found.audit.link == "sigmoid"
+        overruled = job(f"--model={model}", "--null=off", "--null_score_diff_threshold=3")
+        assert (overruled.decoding.null, overruled.null_threshold) == (False, 3)
+
+    def test_the_model_bounds_the_window(self, job: Resolve, bert_folder: Path, tmp_path: Path):
+        model = Path(shutil.copytree(bert_folder, tmp_path / "model"))
+        settings = json.loads((model / "tokenizer_config.json").read_text())
+        (model / "tokenizer_config.json").write_text(json.dumps({**settings, "model_max_length": 200}))
+        assert job(f"--model={model}").limits.max_length == 200
+        (model / "tokenizer_config.json").write_text(json.dumps({**settings, "model_max_length": int(1e30)}))
+        assert job(f"--model={model}", "--max_length=512").limits.max_length == 512  # its positions
+        with pytest.raises(Refused, match="--max_length=513: the model takes at most 512 tokens"):
+            job(f"--model={model}", "--max_length=513")
+
+    @pytest.mark.parametrize(
+        ("arguments", "count"),
+        [
+            ((), 1),
+            (("--direct_num_workers=3",), 3),
+            (("--direct_num_workers=0",), os.cpu_count()),
+            (("--num_workers=5",), 5),
+            (("--num_workers=5", "--max_num_workers=9"), 9),
+        ],
+    )
+    def test_runs_are_cut_for_the_workers_there_may_be(self, job: Resolve, arguments: tuple[str, ...], count: int):
+        assert workers(PipelineOptions(list(arguments))) == count
+        assert job(*arguments).chunk_size.runs == 4 * count
+        assert job(*arguments).alone == (count == 1)
+        assert not job(*arguments, "--runner=PrismRunner").alone  # a service may have more of them than options tell
+
+
+class TestInputRefusals:
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (("--input=/nowhere/*.parquet",), "'/nowhere/*.parquet' matches no file"),
+            (("--input=",), "--input is missing"),
+            (("--output=",), "empty path"),
+            (("--question_column=ask",), "--question_column=ask: {source} has the columns id, question, context"),
+            (("--context_column=text",), "--context_column=text: {source} has the columns id, question, context"),
+            (("--keep_columns=id,score",), "--keep_columns: {source} has no column 'score', only id, question, context"),
+            (("--output_prefix=q", "--id_column=qstatus"), "the output column 'qstatus' is an input column already"),
+        ],
+    )
+    def test_what_is_not_there_is_named(self, job: Resolve, source: Path, arguments: tuple[str, ...], message: str):
+        with pytest.raises(Refused) as refused:
+            job(*arguments)
+        assert message.format(source=source) in str(refused.value)
+
+    def test_an_input_below_the_output_is_refused(self, job: Resolve, source: Path, tmp_path: Path):
+        """A rerun would read its own parts."""
+        with pytest.raises(Refused, match=f"{source} lies in --output={tmp_path}"):
+            job(f"--output={tmp_path}")
+        (tmp_path / "link").symlink_to(tmp_path)
+        with pytest.raises(Refused, match="lies in --output="):
+            job(f"--output={tmp_path}/link")
+        assert job(f"--output={str(source)[:-1]}").output == str(source)[:-1]  # a prefix of the name is no folder above it
+
+    @pytest.mark.parametrize(
+        ("column", "values", "message"),
+        [
+            ("question", pa.array([1, 2, 3]), "column 'question' is int64, not text"),
+            ("context", pa.array([["a"]] * 3), "column 'context' is list<"),
+        ],
+    )
+    def test_texts_must_be_text(self, job: Resolve, tmp_path: Path, column: str, values: pa.Array, message: str):
+        table = examples(3)
+        path = write_input(tmp_path / "b.parquet", table.set_column(table.column_names.index(column), column, values))
+        with pytest.raises(Refused) as refused:
+            job(f"--input={path}")
+        assert f"--input: {path}: {message}" in str(refused.value)
+
+    def test_a_column_twice_is_refused(self, job: Resolve, tmp_path: Path):
+        table = examples(3).append_column("id", pa.array([1, 2, 3]))
+        path = write_input(tmp_path / "b.parquet", table)
+        with pytest.raises(Refused, match="column 'id' stands in it more than once"):
+            job(f"--input={path}")
+
+    def test_types_hold_what_all_files_have(self, job: Resolve, tmp_path: Path):
+        """Whichever file comes first. One that is damaged, or fits no type, is planning's to refuse."""
+        columns = {
+            "a": (pa.array([None] * 3), pa.array([1, 2, 3])),
+            "b": (pa.array([1, 2, 3], pa.int32()), pa.array([1, 2, 3], pa.int64())),
+            "c": (pa.array([[None]] * 3), pa.array([["x"]] * 3)),
+            "d": (pa.array([1, 2, 3]), pa.array(["1", "2", "3"])),
+        }
+        for place in (0, 1):
+            table = examples(3)
+            for name, values in columns.items():
+                table = table.append_column(name, values[place])
+            write_input(tmp_path / f"in{place}" / "x.parquet", table)
+            write_input(tmp_path / f"in{1 - place}" / "z.parquet", table)
+            (tmp_path / f"in{place}" / "y.parquet").write_bytes(b"damaged")
+        for place in (0, 1):
+            found = job(f"--input={tmp_path}/in{place}").expected
+            assert found.field("a").type == found.field("b").type == pa.int64()
+            assert found.field("c").type == pa.list_(pa.string())
+            assert found.field("d").type == columns["d"][place].type
+
+    def test_folders_of_the_path_are_columns(self, job: Resolve, tmp_path: Path):
+        path = write_input(tmp_path / "in" / "lang=en" / "id=7" / "a.parquet", examples(3))
+        found = job(f"--input={path}")
+        assert found.expected == examples(3).schema.append(pa.field("lang", pa.string()))
+        assert found.columns.keep == ("id", "question", "context", "lang")
+        assert job(f"--input={path}", "--keep_columns=id").expected.names == ["id", "question", "context"]
+
+    def test_a_limit_takes_the_first_files_only(self, job: Resolve, tmp_path: Path):
+        for name in "xyz":
+            write_input(tmp_path / "in" / f"{name}.parquet", examples(4))
+        found = job(f"--input={tmp_path}/in", "--limit=6")
+        assert [(Path(file.path).name, file.rows) for file in found.files] == [("x.parquet", 4), ("y.parquet", 2)]
+
+
+class TestModelRefusals:
+    def test_a_folder_that_is_no_checkpoint(self, job: Resolve, tmp_path: Path):
+        (tmp_path / "model").mkdir()
+        with pytest.raises(Refused, match=r"model has no config\.json"):
+            job(f"--model={tmp_path}/model")
+
+    def test_weights_that_are_a_pickle(self, job: Resolve, bert_folder: Path, tmp_path: Path):
+        model = with_config(bert_folder, tmp_path / "model")
+        (model / "model.safetensors").rename(model / "pytorch_model.bin")
+        with pytest.raises(Refused, match=r"only pytorch_model\.bin, which is a pickle: weights must be safetensors"):
+            job(f"--model={model}")
+
+    def test_code_of_its_own(self, job: Resolve, bert_folder: Path, tmp_path: Path):
+        model = with_config(bert_folder, tmp_path / "model", auto_map={"AutoModelForQuestionAnswering": "evil.Model"})
+        with pytest.raises(Refused, match="remote code is never run"):
+            job(f"--model={model}")
+
+    @pytest.mark.parametrize("own", [{"null": "yes"}, {"temperature": 0}, {"link": "relu"}])
+    def test_settings_that_mean_nothing(self, job: Resolve, bert_folder: Path, tmp_path: Path, own: dict[str, Any]):
+        with pytest.raises(Refused, match=r"config\.json has spanmill = "):
+            job(f"--model={with_config(bert_folder, tmp_path / 'model', spanmill=own)}")
+
+    def test_a_device_that_is_not_there(self, job: Resolve):
+        with pytest.raises(Refused, match="--device=cuda:99: device 'cuda:99': this machine has"):
+            job("--device=cuda:99")
+
+    def test_a_null_option_without_a_classifier_token(self, job: Resolve, bert_folder: Path, tmp_path: Path):
+        model = Path(shutil.copytree(bert_folder, tmp_path / "model"))
+        for name in ("tokenizer_config.json", "special_tokens_map.json"):
+            if (model / name).exists():
+                settings = json.loads((model / name).read_text())
+                settings.pop("cls_token", None)
+                (model / name).write_text(json.dumps(settings))
+        assert job(f"--model={model}").decoding.null is False
+        with pytest.raises(Refused, match="--null=on: the tokenizer puts no classifier token into a pair"):
+            job(f"--model={model}", "--null=on")
+
+
+class TestWindowRefusals:
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (("--max_length=513",), "--max_length=513: the model takes at most 512 tokens"),
+            (("--overlap=28",), "--overlap=28: must be at least max_answer_length - 1 = 29"),
+            (("--overlap=99", "--max_answer_length=101"), "--overlap=99: must be at least max_answer_length - 1 = 100"),
+            (("--max_length=100", "--overlap=33"), "--overlap=33: must be below 33"),
+            (("--max_length=60", "--max_question=64"), "must be below 0"),
+        ],
+    )
+    def test_a_window_that_some_answer_does_not_fit_is_refused(self, job: Resolve, arguments: tuple[str, ...], message: str):
+        with pytest.raises(Refused) as refused:
+            job(*arguments)
+        assert message in str(refused.value)
+
+    def test_the_bounds_themselves_are_taken(self, job: Resolve):
+        assert job("--overlap=29").limits.overlap == 29
+        assert job("--max_length=100", "--overlap=32").limits.overlap == 32  # 100 - 64 - 3 special tokens leave room for 33
+
+
+class TestAudit:
+    @pytest.fixture
+    def golds(self, tmp_path: Path) -> Path:
+        table = examples(3).append_column("answers", pa.array([{"text": ["Ada"], "answer_start": [22]}] * 3))
+        return write_input(tmp_path / "golds.parquet", table.append_column("source", pa.array(["a", "b", "c"])))
+
+    def test_stages_and_their_folders(self, job: Resolve, golds: Path, tmp_path: Path):
+        assert job(f"--input={golds}", stage="audit").outputs == (("audit", f"{tmp_path}/out"),)
+        both = job(f"--input={golds}", "--audit")
+        assert both.outputs == (("audit", f"{tmp_path}/out/audit"), ("annotate", f"{tmp_path}/out"))
+
+    def test_an_audit_beside_annotate_is_the_audit_alone(self, job: Resolve, golds: Path):
+        alone, beside = job(f"--input={golds}", stage="audit"), job(f"--input={golds}", "--audit")
+        assert alone.configuration_of("audit") == beside.configuration_of("audit")
+        assert job(f"--input={golds}").configuration_of("annotate") == beside.configuration_of("annotate")
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (("--answers_column=golds",), "--answers_column=golds: {golds} has the columns id, question, context, answers"),
+            (("--answers_column=question",), "--answers_column=question: {golds}: it is string, not struct<text: list<string>"),
+            (("--slice_by=source,genre",), "--slice_by: {golds} has no column 'genre'"),
+        ],
+    )
+    def test_what_an_audit_needs_is_named(self, job: Resolve, golds: Path, arguments: tuple[str, ...], message: str):
+        with pytest.raises(Refused) as refused:
+            job(f"--input={golds}", *arguments, stage="audit")
+        assert message.format(golds=golds) in str(refused.value)
+        assert job(f"--input={golds}").stages == ("annotate",)  # annotate does not read them
