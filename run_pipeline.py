@@ -36,10 +36,11 @@ try:
 
     from pipeline import compare
     from pipeline.graph import build
+    from pipeline.job import duplicates
     from pipeline.job.dates import each_day
     from pipeline.job.identity import claim, claimed_outputs
-    from pipeline.job.job import duplicates, resolve
     from pipeline.job.options import BeamOptions, Refused, parse
+    from pipeline.job.resolve import resolve
     from pipeline.job.runners import feed_gpu, is_local, is_template, make_runner
     from pipeline.looks.progress import progress
     from pipeline.looks.summary import accounting, audit_figures, comparison_figures, duplicate_figures

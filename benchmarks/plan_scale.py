@@ -25,8 +25,8 @@ import pyarrow.parquet as pq
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipeline.job.identity import claim, input_ranges
-from pipeline.job.job import Job, resolve
 from pipeline.job.options import parse
+from pipeline.job.resolve import Job, resolve
 from transforms.plan_chunks import list_files, plan_chunks
 
 
@@ -54,7 +54,7 @@ def plan(job: Job) -> Iterator[int]:
     for listed in input_ranges(job):
         began = time.perf_counter()
         for file in list_files(listed):
-            for run in plan_chunks(file, job.expected, job.texts, job.chunk_size):
+            for run in plan_chunks(file, job.inputs.expected, job.inputs.texts, job.work.chunk_size):
                 runs += 1
                 chunks += len(run.chunks)
                 if runs % 100 == 1:  # a sample: pickling all of them is the runner's time, not planning's

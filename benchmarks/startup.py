@@ -26,13 +26,13 @@ import time; began = time.time()
 import json, os, sys
 import run_pipeline
 imported = time.time()
-import pipeline.job.job, model.reading.prediction, transforms.predict_spans
-load = pipeline.job.job._span_reader
+import pipeline.job.resolve, model.reading.prediction, transforms.predict_spans
+load = pipeline.job.resolve._reader
 def timed(*arguments):
     global loading, loaded
     loading = time.time(); reader = load(*arguments); loaded = time.time()
     return reader
-pipeline.job.job._span_reader = timed
+pipeline.job.resolve._reader = timed
 def first(*arguments, **named):
     at = time.time()
     figures = {"imports": imported - began, "model": loaded - loading, "to first batch": at - float(os.environ["BEGAN"])}

@@ -61,9 +61,8 @@ def resolve(options: argparse.Namespace) -> CompareJob:
         content = json.loads(read(join(folder, MANIFEST)))["content"]
         run = hashlib.sha256(read(join(folder, "run.json"))).hexdigest()
         configuration |= {name: folder, f"{name}_run": run, f"{name}_content": content}
-    worst = 50 if options.worst is None else options.worst
     gate = Gate(options.max_f1_drop, options.max_em_drop, options.max_loss_rise, options.max_failed_fraction)
-    return CompareJob(output, sides, gate, worst, {**configuration, "worst": worst})
+    return CompareJob(output, sides, gate, options.worst, {**configuration, "worst": options.worst})
 
 
 def _side(folder: str, option: str) -> AuditSide:

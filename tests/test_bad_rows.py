@@ -46,7 +46,7 @@ def annotated(rows: list[tuple[bytes | None, bytes | None]], reader: CheckpointR
     questions, contexts = (pa.array(list(column), pa.binary()).view(pa.string()) for column in zip(*rows, strict=True))
     chunk = make_chunk(pa.table({"question": questions, "context": contexts}))
     windowed = make_windows(chunk, reader.tokenizer(), LIMITS)
-    answered = decode_answers(predict_spans(windowed, reader, DECODING, 512), DECODING, 0.0)
+    answered = decode_answers(predict_spans(windowed, reader, DECODING, 512), DECODING)
     with tempfile.TemporaryDirectory() as folder:
         write_outcome(chunk, answered.outcomes[0], claimed(folder), OutputColumns(("question", "context")))
         written = pq.ParquetFile(Path(folder) / "parts" / chunk.spec.part).read()

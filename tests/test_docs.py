@@ -13,7 +13,7 @@ import pytest
 
 from model.checkpoint import Bundled
 from pipeline import convert, show
-from pipeline.job.job import SAMPLE
+from pipeline.sample import SAMPLE
 from tests.runs import run
 
 HOUSE = Path(__file__).parent.parent

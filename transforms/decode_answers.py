@@ -9,13 +9,12 @@ import apache_beam as beam
 
 from model.reading.columns import answer_columns
 from model.reading.prediction import Decoding, decide
+from model.reading.span_reader import SpanReader
 from transforms.chunk_step import ChunkStep
 from transforms.records import AnsweredChunk, Outcome, PredictedChunk, Rejection
 
 
-def decode_answers(
-    predicted: PredictedChunk, decoding: Decoding, null_threshold: float, annotate: bool = True
-) -> AnsweredChunk:
+def decode_answers(predicted: PredictedChunk, decoding: Decoding, annotate: bool = True) -> AnsweredChunk:
     """Merges windows to passages and decides between the best span and no answer, see `model.reading.prediction.decide`.
 
     With `annotate`, the outcome has annotate's columns. Rejections: those of earlier steps and of `decide`.
@@ -23,7 +22,7 @@ def decode_answers(
     windowed, prediction = predicted.windowed, predicted.prediction
     windows = windowed.windows
     pairs = len(windows.pair_passage)
-    decision = decide(prediction, windows, windowed.row_pair, decoding, null_threshold)
+    decision = decide(prediction, windows, windowed.row_pair, decoding)
     spans, no_answer = decision.spans, decision.no_answer
     rejected = {rejection.row: rejection for rejection in windowed.rejections}
     for row, (reason, message) in decision.problems.items():
@@ -67,21 +66,20 @@ def reasons_of(rejections: tuple[Rejection, ...], rows: int) -> list[str | None]
 class DecodeAnswers(beam.PTransform):
     """PredictedChunk -> AnsweredChunk."""
 
-    decoding: Decoding
-    null_threshold: float
+    reader: SpanReader
     annotate: bool = True
 
     def expand(self, chunks: beam.PCollection) -> beam.PCollection:
-        return chunks | beam.ParDo(_DecodeAnswers(self.decoding, self.null_threshold, self.annotate))
+        return chunks | beam.ParDo(_DecodeAnswers(self.reader, self.annotate))
 
 
 class _DecodeAnswers(ChunkStep):
     stage = "annotate"
 
-    def __init__(self, decoding: Decoding, null_threshold: float, annotate: bool):
+    def __init__(self, reader: SpanReader, annotate: bool):
         super().__init__()
-        self.decoding, self.null_threshold, self.annotate = decoding, null_threshold, annotate
+        self.reader, self.annotate = reader, annotate
 
     def apply(self, predicted: PredictedChunk) -> AnsweredChunk:
         annotate = self.annotate and predicted.chunk.wants("annotate")
-        return decode_answers(predicted, self.decoding, self.null_threshold, annotate)
+        return decode_answers(predicted, self.reader.decoding, annotate)

@@ -10,7 +10,8 @@ import numpy as np
 from model.audit.golds import read_golds
 from model.reading.columns import each_value
 from model.reading.pairs import WindowLimits, cut_pairs
-from model.reading.reader import Reader, shared
+from model.reading.reader import shared
+from model.reading.span_reader import SpanReader
 from model.reading.tokenizer import Tokenizer
 from transforms.chunk_step import ChunkStep
 from transforms.records import Chunk, Rejection, WindowedChunk
@@ -62,24 +63,23 @@ def make_windows(
 class MakeWindows(beam.PTransform):
     """Chunk -> WindowedChunk. Uses the reader's tokenizer, not its network."""
 
-    reader: Reader
-    limits: WindowLimits
+    reader: SpanReader
     columns: InputColumns = InputColumns()
 
     def expand(self, chunks: beam.PCollection) -> beam.PCollection:
-        return chunks | beam.ParDo(_MakeWindows(self.reader, self.limits, self.columns))
+        return chunks | beam.ParDo(_MakeWindows(self.reader, self.columns))
 
 
 class _MakeWindows(ChunkStep):
     stage = "audit"
 
-    def __init__(self, reader: Reader, limits: WindowLimits, columns: InputColumns = InputColumns()):
+    def __init__(self, reader: SpanReader, columns: InputColumns):
         super().__init__()
-        self.reader, self.limits, self.columns = reader, limits, columns
+        self.reader, self.columns = reader, columns
 
     def setup(self) -> None:
-        self.tokenizer = shared(self.reader).tokenizer()
+        self.tokenizer = shared(self.reader.reader).tokenizer()
 
     def apply(self, chunk: Chunk) -> WindowedChunk:
         columns = self.columns if chunk.wants("audit") else replace(self.columns, answers="")
-        return make_windows(chunk, self.tokenizer, self.limits, columns)
+        return make_windows(chunk, self.tokenizer, self.reader.limits, columns)

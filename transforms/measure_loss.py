@@ -15,6 +15,7 @@ from model.audit.rows import audit_columns
 from model.audit.statistics import measure
 from model.reading.columns import as_texts
 from model.reading.prediction import Decoding
+from model.reading.span_reader import SpanReader
 from transforms.chunk_step import ChunkStep
 from transforms.decode_answers import reasons_of
 from transforms.make_windows import STAGE as GOLDS_READ_IN
@@ -25,17 +26,18 @@ from transforms.write_chunk import row_ids
 
 @dataclass(frozen=True, slots=True)
 class AuditOptions:
-    """link of the tokenwise loss; id column; columns of --slice_by; lengths of the lists of highest losses and of suspects."""
+    """id column; columns of --slice_by; lengths of the lists of highest losses and of suspects."""
 
-    link: str = "softmax"
     id: str = "id"
     slice_by: tuple[str, ...] = ()
     worst: int = 50
     suspects: int = 100
 
 
-def measure_loss(answered: AnsweredChunk, decoding: Decoding, options: AuditOptions) -> AnsweredChunk:
-    """Adds the audit's outcome to a chunk. Raises ValueError if its golds were not measured."""
+def measure_loss(answered: AnsweredChunk, decoding: Decoding, options: AuditOptions, link: str = "softmax") -> AnsweredChunk:
+    """Add the audit's outcome to a chunk; `link` makes logits probabilities (tokenwise).
+
+    Raises ValueError if its golds were not measured."""
     windowed, prediction = answered.predicted.windowed, answered.predicted.prediction
     golds, windows = windowed.golds, windowed.windows
     if golds is None or prediction.losses is None:
@@ -48,7 +50,7 @@ def measure_loss(answered: AnsweredChunk, decoding: Decoding, options: AuditOpti
     for row, pair in enumerate(windowed.row_pair.tolist()):
         if pair in prediction.unmeasured:
             rejected.setdefault(row, Rejection(row, "PredictSpans", *prediction.unmeasured[pair]))
-    losses = passage_losses(windows, golds, views, prediction.losses, options.link)
+    losses = passage_losses(windows, golds, views, prediction.losses, link)
     columns = audit_columns(
         windows=windows,
         spans=answered.spans,
@@ -109,19 +111,21 @@ def measure_loss(answered: AnsweredChunk, decoding: Decoding, options: AuditOpti
 class MeasureLoss(beam.PTransform):
     """AnsweredChunk -> AnsweredChunk with the audit's outcome."""
 
-    decoding: Decoding
-    options: AuditOptions
+    reader: SpanReader
+    options: AuditOptions = AuditOptions()
 
     def expand(self, chunks: beam.PCollection) -> beam.PCollection:
-        return chunks | beam.ParDo(_MeasureLoss(self.decoding, self.options))
+        return chunks | beam.ParDo(_MeasureLoss(self.reader, self.options))
 
 
 class _MeasureLoss(ChunkStep):
     stage = "audit"
 
-    def __init__(self, decoding: Decoding, options: AuditOptions):
+    def __init__(self, reader: SpanReader, options: AuditOptions):
         super().__init__()
-        self.decoding, self.options = decoding, options
+        self.reader, self.options = reader, options
 
     def apply(self, answered: AnsweredChunk) -> AnsweredChunk:
-        return measure_loss(answered, self.decoding, self.options) if answered.chunk.wants("audit") else answered
+        if not answered.chunk.wants("audit"):
+            return answered
+        return measure_loss(answered, self.reader.decoding, self.options, self.reader.link)

@@ -8,6 +8,7 @@ import apache_beam as beam
 
 from model.reading.prediction import Decoding, predict
 from model.reading.reader import Reader, shared
+from model.reading.span_reader import SpanReader
 from transforms.chunk_step import ChunkStep
 from transforms.records import PredictedChunk, WindowedChunk
 
@@ -28,25 +29,23 @@ def predict_spans(
 class PredictSpans(beam.PTransform):
     """WindowedChunk -> PredictedChunk. The network is loaded once per process."""
 
-    reader: Reader
-    decoding: Decoding
-    batch_tokens: int
-    link: str = "softmax"
+    reader: SpanReader
 
     def expand(self, chunks: beam.PCollection) -> beam.PCollection:
-        return chunks | beam.ParDo(_PredictSpans(self.reader, self.decoding, self.batch_tokens, self.link))
+        return chunks | beam.ParDo(_PredictSpans(self.reader))
 
 
 class _PredictSpans(ChunkStep):
     stage = "audit"
 
-    def __init__(self, reader: Reader, decoding: Decoding, batch_tokens: int, link: str):
+    def __init__(self, reader: SpanReader):
         super().__init__()
-        self.reader, self.decoding, self.batch_tokens, self.link = reader, decoding, batch_tokens, link
+        self.reader = reader
 
     def setup(self) -> None:
-        self.loaded = shared(self.reader)
+        self.loaded = shared(self.reader.reader)
         self.loaded.load()
 
     def apply(self, windowed: WindowedChunk) -> PredictedChunk:
-        return predict_spans(windowed, self.loaded, self.decoding, self.batch_tokens, self.link)
+        reader = self.reader
+        return predict_spans(windowed, self.loaded, reader.decoding, reader.batch_tokens, reader.link)

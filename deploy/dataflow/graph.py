@@ -18,8 +18,8 @@ from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOpt
 
 from pipeline.graph import build
 from pipeline.job.dates import each_day
-from pipeline.job.job import resolve
 from pipeline.job.options import parse
+from pipeline.job.resolve import resolve
 from pipeline.job.runners import make_runner
 
 

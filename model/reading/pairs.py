@@ -11,16 +11,29 @@ import numpy as np
 from model.reading.columns import usable_texts
 from model.reading.tokenizer import Passages, Tokenizer
 from model.reading.windows import Windows, cut_windows, most_tokens
+from model.settings import BOTH, setting, whole
 
 
 @dataclass(frozen=True, slots=True)
 class WindowLimits:
-    """max_length, overlap and max_question in tokens; max_windows per row."""
+    """How passages are cut into context windows; lengths in tokens."""
 
-    max_length: int
-    overlap: int
-    max_question: int
-    max_windows: int
+    max_length: int = setting(
+        384,
+        whole(8, 10**6),
+        "tokens per window, question included",
+        unset="384, or the model's limit",
+        identity=BOTH,
+    )
+    overlap: int = setting(
+        128,
+        whole(0, 10**6),
+        "context tokens that neighbouring windows share; at least max_answer_length - 1",
+        unset="128, less in short windows",
+        identity=BOTH,
+    )
+    max_question: int = setting(64, whole(1, 10**6), "question tokens that are read; longer questions are cut", identity=BOTH)
+    max_windows: int = setting(2000, whole(1, 10**7), "windows per row; longer rows are rejected", identity=BOTH)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ computed.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from model.reading.batching import Batch, Pending, assemble, plan_batches
 from model.reading.reader import Reader
 from model.reading.spans import PassageSpans, WindowSpans, decode_windows, merge_windows
 from model.reading.windows import Windows
+from model.settings import BOTH, number, one_of, setting, whole
 
 _device_lock = threading.Lock()
 """One chunk at a time is given to the device: threads of one process share its network and its memory."""
@@ -28,12 +30,28 @@ _device_lock = threading.Lock()
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """How windows are decoded: candidates kept, longest span in tokens, T of the posterior, whether null is an option."""
+    """How spans are chosen.
 
-    n_best: int = 5
-    max_answer_length: int = 30
-    temperature: float = 1.0
-    null: bool = False
+    null is whether "no answer" is an option; it wins where null_score - best span_score > null_score_diff_threshold.
+    """
+
+    n_best: int = setting(5, whole(1, 1000), "candidates kept", identity=BOTH)
+    max_answer_length: int = setting(30, whole(1, 10**4), "longest answer, in tokens", identity=BOTH)
+    temperature: float = setting(1.0, number(0, math.inf), "T of the posterior", identity=BOTH, option=False)
+    null: bool = setting(
+        False,
+        one_of(auto=None, on=True, off=False),
+        "whether 'no answer' is an option",
+        unset="auto: as the checkpoint's config says, else off",
+        identity=BOTH,
+    )
+    null_score_diff_threshold: float = setting(
+        0.0,
+        number(-1e6, 1e6),
+        "no answer when null_score - best span_score is above X",
+        unset="the checkpoint's, else 0",
+        identity=BOTH,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,12 +238,10 @@ def each_batch(
     return failed, sum(computed)
 
 
-def decide(
-    prediction: Prediction, windows: Windows, row_pair: np.ndarray, decoding: Decoding, null_threshold: float
-) -> Decision:
-    """Merges windows to passages and decides, per distinct pair, between the best span and no answer.
+def decide(prediction: Prediction, windows: Windows, row_pair: np.ndarray, decoding: Decoding) -> Decision:
+    """Merge windows to passages and decide, per distinct pair, between the best span and no answer.
 
-    No answer when null_score - best span_score > null_threshold. Problems, of the rows that ask the pair (`row_pair` int64
+    Problems, of the rows that ask the pair (`row_pair` int64
     [rows], -1 for none): non_finite_logits, no_admissible_span, and those of the prediction.
     """
     spans = merge_windows(
@@ -246,7 +262,7 @@ def decide(
             of_pair[pair] = "no_admissible_span", "no token of the context can start and end an answer"
     problems = {row: of_pair[pair] for row, pair in enumerate(row_pair.tolist()) if pair in of_pair} if of_pair else {}
     with np.errstate(invalid="ignore"):
-        no_answer = spans.null_score - spans.span_score[:, 0] > null_threshold
+        no_answer = spans.null_score - spans.span_score[:, 0] > decoding.null_score_diff_threshold
     return Decision(spans, no_answer, problems)
 
 

@@ -18,6 +18,7 @@ from model.backends.lanes import lanes_of
 from model.checkpoint import CheckpointError, Location, digest, refuse_unsafe
 from model.reading.batching import Batch, to_device
 from model.reading.tokenizer import Tokenizer
+from model.settings import BOTH, flag, one_of, setting, text, whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -33,6 +34,28 @@ _STATELESS = (
     *("roberta", "xlm-roberta", "xlnet"),
 )
 """Networks whose `forward` is known to change nothing in them, so that lanes may call it at once; BigBird's, for one, does."""
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Which checkpoint, and how its network runs."""
+
+    model: str = setting("bundled", text("DIR_OR_ID"), "folder, URL or hub id[@revision] of a question answering checkpoint")
+    device: str = setting(
+        "auto",
+        text("DEVICE", r"auto|cpu|cuda(:[0-9]+)?", "auto, cpu, cuda or cuda:N"),
+        "where the network runs; auto is CUDA if there is one",
+    )
+    dtype: str = setting(
+        "auto",
+        one_of(auto="auto", **{name: name for name in DTYPES}),
+        "of the encoder; auto is bfloat16 where the device computes in it at full speed, else float32",
+        identity=BOTH,
+    )
+    compile: bool = setting(False, flag(), "pass the network through torch.compile: slower start, faster on long runs")
+    batch_tokens: int = setting(
+        4096, whole(1, 10**8), "padded tokens per batch", unset="4096 on a CPU, 65536 on CUDA", identity=BOTH
+    )
 
 
 class Reader(Protocol):

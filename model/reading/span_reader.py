@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self, overload
@@ -11,19 +10,16 @@ from model.checkpoint import CheckpointError, Location, digest, locate, read_set
 from model.reading.columns import NotUTF8, answer_columns, is_utf8
 from model.reading.pairs import WindowLimits, cut_pairs
 from model.reading.prediction import Decoding, decide, predict
-from model.reading.reader import DTYPES, CheckpointReader, resolve_device, resolve_dtype, shared
+from model.reading.reader import CheckpointReader, ModelSettings, resolve_device, resolve_dtype, shared
+from model.settings import SettingError, make, make_all
 
 Texts = list[str] | tuple[str, ...]
 
-CUDA_BATCH_TOKENS = 65536
-"""Padded tokens per batch on a CUDA device, unless told."""
+CPU_BATCH_TOKENS, CUDA_BATCH_TOKENS = 4096, 65536
+"""Padded tokens per batch by default."""
 
 _ROWS_AT_ONCE = 2048
 """Of a list: bounds memory, and makes the batches those of annotate with its default --chunk_rows."""
-
-
-class SettingError(ValueError):
-    """A setting that can't be used; the message starts with its name and value and tells the limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,61 +75,36 @@ class SpanReader:
     reader: CheckpointReader
     limits: WindowLimits
     decoding: Decoding
-    null_threshold: float
     link: str
     batch_tokens: int
 
     @classmethod
-    def load(
-        cls,
-        model: str | Location = "bundled",
-        *,
-        device: str = "auto",
-        dtype: str = "auto",
-        compile: bool = False,
-        batch_tokens: int | None = None,
-        max_length: int | None = None,
-        overlap: int | None = None,
-        max_question: int = 64,
-        max_windows: int = 2000,
-        max_answer_length: int = 30,
-        null: str = "auto",
-        null_score_diff_threshold: float | None = None,
-    ) -> Self:
-        """Loads a checkpoint; the settings are the options of annotate, with the same defaults.
+    def load(cls, model: str | Location = "bundled", **settings: Any) -> Self:
+        """Load a checkpoint. The settings are annotate's options of the groups model, windows and answers.
 
         model  a folder, a hub id[@revision], or "bundled"; a URL as `transforms.stored_folder.StoredFolder(url)`
 
-        Raises CheckpointError and TokenizerError for what can't be loaded, SettingError for a setting out of its limits.
+        Raises CheckpointError and TokenizerError for what can't be loaded, SettingError for a setting out of its limits,
+        TypeError for a name that isn't a setting.
         """
-        lowest = {"max_length": 8, "overlap": 0}
-        whole = {"batch_tokens": batch_tokens, "max_length": max_length, "overlap": overlap, "max_question": max_question}
-        for name, value in {**whole, "max_windows": max_windows, "max_answer_length": max_answer_length}.items():
-            if value is not None:
-                _check_whole(name, value, lowest.get(name, 1))
-        if null not in ("auto", "on", "off"):
-            raise SettingError(f"null={null}: must be auto, on or off")
-        if dtype not in ("auto", *DTYPES):
-            raise SettingError(f"dtype={dtype}: must be auto, {', '.join(DTYPES)}")
-        reader = _reader(locate(model) if isinstance(model, str) else model, device, dtype, compile)
-        settings = read_settings(reader.folder)
-        if null == "on" and reader.tokenizer().format.classifier is None:
+        runs, limits, decoding = make_all((ModelSettings, WindowLimits, Decoding), settings)
+        reader = _reader(locate(model) if isinstance(model, str) else model, runs)
+        own = read_settings(reader.folder)
+        if decoding.null and reader.tokenizer().format.classifier is None:
             raise SettingError("null=on: the tokenizer puts no classifier token into a pair, the model has no null option")
-        threshold = settings.null_threshold if null_score_diff_threshold is None else null_score_diff_threshold
-        if not math.isfinite(threshold):
-            raise SettingError(f"null_score_diff_threshold={threshold}: must be a finite number")
-        on_cuda = resolve_device(device).type == "cuda"
+        threshold = decoding.null_score_diff_threshold
+        on_cuda = resolve_device(runs.device).type == "cuda"
         return cls(
             reader=reader,
-            limits=_limits(reader, max_length, overlap, max_question, max_windows, max_answer_length),
-            decoding=Decoding(
-                max_answer_length=max_answer_length,
-                temperature=settings.temperature,
-                null=null == "on" or (null == "auto" and settings.null),
+            limits=_limits(reader, limits, decoding.max_answer_length),
+            decoding=replace(
+                decoding,
+                temperature=own.temperature,
+                null=own.null if decoding.null is None else decoding.null,
+                null_score_diff_threshold=own.null_threshold if threshold is None else threshold,
             ),
-            null_threshold=threshold,
-            link=settings.link,
-            batch_tokens=batch_tokens or (CUDA_BATCH_TOKENS if on_cuda else 4096),
+            link=own.link,
+            batch_tokens=runs.batch_tokens or (CUDA_BATCH_TOKENS if on_cuda else CPU_BATCH_TOKENS),
         )
 
     @overload
@@ -152,10 +123,10 @@ class SpanReader:
         a list more than once are tokenized once. Raises TypeError for what is neither text nor None, ValueError for
         lists of different lengths, SettingError for an n_best below 1.
         """
-        _check_whole("n_best", n_best, 1)
+        decoding = replace(self.decoding, n_best=make(Decoding, {"n_best": n_best}).n_best)
         questions, contexts = _texts("question", question), _texts("context", context)
         if isinstance(question, str | None) and isinstance(context, str | None):
-            return next(self._answers(questions, contexts, n_best))
+            return next(self._answers(questions, contexts, decoding))
         if isinstance(question, str | None):
             questions *= len(contexts)
         elif isinstance(context, str | None):
@@ -163,13 +134,13 @@ class SpanReader:
         if len(questions) != len(contexts):
             raise ValueError(f"there are {len(questions)} questions, but {len(contexts)} contexts")
         groups = [slice(begin, begin + _ROWS_AT_ONCE) for begin in range(0, len(questions), _ROWS_AT_ONCE)]
-        return [answer for rows in groups for answer in self._answers(questions[rows], contexts[rows], n_best)]
+        return [answer for rows in groups for answer in self._answers(questions[rows], contexts[rows], decoding)]
 
-    def _answers(self, questions: Sequence[Any], contexts: Sequence[Any], n_best: int) -> Iterator[Answer]:
-        reader, decoding = shared(self.reader), replace(self.decoding, n_best=n_best)
+    def _answers(self, questions: Sequence[Any], contexts: Sequence[Any], decoding: Decoding) -> Iterator[Answer]:
+        reader = shared(self.reader)
         pairs = cut_pairs(questions, contexts, reader.tokenizer(), self.limits)
         prediction = predict(reader, pairs.windows, decoding, self.batch_tokens)
-        decision = decide(prediction, pairs.windows, pairs.row_pair, decoding, self.null_threshold)
+        decision = decide(prediction, pairs.windows, pairs.row_pair, decoding)
         problems = decision.problems | pairs.problems
         reasons = [problems[row][0] if row in problems else None for row in range(len(questions))]
         columns = answer_columns(
@@ -197,21 +168,16 @@ def _texts(name: str, given: Any) -> list[Any]:
     return [value if is_utf8(value) else NotUTF8() for value in values]
 
 
-def _check_whole(name: str, value: Any, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise SettingError(f"{name}={value}: must be a whole number from {least}")
-
-
-def _reader(location: Location, device: str, dtype: str, compile: bool) -> CheckpointReader:
+def _reader(location: Location, settings: ModelSettings) -> CheckpointReader:
     """The reader of a location, its network loaded once to see that it can be. Raises CheckpointError or SettingError."""
     folder = location.folder()
     found = digest(folder)
     try:
-        dtype = resolve_dtype(dtype, device)
-        resolve_device(device)
+        dtype = resolve_dtype(settings.dtype, settings.device)
+        resolve_device(settings.device)
     except (ValueError, RuntimeError) as error:
-        raise SettingError(f"device={device}: {error}") from error
-    reader = CheckpointReader(location.pinned(folder, found), found, device, dtype, compile)
+        raise SettingError(f"device={settings.device}: {error}") from error
+    reader = CheckpointReader(location.pinned(folder, found), found, settings.device, dtype, settings.compile)
     reader = shared(reader)
     reader.load()
     tokenizer = reader.tokenizer()
@@ -226,30 +192,26 @@ def _reader(location: Location, device: str, dtype: str, compile: bool) -> Check
     return reader
 
 
-def _limits(
-    reader: CheckpointReader,
-    max_length: int | None,
-    overlap: int | None,
-    max_question: int,
-    max_windows: int,
-    max_answer_length: int,
-) -> WindowLimits:
-    """Window sizes that the model can take and that give every admissible answer a window. Raises SettingError."""
+def _limits(reader: CheckpointReader, asked: WindowLimits, max_answer_length: int) -> WindowLimits:
+    """Return limits that the model can take and that give every admissible answer a window. Raises SettingError."""
     tokenizer = reader.tokenizer()
+    special = tokenizer.format.special_tokens
     capacity = min(tokenizer.max_length, reader.positions() or tokenizer.max_length)
-    length = max_length or min(384, capacity)
+    length = asked.max_length or min(WindowLimits().max_length, capacity)
     if length > capacity:
         raise SettingError(f"max_length={length}: the model takes at most {capacity} tokens")
     least = max_answer_length - 1
-    room = length - max_question - tokenizer.format.special_tokens
-    shared_tokens = max(least, min(128, length // 3, room - 1)) if overlap is None else overlap
-    if shared_tokens < least:
+    room = length - asked.max_question - special
+    overlap = asked.overlap
+    if overlap is None:
+        overlap = max(least, min(WindowLimits().overlap, length // 3, room - 1))
+    if overlap < least:
         raise SettingError(
-            f"overlap={shared_tokens}: must be at least max_answer_length - 1 = {least}, or some answers fit in no window"
+            f"overlap={overlap}: must be at least max_answer_length - 1 = {least}, or some answers fit in no window"
         )
-    if room <= shared_tokens:
+    if room <= overlap:
         raise SettingError(
-            f"overlap={shared_tokens}: must be below {max(room, 0)}, the context tokens that fit beside a question in "
-            f"max_length={length} less max_question={max_question} less {tokenizer.format.special_tokens} special tokens"
+            f"overlap={overlap}: must be below {max(room, 0)}, the context tokens that fit beside a question in "
+            f"max_length={length} less max_question={asked.max_question} less {special} special tokens"
         )
-    return WindowLimits(length, shared_tokens, max_question, max_windows)
+    return replace(asked, max_length=length, overlap=overlap)

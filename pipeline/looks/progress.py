@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 from tqdm import tqdm
 
-from pipeline.job.job import Job
+from pipeline.job.resolve import Job
 from transforms.records import rows_of_part
 from transforms.storage import is_local, join, list_names, open_parquet
 

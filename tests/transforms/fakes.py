@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,6 +12,8 @@ import torch
 from model.reading.batching import Batch
 from model.reading.pairs import WindowLimits
 from model.reading.prediction import Decoding
+from model.reading.reader import Reader
+from model.reading.span_reader import SpanReader
 from model.reading.tokenizer import Tokenizer
 from transforms.claim import RUN, Output
 from transforms.decode_answers import decode_answers
@@ -95,4 +97,10 @@ def answer(
 ) -> AnsweredChunk:
     """A chunk through all steps up to its answers."""
     windowed = make_windows(make_chunk(table), reader.words, LIMITS)
-    return decode_answers(predict_spans(windowed, reader, decoding, batch_tokens), decoding, null_threshold)
+    decoding = replace(decoding, null_score_diff_threshold=null_threshold)
+    return decode_answers(predict_spans(windowed, reader, decoding, batch_tokens), decoding)
+
+
+def span_reader(reader: Reader, decoding: Decoding = DECODING) -> SpanReader:
+    """A reader with the settings of these tests, as the steps take it."""
+    return SpanReader(reader, LIMITS, decoding, link="softmax", batch_tokens=100)

@@ -200,7 +200,7 @@ class TestRejections:
         unfit = passages.can_start.copy()
         unfit[passages.bounds[1] : passages.bounds[2]] = False
         windowed = replace(windowed, windows=replace(windowed.windows, passages=replace(passages, can_start=unfit)))
-        answered = decode_answers(predict_spans(windowed, reader, DECODING, 200), DECODING, 0.0)
+        answered = decode_answers(predict_spans(windowed, reader, DECODING, 200), DECODING)
         self.check(answered, words, "no_admissible_span", "no token of the context can start and end an answer")
 
     def test_every_row_of_a_pair_is_rejected(self, words: Tokenizer):
@@ -246,4 +246,4 @@ def test_nothing_but_rejections_is_a_whole_table_too(words: Tokenizer):
 def test_for_an_audit_alone_no_answers_are_made(words: Tokenizer):
     windowed = make_windows(make_chunk(asked("a b")), words, LIMITS)
     predicted = predict_spans(windowed, FakeReader(words), DECODING, 100)
-    assert decode_answers(predicted, DECODING, 0.0, annotate=False).outcomes == ()
+    assert decode_answers(predicted, DECODING, annotate=False).outcomes == ()

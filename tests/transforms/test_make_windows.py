@@ -9,7 +9,7 @@ import pytest
 
 from model.reading.reader import shared
 from model.reading.tokenizer import Tokenizer
-from tests.transforms.fakes import LIMITS, asked, make_chunk
+from tests.transforms.fakes import LIMITS, asked, make_chunk, span_reader
 from transforms.make_windows import InputColumns, _MakeWindows, make_windows
 from transforms.records import WindowedChunk
 
@@ -143,7 +143,7 @@ def test_the_step_loads_the_tokenizer_and_not_the_network():
             return "the tokenizer"
 
     reader = FakeReader()
-    step = _MakeWindows(reader, LIMITS)
+    step = _MakeWindows(span_reader(reader), InputColumns())
     step.setup()
     assert step.tokenizer == "the tokenizer"
     assert shared(reader) is reader

@@ -18,7 +18,7 @@ from model.audit.statistics import Statistics
 from model.reading.columns import as_texts
 from model.reading.prediction import Decoding
 from model.reading.tokenizer import Tokenizer
-from tests.transforms.fakes import DECODING, LIMITS, FakeReader, asked, make_chunk
+from tests.transforms.fakes import DECODING, LIMITS, FakeReader, asked, make_chunk, span_reader
 from transforms.decode_answers import decode_answers
 from transforms.make_windows import InputColumns, make_windows
 from transforms.measure_loss import AuditOptions, _MeasureLoss, measure_loss
@@ -43,7 +43,7 @@ def answer(table: pa.Table, reader: FakeReader, decoding: Decoding = DECODING, *
     """A chunk through all steps up to its answers, with its golds measured; no annotate."""
     columns = InputColumns(answers="answers" if golds else "")
     windowed = make_windows(make_chunk(table, first_row=100), reader.words, LIMITS, columns)
-    return decode_answers(predict_spans(windowed, reader, decoding, 200), decoding, 0.0, annotate=False)
+    return decode_answers(predict_spans(windowed, reader, decoding, 200), decoding, annotate=False)
 
 
 def audit(table: pa.Table, reader: FakeReader, decoding: Decoding = DECODING, **options: Any) -> Outcome:
@@ -84,8 +84,8 @@ def test_the_link_of_the_tokenwise_loss_is_the_one_that_was_asked_for(words: Tok
     table = with_answers(asked("a b c"), gold("a", 0))
     reader = FakeReader(words, {"a": (2.0, 0.0)})
     windowed = make_windows(make_chunk(table), words, LIMITS, InputColumns(answers="answers"))
-    answered = decode_answers(predict_spans(windowed, reader, DECODING, 200, "sigmoid"), DECODING, 0.0, annotate=False)
-    (outcome,) = measure_loss(answered, DECODING, AuditOptions(link="sigmoid")).outcomes
+    answered = decode_answers(predict_spans(windowed, reader, DECODING, 200, "sigmoid"), DECODING, annotate=False)
+    (outcome,) = measure_loss(answered, DECODING, AuditOptions(), "sigmoid").outcomes
     row = outcome.columns.to_pylist()[0]
     assert row["tokenwise_start"] == pytest.approx(math.log1p(math.exp(-2)) + 2 * math.log(2), rel=1e-6)
     assert row["tokenwise_end"] == pytest.approx(3 * math.log(2), rel=1e-6)
@@ -311,7 +311,7 @@ def test_annotate_comes_before_and_stays(words: Tokenizer):
     table = with_answers(asked("a b"), gold("a", 0))
     reader = FakeReader(words)
     windowed = make_windows(make_chunk(table), words, LIMITS, InputColumns(answers="answers"))
-    answered = decode_answers(predict_spans(windowed, reader, DECODING, 200), DECODING, 0.0)
+    answered = decode_answers(predict_spans(windowed, reader, DECODING, 200), DECODING)
     both = measure_loss(answered, DECODING, AuditOptions())
     assert [outcome.stage for outcome in both.outcomes] == ["annotate", "audit"]
     assert both.outcomes[0] is answered.outcomes[0]
@@ -349,7 +349,7 @@ def test_where_nothing_could_be_measured_no_row_is_to_blame(words: Tokenizer):
 
 def test_the_step_fails_its_chunk_and_not_the_run(words: Tokenizer):
     answered = answer(with_answers(asked("a b"), gold("a", 0)), FakeReader(words), golds=False)
-    (receipt,) = _MeasureLoss(DECODING, AuditOptions()).process(answered)
+    (receipt,) = _MeasureLoss(span_reader(FakeReader(words)), AuditOptions()).process(answered)
     assert receipt.failed_step == "MeasureLoss"
     assert "without its golds" in receipt.error
     assert receipt.rows == 1
@@ -358,7 +358,7 @@ def test_the_step_fails_its_chunk_and_not_the_run(words: Tokenizer):
 def test_the_step_is_the_function(words: Tokenizer):
     table = with_answers(asked("a b", "a b c"), gold("a", 0), gold("c", 4))
     answered = answer(table, FakeReader(words))
-    (found,) = _MeasureLoss(DECODING, AuditOptions()).process(answered)
+    (found,) = _MeasureLoss(span_reader(FakeReader(words)), AuditOptions()).process(answered)
     assert found.outcomes[0].columns.equals(measure_loss(answered, DECODING, AuditOptions()).outcomes[0].columns)
     assert found.chunk.seconds["MeasureLoss"] > 0
     assert np.isfinite(found.outcomes[0].columns.column("nll").to_numpy()).all()

@@ -12,7 +12,7 @@ import torch
 from model.checkpoint import CheckpointError, LocalFolder
 from model.reading.reader import CheckpointReader
 from model.reading.tokenizer import Tokenizer
-from tests.transforms.fakes import DECODING, LIMITS, FakeReader, asked, make_chunk
+from tests.transforms.fakes import DECODING, LIMITS, FakeReader, asked, make_chunk, span_reader
 from transforms.make_windows import make_windows
 from transforms.predict_spans import _PredictSpans, predict_spans
 from transforms.records import PredictedChunk
@@ -98,17 +98,14 @@ class TestFailures:
 class TestLoading:
     def test_equal_readers_share_one_network(self, bert_folder: Path):
         """Threads and steps of a process each unpickle their own reader."""
-        steps = [
-            _PredictSpans(CheckpointReader(LocalFolder(str(bert_folder)), device="cpu"), DECODING, 100, "softmax")
-            for _ in range(2)
-        ]
+        steps = [_PredictSpans(span_reader(CheckpointReader(LocalFolder(str(bert_folder)), device="cpu"))) for _ in range(2)]
         for step in steps:
             step.setup()
         assert steps[0].loaded is steps[1].loaded
         assert steps[0].loaded._network is steps[1].loaded._network
 
     def test_a_model_that_can_not_be_loaded_ends_the_run(self, tmp_path: Path):
-        step = _PredictSpans(CheckpointReader(LocalFolder(str(tmp_path)), device="cpu"), DECODING, 100, "softmax")
+        step = _PredictSpans(span_reader(CheckpointReader(LocalFolder(str(tmp_path)), device="cpu")))
         with pytest.raises(CheckpointError, match=r"no config\.json"):
             step.setup()
 
@@ -121,5 +118,5 @@ class TestLoading:
                 self.loads += 1
 
         reader = FakeLoading()
-        _PredictSpans(reader, DECODING, 100, "softmax").setup()
+        _PredictSpans(span_reader(reader)).setup()
         assert reader.loads == 1

@@ -17,7 +17,7 @@ import pytest
 from model import SpanReader
 from pipeline.convert import main
 from pipeline.formats.read_formats import Names, read_squad
-from pipeline.job.job import SAMPLE
+from pipeline.sample import SAMPLE
 from tests.pipeline.squad_rules import score
 from tests.runs import examples, read_parts, run, write_input
 

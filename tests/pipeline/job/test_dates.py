@@ -10,8 +10,8 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipeline.job.dates import each_day
 from pipeline.job.identity import claim
-from pipeline.job.job import resolve
 from pipeline.job.options import Refused, parse
+from pipeline.job.resolve import resolve
 from tests.runs import examples, identities, read_manifest, read_parts, run, write_input
 
 

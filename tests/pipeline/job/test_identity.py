@@ -12,8 +12,8 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipeline.job import identity as module
 from pipeline.job.identity import RUN, claim, identity, input_ranges
-from pipeline.job.job import Job, resolve
 from pipeline.job.options import Refused, parse
+from pipeline.job.resolve import Job, resolve
 from tests.runs import examples, write_input
 from transforms.plan_chunks import list_files
 from transforms.records import InputFile
@@ -35,7 +35,20 @@ def out(tmp_path: Path) -> Path:
 
 
 def configured(job: Job, **changes: Any) -> Job:
-    return replace(job, configuration={**job.configuration, **changes})
+    configuration = {stage: {**values, **changes} for stage, values in job.configuration.items()}
+    return replace(job, configuration=configuration)
+
+
+def both_stages(job: Job) -> Job:
+    """The job of annotate with an audit beside it."""
+    outputs = (("audit", f"{job.output}/audit"), ("annotate", job.output))
+    return replace(job, outputs=outputs, configuration=dict.fromkeys(("audit", "annotate"), job.configuration["annotate"]))
+
+
+def audit_alone(job: Job) -> Job:
+    """The audit of `both_stages` as a job of its own."""
+    alone = {"audit": job.configuration["annotate"]}
+    return replace(job, outputs=(("audit", f"{job.output}/audit"),), configuration=alone)
 
 
 def fill(out: Path) -> None:
@@ -100,7 +113,7 @@ def test_ranges_of_inputs_are_read_back_from_the_claim(job: Job, files: int):
     """Names with quotes, line ends of any kind and other scripts; rows only where a limit sets them."""
     names = ("a", 'b "x"', "c,\nd", "灯台\u2028\x85", "é")
     made = tuple(InputFile(n, f"/in/{names[n % 5]}{n}", n, f"v{n}", f"label {n}", n if n % 2 else None) for n in range(files))
-    job = replace(job, files=made)
+    job = replace(job, inputs=replace(job.inputs, files=made))
     claim(job, overwrite=False)
     ranges = input_ranges(job)
     assert len(ranges) == min(files, 1000)
@@ -121,7 +134,7 @@ class TestInputs:
     def changed(self, job: Job, place: int, **values: Any) -> Job:
         files = list(job.files)
         files[place] = replace(files[place], **values)
-        return replace(job, files=tuple(files))
+        return replace(job, inputs=replace(job.inputs, files=tuple(files)))
 
     @pytest.mark.parametrize("values", [{"size": 1}, {"version": "later"}])
     def test_a_changed_file_is_named(self, job: Job, values: dict[str, Any]):
@@ -130,14 +143,14 @@ class TestInputs:
             claim(self.changed(job, 1, **values), overwrite=False)
 
     def test_a_file_more_is_named(self, job: Job):
-        claim(replace(job, files=job.files[:1]), overwrite=False)
+        claim(replace(job, inputs=replace(job.inputs, files=job.files[:1])), overwrite=False)
         with pytest.raises(Refused, match=f"input {job.files[1].path} was not part of it"):
             claim(job, overwrite=False)
 
     def test_a_file_less_is_named(self, job: Job):
         claim(job, overwrite=False)
         with pytest.raises(Refused, match=f"input {job.files[1].path} was part of it"):
-            claim(replace(job, files=job.files[:1]), overwrite=False)
+            claim(replace(job, inputs=replace(job.inputs, files=job.files[:1])), overwrite=False)
 
 
 class TestOverwrite:
@@ -172,7 +185,7 @@ def test_an_output_in_which_nothing_can_be_made_is_refused(job: Job, tmp_path: P
     (tmp_path / "file").write_text("in the way")
     for output in (f"{tmp_path}/file", f"{tmp_path}/file/out"):
         with pytest.raises(Refused, match=f"--output={output} can't be written"):
-            claim(replace(job, output=output), overwrite=False)
+            claim(replace(job, outputs=(("annotate", output),)), overwrite=False)
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -194,7 +207,7 @@ def test_of_two_runs_that_start_at_the_same_time_one_is_refused(
 
 
 def test_annotate_with_audit_claims_both_folders(job: Job, out: Path):
-    both = replace(job, stages=("annotate", "audit"))
+    both = both_stages(job)
     assert claim(both, overwrite=False) is False
     assert files_of(out) == {RUN, f"audit/{RUN}"}
     assert claim(both, overwrite=False) is True
@@ -204,17 +217,17 @@ def test_when_one_of_two_folders_is_anothers_neither_is_touched(job: Job, out: P
     """A manifest that vanished with a refusal would turn a complete run into an incomplete one."""
     claim(job, overwrite=False)
     fill(out)
-    claim(configured(replace(job, stages=("audit",), output=f"{out}/audit"), n_best=9), overwrite=False)
+    claim(configured(audit_alone(job), n_best=9), overwrite=False)
     before = files_of(out)
     with pytest.raises(Refused, match=f"--output={out}/audit holds another run: n_best was 9, is 5"):
-        claim(replace(job, stages=("annotate", "audit")), overwrite=False)
+        claim(both_stages(job), overwrite=False)
     assert files_of(out) == before
 
 
 def test_a_refusal_leaves_no_claim_on_the_other_folder(job: Job, out: Path):
-    claim(configured(replace(job, stages=("audit",), output=f"{out}/audit"), n_best=9), overwrite=False)
+    claim(configured(audit_alone(job), n_best=9), overwrite=False)
     with pytest.raises(Refused):
-        claim(replace(job, stages=("annotate", "audit")), overwrite=False)
+        claim(both_stages(job), overwrite=False)
     assert files_of(out) == {f"audit/{RUN}"}
 
 

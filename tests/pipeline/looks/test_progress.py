@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipeline.job.job import Job, resolve
 from pipeline.job.options import parse
+from pipeline.job.resolve import Job, resolve
 from pipeline.looks import progress as module
 from pipeline.looks.progress import progress
 from tests.runs import examples, wait_until, write_input
@@ -103,14 +103,18 @@ def test_of_many_files_some_are_asked_for_their_rows(
     asked = []
     monkeypatch.setattr(module, "open_parquet", lambda path: asked.append(path) or open_parquet(path))
     half = replace(job.files[0], size=job.files[0].size // 2)
-    with caplog.at_level(logging.INFO, "spanmill"), progress(replace(job, files=(job.files[0], half) * 2)):
+    with (
+        caplog.at_level(logging.INFO, "spanmill"),
+        progress(replace(job, inputs=replace(job.inputs, files=(job.files[0], half) * 2))),
+    ):
         finish(job, 6)
     assert len(asked) == 2
     assert lines(caplog)[-1].startswith("6 of about 18 rows done")
 
 
 def test_a_limit_bounds_what_is_planned(job: Job, caplog: pytest.LogCaptureFixture):
-    limited = replace(job, files=tuple(replace(file, rows=2) for file in job.files))
+    files = tuple(replace(file, rows=2) for file in job.files)
+    limited = replace(job, inputs=replace(job.inputs, files=files))
     with caplog.at_level(logging.INFO, "spanmill"), progress(limited):
         finish(job, 2)
     assert lines(caplog)[-1].startswith("2 of 4 rows done")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.job.job import SAMPLE
+from pipeline.sample import SAMPLE
 from pipeline.sample.build import SourceError, build, load, parse
 
 PASSAGE = "# a\n## one\nThe bell rang. The bell fell.\n### Questions\n"

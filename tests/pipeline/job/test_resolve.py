@@ -14,8 +14,8 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from model.reading.reader import resolve_dtype
-from pipeline.job.job import Job, resolve, workers
 from pipeline.job.options import Refused, parse
+from pipeline.job.resolve import Job, resolve, workers
 from tests.runs import examples, write_input
 
 Resolve = Callable[..., Job]
@@ -51,17 +51,18 @@ class TestDefaults:
         found = job()
         assert (found.stages, found.output) == (("annotate",), f"{tmp_path}/out")
         assert [file.path for file in found.files] == [str(source)]
-        assert found.expected == examples(1).schema
-        assert found.limits.max_length == 384
-        assert found.limits.overlap == 128
-        assert found.read.answers == ""
-        assert found.decoding.null is False
-        assert found.decoding.temperature == 1.0
-        assert found.null_threshold == 0.0
+        assert found.inputs.expected == examples(1).schema
+        assert found.reader.limits.max_length == 384
+        assert found.reader.limits.overlap == 128
+        assert found.inputs.columns.answers == ""
+        assert found.reader.decoding.null is False
+        assert found.reader.decoding.temperature == 1.0
+        assert found.reader.decoding.null_score_diff_threshold == 0.0
         assert found.columns.keep == ("id", "question", "context")
-        assert "auto" not in found.configuration.values()
-        assert found.configuration["dtype"] == resolve_dtype("auto", "auto")
-        assert None not in (found.configuration["batch_tokens"], found.configuration["max_length"])
+        configuration = found.configuration_of("annotate")
+        assert "auto" not in configuration.values()
+        assert configuration["dtype"] == resolve_dtype("auto", "auto")
+        assert None not in (configuration["batch_tokens"], configuration["max_length"])
 
     def test_what_changes_no_answer_is_no_part_of_the_configuration(self, job: Resolve):
         plain = job().configuration_of("annotate")
@@ -98,25 +99,29 @@ class TestDefaults:
         assert json.loads(json.dumps(configuration)) == configuration
 
     def test_a_short_window_has_a_shorter_overlap(self, job: Resolve):
-        assert job("--max_length=120").limits.overlap == 40
-        assert job("--max_length=120", "--max_answer_length=46").limits.overlap == 45
+        assert job("--max_length=120").reader.limits.overlap == 40
+        assert job("--max_length=120", "--max_answer_length=46").reader.limits.overlap == 45
 
     def test_the_checkpoint_has_its_own_settings(self, job: Resolve, bert_folder: Path, tmp_path: Path):
         own = {"null": True, "temperature": 2.5, "null_threshold": -1.5, "link": "sigmoid"}
         model = with_config(bert_folder, tmp_path / "model", spanmill=own)
         found = job(f"--model={model}")
-        assert (found.decoding.null, found.decoding.temperature, found.null_threshold) == (True, 2.5, -1.5)
-        assert found.audit.link == "sigmoid"
+        assert (
+            found.reader.decoding.null,
+            found.reader.decoding.temperature,
+            found.reader.decoding.null_score_diff_threshold,
+        ) == (True, 2.5, -1.5)
+        assert found.reader.link == "sigmoid"
         overruled = job(f"--model={model}", "--null=off", "--null_score_diff_threshold=3")
-        assert (overruled.decoding.null, overruled.null_threshold) == (False, 3)
+        assert (overruled.reader.decoding.null, overruled.reader.decoding.null_score_diff_threshold) == (False, 3)
 
     def test_the_model_bounds_the_window(self, job: Resolve, bert_folder: Path, tmp_path: Path):
         model = Path(shutil.copytree(bert_folder, tmp_path / "model"))
         settings = json.loads((model / "tokenizer_config.json").read_text())
         (model / "tokenizer_config.json").write_text(json.dumps({**settings, "model_max_length": 200}))
-        assert job(f"--model={model}").limits.max_length == 200
+        assert job(f"--model={model}").reader.limits.max_length == 200
         (model / "tokenizer_config.json").write_text(json.dumps({**settings, "model_max_length": int(1e30)}))
-        assert job(f"--model={model}", "--max_length=512").limits.max_length == 512  # its positions
+        assert job(f"--model={model}", "--max_length=512").reader.limits.max_length == 512  # its positions
         with pytest.raises(Refused, match="--max_length=513: the model takes at most 512 tokens"):
             job(f"--model={model}", "--max_length=513")
 
@@ -132,91 +137,9 @@ class TestDefaults:
     )
     def test_runs_are_cut_for_the_workers_there_may_be(self, job: Resolve, arguments: tuple[str, ...], count: int):
         assert workers(PipelineOptions(list(arguments))) == count
-        assert job(*arguments).chunk_size.runs == 4 * count
-        assert job(*arguments).alone == (count == 1)
-        assert not job(*arguments, "--runner=PrismRunner").alone  # a service may have more of them than options tell
-
-
-class TestInputRefusals:
-    @pytest.mark.parametrize(
-        ("arguments", "message"),
-        [
-            (("--input=/nowhere/*.parquet",), "'/nowhere/*.parquet' matches no file"),
-            (("--input=",), "--input is missing"),
-            (("--output=",), "empty path"),
-            (("--question_column=ask",), "--question_column=ask: {source} has the columns id, question, context"),
-            (("--context_column=text",), "--context_column=text: {source} has the columns id, question, context"),
-            (("--keep_columns=id,score",), "--keep_columns: {source} has no column 'score', only id, question, context"),
-            (("--output_prefix=q", "--id_column=qstatus"), "the output column 'qstatus' is an input column already"),
-        ],
-    )
-    def test_what_is_not_there_is_named(self, job: Resolve, source: Path, arguments: tuple[str, ...], message: str):
-        with pytest.raises(Refused) as refused:
-            job(*arguments)
-        assert message.format(source=source) in str(refused.value)
-
-    def test_an_input_below_the_output_is_refused(self, job: Resolve, source: Path, tmp_path: Path):
-        """A rerun would read its own parts."""
-        with pytest.raises(Refused, match=f"{source} lies in --output={tmp_path}"):
-            job(f"--output={tmp_path}")
-        (tmp_path / "link").symlink_to(tmp_path)
-        with pytest.raises(Refused, match="lies in --output="):
-            job(f"--output={tmp_path}/link")
-        assert job(f"--output={str(source)[:-1]}").output == str(source)[:-1]  # a prefix of the name is no folder above it
-
-    @pytest.mark.parametrize(
-        ("column", "values", "message"),
-        [
-            ("question", pa.array([1, 2, 3]), "column 'question' is int64, not text"),
-            ("context", pa.array([["a"]] * 3), "column 'context' is list<"),
-        ],
-    )
-    def test_texts_must_be_text(self, job: Resolve, tmp_path: Path, column: str, values: pa.Array, message: str):
-        table = examples(3)
-        path = write_input(tmp_path / "b.parquet", table.set_column(table.column_names.index(column), column, values))
-        with pytest.raises(Refused) as refused:
-            job(f"--input={path}")
-        assert f"--input: {path}: {message}" in str(refused.value)
-
-    def test_a_column_twice_is_refused(self, job: Resolve, tmp_path: Path):
-        table = examples(3).append_column("id", pa.array([1, 2, 3]))
-        path = write_input(tmp_path / "b.parquet", table)
-        with pytest.raises(Refused, match="column 'id' stands in it more than once"):
-            job(f"--input={path}")
-
-    def test_types_hold_what_all_files_have(self, job: Resolve, tmp_path: Path):
-        """Whichever file comes first. One that is damaged, or fits no type, is planning's to refuse."""
-        columns = {
-            "a": (pa.array([None] * 3), pa.array([1, 2, 3])),
-            "b": (pa.array([1, 2, 3], pa.int32()), pa.array([1, 2, 3], pa.int64())),
-            "c": (pa.array([[None]] * 3), pa.array([["x"]] * 3)),
-            "d": (pa.array([1, 2, 3]), pa.array(["1", "2", "3"])),
-        }
-        for place in (0, 1):
-            table = examples(3)
-            for name, values in columns.items():
-                table = table.append_column(name, values[place])
-            write_input(tmp_path / f"in{place}" / "x.parquet", table)
-            write_input(tmp_path / f"in{1 - place}" / "z.parquet", table)
-            (tmp_path / f"in{place}" / "y.parquet").write_bytes(b"damaged")
-        for place in (0, 1):
-            found = job(f"--input={tmp_path}/in{place}").expected
-            assert found.field("a").type == found.field("b").type == pa.int64()
-            assert found.field("c").type == pa.list_(pa.string())
-            assert found.field("d").type == columns["d"][place].type
-
-    def test_folders_of_the_path_are_columns(self, job: Resolve, tmp_path: Path):
-        path = write_input(tmp_path / "in" / "lang=en" / "id=7" / "a.parquet", examples(3))
-        found = job(f"--input={path}")
-        assert found.expected == examples(3).schema.append(pa.field("lang", pa.string()))
-        assert found.columns.keep == ("id", "question", "context", "lang")
-        assert job(f"--input={path}", "--keep_columns=id").expected.names == ["id", "question", "context"]
-
-    def test_a_limit_takes_the_first_files_only(self, job: Resolve, tmp_path: Path):
-        for name in "xyz":
-            write_input(tmp_path / "in" / f"{name}.parquet", examples(4))
-        found = job(f"--input={tmp_path}/in", "--limit=6")
-        assert [(Path(file.path).name, file.rows) for file in found.files] == [("x.parquet", 4), ("y.parquet", 2)]
+        assert job(*arguments).work.chunk_size.runs == 4 * count
+        assert job(*arguments).work.alone == (count == 1)
+        assert not job(*arguments, "--runner=PrismRunner").work.alone  # a service may have more of them than options tell
 
 
 class TestModelRefusals:
@@ -252,7 +175,7 @@ class TestModelRefusals:
                 settings = json.loads((model / name).read_text())
                 settings.pop("cls_token", None)
                 (model / name).write_text(json.dumps(settings))
-        assert job(f"--model={model}").decoding.null is False
+        assert job(f"--model={model}").reader.decoding.null is False
         with pytest.raises(Refused, match="--null=on: the tokenizer puts no classifier token into a pair"):
             job(f"--model={model}", "--null=on")
 
@@ -274,8 +197,10 @@ class TestWindowRefusals:
         assert message in str(refused.value)
 
     def test_the_bounds_themselves_are_taken(self, job: Resolve):
-        assert job("--overlap=29").limits.overlap == 29
-        assert job("--max_length=100", "--overlap=32").limits.overlap == 32  # 100 - 64 - 3 special tokens leave room for 33
+        assert job("--overlap=29").reader.limits.overlap == 29
+        assert (
+            job("--max_length=100", "--overlap=32").reader.limits.overlap == 32
+        )  # 100 - 64 - 3 special tokens leave room for 33
 
 
 class TestAudit:

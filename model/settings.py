@@ -1,0 +1,186 @@
+"""Settings, each declared once: a dataclass field with its default, help, limits and stages.
+
+The command line, the checks of `SpanReader.load`, the configuration in run.json, the Flex Template's parameters and the
+manual's table of options are all made from these declarations.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+ANNOTATE, AUDIT, COMPARE = "annotate", "audit", "compare"
+"""The stages."""
+
+BOTH = (ANNOTATE, AUDIT)
+
+Group = TypeVar("Group")
+"""A dataclass whose fields declare settings."""
+
+
+class SettingError(ValueError):
+    """A setting that can't be used; the message starts with its name and value and names the limit."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a setting takes.
+
+    words    the limits, as they appear in messages: "a whole number from 1 to 1000"
+    read     converts the text of a command line; raises ValueError or KeyError
+    takes    returns whether a value is within the limits
+    metavar  stands for the value in help
+    pattern  regular expression that the text of every such value matches
+    """
+
+    words: str
+    read: Callable[[str], Any]
+    takes: Callable[[Any], bool]
+    metavar: str
+    pattern: str = ".*"
+
+
+def whole(low: int, high: int) -> Kind:
+    """A whole number from `low` to `high`."""
+    words = f"a whole number from {low:g} to {high:g}"
+    return Kind(words, int, lambda value: type(value) is int and low <= value <= high, "N", "[0-9]+")
+
+
+def number(low: float, high: float) -> Kind:
+    """A finite number from `low` to `high`."""
+
+    def takes(value: Any) -> bool:
+        return type(value) in (int, float) and math.isfinite(value) and low <= value <= high
+
+    return Kind(f"a number from {low:g} to {high:g}", float, takes, "X", r"-?[0-9]+(\.[0-9]+)?([eE]-?[0-9]+)?")
+
+
+def one_of(**values: Any) -> Kind:
+    """One of some words, each of which stands for a value."""
+    *most, last = values
+    takes = list(values.values()).__contains__
+    return Kind(f"{', '.join(most)} or {last}", values.__getitem__, takes, "|".join(values), "|".join(values))
+
+
+def flag() -> Kind:
+    """True or false; on the command line the name alone means true."""
+    values = {"true": True, "false": False}
+    takes = [True, False].__contains__
+    return Kind("true or false", lambda written: values[written.lower()], takes, "true|false", "true|false")
+
+
+def text(metavar: str, pattern: str = ".*", words: str = "text") -> Kind:
+    """Text that matches a pattern."""
+
+    def takes(value: Any) -> bool:
+        return isinstance(value, str) and re.fullmatch(pattern, value, re.DOTALL) is not None
+
+    return Kind(words, str, takes, metavar, pattern)
+
+
+def names() -> Kind:
+    """A tuple of distinct names, separated by commas on the command line."""
+
+    def read(listed: str) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name.strip() for name in listed.split(",") if name.strip()))
+
+    return Kind("names separated by commas", read, lambda value: isinstance(value, tuple), "A,B")
+
+
+def days(most: int = 366) -> Kind:
+    """The days of a range A..B, or the one day A; YYYY-MM-DD each."""
+
+    def read(written: str) -> tuple[datetime.date, ...]:
+        first, _, last = written.partition("..")
+        begin, end = (datetime.datetime.strptime(each, "%Y-%m-%d").date() for each in (first, last or first))
+        count = min((end - begin).days, most) + 1
+        return tuple(begin + datetime.timedelta(days=day) for day in range(count))
+
+    words = f"a day YYYY-MM-DD, or a range A..B that goes forward over at most {most} days"
+    day = "[0-9]{4}-[0-9]{2}-[0-9]{2}"
+    return Kind(
+        words, read, lambda value: isinstance(value, tuple) and 0 < len(value) <= most, "DAY|A..B", rf"{day}(\.\.{day})?"
+    )
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a field declares beside its default.
+
+    unset     what leaving the setting out means, in words, where that depends on the job; its value is then None until it
+              is resolved, and the field's default is for values made by hand
+    stages    the stages that take the setting
+    identity  the stages whose answers or chunk boundaries depend on it, so that it is part of a run's identity
+    option    whether users set it; if not, the checkpoint does
+    """
+
+    kind: Kind
+    help: str
+    unset: str
+    stages: tuple[str, ...]
+    identity: tuple[str, ...]
+    option: bool
+
+
+def setting(
+    default: Any,
+    kind: Kind,
+    help: str,
+    *,
+    unset: str = "",
+    stages: tuple[str, ...] = BOTH,
+    identity: tuple[str, ...] = (),
+    option: bool = True,
+) -> Any:
+    """Declare a setting as the field of a dataclass; see `Setting`."""
+    declaration = Setting(kind, help, unset, stages, identity, option)
+    return dataclasses.field(default=default, metadata={"setting": declaration})
+
+
+def declared(group: Any) -> Iterator[tuple[str, Any, Setting]]:
+    """Yield name, default (None if it depends on the job) and declaration of each setting of a dataclass."""
+    for field in dataclasses.fields(group):
+        if "setting" in field.metadata:
+            declaration: Setting = field.metadata["setting"]
+            yield field.name, None if declaration.unset else field.default, declaration
+
+
+def make(group: type[Group], values: Mapping[str, Any]) -> Group:
+    """Make a group of settings from values by name; text is read as on the command line.
+
+    Raises SettingError for a value outside its limits.
+    """
+    given = {}
+    for name, default, declaration in declared(group):
+        value = values.get(name, default)
+        given[name] = value if value is default else _checked(name, value, declaration.kind)
+    return group(**given)
+
+
+def _checked(name: str, value: Any, kind: Kind) -> Any:
+    try:
+        read = kind.read(value) if isinstance(value, str) else value
+    except (ValueError, KeyError):
+        read = math.nan
+    if not kind.takes(read):
+        raise SettingError(f"{name}={value}: must be {kind.words}")
+    return read
+
+
+def make_all(groups: Sequence[type[Any]], values: Mapping[str, Any]) -> list[Any]:
+    """Make every group from its share of the values. Raises TypeError for a name that no group declares, SettingError."""
+    known = sorted(name for group in groups for name, _, declaration in declared(group) if declaration.option)
+    unknown = sorted(values.keys() - set(known))
+    if unknown:
+        raise TypeError(f"{unknown[0]!r} is not a setting; there are {', '.join(known)}")
+    return [make(group, values) for group in groups]
+
+
+def identity_of(group: Any, stage: str) -> dict[str, Any]:
+    """Return the values of a group on which the answers or the chunk boundaries of a stage depend."""
+    return {name: getattr(group, name) for name, _, declaration in declared(group) if stage in declaration.identity}
