@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from tests.pipeline.test_duplicates import ada
+from tests.pipeline.job.test_duplicates import ada
 from tests.runs import HOUSE, environment, examples, read_manifest, run, wait_until, write_input
 from tests.servers import free_port, listens, serving
 from tests.stores import Store, gcs

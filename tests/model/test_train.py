@@ -18,8 +18,8 @@ from model.reading.reader import CheckpointReader
 from model.reading.windows import Windows
 from model.train import make_parser, train
 from model.training.loss import passage_loss, window_loss
+from tests.model.audit.test_losses import Passage, logsumexp
 from tests.model.fakes import FakeReader, make_windows
-from tests.model.test_losses import Passage, logsumexp
 
 SAMPLE = Path(__file__).parents[2] / "pipeline" / "sample" / "sample.parquet"
 

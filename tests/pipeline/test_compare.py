@@ -12,7 +12,7 @@ import pytest
 from pipeline.compare import resolve
 from pipeline.job.options import parse
 from tests.checkpoints import build_bert
-from tests.pipeline.test_duplicates import ada
+from tests.pipeline.job.test_duplicates import ada
 from tests.runs import examples, read_manifest, read_parts, run, write_input
 from transforms.report.passages import shortened
 

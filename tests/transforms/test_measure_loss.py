@@ -161,7 +161,7 @@ def test_a_chunk_whose_selections_are_empty(words: Tokenizer, contexts: list, an
     decoding = replace(DECODING, null=null)
     windowed = make_windows(make_chunk(table), words, LIMITS, InputColumns(answers="answers"))
     predicted = predict_spans(windowed, FakeReader(words), decoding, 200, link)
-    both = measure_loss(decode_answers(predicted, decoding, 0.0), decoding, AuditOptions(link=link))
+    both = measure_loss(decode_answers(predicted, decoding), decoding, AuditOptions(), link)
     annotated, audited = both.outcomes
     assert annotated.columns.num_rows == audited.columns.num_rows == len(contexts)
     assert sum(audited.counts.get(status, 0) for status in STATUSES["audit"]) == len(contexts)
@@ -176,8 +176,8 @@ def test_a_passage_of_one_token_costs_what_it_costs_beside_a_longer_one(words: T
     def rows(*contexts: str) -> list[dict[str, Any]]:
         table = with_answers(asked(*contexts), *[gold("a", 0)] * len(contexts))
         windowed = make_windows(make_chunk(table), words, LIMITS, InputColumns(answers="answers"))
-        answered = decode_answers(predict_spans(windowed, reader, decoding, 200, link), decoding, 0.0, annotate=False)
-        (outcome,) = measure_loss(answered, decoding, AuditOptions(link=link)).outcomes
+        answered = decode_answers(predict_spans(windowed, reader, decoding, 200, link), decoding, annotate=False)
+        (outcome,) = measure_loss(answered, decoding, AuditOptions(), link).outcomes
         return outcome.columns.to_pylist()
 
     (alone,), (beside, _) = rows("a"), rows("a", "a b c")

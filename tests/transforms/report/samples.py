@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from model.audit.statistics import Statistics
-from tests.model.test_statistics import audit_table, measured
+from tests.model.audit.test_statistics import audit_table, measured
 from transforms.merge_receipts import Totals
 from transforms.read_examples import Example, Place
 from transforms.write_manifest import audit_report
