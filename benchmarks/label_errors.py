@@ -40,7 +40,7 @@ def write_tokens(options: argparse.Namespace) -> None:
     for begin in range(0, table.num_rows, 200):
         rows = table.slice(begin, 200)
         spec = ChunkSpec(str(options.input), "input", 0, begin, begin, rows.num_rows, "part.parquet")
-        windowed = make_windows(Chunk(spec, rows), reader.tokenizer(), limits, columns)
+        windowed = make_windows(Chunk(spec, rows, None), reader.tokenizer(), limits, columns)
         tokens, found = token_probabilities(reader, windowed.windows, batch_tokens=4096)
         assert windowed.golds is not None
         for row, pair in enumerate(windowed.row_pair.tolist()):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
-import apache_beam as beam
 import pyarrow as pa
 
 from model.audit.golds import locate_gold
@@ -22,7 +21,9 @@ _WHERE = {
 }
 
 
-def correct_golds(chunk: Chunk, corrections: Mapping[str, Correction], id_column: str, context: str, answers: str) -> Chunk:
+def correct_golds(
+    chunk: Chunk[None], corrections: Mapping[str, Correction], id_column: str, context: str, answers: str
+) -> Chunk[None]:
     """The chunk with corrected golds in the column `answers`, and the ids of the rows that have them.
 
     A corrected text without a start is `unplaced` (and its row will be rejected) where it stands nowhere or more than once:
@@ -65,24 +66,17 @@ def _gold_by_gold(answers: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
 
 
 @dataclass
-class CorrectGolds(beam.PTransform):
-    """Chunk -> Chunk."""
+class CorrectGolds(ChunkStep[Chunk[None], Chunk[None]]):
+    """Chunk -> Chunk with corrected golds."""
+
+    stage: ClassVar[str] = "audit"
 
     corrections: Mapping[str, Correction]
     id: str
     context: str
     answers: str
 
-    def expand(self, chunks: beam.PCollection) -> beam.PCollection:
-        return chunks | beam.ParDo(_CorrectGolds(self.corrections, self.id, self.context, self.answers))
-
-
-class _CorrectGolds(ChunkStep):
-    stage = "audit"
-
-    def __init__(self, corrections: Mapping[str, Correction], *columns: str):
-        super().__init__()
-        self.corrections, self.columns = corrections, columns
-
-    def apply(self, chunk: Chunk) -> Chunk:
-        return correct_golds(chunk, self.corrections, *self.columns) if chunk.wants("audit") else chunk
+    def apply(self, chunk: Chunk[None]) -> Iterator[Chunk[None]]:
+        if chunk.wants("audit"):
+            chunk = correct_golds(chunk, self.corrections, self.id, self.context, self.answers)
+        yield chunk

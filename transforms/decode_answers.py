@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
-
-import apache_beam as beam
+from typing import ClassVar
 
 from model.reading.columns import answer_columns
 from model.reading.prediction import Decoding, decide
 from model.reading.span_reader import SpanReader
 from transforms.chunk_step import ChunkStep
-from transforms.records import AnsweredChunk, Outcome, PredictedChunk, Rejection
+from transforms.records import Answered, Chunk, Outcome, Predicted, Rejection
 
 
-def decode_answers(predicted: PredictedChunk, decoding: Decoding, annotate: bool = True) -> AnsweredChunk:
-    """Merges windows to passages and decides between the best span and no answer, see `model.reading.prediction.decide`.
+def decode_answers(predicted: Predicted, decoding: Decoding, annotate: bool = True) -> Answered:
+    """Merge windows to passages and decide between the best span and no answer, see `model.reading.prediction.decide`.
 
     With `annotate`, the outcome has annotate's columns. Rejections: those of earlier steps and of `decide`.
     """
@@ -51,7 +51,7 @@ def decode_answers(predicted: PredictedChunk, decoding: Decoding, annotate: bool
         )
         statuses = Counter(columns.column("status").to_pylist())
         outcomes = (Outcome("annotate", columns, rejections, {**counts, **statuses}),)
-    return AnsweredChunk(predicted.chunk, predicted, spans, no_answer, rejections, counts, outcomes)
+    return Answered(predicted, spans, no_answer, rejections, counts, outcomes)
 
 
 def reasons_of(rejections: tuple[Rejection, ...], rows: int) -> list[str | None]:
@@ -63,23 +63,14 @@ def reasons_of(rejections: tuple[Rejection, ...], rows: int) -> list[str | None]
 
 
 @dataclass
-class DecodeAnswers(beam.PTransform):
-    """PredictedChunk -> AnsweredChunk."""
+class DecodeAnswers(ChunkStep[Chunk[Predicted], Chunk[Answered]]):
+    """Chunk[Predicted] -> Chunk[Answered], with annotate's outcome if `annotate` is set."""
+
+    stage: ClassVar[str] = "annotate"
 
     reader: SpanReader
     annotate: bool = True
 
-    def expand(self, chunks: beam.PCollection) -> beam.PCollection:
-        return chunks | beam.ParDo(_DecodeAnswers(self.reader, self.annotate))
-
-
-class _DecodeAnswers(ChunkStep):
-    stage = "annotate"
-
-    def __init__(self, reader: SpanReader, annotate: bool):
-        super().__init__()
-        self.reader, self.annotate = reader, annotate
-
-    def apply(self, predicted: PredictedChunk) -> AnsweredChunk:
-        annotate = self.annotate and predicted.chunk.wants("annotate")
-        return decode_answers(predicted, self.reader.decoding, annotate)
+    def apply(self, chunk: Chunk[Predicted]) -> Iterator[Chunk[Answered]]:
+        annotate = self.annotate and chunk.wants("annotate")
+        yield chunk.carrying(decode_answers(chunk.payload, self.reader.decoding, annotate))

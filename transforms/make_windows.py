@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
-import apache_beam as beam
 import numpy as np
 
 from model.audit.golds import read_golds
@@ -14,7 +15,7 @@ from model.reading.reader import shared
 from model.reading.span_reader import SpanReader
 from model.reading.tokenizer import Tokenizer
 from transforms.chunk_step import ChunkStep
-from transforms.records import Chunk, Rejection, WindowedChunk
+from transforms.records import Chunk, Rejection, Windowed
 
 STAGE = "MakeWindows"
 
@@ -29,9 +30,9 @@ class InputColumns:
 
 
 def make_windows(
-    chunk: Chunk, tokenizer: Tokenizer, limits: WindowLimits, columns: InputColumns = InputColumns()
-) -> WindowedChunk:
-    """Tokenizes every distinct text of the chunk once and cuts the passages of its distinct pairs into windows.
+    chunk: Chunk[None], tokenizer: Tokenizer, limits: WindowLimits, columns: InputColumns = InputColumns()
+) -> Windowed:
+    """Tokenize every distinct text of the chunk once and cut the passages of its distinct pairs into windows.
 
     Rejections: the problems of `model.reading.pairs.cut_pairs`.
     """
@@ -45,8 +46,7 @@ def make_windows(
         golds = replace(golds, problems={**golds.problems, **better})
     passage = pairs.windows.pair_passage[pairs.row_pair[pairs.row_pair >= 0]]
     characters = np.array([len(context) for context in pairs.contexts], np.int64)
-    return WindowedChunk(
-        chunk=chunk,
+    return Windowed(
         row_pair=pairs.row_pair,
         questions=pairs.questions,
         contexts=pairs.contexts,
@@ -60,26 +60,17 @@ def make_windows(
 
 
 @dataclass
-class MakeWindows(beam.PTransform):
-    """Chunk -> WindowedChunk. Uses the reader's tokenizer, not its network."""
+class MakeWindows(ChunkStep[Chunk[None], Chunk[Windowed]]):
+    """Chunk -> Chunk[Windowed]. Uses the reader's tokenizer, not its network."""
+
+    stage: ClassVar[str] = "audit"
 
     reader: SpanReader
     columns: InputColumns = InputColumns()
 
-    def expand(self, chunks: beam.PCollection) -> beam.PCollection:
-        return chunks | beam.ParDo(_MakeWindows(self.reader, self.columns))
-
-
-class _MakeWindows(ChunkStep):
-    stage = "audit"
-
-    def __init__(self, reader: SpanReader, columns: InputColumns):
-        super().__init__()
-        self.reader, self.columns = reader, columns
-
     def setup(self) -> None:
         self.tokenizer = shared(self.reader.reader).tokenizer()
 
-    def apply(self, chunk: Chunk) -> WindowedChunk:
+    def apply(self, chunk: Chunk[None]) -> Iterator[Chunk[Windowed]]:
         columns = self.columns if chunk.wants("audit") else replace(self.columns, answers="")
-        return make_windows(chunk, self.tokenizer, self.reader.limits, columns)
+        yield chunk.carrying(make_windows(chunk, self.tokenizer, self.reader.limits, columns))

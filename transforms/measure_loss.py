@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
-
-import apache_beam as beam
+from typing import Any, ClassVar
 
 from model.audit.golds import gold_views
 from model.audit.losses import likely_tokens, passage_losses
@@ -19,7 +18,7 @@ from model.reading.span_reader import SpanReader
 from transforms.chunk_step import ChunkStep
 from transforms.decode_answers import reasons_of
 from transforms.make_windows import STAGE as GOLDS_READ_IN
-from transforms.records import AnsweredChunk, Outcome, Rejection
+from transforms.records import Answered, Chunk, Outcome, Rejection
 from transforms.report.passages import shortened
 from transforms.write_chunk import row_ids
 
@@ -34,10 +33,12 @@ class AuditOptions:
     suspects: int = 100
 
 
-def measure_loss(answered: AnsweredChunk, decoding: Decoding, options: AuditOptions, link: str = "softmax") -> AnsweredChunk:
-    """Add the audit's outcome to a chunk; `link` makes logits probabilities (tokenwise).
+def measure_loss(chunk: Chunk[Answered], decoding: Decoding, options: AuditOptions, link: str = "softmax") -> Answered:
+    """Add the audit's outcome to what the stages have made of a chunk; `link` makes logits probabilities (tokenwise).
 
-    Raises ValueError if its golds were not measured."""
+    Raises ValueError if its golds were not measured, RuntimeError if not one pair of several could be measured.
+    """
+    answered = chunk.payload
     windowed, prediction = answered.predicted.windowed, answered.predicted.prediction
     golds, windows = windowed.golds, windowed.windows
     if golds is None or prediction.losses is None:
@@ -67,10 +68,10 @@ def measure_loss(answered: AnsweredChunk, decoding: Decoding, options: AuditOpti
     )
     for row, (reason, message) in golds.problems.items():
         rejected.setdefault(row, Rejection(row, GOLDS_READ_IN, reason, message))
-    table = answered.chunk.table
+    table = chunk.table
     given = {name: as_texts(table.column(name)) for name in options.slice_by}
     questions = [windowed.questions[windows.pair_question[pair]] if pair >= 0 else "" for pair in windowed.row_pair]
-    spec, ids = answered.chunk.spec, row_ids(answered.chunk, options.id)
+    spec, ids = chunk.spec, row_ids(chunk, options.id)
 
     def example_of(row: int) -> dict[str, Any]:
         return {
@@ -99,33 +100,24 @@ def measure_loss(answered: AnsweredChunk, decoding: Decoding, options: AuditOpti
             **answered.counts,
             **Counter(columns.column("status").to_pylist()),
             "golds_dropped": int(golds.dropped.sum()),
-            "rows_corrected": len(answered.chunk.corrected),
+            "rows_corrected": len(chunk.corrected),
         },
         statistics=statistics,
-        corrected=tuple(sorted(set(answered.chunk.corrected))),
+        corrected=tuple(sorted(set(chunk.corrected))),
     )
     return replace(answered, outcomes=(*answered.outcomes, outcome))
 
 
 @dataclass
-class MeasureLoss(beam.PTransform):
-    """AnsweredChunk -> AnsweredChunk with the audit's outcome."""
+class MeasureLoss(ChunkStep[Chunk[Answered], Chunk[Answered]]):
+    """Chunk[Answered] -> the same with the audit's outcome."""
+
+    stage: ClassVar[str] = "audit"
 
     reader: SpanReader
     options: AuditOptions = AuditOptions()
 
-    def expand(self, chunks: beam.PCollection) -> beam.PCollection:
-        return chunks | beam.ParDo(_MeasureLoss(self.reader, self.options))
-
-
-class _MeasureLoss(ChunkStep):
-    stage = "audit"
-
-    def __init__(self, reader: SpanReader, options: AuditOptions):
-        super().__init__()
-        self.reader, self.options = reader, options
-
-    def apply(self, answered: AnsweredChunk) -> AnsweredChunk:
-        if not answered.chunk.wants("audit"):
-            return answered
-        return measure_loss(answered, self.reader.decoding, self.options, self.reader.link)
+    def apply(self, chunk: Chunk[Answered]) -> Iterator[Chunk[Answered]]:
+        if chunk.wants("audit"):
+            chunk = chunk.carrying(measure_loss(chunk, self.reader.decoding, self.options, self.reader.link))
+        yield chunk

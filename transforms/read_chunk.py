@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-import apache_beam as beam
 import pyarrow as pa
 
-from transforms.chunk_step import NAMESPACE, is_systemic
+from transforms.chunk_step import NAMESPACE, ChunkStep, is_systemic
 from transforms.claim import Output
 from transforms.records import Chunk, ChunkRun, ChunkSpec, Receipt, failed_receipts, path_columns
-from transforms.retries import take_retries
 from transforms.sizes import MOST_BYTES, TooLarge, memory_of, rows_at_once
 from transforms.storage import exists, join, open_parquet
 
@@ -99,7 +96,7 @@ def _holds_only(column: pa.ChunkedArray, text: str | None) -> bool:
     return all(held == value.as_py() for held in column.cast(kind).unique().to_pylist())
 
 
-def read_run(run: ChunkRun, outputs: tuple[Output, ...], expected: pa.Schema) -> Iterator[Chunk | Receipt]:
+def read_run(run: ChunkRun, outputs: tuple[Output, ...], expected: pa.Schema) -> Iterator[Chunk[None] | Receipt]:
     """Chunks of a run that still have to be done, and the receipts of those that are committed.
 
     outputs: in the order of writing. A chunk is done if it has a part of every stage; one that lacks some is computed for those
@@ -122,34 +119,23 @@ def read_run(run: ChunkRun, outputs: tuple[Output, ...], expected: pa.Schema) ->
         return
     done = 0
     try:
-        started = time.perf_counter()
         for table in read_tables(run, missing, expected):
-            seconds = {"ReadChunk": time.perf_counter() - started}
-            yield Chunk(missing[done], table, seconds, stages=lacking[done])
+            yield Chunk(missing[done], table, None, stages=lacking[done])
             done += 1
-            started = time.perf_counter()
     except Exception as error:
         if is_systemic(error) and not isinstance(error, PermissionError):  # a file that must not be read is its own matter
             raise
         _log.warning("reading %s, row group %d failed: %s", run.path, run.row_group, error)
         for spec, stages in zip(missing[done:], lacking[done:], strict=True):
-            yield from failed_receipts(spec, stages, "ReadChunk", error, {}, take_retries())
+            yield from failed_receipts(spec, stages, "ReadChunk", error, {})
 
 
 @dataclass
-class ReadChunk(beam.PTransform):
+class ReadChunk(ChunkStep[ChunkRun, Chunk[None]]):
     """ChunkRun -> Chunk, or Receipt where there is nothing left to do."""
 
     outputs: tuple[Output, ...]
     expected: pa.Schema
 
-    def expand(self, runs: beam.PCollection) -> beam.PCollection:
-        return runs | beam.ParDo(_ReadChunk(self.outputs, self.expected))
-
-
-class _ReadChunk(beam.DoFn):
-    def __init__(self, outputs: tuple[Output, ...], expected: pa.Schema):
-        self.outputs, self.expected = outputs, expected
-
-    def process(self, run: ChunkRun) -> Iterator[Chunk | Receipt]:
+    def apply(self, run: ChunkRun) -> Iterator[Chunk[None] | Receipt]:
         yield from read_run(run, self.outputs, self.expected)

@@ -1,4 +1,4 @@
-"""The records that travel between steps: one frozen record per hop, each holding the same chunk."""
+"""The records that travel between steps: a chunk, whose payload is what the last step made of its rows."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import PurePosixPath
-from typing import Any, Self
+from typing import Any, Generic, Self, TypeVar
 from urllib.parse import unquote
 
 import numpy as np
@@ -113,27 +113,37 @@ class ChunkRun:
     refused: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """The rows of one chunk.
+Payload = TypeVar("Payload")
+Next = TypeVar("Next")
 
-    seconds    time that each step has spent on it so far
-    stages     stages that still lack their part of it, in the order of writing: neither committed nor failed so far. Empty
-               for rows that belong to no file: then every stage that the steps compute
+
+@dataclass(frozen=True, slots=True)
+class Chunk(Generic[Payload]):
+    """The rows of one chunk, and what the last step made of them.
+
+    payload    None once the rows are read; then Windowed, Predicted, Answered
+    seconds    time that each step has spent on the chunk so far
+    stages     stages that still lack their part of the chunk, in the order of writing: neither committed nor failed so
+               far. Empty for rows that belong to no file: then every stage that the steps compute
     corrected  ids of the rows whose golds were corrected
     unplaced   row -> (reason, message) of those whose corrected gold has no place in the context
     """
 
     spec: ChunkSpec
     table: pa.Table
+    payload: Payload
     seconds: Mapping[str, float] = field(default_factory=dict)
     corrected: tuple[str, ...] = ()
     unplaced: Mapping[int, tuple[str, str]] = field(default_factory=dict)
     stages: tuple[str, ...] = ()
 
     def wants(self, stage: str) -> bool:
-        """Whether the stage still has to be computed."""
+        """Return whether the stage still has to be computed."""
         return not self.stages or stage in self.stages
+
+    def carrying(self, payload: Next) -> Chunk[Next]:
+        """Return the chunk with another payload."""
+        return Chunk(self.spec, self.table, payload, self.seconds, self.corrected, self.unplaced, self.stages)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +157,8 @@ class Rejection:
 
 
 @dataclass(frozen=True, slots=True)
-class WindowedChunk:
-    """A chunk with the context windows of its distinct question/context pairs.
+class Windowed:
+    """The context windows of a chunk's distinct question/context pairs.
 
     row_pair       int64 [rows], which pair each row asks; -1 for a row rejected for its texts
     questions      the distinct questions, in the order of those of `windows`
@@ -158,7 +168,6 @@ class WindowedChunk:
     golds          the rows' gold answers, where they are measured
     """
 
-    chunk: Chunk
     row_pair: np.ndarray
     questions: list[str]
     contexts: list[str]
@@ -171,11 +180,10 @@ class WindowedChunk:
 
 
 @dataclass(frozen=True, slots=True)
-class PredictedChunk:
-    """A windowed chunk with what the network said of its windows."""
+class Predicted:
+    """The windows of a chunk, and what the network says of them."""
 
-    chunk: Chunk
-    windowed: WindowedChunk
+    windowed: Windowed
     prediction: Prediction
 
 
@@ -200,14 +208,13 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class AnsweredChunk:
-    """A predicted chunk whose windows are merged to passages, and what the stages so far made of it.
+class Answered:
+    """What is predicted of a chunk, its windows merged to passages, and what the stages have made of it so far.
 
     no_answer  bool [pairs], whether the null option wins
     """
 
-    chunk: Chunk
-    predicted: PredictedChunk
+    predicted: Predicted
     spans: PassageSpans
     no_answer: np.ndarray
     rejections: tuple[Rejection, ...]

@@ -16,12 +16,12 @@ from tests.transforms.fakes import DECODING, LIMITS, FakeReader, answer, asked, 
 from transforms.decode_answers import decode_answers
 from transforms.make_windows import make_windows
 from transforms.predict_spans import predict_spans
-from transforms.records import AnsweredChunk
+from transforms.records import Answered
 
 Letters = dict[str, tuple[float, float]]
 
 
-def rows(answered: AnsweredChunk) -> list[dict]:
+def rows(answered: Answered) -> list[dict]:
     (outcome,) = answered.outcomes
     assert outcome.stage == "annotate"
     return outcome.columns.to_pylist()
@@ -153,7 +153,7 @@ class TestRejections:
     CONTEXTS = ("a b", "c a", "d a b")
     """The second is the one in trouble."""
 
-    def check(self, answered: AnsweredChunk, words: Tokenizer, reason: str, message: str) -> None:
+    def check(self, answered: Answered, words: Tokenizer, reason: str, message: str) -> None:
         """The second row is rejected by name; the others are answered exactly as without it."""
         first, second, third = rows(answered)
         alone = rows(answer(asked(self.CONTEXTS[0], self.CONTEXTS[2]), FakeReader(words, self.LETTERS)))

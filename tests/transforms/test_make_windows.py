@@ -10,15 +10,15 @@ import pytest
 from model.reading.reader import shared
 from model.reading.tokenizer import Tokenizer
 from tests.transforms.fakes import LIMITS, asked, make_chunk, span_reader
-from transforms.make_windows import InputColumns, _MakeWindows, make_windows
-from transforms.records import WindowedChunk
+from transforms.make_windows import InputColumns, MakeWindows, make_windows
+from transforms.records import Windowed
 
 
-def cut(table: pa.Table, words: Tokenizer, **limits: object) -> WindowedChunk:
+def cut(table: pa.Table, words: Tokenizer, **limits: object) -> Windowed:
     return make_windows(make_chunk(table), words, replace(LIMITS, **limits))
 
 
-def reasons(windowed: WindowedChunk) -> dict[int, str]:
+def reasons(windowed: Windowed) -> dict[int, str]:
     return {rejection.row: rejection.reason for rejection in windowed.rejections}
 
 
@@ -143,7 +143,7 @@ def test_the_step_loads_the_tokenizer_and_not_the_network():
             return "the tokenizer"
 
     reader = FakeReader()
-    step = _MakeWindows(span_reader(reader), InputColumns())
+    step = MakeWindows(span_reader(reader), InputColumns())
     step.setup()
     assert step.tokenizer == "the tokenizer"
     assert shared(reader) is reader

@@ -18,12 +18,12 @@ from model.audit.statistics import Statistics
 from model.reading.columns import as_texts
 from model.reading.prediction import Decoding
 from model.reading.tokenizer import Tokenizer
-from tests.transforms.fakes import DECODING, LIMITS, FakeReader, asked, make_chunk, span_reader
+from tests.transforms.fakes import DECODING, LIMITS, FakeReader, asked, make_chunk, run_step, span_reader
 from transforms.decode_answers import decode_answers
 from transforms.make_windows import InputColumns, make_windows
-from transforms.measure_loss import AuditOptions, _MeasureLoss, measure_loss
+from transforms.measure_loss import AuditOptions, MeasureLoss, measure_loss
 from transforms.predict_spans import predict_spans
-from transforms.records import AnsweredChunk, Outcome
+from transforms.records import Answered, Chunk, Outcome
 from transforms.write_manifest import STATUSES
 
 NOTHING: dict[str, list[Any]] = {"text": [], "answer_start": []}
@@ -39,15 +39,25 @@ def with_answers(table: pa.Table, *answers: Any) -> pa.Table:
     return table.append_column("answers", pa.array(answers, ANSWERS))
 
 
-def answer(table: pa.Table, reader: FakeReader, decoding: Decoding = DECODING, *, golds: bool = True) -> AnsweredChunk:
+def answer(table: pa.Table, reader: FakeReader, decoding: Decoding = DECODING, *, golds: bool = True) -> Answered:
     """A chunk through all steps up to its answers, with its golds measured; no annotate."""
     columns = InputColumns(answers="answers" if golds else "")
     windowed = make_windows(make_chunk(table, first_row=100), reader.words, LIMITS, columns)
     return decode_answers(predict_spans(windowed, reader, decoding, 200), decoding, annotate=False)
 
 
+def chunk_of(table: pa.Table, answered: Answered) -> Chunk[Answered]:
+    return make_chunk(table, first_row=100).carrying(answered)
+
+
+def measured(
+    table: pa.Table, answered: Answered, decoding: Decoding = DECODING, link: str = "softmax", **options: Any
+) -> Answered:
+    return measure_loss(chunk_of(table, answered), decoding, AuditOptions(**options), link)
+
+
 def audit(table: pa.Table, reader: FakeReader, decoding: Decoding = DECODING, **options: Any) -> Outcome:
-    answered = measure_loss(answer(table, reader, decoding), decoding, AuditOptions(**options))
+    answered = measured(table, answer(table, reader, decoding), decoding, **options)
     (outcome,) = answered.outcomes
     assert outcome.stage == "audit"
     assert outcome.columns.schema == AUDIT_SCHEMA
@@ -85,7 +95,7 @@ def test_the_link_of_the_tokenwise_loss_is_the_one_that_was_asked_for(words: Tok
     reader = FakeReader(words, {"a": (2.0, 0.0)})
     windowed = make_windows(make_chunk(table), words, LIMITS, InputColumns(answers="answers"))
     answered = decode_answers(predict_spans(windowed, reader, DECODING, 200, "sigmoid"), DECODING, annotate=False)
-    (outcome,) = measure_loss(answered, DECODING, AuditOptions(), "sigmoid").outcomes
+    (outcome,) = measured(table, answered, link="sigmoid").outcomes
     row = outcome.columns.to_pylist()[0]
     assert row["tokenwise_start"] == pytest.approx(math.log1p(math.exp(-2)) + 2 * math.log(2), rel=1e-6)
     assert row["tokenwise_end"] == pytest.approx(3 * math.log(2), rel=1e-6)
@@ -161,7 +171,7 @@ def test_a_chunk_whose_selections_are_empty(words: Tokenizer, contexts: list, an
     decoding = replace(DECODING, null=null)
     windowed = make_windows(make_chunk(table), words, LIMITS, InputColumns(answers="answers"))
     predicted = predict_spans(windowed, FakeReader(words), decoding, 200, link)
-    both = measure_loss(decode_answers(predicted, decoding), decoding, AuditOptions(), link)
+    both = measured(table, decode_answers(predicted, decoding), decoding, link)
     annotated, audited = both.outcomes
     assert annotated.columns.num_rows == audited.columns.num_rows == len(contexts)
     assert sum(audited.counts.get(status, 0) for status in STATUSES["audit"]) == len(contexts)
@@ -177,7 +187,7 @@ def test_a_passage_of_one_token_costs_what_it_costs_beside_a_longer_one(words: T
         table = with_answers(asked(*contexts), *[gold("a", 0)] * len(contexts))
         windowed = make_windows(make_chunk(table), words, LIMITS, InputColumns(answers="answers"))
         answered = decode_answers(predict_spans(windowed, reader, decoding, 200, link), decoding, annotate=False)
-        (outcome,) = measure_loss(answered, decoding, AuditOptions(), link).outcomes
+        (outcome,) = measured(table, answered, decoding, link).outcomes
         return outcome.columns.to_pylist()
 
     (alone,), (beside, _) = rows("a"), rows("a", "a b c")
@@ -312,16 +322,17 @@ def test_annotate_comes_before_and_stays(words: Tokenizer):
     reader = FakeReader(words)
     windowed = make_windows(make_chunk(table), words, LIMITS, InputColumns(answers="answers"))
     answered = decode_answers(predict_spans(windowed, reader, DECODING, 200), DECODING)
-    both = measure_loss(answered, DECODING, AuditOptions())
+    both = measured(table, answered)
     assert [outcome.stage for outcome in both.outcomes] == ["annotate", "audit"]
     assert both.outcomes[0] is answered.outcomes[0]
     assert both.outcomes[1].columns.equals(audit(table, reader).columns)
 
 
 def test_golds_must_have_been_measured(words: Tokenizer):
-    answered = answer(with_answers(asked("a b"), gold("a", 0)), FakeReader(words), golds=False)
+    table = with_answers(asked("a b"), gold("a", 0))
+    answered = answer(table, FakeReader(words), golds=False)
     with pytest.raises(ValueError, match="without its golds"):
-        measure_loss(answered, DECODING, AuditOptions())
+        measured(table, answered)
 
 
 def test_a_row_that_could_not_be_measured_is_rejected(words: Tokenizer):
@@ -329,7 +340,7 @@ def test_a_row_that_could_not_be_measured_is_rejected(words: Tokenizer):
     answered = answer(table, FakeReader(words))
     prediction = replace(answered.predicted.prediction, unmeasured={0: ("loss_error", "ValueError: odd")})
     answered = replace(answered, predicted=replace(answered.predicted, prediction=prediction))
-    (outcome,) = measure_loss(answered, DECODING, AuditOptions()).outcomes
+    (outcome,) = measured(table, answered).outcomes
     assert outcome.columns.column("status").to_pylist() == ["rejected", "scored", "rejected"]
     assert [(each.row, each.reason, each.message) for each in outcome.rejections] == [
         (row, "loss_error", "ValueError: odd") for row in (0, 2)
@@ -339,17 +350,19 @@ def test_a_row_that_could_not_be_measured_is_rejected(words: Tokenizer):
 
 def test_where_nothing_could_be_measured_no_row_is_to_blame(words: Tokenizer):
     """Rejected rows would be committed, and never tried again."""
-    answered = answer(with_answers(asked("a b", "a c"), gold("a", 0), gold("c", 2)), FakeReader(words))
+    table = with_answers(asked("a b", "a c"), gold("a", 0), gold("c", 2))
+    answered = answer(table, FakeReader(words))
     unmeasured = dict.fromkeys((0, 1), ("loss_error", "ValueError: odd"))
     prediction = replace(answered.predicted.prediction, unmeasured=unmeasured)
     with pytest.raises(RuntimeError, match="nothing could be measured: ValueError: odd"):
         predicted = replace(answered.predicted, prediction=prediction)
-        measure_loss(replace(answered, predicted=predicted), DECODING, AuditOptions())
+        measured(table, replace(answered, predicted=predicted))
 
 
 def test_the_step_fails_its_chunk_and_not_the_run(words: Tokenizer):
-    answered = answer(with_answers(asked("a b"), gold("a", 0)), FakeReader(words), golds=False)
-    (receipt,) = _MeasureLoss(span_reader(FakeReader(words)), AuditOptions()).process(answered)
+    table = with_answers(asked("a b"), gold("a", 0))
+    answered = answer(table, FakeReader(words), golds=False)
+    (receipt,) = run_step(MeasureLoss(span_reader(FakeReader(words))), chunk_of(table, answered))
     assert receipt.failed_step == "MeasureLoss"
     assert "without its golds" in receipt.error
     assert receipt.rows == 1
@@ -358,7 +371,7 @@ def test_the_step_fails_its_chunk_and_not_the_run(words: Tokenizer):
 def test_the_step_is_the_function(words: Tokenizer):
     table = with_answers(asked("a b", "a b c"), gold("a", 0), gold("c", 4))
     answered = answer(table, FakeReader(words))
-    (found,) = _MeasureLoss(span_reader(FakeReader(words)), AuditOptions()).process(answered)
-    assert found.outcomes[0].columns.equals(measure_loss(answered, DECODING, AuditOptions()).outcomes[0].columns)
-    assert found.chunk.seconds["MeasureLoss"] > 0
-    assert np.isfinite(found.outcomes[0].columns.column("nll").to_numpy()).all()
+    (found,) = run_step(MeasureLoss(span_reader(FakeReader(words))), chunk_of(table, answered))
+    assert found.payload.outcomes[0].columns.equals(measured(table, answered).outcomes[0].columns)
+    assert found.seconds["MeasureLoss"] > 0
+    assert np.isfinite(found.payload.outcomes[0].columns.column("nll").to_numpy()).all()

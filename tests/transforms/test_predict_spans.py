@@ -14,13 +14,13 @@ from model.reading.reader import CheckpointReader
 from model.reading.tokenizer import Tokenizer
 from tests.transforms.fakes import DECODING, LIMITS, FakeReader, asked, make_chunk, span_reader
 from transforms.make_windows import make_windows
-from transforms.predict_spans import _PredictSpans, predict_spans
-from transforms.records import PredictedChunk
+from transforms.predict_spans import PredictSpans, predict_spans
+from transforms.records import Predicted
 
 LETTERS = "abcdefghiklmnop"
 
 
-def predict(reader: FakeReader, *contexts: str | None, batch_tokens: int = 200) -> PredictedChunk:
+def predict(reader: FakeReader, *contexts: str | None, batch_tokens: int = 200) -> Predicted:
     windowed = make_windows(make_chunk(asked(*contexts)), reader.words, LIMITS)
     return predict_spans(windowed, reader, DECODING, batch_tokens)
 
@@ -35,11 +35,10 @@ def test_every_window_is_predicted_once_within_the_budget(words: Tokenizer):
     assert predicted.prediction.failures == {}
 
 
-def test_the_chunk_and_its_windows_travel_along(words: Tokenizer):
+def test_the_windows_travel_along(words: Tokenizer):
     windowed = make_windows(make_chunk(asked("a b")), words, LIMITS)
     predicted = predict_spans(windowed, FakeReader(words), DECODING, 100)
     assert predicted.windowed is windowed
-    assert predicted.chunk is windowed.chunk
     assert predicted.prediction.losses is None
 
 
@@ -98,14 +97,14 @@ class TestFailures:
 class TestLoading:
     def test_equal_readers_share_one_network(self, bert_folder: Path):
         """Threads and steps of a process each unpickle their own reader."""
-        steps = [_PredictSpans(span_reader(CheckpointReader(LocalFolder(str(bert_folder)), device="cpu"))) for _ in range(2)]
+        steps = [PredictSpans(span_reader(CheckpointReader(LocalFolder(str(bert_folder)), device="cpu"))) for _ in range(2)]
         for step in steps:
             step.setup()
         assert steps[0].loaded is steps[1].loaded
         assert steps[0].loaded._network is steps[1].loaded._network
 
     def test_a_model_that_can_not_be_loaded_ends_the_run(self, tmp_path: Path):
-        step = _PredictSpans(span_reader(CheckpointReader(LocalFolder(str(tmp_path)), device="cpu")))
+        step = PredictSpans(span_reader(CheckpointReader(LocalFolder(str(tmp_path)), device="cpu")))
         with pytest.raises(CheckpointError, match=r"no config\.json"):
             step.setup()
 
@@ -118,5 +117,5 @@ class TestLoading:
                 self.loads += 1
 
         reader = FakeLoading()
-        _PredictSpans(span_reader(reader)).setup()
+        PredictSpans(span_reader(reader)).setup()
         assert reader.loads == 1
