@@ -45,10 +45,8 @@ try:
     from pipeline.looks.progress import progress
     from pipeline.looks.summary import accounting, audit_figures, comparison_figures, duplicate_figures
     from pipeline.looks.terminal import printable
-    from transforms.find_duplicates import DUPLICATES
-    from transforms.storage import join, read, sweep_temporary
-    from transforms.write_comparison import COMPARISON
-    from transforms.write_manifest import AUDIT, MANIFEST, REPORT
+    from transforms.run_files import RunFiles
+    from transforms.storage import read, sweep_temporary
 except Exception as _error:  # Python would exit with 1, which means that the run has finished
     traceback.print_exc()
     print(f"refused: this installation is broken: {type(_error).__name__}: {_error}", file=sys.stderr)
@@ -101,14 +99,14 @@ def run_job(options: argparse.Namespace, beam_options: PipelineOptions) -> int:
         pipeline.run().wait_until_finish()
     complete = True
     for output in claimed_outputs(job):
-        folder = output.folder
-        manifest = json.loads(read(join(folder, MANIFEST)))
-        print(f"{output.stage}: {accounting(manifest, folder)}")
+        files = output.files
+        manifest = json.loads(read(files.manifest))
+        print(f"{output.stage}: {accounting(manifest, files.folder)}")
         if output.stage == "audit":
-            print(audit_figures(json.loads(read(join(folder, AUDIT)))))
-            print(f"to be read: {join(folder, REPORT)}")
-            print(duplicate_figures(json.loads(read(join(folder, DUPLICATES)))))
-        sweep_temporary(folder)
+            print(audit_figures(json.loads(read(files.audit))))
+            print(f"report: {files.report}")
+            print(duplicate_figures(json.loads(read(files.duplicates))))
+        sweep_temporary(files.folder)
         complete = complete and manifest["state"] == "complete"
     return 0 if complete else 1
 
@@ -123,7 +121,7 @@ def _compare(options: argparse.Namespace, beam_options: PipelineOptions) -> int:
     if is_template(beam_options):
         return 0
     running.wait_until_finish()
-    comparison = json.loads(read(join(job.output, COMPARISON)))
+    comparison = json.loads(read(RunFiles(job.output).comparison))
     print(comparison_figures(comparison, job.output))
     sweep_temporary(job.output)
     return 1 if comparison["why"] else 0

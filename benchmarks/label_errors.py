@@ -30,8 +30,8 @@ def write_tokens(options: argparse.Namespace) -> None:
     from model.checkpoint import Bundled
     from model.reading.pairs import WindowLimits
     from model.reading.reader import CheckpointReader
-    from transforms.make_windows import InputColumns, make_windows
-    from transforms.records import Chunk, ChunkSpec
+    from transforms.make_windows import make_windows
+    from transforms.records import Chunk, ChunkSpec, InputColumns
 
     reader = CheckpointReader(Bundled())
     limits, columns = WindowLimits(384, 128, 64, 2000), InputColumns(answers="answers")

@@ -15,9 +15,9 @@ from pipeline.job.identity import claimed_outputs
 from pipeline.job.options import Refused
 from transforms.compare_audits import SCORE_COLUMNS, AuditSide, CompareAudits
 from transforms.records import InputFile
-from transforms.storage import StorageError, absolute, join, open_parquet, read
+from transforms.run_files import RunFiles
+from transforms.storage import StorageError, absolute, open_parquet, read
 from transforms.write_comparison import Gate, WriteComparison
-from transforms.write_manifest import MANIFEST
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,9 @@ def resolve(options: argparse.Namespace) -> CompareJob:
     sides = _side(before, "before"), _side(after, "after")
     configuration: dict[str, Any] = {}
     for name, folder in (("before", before), ("after", after)):
-        content = json.loads(read(join(folder, MANIFEST)))["content"]
-        run = hashlib.sha256(read(join(folder, "run.json"))).hexdigest()
+        files = RunFiles(folder)
+        content = json.loads(read(files.manifest))["content"]
+        run = hashlib.sha256(read(files.run)).hexdigest()
         configuration |= {name: folder, f"{name}_run": run, f"{name}_content": content}
     gate = Gate(options.max_f1_drop, options.max_em_drop, options.max_loss_rise, options.max_failed_fraction)
     return CompareJob(output, sides, gate, options.worst, {**configuration, "worst": options.worst})

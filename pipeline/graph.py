@@ -7,6 +7,7 @@ import apache_beam as beam
 from pipeline.job.duplicates import list_parts
 from pipeline.job.identity import claimed_outputs, input_ranges
 from pipeline.job.resolve import Job
+from transforms.accounting import StageOutput
 from transforms.claim import Output
 from transforms.correct_golds import CorrectGolds
 from transforms.decode_answers import DecodeAnswers
@@ -16,19 +17,19 @@ from transforms.measure_loss import MeasureLoss
 from transforms.merge_receipts import MergeReceipts
 from transforms.plan_chunks import PlanChunks
 from transforms.predict_spans import PredictSpans
-from transforms.publish_manifest import PublishManifest
 from transforms.read_chunk import ReadChunk
 from transforms.read_examples import ReadExamples
 from transforms.storage import absolute
+from transforms.write_audit import WriteAudit
 from transforms.write_chunk import WriteChunk
-from transforms.write_manifest import StageOutput, WriteManifest
+from transforms.write_manifest import WriteManifest
 
 
 def build(pipeline: beam.Pipeline, job: Job) -> None:
     """files -> runs -> | shuffle | -> chunk by chunk: read, cut, predict, decode, measure, write -> receipts -> manifest.
 
-    An audit's manifest is pending until its duplicates are found, and those are found in the parts that it has by then.
-    One local worker needs no shuffle, and so works on the first chunk before the last file is planned.
+    An audit's files come before the manifests: its duplicates are found in the parts that it has by then. One local
+    worker needs no shuffle, and so works on the first chunk before the last file is planned.
     """
     outputs = claimed_outputs(job)
     corrections = tuple(job.audit.corrections) if job.audit else ()
@@ -45,15 +46,15 @@ def build(pipeline: beam.Pipeline, job: Job) -> None:
         runs |= "Reshuffle" >> beam.Reshuffle()
     totals = runs | "ProcessChunks" >> process | "MergeReceipts" >> MergeReceipts(job.stages)
     if job.audit:
-        totals |= "ReadExamples" >> ReadExamples(job.inputs.columns)
-    written = totals | "WriteManifest" >> WriteManifest(manifests, job.work.max_failed_fraction)
-    if job.audit:
-        audit = next(each for each in outputs if each.stage == "audit")
+        audit = next(each for each in manifests if each.output.stage == "audit")
         against = absolute(job.audit.against) if job.audit.against else ""
-        parts = written | "ListParts" >> beam.FlatMap(list_parts, audit.folder, against)
+        totals |= "ReadExamples" >> ReadExamples(job.inputs.columns)
+        totals |= "WriteAudit" >> WriteAudit(audit)
+        parts = totals | "ListParts" >> beam.FlatMap(list_parts, audit.output.folder, against)
         if not job.work.alone:
             parts |= "ReshuffleParts" >> beam.Reshuffle()
-        _ = parts | "FindDuplicates" >> FindDuplicates(audit, job.audit.against) | "PublishManifest" >> PublishManifest(audit)
+        totals = parts | "FindDuplicates" >> FindDuplicates(audit.output, job.audit.against)
+    _ = totals | "WriteManifest" >> WriteManifest(manifests, job.work.max_failed_fraction)
 
 
 class _ProcessChunks(beam.PTransform):

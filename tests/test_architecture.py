@@ -37,7 +37,11 @@ def importers(layer: str, package: str) -> list[str]:
 def transforms_of(path: Path) -> list[str]:
     """The PTransform classes of a file."""
     classes = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.ClassDef)]
-    return [node.name for node in classes if any("PTransform" in ast.unparse(base) for base in node.bases)]
+    return [
+        node.name
+        for node in classes
+        if any("PTransform" in ast.unparse(base) or "ChunkStep[" in ast.unparse(base) for base in node.bases)
+    ]
 
 
 def snake_case(name: str) -> str:

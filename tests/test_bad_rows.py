@@ -19,7 +19,8 @@ from tests.transforms.fakes import claimed, make_chunk
 from transforms.decode_answers import decode_answers
 from transforms.make_windows import WindowLimits, make_windows
 from transforms.predict_spans import predict_spans
-from transforms.write_chunk import OutputColumns, write_outcome
+from transforms.records import OutputColumns
+from transforms.write_chunk import write_outcome
 
 LIMITS = WindowLimits(max_length=64, overlap=16, max_question=16, max_windows=6)
 DECODING = Decoding(n_best=3, max_answer_length=8)

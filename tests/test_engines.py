@@ -18,7 +18,7 @@ from dask.distributed import Client
 
 from tests.runs import HOUSE, examples, part_files, read_manifest, read_parts, read_rejections, run, write_input
 from tests.servers import free_port, listens, serving
-from transforms.read_chunk import RECEIPT_KEY
+from transforms.records import RECEIPT_KEY
 
 FIGURES = ("rows", "content", "windows", "tokens", "chunks", "distinct_pairs", "reasons", "configuration", "state")
 ROWS = 48

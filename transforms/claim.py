@@ -7,10 +7,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from transforms.run_files import RunFiles
 from transforms.storage import commit, exists, join, read, remove
-
-RUN = "run.json"
-"""What a run is, its fingerprint first. One output, one identity."""
 
 _HEAD = 100
 """Bytes of `run.json` that hold the fingerprint: the list of inputs after it may be long."""
@@ -31,6 +29,11 @@ class Output:
     folder: str
     run: str
 
+    @property
+    def files(self) -> RunFiles:
+        """The files of the output."""
+        return RunFiles(self.folder)
+
     def commit(self, content: bytes | pa.Buffer, *names: str) -> None:
         """Publishes finished bytes as the file `folder/names...`. Raises ClaimLost."""
         self._check()
@@ -50,7 +53,7 @@ class Output:
 
     def _check(self) -> None:
         try:
-            head = read(join(self.folder, RUN), _HEAD)
+            head = read(self.files.run, _HEAD)
         except FileNotFoundError:
             head = b""
         if f'"{self.run}"'.encode() not in head:

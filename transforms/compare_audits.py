@@ -12,7 +12,8 @@ import pyarrow as pa
 from model.audit.comparison import METRICS, Comparison, Score
 from model.audit.slices import given_labels, slice_labels
 from model.reading.columns import as_texts
-from transforms.storage import join, list_names, open_parquet
+from transforms.run_files import RunFiles
+from transforms.storage import open_parquet
 
 _MEASURED = ("context_characters", "num_tokens", "num_windows", "golds", "gold_start", "gold_end")
 SCORE_COLUMNS = (*METRICS, "status", "pair_hash", "gold_hash", *_MEASURED)
@@ -38,8 +39,8 @@ class AuditSide:
 
     def paths(self) -> list[str]:
         """Its parts, in order: a row is known by the place of its part."""
-        folder = join(self.folder, "parts")
-        return [join(folder, name) for name in list_names(folder)]
+        files = RunFiles(self.folder)
+        return [files.part(name) for name in files.part_names()]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,7 @@ import pyarrow as pa
 from model.audit.golds import locate_gold
 from model.reading.columns import as_texts, read_texts
 from transforms.chunk_step import ChunkStep
-from transforms.records import Chunk
-from transforms.relabel import Correction
-from transforms.write_chunk import row_ids
+from transforms.records import Chunk, Correction, row_ids
 
 _WHERE = {
     "gold_absent": "does not stand in the context",

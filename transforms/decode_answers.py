@@ -11,7 +11,7 @@ from model.reading.columns import answer_columns
 from model.reading.prediction import Decoding, decide
 from model.reading.span_reader import SpanReader
 from transforms.chunk_step import ChunkStep
-from transforms.records import Answered, Chunk, Outcome, Predicted, Rejection
+from transforms.records import Answered, Chunk, Outcome, Predicted, Rejection, reasons_of
 
 
 def decode_answers(predicted: Predicted, decoding: Decoding, annotate: bool = True) -> Answered:
@@ -52,14 +52,6 @@ def decode_answers(predicted: Predicted, decoding: Decoding, annotate: bool = Tr
         statuses = Counter(columns.column("status").to_pylist())
         outcomes = (Outcome("annotate", columns, rejections, {**counts, **statuses}),)
     return Answered(predicted, spans, no_answer, rejections, counts, outcomes)
-
-
-def reasons_of(rejections: tuple[Rejection, ...], rows: int) -> list[str | None]:
-    """The reason of every row, None for one that is not rejected."""
-    reasons: list[str | None] = [None] * rows
-    for rejection in rejections:
-        reasons[rejection.row] = rejection.reason
-    return reasons
 
 
 @dataclass

@@ -15,18 +15,7 @@ from model.reading.reader import shared
 from model.reading.span_reader import SpanReader
 from model.reading.tokenizer import Tokenizer
 from transforms.chunk_step import ChunkStep
-from transforms.records import Chunk, Rejection, Windowed
-
-STAGE = "MakeWindows"
-
-
-@dataclass(frozen=True, slots=True)
-class InputColumns:
-    """Names of the columns that are read; `answers` is "" where no golds are measured."""
-
-    question: str = "question"
-    context: str = "context"
-    answers: str = ""
+from transforms.records import Chunk, InputColumns, Rejection, Windowed
 
 
 def make_windows(
@@ -54,7 +43,7 @@ def make_windows(
         characters=int(characters[passage].sum()),
         unknown_characters=int(pairs.unknown[passage].sum()),
         windows=pairs.windows,
-        rejections=tuple(Rejection(row, STAGE, *pairs.problems[row]) for row in sorted(pairs.problems)),
+        rejections=tuple(Rejection(row, "MakeWindows", *pairs.problems[row]) for row in sorted(pairs.problems)),
         golds=golds,
     )
 

@@ -11,16 +11,12 @@ from typing import Any, ClassVar
 from model.audit.golds import gold_views
 from model.audit.losses import likely_tokens, passage_losses
 from model.audit.rows import audit_columns
-from model.audit.statistics import measure
+from model.audit.statistics import measure, shortened
 from model.reading.columns import as_texts
 from model.reading.prediction import Decoding
 from model.reading.span_reader import SpanReader
 from transforms.chunk_step import ChunkStep
-from transforms.decode_answers import reasons_of
-from transforms.make_windows import STAGE as GOLDS_READ_IN
-from transforms.records import Answered, Chunk, Outcome, Rejection
-from transforms.report.passages import shortened
-from transforms.write_chunk import row_ids
+from transforms.records import Answered, Chunk, Outcome, Rejection, reasons_of, row_ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +63,7 @@ def measure_loss(chunk: Chunk[Answered], decoding: Decoding, options: AuditOptio
         null=decoding.null,
     )
     for row, (reason, message) in golds.problems.items():
-        rejected.setdefault(row, Rejection(row, GOLDS_READ_IN, reason, message))
+        rejected.setdefault(row, Rejection(row, "MakeWindows", reason, message))
     table = chunk.table
     given = {name: as_texts(table.column(name)) for name in options.slice_by}
     questions = [windowed.questions[windows.pair_question[pair]] if pair >= 0 else "" for pair in windowed.row_pair]

@@ -11,12 +11,9 @@ import pyarrow as pa
 
 from transforms.chunk_step import NAMESPACE, ChunkStep, is_systemic
 from transforms.claim import Output
-from transforms.records import Chunk, ChunkRun, ChunkSpec, Receipt, failed_receipts, path_columns
+from transforms.records import RECEIPT_KEY, Chunk, ChunkRun, ChunkSpec, Receipt, failed_receipts, path_columns
 from transforms.sizes import MOST_BYTES, TooLarge, memory_of, rows_at_once
-from transforms.storage import exists, join, open_parquet
-
-RECEIPT_KEY = b"spanmill.receipt"
-"""Under which a part's Parquet metadata holds its receipt."""
+from transforms.storage import exists, open_parquet
 
 _log = logging.getLogger(NAMESPACE)
 
@@ -26,14 +23,14 @@ def committed_receipt(output: Output, part: str) -> Receipt | None:
 
     None if there is none, or a damaged one, or if its rejections are missing.
     """
-    path = join(output.folder, "parts", part)
+    path = output.files.part(part)
     if not exists(path):
         return None
     try:
         with open_parquet(path) as file:
             receipt = Receipt.from_json(json.loads((file.metadata.metadata or {})[RECEIPT_KEY]))
         rejects = receipt.counts.get("rejected", 0) > 0
-        whole = not rejects or exists(join(output.folder, "rejections", part))
+        whole = not rejects or exists(output.files.rejection(part))
         if whole and receipt.run == output.run:
             return receipt
         _log.warning("%s %s and is made again", path, "is of another run" if whole else "has lost its rejections")

@@ -17,8 +17,8 @@ import pyarrow as pa
 from model.audit.statistics import WITH_TOKENS, Statistics
 from model.reading.columns import NotUTF8, each_value
 from transforms.chunk_step import NAMESPACE
-from transforms.make_windows import InputColumns
 from transforms.merge_receipts import Totals
+from transforms.records import InputColumns
 from transforms.storage import open_parquet
 
 _log = logging.getLogger(NAMESPACE)

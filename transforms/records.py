@@ -22,6 +22,38 @@ _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 """What Hive, Spark and pyarrow write into a path for a null."""
 
 
+RECEIPT_KEY = b"spanmill.receipt"
+"""The key of the receipt in a part's Parquet metadata."""
+
+CorrectedGold = tuple[str | None, int | None, int | None]
+"""Text, start and end (code points) of a corrected gold. Without a text: what stands there; without a start: where the text
+stands, if it stands in one place only."""
+
+Correction = tuple[CorrectedGold, ...]
+"""What the golds of a row should be; none: the question has no answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class InputColumns:
+    """Names of the columns that are read; `answers` is "" where no golds are measured."""
+
+    question: str = "question"
+    context: str = "context"
+    answers: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class OutputColumns:
+    """Which input columns are kept, in which order, what stands before the names of output columns, the id column.
+
+    An input without the id column gets one: file base name, row group, row.
+    """
+
+    keep: tuple[str, ...]
+    prefix: str = ""
+    id: str = "id"
+
+
 @dataclass(frozen=True, slots=True)
 class InputFile:
     """One input file as it was when the run was started.
@@ -290,3 +322,20 @@ def failed_receipts(
         retries=retries,
     )
     return [replace(receipt, stage=stage) for stage in stages or ("",)]
+
+
+def row_ids(chunk: Chunk[Any], column: str) -> pa.ChunkedArray:
+    """The ids of a chunk's rows, or what stands in for them: `label of the file:row group:row`."""
+    table, spec = chunk.table, chunk.spec
+    if column in table.column_names:
+        return table.column(column)
+    rows = range(spec.row_start, spec.row_start + spec.rows)
+    return pa.chunked_array([pa.array([f"{spec.label}:{spec.row_group}:{row}" for row in rows], pa.string())])
+
+
+def reasons_of(rejections: tuple[Rejection, ...], rows: int) -> list[str | None]:
+    """The reason of every row, None for one that is not rejected."""
+    reasons: list[str | None] = [None] * rows
+    for rejection in rejections:
+        reasons[rejection.row] = rejection.reason
+    return reasons

@@ -9,17 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from transforms.read_examples import Example, Place
+from transforms.records import CorrectedGold, Correction
 from transforms.report.passages import excerpts
-
-RELABEL_CSV = "relabel.csv"
-RELABEL_JSON = "relabel.json"
-
-CorrectedGold = tuple[str | None, int | None, int | None]
-"""Text, start and end (code points) of a corrected gold. Without a text: what stands there; without a start: where the text
-stands, if it stands in one place only."""
-
-Correction = tuple[CorrectedGold, ...]
-"""What the golds of a row should be; none: the question has no answer."""
 
 COLUMNS = (
     *("id", "question", "passage", "gold", "gold_start", "gold_end", "prediction", "prediction_start", "prediction_end"),

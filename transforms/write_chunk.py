@@ -18,8 +18,8 @@ from apache_beam.metrics import Metrics
 from model.reading.columns import as_texts
 from transforms.chunk_step import NAMESPACE, ChunkStep, failures
 from transforms.claim import Output
-from transforms.read_chunk import RECEIPT_KEY
-from transforms.records import Answered, Chunk, Outcome, Receipt, Rejection
+from transforms.records import RECEIPT_KEY, Answered, Chunk, Outcome, OutputColumns, Receipt, Rejection, row_ids
+from transforms.run_files import RunFiles
 
 EXACT_COLUMNS = {
     "annotate": ("answer_start", "answer_end", "window_index", "num_windows", "status", "reason", "question_tokens_cut"),
@@ -42,27 +42,6 @@ REJECTION_SCHEMA = pa.schema(
     ]
 )
 """`row` is the row within the file."""
-
-
-@dataclass(frozen=True, slots=True)
-class OutputColumns:
-    """Which input columns are kept, in which order, what stands before the names of output columns, the id column.
-
-    An input without the id column gets one: file base name, row group, row.
-    """
-
-    keep: tuple[str, ...]
-    prefix: str = ""
-    id: str = "id"
-
-
-def row_ids(chunk: Chunk[Any], column: str) -> pa.ChunkedArray:
-    """The ids of a chunk's rows, or what stands in for them: `label of the file:row group:row`."""
-    table, spec = chunk.table, chunk.spec
-    if column in table.column_names:
-        return table.column(column)
-    rows = range(spec.row_start, spec.row_start + spec.rows)
-    return pa.chunked_array([pa.array([f"{spec.label}:{spec.row_group}:{row}" for row in rows], pa.string())])
 
 
 def output_table(chunk: Chunk[Any], outcome: Outcome, columns: OutputColumns) -> pa.Table:
@@ -102,11 +81,11 @@ def write_outcome(chunk: Chunk[Any], outcome: Outcome, output: Output, columns: 
     )
     if outcome.rejections:
         table = _rejection_table(chunk, outcome.rejections, columns.id)
-        output.commit(to_parquet(table), "rejections", spec.part)
+        output.commit(to_parquet(table), RunFiles.REJECTIONS, spec.part)
     else:
-        output.remove("rejections", spec.part)  # an earlier try may have left some
+        output.remove(RunFiles.REJECTIONS, spec.part)  # an earlier try may have left some
     table = output_table(chunk, outcome, columns)
-    output.commit(to_parquet(table, {RECEIPT_KEY: json.dumps(receipt.to_json()).encode()}), "parts", spec.part)
+    output.commit(to_parquet(table, {RECEIPT_KEY: json.dumps(receipt.to_json()).encode()}), RunFiles.PARTS, spec.part)
     return receipt
 
 

@@ -10,14 +10,13 @@ import apache_beam as beam
 
 from model.audit.comparison import Change, Comparison
 from model.audit.golds import answers_of
+from model.audit.statistics import shortened
+from transforms.accounting import as_json
 from transforms.claim import Output
 from transforms.compare_audits import AuditSide
 from transforms.read_examples import Place, read_rows
 from transforms.report.page import comparison_page
-from transforms.report.passages import shortened
-from transforms.write_manifest import MANIFEST, REPORT, as_json
-
-COMPARISON = "comparison.json"
+from transforms.run_files import RunFiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +85,11 @@ def write_comparison(
         content[name] = _listed(getattr(comparison, name), sides, paths)
     why = gate.problems(content)
     content["why"] = why
-    output.commit(as_json(content), COMPARISON)
-    output.commit(comparison_page(content), REPORT)
+    output.commit(as_json(content), RunFiles.COMPARISON)
+    output.commit(comparison_page(content), RunFiles.REPORT)
     counts = {"paired": content["paired"], **{kind: each["rows"] for kind, each in content["unpaired"].items()}}
     manifest = {"state": "incomplete" if why else "complete", "why": why, **about, "rows": counts}
-    output.commit(as_json(manifest), MANIFEST)
+    output.commit(as_json(manifest), RunFiles.MANIFEST)
 
 
 def _listed(changes: list[Change], sides: tuple[AuditSide, AuditSide], paths: Sequence[Sequence[str]]) -> list[dict[str, Any]]:

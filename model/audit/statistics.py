@@ -33,7 +33,15 @@ ExampleOf = Callable[[int], dict[str, Any]]
 TokensOf = Callable[[int], Sequence[LikelyToken]]
 """Of a row of the chunk: what a list shows of it beside SHOWN, and its likely tokens."""
 
+_SHOWN_CHARACTERS = 300
+
 _LARGEST_EXPONENT = math.log(sys.float_info.max)
+
+
+def shortened(text: str | None) -> str:
+    """Cut a text for a list of examples to its first characters, marked with an ellipsis if there are more. Idempotent."""
+    text = text or ""
+    return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "…"
 
 
 @dataclass(slots=True)

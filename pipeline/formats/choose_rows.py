@@ -14,7 +14,7 @@ from pipeline.formats.finished import FinishedRun, as_rows
 from pipeline.formats.where import WhereError, parse_where
 from pipeline.job.options import Refused
 from transforms.records import rows_of_part
-from transforms.storage import join, open_dataset
+from transforms.storage import open_dataset
 
 _MOST_OF_ONE_ID = 100
 
@@ -27,7 +27,7 @@ class Chooser:
 
     def __init__(self, run: FinishedRun, columns: Sequence[str], where: str | None = None):
         self.run, self.columns = run, [name for name in run.columns if name in columns]
-        self.dataset = open_dataset([join(run.folder, "parts", part) for part in run.parts])
+        self.dataset = open_dataset([run.files.part(part) for part in run.parts])
         try:
             self.where = parse_where(where, self.dataset.schema) if where is not None else None
         except WhereError as error:

@@ -11,10 +11,9 @@ import pyarrow as pa
 
 from model.reading.columns import NotUTF8, each_value
 from pipeline.job.options import Refused
-from transforms.claim import RUN
 from transforms.plan_chunks import is_answers
-from transforms.storage import exists, join, list_names, open_parquet, read
-from transforms.write_manifest import MANIFEST
+from transforms.run_files import RunFiles
+from transforms.storage import exists, open_parquet, read
 
 
 @dataclass(frozen=True)
@@ -31,6 +30,10 @@ class FinishedRun:
     parts: tuple[str, ...]
     schema: pa.Schema
     configuration: dict[str, Any]
+
+    @property
+    def files(self) -> RunFiles:
+        return RunFiles(self.folder)
 
     @property
     def columns(self) -> list[str]:
@@ -52,13 +55,13 @@ class FinishedRun:
     @property
     def state(self) -> str:
         """ "complete", "incomplete", or "" while there is no manifest."""
-        path = join(self.folder, MANIFEST)
+        path = self.files.manifest
         return str(json.loads(read(path))["state"]) if exists(path) else ""
 
     def rows(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
         """All rows in order, with these columns alone, few of them in memory; null for text that is no UTF-8."""
         for part in self.parts:
-            with open_parquet(join(self.folder, "parts", part)) as file:
+            with open_parquet(self.files.part(part)) as file:
                 for batch in file.iter_batches(batch_size=256, columns=list(columns)):
                     yield from as_rows(batch)
 
@@ -73,12 +76,13 @@ def as_rows(table: pa.Table | pa.RecordBatch) -> Iterator[dict[str, Any]]:
 
 def open_run(folder: str) -> FinishedRun:
     """Opens an output. Raises Refused if it is none, or has no parts."""
-    if not exists(join(folder, RUN)):
-        raise Refused(f"{folder} has no {RUN}: it is no output of annotate or audit")
-    configuration = json.loads(read(join(folder, RUN)))["configuration"]
-    parts = tuple(list_names(join(folder, "parts")))
+    files = RunFiles(folder)
+    if not exists(files.run):
+        raise Refused(f"{folder} has no {files.RUN}: it is no output of annotate or audit")
+    configuration = json.loads(read(files.run))["configuration"]
+    parts = tuple(files.part_names())
     if not parts:
         raise Refused(f"{folder} holds no parts")
-    with open_parquet(join(folder, "parts", parts[0])) as file:
+    with open_parquet(files.part(parts[0])) as file:
         schema = file.schema_arrow
     return FinishedRun(folder, configuration["stage"], parts, schema, configuration)

@@ -11,25 +11,16 @@ from itertools import accumulate, pairwise
 from typing import Any, Protocol
 
 from pipeline.job.options import Refused
-from transforms.claim import RUN, Output
-from transforms.find_duplicates import DUPLICATES
+from transforms.claim import Output
 from transforms.records import InputFile, InputRange
-from transforms.relabel import RELABEL_CSV, RELABEL_JSON
-from transforms.storage import commit, create, exists, join, list_names, read, remove, sweep_temporary
-from transforms.write_comparison import COMPARISON
-from transforms.write_manifest import AUDIT, MANIFEST, PENDING, REPORT
+from transforms.run_files import RunFiles
+from transforms.storage import commit, create, exists, join, read, remove, sweep_temporary
 
 _MOST_RANGES = 1000
 """Into how many ranges inputs are listed: enough for many workers to plan, few enough for any graph."""
 
 _BETWEEN = b",\n"
 """What stands between two inputs in `run.json`."""
-
-_OWN = (
-    MANIFEST, PENDING, AUDIT, REPORT, RELABEL_CSV, RELABEL_JSON, DUPLICATES, COMPARISON,
-    "parts", "rejections", "_tmp", "audit",
-)  # fmt: skip
-"""What a run may leave in its output, beside run.json; `audit` is the tree of `annotate --audit`."""
 
 
 class Claimant(Protocol):
@@ -81,7 +72,7 @@ def input_ranges(job: Claimant) -> list[InputRange]:
     inputs = len(begins) - 1
     count = min(inputs, _MOST_RANGES)
     bounds = [place * inputs // count for place in range(count + 1)]
-    path = join(folder, RUN)
+    path = join(folder, RunFiles.RUN)
     return [InputRange(path, first, begins[first], begins[after] - len(_BETWEEN)) for first, after in pairwise(bounds)]
 
 
@@ -110,14 +101,14 @@ def claim(job: Claimant, overwrite: bool) -> bool:
 def _claim(output: str, content: bytes, overwrite: bool) -> bool:
     sweep_temporary(output)
     if overwrite and _obstacle(output, content):
-        for name in (RUN, *_OWN):  # first of all what lets workers of the other run go on writing
+        for name in RunFiles.ALL:
             remove(output, name)
-    created = create(output, content, RUN)
+    created = create(output, content, RunFiles.RUN)
     if not created:
         _refuse_another(output, content)  # it may have been started a moment ago
-        if read(join(output, RUN)) != content:  # the same in other bytes, and workers read ranges of bytes
-            commit(output, content, RUN)
-    remove(output, MANIFEST)
+        if read(join(output, RunFiles.RUN)) != content:  # the same in other bytes, and workers read ranges of bytes
+            commit(output, content, RunFiles.RUN)
+    remove(output, RunFiles.MANIFEST)
     return not created
 
 
@@ -129,10 +120,10 @@ def _refuse_another(output: str, content: bytes) -> None:
 
 def _obstacle(output: str, content: bytes) -> str:
     """What of another run an output holds, in words; "" if it may be this run's."""
-    if exists(join(output, RUN)):
-        difference = _difference(read(join(output, RUN)), content)
+    if exists(join(output, RunFiles.RUN)):
+        difference = _difference(read(join(output, RunFiles.RUN)), content)
         return f"another run: {difference}" if difference else ""
-    return f"parts of a run without {RUN}" if list_names(join(output, "parts")) else ""
+    return f"parts of a run without {RunFiles.RUN}" if RunFiles(output).part_names() else ""
 
 
 def _difference(before: bytes, now: bytes) -> str:
@@ -140,7 +131,7 @@ def _difference(before: bytes, now: bytes) -> str:
     try:
         configured, old = _parse(before)
     except (ValueError, KeyError, TypeError):
-        return f"its {RUN} is damaged"
+        return f"its {RunFiles.RUN} is damaged"
     asked, new = _parse(now)
     for name in dict.fromkeys([*asked, *configured]):
         if configured.get(name) != asked.get(name):
@@ -150,7 +141,7 @@ def _difference(before: bytes, now: bytes) -> str:
             return f"input {path} was {'not ' if path not in old else ''}part of it"
         if old[path] != new[path]:
             return f"input {path} has changed since (size {old[path]['size']}, now {new[path]['size']})"
-    return "" if _fingerprint(before) == _fingerprint(now) else f"its {RUN} has another fingerprint"
+    return "" if _fingerprint(before) == _fingerprint(now) else f"its {RunFiles.RUN} has another fingerprint"
 
 
 def _fingerprint(content: bytes) -> str | None:

@@ -14,11 +14,9 @@ from model.settings import ANNOTATE, AUDIT
 from pipeline.job.options import Refused
 from pipeline.job.settings import Columns, Files
 from pipeline.sample import SAMPLE
-from transforms.make_windows import InputColumns
 from transforms.plan_chunks import ANSWERS, is_answers, is_text, schema_problem, wider, with_path_columns
-from transforms.records import InputFile
+from transforms.records import InputColumns, InputFile, OutputColumns
 from transforms.storage import find_inputs, lies_below, open_parquet
-from transforms.write_chunk import OutputColumns
 
 _MOST_FOOTERS = 1000
 """How many files are asked for the types of their columns before a run; of more, one with a wider type is refused."""

@@ -29,11 +29,11 @@ from pipeline.job.runners import is_local
 from pipeline.job.settings import Audit, Columns, Files, Work
 from transforms.measure_loss import AuditOptions
 from transforms.plan_chunks import ChunkSize
-from transforms.records import InputFile
-from transforms.relabel import Correction, CorrectionsError, read_corrections
-from transforms.storage import StorageError, absolute, join, read
+from transforms.records import Correction, InputFile, OutputColumns
+from transforms.relabel import CorrectionsError, read_corrections
+from transforms.run_files import RunFiles
+from transforms.storage import StorageError, absolute, read
 from transforms.stored_folder import StoredFolder
-from transforms.write_chunk import OutputColumns
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
     audit, work = make(Audit, given), make(Work, given)
     output = absolute(files.output)
     audited = options.stage == AUDIT or audit.audit
-    beside = ((AUDIT, join(output, AUDIT)),) if audited and options.stage != AUDIT else ()
+    beside = ((AUDIT, RunFiles(output).beside),) if audited and options.stage != AUDIT else ()
     outputs = (*beside, (options.stage, output))
     stages = tuple(stage for stage, _ in outputs)
 

@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from pipeline.job.resolve import Job
 from transforms.records import rows_of_part
-from transforms.storage import is_local, join, list_names, open_parquet
+from transforms.run_files import RunFiles
+from transforms.storage import is_local, open_parquet
 
 _log = logging.getLogger("spanmill")
 
@@ -45,8 +46,8 @@ def _watch(job: Job, stopped: threading.Event) -> None:
 
 
 def _show(job: Job, stopped: threading.Event) -> None:
-    folder = join(job.outputs[-1][1], "parts")
-    before = _rows_done(folder)
+    files = RunFiles(job.output)
+    before = _rows_done(files)
     planned, exact = _rows_planned(job)
     terminal = sys.stderr.isatty()
     pause = (0.5 if terminal else 2.0) if is_local(job.output) else 10.0
@@ -58,7 +59,7 @@ def _show(job: Job, stopped: threading.Event) -> None:
         while not finished:
             finished = stopped.wait(pause)
             listing = time.monotonic()
-            done = _rows_done(folder)
+            done = _rows_done(files)
             pause = max(pause, 20 * (time.monotonic() - listing))  # a long list is not asked for all the time
             bar.update(done - bar.n)
             now = time.monotonic()
@@ -70,8 +71,8 @@ def _show(job: Job, stopped: threading.Event) -> None:
                 logged = now
 
 
-def _rows_done(folder: str) -> int:
-    return sum(rows_of_part(name) for name in list_names(folder))
+def _rows_done(files: RunFiles) -> int:
+    return sum(rows_of_part(name) for name in files.part_names())
 
 
 def _rows_planned(job: Job) -> tuple[int, bool]:

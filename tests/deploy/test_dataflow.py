@@ -25,8 +25,8 @@ from tests.runs import HOUSE, examples, write_input
 DEPLOY = HOUSE / "deploy" / "dataflow"
 GPU = "type:nvidia-l4;count:1;install-nvidia-driver"
 IMAGE = "us-docker.pkg.dev/my-project/spanmill/spanmill:0.1.0"
-STEPS = ["ListFiles", "PlanChunks", "Reshuffle", "ProcessChunks", "MergeReceipts", "ReadExamples", "WriteManifest"]
-LAST_STEPS = ["ListParts", "ReshuffleParts", "FindDuplicates", "PublishManifest"]
+STEPS = ["ListFiles", "PlanChunks", "Reshuffle", "ProcessChunks", "MergeReceipts", "ReadExamples", "WriteAudit"]
+LAST_STEPS = ["ListParts", "ReshuffleParts", "FindDuplicates", "WriteManifest"]
 CHUNK_STEPS = ["ReadChunk", "MakeWindows", "PredictSpans", "DecodeAnswers", "MeasureLoss", "WriteChunk"]
 ACCELERATOR = "beam:resources:accelerator:v1"
 
@@ -129,7 +129,7 @@ class TestTheGraph:
         assert reads["PlanChunks"] == set(outer["ListFiles"].outputs.values())
         assert reads["Reshuffle"] == set(outer["PlanChunks"].outputs.values())
         assert reads["MergeReceipts"] == set(outer["ProcessChunks/WriteChunk"].outputs.values())
-        for before, step in pairwise(["WriteManifest", *LAST_STEPS]):
+        for before, step in pairwise([STEPS[-1], *LAST_STEPS]):
             assert reads[step] == set(outer[before].outputs.values())
 
     def test_all_steps_on_chunks_are_fused_into_one_stage(self, made: Made):

@@ -9,12 +9,12 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from model.audit.statistics import shortened
 from pipeline.compare import resolve
 from pipeline.job.options import parse
 from tests.checkpoints import build_bert
 from tests.pipeline.job.test_duplicates import ada
 from tests.runs import examples, read_manifest, read_parts, run, write_input
-from transforms.report.passages import shortened
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +128,7 @@ def test_refusals(audits: tuple[Path, Path], bert_folder: Path, tmp_path: Path, 
     before, after, output = f"--before={audits[0]}", f"--after={audits[1]}", f"--output={tmp_path}/out"
     refused("--after is missing: compare needs it", "compare", before, output)
     refused("--input is missing: audit needs it", "audit", output)
-    refused("--model=x is of annotate and audit", "compare", before, after, output, "--model=x")
+    refused("--model=x applies to annotate and audit", "compare", before, after, output, "--model=x")
     refused("--max_f1_drop=1.0 is of the stage compare, not of audit", "audit", "--input=x", output, "--max_f1_drop=1")
     refused("is not the output of a finished audit", "compare", before, f"--after={tmp_path}", output)
     annotated = ("annotate", "--audit", "--input=bundled", "--limit=3", f"--output={tmp_path}/both")

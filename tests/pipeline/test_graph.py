@@ -21,7 +21,7 @@ from transforms.measure_loss import AuditOptions
 STEPS = ["ListFiles", "PlanChunks", "Reshuffle", "ProcessChunks", "MergeReceipts", "WriteManifest"]
 PROCESS = ["ReadChunk", "MakeWindows", "PredictSpans", "DecodeAnswers", "WriteChunk"]
 AUDITED = [*PROCESS[:4], "MeasureLoss", "WriteChunk"]
-AUDIT_STEPS = [*STEPS[:5], "ReadExamples", "WriteManifest", "ListParts", "ReshuffleParts", "FindDuplicates", "PublishManifest"]
+AUDIT_STEPS = [*STEPS[:5], "ReadExamples", "WriteAudit", "ListParts", "ReshuffleParts", "FindDuplicates", "WriteManifest"]
 
 
 @pytest.fixture

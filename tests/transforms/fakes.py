@@ -17,11 +17,12 @@ from model.reading.reader import Reader
 from model.reading.span_reader import SpanReader
 from model.reading.tokenizer import Tokenizer
 from transforms.chunk_step import ChunkStep, _RunStep
-from transforms.claim import RUN, Output
+from transforms.claim import Output
 from transforms.decode_answers import decode_answers
 from transforms.make_windows import make_windows
 from transforms.predict_spans import predict_spans
 from transforms.records import Answered, Chunk, ChunkSpec
+from transforms.run_files import RunFiles
 from transforms.storage import create
 
 LIMITS = WindowLimits(max_length=32, overlap=8, max_question=8, max_windows=4)
@@ -79,7 +80,7 @@ def make_chunk(
 
 def claimed(folder: Path | str, stage: str = "annotate") -> Output:
     """A folder as the output of a run that has begun."""
-    create(str(folder), b'{"run": "this run"}', RUN)
+    create(str(folder), b'{"run": "this run"}', RunFiles.RUN)
     return Output(stage, str(folder), "this run")
 
 

@@ -15,7 +15,7 @@ from tests.transforms.fakes import asked, make_chunk
 from tests.transforms.test_measure_loss import gold, with_answers
 from tests.transforms.test_relabel import filled
 from transforms.correct_golds import correct_golds
-from transforms.relabel import Correction
+from transforms.records import Correction
 
 
 def corrected(table: pa.Table, corrections: dict[str, Correction]) -> tuple[list[Any], tuple[str, ...]]:

@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.testing.util import assert_that, equal_to
 
 from tests.runs import write_input
 from tests.transforms.fakes import claimed
 from transforms.find_duplicates import (
-    DUPLICATES,
     KINDS,
     AuditedPart,
     FindDuplicates,
@@ -28,6 +28,10 @@ from transforms.find_duplicates import (
     read_hashes,
     write_duplicates,
 )
+from transforms.run_files import RunFiles
+
+WAITING = {"audit": "the totals, which wait for duplicates.json"}
+"""What is handed on as it came."""
 
 Row = tuple[str | None, str | None, str | None, str | None]
 """id, question, context, gold; texts stand for their hashes, None in all three for a rejected row."""
@@ -90,8 +94,9 @@ EXPECTED = {
 def find(tmp_path: Path, parts: Sequence[AuditedPart], against: str = "") -> dict[str, Any]:
     """`duplicates.json` of these parts, through Beam."""
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
-        _ = pipeline | beam.Create([None, *parts]) | FindDuplicates(claimed(tmp_path / "out", "audit"), against)
-    return json.loads((tmp_path / "out" / DUPLICATES).read_text("utf-8"))
+        found = pipeline | beam.Create([WAITING, *parts]) | FindDuplicates(claimed(tmp_path / "out", "audit"), against)
+        assert_that(found, equal_to([WAITING]))
+    return json.loads((tmp_path / "out" / RunFiles.DUPLICATES).read_text("utf-8"))
 
 
 def in_random_order(rows: Sequence[tuple[tuple[str, bytes], Same]], seed: int) -> dict[str, Any]:
@@ -206,6 +211,8 @@ def test_no_part_has_no_duplicates(tmp_path: Path):
 
 @pytest.mark.parametrize("against", ["", "/other"])
 def test_what_is_written_is_about_the_other_audit_only_if_there_is_one(tmp_path: Path, against: str):
-    write_duplicates({"repeated_pairs": 3, "overlap": {}, "repeated": [], "shared": []}, claimed(tmp_path, "audit"), against)
-    found = json.loads((tmp_path / DUPLICATES).read_text())
+    made = {"repeated_pairs": 3, "overlap": {}, "repeated": [], "shared": [], "waiting": WAITING}
+    assert write_duplicates(made, claimed(tmp_path, "audit"), against) is WAITING
+    found = json.loads((tmp_path / RunFiles.DUPLICATES).read_text())
     assert ("overlap" in found, "shared" in found, "against" in found) == (bool(against),) * 3
+    assert "waiting" not in found

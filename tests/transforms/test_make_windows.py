@@ -10,8 +10,8 @@ import pytest
 from model.reading.reader import shared
 from model.reading.tokenizer import Tokenizer
 from tests.transforms.fakes import LIMITS, asked, make_chunk, span_reader
-from transforms.make_windows import InputColumns, MakeWindows, make_windows
-from transforms.records import Windowed
+from transforms.make_windows import MakeWindows, make_windows
+from transforms.records import InputColumns, Windowed
 
 
 def cut(table: pa.Table, words: Tokenizer, **limits: object) -> Windowed:

@@ -19,12 +19,12 @@ from model.reading.columns import as_texts
 from model.reading.prediction import Decoding
 from model.reading.tokenizer import Tokenizer
 from tests.transforms.fakes import DECODING, LIMITS, FakeReader, asked, make_chunk, run_step, span_reader
+from transforms.accounting import STATUSES
 from transforms.decode_answers import decode_answers
-from transforms.make_windows import InputColumns, make_windows
+from transforms.make_windows import make_windows
 from transforms.measure_loss import AuditOptions, MeasureLoss, measure_loss
 from transforms.predict_spans import predict_spans
-from transforms.records import Answered, Chunk, Outcome
-from transforms.write_manifest import STATUSES
+from transforms.records import Answered, Chunk, InputColumns, Outcome
 
 NOTHING: dict[str, list[Any]] = {"text": [], "answer_start": []}
 

@@ -16,8 +16,8 @@ import pytest
 from transforms import read_chunk
 from transforms.claim import Output
 from transforms.plan_chunks import ChunkSize, plan_file
-from transforms.read_chunk import RECEIPT_KEY, committed_receipt, read_run, read_tables
-from transforms.records import Chunk, ChunkRun, Receipt, path_columns
+from transforms.read_chunk import committed_receipt, read_run, read_tables
+from transforms.records import RECEIPT_KEY, Chunk, ChunkRun, Receipt, path_columns
 from transforms.storage import commit, find_inputs
 from transforms.write_chunk import to_parquet
 

@@ -11,8 +11,8 @@ import pytest
 
 from model.audit.statistics import WITH_TOKENS, Ranking, Statistics
 from tests.runs import examples, write_input
-from transforms.make_windows import InputColumns
 from transforms.read_examples import read_examples, read_rows
+from transforms.records import InputColumns
 
 
 def listed(path: Path, rows: list[int]) -> Ranking:

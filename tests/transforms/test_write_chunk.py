@@ -15,17 +15,16 @@ import pytest
 from model.reading.tokenizer import Tokenizer
 from tests.transforms.fakes import FakeReader, answered_chunk, asked, claimed, run_step
 from transforms import claim, storage
-from transforms.claim import RUN, ClaimLost
+from transforms.claim import ClaimLost
 from transforms.read_chunk import committed_receipt
-from transforms.records import Answered, Chunk, Outcome, Receipt
+from transforms.records import Answered, Chunk, Outcome, OutputColumns, Receipt, row_ids
+from transforms.run_files import RunFiles
 from transforms.write_chunk import (
     EXACT_COLUMNS,
     REJECTION_SCHEMA,
-    OutputColumns,
     WriteChunk,
     content_digest,
     output_table,
-    row_ids,
     write_outcome,
 )
 
@@ -154,7 +153,7 @@ class TestWriteOutcome:
         (receipt,) = run_step(WriteChunk((claimed(tmp_path),), COLUMNS), answered)
         assert receipt.failed_step == "WriteChunk"
         assert "File name too long" in receipt.error
-        assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [RUN]
+        assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [RunFiles.RUN]
 
     @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
     def test_a_disk_that_is_full_or_forbidden_ends_the_run(
@@ -167,7 +166,7 @@ class TestWriteOutcome:
         monkeypatch.setattr(storage.os, "fsync", refuse)
         with pytest.raises(OSError, match=os.strerror(number)):
             run_step(WriteChunk((output,), COLUMNS), answered)
-        assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [RUN]
+        assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [RunFiles.RUN]
 
     def test_where_another_run_writes_nothing_more_is_written(self, answered: Chunk[Answered], tmp_path: Path):
         """The worker outlived its run, whose output was overwritten."""
@@ -176,9 +175,9 @@ class TestWriteOutcome:
         before = {path: path.read_bytes() for path in tmp_path.rglob("*.parquet")}
         for left in ('{"run": "another run"}', None):
             if left is None:
-                (tmp_path / RUN).unlink()
+                (tmp_path / RunFiles.RUN).unlink()
             else:
-                (tmp_path / RUN).write_text(left)
+                (tmp_path / RunFiles.RUN).write_text(left)
             with pytest.raises(ClaimLost, match="belongs to another run now"):
                 run_step(WriteChunk((output,), COLUMNS), answered)
         assert {path: path.read_bytes() for path in tmp_path.rglob("*.parquet")} == before

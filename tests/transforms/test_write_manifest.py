@@ -11,9 +11,10 @@ import pytest
 
 from tests.transforms.fakes import claimed
 from tests.transforms.report.samples import ABOUT
+from transforms.accounting import StageOutput
 from transforms.merge_receipts import Totals
 from transforms.retries import retried, take_retries
-from transforms.write_manifest import PENDING, StageOutput, _WriteManifest, manifest
+from transforms.write_manifest import manifest, write_manifests
 
 
 def totals(answered: int = 0, no_answer: int = 0, rejected: int = 0, lost: int = 0, **others: Any) -> Totals:
@@ -108,7 +109,7 @@ def test_retries_are_told(tmp_path: Path):
             raise error
 
     operation()
-    _WriteManifest((StageOutput(claimed(tmp_path), about),), 0.5).process({"annotate": Totals(retries=3)})
+    write_manifests({"annotate": Totals(retries=3)}, (StageOutput(claimed(tmp_path), about),), 0.5)
     assert json.loads((tmp_path / "manifest.json").read_text("utf-8"))["retries"] == 4
 
 
@@ -145,34 +146,8 @@ def test_every_stage_has_its_own_file(tmp_path: Path):
     audit = StageOutput(claimed(tmp_path / "audit", "audit"), about)
     outputs = (audit, StageOutput(claimed(tmp_path), about))
     of = {"audit": Totals(counts=Counter(rows=2, scored=2)), "annotate": totals(1, lost=1)}
-    assert _WriteManifest(outputs, 0.5).process(of) == ["incomplete"]
+    assert write_manifests(of, outputs, 0.5) == "incomplete"
     assert json.loads((tmp_path / "manifest.json").read_text("utf-8"))["state"] == "incomplete"
-    assert json.loads((tmp_path / "audit" / PENDING).read_text("utf-8"))["rows"]["scored"] == 2
-    assert json.loads((tmp_path / "audit" / "audit.json").read_text("utf-8"))["rows"]["planned"] == 2
+    assert json.loads((tmp_path / "audit" / "manifest.json").read_text("utf-8"))["rows"]["scored"] == 2
     assert "größe" in (tmp_path / "manifest.json").read_text("utf-8")
-    assert not (tmp_path / "audit.json").exists()
-    assert b"2 examples" in (tmp_path / "audit" / "report.html").read_bytes()
-    assert (tmp_path / "audit" / "relabel.csv").read_bytes().startswith(b'\xef\xbb\xbf"id"')
-    assert json.loads((tmp_path / "audit" / "relabel.json").read_bytes()) == []
-
-
-@pytest.mark.parametrize(("unknown", "warned"), [(0, False), (50, False), (51, True), (1000, True)])
-def test_much_text_that_the_tokenizer_does_not_know_is_a_warning(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, unknown: int, warned: bool
-):
-    outputs = (StageOutput(claimed(tmp_path / "audit", "audit"), ABOUT), StageOutput(claimed(tmp_path), ABOUT))
-    counts = {"characters": 1000, "unknown_characters": unknown}
-    of = {
-        "audit": Totals(counts=Counter(counts, rows=1, scored=1)),
-        "annotate": Totals(counts=Counter(counts, rows=1, answered=1)),
-    }
-    assert _WriteManifest(outputs, 0.5).process(of) == ["complete"]
-    for path in ("manifest.json", f"audit/{PENDING}", "audit/audit.json"):
-        found = json.loads((tmp_path / path).read_text("utf-8"))["unknown_text"]
-        assert bool(found.pop("warning")) == warned
-        assert found == {**counts, "share": unknown / 1000}
-    page = (tmp_path / "audit" / "report.html").read_text("utf-8")
-    assert len(caplog.records) == page.count('role="alert"') == warned
-    if warned:
-        assert f"{unknown / 10:.1f} % of the contexts' characters are in unknown tokens" in caplog.text
-        assert f"{unknown / 10:.1f} % of the contexts" in page
+    assert {path.name for path in tmp_path.rglob("*.json")} == {"run.json", "manifest.json"}, "and nothing else"

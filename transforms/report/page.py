@@ -14,11 +14,11 @@ from markupsafe import Markup
 
 from model.audit.distributions import LOSS_BINS, Z_95
 from model.audit.slices import SLICES
-from model.audit.statistics import WITH_TOKENS
+from model.audit.statistics import WITH_TOKENS, shortened
 from transforms.read_examples import Example, Place
 from transforms.report import figures
 from transforms.report.bars import Bars, Mean, scaled
-from transforms.report.passages import shortened, shown_passage
+from transforms.report.passages import shown_passage
 
 MOST_BYTES = 3_000_000
 """A page is below this; where texts are very long, fewer examples are shown."""

@@ -10,16 +10,8 @@ from transforms.read_examples import Example
 _AROUND = 240
 """Characters that are shown on either side of a span's start and of its end."""
 
-_SHOWN_CHARACTERS = 300
-
 Span = tuple[int, int]
 Mark = tuple[str, Span]
-
-
-def shortened(text: str | None) -> str:
-    """A text for a list of examples: its first characters, with a sign if there are more. Doing it twice changes nothing."""
-    text = text or ""
-    return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "…"
 
 
 def excerpts(length: int, spans: Sequence[Span], around: int = _AROUND) -> list[Span]:

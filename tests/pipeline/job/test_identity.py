@@ -11,12 +11,13 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipeline.job import identity as module
-from pipeline.job.identity import RUN, claim, identity, input_ranges
+from pipeline.job.identity import claim, identity, input_ranges
 from pipeline.job.options import Refused, parse
 from pipeline.job.resolve import Job, resolve
 from tests.runs import examples, write_input
 from transforms.plan_chunks import list_files
 from transforms.records import InputFile
+from transforms.run_files import RunFiles
 from transforms.storage import commit
 
 
@@ -63,8 +64,8 @@ def files_of(out: Path) -> set[str]:
 
 def test_a_fresh_output_is_claimed(job: Job, out: Path):
     assert claim(job, overwrite=False) is False
-    assert files_of(out) == {RUN}
-    assert json.loads((out / RUN).read_text("utf-8")) == json.loads(json.dumps(identity(job, "annotate")))
+    assert files_of(out) == {RunFiles.RUN}
+    assert json.loads((out / RunFiles.RUN).read_text("utf-8")) == json.loads(json.dumps(identity(job, "annotate")))
 
 
 def test_the_same_run_goes_on_without_its_old_manifest(job: Job, out: Path):
@@ -72,7 +73,7 @@ def test_the_same_run_goes_on_without_its_old_manifest(job: Job, out: Path):
     claim(job, overwrite=False)
     fill(out)
     assert claim(job, overwrite=False) is True
-    assert files_of(out) == {RUN, "parts/p", "rejections/p"}
+    assert files_of(out) == {RunFiles.RUN, "parts/p", "rejections/p"}
 
 
 def test_the_same_run_goes_on_even_where_overwriting_is_allowed(job: Job, out: Path):
@@ -125,7 +126,7 @@ def test_ranges_of_inputs_are_read_back_from_the_claim(job: Job, files: int):
 def test_ranges_fit_a_claim_of_other_bytes(job: Job, out: Path):
     """One that says the same, written by another version."""
     claim(job, overwrite=False)
-    (out / RUN).write_text(json.dumps(json.loads((out / RUN).read_text("utf-8")), indent=7))
+    (out / RunFiles.RUN).write_text(json.dumps(json.loads((out / RunFiles.RUN).read_text("utf-8")), indent=7))
     assert claim(job, overwrite=False) is True
     assert [file for listed in input_ranges(job) for file in list_files(listed)] == list(job.files)
 
@@ -160,7 +161,7 @@ class TestOverwrite:
         (out / "notes.txt").write_text("mine")
         other = configured(job, n_best=9)
         assert claim(other, overwrite=True) is False
-        assert files_of(out) == {RUN, "notes.txt"}
+        assert files_of(out) == {RunFiles.RUN, "notes.txt"}
         assert claim(other, overwrite=False) is True
 
     def test_parts_without_an_identity_are_refused_and_removed_when_asked(self, job: Job, out: Path):
@@ -169,16 +170,16 @@ class TestOverwrite:
             claim(job, overwrite=False)
         assert files_of(out) == {"parts/p", "rejections/p", "manifest.json"}
         assert claim(job, overwrite=True) is False
-        assert files_of(out) == {RUN}
+        assert files_of(out) == {RunFiles.RUN}
 
     @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"configuration": {}, "inputs": [1]}'])
     def test_a_damaged_identity_is_refused_and_removed_when_asked(self, job: Job, out: Path, content: str):
         fill(out)
-        (out / RUN).write_text(content)
+        (out / RunFiles.RUN).write_text(content)
         with pytest.raises(Refused, match=r"its run\.json is damaged"):
             claim(job, overwrite=False)
         assert claim(job, overwrite=True) is False
-        assert files_of(out) == {RUN}
+        assert files_of(out) == {RunFiles.RUN}
 
 
 def test_an_output_in_which_nothing_can_be_made_is_refused(job: Job, tmp_path: Path):
@@ -203,13 +204,13 @@ def test_of_two_runs_that_start_at_the_same_time_one_is_refused(
     monkeypatch.setattr(module, "create", create_too_late)
     with pytest.raises(Refused, match="n_best was 9, is 5"):
         claim(job, overwrite)
-    assert json.loads((out / RUN).read_text("utf-8"))["configuration"]["n_best"] == 9
+    assert json.loads((out / RunFiles.RUN).read_text("utf-8"))["configuration"]["n_best"] == 9
 
 
 def test_annotate_with_audit_claims_both_folders(job: Job, out: Path):
     both = both_stages(job)
     assert claim(both, overwrite=False) is False
-    assert files_of(out) == {RUN, f"audit/{RUN}"}
+    assert files_of(out) == {RunFiles.RUN, f"audit/{RunFiles.RUN}"}
     assert claim(both, overwrite=False) is True
 
 
@@ -228,10 +229,10 @@ def test_a_refusal_leaves_no_claim_on_the_other_folder(job: Job, out: Path):
     claim(configured(audit_alone(job), n_best=9), overwrite=False)
     with pytest.raises(Refused):
         claim(both_stages(job), overwrite=False)
-    assert files_of(out) == {f"audit/{RUN}"}
+    assert files_of(out) == {f"audit/{RunFiles.RUN}"}
 
 
 def test_a_manifest_without_an_identity_does_not_outlive_the_claim(job: Job, out: Path):
     commit(str(out), b"{}", "manifest.json")
     claim(job, overwrite=False)
-    assert files_of(out) == {RUN}
+    assert files_of(out) == {RunFiles.RUN}

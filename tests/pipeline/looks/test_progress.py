@@ -22,7 +22,8 @@ from pipeline.job.resolve import Job, resolve
 from pipeline.looks import progress as module
 from pipeline.looks.progress import progress
 from tests.runs import examples, wait_until, write_input
-from transforms.storage import commit, list_names, open_parquet
+from transforms.run_files import RunFiles
+from transforms.storage import commit, open_parquet
 
 
 @pytest.fixture
@@ -37,14 +38,14 @@ def job(bert_folder: Path, tmp_path: Path) -> Job:
 @pytest.fixture
 def looks(monkeypatch: pytest.MonkeyPatch) -> threading.Semaphore:
     """Released each time the parts have been listed: the first look is what a rate and a bar begin from."""
-    looks = threading.Semaphore(0)
+    looks, part_names = threading.Semaphore(0), RunFiles.part_names
 
-    def list_and_tell(folder: str) -> list[str]:
-        names = list_names(folder)
+    def list_and_tell(files: RunFiles) -> list[str]:
+        names = part_names(files)
         looks.release()
         return names
 
-    monkeypatch.setattr(module, "list_names", list_and_tell)
+    monkeypatch.setattr(RunFiles, "part_names", list_and_tell)
     return looks
 
 

@@ -10,7 +10,7 @@ from model.audit.statistics import Statistics
 from tests.model.audit.test_statistics import audit_table, measured
 from transforms.merge_receipts import Totals
 from transforms.read_examples import Example, Place
-from transforms.write_manifest import audit_report
+from transforms.write_audit import audit_report
 
 SCRIPT = "</script><script>document.title = 'run'</script><img src=x onerror=\"document.title='run'\">"
 

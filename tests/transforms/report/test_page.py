@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from model.audit.statistics import WITH_TOKENS
+from model.audit.statistics import WITH_TOKENS, shortened
 from tests.model.audit.test_comparison import compared, drawn_pairs
 from tests.transforms.report.samples import ABOUT, PASSAGES, SCRIPT, entry, sample_audit
 from transforms.merge_receipts import Totals
 from transforms.read_examples import Example
 from transforms.report.page import MOST_BYTES, audit_page, comparison_page
-from transforms.report.passages import excerpts, pieces, shortened, shown_passage
-from transforms.write_manifest import audit_report
+from transforms.report.passages import excerpts, pieces, shown_passage
+from transforms.write_audit import audit_report
 
 
 class Elements(HTMLParser):

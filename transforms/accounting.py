@@ -1,0 +1,79 @@
+"""What the totals of a stage say in its manifest and in its report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transforms.claim import Output
+from transforms.merge_receipts import Totals
+
+MOST_UNKNOWN = 0.05
+"""A larger share of text that the tokenizer does not know is worth a warning."""
+
+MOST_NAMED = 100
+"""How many ids of corrections without a row are named; all are counted."""
+
+STATUSES = {
+    "annotate": ("answered", "no_answer", "rejected"),
+    "audit": ("scored", "null_scored", "unreachable", "rejected"),
+}
+"""Every row that was read has one of these."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageOutput:
+    """Where a stage writes, what its manifest says the job is, and the ids that were to be corrected."""
+
+    output: Output
+    about: Mapping[str, Any]
+    corrections: tuple[str, ...] = ()
+
+
+def row_accounting(stage: str, totals: Totals) -> dict[str, int]:
+    """Rows planned, and what became of them: planned = the sum of the rest, if nothing is lost or counted twice."""
+    planned = totals.counts["rows"] + totals.failed_rows
+    by_status = {status: totals.counts[status] for status in STATUSES[stage]}
+    return {"planned": planned, **by_status, "in_failed_chunks": totals.failed_rows}
+
+
+def failures(totals: Totals) -> list[dict[str, Any]]:
+    """The refused files and failed chunks that are listed one by one."""
+    return [
+        dict(zip(("path", "row_group", "row_start", "rows", "step", "error"), failure, strict=True))
+        for failure in totals.failures
+    ]
+
+
+def unknown_text(totals: Totals) -> dict[str, Any]:
+    """How much of the rows' contexts the tokenizer does not know: characters in unknown tokens, their share, and a warning.
+
+    The warning is "" up to a share of MOST_UNKNOWN.
+    """
+    characters, unknown = totals.counts["characters"], totals.counts["unknown_characters"]
+    share = unknown / characters if characters else 0.0
+    warning = (
+        f"{100 * share:.1f} % of the contexts' characters are in unknown tokens: the tokenizer does not know their script, so "
+        "losses and answers there mean nothing; a checkpoint for these languages is needed"
+    )
+    named = {"characters": characters, "unknown_characters": unknown, "share": round(share, 6)}
+    return {**named, "warning": warning if share > MOST_UNKNOWN else ""}
+
+
+def corrections_report(totals: Totals, digest: str | None, ids: Sequence[str]) -> dict[str, Any]:
+    """What became of the corrections of these ids, and the first ids that no row has."""
+    missing = sorted(set(ids) - totals.corrected)
+    return {
+        "file": digest,
+        "given": len(ids),
+        "matched": len(ids) - len(missing),
+        "rows_corrected": totals.counts["rows_corrected"],
+        "ids_of_no_row": missing[:MOST_NAMED],
+    }
+
+
+def as_json(content: Mapping[str, Any]) -> bytes:
+    """A value as the JSON files of an output have it."""
+    return json.dumps(content, indent=2, ensure_ascii=False).encode()
