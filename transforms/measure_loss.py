@@ -22,6 +22,9 @@ from transforms.records import AnsweredChunk, Outcome, Rejection
 from transforms.report.passages import shortened
 from transforms.write_chunk import row_ids
 
+NEAR = "golds misaligned only in "
+"""What the counts of such golds begin with."""
+
 
 @dataclass(frozen=True, slots=True)
 class AuditOptions:
@@ -97,6 +100,7 @@ def measure_loss(answered: AnsweredChunk, decoding: Decoding, options: AuditOpti
             **answered.counts,
             **Counter(columns.column("status").to_pylist()),
             "golds_dropped": int(golds.dropped.sum()),
+            **{f"{NEAR}{name}": count for name, count in golds.near.items()},
             "rows_corrected": len(answered.chunk.corrected),
         },
         statistics=statistics,

@@ -12,10 +12,12 @@ import apache_beam as beam
 
 from model.audit.distributions import FINE_BINS, MASS_BINS, RELATIVE_ACCURACY
 from model.audit.losses import LEAST_PROBABILITY, TOPS
+from model.audit.metrics import UNSPACED
 from model.audit.slices import MOST_SLICES
 from model.audit.statistics import WITH_TOKENS, Statistics
 from transforms.chunk_step import NAMESPACE
 from transforms.claim import Output
+from transforms.measure_loss import NEAR
 from transforms.merge_receipts import Totals
 from transforms.relabel import RELABEL_CSV, RELABEL_JSON, label_studio, relabel_csv
 from transforms.report.page import audit_page
@@ -31,7 +33,7 @@ AUDIT = "audit.json"
 REPORT = "report.html"
 
 MOST_UNKNOWN = 0.05
-"""A larger share of text that the tokenizer does not know is worth a warning."""
+"""A share of unknown text above this is a warning."""
 
 MOST_NAMED = 100
 """How many ids of corrections without a row are named; all are counted."""
@@ -129,18 +131,43 @@ def _failures(totals: Totals) -> list[dict[str, Any]]:
 
 
 def unknown_text(totals: Totals) -> dict[str, Any]:
-    """How much of the rows' contexts the tokenizer does not know: characters in unknown tokens, their share, and a warning.
+    """Counts the characters of the rows' contexts, and those in unknown tokens, with their share.
 
-    The warning is "" up to a share of MOST_UNKNOWN.
+    `warning` is "" up to a share of MOST_UNKNOWN.
     """
     characters, unknown = totals.counts["characters"], totals.counts["unknown_characters"]
     share = unknown / characters if characters else 0.0
     warning = (
-        f"{100 * share:.1f} % of the contexts' characters are in unknown tokens: the tokenizer does not know their script, so "
-        "losses and answers there mean nothing; a checkpoint for these languages is needed"
+        f"{100 * share:.1f} % of the contexts' characters are in unknown tokens: the tokenizer does "
+        "not know their script, and losses and answers there are meaningless; use a checkpoint that "
+        "was trained on these languages"
     )
     named = {"characters": characters, "unknown_characters": unknown, "share": round(share, 6)}
     return {**named, "warning": warning if share > MOST_UNKNOWN else ""}
+
+
+def hints(totals: Totals, about: Mapping[str, Any]) -> list[str]:
+    """Says what can be done about rows without a loss: sentences without a full stop."""
+    reasons, found = totals.reasons, []
+    if reasons["no_null_option"]:
+        trained = "is trained in this checkpoint" if about["null_trained"] else "must be trained in the checkpoint"
+        found.append(
+            f"{reasons['no_null_option']} rows without golds have no loss: --null on gives them one (the null option {trained})"
+        )
+    if reasons["gold_blank"]:
+        found.append(
+            f"{reasons['gold_blank']} rows have a blank gold: unanswerable questions have empty lists "
+            "(`python -m pipeline.convert import` writes them), and a loss with --null on"
+        )
+    for name, count in nearly_aligned(totals).items():
+        found.append(f"{count} misaligned golds differ from the text at their start only in {name}")
+    return found
+
+
+def nearly_aligned(totals: Totals) -> dict[str, int]:
+    """Counts misaligned golds by what `model.audit.golds.differs_only_in` says of them."""
+    counts = sorted(totals.counts.items())
+    return {name.removeprefix(NEAR): count for name, count in counts if name.startswith(NEAR)}
 
 
 def corrections_report(totals: Totals, digest: str | None, ids: Sequence[str]) -> dict[str, Any]:
@@ -167,14 +194,16 @@ def audit_report(totals: Totals, about: Mapping[str, Any], corrections: Sequence
         "reasons": dict(sorted(totals.reasons.items())),
         "failures": _failures(totals),
         "golds_dropped": totals.counts["golds_dropped"],
+        "golds_misaligned_only_in": nearly_aligned(totals),
         "unknown_text": unknown_text(totals),
+        "hints": hints(totals, about),
         "corrections": corrections_report(totals, configuration["corrections"], corrections),
         **(totals.statistics or Statistics()).summary(),
         "fine_print": {
             "objective": "categorical: nll = nll_start + nll_end, negative log-likelihoods in nats of the start and the end "
             "network (Xiao & Zhu, arXiv:2501.09223, Eq. 1.24, summed); nll_per_token = nll / n as Eq. 1.24 is written; "
             f"tokenwise: binary cross-entropy over the n context tokens, link {configuration['link']}",
-            "unknown_text": "characters of the rows' contexts, and those in tokens that replace what the vocabulary lacks",
+            "unknown_text": "characters of the rows' contexts, and those in the token that replaces what the vocabulary lacks",
             "support": "the context's tokens; padding, question and special tokens never count",
             "normaliser": "one softmax over the passage's tokens, each with the logits of the window that owns it"
             + (", and the null option's" if null else "")
@@ -184,6 +213,11 @@ def audit_report(totals: Totals, about: Mapping[str, Any], corrections: Sequence
             "likely_tokens": f"of a list's first {WITH_TOKENS} examples: [start, end, start probability, end probability], "
             f"code points of the context and one softmax over the passage; the {TOPS} likeliest of each network from "
             f"{LEAST_PROBABILITY}, null where a token is not among them",
+            "f1": "words are split at blanks, so it almost equals exact match in languages that are "
+            f"written without them ({UNSPACED}); character_f1 counts each character of their scripts "
+            "as a word, and equals f1 elsewhere",
+            "misaligned": "the text at a gold's start is another: never moved, counted apart where it differs only in case, in "
+            "blanks (also before and after the gold) or in Unicode normal form",
             "several_golds": "nll: the first; min_nll: the gold of least loss; marginals: over the distinct golds",
             "means": "over examples, never windows, each with its own count; rejected rows are in none",
             "quantiles": f"DDSketch, off by at most {100 * RELATIVE_ACCURACY:g} % of the value; min and max are exact",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +13,8 @@ from model.reading.columns import NotUTF8, answer_columns, is_utf8
 from model.reading.pairs import WindowLimits, cut_pairs
 from model.reading.prediction import Decoding, decide, predict
 from model.reading.reader import DTYPES, CheckpointReader, resolve_device, resolve_dtype, shared
+
+_log = logging.getLogger("spanmill")
 
 Texts = list[str] | tuple[str, ...]
 
@@ -207,17 +210,20 @@ def _reader(location: Location, device: str, dtype: str, compile: bool) -> Check
     folder = location.folder()
     found = digest(folder)
     try:
-        dtype = resolve_dtype(dtype, device)
+        chosen = resolve_dtype(dtype, device)
         resolve_device(device)
     except (ValueError, RuntimeError) as error:
         raise SettingError(f"device={device}: {error}") from error
-    reader = CheckpointReader(location.pinned(folder, found), found, device, dtype, compile)
-    reader = shared(reader)
-    reader.load()
+    reader = shared(CheckpointReader(location.pinned(folder, found), found, device, chosen, compile))
+    try:
+        reader.load()
+    except CheckpointError as error:  # some networks can't in half precision, whatever the device can
+        if dtype != "auto" or chosen == "float32":
+            raise
+        _log.info("dtype auto: %s; trying float32", error)
+        reader = shared(replace(reader, dtype="float32"))
+        reader.load()
     tokenizer = reader.tokenizer()
-    tokens, rows = tokenizer.vocabulary_size, reader.vocabulary()
-    if tokens > rows:
-        raise CheckpointError(f"{folder}: its tokenizer has {tokens} tokens, but the network embeds {rows}: they do not match")
     if None not in (tokenizer.padding, reader.padding()) and tokenizer.padding != reader.padding():
         raise CheckpointError(
             f"{folder}: its tokenizer pads with token {tokenizer.padding}, but the config of the network says pad_token_id "
@@ -241,7 +247,16 @@ def _limits(
     if length > capacity:
         raise SettingError(f"max_length={length}: the model takes at most {capacity} tokens")
     least = max_answer_length - 1
-    room = length - max_question - tokenizer.format.special_tokens
+    special = tokenizer.format.special_tokens
+    room = length - max_question - special
+    if room <= least and (overlap is None or overlap >= least):
+        wanted = max_question + special + max_answer_length
+        longer = f"a max_length of {wanted} or more, or " if wanted <= capacity else ""
+        raise SettingError(
+            f"max_length={length}: max_question={max_question} and {special} special tokens leave {max(room, 0)} tokens for "
+            f"the context, so that overlap must be below {max(room, 0)}, but at least max_answer_length - 1 = {least}: give "
+            f"{longer}a lower max_question or max_answer_length"
+        )
     shared_tokens = max(least, min(128, length // 3, room - 1)) if overlap is None else overlap
     if shared_tokens < least:
         raise SettingError(
@@ -250,6 +265,6 @@ def _limits(
     if room <= shared_tokens:
         raise SettingError(
             f"overlap={shared_tokens}: must be below {max(room, 0)}, the context tokens that fit beside a question in "
-            f"max_length={length} less max_question={max_question} less {tokenizer.format.special_tokens} special tokens"
+            f"max_length={length} less max_question={max_question} less {special} special tokens"
         )
     return WindowLimits(length, shared_tokens, max_question, max_windows)

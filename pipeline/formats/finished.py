@@ -75,10 +75,14 @@ def open_run(folder: str) -> FinishedRun:
     """Opens an output. Raises Refused if it is none, or has no parts."""
     if not exists(join(folder, RUN)):
         raise Refused(f"{folder} has no {RUN}: it is no output of annotate or audit")
-    configuration = json.loads(read(join(folder, RUN)))["configuration"]
+    try:
+        configuration = json.loads(read(join(folder, RUN)))["configuration"]
+        stage = configuration["stage"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise Refused(f"{join(folder, RUN)} does not describe a run: {error!r}") from error
     parts = tuple(list_names(join(folder, "parts")))
     if not parts:
         raise Refused(f"{folder} holds no parts")
     with open_parquet(join(folder, "parts", parts[0])) as file:
         schema = file.schema_arrow
-    return FinishedRun(folder, configuration["stage"], parts, schema, configuration)
+    return FinishedRun(folder, stage, parts, schema, configuration)

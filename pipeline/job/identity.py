@@ -15,7 +15,7 @@ from transforms.claim import RUN, Output
 from transforms.find_duplicates import DUPLICATES
 from transforms.records import InputFile, InputRange
 from transforms.relabel import RELABEL_CSV, RELABEL_JSON
-from transforms.storage import commit, create, exists, join, list_names, read, remove, sweep_temporary
+from transforms.storage import commit, create, described, exists, join, list_names, read, remove, sweep_temporary
 from transforms.write_comparison import COMPARISON
 from transforms.write_manifest import AUDIT, MANIFEST, PENDING, REPORT
 
@@ -149,7 +149,8 @@ def _difference(before: bytes, now: bytes) -> str:
         if path not in new or path not in old:
             return f"input {path} was {'not ' if path not in old else ''}part of it"
         if old[path] != new[path]:
-            return f"input {path} has changed since (size {old[path]['size']}, now {new[path]['size']})"
+            was, now_is = (described(entry["size"], entry["version"]) for entry in (old[path], new[path]))
+            return f"input {path} has changed since: it had {was}, it has {now_is}"
     return "" if _fingerprint(before) == _fingerprint(now) else f"its {RUN} has another fingerprint"
 
 

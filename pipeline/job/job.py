@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import logging
 import math
 import os
 import platform
@@ -19,7 +20,7 @@ from apache_beam.options.pipeline_options import DirectOptions, GoogleCloudOptio
 
 from model.audit.rows import AUDIT_SCHEMA
 from model.audit.slices import SLICES
-from model.checkpoint import CheckpointError
+from model.checkpoint import CheckpointError, read_settings
 from model.reading.columns import ANSWER_SCHEMA
 from model.reading.pairs import WindowLimits
 from model.reading.prediction import Decoding
@@ -33,11 +34,13 @@ from transforms.measure_loss import AuditOptions
 from transforms.plan_chunks import ANSWERS, ChunkSize, is_answers, is_text, schema_problem, wider, with_path_columns
 from transforms.records import InputFile
 from transforms.relabel import Correction, CorrectionsError, read_corrections
-from transforms.storage import StorageError, absolute, find_inputs, join, lies_below, open_parquet, read
+from transforms.storage import StorageError, absolute, find_inputs, join, lies_below, open_parquet, read, split_names
 from transforms.stored_folder import StoredFolder
 from transforms.write_chunk import OutputColumns
 
-SAMPLE = os.path.join(os.path.dirname(os.path.dirname(__file__)), "sample", "sample.parquet")
+_log = logging.getLogger("spanmill")
+
+SAMPLE = os.path.join(os.path.dirname(__file__), "sample", "sample.parquet")
 """What `--input bundled` reads."""
 
 _MOST_FOOTERS = 1000
@@ -59,6 +62,7 @@ class Job:
     texts          those that must hold text
     read           which of the columns are the question, the context and the golds
     configuration  what changes answers or boundaries, by name of its option
+    null_trained   whether the checkpoint says that its null option is trained
     alone          whether one local worker does all of it, so that nothing needs to be spread
     """
 
@@ -82,6 +86,7 @@ class Job:
     max_failed_fraction: float
     accelerator: str
     configuration: dict[str, Any]
+    null_trained: bool
     alone: bool
 
     @property
@@ -102,6 +107,7 @@ class Job:
             "stage": stage,
             "configuration": self.configuration_of(stage),
             "model": self.model,
+            "null_trained": self.null_trained,
             "input_files": len(self.files),
             "versions": {"python": platform.python_version(), **_versions()},
         }
@@ -142,8 +148,8 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
     expected, columns = _columns(files[0], options, audited)
     expected = _widened(expected, files[1:_MOST_FOOTERS])
 
-    span_reader = _span_reader(options, options.device if is_local(beam_options) else "cpu")  # workers' devices are not here
-    slices = tuple(_names(options.slice_by))
+    span_reader = _span_reader(options, is_local(beam_options))
+    slices = tuple(split_names(options.slice_by or ""))
     built_in = sorted(set(slices) & set(SLICES))
     if built_in:
         raise Refused(f"--slice_by: {built_in[0]!r} is the name of a slice that every audit has ({', '.join(SLICES)})")
@@ -157,7 +163,7 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
         expected=expected,
         texts=(options.question_column, options.context_column),
         chunk_size=chunk_size,
-        reader=replace(span_reader.reader, device=options.device),
+        reader=span_reader.reader,
         limits=span_reader.limits,
         read=InputColumns(options.question_column, options.context_column, options.answers_column if audited else ""),
         decoding=decoding,
@@ -194,6 +200,7 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
             "suspects": suspects,
             "corrections": corrections_digest,
         },
+        null_trained=read_settings(span_reader.reader.folder).null_trained,
         alone=is_local(beam_options) and workers(beam_options) == 1,
     )
 
@@ -250,7 +257,7 @@ def _columns(first: InputFile, options: argparse.Namespace, audited: bool) -> tu
             raise Refused(f"{name}={column}: {first.path} has the columns {', '.join(schema.names)}")
     keep = schema.names
     if options.keep_columns is not None:
-        keep = _names(options.keep_columns)
+        keep = split_names(options.keep_columns)
         for name in keep:
             if name not in schema.names:
                 raise Refused(f"--keep_columns: {first.path} has no column {name!r}, only {', '.join(schema.names)}")
@@ -265,7 +272,7 @@ def _columns(first: InputFile, options: argparse.Namespace, audited: bool) -> tu
                 f"`python -m pipeline.convert import --input {first.path} --output GOLDS.parquet`"
             )
         read.append(options.answers_column)
-        read += _names(options.slice_by)
+        read += split_names(options.slice_by or "")
         for name in read:
             if name not in schema.names:
                 raise Refused(f"--slice_by: {first.path} has no column {name!r}, only {', '.join(schema.names)}")
@@ -283,11 +290,6 @@ def _columns(first: InputFile, options: argparse.Namespace, audited: bool) -> tu
         )
     expected = pa.schema([_expected(schema.field(name), name in texts) for name in wanted])
     return expected, OutputColumns(tuple(keep), options.output_prefix, options.id_column)
-
-
-def _names(listed: str | None) -> list[str]:
-    """The names in a comma-separated list, each once."""
-    return list(dict.fromkeys(name.strip() for name in (listed or "").split(",") if name.strip()))
 
 
 def _expected(field: pa.Field, is_text_column: bool) -> pa.Field:
@@ -321,23 +323,37 @@ def _schema(file: InputFile) -> pa.Schema | None:
         return None
 
 
-def _span_reader(options: argparse.Namespace, device: str) -> SpanReader:
-    """The checkpoint with its settings, loaded once on a device of this machine to see that it can be.
+def _span_reader(options: argparse.Namespace, local: bool) -> SpanReader:
+    """The checkpoint with its settings, loaded once to see that it can be.
 
+    Workers elsewhere have other devices and cores: nothing is decided by those of this machine, whose CPU only checks.
     Raises CheckpointError, TokenizerError, Refused.
     """
-    elsewhere = device == "cpu" and options.device.startswith("cuda")
-    if elsewhere and options.dtype == "auto":
+    if local:
+        return _loaded(options, options.device, options.dtype, options.compile)
+    if options.device.startswith("cuda") and options.dtype == "auto":
         raise Refused(
             "--dtype=auto: the workers' CUDA devices can't be asked from here; give float32, or bfloat16 from Ampere on"
         )
+    dtype = "float32" if options.dtype == "auto" else options.dtype
+    try:
+        loaded = _loaded(options, "cpu", dtype)
+    except CheckpointError as error:
+        if not isinstance(error.__cause__, NotImplementedError):
+            raise
+        _log.info("--dtype=%s: this machine's CPU can't compute in it, the checkpoint is checked in float32 (%s)", dtype, error)
+        loaded = _loaded(options, "cpu", "float32")
+    return replace(loaded, reader=replace(loaded.reader, device=options.device, dtype=dtype, compile=options.compile))
+
+
+def _loaded(options: argparse.Namespace, device: str, dtype: str, compile: bool = False) -> SpanReader:
     try:
         return SpanReader.load(
             StoredFolder(options.model) if "://" in options.model else options.model,
             device=device,
-            dtype=options.dtype,
-            compile=options.compile,
-            batch_tokens=options.batch_tokens or (CUDA_BATCH_TOKENS if elsewhere else None),
+            dtype=dtype,
+            compile=compile,
+            batch_tokens=options.batch_tokens or (CUDA_BATCH_TOKENS if options.device.startswith("cuda") else None),
             max_length=options.max_length,
             overlap=options.overlap,
             max_question=options.max_question,

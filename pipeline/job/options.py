@@ -6,11 +6,12 @@ import argparse
 import datetime
 import difflib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions, _BeamArgumentParser
 
+from model.command import bounded
 from pipeline.job.runners import load
 
 STAGES = ("annotate", "audit", "compare")
@@ -28,7 +29,7 @@ could not be answered, and why), OUTPUT/run.json (what the run is) and OUTPUT/ma
 A rerun of the same job goes on where the last one stopped.
 
 Exit codes: 0 all rows accounted for; 1 finished, but files, chunks or too many rows failed; 2 refused before any row;
-3 did not finish; 130/143 interrupted, resumable. Of several days, the highest."""
+3 did not finish; 129/130/143 interrupted, resumable. Of several days, the highest."""
 
 EPILOG = """Any option of Apache Beam can be given too, for example --runner=DataflowRunner --project=P --region=R, or
 --direct_running_mode=multi_processing --direct_num_workers=4 for several processes on this machine."""
@@ -36,23 +37,6 @@ EPILOG = """Any option of Apache Beam can be given too, for example --runner=Dat
 
 class Refused(ValueError):
     """The job can't be started; the message names the option, its value and the limit. Exit code 2."""
-
-
-def _bounded(kind: Callable[[str], float], low: float, high: float) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = float("nan")
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{text!r} is not {_noun(kind)} from {low:g} to {high:g}")
-        return value
-
-    return parse
-
-
-def _noun(kind: Callable[[str], float]) -> str:
-    return "a whole number" if kind is int else "a number"
 
 
 def _boolean(text: str) -> bool:
@@ -96,7 +80,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--input",
         metavar="PATTERNS",
         help="comma-separated files, globs, folders (every .parquet below) or URLs (gs://, s3://, ...); "
-        "bundled: the sample that comes with the package",
+        "\\, is a comma in a name; bundled: the sample that comes with the package",
     )
     files.add_argument("--output", required=True, metavar="DIR", help="folder or URL; made if need be")
     files.add_argument(
@@ -107,7 +91,7 @@ def make_parser() -> argparse.ArgumentParser:
         "(today in UTC)",
     )
     _flag(files, "--overwrite", "remove an earlier run of another configuration from the output first")
-    files.add_argument("--limit", type=_bounded(int, 1, 10**12), metavar="N", help="only the first N rows, for a trial")
+    files.add_argument("--limit", type=bounded(int, 1, 10**12), metavar="N", help="only the first N rows, for a trial")
 
     columns = parser.add_argument_group("columns")
     columns.add_argument("--question_column", default="question", metavar="NAME", help="(question)")
@@ -137,7 +121,7 @@ def make_parser() -> argparse.ArgumentParser:
     _flag(model, "--compile", "pass the network through torch.compile: slower start, faster on long runs")
     model.add_argument(
         "--batch_tokens",
-        type=_bounded(int, 1, 10**8),
+        type=bounded(int, 1, 10**8),
         metavar="N",
         help="padded tokens per batch (4096 on a CPU, 65536 on CUDA)",
     )
@@ -145,27 +129,27 @@ def make_parser() -> argparse.ArgumentParser:
     windows = parser.add_argument_group("windows")
     windows.add_argument(
         "--max_length",
-        type=_bounded(int, 8, 10**6),
+        type=bounded(int, 8, 10**6),
         metavar="N",
         help="tokens per window, question included (384, or the model's limit)",
     )
     windows.add_argument(
         "--overlap",
-        type=_bounded(int, 0, 10**6),
+        type=bounded(int, 0, 10**6),
         metavar="N",
         help="context tokens that neighbouring windows share (128); at least max_answer_length - 1",
     )
     windows.add_argument(
-        "--max_question", type=_bounded(int, 1, 10**6), default=64, metavar="N", help="longer questions are cut, in tokens (64)"
+        "--max_question", type=bounded(int, 1, 10**6), default=64, metavar="N", help="longer questions are cut, in tokens (64)"
     )
     windows.add_argument(
-        "--max_windows", type=_bounded(int, 1, 10**7), default=2000, metavar="N", help="longer rows are rejected (2000)"
+        "--max_windows", type=bounded(int, 1, 10**7), default=2000, metavar="N", help="longer rows are rejected (2000)"
     )
 
     answers = parser.add_argument_group("answers")
-    answers.add_argument("--n_best", type=_bounded(int, 1, 1000), default=5, metavar="N", help="candidates kept (5)")
+    answers.add_argument("--n_best", type=bounded(int, 1, 1000), default=5, metavar="N", help="candidates kept (5)")
     answers.add_argument(
-        "--max_answer_length", type=_bounded(int, 1, 10**4), default=30, metavar="N", help="longest answer, in tokens (30)"
+        "--max_answer_length", type=bounded(int, 1, 10**4), default=30, metavar="N", help="longest answer, in tokens (30)"
     )
     answers.add_argument(
         "--null",
@@ -175,7 +159,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     answers.add_argument(
         "--null_score_diff_threshold",
-        type=_bounded(float, -1e6, 1e6),
+        type=bounded(float, -1e6, 1e6),
         metavar="X",
         help="no answer when null_score - best span_score is above X (the checkpoint's, else 0)",
     )
@@ -198,10 +182,10 @@ def make_parser() -> argparse.ArgumentParser:
         help="a filled-in relabel.csv or a Label Studio export: corrected golds replace those of the same id",
     )
     audit.add_argument("--slice_by", metavar="A,B", help="input columns by whose values figures are given too")
-    audit.add_argument("--worst", type=_bounded(int, 0, 10**4), metavar="N", help="examples of highest loss in audit.json (50)")
+    audit.add_argument("--worst", type=bounded(int, 0, 10**4), metavar="N", help="examples of highest loss in audit.json (50)")
     audit.add_argument(
         "--suspects",
-        type=_bounded(int, 0, 10**4),
+        type=bounded(int, 0, 10**4),
         metavar="N",
         help="suspected label errors in audit.json and in the files for relabelling (100)",
     )
@@ -212,22 +196,22 @@ def make_parser() -> argparse.ArgumentParser:
     for name, limit in (("f1", "points of F1"), ("em", "points of exact match")):
         compare.add_argument(
             f"--max_{name}_drop",
-            type=_bounded(float, 0, 100),
+            type=bounded(float, 0, 100),
             metavar="X",
             help=f"exit 1 when the mean over pairs falls by more than X {limit}",
         )
     compare.add_argument(
         "--max_loss_rise",
-        type=_bounded(float, 0, 1e6),
+        type=bounded(float, 0, 1e6),
         metavar="X",
         help="exit 1 when the mean loss over pairs rises by more than X nats",
     )
 
     work = parser.add_argument_group("units of work")
-    work.add_argument("--chunk_rows", type=_bounded(int, 1, 10**7), default=2048, metavar="N", help="rows per part (2048)")
+    work.add_argument("--chunk_rows", type=bounded(int, 1, 10**7), default=2048, metavar="N", help="rows per part (2048)")
     work.add_argument(
         "--chunk_bytes",
-        type=_bounded(int, 1, 2**40),
+        type=bounded(int, 1, 2**40),
         default=32 * 2**20,
         metavar="N",
         help="input bytes per part, by the row group's average (33554432)",
@@ -241,7 +225,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     work.add_argument(
         "--max_failed_fraction",
-        type=_bounded(float, 0, 1),
+        type=bounded(float, 0, 1),
         default=0.5,
         metavar="X",
         help="exit 1 when more than this share of the rows was rejected or failed (0.5)",

@@ -16,7 +16,7 @@ import pytest
 
 from model.audit.comparison import Comparison
 from model.audit.rows import AUDIT_SCHEMA
-from tests.model.test_comparison import score
+from tests.model.audit.test_comparison import score
 from transforms.compare_audits import AuditSide, CompareAudits, ScoredPart, pair_scores, read_scores
 
 VALUES = (1.0, 0.0, 0.5)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.model.test_comparison import compared, drawn_pairs, score
+from tests.model.audit.test_comparison import compared, drawn_pairs, score
 from transforms.write_comparison import Gate
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from model.audit.statistics import WITH_TOKENS
-from tests.model.test_comparison import compared, drawn_pairs
+from tests.model.audit.test_comparison import compared, drawn_pairs
 from tests.transforms.report.samples import ABOUT, PASSAGES, SCRIPT, entry, sample_audit
 from transforms.merge_receipts import Totals
 from transforms.read_examples import Example
