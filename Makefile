@@ -13,8 +13,12 @@ MORE = $(TRAIN),$(DATA)/train_auxiliary.parquet --shared_normalisation --epochs 
 TRAINED ?= out/model
 MINUTES ?= 75
 ROWS ?= 2000
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 
-.PHONY: venv demo test quick torture advisories lint docs check model bench dataflow-graph airflow clean
+CORES := tests/model/backends/test_cpu_network.py tests/model/reading/test_reader.py tests/model/backends/test_lanes.py tests/pipeline/test_graph.py \
+	tests/deploy/test_dataflow.py
+
+.PHONY: venv demo test coverage cores quick torture advisories lint docs check model bench dataflow-graph airflow clean
 
 venv: $(INSTALLED)  ## what everything else needs
 
@@ -23,7 +27,14 @@ demo: $(INSTALLED)  ## annotate the bundled sample with the bundled model, and s
 	$(BIN)/python -m pipeline.show out/demo
 
 test: $(INSTALLED)  ## all tests
-	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --cov --cov-report=term
+	$(BIN)/pytest $(PARALLEL)
+
+coverage: $(INSTALLED)  ## all tests, and which lines none of them runs; half as much time again
+	$(BIN)/pytest $(PARALLEL) --cov --cov-report=term
+
+cores: $(INSTALLED)  ## what depends on the core, as on one with AVX2 and on one with SSE4.1 (make test: as this one is)
+	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(BIN)/pytest -m 'not slow and not torture' $(CORES)
+	ONEDNN_MAX_CPU_ISA=SSE41 ATEN_CPU_CAPABILITY=default $(BIN)/pytest -m 'not slow and not torture' $(CORES)
 
 torture: $(INSTALLED)  ## kills, faults and damaged files by the thousand: an hour or so
 	$(BIN)/pytest -m torture -v -s
@@ -44,7 +55,7 @@ lint: $(INSTALLED)  ## style, format, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-check: lint docs test  ## what CI runs
+check: lint docs test cores  ## what CI runs
 
 dataflow-graph: $(INSTALLED)  ## the Dataflow job of the demo, made offline and not submitted: out/dataflow
 	$(BIN)/python deploy/dataflow/graph.py out/dataflow annotate --input bundled --output out/demo \

@@ -11,7 +11,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.util import find_spec
 from types import FrameType
@@ -34,6 +34,7 @@ try:
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions
 
+    from model.command import say
     from pipeline import compare
     from pipeline.graph import build
     from pipeline.job import duplicates
@@ -97,18 +98,28 @@ def run_job(options: argparse.Namespace, beam_options: PipelineOptions) -> int:
             pipeline.run().wait_until_finish()
     else:
         pipeline.run().wait_until_finish()
-    complete = True
+    states, ends = [], {}
     for output in claimed_outputs(job):
         files = output.files
         manifest = json.loads(read(files.manifest))
-        print(f"{output.stage}: {accounting(manifest, files.folder)}")
+        lines = [f"{output.stage}: {accounting(manifest, files.folder)}"]
         if output.stage == "audit":
-            print(audit_figures(json.loads(read(files.audit))))
-            print(f"report: {files.report}")
-            print(duplicate_figures(json.loads(read(files.duplicates))))
+            lines.append(audit_figures(json.loads(read(files.audit))))
+            lines.append(f"report: {printable(files.report)}")
+            lines.append(duplicate_figures(json.loads(read(files.duplicates))))
+        ends[files.manifest] = "\n".join(lines)
         sweep_temporary(files.folder)
-        complete = complete and manifest["state"] == "complete"
-    return 0 if complete else 1
+        states.append(manifest["state"])
+    _print_ends(ends)
+    return 0 if set(states) == {"complete"} else 1
+
+
+def _print_ends(ends: dict[str, str]) -> None:
+    """Prints what a run came to, by the files that say the same: it has finished, whether that can be printed or not."""
+    unsaid = say("\n".join(ends.values()))
+    if unsaid:
+        files = " and ".join(ends)
+        _log.warning("what the run came to can't be printed on standard output (%s): read %s", unsaid.strerror or unsaid, files)
 
 
 def _compare(options: argparse.Namespace, beam_options: PipelineOptions) -> int:
@@ -121,8 +132,9 @@ def _compare(options: argparse.Namespace, beam_options: PipelineOptions) -> int:
     if is_template(beam_options):
         return 0
     running.wait_until_finish()
-    comparison = json.loads(read(RunFiles(job.output).comparison))
-    print(comparison_figures(comparison, job.output))
+    path = RunFiles(job.output).comparison
+    comparison = json.loads(read(path))
+    _print_ends({path: comparison_figures(comparison, job.output)})
     sweep_temporary(job.output)
     return 1 if comparison["why"] else 0
 
@@ -130,8 +142,27 @@ def _compare(options: argparse.Namespace, beam_options: PipelineOptions) -> int:
 def _interrupted(number: int, _: FrameType | None) -> None:
     """Ends at once: every part is committed in one step, so there is nothing to tidy that a rerun would miss."""
     message = f"\ninterrupted by {signal.Signals(number).name}: run the same command again to go on\n"
-    os.write(2, message.encode())  # not `print`: the signal may have come in the middle of another one
+    with suppress(OSError):  # the terminal may be gone
+        os.write(2, message.encode())  # not `print`: the signal may have come in the middle of another one
     os._exit(128 + number)
+
+
+def _handle_signals() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # which is what nohup asks for
+            signal.signal(number, _interrupted)
+
+
+def _open_closed_streams() -> None:
+    """Opens the null device as each of the standard streams that is closed: the next file opened would take its place.
+
+    What is written to the stream, such as the message of a signal, would go into that file.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
 
 
 @contextmanager
@@ -163,12 +194,12 @@ class _PrintableFormatter(logging.Formatter):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit code."""
+    _open_closed_streams()
     handler = logging.StreamHandler()
     handler.setFormatter(_PrintableFormatter("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     _log.setLevel(logging.INFO)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupted)
+    _handle_signals()
     return exit_code(run, sys.argv[1:] if arguments is None else arguments)
 
 

@@ -12,9 +12,13 @@ import shutil
 import sys
 from pathlib import Path
 
+import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from model.checkpoint import CheckpointError, LocalFolder, refuse_unsafe
+from model.command import option, run_command
+from model.settings import SettingError
 
 WEIGHTS = "model.safetensors"
 
@@ -22,27 +26,38 @@ WEIGHTS = "model.safetensors"
 def average(checkpoints: list[Path], output: Path) -> None:
     """Writes a checkpoint with the mean of the weights, computed in float32 and stored in the first one's precision.
 
-    Raises ValueError where the checkpoints are not of one architecture, CheckpointError for a folder that is none.
+    Raises SettingError where the checkpoints are not of one architecture, and for a folder that is not a checkpoint.
     """
     for folder in checkpoints:
-        refuse_unsafe(LocalFolder(str(folder)).folder())
-        if not (folder / WEIGHTS).is_file():
-            raise CheckpointError(f"{folder} has no {WEIGHTS}: weights in several files can't be averaged")
-    first = load_file(checkpoints[0] / WEIGHTS)
+        with option("checkpoints", folder):
+            refuse_unsafe(LocalFolder(str(folder)).folder())
+            if not (folder / WEIGHTS).is_file():
+                raise CheckpointError(f"it has no {WEIGHTS}: weights in several files can't be averaged")
+    first = _weights(checkpoints[0])
     total = {name: tensor.float() for name, tensor in first.items() if tensor.is_floating_point()}
     for folder in checkpoints[1:]:
-        weights = load_file(folder / WEIGHTS)
+        weights = _weights(folder)
         shapes = {name: tensor.shape for name, tensor in weights.items()}
         if shapes != {name: tensor.shape for name, tensor in first.items()}:
-            raise ValueError(f"--checkpoints: {folder} has other weights than {checkpoints[0]}: their mean means nothing")
+            raise SettingError(f"checkpoints={folder}: it has other weights than {checkpoints[0]}, their mean means nothing")
         for name in total:
             total[name] += weights[name].float()
     mean = {name: (tensor / len(checkpoints)).to(first[name].dtype).contiguous() for name, tensor in total.items()}
-    output.mkdir(parents=True, exist_ok=True)
+    with option("output", output):
+        output.mkdir(parents=True, exist_ok=True)
     for path in (path for pattern in ("*.json", "*.txt", "*.model") for path in checkpoints[0].glob(pattern)):
         if path.name != "training.json":
             shutil.copy(path, output)
     save_file({**first, **mean}, output / WEIGHTS, metadata={"format": "pt"})
+
+
+def _weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The weights of a checkpoint. Raises SettingError for a damaged file."""
+    with option("checkpoints", folder):
+        try:
+            return load_file(folder / WEIGHTS)
+        except SafetensorError as error:
+            raise CheckpointError(f"its {WEIGHTS} is damaged: {error}") from error
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -50,8 +65,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--checkpoints", required=True, help="comma-separated folders, of one architecture")
     parser.add_argument("--output", required=True, help="folder of the mean")
     options = parser.parse_args(arguments)
-    average([Path(folder) for folder in options.checkpoints.split(",")], Path(options.output))
-    return 0
+    checkpoints = [Path(folder) for folder in options.checkpoints.split(",") if folder]
+    if not checkpoints:
+        parser.error("--checkpoints: give at least one folder")
+
+    def work() -> str:
+        average(checkpoints, Path(options.output))
+        return f"the mean of {len(checkpoints)} checkpoints: {options.output}"
+
+    return run_command(work)
 
 
 if __name__ == "__main__":

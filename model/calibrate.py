@@ -21,11 +21,13 @@ import torch
 from model.audit.distributions import Calibration
 from model.audit.metrics import grade
 from model.checkpoint import LocalFolder, read_config, read_settings
+from model.command import argument, option, run_command
 from model.reading.batching import Batch
 from model.reading.prediction import Decoding, predict
 from model.reading.reader import CheckpointReader, Reader, resolve_dtype
 from model.reading.spans import PassageSpans, merge_windows
 from model.reading.tokenizer import Tokenizer
+from model.settings import SettingError, whole
 from model.training.data import best_texts, make_examples, read_rows
 
 TEMPERATURES = 2.0 ** (np.arange(-16, 33) / 16)
@@ -83,8 +85,9 @@ def decode_file(reader: Reader, path: str, null: bool, null_trained: bool, max_l
     null          whether probabilities share with the null option
     null_trained  whether there is a margin to it
     """
-    rows = read_rows(path)
-    windows = make_examples(rows, reader.tokenizer(), max_length, overlap, max_question=64).windows
+    rows = read_rows(path, given_as="data")
+    with option("overlap", overlap):
+        windows = make_examples(rows, reader.tokenizer(), max_length, overlap, max_question=64).windows
     recorded = RecordingReader(reader)
 
     def decode(temperature: float, null: bool) -> PassageSpans:
@@ -146,9 +149,13 @@ def calibrate(folder: Path, data: list[str], max_length: int, overlap: int, null
 
     null  what `--null auto` means for this checkpoint from now on, and what its probabilities are fitted for; None leaves it
     """
-    reader = CheckpointReader(LocalFolder(str(folder)), dtype=resolve_dtype("auto", "auto"))
-    reader.load()
-    settings = read_settings(folder)
+    with option("model", folder):
+        reader = CheckpointReader(LocalFolder(str(folder)), dtype=resolve_dtype("auto", "auto"))
+        reader.load()
+        settings = read_settings(folder)
+    most = min(reader.tokenizer().max_length, reader.positions() or max_length)
+    if max_length > most:
+        raise SettingError(f"max_length={max_length}: the network takes at most {most} tokens")
     settings = replace(
         settings, null=settings.null if null is None else null, null_trained=settings.null or settings.null_trained
     )
@@ -166,7 +173,7 @@ def calibrate(folder: Path, data: list[str], max_length: int, overlap: int, null
         elif any(answerable):
             given = [rows & alone for alone, rows in zip(answerable, given, strict=True)]
         if not any(rows.any() for rows in given):
-            raise ValueError(f"--data {','.join(data)}: a half of the passages has no answerable question with an answer given")
+            raise SettingError(f"data={','.join(data)}: a half of the passages has no answerable question with an answer given")
         probability = [file.probability[:, rows] for file, rows in zip(files, given, strict=True)]
         return np.concatenate(probability, 1), np.concatenate(
             [file.exact[rows] > 0 for file, rows in zip(files, given, strict=True)]
@@ -190,7 +197,8 @@ def calibrate(folder: Path, data: list[str], max_length: int, overlap: int, null
     config = read_config(folder)
     fitted_settings = {name: figures[name] for name in ("temperature", "null_threshold")}
     config["spanmill"] = {**config.get("spanmill", {}), **asdict(settings), **fitted_settings}
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    with option("model", folder):
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     return figures
 
 
@@ -198,14 +206,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m model.calibrate", description=__doc__, allow_abbrev=False)
     parser.add_argument("--model", required=True, help="checkpoint folder; its config.json is written")
     parser.add_argument("--data", required=True, help="comma-separated Parquet files of development data")
-    parser.add_argument("--max_length", type=int, default=384)
-    parser.add_argument("--overlap", type=int, default=128)
+    parser.add_argument("--max_length", type=argument(whole(8, 10**6)), default=384)
+    parser.add_argument("--overlap", type=argument(whole(0, 10**6)), default=128)
     parser.add_argument("--null", choices=["on", "off"], help="what `--null auto` shall mean for this checkpoint (as it is)")
     options = parser.parse_args(arguments)
     null = None if options.null is None else options.null == "on"
-    figures = calibrate(Path(options.model), options.data.split(","), options.max_length, options.overlap, null)
-    print(json.dumps(figures, indent=2))
-    return 0
+    data = [path for path in options.data.split(",") if path]
+
+    def work() -> str:
+        return json.dumps(calibrate(Path(options.model), data, options.max_length, options.overlap, null), indent=2)
+
+    return run_command(work)
 
 
 if __name__ == "__main__":

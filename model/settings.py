@@ -83,13 +83,16 @@ def text(metavar: str, pattern: str = ".*", words: str = "text") -> Kind:
     return Kind(words, str, takes, metavar, pattern)
 
 
+def split_names(listed: str) -> tuple[str, ...]:
+    r"""Return the names in a comma-separated list, each once; `\,` is a comma in a name."""
+    given = (name.strip().replace("\\,", ",") for name in re.split(r"(?<!\\),", listed))
+    return tuple(dict.fromkeys(filter(None, given)))
+
+
 def names() -> Kind:
     """A tuple of distinct names, separated by commas on the command line."""
 
-    def read(listed: str) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(name.strip() for name in listed.split(",") if name.strip()))
-
-    return Kind("names separated by commas", read, lambda value: isinstance(value, tuple), "A,B")
+    return Kind("names separated by commas", split_names, lambda value: isinstance(value, tuple), "A,B")
 
 
 def days(most: int = 366) -> Kind:

@@ -21,12 +21,14 @@ import numpy as np
 import torch
 
 from model.audit.metrics import grade
-from model.checkpoint import Bundled, CheckpointError
+from model.checkpoint import CheckpointError, locate, refuse_unsafe
+from model.command import argument, option, run_command
 from model.reading.batching import Batch, assemble
 from model.reading.prediction import Decoding, predict
-from model.reading.reader import bfloat16_is_faster, takes_types
+from model.reading.reader import bfloat16_is_faster, position_limit, takes_types
 from model.reading.spans import merge_windows
-from model.reading.tokenizer import Tokenizer, TokenizerError
+from model.reading.tokenizer import Tokenizer
+from model.settings import SettingError, number, whole
 from model.training.data import (
     NULL,
     Examples,
@@ -90,16 +92,16 @@ def evaluate(reader: TrainingReader, rows: list[dict], options: argparse.Namespa
 
 
 def train(options: argparse.Namespace) -> dict[str, float]:
-    """Trains until `max_minutes` or `epochs` are up; saves the averaged weights. Returns the last evaluation."""
-    from transformers import AutoModelForQuestionAnswering
+    """Trains until `max_minutes` or `epochs` are up; saves the averaged weights. Returns the last evaluation.
 
+    Raises SettingError for options that can't be met, before anything is written.
+    """
     torch.manual_seed(options.seed)
-    output = Path(options.output)
-    output.mkdir(parents=True, exist_ok=True)
-    base = options.base or str(Bundled().folder())
-    tokenizer = Tokenizer(base)
-    teacher = Teacher(options.teacher, tokenizer, options.max_length, options.null) if options.teacher else None
-    network = AutoModelForQuestionAnswering.from_pretrained(base, dtype=torch.float32, use_safetensors=True)
+    base, tokenizer, network = _load_base(options)
+    teacher = None
+    if options.teacher:
+        with option("teacher", options.teacher):
+            teacher = Teacher(options.teacher, tokenizer, options.max_length, options.null)
     for module in network.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = options.dropout
@@ -123,18 +125,31 @@ def train(options: argparse.Namespace) -> dict[str, float]:
         log.info("none of %d passages of %s is among the training rows", kept_out, options.keep_out)
     rows = with_unanswerables(rows, options.unanswerable_share if options.null else 0.0, options.seed)
     rows = with_joined_passages(rows, options.joined_share, options.joined_passages, options.seed)
-    examples = make_examples(rows, tokenizer, options.max_length, options.overlap, options.max_question)
-    eval_rows = read_rows(options.eval)[:: max(1, options.eval_every_nth)] if options.eval else []
+    with option("overlap", options.overlap):
+        examples = make_examples(rows, tokenizer, options.max_length, options.overlap, options.max_question)
+    if not len(_usable(examples, options)):
+        raise SettingError(f"train={options.train}: no window has a target to learn from")
+    eval_rows = read_rows(options.eval, given_as="eval")[:: options.eval_every_nth] if options.eval else []
+    if options.eval and not any(row["answers"]["text"] for row in eval_rows):
+        raise SettingError(f"eval={options.eval}: no row that is evaluated on has an answer")
     log.info("%d rows, %d windows to train on, %d rows to evaluate", len(rows), len(examples.windows), len(eval_rows))
 
+    output = Path(options.output)
     state_file = output / "state.pt"
     step, seconds = 0, 0.0
+    with option("output", options.output):
+        output.mkdir(parents=True, exist_ok=True)
+        state_file.with_suffix(".tmp").touch()  # refused now rather than after minutes
     if state_file.exists():
-        state = torch.load(state_file, weights_only=True)
-        network.load_state_dict(state["network"])
-        average.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
-        step, seconds = state["step"], state["seconds"]
+        try:
+            state = torch.load(state_file, weights_only=True)
+            network.load_state_dict(state["network"])
+            average.load_state_dict(state["average"])
+            optimizer.load_state_dict(state["optimizer"])
+            step, seconds = state["step"], state["seconds"]
+        except Exception as error:
+            short = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            raise SettingError(f"output={output}: its state.pt is damaged, or of another network ({short})") from error
         log.info("going on from step %d, after %.1f minutes", step, seconds / 60)
 
     per_epoch = len(plan_epoch(examples, _usable(examples, options), options.batch_tokens, np.random.default_rng(options.seed)))
@@ -198,6 +213,29 @@ def train(options: argparse.Namespace) -> dict[str, float]:
     return result
 
 
+def _load_base(options: argparse.Namespace) -> tuple[str, Tokenizer, PreTrainedModel]:
+    """Folder, tokenizer and network of the checkpoint to start from. Raises SettingError for one that can't be trained."""
+    from transformers import AutoModelForQuestionAnswering
+
+    with option("base", options.base or "bundled"):
+        folder = locate(options.base or "bundled").folder()
+        refuse_unsafe(folder)
+        tokenizer = Tokenizer(folder)
+        try:
+            network = AutoModelForQuestionAnswering.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+        except Exception as error:
+            raise CheckpointError(f"its network can't be loaded: {error}") from error
+        rows = int(network.get_input_embeddings().num_embeddings)
+        if tokenizer.vocabulary_size > rows:
+            raise CheckpointError(f"its tokenizer has {tokenizer.vocabulary_size} tokens, but its network embeds {rows}")
+    most = min(tokenizer.max_length, position_limit(network) or tokenizer.max_length)
+    if options.max_length > most:
+        raise SettingError(f"max_length={options.max_length}: the network takes at most {most} tokens")
+    if options.null and tokenizer.format.classifier is None:
+        raise SettingError("null: the tokenizer puts no classifier token into a pair, train with --no-null")
+    return str(folder), tokenizer, network
+
+
 def _batches(examples: Examples, options: argparse.Namespace, skip: int) -> Iterator[np.ndarray]:
     """The batches of all epochs, from batch number `skip` on: the same for the same seed, however often it resumed."""
     epoch = 0
@@ -259,7 +297,12 @@ def make_parser() -> argparse.ArgumentParser:
     data.add_argument("--train", required=True, help="comma-separated Parquet files in the input layout")
     data.add_argument("--eval", default="", help="Parquet files to evaluate on")
     data.add_argument("--keep_out", default="", help="Parquet files whose passages must not be in training: refused if one is")
-    data.add_argument("--eval_every_nth", type=int, default=1, help="evaluate on every nth row only (1)")
+    data.add_argument(
+        "--eval_every_nth",
+        type=argument(whole(1, 10**9)),
+        default=1,
+        help="evaluate on every nth row only (1)",
+    )
     data.add_argument("--output", required=True, help="folder of the checkpoint, and of the state to resume from")
     data.add_argument("--base", default="", help="checkpoint folder to start from (the bundled one)")
     data.add_argument(
@@ -269,60 +312,77 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="PATTERN=TIMES,...",
         help="how often rows are taken by their `source`, e.g. 'squad*=2,qamr*=0.3' (each once)",
     )
-    data.add_argument("--unanswerable_share", type=float, default=0.2, help="made unanswerable rows per row (0.2)")
-    data.add_argument("--joined_share", type=float, default=0.0, help="rows asked of a long passage, joined of several (0)")
-    data.add_argument("--joined_passages", type=int, default=8, help="passages joined at most (8)")
+    data.add_argument(
+        "--unanswerable_share", type=argument(number(0, 100)), default=0.2, help="made unanswerable rows per row (0.2)"
+    )
+    data.add_argument(
+        "--joined_share", type=argument(number(0, 1)), default=0.0, help="rows asked of a long passage, joined of several (0)"
+    )
+    data.add_argument(
+        "--joined_passages",
+        type=argument(whole(1, 10**4)),
+        default=8,
+        help="passages joined at most (8)",
+    )
     loss = parser.add_argument_group("objective")
     loss.add_argument("--objective", choices=["categorical", "tokenwise"], default="categorical")
     loss.add_argument("--link", choices=["softmax", "sigmoid"], default="softmax")
     loss.add_argument("--null", action=argparse.BooleanOptionalAction, default=True, help="train the null option (yes)")
     loss.add_argument("--shared_normalisation", action="store_true", help="one softmax over the windows of a question")
     loss.add_argument("--teacher", default="", help="a checkpoint to learn from beside the golds (none)")
-    loss.add_argument("--teacher_share", type=float, default=0.5, help="of the loss: divergence from the teacher (0.5)")
+    loss.add_argument(
+        "--teacher_share", type=argument(number(1e-6, 1)), default=0.5, help="of the loss: divergence from the teacher (0.5)"
+    )
     windows = parser.add_argument_group("windows")
-    windows.add_argument("--max_length", type=int, default=384)
-    windows.add_argument("--overlap", type=int, default=128)
-    windows.add_argument("--max_question", type=int, default=64)
+    windows.add_argument("--max_length", type=argument(whole(8, 10**6)), default=384)
+    windows.add_argument("--overlap", type=argument(whole(0, 10**6)), default=128)
+    windows.add_argument("--max_question", type=argument(whole(1, 10**6)), default=64)
     optimisation = parser.add_argument_group("optimisation")
-    optimisation.add_argument("--learning_rate", type=float, default=1.5e-4)
-    optimisation.add_argument("--batch_tokens", type=int, default=4096, help="padded tokens per batch (4096)")
-    optimisation.add_argument("--epochs", type=float, default=2.0)
-    optimisation.add_argument("--max_minutes", type=float, default=0.0, help="stop, schedule fitted to it (0: no limit)")
-    optimisation.add_argument("--warmup", type=int, default=200, help="steps")
-    optimisation.add_argument("--weight_decay", type=float, default=0.01)
-    optimisation.add_argument("--clip", type=float, default=1.0, help="largest gradient norm (1.0)")
-    optimisation.add_argument("--dropout", type=float, default=0.0)
-    optimisation.add_argument("--average", type=float, default=0.999, help="decay of the averaged weights (0.999)")
-    optimisation.add_argument("--seed", type=int, default=0)
+    optimisation.add_argument("--learning_rate", type=argument(number(1e-12, 1e3)), default=1.5e-4)
+    optimisation.add_argument(
+        "--batch_tokens", type=argument(whole(1, 10**8)), default=4096, help="padded tokens per batch (4096)"
+    )
+    optimisation.add_argument("--epochs", type=argument(number(1e-6, 1e6)), default=2.0)
+    optimisation.add_argument(
+        "--max_minutes", type=argument(number(0, 1e6)), default=0.0, help="stop, schedule fitted to it (0: no limit)"
+    )
+    optimisation.add_argument("--warmup", type=argument(whole(1, 10**9)), default=200, help="steps")
+    optimisation.add_argument("--weight_decay", type=argument(number(0, 1e3)), default=0.01)
+    optimisation.add_argument(
+        "--clip",
+        type=argument(number(1e-12, 1e12)),
+        default=1.0,
+        help="largest gradient norm (1.0)",
+    )
+    optimisation.add_argument("--dropout", type=argument(number(0, 0.99)), default=0.0)
+    optimisation.add_argument(
+        "--average", type=argument(number(0, 1 - 1e-9)), default=0.999, help="decay of the averaged weights (0.999)"
+    )
+    optimisation.add_argument("--seed", type=argument(whole(0, 2**32 - 1)), default=0)
     running = parser.add_argument_group("running")
-    running.add_argument("--log_seconds", type=float, default=30)
-    running.add_argument("--save_minutes", type=float, default=10)
-    running.add_argument("--eval_minutes", type=float, default=30)
+    running.add_argument("--log_seconds", type=argument(number(0, 1e9)), default=30)
+    running.add_argument("--save_minutes", type=argument(number(0, 1e9)), default=10)
+    running.add_argument("--eval_minutes", type=argument(number(0, 1e9)), default=30)
     return parser
 
 
 def _mix(value: str) -> dict[str, float]:
     """`pattern=times,...` as a mapping. Raises ArgumentTypeError."""
     try:
-        return {name: float(times) for name, times in (part.rsplit("=", 1) for part in value.split(","))}
+        return {name: argument(number(0, 1e6))(times) for name, times in (part.rsplit("=", 1) for part in value.split(","))}
     except ValueError:
         raise argparse.ArgumentTypeError(f"{value!r} is not PATTERN=TIMES,...") from None
 
 
 def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
-    options = make_parser().parse_args(arguments)
+    parser = make_parser()
+    options = parser.parse_args(arguments)
     if options.shared_normalisation and options.objective == "tokenwise":
-        raise SystemExit("--shared_normalisation goes with --objective categorical")
+        parser.error("--shared_normalisation goes with --objective categorical")
     if options.teacher and options.objective == "tokenwise":
-        raise SystemExit("--teacher goes with --objective categorical: it teaches distributions over tokens")
-    if not 0 < options.teacher_share <= 1:
-        raise SystemExit(f"--teacher_share={options.teacher_share}: must be above 0 and at most 1")
-    try:
-        print(json.dumps(train(options)))
-    except (CheckpointError, TokenizerError) as error:
-        raise SystemExit(f"refused: {error}") from error
-    return 0
+        parser.error("--teacher goes with --objective categorical: it teaches distributions over tokens")
+    return run_command(lambda: json.dumps(train(options)))
 
 
 if __name__ == "__main__":

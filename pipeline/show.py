@@ -9,6 +9,7 @@ Nothing of the corpus can move the cursor or retitle the terminal: control chara
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import sys
 from collections.abc import Iterator, Sequence
@@ -22,11 +23,12 @@ from rich.padding import Padding
 from rich.text import Text
 
 from model.audit.golds import answers_of
+from model.command import say
 from pipeline.formats import where
 from pipeline.formats.choose_rows import choose
 from pipeline.formats.finished import FinishedRun, open_run
 from pipeline.job.options import Refused
-from pipeline.looks.terminal import one_line
+from pipeline.looks.terminal import one_line, printable
 from transforms.report.passages import excerpts, pieces
 from transforms.storage import StorageError, absolute
 
@@ -159,18 +161,36 @@ def _count(text: str) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = make_parser().parse_args(arguments)
-    console = Console(highlight=False, markup=False, emoji=False)
+    seen = Console()  # what the terminal is; a console that writes to it would fail where it is closed or full
+    console = Console(
+        width=seen.width,
+        color_system=seen.color_system,  # type: ignore[arg-type]  # one of those that it takes
+        force_terminal=seen.is_terminal,
+        highlight=False,
+        markup=False,
+        emoji=False,
+    )
     try:
         run = open_run(absolute(options.output))
         inputs = filter(None, map(run.input, ("id", "question", "context", "answers")))
         rows = choose(run, [*inputs, *map(run.output, _OUTPUTS)], options)
         for row in rows:
             head, *rest = lines_of(run, row, options.around, marked=console.color_system is None)
+            console.file = shown = io.StringIO()
             console.print(head)
             for line in rest:
                 console.print(Padding(line, (0, 0, 0, 4), expand=False))
-    except (Refused, StorageError, OSError, pa.ArrowException) as error:
-        print(error, file=sys.stderr)
+            unsaid = say(shown.getvalue(), end="")
+            if isinstance(unsaid, BrokenPipeError):
+                return 0  # the reader has seen enough
+            if unsaid:
+                print(f"standard output: {unsaid.strerror or unsaid}", file=sys.stderr)
+                return 3
+    except (Refused, StorageError) as error:
+        print(printable(f"refused: {error}"), file=sys.stderr)
+        return 2
+    except (OSError, pa.ArrowException) as error:
+        print(printable(f"refused: {options.output} can't be read: {error}"), file=sys.stderr)
         return 2
     if not rows:
         print("no row is like that", file=sys.stderr)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     AlbertConfig,
     AlbertForQuestionAnswering,
@@ -23,6 +24,8 @@ from transformers import (
     BertConfig,
     BertForQuestionAnswering,
     BertTokenizer,
+    ConvBertConfig,
+    ConvBertForQuestionAnswering,
     DebertaV2Config,
     DebertaV2ForQuestionAnswering,
     DebertaV2Tokenizer,
@@ -31,6 +34,12 @@ from transformers import (
     DistilBertTokenizer,
     ElectraConfig,
     ElectraForQuestionAnswering,
+    FNetConfig,
+    FNetForQuestionAnswering,
+    IBertConfig,
+    IBertForQuestionAnswering,
+    LongformerConfig,
+    LongformerForQuestionAnswering,
     ModernBertConfig,
     ModernBertForQuestionAnswering,
     PreTrainedModel,
@@ -41,6 +50,8 @@ from transformers import (
     XLNetConfig,
     XLNetForQuestionAnsweringSimple,
     XLNetTokenizer,
+    YosoConfig,
+    YosoForQuestionAnswering,
 )
 
 from model.checkpoint import LocalFolder
@@ -288,6 +299,24 @@ ARCHITECTURES = [
 ]
 
 
+OTHERS = [
+    Architecture(  # counts the separators of its input
+        "longformer",
+        roberta_tokenizer,
+        LongformerForQuestionAnswering,
+        LongformerConfig,
+        512,
+        False,
+        {"attention_window": [16, 16], "max_position_embeddings": 514, "type_vocab_size": 1, "sep_token_id": 2},
+    ),
+    Architecture("fnet", wordpiece, FNetForQuestionAnswering, FNetConfig, 512, True, {}),  # without an attention mask
+    Architecture("yoso", wordpiece, YosoForQuestionAnswering, YosoConfig, 512, False, {"max_position_embeddings": 514}),
+    Architecture("convbert", wordpiece, ConvBertForQuestionAnswering, ConvBertConfig, 512, True, {"embedding_size": 32}),
+    Architecture("ibert", wordpiece, IBertForQuestionAnswering, IBertConfig, 512, False, {"type_vocab_size": 1}),
+]
+"""Networks that see the padding of their neighbours, or want what most don't."""
+
+
 def build_bert(folder: Path, seed: int = 0) -> Path:
     """A two-layer BERT with 32 dimensions."""
     return _BERT.build(folder, seed)
@@ -309,4 +338,11 @@ class Checkpoint:
         return AutoModelForQuestionAnswering.from_pretrained(self.folder).eval()
 
     def fresh_tokenizer(self) -> PreTrainedTokenizerFast:
-        return AutoTokenizer.from_pretrained(self.folder)
+        """Reads special tokens in a text as text: where a model has them as pieces, they are cut after their first letter."""
+        tokenizer = AutoTokenizer.from_pretrained(self.folder, split_special_tokens=True)
+        backend = tokenizer.backend_tokenizer
+        if isinstance(backend.model, models.Unigram):
+            spelled = [token for token in tokenizer.all_special_tokens if token != tokenizer.unk_token]
+            first = Regex("|".join(f"{re.escape(token[0])}(?={re.escape(token[1:])})" for token in spelled))
+            backend.pre_tokenizer = pre_tokenizers.Sequence([backend.pre_tokenizer, pre_tokenizers.Split(first, "isolated")])
+        return tokenizer

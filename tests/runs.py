@@ -45,7 +45,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 600) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds:.0f} s"
-        time.sleep(0.02)
+        time.sleep(0.05)
 
 
 def write_input(path: Path, table: pa.Table, **options: Any) -> Path:
@@ -56,7 +56,7 @@ def write_input(path: Path, table: pa.Table, **options: Any) -> Path:
 
 def run(*arguments: str | Path) -> int:
     """The exit code of `run_pipeline.py ARGUMENTS...`, run in this process; its signal handlers don't stay behind."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         return run_pipeline.main([str(argument) for argument in arguments])
     except SystemExit as stopped:

@@ -11,7 +11,18 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import BertConfig, BertForSequenceClassification, BertModel
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    BertModel,
+    CanineConfig,
+    CanineForQuestionAnswering,
+    NystromformerConfig,
+    NystromformerForQuestionAnswering,
+    PreTrainedModel,
+    ReformerConfig,
+    ReformerForQuestionAnswering,
+)
 
 from tests.checkpoints import modernbert_tokenizer, roberta_tokenizer
 from tests.runs import examples, run, write_input
@@ -96,6 +107,54 @@ def an_unknown_architecture(folder: Path) -> None:
     configured(folder, model_type="no such thing", architectures=["NoSuchThing"])
 
 
+def another_network(folder: Path, network: PreTrainedModel) -> None:
+    network.save_pretrained(folder)
+    configured(folder, pad_token_id=0)
+
+
+def random_numbers(folder: Path) -> None:
+    """Reformer's hashes are other ones in every call."""
+    torch.manual_seed(0)
+    config = ReformerConfig(
+        vocab_size=BertConfig.from_pretrained(folder).vocab_size,
+        hidden_size=32,
+        attention_head_size=16,
+        num_attention_heads=2,
+        feed_forward_size=64,
+        attn_layers=["lsh", "local"],
+        axial_pos_embds=False,
+        max_position_embeddings=512,
+        is_decoder=False,
+        initializer_range=0.5,
+    )
+    another_network(folder, ReformerForQuestionAnswering(config))
+
+
+def a_network_of_characters(folder: Path) -> None:
+    """CANINE hashes characters, and has no embedding of tokens."""
+    config = CanineConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
+    another_network(folder, CanineForQuestionAnswering(config))
+
+
+def a_network_that_reads_one_length_alone(folder: Path) -> None:
+    config = NystromformerConfig(
+        vocab_size=BertConfig.from_pretrained(folder).vocab_size,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        segment_means_seq_len=16,
+        num_landmarks=8,
+    )
+    another_network(folder, NystromformerForQuestionAnswering(config))
+
+
+def letters_without_tokens(folder: Path) -> None:
+    tokenizer = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    tokenizer["normalizer"] = {"type": "Replace", "pattern": {"Regex": "[\u0e00-\u0e7f]"}, "content": ""}
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+
+
 REFUSALS: list[tuple[Callable[[Path], None], str]] = [
     (pickle_alone, "which is a pickle: weights must be safetensors"),
     (code_of_its_own, "remote code is never run"),
@@ -111,6 +170,10 @@ REFUSALS: list[tuple[Callable[[Path], None], str]] = [
     (no_config, "no config.json"),
     (half_a_config, "can't be read"),
     (an_unknown_architecture, "can't be loaded"),
+    (random_numbers, "draws random numbers: it answers the same question differently every time"),
+    (a_network_of_characters, "has no embedding of tokens: CanineForQuestionAnswering"),
+    (a_network_that_reads_one_length_alone, "can't read tokens in torch."),
+    (letters_without_tokens, "leaves letters in no token, such as 'ไ'"),
 ]
 
 

@@ -60,7 +60,7 @@ def annotated(rows: list[tuple[bytes | None, bytes | None]], reader: CheckpointR
 GOOD = (b"Who kept the lamp?", "In the year 1801 the keeper Ada lit lamp 1. The sea 🌊 was calm.".encode())
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(rows=st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=6), data=st.data())
 def test_every_row_has_its_place_and_good_rows_keep_their_answers(
     reader: CheckpointReader, rows: list[tuple[bytes | None, bytes | None]], data: st.DataObject

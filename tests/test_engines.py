@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 from dask.distributed import Client
 
-from tests.runs import HOUSE, examples, part_files, read_manifest, read_parts, read_rejections, run, write_input
+from tests.figures import same_figures
+from tests.pipeline.audits import gold_examples, report
+from tests.runs import HOUSE, part_files, read_manifest, read_parts, read_rejections, run, write_input
 from tests.servers import free_port, listens, serving
 from transforms.records import RECEIPT_KEY
 
@@ -26,12 +28,9 @@ ROWS = 48
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six files of two row groups, with golds, some rows without a question."""
+    """Six files of two row groups, with golds of all kinds, some rows without a question."""
     folder = tmp_path_factory.mktemp("source")
-    table = examples(ROWS)
-    golds = [{"text": ["Ada"], "answer_start": [text.index("Ada")]} for text in table["context"].to_pylist()]
-    table = table.append_column("answers", pa.array(golds))
-    table = table.set_column(1, "question", pa.array(["Who?", "Who kept it?", None, "What?"] * (ROWS // 4)))
+    table = gold_examples(ROWS)
     for place in range(6):
         write_input(folder / f"{place}.parquet", table.slice(8 * place, 8), row_group_size=4)
     return folder
@@ -46,7 +45,7 @@ def job(source: Path, bert_folder: Path) -> Job:
 
     def run_job(output: Path, *options: str) -> int:
         arguments = (f"--input={source}", f"--output={output}", f"--model={bert_folder}", "--chunk_rows=2", "--audit")
-        return run("annotate", *arguments, *options)
+        return run("annotate", *arguments, "--dtype=float32", *options)  # what auto means here may be another elsewhere
 
     return run_job
 
@@ -70,10 +69,6 @@ def workers(output: Path) -> dict[int, int]:
     return found
 
 
-def audit_figures(output: Path) -> dict[str, Any]:
-    return json.loads((output / "audit" / "audit.json").read_text("utf-8"))["all"]
-
-
 def assert_same(output: Path, alone: Path) -> None:
     for tree in (".", "audit"):
         manifest, wanted = read_manifest(output / tree), read_manifest(alone / tree)
@@ -83,18 +78,17 @@ def assert_same(output: Path, alone: Path) -> None:
         exact = [f.name for f in parts.schema if not pa.types.is_floating(f.type) and f.name != "n_best"]
         assert parts.select(exact).equals(same.select(exact))
         assert read_rejections(output / tree) == read_rejections(alone / tree)
-    found, expected = audit_figures(output)["losses"]["nll"], audit_figures(alone)["losses"]["nll"]
-    assert found == pytest.approx(expected, rel=1e-4)
+    same_figures(report(output / "audit"), report(alone / "audit"))
     duplicates = [json.loads((each / "audit" / "duplicates.json").read_text("utf-8")) for each in (output, alone)]
     assert duplicates[0] == duplicates[1]
 
 
-@contextmanager
+@pytest.fixture(scope="module")
 def processes() -> Iterator[list[str]]:
     yield ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
 
 
-@contextmanager
+@pytest.fixture(scope="module")
 def portable() -> Iterator[list[str]]:
     """A job service and a pool of SDK workers, each a process, that speak gRPC with each other."""
     port = free_port()
@@ -113,7 +107,7 @@ def _worker_pool() -> Iterator[list[str]]:
         yield ["--environment_type=EXTERNAL", f"--environment_config=localhost:{port}"]
 
 
-@contextmanager
+@pytest.fixture(scope="module")
 def dask() -> Iterator[list[str]]:
     """A Dask scheduler and two workers, each a process."""
     port = free_port()
@@ -134,7 +128,7 @@ def dask() -> Iterator[list[str]]:
             client.close()
 
 
-@contextmanager
+@pytest.fixture(scope="module")
 def flink() -> Iterator[list[str]]:
     """Flink's own local cluster with two slots, in the job server's process, and a pool of SDK workers."""
     jar = os.environ.get("FLINK_JOB_SERVER_JAR")
@@ -145,7 +139,7 @@ def flink() -> Iterator[list[str]]:
         yield ["--runner=FlinkRunner", *flink_options, "--sdk_worker_parallelism=2", *options]
 
 
-@contextmanager
+@pytest.fixture(scope="module")
 def prism() -> Iterator[list[str]]:
     """Prism, and a pool of SDK workers."""
     binary = os.environ.get("PRISM_BINARY")
@@ -158,18 +152,17 @@ def prism() -> Iterator[list[str]]:
 @pytest.mark.parametrize(
     ("engine", "number"),
     [
-        (processes, 2),
-        (portable, 2),
-        (dask, 2),
-        pytest.param(flink, 2, marks=pytest.mark.flink),
-        pytest.param(prism, 1, marks=pytest.mark.prism),  # it starts one worker per environment
+        ("processes", 2),
+        ("portable", 2),
+        ("dask", 2),
+        pytest.param("flink", 2, marks=pytest.mark.flink),
+        pytest.param("prism", 1, marks=pytest.mark.prism),  # it starts one worker per environment
     ],
 )
 def test_workers_share_the_work_and_give_the_same(
-    engine: Callable[[], AbstractContextManager[list[str]]], number: int, job: Job, alone: Path, tmp_path: Path
+    engine: str, number: int, job: Job, alone: Path, tmp_path: Path, request: pytest.FixtureRequest
 ):
-    with engine() as options:
-        assert job(tmp_path / "out", *options) == 0
+    assert job(tmp_path / "out", *request.getfixturevalue(engine)) == 0
     assert_same(tmp_path / "out", alone)
     by_worker = workers(tmp_path / "out")
     assert len(by_worker) == number
@@ -177,13 +170,12 @@ def test_workers_share_the_work_and_give_the_same(
     assert min(by_worker.values()) >= len(part_files(alone)) / 6
 
 
-@pytest.mark.parametrize("engine", [portable, dask])
+@pytest.mark.parametrize("engine", ["portable", "dask"])
 def test_a_job_that_fails_there_did_not_finish(
-    engine: Callable[[], AbstractContextManager[list[str]]], job: Job, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    engine: str, job: Job, tmp_path: Path, request: pytest.FixtureRequest, capfd: pytest.CaptureFixture[str]
 ):
     """No worker has such a device, and no launcher can know that."""
-    with engine() as options:
-        assert job(tmp_path / "out", *options, "--device=cuda:99", "--dtype=float32") == 3
+    assert job(tmp_path / "out", *request.getfixturevalue(engine), "--device=cuda:99") == 3
     told = [line for line in capfd.readouterr().err.splitlines() if "the run did not finish" in line]
     assert re.search(r"device 'cuda:99': this machine has \d+ CUDA devices", told[0])
     assert not (tmp_path / "out" / "manifest.json").exists()

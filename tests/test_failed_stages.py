@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -170,3 +171,15 @@ def test_a_full_disk_in_one_stage_ends_the_run(
     assert [len(part_files(output / each)) for each in ("audit", "")] == [2, 2]
     assert both(output) == 0
     assert_equal_outputs(output, whole)
+
+
+@pytest.mark.parametrize("lost", ["audit", ""])
+def test_a_chunk_that_was_cut_off_between_its_parts(lost: str, both: Callable[[Path], int], whole: Path, output: Path):
+    """Only the part that is missing is computed and counted; the other keeps its inode and time."""
+    shutil.copytree(whole, output)
+    part_files(output / lost)[1].unlink()
+    kept = {each: identities(output / each) for each in ("", "audit")}
+    assert both(output) == 0
+    assert_equal_outputs(output, whole)
+    for each, parts in kept.items():
+        assert parts.items() <= identities(output / each).items()

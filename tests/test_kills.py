@@ -34,7 +34,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def arguments_of(stage: str, source: Path, output: Path, model: Path) -> list[str]:
-    return [stage, f"--input={source}", f"--output={output}", f"--model={model}", "--chunk_rows=6"]
+    return [*stage.split(), f"--input={source}", f"--output={output}", f"--model={model}", "--chunk_rows=6"]
 
 
 def content(output: Path) -> dict[str, Any]:
@@ -173,7 +173,7 @@ def torment(
     return figures
 
 
-@pytest.mark.parametrize(("stage", "kills"), [("annotate", 4), ("audit", 2)])
+@pytest.mark.parametrize(("stage", "kills"), [("annotate", 4), ("audit", 2), ("annotate --audit", 2)])
 def test_a_few_kills(stage: str, kills: int, source: Path, tmp_path: Path, bert_folder: Path):
     torment(stage, kills, source, tmp_path, bert_folder, seed=5)
 

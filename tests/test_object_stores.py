@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
 import tempfile
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 from model.checkpoint import digest
-from tests.runs import HOUSE, environment, examples, read_manifest, read_parts, run, wait_until, write_input
+from tests.runs import examples, read_manifest, read_parts, run, wait_until, write_input
+from tests.started import start, start_function
 from tests.stores import Store, gcs, s3
-from transforms.storage import create, find_inputs, open_parquet, read
+from transforms.storage import commit, create, find_inputs, open_parquet, read, remove
 from transforms.stored_folder import StoredFolder
 
 STORES = {"s3": s3, "gcs": gcs}
@@ -83,18 +82,16 @@ def test_a_killed_run_is_gone_on_with(store: Store, model: str, tmp_path: Path):
     write_input(tmp_path / "in" / "a.parquet", examples(rows))
     source, output = store.put(tmp_path / "in", "killed/in"), f"{store.url}/killed/out"
     arguments = (f"--input={source}", f"--output={output}", f"--model={model}", "--chunk_rows=4")
-    process = subprocess.Popen(
-        [sys.executable, str(HOUSE / "run_pipeline.py"), "annotate", *arguments], env=environment(), stderr=subprocess.PIPE
-    )
+    process = start(["annotate", *arguments], tmp_path / "log")
     parts = f"{output}/parts"
 
     def writes() -> bool:
-        assert process.poll() is None, process.communicate()[1].decode()
+        assert process.exitcode is None, (tmp_path / "log").read_text()
         return store.files.exists(parts) and len(store.files.ls(parts, detail=False)) >= 3
 
     wait_until(writes)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.kill()
+    process.join()
     assert not store.files.exists(f"{output}/manifest.json")
     kept = versions(store, parts)
     assert 3 <= len(kept) < rows / 4
@@ -150,6 +147,16 @@ def test_an_output_whose_name_looks_like_a_glob_touches_no_other(store: Store, m
     assert all(store.files.cat_file(path) == path.encode() for path in others)
 
 
+def test_what_is_removed_is_gone_and_nothing_else(store: Store):
+    folder = f"{store.url}/removed/a[1]"
+    for name in ("parts/x", "parts/deep/y", "partsx", "run.json", "run.json.old"):
+        commit(folder, b"x", *name.split("/"))
+    for name in ("parts", "run.json", "missing"):
+        remove(folder, name)
+    base = folder.split("://")[1]
+    assert sorted(store.files.find(base)) == [f"{base}/partsx", f"{base}/run.json.old"]
+
+
 def test_keys_with_two_slashes_are_found_and_what_marks_a_folder_is_not(store: Store, tmp_path: Path):
     """Consoles show a folder by an empty object whose key ends with a slash."""
     table = examples(2)
@@ -190,13 +197,20 @@ def test_of_many_that_create_a_file_one_wins(store: Store):
     assert read(f"{store.url}/claims/run.json") == contents[created.index(True)]
 
 
+def fetch(url: str, wanted: str, told: Path) -> int:
+    """Fetches the model and writes into a file which folder it is in."""
+    told.write_text(str(StoredFolder(url, wanted).folder()))
+    return 0
+
+
 def test_a_model_is_fetched_once_for_all_processes_of_a_machine(store: Store, bert_folder: Path, tmp_path: Path):
     url = store.put(bert_folder, "models/shared")
     wanted = digest(bert_folder)
-    code = f"from transforms.stored_folder import StoredFolder; print(StoredFolder({url!r}, {wanted!r}).folder())"
-    command = [sys.executable, "-c", code]
-    started = [subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    folders = {process.communicate(timeout=600)[0].strip() for process in started}
+    processes = [start_function(partial(fetch, url, wanted, tmp_path / f"folder {n}"), tmp_path / "log") for n in (1, 2)]
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0, (tmp_path / "log").read_text()
+    folders = {(tmp_path / f"folder {n}").read_text() for n in (1, 2)}
     assert len(folders) == 1
     assert digest(Path(folders.pop())) == wanted
     assert [path.name for path in tmp_path.glob("spanmill-models-*/*")] == [wanted]

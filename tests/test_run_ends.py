@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,6 +22,7 @@ import run_pipeline
 from tests.runs import (
     HOUSE,
     Annotate,
+    environment,
     examples,
     identities,
     part_files,
@@ -185,27 +188,28 @@ class TestReruns:
 
 
 class TestEnds:
-    def start(self, folder: Path, bert_folder: Path) -> subprocess.Popen[bytes]:
+    def start(self, folder: Path, bert_folder: Path, **how: Any) -> subprocess.Popen[bytes]:
         """A long run in a process of its own, in its own working folder, with relative paths; returns once it writes parts."""
         arguments = ("--input=in.parquet", "--output=out", f"--model={bert_folder}", "--chunk_rows=4")
         command = [sys.executable, str(HOUSE / "run_pipeline.py"), "annotate", *arguments]
-        environment = {**os.environ, "PYTHONPATH": str(HOUSE), "OMP_NUM_THREADS": "1"}
         done = len(part_files(folder / "out")) if (folder / "out" / "parts").exists() else 0
-        process = subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE)
+        process = subprocess.Popen(command, cwd=folder, env=environment(), stderr=subprocess.PIPE, **how)
+        self.wait_for(process, folder / "out", done + 3)
+        return process
 
+    def wait_for(self, process: subprocess.Popen[bytes], output: Path, parts: int) -> None:
         def writes() -> bool:
-            assert process.poll() is None, process.communicate()[1].decode()
-            return (folder / "out" / "parts").exists() and len(part_files(folder / "out")) >= done + 3
+            assert process.poll() is None, process.returncode
+            return (output / "parts").exists() and len(part_files(output)) >= parts
 
         wait_until(writes)
-        return process
 
     def test_a_signal_ends_a_run_at_once_and_the_next_one_goes_on(
         self, tmp_path: Path, bert_folder: Path, annotate: Annotate, monkeypatch: pytest.MonkeyPatch
     ):
-        rows = 1600
+        rows = 800
         write_input(tmp_path / "in.parquet", examples(rows))
-        for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)):
             started = time.monotonic()
             process = self.start(tmp_path, bert_folder)
             process.send_signal(number)
@@ -217,12 +221,57 @@ class TestEnds:
             assert b"Traceback" not in errors
             assert not (tmp_path / "out" / "manifest.json").exists()
         kept = identities(tmp_path / "out")
-        assert 6 <= len(kept) < rows / 4
+        assert 9 <= len(kept) < rows / 4
         monkeypatch.chdir(tmp_path)
         assert annotate("in.parquet", "out", "--chunk_rows=4") == 0
         assert read_parts(tmp_path / "out").column("id").to_pylist() == [f"row {n}" for n in range(rows)]
         assert identities(tmp_path / "out").items() >= kept.items()
         assert not (tmp_path / "out" / storage.TEMPORARY).exists()
+
+    def test_nohup_is_respected_and_no_one_needs_to_listen(self, tmp_path: Path, bert_folder: Path):
+        """What a handler raises would be taken for the failure of a chunk."""
+        write_input(tmp_path / "in.parquet", examples(1600))
+        ignore = lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)  # noqa: E731
+        process = self.start(tmp_path, bert_folder, preexec_fn=ignore)
+        process.stderr.close()
+        process.send_signal(signal.SIGHUP)
+        self.wait_for(process, tmp_path / "out", len(part_files(tmp_path / "out")) + 3)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == 143
+        assert not (tmp_path / "out" / "manifest.json").exists()
+
+    @pytest.mark.parametrize("closed", [None, "/dev/full"])
+    def test_a_run_has_finished_whether_that_can_be_printed_or_not(
+        self,
+        tmp_path: Path,
+        annotate: Annotate,
+        output: Path,
+        closed: str | None,
+        capfd: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ):
+        source = write_input(tmp_path / "a.parquet", examples(2))
+        with monkeypatch.context() as patch:
+            stream = open(closed, "w") if closed else None  # noqa: SIM115
+            patch.setattr(sys, "stdout", stream)
+            assert annotate(source, output) == 0
+            if stream:
+                stream.close()  # what it still holds must not fail again
+        assert read_manifest(output)["state"] == "complete"
+        why = "No space left on device" if closed else "it is closed"
+        message = f"what the run came to can't be printed on standard output ({why}): read {output}/manifest.json"
+        assert message in capfd.readouterr().err
+
+    def test_streams_that_are_closed_are_no_place_for_files(self, tmp_path: Path, bert_folder: Path):
+        """The descriptor of a closed stream would be that of the next file that is opened."""
+        source = write_input(tmp_path / "a.parquet", examples(2))
+        arguments = ("annotate", f"--input={source}", f"--output={tmp_path}/out", f"--model={bert_folder}")
+        script = "import os, sys, run_pipeline; print(run_pipeline.main(sys.argv[1:]), os.listdir('/proc/self/fd')[:3], "
+        script += "*map(os.path.realpath, ('/proc/self/fd/0', '/proc/self/fd/1', '/proc/self/fd/2')), file=open('found', 'w'))"
+        command = f"exec {shlex.join([sys.executable, '-c', script, *arguments])} <&- >&- 2>&-"
+        subprocess.run(command, shell=True, cwd=tmp_path, env=environment(), timeout=300)
+        code, *_, zero, one, two = (tmp_path / "found").read_text().split()
+        assert (code, zero, one, two) == ("0", "/dev/null", "/dev/null", "/dev/null")
 
     def test_a_full_disk_ends_the_run_and_leaves_what_is_done(
         self,

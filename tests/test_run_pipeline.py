@@ -304,15 +304,14 @@ class TestRejections:
 
 
 class TestTheSameContent:
-    def test_for_any_run_length_and_any_number_of_threads_and_processes(self, tmp_path: Path, annotate: Annotate):
-        """Chunk boundaries, and so batches and answers, depend on the input alone."""
+    def test_for_any_run_length_and_any_number_of_threads(self, tmp_path: Path, annotate: Annotate):
+        """Chunk boundaries, and so batches and answers, depend on the input alone. Of processes: tests/test_engines.py."""
         table = examples(40).set_column(1, "question", pa.array(["Who?", None] * 20))
         source = write_input(tmp_path / "a.parquet", table, row_group_size=25)
         ways = {
             "one": (),
             "many": ("--direct_num_workers=8",),
             "threads": ("--direct_running_mode=multi_threading", "--direct_num_workers=3"),
-            "processes": ("--direct_running_mode=multi_processing", "--direct_num_workers=2"),
         }
         for way, options in ways.items():
             assert annotate(source, tmp_path / way, "--chunk_rows=4", *options) == 0

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from transforms.claim import Output
+from transforms.measure_loss import NEAR
 from transforms.merge_receipts import Totals
 
 MOST_UNKNOWN = 0.05
-"""A larger share of text that the tokenizer does not know is worth a warning."""
+"""A share of unknown text above this is a warning."""
 
 MOST_NAMED = 100
 """How many ids of corrections without a row are named; all are counted."""
@@ -48,18 +49,43 @@ def failures(totals: Totals) -> list[dict[str, Any]]:
 
 
 def unknown_text(totals: Totals) -> dict[str, Any]:
-    """How much of the rows' contexts the tokenizer does not know: characters in unknown tokens, their share, and a warning.
+    """Counts the characters of the rows' contexts, and those in unknown tokens, with their share.
 
-    The warning is "" up to a share of MOST_UNKNOWN.
+    `warning` is "" up to a share of MOST_UNKNOWN.
     """
     characters, unknown = totals.counts["characters"], totals.counts["unknown_characters"]
     share = unknown / characters if characters else 0.0
     warning = (
-        f"{100 * share:.1f} % of the contexts' characters are in unknown tokens: the tokenizer does not know their script, so "
-        "losses and answers there mean nothing; a checkpoint for these languages is needed"
+        f"{100 * share:.1f} % of the contexts' characters are in unknown tokens: the tokenizer does "
+        "not know their script, and losses and answers there are meaningless; use a checkpoint that "
+        "was trained on these languages"
     )
     named = {"characters": characters, "unknown_characters": unknown, "share": round(share, 6)}
     return {**named, "warning": warning if share > MOST_UNKNOWN else ""}
+
+
+def hints(totals: Totals, about: Mapping[str, Any]) -> list[str]:
+    """Says what can be done about rows without a loss: sentences without a full stop."""
+    reasons, found = totals.reasons, []
+    if reasons["no_null_option"]:
+        trained = "is trained in this checkpoint" if about["null_trained"] else "must be trained in the checkpoint"
+        found.append(
+            f"{reasons['no_null_option']} rows without golds have no loss: --null on gives them one (the null option {trained})"
+        )
+    if reasons["gold_blank"]:
+        found.append(
+            f"{reasons['gold_blank']} rows have a blank gold: unanswerable questions have empty lists "
+            "(`python -m pipeline.convert import` writes them), and a loss with --null on"
+        )
+    for name, count in nearly_aligned(totals).items():
+        found.append(f"{count} misaligned golds differ from the text at their start only in {name}")
+    return found
+
+
+def nearly_aligned(totals: Totals) -> dict[str, int]:
+    """Counts misaligned golds by what `model.audit.golds.differs_only_in` says of them."""
+    counts = sorted(totals.counts.items())
+    return {name.removeprefix(NEAR): count for name, count in counts if name.startswith(NEAR)}
 
 
 def corrections_report(totals: Totals, digest: str | None, ids: Sequence[str]) -> dict[str, Any]:

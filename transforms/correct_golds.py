@@ -16,6 +16,7 @@ from transforms.records import Chunk, Correction, row_ids
 _WHERE = {
     "gold_absent": "does not stand in the context",
     "gold_ambiguous": "stands in the context more than once, and the correction gives no start",
+    "gold_inside_word": "stands only inside longer words of the context, and the correction gives no start",
 }
 
 
@@ -24,8 +25,8 @@ def correct_golds(
 ) -> Chunk[None]:
     """The chunk with corrected golds in the column `answers`, and the ids of the rows that have them.
 
-    A corrected text without a start is `unplaced` (and its row will be rejected) where it stands nowhere or more than once:
-    gold_absent, gold_ambiguous.
+    A corrected text without a start is `unplaced` (and its row will be rejected) where it stands nowhere, more than once, or
+    only inside longer words: gold_absent, gold_ambiguous, gold_inside_word.
     """
     ids = as_texts(row_ids(chunk, id_column))
     rows = [row for row, row_id in enumerate(ids) if row_id in corrections]

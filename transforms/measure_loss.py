@@ -18,6 +18,9 @@ from model.reading.span_reader import SpanReader
 from transforms.chunk_step import ChunkStep
 from transforms.records import Answered, Chunk, Outcome, Rejection, reasons_of, row_ids
 
+NEAR = "golds misaligned only in "
+"""What the counts of such golds begin with."""
+
 
 @dataclass(frozen=True, slots=True)
 class AuditOptions:
@@ -96,6 +99,7 @@ def measure_loss(chunk: Chunk[Answered], decoding: Decoding, options: AuditOptio
             **answered.counts,
             **Counter(columns.column("status").to_pylist()),
             "golds_dropped": int(golds.dropped.sum()),
+            **{f"{NEAR}{name}": count for name, count in golds.near.items()},
             "rows_corrected": len(chunk.corrected),
         },
         statistics=statistics,

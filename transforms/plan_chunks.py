@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,6 +17,11 @@ from transforms.sizes import implausible
 from transforms.storage import open_parquet, read_range
 
 _LONGEST_RUN = 16
+
+_MANY_ROW_GROUPS, _FEW_ROWS = 100, 100
+"""From how many row groups on, with fewer than how many rows on average, a file's are told to be tiny."""
+
+_log = logging.getLogger("spanmill")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +47,11 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 ANSWERS = "struct<text: list<string>, answer_start: list<int32>> or list<struct<text: string, answer_start: int32>>"
-"""The types of gold answers, for messages. Widths of strings, lists and integers are free."""
+"""The types of gold answers, for messages. Strings, lists and integers may have any width."""
 
 
 def is_answers(kind: pa.DataType) -> bool:
-    """Whether a column of this type holds gold answers: a struct of lists, or a list of structs, see ANSWERS."""
+    """Whether a column of this type holds gold answers, see ANSWERS."""
     structs = _item_type(kind)
     fields = kind if structs is None else structs
     if not (pa.types.is_struct(fields) and {field.name for field in fields} >= {"text", "answer_start"}):
@@ -59,7 +65,10 @@ def is_answers(kind: pa.DataType) -> bool:
 
 
 def _item_type(kind: pa.DataType) -> pa.DataType | None:
-    """The type of the items of a list; None for other types, also for lists of a fixed size: rows have any number of golds."""
+    """Returns the type of a list's items, None for other types.
+
+    Lists of a fixed size are among these: rows have any number of golds.
+    """
     return kind.value_type if pa.types.is_list(kind) or pa.types.is_large_list(kind) else None
 
 
@@ -167,6 +176,11 @@ def plan_chunks(file: InputFile, expected: pa.Schema, texts: tuple[str, ...], si
     if refused:
         yield ChunkRun(file.path, -1, (), refused=refused)
     else:
+        groups = metadata.num_row_groups
+        if groups >= _MANY_ROW_GROUPS and metadata.num_rows < _FEW_ROWS * groups:
+            _log.warning(
+                "%s has %d rows in %d row groups: each becomes a part of its own", file.path, metadata.num_rows, groups
+            )
         yield from plan_file(file, metadata, size)
 
 

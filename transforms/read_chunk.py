@@ -8,14 +8,19 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from transforms.chunk_step import NAMESPACE, ChunkStep, is_systemic
 from transforms.claim import Output
 from transforms.records import RECEIPT_KEY, Chunk, ChunkRun, ChunkSpec, Receipt, failed_receipts, path_columns
 from transforms.sizes import MOST_BYTES, TooLarge, memory_of, rows_at_once
-from transforms.storage import exists, open_parquet
+from transforms.storage import exists, is_local, open_parquet
 
 _log = logging.getLogger(NAMESPACE)
+
+
+class UnreadableColumn(ValueError):
+    """Some columns of a row group that can be read otherwise; the message names them."""
 
 
 def committed_receipt(output: Output, part: str) -> Receipt | None:
@@ -48,7 +53,7 @@ def read_tables(run: ChunkRun, chunks: list[ChunkSpec], expected: pa.Schema) -> 
     names = expected.names
     with open_parquet(run.path, run.state) as file:
         at_once = rows_at_once(run.path, file.metadata, run.row_group, names, max(c.rows for c in chunks))
-        batches = file.iter_batches(batch_size=at_once, row_groups=[run.row_group], columns=names)
+        batches = _batches(file, at_once, run, names)
         held: list[pa.RecordBatch] = []
         begin = 0
         for spec in chunks:
@@ -71,6 +76,32 @@ def read_tables(run: ChunkRun, chunks: list[ChunkSpec], expected: pa.Schema) -> 
             used = spec.row_start + spec.rows - begin
             begin += used
             held = table.slice(used).to_batches()
+
+
+def _batches(file: pq.ParquetFile, rows: int, run: ChunkRun, names: list[str]) -> Iterator[pa.RecordBatch]:
+    """The row group of a run, so many rows at once. Raises UnreadableColumn, or what pyarrow raises."""
+    try:
+        yield from file.iter_batches(batch_size=rows, row_groups=[run.row_group], columns=names)
+    except Exception as error:
+        if not (isinstance(error, pa.ArrowException) or is_local(run.path)):  # a store that fails, fails for all
+            raise
+        here = [field for field in file.schema_arrow if field.name in names]
+        bad = [f"{field.name!r} ({field.type})" for field in here if not _is_readable(file, run.row_group, field.name)]
+        if not bad or len(bad) == len(here):
+            raise
+        raise UnreadableColumn(
+            f"of {len(here)} columns, {', '.join(bad)} can't be read ({type(error).__name__}: {error}): "
+            "what is only passed on can be left out of --keep_columns"
+        ) from error
+
+
+def _is_readable(file: pq.ParquetFile, row_group: int, name: str) -> bool:
+    try:
+        for _ in file.iter_batches(row_groups=[row_group], columns=[name], batch_size=1024):
+            pass
+    except Exception:
+        return False
+    return True
 
 
 def _with_path_columns(table: pa.Table, path: str, names: Collection[str]) -> pa.Table:

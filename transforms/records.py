@@ -196,7 +196,8 @@ class Windowed:
     questions      the distinct questions, in the order of those of `windows`
     contexts       the distinct contexts, in the order of the passages of `windows`
     questions_cut  int64 [pairs], question tokens beyond `max_question`
-    characters, unknown_characters  of the contexts of all rows that can be asked: code points, and those in unknown tokens
+    characters          code points of the contexts of all rows that can be asked
+    unknown_characters  those of them that are in unknown tokens
     golds          the rows' gold answers, where they are measured
     """
 

@@ -75,7 +75,11 @@ def _dictionary_sizes(path: str, group: pq.RowGroupMetaData, columns: Collection
             continue
         start, dictionary = column.data_page_offset, column.dictionary_page_offset or 0
         start = dictionary if 0 < dictionary < start else start
-        yield _dictionary_size(read_range(path, start, start + _LONGEST_START))
+        try:
+            size = _dictionary_size(read_range(path, start, start + _LONGEST_START))
+        except ValueError as error:
+            raise ValueError(f"column {column.path_in_schema!r} can't be read: {error}") from error
+        yield size
 
 
 def _dictionary_size(header: bytes) -> int:

@@ -15,10 +15,12 @@ import platform
 import re
 import secrets
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from typing import IO, Any
 
@@ -29,6 +31,7 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.utils import glob_translate
 from pyarrow import dataset
 
+from model.settings import split_names
 from transforms.records import InputFile
 from transforms.retries import retried
 
@@ -89,17 +92,16 @@ def join(folder: str, *names: str) -> str:
 def find_inputs(patterns: str) -> list[InputFile]:
     """The files of comma-separated paths, globs, folders (every .parquet below) and URLs, sorted by path, each once.
 
-    A backslash before a comma makes the comma part of a path. Below folders and for wildcards, names that mark what is
-    not data (`_x`, `.x`) are left out; a pattern that spells the sign out (`_*.parquet`) finds them.
+    Below folders and for wildcards, names that mark what is not data (`_x`, `.x`) are left out; a pattern that spells
+    the sign out (`_*.parquet`) finds them.
 
     Raises StorageError for a pattern that matches nothing, below which a folder can't be listed, or that leads into a
     table of Delta Lake, Hudi or Iceberg.
     """
     found: dict[str, dict[str, Any]] = {}
-    for pattern in re.split(r"(?<!\\),", patterns):
-        pattern = pattern.strip().replace("\\,", ",")
+    for pattern in split_names(patterns):
         try:
-            found |= _matches(pattern) if pattern else {}
+            found |= _matches(pattern)
         except OSError as error:
             raise StorageError(f"{pattern!r} can't be listed: {error}") from error
     if not found:
@@ -120,7 +122,7 @@ def _each_once(found: Iterable[str]) -> list[str]:
             chosen[real] = path
     again = sorted(set(found) - set(chosen.values()))
     if again:
-        _log.warning("left out %d paths that lead to files which are read already: %s", len(again), _some(again))
+        _log.warning("left out, since they lead to files that are read already: %d (%s)", len(again), _some(again))
     return sorted(chosen.values())
 
 
@@ -166,9 +168,7 @@ def _matches(pattern: str) -> dict[str, dict[str, Any]]:
     return {path if isinstance(fs, LocalFileSystem) else fs.unstrip_protocol(path): info for path, info in matches.items()}
 
 
-def _search(
-    fs: fsspec.AbstractFileSystem, root: str, pattern: str, wanted: Callable[[str], object]
-) -> dict[str, dict[str, Any]]:
+def _search(fs: fsspec.AbstractFileSystem, root: str, pattern: str, wanted: Callable[[str], bool]) -> dict[str, dict[str, Any]]:
     """The files below a folder that are wanted, with what the store tells of them, but for those that are not data."""
     _refuse_table(fs, root)
     signs = {part[:1] for part in pattern[len(root) :].split("/")}
@@ -194,7 +194,7 @@ def _search(
             left_out.append(path)
     if left_out:
         names = _some(sorted(left_out))
-        _log.warning("left out %d files and folders whose names, as _x and .x, mark what is not data: %s", len(left_out), names)
+        _log.warning("left out, since names like _x and .x mark what is not data: %d (%s)", len(left_out), names)
     return matches
 
 
@@ -232,20 +232,24 @@ def _files_below(
     folder: str,
     levels: int | None = None,
     enter: Callable[[str], bool] = lambda folder: True,
+    links: frozenset[str] = frozenset(),
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Files below a folder, so many levels deep (None: all), with what the store tells of them.
 
     enter  whether a folder below it is looked into
+    links  folders that links have led to on the way here: none is followed round and round
 
     Not `fs.find` or `fs.glob`: these leave out, without a word, a folder that can't be listed, and its rows with it.
     """
     for info in fs.ls(folder, detail=True):
-        path = info["name"].rstrip("/")
+        path, via = info["name"].rstrip("/"), links
         if isinstance(fs, LocalFileSystem) and info["islink"]:
             # Of what the link leads to. One that leads nowhere is planned, so that it is refused by its name.
             info = _info(fs, path) or {**info, "type": "file"}
-            if f"{_real(folder)}/".startswith(f"{_real(path)}/"):  # it leads to a folder that it lies in
+            real = _real(path)
+            if real in links or f"{_real(folder)}/".startswith(f"{real}/"):
                 continue
+            via = links | {real}
         if info["type"] == "file":
             if info["size"] or not info["name"].endswith("/"):  # else what a console made to show a folder
                 yield path, info
@@ -253,7 +257,7 @@ def _files_below(
             if path == folder.rstrip("/"):
                 yield from _files_below_no_name(fs, folder.rstrip("/"), info)
             elif enter(path):
-                yield from _files_below(fs, path, levels and levels - 1, enter)
+                yield from _files_below(fs, path, levels and levels - 1, enter, via)
 
 
 def _files_below_no_name(
@@ -302,11 +306,32 @@ def open_parquet(path: str, state: tuple[int, str] | None = None) -> Iterator[pq
     info = _get_info(path)
     now = int(info["size"] or 0), _version(info)
     if state is not None and state != now:
-        raise StorageError(f"{path} has changed since the run was started: size and version were {state}, are {now}")
+        was, now_is = described(*state), described(*now)
+        raise StorageError(f"{path} has changed since the run was started: it had {was}, it has {now_is}")
     local = isinstance(fs, LocalFileSystem)
     source: Any = pa.OSFile(inner) if local else _StoredFile(path, now[0])
-    with source, pq.ParquetFile(source, pre_buffer=not local, page_checksum_verification=True) as file:
+    known = _last_read.footer if state is not None and _last_read.file == (path, state) else None
+    with source, pq.ParquetFile(source, metadata=known, pre_buffer=not local, page_checksum_verification=True) as file:
+        if state is not None and state[1]:
+            _last_read.file, _last_read.footer = (path, state), file.metadata
         yield file
+
+
+class _LastRead(threading.local):
+    """The footer that this thread has read last: of a file of many row groups, parsing it is most of the work of a run."""
+
+    file: tuple[str, tuple[int, str]] | None = None
+    footer: pq.FileMetaData | None = None
+
+
+_last_read = _LastRead()
+
+
+def described(size: int, version: str) -> str:
+    """The state of a file in words; a version that is a time of modification is told as one."""
+    with suppress(ValueError, OverflowError, OSError):
+        version = f"of {datetime.fromtimestamp(float(version), UTC).isoformat()}"
+    return f"{size} bytes, version {version}" if version else f"{size} bytes"
 
 
 @retried

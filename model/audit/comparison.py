@@ -93,7 +93,7 @@ class Difference:
 
 
 def _rounded(value: float) -> float:
-    """A difference without what float64 sums leave of nothing: 0.0, neither -0.0 nor 1e-16, which a limit of 0 would refuse."""
+    """Removes the rounding of float64 sums: 0.0 for 1e-16, which a limit of 0 would refuse, and for -0.0."""
     return round(value, 12) + 0.0
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,7 +26,9 @@ class Golds:
     dropped            int64 [rows]: golds that were left out (misaligned, out of range, ...)
     problems           row -> (reason, message) of rows whose golds are all unusable
     texts              [rows]: the texts of the golds that were not dropped; [] for an unanswerable question
-    places             [rows]: the distinct [start, end) of these texts in the context, without the blanks about them; sorted
+    char_spans         [rows]: the distinct [start, end) of these texts in the context, sorted, without
+                       blanks at their ends
+    near               misaligned golds by what `differs_only_in` says of them
     """
 
     pair: np.ndarray
@@ -32,7 +38,8 @@ class Golds:
     dropped: np.ndarray
     problems: Mapping[int, tuple[str, str]]
     texts: list[list[str]]
-    places: list[list[tuple[int, int]]]
+    char_spans: list[list[tuple[int, int]]]
+    near: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.pair)
@@ -72,10 +79,10 @@ def _following(values: np.ndarray) -> np.ndarray:
 
 
 def answers_of(value: Any) -> Any:
-    """The golds of one row as `{"text": [...], "answer_start": [...]}`, from either shape of column.
+    """Returns the golds of one row as `{"text": [...], "answer_start": [...]}`, from either shape.
 
-    value  a list of `{"text": ..., "answer_start": ...}`, or anything else, which is returned as it is. An item that is null
-           has a null text and a null start.
+    value  a list of `{"text": ..., "answer_start": ...}`, whose null items get a null text and a
+           null start; anything else is returned unchanged
     """
     if not isinstance(value, list):
         return value
@@ -94,6 +101,7 @@ def read_golds(answers: Sequence[Any], contexts: Sequence[str], row_pair: np.nda
     Misaligned means context[start:start + len(text)] != text; such golds are never searched for elsewhere.
     """
     problems: dict[int, tuple[str, str]] = {}
+    near: Counter[str] = Counter()
     asked: dict[tuple[int, int, int], int] = {}  # (pair, char_start, char_end) of each that stands where it says
     given: list[list[tuple[str, int | tuple[str, str]]]] = []  # texts of each row, with places in `asked`, or problems
     for row, answer in enumerate(map(answers_of, answers)):
@@ -106,6 +114,7 @@ def read_golds(answers: Sequence[Any], contexts: Sequence[str], row_pair: np.nda
             context = contexts[windows.pair_passage[pair]]
             for text, start in zip(answer["text"], answer["answer_start"], strict=True):
                 problem = gold_problem(context, text, start)
+                near[differs_only_in(context, text, start) if problem else ""] += 1
                 mine.append((text, problem or asked.setdefault((pair, start, start + len(text)), len(asked))))
         given.append(mine)
 
@@ -117,7 +126,7 @@ def read_golds(answers: Sequence[Any], contexts: Sequence[str], row_pair: np.nda
     of_row: list[list[int]] = []
     dropped = np.zeros(len(answers), np.int64)
     texts: list[list[str]] = []
-    places: list[list[tuple[int, int]]] = []
+    char_spans: list[list[tuple[int, int]]] = []
     for row, mine in enumerate(given):
         kept: list[str] = []
         stands: set[tuple[int, int]] = set()
@@ -138,9 +147,10 @@ def read_golds(answers: Sequence[Any], contexts: Sequence[str], row_pair: np.nda
         dropped[row] = len(unusable)
         of_row.append(list(found))
         texts.append(kept)
-        places.append(sorted(stands))
+        char_spans.append(sorted(stands))
+    del near[""]
     columns = np.array(list(spans), np.int64).reshape(-1, 3)
-    return Golds(columns[:, 0], columns[:, 1], columns[:, 2], Ragged.of(of_row), dropped, problems, texts, places)
+    return Golds(columns[:, 0], columns[:, 1], columns[:, 2], Ragged.of(of_row), dropped, problems, texts, char_spans, near)
 
 
 def _malformed(answer: Any) -> tuple[str, str] | None:
@@ -159,24 +169,90 @@ def _malformed(answer: Any) -> tuple[str, str] | None:
 def gold_problem(context: str, text: str, start: int) -> tuple[str, str] | None:
     """Why a gold can't be used, before any token is looked at: gold_blank, gold_out_of_range, gold_misaligned, or None."""
     if not text or text.isspace():
-        return "gold_blank", "a gold answer is blank"
+        advice = "an unanswerable question has empty lists, and a loss with --null on"
+        return "gold_blank", f"a gold answer is blank ({advice})"
     if start < 0 or start + len(text) > len(context):
         return "gold_out_of_range", f"gold at [{start}, {start + len(text)}) of a context of {len(context)} characters"
     found = context[start : start + len(text)]
     if found != text:
-        return "gold_misaligned", f"gold {text[:80]!r}, but at its start stands {found[:80]!r}"
+        only = differs_only_in(context, text, start)
+        message = f"gold {text[:80]!r}, but at its start stands {found[:80]!r}"
+        return "gold_misaligned", message + (f": they differ only in {only}" if only else "")
     return None
+
+
+_SAME_BUT: dict[str, Callable[[str], str]] = {
+    "case": str.casefold,
+    "blanks": lambda text: re.sub(r"\s+", " ", text),
+    "Unicode normal form": partial(unicodedata.normalize, "NFKC"),
+}
+_ANY = "case, blanks and Unicode normal form"
+
+
+def differs_only_in(context: str, text: str, start: int) -> str:
+    """Names the one thing in which a gold differs from the text at its start: a key of _SAME_BUT, or _ANY.
+
+    Returns "" if they differ in more, or the start is outside the context. Blanks before and after
+    the gold count as blanks.
+    """
+    if not (text.strip() and 0 <= start < len(context)):
+        return ""
+    there = context[start : start + 2 * len(text) + 16]  # other cases and forms have other lengths
+
+    def all_of(text: str) -> str:
+        for change in _SAME_BUT.values():
+            text = change(text)
+        return text
+
+    for name, change in {**_SAME_BUT, _ANY: all_of}.items():
+        gold = text.strip() if name in ("blanks", _ANY) else text
+        if change(there).startswith(change(gold)):
+            return name
+    return ""
 
 
 def locate_gold(context: str, text: str) -> tuple[int | None, str]:
     """The start of a gold that comes without one, None if it has no place, and what is to be said of it.
 
-    gold_located: it stands in the context once; gold_absent: nowhere, or it is blank; gold_ambiguous: more than once.
+    gold_located: it stands in the context once as a word or words of its own; gold_ambiguous: more than once;
+    gold_inside_word: only inside longer words or numbers, as "ten" in "often"; gold_absent: nowhere, or it is blank.
     """
+    whole, inside = None, False
     start = context.find(text) if text.strip() else -1
-    if start < 0:
-        return None, "gold_absent"
-    return (None, "gold_ambiguous") if context.find(text, start + 1) >= 0 else (start, "gold_located")
+    while start >= 0:
+        if _inside_word(context, start, start + len(text)):
+            inside = True
+        elif whole is not None:
+            return None, "gold_ambiguous"
+        else:
+            whole = start
+        start = context.find(text, start + 1)
+    if whole is not None:
+        return whole, "gold_located"
+    return None, "gold_inside_word" if inside else "gold_absent"
+
+
+_NO_BLANKS = re.compile(
+    "[\u0e00-\u0fff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u1950-\u19df\u1a20-\u1aaf\u1b00-\u1b7f\u2e80-\ua4cf"
+    "\ua960-\ua9ff\uaa60-\uaa7f\uac00-\ud7ff\uf900-\ufaff\uff66-\uffdc\U0001b000-\U0001b2ff\U00020000-\U0003ffff]"
+)
+"""Letters of scripts that write words without blanks between them (Thai, Lao, Tibetan, Burmese, Khmer, Chinese, Japanese, ...),
+or endings and particles onto them (Korean)."""
+_INSIDE_NUMBER = re.compile(r"\d[.,]\d")
+
+
+def _inside_word(context: str, start: int, end: int) -> bool:
+    """Whether a span starts or ends within a word, a number or a character of several code points."""
+    for at in (start, end):
+        before, after = context[at - 1 : at], context[at : at + 1]
+        if not before or not after:
+            continue
+        if after in "\u200d" or before == "\u200d" or unicodedata.category(after).startswith("M"):
+            return True
+        joined = all((each.isalnum() or each == "_") and not _NO_BLANKS.match(each) for each in (before, after))
+        if joined or any(_INSIDE_NUMBER.match(context, max(at - back, 0)) for back in (1, 2)):
+            return True
+    return False
 
 
 @dataclass(frozen=True, slots=True)

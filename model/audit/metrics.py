@@ -4,9 +4,20 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
+UNSPACED = "Chinese, Japanese, Thai, Lao, Khmer, Burmese, Tibetan"
+"""Languages that are written without blanks between words, for messages."""
+
+_UNSPACED = re.compile(
+    "[\u0e00-\u0eff"  # Thai, Lao
+    "\u0f00-\u109f\uaa60-\uaa7f"  # Tibetan, Burmese
+    "\u1780-\u17ff"  # Khmer
+    "\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\uff66-\uff9f"  # kana
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"  # Han
+)
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -16,19 +27,36 @@ def normalise(text: str) -> str:
 
 
 def grade(prediction: str, golds: Sequence[str]) -> tuple[float, float]:
-    """Exact match and token F1, in [0, 1], each the best over golds; no gold means the gold is no answer ("").
+    """Exact match and token F1 of `grades`."""
+    return grades(prediction, golds)[:2]
+
+
+def grades(prediction: str, golds: Sequence[str]) -> tuple[float, float, float]:
+    """Returns exact match, F1 and character F1, in [0, 1], each the best over golds.
+
+    No gold means that the gold is no answer (""). F1 counts words between blanks. Character F1
+    counts each character of a script without blanks (`UNSPACED`) as a word; both are equal for
+    texts without such characters.
 
     Where either side is empty once normalised, both are 1.0 if both are. By the rules of SQuAD 2.0, golds of which nothing is
     left don't count, unless there is no other.
     """
     answer = normalise(prediction)
     if answer and prediction in golds:
-        return 1.0, 1.0
+        return 1.0, 1.0, 1.0
     normal = set(map(normalise, set(golds))) - {""} or {""}
     if answer in normal:
-        return 1.0, 1.0
-    words = answer.split()
-    return 0.0, max(_f1(words, gold.split()) for gold in normal)
+        return 1.0, 1.0, 1.0
+    f1 = _best_f1(answer, normal)
+    if not any(map(_UNSPACED.search, (answer, *normal))):
+        return 0.0, f1, f1
+    apart = partial(_UNSPACED.sub, r" \g<0> ")
+    return 0.0, f1, _best_f1(apart(answer), map(apart, normal))
+
+
+def _best_f1(prediction: str, golds: Iterable[str]) -> float:
+    words = prediction.split()
+    return max(_f1(words, gold.split()) for gold in golds)
 
 
 def _f1(prediction: list[str], gold: list[str]) -> float:

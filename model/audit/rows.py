@@ -12,7 +12,7 @@ import pyarrow as pa
 from model.audit.golds import Golds
 from model.audit.label_errors import label_errors
 from model.audit.losses import PassageLosses
-from model.audit.metrics import grade
+from model.audit.metrics import grades
 from model.reading.columns import candidate_columns
 from model.reading.spans import PassageSpans
 from model.reading.windows import Windows
@@ -70,6 +70,7 @@ AUDIT_SCHEMA = pa.schema(
         pa.field("null_score", pa.float32()),
         pa.field("exact_match", pa.float32()),
         pa.field("f1", pa.float32()),
+        pa.field("character_f1", pa.float32()),
         pa.field("label_error", pa.float32()),
         pa.field("label_error_reason", pa.string()),
         *(pa.field(f"{name}_hash", pa.binary(16)) for name in ("question", "context", "pair", "gold")),
@@ -230,11 +231,11 @@ def audit_columns(
     predictions = ["" if nothing else (texts[p] or [""])[0] for p, nothing in zip(pair, decided_null, strict=True)]
     scores = np.array(
         [
-            (np.nan, np.nan) if skip else grade(text, answers)
+            (np.nan, np.nan, np.nan) if skip else grades(text, answers)
             for text, answers, skip in zip(predictions, golds.texts, out, strict=True)
         ],
         np.float64,
-    ).reshape(-1, 2)
+    ).reshape(-1, 3)
 
     suspicion, suspicion_reason = label_errors(golds, losses, spans, row_pair, no_answer)
 
@@ -267,6 +268,7 @@ def audit_columns(
         "null_score": spans.null_score[pair],
         "exact_match": scores[:, 0],
         "f1": scores[:, 1],
+        "character_f1": scores[:, 2],
         "label_error": suspicion,
     }
     counts = {
@@ -286,7 +288,7 @@ def audit_columns(
         "prediction_start": (char_start[pair, 0], decided_null),
         "prediction_end": (char_end[pair, 0], decided_null),
     }
-    for name, value in values.items():  # rounding leaves -2e-16 of a loss of nothing; + 0.0 makes -0.0 equal to 0.0
+    for name, value in values.items():  # rounding leaves -2e-16 of 0; adding 0.0 turns -0.0 into 0.0
         values[name] = (np.maximum(value, 0.0) if name in _LOSSES else value) + 0.0
     columns = {
         **{name: pa.array(value, pa.float64(), mask=out | ~np.isfinite(value)) for name, value in values.items()},
@@ -312,14 +314,14 @@ def _hashes(
     passage: np.ndarray,
     out: np.ndarray,
 ) -> dict[str, pa.Array]:
-    """16-byte hashes of each row's question, context, pair (of both hashes) and golds (their sorted character spans).
+    """Hashes (16 bytes) each row's question, context, pair (both hashes) and golds (character spans).
 
-    Golds are told apart by their own characters, not those of their tokens: an unknown token may hold several answers.
+    The spans are those of the gold texts, not of their tokens: one unknown token may hold two golds.
     """
     question = _take(hash_texts(questions), windows.pair_question[pair])
     context = _take(hash_texts(contexts), passage)
     both = [hashlib.blake2b(q + c, digest_size=16).digest() for q, c in zip(question, context, strict=True)]
-    told = [str([list(place) for place in places]) for places in golds.places]
+    told = [str([list(span) for span in spans]) for spans in golds.char_spans]
     gold = [hashlib.blake2b(each.encode(), digest_size=16).digest() for each in told]
     named = {"question_hash": question, "context_hash": context, "pair_hash": both, "gold_hash": gold}
     return {

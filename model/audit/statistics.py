@@ -54,6 +54,7 @@ class Slice:
     graded: int = 0
     f1: float = 0.0
     f1_squares: float = 0.0
+    character_f1: float = 0.0
     answerability: int = 0
     calibration: Calibration = field(default_factory=Calibration)
 
@@ -67,6 +68,7 @@ class Slice:
         self.right += int(columns["exact_match"][graded].sum())
         self.f1 += float(columns["f1"][graded].sum())
         self.f1_squares += float((columns["f1"][graded] ** 2).sum())
+        self.character_f1 += float(columns["character_f1"][graded].sum())
         self.answerability += int((columns["answerable"] == columns["answered"])[graded].sum())
         shown = graded & (columns["answered"] > 0) & np.isfinite(columns["probability"])
         self.calibration.add(columns["probability"][shown], columns["exact_match"][shown])
@@ -79,6 +81,7 @@ class Slice:
         self.graded += other.graded
         self.f1 += other.f1
         self.f1_squares += other.f1_squares
+        self.character_f1 += other.character_f1
         self.answerability += other.answerability
         self.calibration.merge(other.calibration)
 
@@ -97,6 +100,7 @@ class Slice:
             result["exact_match"] = {"percent": 100 * self.right / self.graded, "interval": _wilson(self.right, self.graded)}
             interval = [100 * max(0.0, mean - Z_95 * spread), 100 * min(1.0, mean + Z_95 * spread)]
             result["f1"] = {"percent": 100 * mean, "interval": interval}
+            result["character_f1"] = {"percent": 100 * self.character_f1 / self.graded}
             result["answerability_accuracy"] = 100 * self.answerability / self.graded
             result["answerability_interval"] = _wilson(self.answerability, self.graded)
         result["calibration"] = self.calibration.summary()
@@ -106,16 +110,17 @@ class Slice:
         return {
             "rows": self.rows,
             "losses": {name: distribution.to_json() for name, distribution in self.losses.items()},
-            "grades": [self.right, self.graded, self.f1, self.f1_squares, self.answerability],
+            "grades": [self.right, self.graded, self.f1, self.f1_squares, self.answerability, self.character_f1],
             "calibration": self.calibration.to_json(),
         }
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         losses = {name: Distribution.from_json(each) for name, each in values["losses"].items()}
-        right, graded, f1, f1_squares, answerability = values["grades"]
+        right, graded, f1, f1_squares, answerability, *later = values["grades"]
+        character_f1 = later[0] if later else f1  # receipts of earlier versions do not have it
         calibration = Calibration.from_json(values["calibration"])
-        return cls(values["rows"], losses, right, graded, f1, f1_squares, answerability, calibration)
+        return cls(values["rows"], losses, right, graded, f1, f1_squares, character_f1, answerability, calibration)
 
 
 def _exp(mean: float) -> float | None:
@@ -128,7 +133,8 @@ def _wilson(right: int, count: int) -> list[float]:
     z, share = Z_95, right / count
     middle = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return [100 * max(0.0, middle - half), 100 * min(1.0, middle + half)]  # rounding leaves -3e-17 of a share of 0
+    # Rounding leaves -3e-17 for a share of 0.
+    return [100 * max(0.0, middle - half), 100 * min(1.0, middle + half)]
 
 
 @dataclass(slots=True)
@@ -269,7 +275,7 @@ def measure(
     example_of  what the lists show of a row beside SHOWN: path, row, id, question, gold (JSON values)
     tokens_of   its likely tokens, see `model.audit.losses.likely_tokens`
     """
-    names = (*LOSSES, "exact_match", "f1", "probability", "label_error")
+    names = (*LOSSES, "exact_match", "f1", "character_f1", "probability", "label_error")
     columns = {name: audit.column(name).to_numpy(zero_copy_only=False).astype(np.float64) for name in names}
     status = np.array(audit.column("status").to_pylist())
     kept = status != "rejected"

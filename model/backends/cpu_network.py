@@ -1,5 +1,8 @@
 """A network's products and attention as a CPU does them fastest: the same results up to rounding.
 
+What this machine's core, oneDNN or C library does not have, or computes differently, stays torch's own; one line of the log
+says so.
+
 torch leaves float32 products to MKL, which is slow on other makers' cores, and lays weights out anew for every product in
 bfloat16. Its attention goes over all scores for their maximum, their sum and their share of it. benchmarks/LOG.md has the
 figures.
@@ -8,15 +11,19 @@ figures.
 from __future__ import annotations
 
 import ctypes
+import logging
 import math
 import os
 from collections.abc import Callable
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+_log = logging.getLogger("spanmill")
 
 ATTENTION = "spanmill_cpu"
 _MORE_COLUMNS = 8
@@ -28,25 +35,32 @@ _MALLOC = {-1: 2**29, -2: 2**26, -3: 2**25}
 back; M_MMAP_THRESHOLD, the highest that it takes."""
 _EXPECTED_TOKENS = 4096
 """How many tokens a product will have: a hint for the layout of weights."""
+_ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 0.05}
+"""How far two ways to compute the same may be apart, as a share of the largest result."""
+_TRIED_TOKENS = 16
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether oneDNN is there, and computes products in bfloat16 with this core's instructions."""
+    return _has_onednn() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def _has_onednn() -> bool:
+    switched_on = torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)
+    return switched_on and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def quicken(network: PreTrainedModel) -> None:
-    """Changes a loaded network in place, for inference on a CPU in float32 or bfloat16; leaves what it doesn't know."""
-    if not torch.backends.mkldnn.is_available() or network.dtype not in (torch.float32, torch.bfloat16):
+    """Changes a loaded network in place, for inference on a CPU in float32 or bfloat16.
+
+    Every layer is tried when it is changed. A layer of another kind, or one whose faster product fails or differs on this
+    machine, remains as it is.
+    """
+    if network.dtype not in (torch.float32, torch.bfloat16):
         return
     _keep_memory()
-    from transformers.activations import GELUActivation
-
-    for module in list(network.modules()):
-        for name, layer in module.named_children():
-            # by its exact class: a subclass may compute something else; heads have hooks, and next to no work
-            if type(layer) is torch.nn.Linear and layer.weight.dtype == network.dtype and not layer._forward_pre_hooks:
-                setattr(module, name, _PackedLinear(layer))
-        # how transformers' encoders name a feed-forward layer and what follows it
-        activation, dense = getattr(module, "intermediate_act_fn", None), getattr(module, "dense", None)
-        if isinstance(activation, GELUActivation) and isinstance(dense, _PackedLinear):
-            dense.activation, module.intermediate_act_fn = "gelu", torch.nn.Identity()
-    if network.dtype == torch.bfloat16 and network.config._attn_implementation == "sdpa":
+    _pack(network)
+    if network.dtype == torch.bfloat16 and network.config._attn_implementation == "sdpa" and _attention_is_torchs():
         from transformers import AttentionInterface, AttentionMaskInterface
 
         AttentionInterface.register(ATTENTION, attention)
@@ -54,10 +68,60 @@ def quicken(network: PreTrainedModel) -> None:
         network.set_attn_implementation(ATTENTION)
 
 
+def _pack(network: PreTrainedModel) -> None:
+    """Replaces linear layers by packed ones, and makes GELU a part of the product before it."""
+    from transformers.activations import GELUActivation
+
+    unpacked: list[str] = []
+    for module in list(network.modules()):
+        # how transformers' encoders name a feed-forward layer and what follows it
+        gelu = isinstance(getattr(module, "intermediate_act_fn", None), GELUActivation)
+        for name, layer in module.named_children():
+            # by its exact class: a subclass may compute something else; heads have hooks, and next to no work
+            if type(layer) is not torch.nn.Linear or layer.weight.dtype != network.dtype or layer._forward_pre_hooks:
+                continue
+            activation = "gelu" if gelu and name == "dense" else "none"
+            try:
+                setattr(module, name, _PackedLinear(layer, activation))
+            except (RuntimeError, ArithmeticError) as error:
+                unpacked.append(str(error))
+                continue
+            if activation == "gelu":
+                module.intermediate_act_fn = torch.nn.Identity()
+    if unpacked:
+        of_bfloat16 = network.dtype == torch.bfloat16
+        dtype, hint = ("bfloat16", " (float32 may be faster)") if of_bfloat16 else ("float32", "")
+        _log.info("%s on this CPU: %d products remain torch's own%s: %s", dtype, len(unpacked), hint, unpacked[0])
+
+
+@cache
+def _attention_is_torchs() -> bool:
+    """Whether `attention` gives what torch's own does, on a few random heads in bfloat16, some of their keys masked."""
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = torch.randn(3, 2, 2, 24, 16, generator=generator).to(torch.bfloat16)
+    mask = (torch.arange(24) < torch.tensor([24, 9])[:, None])[:, None, None]
+    try:
+        with torch.inference_mode():
+            result, _ = attention(torch.nn.Identity(), query, key, value, mask)
+            expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+            _check_near(result, expected.transpose(1, 2))
+    except (RuntimeError, ArithmeticError) as error:
+        _log.info("bfloat16 on this CPU: attention remains torch's own: %s", error)
+        return False
+    return True
+
+
+def _check_near(result: torch.Tensor, expected: torch.Tensor) -> None:
+    """Raises ArithmeticError if two results in one dtype differ by more than that dtype's rounding."""
+    most = _ROUNDING[expected.dtype] * expected.abs().max().item()
+    if not torch.allclose(result.float(), expected.float(), rtol=0, atol=most, equal_nan=True):
+        raise ArithmeticError(f"results differ from torch's own by up to {(result - expected).abs().max().item():.2g}")
+
+
 def _keep_memory() -> None:
     """Lets glibc keep what a batch gives back for the next one, instead of getting it from the system again page by page.
 
-    Without, the same few megabytes come and go with every layer. What the user has set stays, and other C libraries have no
+    Without, the same few megabytes come and go with every layer. What the user has set is kept, and other C libraries have no
     such setting.
     """
     if "GLIBC_TUNABLES" in os.environ or any(name.startswith("MALLOC_") for name in os.environ):
@@ -65,21 +129,33 @@ def _keep_memory() -> None:
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):
+        _log.info("memory: this C library has no mallopt, batches get theirs from the system every time")
         return
     for setting, size in _MALLOC.items():
         mallopt(setting, size)
 
 
 class _PackedLinear(torch.nn.Module):
-    """A linear layer whose weights were laid out for oneDNN's product once; "gelu" as its activation is part of the product."""
+    """A linear layer whose weights were laid out for oneDNN's product once.
 
-    activation = "none"
+    activation  "gelu" or "none"; part of the product
 
-    def __init__(self, layer: torch.nn.Linear):
+    Raises RuntimeError where oneDNN has no such product, ArithmeticError where its results on a few tokens are not the layer's.
+    """
+
+    def __init__(self, layer: torch.nn.Linear, activation: str = "none"):
         super().__init__()
+        if not _has_onednn():
+            raise RuntimeError("oneDNN is switched off or not in this torch")
         self.in_features, self.out_features = layer.in_features, layer.out_features
-        self.bias = layer.bias
+        self.bias, self.activation = layer.bias, activation
         self.weight: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), _EXPECTED_TOKENS)
+        tokens = torch.randn(_TRIED_TOKENS, layer.in_features, generator=torch.Generator().manual_seed(0)).to(
+            layer.weight.dtype
+        )
+        with torch.inference_mode():
+            expected = layer(tokens)
+            _check_near(self(tokens), torch.nn.functional.gelu(expected) if activation == "gelu" else expected)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         return torch.ops.mkldnn._linear_pointwise(inputs, self.weight, self.bias, self.activation, [], "none")

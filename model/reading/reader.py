@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import threading
 import time
 from dataclasses import dataclass, fields
@@ -10,18 +11,22 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+import numpy as np
 import torch
 
 from model.backends import cuda_network
-from model.backends.cpu_network import quicken
+from model.backends.cpu_network import multiplies_bfloat16, quicken
 from model.backends.lanes import lanes_of
 from model.checkpoint import CheckpointError, Location, digest, refuse_unsafe
-from model.reading.batching import Batch, to_device
+from model.reading.batching import Batch, assemble, to_device
 from model.reading.tokenizer import Tokenizer
+from model.reading.windows import cut_windows
 from model.settings import BOTH, flag, one_of, setting, text, whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+_log = logging.getLogger("spanmill")
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -34,6 +39,13 @@ _STATELESS = (
     *("roberta", "xlm-roberta", "xlnet"),
 )
 """Networks whose `forward` is known to change nothing in them, so that lanes may call it at once; BigBird's, for one, does."""
+
+
+_PROBE_TOKENS = 144
+"""Of the longest window that a network is tried on: more than the pieces in which some networks read."""
+
+_MOVED = {torch.float32: 2e-4, torch.bfloat16: 0.1, torch.float16: 0.05}
+"""By how much of the greatest logit other logits may differ from call to call: several times what rounding does."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +74,7 @@ class Reader(Protocol):
     """What the prediction loop needs of a model. Readers are picklable values that compare by what they load."""
 
     def load(self) -> None:
-        """Loads the network, once. Raises CheckpointError."""
+        """Loads the network, once. Raises CheckpointError or TokenizerError."""
         ...
 
     def tokenizer(self) -> Tokenizer:
@@ -97,9 +109,9 @@ class CheckpointReader:
 
     location  where the checkpoint is
     digest    of its files, checked when it is loaded ("" checks nothing)
-    device    "auto" (CUDA if there is one), "cpu", "cuda" or "cuda:N"
+    device    "auto" (CUDA if there is one that works), "cpu", "cuda" or "cuda:N"
     dtype     of the encoder: "float32", "bfloat16" or "float16"; the start and end networks always compute in float32
-    compile   whether to pass the network through torch.compile
+    compile   whether to pass the network through torch.compile, where it can
     """
 
     location: Location
@@ -125,7 +137,9 @@ class CheckpointReader:
 
     @cached_property
     def _network(self) -> _Network:
-        return _Network(self.folder, resolve_device(self.device), DTYPES[self.dtype], self.compile)
+        network = _Network(self.folder, resolve_device(self.device), DTYPES[self.dtype], self.compile)
+        network.try_on(self._tokenizer)
+        return network
 
     def load(self) -> None:
         with _shared_lock:
@@ -139,7 +153,7 @@ class CheckpointReader:
         return self._network(batch)
 
     def lanes(self) -> int:
-        return lanes_of(self._network.device) if self._network.stateless and not self.compile else 1
+        return lanes_of(self._network.device) if self._network.stateless else 1
 
     def positions(self) -> int | None:
         """How many tokens a window may have for the network's position embeddings; None if it has no limit."""
@@ -157,11 +171,22 @@ class CheckpointReader:
 def resolve_device(device: str) -> torch.device:
     """The torch device of `--device`. Raises ValueError for one that this machine does not have."""
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cuda" if torch.cuda.is_available() and _cuda_computes() else "cpu")
     resolved = torch.device(device)
     if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device {device!r}: this machine has {torch.cuda.device_count()} CUDA devices")
     return resolved
+
+
+@cache
+def _cuda_computes() -> bool:
+    """Whether the first CUDA device multiplies: one may be there that this torch has no code for, or that others hold."""
+    try:
+        torch.ones(8, 8, device="cuda").mm(torch.ones(8, 8, device="cuda")).cpu()
+    except (RuntimeError, AssertionError) as error:  # AssertionError: this torch was built without CUDA
+        _log.warning("--device auto: the CUDA device can't be used, the CPU is (%s)", str(error).splitlines()[0])
+        return False
+    return True
 
 
 def resolve_dtype(dtype: str, device: str) -> str:
@@ -176,12 +201,12 @@ def bfloat16_is_faster(device: torch.device) -> bool:
     """Whether the device computes in bfloat16, and (a CPU) by far faster than in float32.
 
     A CPU's instruction sets don't tell: with AVX-512 BF16 it is by far the faster on one maker's cores, and by far the slower
-    on another's (benchmarks/LOG.md). So one product of an encoder's size is timed, the least of some turns; 0.8 asks for
-    enough that the same machine always says the same.
+    on another's (benchmarks/LOG.md), and oneDNN may be kept from using it. So one product of an encoder's size is timed, the
+    least of some turns; 0.8 asks for enough that the same machine always says the same.
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    if not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
+    if not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()) or not multiplies_bfloat16():
         return False
     least = {torch.float32: float("inf"), torch.bfloat16: float("inf")}
     for _ in range(7):
@@ -225,40 +250,122 @@ class _Network:
                 f"{' and others' if len(absent) > 5 else ''}: no question answering checkpoint (untrained heads never answer)"
             )
         self.takes_types = takes_types(network)
-        self.vocabulary = int(network.get_input_embeddings().num_embeddings)
-        self.positions = _position_limit(network)
+        self.vocabulary = _vocabulary(network, folder)
+        self.positions = position_limit(network)
         self.padding: int | None = getattr(network.config, "pad_token_id", None)
-        self.stateless = network.config.model_type in _STATELESS
         self.device = device
         for module in network.modules():
             # In half precision a head's own rounding would tie neighbouring spans: its few weights compute in float32.
             if isinstance(module, torch.nn.Linear) and module.out_features == 2:
                 module.float().register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
         network = network.to(device).eval()
-        if device.type == "cpu" and not compile:  # a compiler packs and fuses by itself
+        compiled = _compiled(network) if compile else None
+        if device.type == "cpu" and compiled is None:  # a compiler packs and fuses by itself
             quicken(network)
         if device.type == "cuda":
             cuda_network.run_ahead(network)
         self.maskless = network.config._attn_implementation == cuda_network.ATTENTION
-        probe = torch.zeros((1, 4), dtype=torch.int64, device=device)
-        try:  # some can't in half precision, some want images too: better said here than once per window
+        self.folder, self.dtype = folder, dtype
+        self.one_length = False
+        self.forward: Any = network if compiled is None else compiled
+        self.stateless = network.config.model_type in _STATELESS and compiled is None
+
+    def try_on(self, tokenizer: Tokenizer) -> None:
+        """Calls the network with real pairs, a short and a long one. Raises CheckpointError if it can't answer.
+
+        Not every network reads every input: some count separators, some can't in half precision, some want images too.
+        Some see their neighbours' padding, whatever the mask says: theirs are batches of one length. Some draw random
+        numbers. All this is better found here than once per window.
+        """
+        tokens, rows = tokenizer.vocabulary_size, self.vocabulary
+        if tokens > rows:
+            raise CheckpointError(
+                f"{self.folder}: its tokenizer has {tokens} tokens, but the network embeds {rows}: they do not match"
+            )
+        try:
+            short, together = _probes(tokenizer, min(self.positions or _PROBE_TOKENS, tokenizer.max_length, _PROBE_TOKENS))
             with torch.inference_mode():
-                network(input_ids=probe, attention_mask=torch.ones_like(probe))
+                alone, beside, again = (torch.stack(self(batch)) for batch in (short, together, together))
         except Exception as error:
-            raise CheckpointError(f"the network in {folder} can't read tokens in {dtype}: {error}") from error
-        self.forward = torch.compile(network, dynamic=True) if compile else network
+            raise CheckpointError(f"the network in {self.folder} can't read tokens in {self.dtype}: {error}") from error
+        moved, real = _MOVED[self.dtype], together.attention.to(self.device)
+        if _differ(beside[:, real], again[:, real], moved):
+            raise CheckpointError(
+                f"the network in {self.folder} draws random numbers: it answers the same question differently every time"
+            )
+        if _differ(alone[:, 0], beside[:, 0, : alone.shape[2]], moved):
+            _log.info(
+                "%s: padding reaches what the network reads, so that it reads windows of one length at a time", self.folder
+            )
+            self.one_length = True
 
     def __call__(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        inputs = {"input_ids": to_device(batch.input_ids, self.device)}
-        if not (self.maskless and batch.attention.all()):  # asked on the host; without a mask a GPU has its fastest attention
-            inputs["attention_mask"] = to_device(batch.attention, self.device).to(torch.int64)
+        if not self.one_length or batch.attention.all():
+            return self._read(batch.input_ids, batch.token_types, batch.attention)
+        logits = torch.zeros(2, *batch.input_ids.shape, device=self.device)
+        lengths = batch.attention.sum(1)
+        for length in lengths.unique().tolist():
+            rows = torch.nonzero(lengths == length).squeeze(1)
+            inputs = (each[rows, :length] for each in (batch.input_ids, batch.token_types, batch.attention))
+            logits[:, rows.to(self.device), :length] = torch.stack(self._read(*inputs))
+        return logits[0], logits[1]
+
+    def _read(self, ids: torch.Tensor, types: torch.Tensor, attention: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        inputs = {"input_ids": to_device(ids, self.device)}
+        if not (self.maskless and attention.all()):  # asked on the host; without a mask a GPU has its fastest attention
+            inputs["attention_mask"] = to_device(attention, self.device).to(torch.int64)
         if self.takes_types:
-            inputs["token_type_ids"] = to_device(batch.token_types, self.device)
+            inputs["token_type_ids"] = to_device(types, self.device)
         output = self.forward(**inputs, return_dict=True)
         return output.start_logits.float(), output.end_logits.float()
 
 
-def _position_limit(network: torch.nn.Module) -> int | None:
+def _probes(tokenizer: Tokenizer, max_length: int) -> tuple[Batch, Batch]:
+    """A window of a short passage, and the same beside one of `max_length` tokens."""
+    sentence = "Ada Kern lit the lamp of the north pier at dusk. "
+    windows = cut_windows(
+        tokenizer.format,
+        tokenizer.passages([sentence[: max_length // 4], sentence * max_length]),
+        tokenizer.questions(["Who lit it?"]).cut(max(1, max_length // 8)),
+        np.array([0, 1]),
+        np.array([0, 0]),
+        max_length=max_length,
+        overlap=0,
+        max_windows=2**31 - 1,
+    )
+    return assemble(windows, np.array([0])), assemble(windows, np.array([0, windows.counts[0]]))
+
+
+def _differ(first: torch.Tensor, second: torch.Tensor, moved: float) -> bool:
+    """Whether logits differ by more than rounding explains; what is not finite says nothing."""
+    return bool((first - second).abs().max() > moved * first.abs().max())
+
+
+def _vocabulary(network: PreTrainedModel, folder: Path) -> int:
+    """Rows of the network's embedding. Raises CheckpointError for a network that does not embed tokens."""
+    try:
+        return len(network.get_input_embeddings().weight)
+    except (AttributeError, NotImplementedError, TypeError) as error:
+        raise CheckpointError(f"the network in {folder} has no embedding of tokens: {type(network).__name__}") from error
+
+
+def _compiled(network: PreTrainedModel) -> Any:
+    """The network as torch.compile makes it, or None where it can't: it needs a C++ compiler (on a GPU, Triton).
+
+    torch compiles at the first call, here, so that it doesn't fail once per window.
+    """
+    tokens = torch.zeros((2, 16), dtype=torch.int64, device=network.device)
+    compiled = torch.compile(network, dynamic=True)
+    try:
+        with torch.inference_mode():
+            compiled(input_ids=tokens, attention_mask=torch.ones_like(tokens), return_dict=True)
+    except Exception as error:
+        _log.warning("--compile: torch.compile can't, the network runs as it is: %s", str(error).strip().splitlines()[0])
+        return None
+    return compiled
+
+
+def position_limit(network: torch.nn.Module) -> int | None:
     """Positions that the network embeds, less those that RoBERTa's family gives up for its padding index."""
     limits = []
     for name, module in network.named_modules():

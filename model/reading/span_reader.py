@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self, overload
@@ -12,6 +13,8 @@ from model.reading.pairs import WindowLimits, cut_pairs
 from model.reading.prediction import Decoding, decide, predict
 from model.reading.reader import CheckpointReader, ModelSettings, resolve_device, resolve_dtype, shared
 from model.settings import SettingError, make, make_all
+
+_log = logging.getLogger("spanmill")
 
 Texts = list[str] | tuple[str, ...]
 
@@ -177,13 +180,16 @@ def _reader(location: Location, settings: ModelSettings) -> CheckpointReader:
         resolve_device(settings.device)
     except (ValueError, RuntimeError) as error:
         raise SettingError(f"device={settings.device}: {error}") from error
-    reader = CheckpointReader(location.pinned(folder, found), found, settings.device, dtype, settings.compile)
-    reader = shared(reader)
-    reader.load()
+    reader = shared(CheckpointReader(location.pinned(folder, found), found, settings.device, dtype, settings.compile))
+    try:
+        reader.load()
+    except CheckpointError as error:  # some networks can't in half precision, whatever the device can
+        if settings.dtype != "auto" or dtype == "float32":
+            raise
+        _log.info("dtype auto: %s; trying float32", error)
+        reader = shared(replace(reader, dtype="float32"))
+        reader.load()
     tokenizer = reader.tokenizer()
-    tokens, rows = tokenizer.vocabulary_size, reader.vocabulary()
-    if tokens > rows:
-        raise CheckpointError(f"{folder}: its tokenizer has {tokens} tokens, but the network embeds {rows}: they do not match")
     if None not in (tokenizer.padding, reader.padding()) and tokenizer.padding != reader.padding():
         raise CheckpointError(
             f"{folder}: its tokenizer pads with token {tokenizer.padding}, but the config of the network says pad_token_id "
@@ -203,6 +209,14 @@ def _limits(reader: CheckpointReader, asked: WindowLimits, max_answer_length: in
     least = max_answer_length - 1
     room = length - asked.max_question - special
     overlap = asked.overlap
+    if room <= least and (overlap is None or overlap >= least):
+        wanted = asked.max_question + special + max_answer_length
+        longer = f"a max_length of {wanted} or more, or " if wanted <= capacity else ""
+        raise SettingError(
+            f"max_length={length}: max_question={asked.max_question} and {special} special tokens leave {max(room, 0)} "
+            f"tokens for the context, so that overlap must be below {max(room, 0)}, but at least max_answer_length - 1 = "
+            f"{least}: give {longer}a lower max_question or max_answer_length"
+        )
     if overlap is None:
         overlap = max(least, min(WindowLimits().overlap, length // 3, room - 1))
     if overlap < least:

@@ -7,16 +7,25 @@ probe of the post-processor tells which special tokens stand around a question a
 
 from __future__ import annotations
 
+import logging
+import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tokenizers
+from tokenizers import pre_tokenizers
 
 from model.reading.long_texts import beginnings_of_words, has_more
+from model.reading.tokenizer_files import PROBE, read_tokenizer
+from model.reading.tokenizer_files import TokenizerError as TokenizerError  # for those who catch it
+
+_log = logging.getLogger("spanmill")
 
 _CHARACTERS_AT_ONCE = 1_000_000
 """How many characters are tokenized in one call: bounds the memory that token objects take before they become arrays."""
@@ -29,10 +38,6 @@ _UNHEARD_OF = "\U0010fffd"
 
 _FIRST_MARK = 0x300
 _JOINER = 0x200D
-
-
-class TokenizerError(ValueError):
-    """The checkpoint's tokenizer can't be used: no fast tokenizer, or a pair format that hides one of the texts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,27 +137,17 @@ class Tokenizer:
     """
 
     def __init__(self, folder: str | Path):
-        from transformers import AutoTokenizer  # half a second to import: only where a tokenizer is loaded
-
-        try:
-            loaded = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
-        except Exception as error:
-            raise TokenizerError(f"no tokenizer can be loaded from {folder}: {error}") from error
-        if not getattr(loaded, "is_fast", False):
-            raise TokenizerError(f"{type(loaded).__name__} is not a fast tokenizer: it has no character offsets")
-        names = sorted(loaded.vocab_files_names.values())
-        if not any((Path(folder) / name).is_file() for name in names):  # transformers makes an empty one from nothing
-            raise TokenizerError(f"{folder} has no tokenizer, neither of {', '.join(names)}")
-        self._backend = loaded.backend_tokenizer
-        self._backend.no_truncation()
-        self._backend.no_padding()
+        files = read_tokenizer(Path(folder))
+        self._backend = files.backend
         self._words = beginnings_of_words(self._backend)
         self.unknown = _unknown_token(self._backend.model)
         self.vocabulary_size = self._backend.get_vocab_size(with_added_tokens=True)
-        self.max_length = int(min(loaded.model_max_length, 2**31 - 1))
-        self.padding = loaded.pad_token_id
-        pad_id = loaded.pad_token_id if loaded.pad_token_id is not None else loaded.eos_token_id
-        self.format = self._probe(loaded.padding_side == "right", loaded.cls_token_id, pad_id or 0)
+        self.max_length = int(min(files.max_length, 2**31 - 1))
+        self.padding = files.roles.get("pad")
+        pad_id = files.roles.get("eos", 0) if self.padding is None else self.padding
+        self.format = self._probe(files.pads_right, files.roles.get("cls"), pad_id)
+        self._reserved = sorted(set(files.roles.values()) - {self.unknown})
+        self._mends = self._must_mend()
 
     def _probe(self, question_first: bool, classifier_id: int | None, pad_id: int) -> PairFormat:
         probe = self._backend.encode("a", add_special_tokens=False)
@@ -181,13 +176,39 @@ class Tokenizer:
             pad_id=pad_id,
         )
 
+    def _must_mend(self) -> bool:
+        """Whether the tokenizer leaves letters in no token of its own. Raises TokenizerError if they can't be given to one."""
+        try:
+            encodings, ids = self._encode(PROBE)
+        except Exception as error:
+            raise TokenizerError(f"the tokenizer can't read texts of many scripts: {error}") from error
+        passage = np.repeat(np.arange(len(PROBE)), ids.lengths)
+        raw = _offsets(encodings, len(passage))
+        text, bounds = _joined(PROBE)
+        start, end = trim_whitespace(text, raw + bounds[passage][:, None])
+        full = np.flatnonzero(raw[:, 1] > raw[:, 0])
+        within = np.diff(passage[full]) == 0
+        if (np.diff(raw[full], axis=0)[within] < 0).any():
+            raise TokenizerError("the tokenizer's offsets do not ascend, as those of a pre-tokenizer that is code may do")
+        if not len(letters_in_no_token(text, start, end)):
+            return False
+        start, end = over_letters(text, start, end, passage, bounds)
+        left = letters_in_no_token(text, start, end)
+        if len(left):
+            place = int(np.searchsorted(bounds, left[0], "right")) - 1
+            raise TokenizerError(
+                f"the tokenizer leaves letters in no token, such as {text[left[0]]!r} in {PROBE[place]!r}, and so would answers"
+            )
+        _log.info("the tokenizer's offsets leave letters in no token: each is given to the token beside it")
+        return True
+
     def equals(self, other: Tokenizer) -> bool:
         """Whether both have the same tokens under the same ids, and join pairs alike."""
         return self.format == other.format and self._backend.get_vocab() == other._backend.get_vocab()
 
     def questions(self, texts: Sequence[str]) -> Ragged:
         """Token ids of each question, whole and without special tokens."""
-        return Ragged.of([encoding.ids for encoding in self._backend.encode_batch(list(texts), add_special_tokens=False)])
+        return self._encode(texts)[1]
 
     def surely_exceeds(self, context: str, tokens: int) -> bool:
         """Whether a context has surely more tokens than so many, told without tokenizing it. False: it may have."""
@@ -208,16 +229,43 @@ class Tokenizer:
             bounds=bounds,
         )
 
-    def _passages(self, contexts: Sequence[str]) -> Passages:
-        encodings = self._backend.encode_batch(list(contexts), add_special_tokens=False)
+    def _encode(self, texts: Sequence[str]) -> tuple[list[Any], Ragged]:
+        """The backend's encodings, and their ids: those of text, whatever special tokens it spells."""
+        encodings = self._backend.encode_batch(list(texts), add_special_tokens=False)
         ids = Ragged.of([encoding.ids for encoding in encodings])
+        spelled = np.isin(ids.values, self._reserved)
+        if spelled.any():
+            again = np.unique(np.searchsorted(ids.bounds, np.flatnonzero(spelled), "right") - 1).tolist()
+            for k, encoding in zip(
+                again, self._literal.encode_batch([texts[k] for k in again], add_special_tokens=False), strict=True
+            ):
+                encodings[k] = encoding
+            ids = Ragged.of([encoding.ids for encoding in encodings])
+        return encodings, ids
+
+    @cached_property
+    def _literal(self) -> Any:
+        """The backend with words cut after the first letter of a special token.
+
+        Unigram models know special tokens as pieces of text: "</s>" in a text would be the token that ends it.
+        """
+        tokens = (str(self._backend.id_to_token(token)) for token in self._reserved)
+        pattern = "|".join(f"{re.escape(token[0])}(?={re.escape(token[1:])})" for token in tokens if len(token) > 1)
+        literal = tokenizers.Tokenizer.from_str(self._backend.to_str())
+        literal.encode_special_tokens = True
+        splitters = [literal.pre_tokenizer, pre_tokenizers.Split(tokenizers.Regex(pattern), "isolated")]
+        literal.pre_tokenizer = pre_tokenizers.Sequence([splitter for splitter in splitters if splitter is not None])
+        return literal
+
+    def _passages(self, contexts: Sequence[str]) -> Passages:
+        encodings, ids = self._encode(contexts)
         tokens = len(ids.values)
-        flat = chain.from_iterable(chain.from_iterable(encoding.offsets for encoding in encodings))
-        offsets = np.fromiter(flat, np.int64, 2 * tokens).reshape(tokens, 2)
+        offsets = _offsets(encodings, tokens)
         passage = np.repeat(np.arange(len(contexts)), ids.lengths)
-        text_start = np.concatenate([[0], np.cumsum([len(context) for context in contexts])]).astype(np.int64)
-        text = "".join(contexts)
+        text, text_start = _joined(contexts)
         start, end = trim_whitespace(text, offsets + text_start[passage][:, None])
+        if self._mends:
+            start, end = over_letters(text, start, end, passage, text_start)
         end = over_marks(text, end, np.minimum(np.append(start[1:], len(text)), text_start[passage + 1]))
         can_start, can_end = span_ends(start, end)  # texts stand end to end, so passages never share a character
         shift = text_start[passage]
@@ -240,6 +288,17 @@ def _unknown_token(model: Any) -> int | None:
     return tokens[0].id if len(tokens) == 1 else None
 
 
+def _offsets(encodings: Sequence[Any], tokens: int) -> np.ndarray:
+    """int64 [tokens, 2]: the tokenizer's own offsets, each in its text."""
+    flat = chain.from_iterable(chain.from_iterable(encoding.offsets for encoding in encodings))
+    return np.fromiter(flat, np.int64, 2 * tokens).reshape(tokens, 2)
+
+
+def _joined(texts: Sequence[str]) -> tuple[str, np.ndarray]:
+    """The texts end to end, and where each begins, int64 [texts + 1]."""
+    return "".join(texts), np.concatenate([[0], np.cumsum([len(text) for text in texts])]).astype(np.int64)
+
+
 def _by_characters(contexts: Sequence[str]) -> Iterator[Sequence[str]]:
     """Consecutive contexts, about `_CHARACTERS_AT_ONCE` together, never less than one."""
     begin, characters = 0, 0
@@ -257,7 +316,7 @@ def trim_whitespace(text: str, offsets: np.ndarray) -> tuple[np.ndarray, np.ndar
     start, end = offsets[:, 0], offsets[:, 1]
     if not text:
         return start, end
-    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+    codes = _codes(text)
     last = len(codes) - 1
     if not (_is_space(codes[np.minimum(start, last)]) | _is_space(codes[np.maximum(end - 1, 0)])).any():
         return start, end  # as tokenizers that drop whitespace have it
@@ -269,8 +328,69 @@ def trim_whitespace(text: str, offsets: np.ndarray) -> tuple[np.ndarray, np.ndar
     return trimmed, np.where(end > trimmed, np.maximum(preceding[np.maximum(end - 1, 0)], trimmed), trimmed)
 
 
+def _codes(text: str) -> np.ndarray:
+    """uint32 [characters]: the code points of a text."""
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+
+
 def _is_space(codes: np.ndarray) -> np.ndarray:
     return _WHITESPACE[np.minimum(codes, 0x3000)] & (codes <= 0x3000)
+
+
+def letters_in_no_token(text: str, start: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """int64: the places of letters and digits, in the sense of Unicode, that no token [start, end) holds."""
+    codes = _codes(text)
+    steps = np.bincount(start, minlength=len(codes) + 1) - np.bincount(end, minlength=len(codes) + 1)
+    outside = np.flatnonzero((np.cumsum(steps)[:-1] == 0) & ~_is_space(codes))
+    return outside[_in_categories(codes[outside], "LN")]
+
+
+def _in_categories(codes: np.ndarray, categories: str) -> np.ndarray:
+    """bool: the characters of Unicode's general categories that begin with one of the letters."""
+    distinct, which = np.unique(codes, return_inverse=True)
+    return np.array([unicodedata.category(chr(code))[0] in categories for code in distinct.tolist()], bool)[which]
+
+
+def over_letters(
+    text: str, start: np.ndarray, end: np.ndarray, passage: np.ndarray, text_start: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Gives letters in no token to a token beside them; starts and ends int64 [tokens], ascending, in texts end to end.
+
+    A normalizer that composes letters gives the place of the first alone (NFC: Korean syllables written as their parts), and
+    one setting of byte-level tokenizers loses the first letter of a text. A run of such letters goes to the one token without
+    characters that lies at it, else to the token of the letter before, else to that of the letter after.
+    """
+    missing = letters_in_no_token(text, start, end)
+    if not len(missing):
+        return start, end
+    codes = _codes(text)
+    letters = _in_categories(codes, "LMN")
+    border = np.zeros(len(codes) + 1, bool)
+    border[text_start] = True
+    follows = (np.diff(missing) == 1) & ~border[missing[1:]]  # the next missing letter is of the same run
+    begin = missing[np.append(True, ~follows)]
+    stop = missing[np.append(~follows, True)] + 1
+
+    start, end = start.copy(), end.copy()
+    empty = np.flatnonzero(start == end)
+    shift = np.searchsorted(text_start, begin, "right") - 1  # so that no text ends where the next begins
+    places = start[empty] + passage[empty]
+    order = np.argsort(places, kind="stable")
+    low = np.searchsorted(places[order], begin + shift, "left")
+    high = np.searchsorted(places[order], stop + shift, "right")
+    alone = high - low == 1
+    taken = empty[order][low[alone]]
+    start[taken], end[taken] = begin[alone], stop[alone]
+
+    held = np.flatnonzero(end > start)
+    token_to, token_from = np.full(len(codes) + 1, -1), np.full(len(codes) + 1, -1)
+    token_to[end[held]] = held
+    token_from[start[held][::-1]] = held[::-1]
+    before = ~alone & ~border[begin] & letters[begin - 1] & (token_to[begin] >= 0)
+    end[token_to[begin[before]]] = stop[before]
+    after = ~alone & ~before & ~border[stop] & letters[np.minimum(stop, len(codes) - 1)] & (token_from[stop] >= 0)
+    start[token_from[stop[after]]] = begin[after]
+    return start, end
 
 
 def over_marks(text: str, end: np.ndarray, limit: np.ndarray) -> np.ndarray:
@@ -281,7 +401,7 @@ def over_marks(text: str, end: np.ndarray, limit: np.ndarray) -> np.ndarray:
     """
     if text.isascii():
         return end
-    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+    codes = _codes(text)
     after = codes[np.minimum(end, len(codes) - 1)]
     distinct = np.unique(after[after >= _FIRST_MARK])
     if not any(map(_is_mark, distinct.tolist())):

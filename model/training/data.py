@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import random
 from collections import Counter
 from dataclasses import dataclass
@@ -15,10 +16,14 @@ import pyarrow.parquet as pq
 
 from model.audit.golds import answers_of, gold_tokens
 from model.audit.metrics import normalise
+from model.command import option
 from model.reading.spans import PassageSpans
 from model.reading.tokenizer import Tokenizer
 from model.reading.windows import Windows, cut_windows
+from model.settings import SettingError
 from model.training.unanswerables import unanswerables
+
+_log = logging.getLogger("spanmill.train")
 
 ABSENT, NULL = -2, -1
 """Targets of a window: the gold stands partly in it (no target), or not at all (null)."""
@@ -42,34 +47,72 @@ class Examples:
     group: np.ndarray
 
 
-def read_rows(files: str, mix: dict[str, float] | None = None, seed: int = 0) -> list[dict]:
+def read_rows(files: str, mix: dict[str, float] | None = None, seed: int = 0, given_as: str = "train") -> list[dict]:
     """The rows of comma-separated Parquet files in the input contract's layout.
+
+    Leaves out, with a warning, rows without a question, a context or whole golds. Raises SettingError, which names the option
+    `given_as`, for a file that can't be read or lacks columns, and if no row is left.
 
     mix  pattern of the column `source` -> how often a row of it is taken: 2 is twice, 0.3 is three rows of ten. The first
          pattern that fits counts; rows that none fits are taken once.
     """
     columns = ["question", "context", "answers", *(["source"] if mix else [])]
-    tables = [pq.read_table(path, columns=columns) for path in files.split(",") if path]
+    tables = []
+    for path in filter(None, files.split(",")):
+        with option(given_as, path):
+            tables.append(_read_columns(path, columns))
     rows = pa.concat_tables(tables, promote_options="permissive").to_pylist()
     rows = [{**row, "answers": answers_of(row["answers"])} for row in rows]
     chosen = random.Random(seed)
     taken = []
-    for row in rows:
+    usable = [row for row in rows if _is_usable(row)]
+    if len(usable) < len(rows):
+        left_out = len(rows) - len(usable)
+        _log.warning(
+            "--%s: %d of %d rows lack a question, a context or whole golds, and are left out", given_as, left_out, len(rows)
+        )
+    if not usable:
+        raise SettingError(f"{given_as}={files}: no row has a question, a context and whole golds")
+    for row in usable:
         weight = next((share for pattern, share in (mix or {}).items() if fnmatch(row["source"], pattern)), 1.0)
         taken += [row] * (int(weight) + (chosen.random() < weight % 1))
     return taken
+
+
+def _read_columns(path: str, columns: list[str]) -> pa.Table:
+    """Columns of a Parquet file, or of a folder of them. Raises ValueError for one that lacks them, and what pyarrow raises."""
+    dataset = pq.ParquetDataset(path)
+    missing = [name for name in columns if name not in dataset.schema.names]
+    if missing:
+        raise ValueError(f"it has no column {missing[0]!r}, but {', '.join(dataset.schema.names) or 'none'}")
+    for name in ("question", "context"):
+        kind = dataset.schema.field(name).type
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)):
+            raise ValueError(f"its column {name!r} is {kind}, not text")
+    return dataset.read(columns=columns)
+
+
+def _is_usable(row: dict) -> bool:
+    golds = row["answers"]
+    if not all((row[name] or "").strip() for name in ("question", "context")) or not isinstance(golds, dict):
+        return False
+    texts, starts = golds.get("text"), golds.get("answer_start")
+    if not isinstance(texts, list) or not isinstance(starts, list) or len(texts) != len(starts):
+        return False
+    return all(isinstance(text, str) and text.strip() for text in texts) and all(isinstance(start, int) for start in starts)
 
 
 def refuse_known(rows: list[dict], files: str) -> int:
     """Checks that no passage of the files is a passage of the rows; returns how many distinct passages were looked for.
 
     Passages are compared by the SHA-256 of their normalised text (case, punctuation, articles and white space apart).
-    Raises ValueError that names the first one that is in both.
+    Raises SettingError that names the first one that is in both.
     """
-    kept_out = {passage_digest(row["context"]) for row in read_rows(files)}
+    kept_out = {passage_digest(row["context"]) for row in read_rows(files, given_as="keep_out")}
     for row in rows:
         if passage_digest(row["context"]) in kept_out:
-            raise ValueError(f"--keep_out {files}: this passage is among the training rows: {row['context'][:80]!r}")
+            raise SettingError(f"keep_out={files}: this passage is among the training rows: {row['context'][:80]!r}")
     return len(kept_out)
 
 

@@ -79,10 +79,14 @@ def open_run(folder: str) -> FinishedRun:
     files = RunFiles(folder)
     if not exists(files.run):
         raise Refused(f"{folder} has no {files.RUN}: it is no output of annotate or audit")
-    configuration = json.loads(read(files.run))["configuration"]
+    try:
+        configuration = json.loads(read(files.run))["configuration"]
+        stage = configuration["stage"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise Refused(f"{files.run} does not describe a run: {error!r}") from error
     parts = tuple(files.part_names())
     if not parts:
         raise Refused(f"{folder} holds no parts")
     with open_parquet(files.part(parts[0])) as file:
         schema = file.schema_arrow
-    return FinishedRun(folder, configuration["stage"], parts, schema, configuration)
+    return FinishedRun(folder, stage, parts, schema, configuration)

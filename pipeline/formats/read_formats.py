@@ -1,4 +1,4 @@
-"""The formats that question answering data comes in, read row by row: SQuAD JSON, MRQA, JSON lines, CSV."""
+"""The formats that question answering data comes in, read row by row, and how a file's format is known."""
 
 from __future__ import annotations
 
@@ -6,143 +6,101 @@ import codecs
 import csv
 import io
 import json
-import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import PurePosixPath
 from typing import IO, Any
 
-import ijson
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-Gold = tuple[str, int | None]
-"""A gold answer and its start; None where the format gives none."""
-
-
-class FormatError(ValueError):
-    """A file that is not what it was said to be; the message names the place."""
-
-
-@dataclass(frozen=True, slots=True)
-class ImportedRow:
-    """One row as its file has it.
-
-    golds   None where the file says nothing of answers; [] for an unanswerable question
-    others  what else the row holds
-    """
-
-    id: str | None
-    question: Any
-    context: Any
-    golds: list[Gold] | None
-    others: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Names:
-    """Under which names JSON lines and CSV hold what is needed; `start` stands beside answers that are plain text."""
-
-    id: str = "id"
-    question: str = "question"
-    context: str = "context"
-    answers: str = "answers"
-    start: str = "answer_start"
-
-
-def read_squad(file: IO[bytes], names: Names) -> Iterator[ImportedRow]:
-    """SQuAD 1.1 and 2.0: `data[].paragraphs[].qas[]`, one paragraph in memory at a time.
-
-    `title` goes along where it stands before its paragraphs, as in the published files.
-    """
-    title, paragraph, number = None, None, 0
-    where = "data.item.paragraphs.item"
-    try:
-        for prefix, event, value in ijson.parse(ijson.from_iter(_json_blocks(file)), use_float=True):
-            if not prefix and event in ("start_array", "string", "number", "boolean", "null"):
-                raise FormatError(f"at its top stands no object with `data`, but {event.removeprefix('start_')}")
-            if event == "string" and _MARK in value:
-                value = value.replace(_MARK, "\ud800")
-            if (prefix, event) == ("data.item", "start_map"):
-                title = None
-            elif prefix == "data.item.title":
-                title = value
-            elif (prefix, event) == (where, "start_map"):
-                paragraph = ijson.ObjectBuilder()
-            if paragraph:
-                paragraph.event(event, value)
-                if (prefix, event) == (where, "end_map"):
-                    yield from _paragraph(paragraph.value, title, number)
-                    paragraph, number = None, number + 1
-    except ijson.JSONError as error:
-        raise FormatError(f"paragraph {number}: no JSON: {error}") from error
-    if not number:
-        raise FormatError("it has no paragraph (`data[].paragraphs[]`)")
-
-
-_BLOCK = 2**16
-_ESCAPES = re.compile(
-    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.?)", re.DOTALL
+from model.reading.columns import each_value
+from pipeline.formats.imported_rows import (
+    Answers,
+    FormatError,
+    Gold,
+    ImportedRow,
+    Layout,
+    Problem,
+    make_row,
+    plain,
+    text_of,
+    unreadable_row,
 )
-"""Escapes of JSON, surrogate pairs as one; the group is half a pair that stands alone."""
-_LONGEST = len(rb"\ud83c\udf0a")
-_MARK = "\uffff"
-"""No character: stands for half a surrogate pair, of which the parser would make a question mark."""
+from pipeline.formats.read_answers import read_answers
+from pipeline.formats.read_squad import flat_row, read_squad
+
+_ENDINGS = {
+    ".json": "squad",
+    ".jsonl": "jsonl",
+    ".jsonlines": "jsonl",
+    ".ndjson": "jsonl",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".tab": "tsv",
+    ".parquet": "parquet",
+}
+_MARKS = {  # the longer first: that of UTF-16 begins that of UTF-32
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+_COMPRESSED = {b"\x1f\x8b": ".gz", b"BZh": ".bz2", b"\xfd7zXZ": ".xz", b"\x28\xb5\x2f\xfd": ".zst", b"PK\x03\x04": ".zip"}
+_LONGEST_LINE = 2**24
 
 
-def _json_blocks(file: IO[bytes]) -> Iterator[bytes]:
-    """The bytes of a JSON file without its byte order mark, halves of surrogate pairs that stand alone marked."""
-    held, read = b"", file.read(_BLOCK).removeprefix(codecs.BOM_UTF8)
-    while read:
-        block = held + read
-        space = block.rfind(b" ", 0, max(0, len(block) - _LONGEST))  # stands in no escape: where to look from
-        escapes = (escape.start() for escape in _ESCAPES.finditer(block, space + 1))
-        cut = next((start for start in escapes if start > len(block) - _LONGEST), len(block))  # it may go on in the next block
-        if cut:
-            yield _marked(block[:cut])
-        held, read = block[cut:], file.read(_BLOCK)
-    if held:
-        yield _marked(held)
+def read_jsonl(file: IO[bytes], layout: Layout) -> Iterator[ImportedRow]:
+    """One JSON object a line; answers in any of the shapes of `read_answers`."""
+    for where, row in _json_lines(file, layout):
+        yield flat_row(row, layout, where) if isinstance(row, dict) else row
 
 
-def _marked(text: bytes) -> bytes:
-    if not re.search(rb"\\u[dD][89a-fA-F]", text):  # as almost always, and much faster
-        return text
-    return _ESCAPES.sub(lambda escape: rb"\uffff" if escape[1] else escape[0], text)
-
-
-def _paragraph(paragraph: dict[str, Any], title: str | None, number: int) -> Iterator[ImportedRow]:
-    questions = paragraph.get("qas", []) if isinstance(paragraph, dict) else None
-    if not isinstance(questions, list):
-        raise FormatError(f"paragraph {number}: it has no list of questions (`qas`)")
-    for place, qa in enumerate(questions):
-        where = f"paragraph {number}, question {place}"
-        try:
-            answers = [] if qa.get("is_impossible") and not qa.get("answers") else qa.get("answers")
-            golds = golds_of(answers, None, where)
-            yield ImportedRow(str(qa["id"]), qa["question"], paragraph["context"], golds, {"title": title})
-        except (KeyError, TypeError, AttributeError) as error:
-            raise FormatError(f"{where}: {error!r} is missing or malformed") from error
-
-
-def read_mrqa(file: IO[bytes], names: Names) -> Iterator[ImportedRow]:
+def read_mrqa(file: IO[bytes], layout: Layout) -> Iterator[ImportedRow]:
     """MRQA 2019: JSON lines, a header, then a context with its `qas`; `char_spans` include their last character.
 
     The header's data set goes along as `source`. Every place at which an answer was detected is a gold.
     """
     source = None
-    for number, row in _json_lines(file):
-        if "header" in row:
+    for where, row in _json_lines(file, layout):
+        if not isinstance(row, dict):
+            yield row
+        elif "header" in row:
             source = row["header"].get("dataset") if isinstance(row["header"], dict) else None
-            continue
-        try:
+        elif not isinstance(row.get("qas"), list):
+            yield unreadable_row("no_questions", where, row.get("qas"))
+        else:
+            context = row.get("context")
             for qa in row["qas"]:
-                golds = [
-                    (_in_place(row["context"][first : last + 1], answer["text"]), first)
-                    for answer in qa["detected_answers"]
-                    for first, last in answer["char_spans"]
-                ]
-                yield ImportedRow(str(qa["qid"]), qa["question"], row["context"], golds, {"source": source})
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise FormatError(f"line {number}: {error!r} is missing or malformed") from error
+                if isinstance(qa, dict):
+                    yield make_row(
+                        qa.get("qid"), qa.get("question"), context, _detected(context, qa), {"source": plain(source)}, where
+                    )
+                else:
+                    yield unreadable_row("not_an_object", where, qa)
+
+
+def _detected(context: Any, qa: dict[str, Any]) -> Answers:
+    """The golds of a question: wherever its answers were detected, or its answers alone."""
+    detected = qa.get("detected_answers")
+    if not isinstance(detected, list):
+        return read_answers(qa.get("answers") if detected is None else detected)
+    golds: list[Gold] = []
+    problems: list[Problem] = []
+    for answer in detected:
+        spans = answer.get("char_spans") if isinstance(answer, dict) else None
+        text = text_of(answer.get("text")) if isinstance(answer, dict) else None
+        if text is None or not isinstance(spans, list):
+            problems.append(("gold_not_text" if text is None else "start_not_whole", answer))
+            continue
+        for span in spans:
+            match span:
+                case [int(first), int(last)]:
+                    golds.append((_in_place(context[first : last + 1], text) if isinstance(context, str) else text, first))
+                case _:
+                    problems.append(("start_not_whole", span))
+    return Answers(None if problems and not golds else golds, problems)
 
 
 def _in_place(found: str, answer: str) -> str:
@@ -150,105 +108,141 @@ def _in_place(found: str, answer: str) -> str:
     return found if found.casefold() == answer.casefold() else answer
 
 
-def read_jsonl(file: IO[bytes], names: Names) -> Iterator[ImportedRow]:
-    """One JSON object a line; answers in any of the shapes of `golds_of`."""
-    for number, row in _json_lines(file):
-        yield _flat(row, names, f"line {number}")
+def read_csv(file: IO[bytes], layout: Layout) -> Iterator[ImportedRow]:
+    """A table with a header line; an empty cell of the answers is an unanswerable question, JSON in it is read.
 
-
-def read_csv(file: IO[bytes], names: Names, delimiter: str = ",") -> Iterator[ImportedRow]:
-    """A table with a header line; an empty cell of the answers is an unanswerable question, JSON in it is read."""
+    A line that is not well-formed or has other cells than the header is a row that can't be read. Raises FormatError for a
+    header without the question and the context, and for a quoted cell that is not closed: the rest of the file is in it.
+    """
     csv.field_size_limit(2**31 - 1)
-    with io.TextIOWrapper(file, "utf-8-sig", newline="") as text:
-        rows = csv.DictReader(text, delimiter=delimiter, strict=True)
-        try:
-            for row in rows:
-                where = f"line {rows.line_num}"
-                if None in row or None in row.values():
-                    raise FormatError(f"{where}: {len(rows.fieldnames or ())} columns in the header, not so many here")
-                yield _flat(row, names, where)
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise FormatError(f"after line {rows.line_num}: {error}") from error
+    with io.TextIOWrapper(file, layout.encoding, "surrogateescape", newline="") as text:
+        rows = csv.reader(text, delimiter=layout.delimiter or ",", strict=True)
+        header, done = None, 0
+        while True:
+            try:
+                cells = next(rows)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                if header is None or "end of data" in str(error):
+                    raise FormatError(f"after line {done}: {error}, a quoted cell is not closed") from error
+                yield unreadable_row("malformed_line", f"line {rows.line_num}", str(error))
+                continue
+            where, done = f"line {rows.line_num}", rows.line_num
+            if header is None:
+                header = cells
+                _check_header(header, layout, rows.dialect.delimiter)
+            elif cells and len(cells) != len(header):
+                yield unreadable_row("cells_unequal", where, f"{len(cells)} cells, the header has {len(header)}")
+            elif cells:
+                yield flat_row(dict(zip(header, cells, strict=True)), layout, where)
 
 
-def read_tsv(file: IO[bytes], names: Names) -> Iterator[ImportedRow]:
+def _check_header(header: list[str], layout: Layout, delimiter: str) -> None:
+    """Raises FormatError for two columns of one name, and for a header that another delimiter divides as it should be."""
+    repeated = sorted({name for name in header if header.count(name) > 1})
+    if repeated:
+        raise FormatError(f"its header has {repeated[0]!r} more than once")
+    wanted = {layout.question, layout.context}
+    line = delimiter.join(header)
+    for other in ",;\t|":
+        if not wanted <= set(header) and wanted <= {name.strip('"') for name in line.split(other)}:
+            raise FormatError(
+                f"its header is divided by {other!r}, not by {delimiter!r}: --delimiter={_DELIMITERS.get(other, other)!r}"
+            )
+
+
+_DELIMITERS = {"\t": "tab"}
+"""How delimiters are written on the command line, if not as they are."""
+
+
+def read_tsv(file: IO[bytes], layout: Layout) -> Iterator[ImportedRow]:
     """The same with tabs."""
-    return read_csv(file, names, "\t")
+    return read_csv(file, replace(layout, delimiter=layout.delimiter or "\t"))
 
 
-READERS: dict[str, Callable[[IO[bytes], Names], Iterator[ImportedRow]]] = {
+def read_parquet(file: IO[bytes], layout: Layout) -> Iterator[ImportedRow]:
+    """Parquet whose answers are of another shape than runs read; values of other columns are arrays of one value, whose
+    types they keep."""
+    needed = {layout.id, layout.question, layout.context, layout.answers, layout.start, layout.impossible}
+    number = 0
+    try:
+        table = pq.ParquetFile(file)
+        names = table.schema_arrow.names
+        if len(set(names)) < len(names):
+            raise FormatError(f"two of its columns have one name: {', '.join(names)}")
+        for batch in table.iter_batches(batch_size=256):
+            values = {name: each_value(batch.column(name)) for name in names if name in needed}
+            for place in range(batch.num_rows):
+                row = {name: values[name][place] if name in values else None for name in names}
+                made = flat_row(row, layout, f"row {number + place}")
+                yield replace(made, others={name: batch.column(name).slice(place, 1) for name in made.others})
+            number += batch.num_rows
+    except pa.ArrowException as error:
+        raise FormatError(f"after row {number}: {error}") from error
+
+
+READERS: dict[str, Callable[[IO[bytes], Layout], Iterator[ImportedRow]]] = {
     "squad": read_squad,
     "mrqa": read_mrqa,
     "jsonl": read_jsonl,
     "csv": read_csv,
     "tsv": read_tsv,
+    "parquet": read_parquet,
 }
 
 
-def _json_lines(file: IO[bytes]) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in enumerate(file, 1):
-        if line.strip():
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise FormatError(f"line {number}: no JSON: {error}") from error
-            if not isinstance(row, dict):
-                raise FormatError(f"line {number}: {type(row).__name__}, not an object")
-            yield number, row
+def recognise(file: IO[bytes], path: str, chosen: str | None, encoding: str | None) -> tuple[str, str]:
+    """The format of a file, from its content where its ending leaves that open, and its encoding, from its byte order mark.
 
+    chosen, encoding  what was asked for; None to find out
 
-def _flat(row: dict[str, Any], names: Names, where: str) -> ImportedRow:
-    for name in (names.question, names.context):
-        if name not in row:
-            raise FormatError(f"{where}: no {name!r}, only {', '.join(map(repr, row))}")
-    identifier, answers, start = (row.get(name) for name in (names.id, names.answers, names.start))
-    used = {names.id, names.question, names.context, names.answers}
-    if isinstance(answers, str) or start is None:  # beside other answers it is something else, as in rows of annotate
-        used.add(names.start)
-    return ImportedRow(
-        None if identifier is None else str(identifier),
-        row[names.question],
-        row[names.context],
-        golds_of(answers, start, where),
-        {name: value for name, value in row.items() if name not in used},
-    )
-
-
-def golds_of(answers: Any, start: Any, where: str) -> list[Gold] | None:
-    """Golds from what people write: {"text": [...], "answer_start": [...]}, the same of single values, a list of
-    {"text", "answer_start"}, a list of texts, JSON of any of these as text, or a text with its start beside it.
-
-    Raises FormatError for any other shape.
+    Raises FormatError for a file whose ending says nothing, and for one that is compressed, or UTF-16, and does not say so.
     """
-    if isinstance(answers, str) and answers.lstrip()[:1] in ("{", "["):
-        with suppress(ValueError):  # an answer may well start with a bracket
-            answers = json.loads(answers)
-    if isinstance(answers, str):
-        return [(answers, _start(start, where))] if answers else []
-    if isinstance(answers, dict) and "text" in answers:
-        texts, starts = answers["text"], answers.get("answer_start")
-        if isinstance(texts, str):
-            texts, starts = [texts], [starts]
-        if isinstance(texts, list) and isinstance(starts, list | None):
-            starts = [None] * len(texts) if starts is None else starts
-            if len(texts) != len(starts):
-                raise FormatError(f"{where}: {len(texts)} answers, but {len(starts)} starts")
-            answers = [{"text": text, "answer_start": begin} for text, begin in zip(texts, starts, strict=True)]
-    if answers is None:
-        return None
-    if isinstance(answers, list):
-        items = [{"text": item} if isinstance(item, str) else item for item in answers]
-        if all(isinstance(item, dict) and isinstance(item.get("text"), str) for item in items):
-            return [(item["text"], _start(item.get("answer_start"), where)) for item in items]
-    raise FormatError(f"{where}: answers of an unknown shape: {str(answers)[:80]}")
+    line = b"\n"
+    while line and not line.strip():
+        line = file.readline(_LONGEST_LINE)
+    for mark, ending in _COMPRESSED.items():
+        if line.startswith(mark):
+            raise FormatError(f"it is compressed: give it a name that ends in {ending}")
+    encoding = encoding or next((name for mark, name in _MARKS.items() if line.startswith(mark)), "utf-8-sig")
+    kind = chosen or ("parquet" if line.startswith(b"PAR1") else _by_ending(path))
+    if kind != "parquet" and encoding == "utf-8-sig" and b"\0" in line[:64]:
+        raise FormatError("it has NUL characters, as UTF-16 has: --encoding=utf-16-le or utf-16-be")
+    if not chosen and kind in ("squad", "jsonl"):
+        kind = _by_first_line(line.decode(encoding, "ignore").strip(), kind)
+    return kind, encoding
 
 
-def _start(value: Any, where: str) -> int | None:
-    if value is None or value == "":
-        return None
+def _by_ending(path: str) -> str:
+    for suffix in reversed(PurePosixPath(path).suffixes[-2:]):
+        if suffix.lower() in _ENDINGS:
+            return _ENDINGS[suffix.lower()]
+    raise FormatError(f"the ending says no format, give --format={'|'.join(READERS)}")
+
+
+def _by_first_line(line: str, kind: str) -> str:
+    """Which of the formats that are JSON a file is."""
     try:
-        if int(value) == float(value):
-            return int(value)
-    except (TypeError, ValueError, OverflowError):
-        pass
-    raise FormatError(f"{where}: the start {value!r} is no whole number")
+        first = json.loads(line)
+    except (ValueError, RecursionError):
+        return "squad" if line[:1] == "[" or line == "{" else kind
+    if not isinstance(first, dict):
+        return "squad" if isinstance(first, list) else kind
+    if isinstance(first.get("data"), list):
+        return "squad"
+    return "mrqa" if "header" in first or "qas" in first else "jsonl"
+
+
+def _json_lines(file: IO[bytes], layout: Layout) -> Iterator[tuple[str, dict[str, Any] | ImportedRow]]:
+    """(where, object) of each line that is not blank; for a line that holds no object, a row that can't be read."""
+    with io.TextIOWrapper(file, layout.encoding, "surrogateescape") as text:
+        for number, line in enumerate(text, 1):
+            if line.strip():
+                where = f"line {number}"
+                try:
+                    row = json.loads(line, parse_float=Decimal)
+                except (ValueError, ArithmeticError, RecursionError):
+                    yield where, unreadable_row("not_json", where, line)
+                else:
+                    yield where, row if isinstance(row, dict) else unreadable_row("not_an_object", where, row)

@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 import numpy as np
+import pyarrow as pa
 
 from model.audit.golds import answers_of
 from pipeline.formats.finished import FinishedRun, open_run
 from pipeline.job.options import Refused
 from transforms.plan_chunks import ANSWERS, is_answers
-from transforms.storage import building, join
+from transforms.storage import StorageError, building, join
 
 PREDICTIONS, NA_PROB = "predictions.json", "na_prob.json"
 
@@ -141,7 +142,10 @@ WRITERS: dict[str, Callable[[str, str, str], str]] = {
 
 def _annotated(run: str) -> FinishedRun:
     """Raises Refused for a run that is not one of annotate, or not finished."""
-    finished = open_run(run)
+    try:
+        finished = open_run(run)
+    except (Refused, StorageError, OSError, pa.ArrowException) as error:
+        raise Refused(f"--run={run}: {error}") from error
     if finished.stage != "annotate":
         raise Refused(f"--run={run} is an output of {finished.stage}: only annotated rows can be exported")
     if not finished.state:

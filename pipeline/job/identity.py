@@ -14,7 +14,7 @@ from pipeline.job.options import Refused
 from transforms.claim import Output
 from transforms.records import InputFile, InputRange
 from transforms.run_files import RunFiles
-from transforms.storage import commit, create, exists, join, read, remove, sweep_temporary
+from transforms.storage import commit, create, described, exists, join, read, remove, sweep_temporary
 
 _MOST_RANGES = 1000
 """Into how many ranges inputs are listed: enough for many workers to plan, few enough for any graph."""
@@ -140,7 +140,8 @@ def _difference(before: bytes, now: bytes) -> str:
         if path not in new or path not in old:
             return f"input {path} was {'not ' if path not in old else ''}part of it"
         if old[path] != new[path]:
-            return f"input {path} has changed since (size {old[path]['size']}, now {new[path]['size']})"
+            was, now_is = (described(entry["size"], entry["version"]) for entry in (old[path], new[path]))
+            return f"input {path} has changed since: it had {was}, it has {now_is}"
     return "" if _fingerprint(before) == _fingerprint(now) else f"its {RunFiles.RUN} has another fingerprint"
 
 

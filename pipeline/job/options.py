@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions, _BeamArgumentParser
 
+from model.command import argument
 from model.settings import ANNOTATE, AUDIT, COMPARE, Setting, declared
 from pipeline.job.runners import load
 from pipeline.job.settings import ALL, GROUPS
@@ -25,7 +25,7 @@ could not be answered, and why), OUTPUT/run.json (what the run is) and OUTPUT/ma
 A rerun of the same job goes on where the last one stopped.
 
 Exit codes: 0 all rows accounted for; 1 finished, but files, chunks or too many rows failed; 2 refused before any row;
-3 did not finish; 130/143 interrupted, resumable. Of several days, the highest."""
+3 did not finish; 129/130/143 interrupted, resumable. Of several days, the highest."""
 
 EPILOG = """Any option of Apache Beam can be given too, for example --runner=DataflowRunner --project=P --region=R, or
 --direct_running_mode=multi_processing --direct_num_workers=4 for several processes on this machine."""
@@ -57,21 +57,11 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _add_argument(arguments: argparse._ArgumentGroup, name: str, default: Any, declaration: Setting) -> None:
     kind = declaration.kind
-
-    def read(written: str) -> Any:
-        try:
-            value = kind.read(written)
-        except (ValueError, KeyError):
-            value = math.nan
-        if not kind.takes(value):
-            raise argparse.ArgumentTypeError(f"{written!r} is not {kind.words}")
-        return value
-
     bare: dict[str, Any] = {"nargs": "?", "const": True} if isinstance(default, bool) else {}
     words = default_in_words(default, declaration)
     arguments.add_argument(
         f"--{name}",
-        type=read,
+        type=argument(kind),
         default=default,
         required=name == "output",
         metavar=kind.metavar,

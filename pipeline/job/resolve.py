@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import logging
 import math
 import os
 import platform
@@ -16,7 +17,7 @@ from typing import Any
 from apache_beam.options.pipeline_options import DirectOptions, GoogleCloudOptions, PipelineOptions, WorkerOptions
 
 from model.audit.slices import SLICES
-from model.checkpoint import CheckpointError
+from model.checkpoint import CheckpointError, read_settings
 from model.reading.pairs import WindowLimits
 from model.reading.prediction import Decoding
 from model.reading.reader import ModelSettings
@@ -34,6 +35,8 @@ from transforms.relabel import CorrectionsError, read_corrections
 from transforms.run_files import RunFiles
 from transforms.storage import StorageError, absolute, read
 from transforms.stored_folder import StoredFolder
+
+_log = logging.getLogger("spanmill")
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,7 @@ class Job:
             "stage": stage,
             "configuration": self.configuration_of(stage),
             "model": self.model,
+            "null_trained": read_settings(self.reader.reader.folder).null_trained,
             "input_files": len(self.files),
             "versions": {"python": platform.python_version(), **_versions()},
         }
@@ -137,7 +141,7 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
     _refuse_slices(audit)
     corrections, digest = _corrections(audit, options.stage)
     inputs, kept = choose_columns(find_files(files, output), columns, audit.slice_by, stages)
-    reader = _reader(make(ModelSettings, given), given, beam_options)
+    reader = _reader(make(ModelSettings, given), given, is_local(beam_options))
     audit_options = AuditOptions(columns.id_column, audit.slice_by, audit.worst, audit.suspects)
 
     resolved = (work, files, replace(columns, keep_columns=kept.keep), reader.limits, reader.decoding)
@@ -212,22 +216,30 @@ def workers(beam_options: PipelineOptions) -> int:
     return max(local, remote.num_workers or 1, remote.max_num_workers or 1)
 
 
-def _reader(model: ModelSettings, given: Mapping[str, Any], beam_options: PipelineOptions) -> SpanReader:
-    """Return the checkpoint with its settings, loaded once on a device of this machine to see that it can be.
+def _reader(model: ModelSettings, given: Mapping[str, Any], local: bool) -> SpanReader:
+    """Return the checkpoint with its settings, loaded once to see that it can be.
 
+    Workers elsewhere have other devices and cores: nothing is decided by those of this machine, whose CPU only checks.
     Raises CheckpointError, TokenizerError, SettingError, Refused.
     """
-    device = model.device if is_local(beam_options) else "cpu"  # the workers' devices are not here
-    elsewhere = device == "cpu" and model.device.startswith("cuda")
-    if elsewhere and model.dtype == "auto":
-        raise Refused(
-            "--dtype=auto: the workers' CUDA devices can't be asked from here; give float32, or bfloat16 from Ampere on"
-        )
     names = [name for group in (ModelSettings, WindowLimits, Decoding) for name, _, each in declared(group) if each.option]
     settings = {name: given[name] for name in names if name != "model"}
-    settings["device"] = device
-    if elsewhere and model.batch_tokens is None:
-        settings["batch_tokens"] = CUDA_BATCH_TOKENS
     location = StoredFolder(model.model) if "://" in model.model else model.model
-    reader = SpanReader.load(location, **settings)
-    return replace(reader, reader=replace(reader.reader, device=model.device))
+    if local:
+        return SpanReader.load(location, **settings)
+    if model.device.startswith("cuda"):
+        if model.dtype == "auto":
+            raise Refused(
+                "--dtype=auto: the workers' CUDA devices can't be asked from here; give float32, or bfloat16 from Ampere on"
+            )
+        settings["batch_tokens"] = model.batch_tokens or CUDA_BATCH_TOKENS
+    dtype = "float32" if model.dtype == "auto" else model.dtype
+    settings |= {"device": "cpu", "dtype": dtype, "compile": False}
+    try:
+        reader = SpanReader.load(location, **settings)
+    except CheckpointError as error:
+        if not isinstance(error.__cause__, NotImplementedError):
+            raise
+        _log.info("--dtype=%s: this machine's CPU can't compute in it, the checkpoint is checked in float32 (%s)", dtype, error)
+        reader = SpanReader.load(location, **{**settings, "dtype": "float32"})
+    return replace(reader, reader=replace(reader.reader, device=model.device, dtype=dtype, compile=model.compile))

@@ -21,7 +21,7 @@ class Files:
         None,
         text("PATTERNS"),
         "comma-separated files, globs, folders (every .parquet below) or URLs (gs://, s3://, ...); "
-        "bundled: the sample that comes with the package",
+        "\\, is a comma in a name; bundled: the sample that comes with the package",
     )
     output: str = setting(None, text("DIR"), "folder or URL; made if need be", stages=ALL)
     date: tuple[datetime.date, ...] | None = setting(

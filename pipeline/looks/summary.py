@@ -52,10 +52,12 @@ def audit_figures(audit: dict[str, Any]) -> str:
                 f"p95 {loss['p95']:.4f}, max {loss['max']:.4f} over {loss['count']} rows"
             )
     if "f1" in everything:
-        em, f1 = everything["exact_match"], everything["f1"]
+        em, f1, other = (everything[name] for name in ("exact_match", "f1", "character_f1"))
+        by_character = f"by character {other['percent']:.2f}, " if other["percent"] != f1["percent"] else ""
         lines.append(
             f"EM {em['percent']:.2f} [{em['interval'][0]:.2f}, {em['interval'][1]:.2f}], "
             f"F1 {f1['percent']:.2f} [{f1['interval'][0]:.2f}, {f1['interval'][1]:.2f}], "
+            f"{by_character}"
             f"answerability {everything['answerability_accuracy']:.2f} %"
         )
     calibration = everything["calibration"]
@@ -66,6 +68,7 @@ def audit_figures(audit: dict[str, Any]) -> str:
             f"calibration error {calibration['expected_calibration_error']:.4f}{interval}, "
             f"Brier score {calibration['brier']:.4f} over {calibration['count']} answers"
         )
+    lines += audit["hints"]
     corrections = audit["corrections"]
     if corrections["file"]:
         lines.append(

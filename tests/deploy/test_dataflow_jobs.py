@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
@@ -14,8 +13,9 @@ import pyarrow as pa
 import pytest
 
 from tests.pipeline.job.test_duplicates import ada
-from tests.runs import HOUSE, environment, examples, read_manifest, run, wait_until, write_input
+from tests.runs import examples, read_manifest, run, wait_until, write_input
 from tests.servers import free_port, listens, serving
+from tests.started import start
 from tests.stores import Store, gcs
 
 IMAGE = "us-docker.pkg.dev/my-project/spanmill/spanmill:0.1.0"
@@ -55,10 +55,8 @@ def alone(source: Path, bert_folder: Path, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="module")
 def launched(store: Store, service: str, source: Path, bert_folder: Path) -> list[str]:
-    """The command, but for the output."""
+    """The arguments, but for the output."""
     return [
-        sys.executable,
-        str(HOUSE / "run_pipeline.py"),
         "annotate",
         "--audit",
         f"--input={store.put(source, 'in')}",
@@ -74,8 +72,12 @@ def launched(store: Store, service: str, source: Path, bert_folder: Path) -> lis
     ]
 
 
-def launch(command: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=900)
+def launch(arguments: list[str], log: Path) -> str:
+    """What a launcher that ends well says."""
+    process = start(arguments, log)
+    process.join()
+    assert process.exitcode == 0, log.read_text()
+    return log.read_text()
 
 
 def assert_same(output: Path, alone: Path) -> None:
@@ -89,10 +91,9 @@ def assert_same(output: Path, alone: Path) -> None:
 
 
 def test_a_job_gives_the_same_and_its_id_is_told(launched: list[str], store: Store, alone: Path, tmp_path: Path):
-    ended = launch([*launched, f"--output={store.url}/waited"])
-    assert ended.returncode == 0, ended.stderr
-    assert re.search(r"Created job with id: \[2026-11-24_00_00_00-\d+\]", ended.stderr)
-    assert "10 rows" in ended.stdout
+    said = launch([*launched, f"--output={store.url}/waited"], tmp_path / "log")
+    assert re.search(r"Created job with id: \[2026-11-24_00_00_00-\d+\]", said)
+    assert "10 rows" in said
     assert_same(store.get("waited", tmp_path / "out"), alone)
 
 
@@ -100,8 +101,7 @@ def test_a_template_makes_all_of_it_when_its_launcher_has_ended(
     launched: list[str], service: str, store: Store, alone: Path, tmp_path: Path
 ):
     template = f"{store.url}/templates/audit.json"
-    ended = launch([*launched, f"--output={store.url}/staged", f"--template_location={template}"])
-    assert ended.returncode == 0, ended.stderr
+    launch([*launched, f"--output={store.url}/staged", f"--template_location={template}"], tmp_path / "log")
     assert not store.files.exists(f"{store.url}/staged/manifest.json")
 
     jobs = f"{service}/v1b3/projects/my-project/locations/us-central1/jobs"
@@ -121,7 +121,7 @@ def test_a_job_that_fails_did_not_finish_and_the_next_one_goes_on(
     launched: list[str], store: Store, capfd: pytest.CaptureFixture[str]
 ):
     """No worker has such a device, and no launcher can know that."""
-    arguments = [*launched[2:], f"--output={store.url}/failed", "--dtype=float32", "--batch_tokens=4096"]
+    arguments = [*launched, f"--output={store.url}/failed", "--dtype=float32", "--batch_tokens=4096"]
     assert run(*arguments, "--device=cuda:99") == 3
     printed, logged = capfd.readouterr()
     (told,) = [line for line in logged.splitlines() if "did not finish" in line]

@@ -40,8 +40,8 @@ def make_golds(problems: dict[int, tuple[str, str]] | None = None) -> Golds:
     columns = np.array(list(place), np.int64)
     dropped = np.arange(len(ROWS))
     texts = [[f"gold {k}" for k in range(len(spans))] for _, spans in ROWS]
-    places = [sorted({(2 * first, 2 * last + 1) for first, last in spans}) for _, spans in ROWS]
-    return Golds(columns[:, 0], columns[:, 1], columns[:, 2], Ragged.of(of_row), dropped, problems or {}, texts, places)
+    char_spans = [sorted({(2 * first, 2 * last + 1) for first, last in spans}) for _, spans in ROWS]
+    return Golds(columns[:, 0], columns[:, 1], columns[:, 2], Ragged.of(of_row), dropped, problems or {}, texts, char_spans)
 
 
 @dataclass

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import settings
 
 from tests.checkpoints import ARCHITECTURES, Checkpoint
 
-settings.register_profile("spanmill", deadline=None, max_examples=100, print_blob=True)
-settings.load_profile("spanmill")
 torch.set_num_threads(1)  # tiny networks: more threads only wait for each other
 
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from model.average import WEIGHTS, main
-from model.checkpoint import CheckpointError, LocalFolder, read_settings
+from model.checkpoint import LocalFolder, read_settings
 from model.reading.reader import CheckpointReader
 
 
@@ -34,16 +34,24 @@ def test_the_mean_lies_between_and_loads(bert_folder: Path, tmp_path: Path) -> N
     CheckpointReader(LocalFolder(str(tmp_path / "mean")), dtype="float32").load()
 
 
-def test_weights_of_another_shape_are_refused(bert_folder: Path, tmp_path: Path) -> None:
+def test_weights_of_another_shape_are_refused(bert_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     two = moved(bert_folder, tmp_path / "two", 0)
     weights = load_file(two / WEIGHTS)
     name = "qa_outputs.bias"
     save_file({**weights, name: torch.zeros(3)}, two / WEIGHTS, metadata={"format": "pt"})
-    with pytest.raises(ValueError, match="has other weights than"):
-        main(["--checkpoints", f"{bert_folder},{two}", "--output", str(tmp_path / "mean")])
+    assert main(["--checkpoints", f"{bert_folder},{two}", "--output", str(tmp_path / "mean")]) == 2
+    message = f"refused: --checkpoints={two}: it has other weights than {bert_folder}"
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "mean").exists()
 
 
-def test_a_folder_that_is_no_checkpoint_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="nowhere"):
-        main(["--checkpoints", str(tmp_path / "nowhere"), "--output", str(tmp_path / "mean")])
+def test_a_folder_that_is_not_a_checkpoint_is_named(
+    bert_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damaged = moved(bert_folder, tmp_path / "damaged", 0)
+    (damaged / WEIGHTS).write_bytes(b"\0" * 30)
+    for folder in (tmp_path / "nowhere", damaged):
+        assert main(["--checkpoints", f"{bert_folder},{folder}", "--output", str(tmp_path / "mean")]) == 2
+        assert f"refused: --checkpoints={folder}: " in capsys.readouterr().err
+    assert main(["--checkpoints", str(bert_folder), "--output", str(damaged / WEIGHTS)]) == 2
+    assert f"refused: --output={damaged / WEIGHTS}: File exists" in capsys.readouterr().err

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from model.calibrate import TEMPERATURES, Decoded, calibrate, decode_file, fit_temperature, fit_threshold
+from model.calibrate import TEMPERATURES, Decoded, calibrate, decode_file, fit_temperature, fit_threshold, main
 from model.checkpoint import LocalFolder, read_settings
 from model.reading.prediction import Decoding, predict
 from model.reading.reader import CheckpointReader
@@ -106,3 +107,33 @@ def test_settings_are_written_and_the_pipeline_decodes_as_was_measured(
     np.testing.assert_allclose(decoded.probability[3], spans.probability[:, 0], rtol=1e-5)
     assert 0.2 < decoded.fitted_on.mean() < 0.8
     assert decoded.null_right.sum() == sum(not row["answers"]["text"] for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"data": "nowhere.parquet"}, "--data=nowhere.parquet: "),
+        ({"model": "nowhere"}, "--model=nowhere: "),
+        ({"max_length": 4096}, "--max_length=4096: the network takes at most "),
+        ({"overlap": 127, "data": "one.parquet"}, "--overlap=127: a question leaves room for "),
+        ({"data": "one.parquet"}, "--data=one.parquet: a half of the passages has no answerable question"),
+    ],
+)
+def test_what_can_not_be_calibrated_is_refused_by_name(
+    given: dict[str, Any],
+    said: str,
+    bert_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(bert_folder, "model")
+    before = Path("model/config.json").read_bytes()
+    pq.write_table(pq.read_table(SAMPLE).slice(0, 1), "one.parquet")
+    options = {"model": "model", "data": SAMPLE, "max_length": 128, "overlap": 32, **given}
+    assert main([f"--{name}={value}" for name, value in options.items()]) == 2
+    printed = capsys.readouterr()
+    assert f"refused: {said}" in printed.err
+    assert "Traceback" not in printed.err
+    assert Path("model/config.json").read_bytes() == before

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -17,6 +19,7 @@ from model.reading.batching import Batch, assemble
 from model.reading.reader import CheckpointReader
 from model.reading.windows import Windows
 from model.train import make_parser, train
+from model.training.data import read_rows
 from model.training.loss import passage_loss, window_loss
 from tests.model.audit.test_losses import Passage, logsumexp
 from tests.model.fakes import FakeReader, make_windows
@@ -26,8 +29,8 @@ SAMPLE = Path(__file__).parents[2] / "pipeline" / "sample" / "sample.parquet"
 
 def options(base: Path, output: Path, **changed: Any) -> argparse.Namespace:
     parsed = make_parser().parse_args(["--train", str(SAMPLE), "--output", str(output), "--base", str(base)])
-    defaults = {"epochs": 0.2, "warmup": 1, "learning_rate": 3e-3, "average": 0.5, "max_length": 128, "overlap": 32}
-    for name, value in {**defaults, "log_seconds": 0.0, "save_minutes": 0.0, **changed}.items():
+    defaults = {"epochs": 0.05, "warmup": 1, "learning_rate": 3e-3, "average": 0.5, "max_length": 128, "overlap": 32}
+    for name, value in {**defaults, "batch_tokens": 1024, "log_seconds": 0.0, **changed}.items():
         assert hasattr(parsed, name)
         setattr(parsed, name, value)
     return parsed
@@ -42,7 +45,7 @@ def trained(bert_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 def test_the_loss_falls(bert_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", "spanmill.train"):
-        train(options(bert_folder, tmp_path, epochs=0.6))
+        train(options(bert_folder, tmp_path, epochs=0.15))
     losses = [record.args[2] for record in caplog.records if record.args and "loss" in record.msg]
     assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
 
@@ -59,7 +62,7 @@ def test_the_folder_is_a_checkpoint_with_settings_of_its_own(trained: Path) -> N
 def test_a_run_that_was_cut_off_goes_on_to_the_same_weights(
     trained: Path, bert_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taught: bool
 ) -> None:
-    changed = {"teacher": str(trained)} if taught else {}
+    changed = {"save_minutes": 0.0, **({"teacher": str(trained)} if taught else {})}
     train(options(bert_folder, tmp_path / "whole", **changed))
     calls = 0
 
@@ -83,7 +86,7 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_weights(
 
 @pytest.mark.parametrize("changed", [{"objective": "tokenwise", "link": "sigmoid"}, {"shared_normalisation": True}])
 def test_other_objectives_train_too(bert_folder: Path, tmp_path: Path, changed: dict[str, Any]) -> None:
-    result = train(options(bert_folder, tmp_path, eval=str(SAMPLE), eval_every_nth=40, epochs=0.1, **changed))
+    result = train(options(bert_folder, tmp_path, eval=str(SAMPLE), eval_every_nth=40, epochs=0.025, **changed))
     assert 0 <= result["em"] <= result["f1"] <= 100
     assert read_settings(tmp_path).link == changed.get("link", "softmax")
 
@@ -146,16 +149,90 @@ def test_windows_of_one_group_share_a_normaliser_though_their_passages_differ() 
     [
         (["--objective=tokenwise", "--shared_normalisation"], "--shared_normalisation goes with --objective categorical"),
         (["--objective=tokenwise", "--teacher=a"], "--teacher goes with --objective categorical"),
-        (["--teacher_share=0"], "--teacher_share=0.0: must be above 0 and at most 1"),
+        (["--teacher_share=0"], "--teacher_share: '0' is not a number from 1e-06 to 1"),
+        (["--learning_rate=-1"], "--learning_rate: '-1' is not a number from 1e-12 to 1000"),
+        (["--epochs=0"], "--epochs: '0' is not a number from 1e-06 to 1e+06"),
+        (["--warmup=0"], "--warmup: '0' is not a whole number from 1 "),
+        (["--average=1"], "--average: '1' is not a number from 0 to 1"),
+        (["--mix=squad"], "--mix: 'squad' is not PATTERN=TIMES,..."),
+        (["--mix=squad=-1"], "--mix: '-1' is not a number from 0 "),
     ],
 )
-def test_options_that_do_not_go_together_are_refused(given: list[str], said: str) -> None:
-    with pytest.raises(SystemExit, match=said):
+def test_options_that_mean_nothing_are_refused(given: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
         model.train.main(["--train=x", "--output=y", *given])
+    assert stopped.value.code == 2
+    assert said in capsys.readouterr().err
 
 
-def test_a_teacher_that_can_not_be_loaded_is_refused(bert_folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    given = [f"--train={SAMPLE}", f"--output={tmp_path / 'out'}", f"--base={bert_folder}", f"--teacher={tmp_path / 'empty'}"]
-    with pytest.raises(SystemExit, match=r"refused: .*empty"):
-        model.train.main(given)
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"train": "nowhere.parquet"}, "--train=nowhere.parquet: "),
+        ({"train": "text.parquet"}, "--train=text.parquet: "),
+        ({"train": "columns.parquet"}, "--train=columns.parquet: it has no column 'context', but question, answers"),
+        ({"train": "types.parquet"}, "--train=types.parquet: its column 'question' is int64, not text"),
+        ({"train": "unusable.parquet"}, "--train=unusable.parquet: no row has a question, a context and whole golds"),
+        ({"train": "none.parquet"}, "--train=none.parquet: no row has a question, a context and whole golds"),
+        ({"mix": "squad=2", "train": "good.parquet"}, "--train=good.parquet: it has no column 'source'"),
+        ({"eval": "nowhere.parquet"}, "--eval=nowhere.parquet: "),
+        ({"keep_out": "good.parquet"}, "--keep_out=good.parquet: this passage is among the training rows"),
+        ({"base": "empty"}, "--base=empty: "),
+        ({"teacher": "empty"}, "--teacher=empty: "),
+        ({"max_length": 4096}, "--max_length=4096: the network takes at most "),
+        ({"overlap": 127}, "--overlap=127: a question leaves room for "),
+        ({"output": "text.parquet"}, "--output=text.parquet: File exists"),
+        ({"output": "text.parquet/out"}, "--output=text.parquet/out: Not a directory"),
+        ({"output": "other"}, "--output=other: its state.pt is damaged, or of another network (RuntimeError: "),
+    ],
+)
+def test_what_can_not_be_trained_on_is_refused_by_name(
+    given: dict[str, Any],
+    said: str,
+    bert_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    good = pq.read_table(SAMPLE, columns=["question", "context", "answers"]).slice(0, 8)
+    pq.write_table(good, "good.parquet")
+    pq.write_table(good.drop_columns(["context"]), "columns.parquet")
+    pq.write_table(good.set_column(0, "question", pa.array(range(8))), "types.parquet")
+    pq.write_table(good.set_column(0, "question", pa.nulls(8, pa.string())), "unusable.parquet")
+    pq.write_table(good.slice(0, 0), "none.parquet")
+    Path("text.parquet").write_text("question,context")
+    Path("empty").mkdir()
+    Path("other").mkdir()
+    torch.save({"network": {"weight": torch.zeros(1)}}, "other/state.pt")
+    before = sorted(tmp_path.rglob("*"))
+    asked = {"train": "good.parquet", "output": "out", "base": bert_folder, "max_length": 128, "overlap": 32, **given}
+    assert model.train.main([f"--{name}={value}" for name, value in asked.items()]) == 2
+    printed = capsys.readouterr()
+    assert f"refused: {said}" in printed.err
+    assert "Traceback" not in printed.err
+    assert [path for path in sorted(tmp_path.rglob("*")) if path.name != "state.tmp"] == before
+
+
+def test_rows_that_can_not_be_used_do_not_spoil_the_others(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    golds = [
+        {"text": ["Ada"], "answer_start": [0]},
+        {"text": [], "answer_start": []},
+        None,
+        {"text": None, "answer_start": [0]},
+        {"text": ["Ada"], "answer_start": [None]},
+        {"text": [None], "answer_start": [0]},
+        {"text": ["Ada", "A"], "answer_start": [0]},
+        *[{"text": ["Ada"], "answer_start": [0]}] * 3,
+    ]
+    kind = pa.struct({"text": pa.list_(pa.string()), "answer_start": pa.list_(pa.int32())})
+    table = pa.table(
+        {
+            "question": ["Who?"] * 8 + [None, "Who?"],
+            "context": ["Ada slept."] * 7 + [None, "Ada slept.", " "],
+            "answers": pa.array(golds, kind),
+        }
+    )
+    pq.write_table(table, tmp_path / "rows.parquet")
+    assert [row["answers"] for row in read_rows(str(tmp_path / "rows.parquet"))] == golds[:2]
+    assert "--train: 8 of 10 rows lack a question, a context or whole golds" in caplog.text

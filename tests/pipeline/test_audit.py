@@ -281,6 +281,15 @@ class TestFigures:
         assert "1 %" in printed["quantiles"]
         assert "tokens" in printed["support"]
 
+    def test_hints_at_what_can_be_done(self, finished: Path, null: str):
+        """The tiny checkpoint says nothing of a trained null option."""
+        found = report(finished)
+        rows = found["reasons"].get("no_null_option", 0)
+        told = [hint for hint in found["hints"] if "--null on gives them one" in hint]
+        assert [hint.split()[0] for hint in told] == ([str(rows)] if null == "off" else [])
+        assert all("must be trained in the checkpoint" in hint for hint in told)
+        assert any(hint.startswith(f"{found['reasons']['gold_blank']} rows have a blank gold") for hint in found["hints"])
+
     def test_no_figure_is_below_zero(self, finished: Path):
         """Nor -0.0: all are counts, losses, places, probabilities and per cents."""
 

@@ -107,6 +107,7 @@ class TestTheSameFigures:
         assert read_manifest(output)["content"] == read_manifest(finished)["content"]
         assert (output / "duplicates.json").read_text() == (finished / "duplicates.json").read_text()
 
+    @pytest.mark.parametrize("null", ["on"], indirect=True)  # off: tests/test_engines.py
     def test_two_processes_have_the_figures_of_one(self, gold: Path, audit: Audit, output: Path, null: str, finished: Path):
         """Batches depend on the chunk alone, and so small a network rounds alike for any number of threads."""
         ways = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")

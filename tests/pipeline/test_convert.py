@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import io
 import json
+import re
+import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import fsspec
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from pipeline.convert import ANSWERS_TYPE, convert_rows, main
-from pipeline.formats.read_formats import FormatError, ImportedRow
+from pipeline.formats.imported_rows import FormatError, ImportedRow, Layout
+from pipeline.formats.read_formats import READERS
 from tests.runs import read_manifest, run
 
 CONTEXT = "Ada 🌊 lit the lamp. Ben rang the bell."
@@ -111,22 +119,33 @@ def test_columns_have_the_type_that_holds_all_rows(tmp_path: Path, monkeypatch: 
 
 
 def test_rows_that_parquet_can_t_hold_are_left_out_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    bad = {
+    bad: dict[str, Any] = {
         "question_not_utf8": asked(1) | {"question": "\ud83c?"},
         "context_not_utf8": asked(2) | {"context": "\udf0a lit"},
         "answers_not_utf8": asked(3) | {"answers": ["lamp", "\ud83c"]},
         "tags_not_utf8": asked(4, tags=[{"a": "\ud83c"}]),
         "id_not_utf8": asked(5) | {"id": "\ud83c"},
-        "gold_out_of_range": asked(6, 10**12),
+        "column_name_not_utf8": asked(6) | {"\ud83c": 1},
     }
     source = write_lines(tmp_path / "a.jsonl", asked(0), *bad.values(), asked(7))
     assert convert(source, tmp_path / "a.parquet") == 0
     assert pq.read_table(tmp_path / "a.parquet").column("id").to_pylist() == ["row 0", "row 7"]
     told = capsys.readouterr().out
     assert "2 rows: " in told
-    assert "6 rows left out, which Parquet can't hold: " in told
+    reasons = ", ".join(f"1 {reason}" for reason in sorted(bad))
+    assert f"6 rows left out, which Parquet can't hold: {reasons}: " in told
+    assert "text that is not UTF-8: if the file is in another encoding, --encoding=cp1252" in told
     lines = [json.loads(line) for line in (tmp_path / "a.parquet.golds.jsonl").read_text("utf-8").splitlines()]
-    assert lines == [{"id": row["id"], "reason": reason} for reason, row in bad.items()]
+    assert [(line["id"], line["where"], line["reason"]) for line in lines] == [
+        (row["id"], f"line {number}", reason) for number, (reason, row) in enumerate(bad.items(), 2)
+    ]
+
+
+def test_a_start_that_parquet_can_t_hold_is_left_out(tmp_path: Path):
+    source = write_lines(tmp_path / "a.jsonl", asked(0, 10**12), asked(1), asked(2, 2**31 - 1))
+    assert convert(source, tmp_path / "a.parquet") == 0
+    answers = [row["answers"] for row in pq.read_table(tmp_path / "a.parquet").to_pylist()]
+    assert answers == [None, asked(1)["answers"], {"text": ["lamp"], "answer_start": [2**31 - 1]}]
 
 
 def test_half_a_surrogate_pair_in_squad_json(tmp_path: Path):
@@ -141,10 +160,11 @@ class TestRefusals:
         ("rows", "options", "message"),
         [
             ([], (), "there is no row in it"),
-            ([{"question": "Who?"}], (), "line 1: no 'context'"),
-            ([asked(page=1), asked(page="two")], (), "column 'page'"),
-            ([asked(page=1), asked(page="two")], (), "--drop_columns=page leaves it out"),
-            ([asked() | {"question": 7}], (), "rows 0 to 0, column 'question'"),
+            ([{"question": "Who?", "text": "a"}], (), "no row has text as its context (the other columns are 'text')"),
+            ([{"question": "Who?", "text": "a"}], (), "--context_column=NAME names the column that holds it"),
+            ([asked() | {"context": ["a", "b"]}], (), "(line 1: context_not_text, but list: ['a', 'b'])"),
+            ([asked() | {"context": "\ud83c"}], (), "line 1: context_not_utf8: if the file is in another encoding"),
+            ([asked() | {"id": "\ud83c"}], (), "there is no row in it that Parquet can hold; line 1: id_not_utf8"),
             ([asked() | {"ask": "Who?"}], ("--question_column=ask",), "column 'question' stands beside the one"),
         ],
     )
@@ -171,6 +191,275 @@ class TestRefusals:
 
     def test_files_that_are_not_there_or_say_no_format(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
         assert convert(tmp_path / "a.json", tmp_path / "b.parquet") == 2
-        assert "a.json" in capsys.readouterr().err
+        assert f"--input={tmp_path}/a.json: No such file" in capsys.readouterr().err
+        assert convert(tmp_path, tmp_path / "b.parquet") == 2
+        assert f"--input={tmp_path}: Is a directory" in capsys.readouterr().err
+        (tmp_path / "a.data").write_text("Who?")
         assert convert(tmp_path / "a.data", tmp_path / "b.parquet") == 2
-        assert "the ending says no format, give --format=squad|mrqa|jsonl|csv|tsv" in capsys.readouterr().err
+        assert "the ending says no format, give --format=squad|mrqa|jsonl|csv|tsv|parquet" in capsys.readouterr().err
+
+    def test_an_output_that_can_not_be_written(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+        source = write_lines(tmp_path / "a.jsonl", asked())
+        assert convert(source, source / "b.parquet") == 2
+        assert f"--output={source}/b.parquet: " in capsys.readouterr().err
+        assert convert(source, source) == 2
+        assert f"--output={source} is the --input itself" in capsys.readouterr().err
+        assert source.read_text("utf-8") == json.dumps(asked())
+
+    def test_a_compressed_file_that_is_cut(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+        content = gzip.compress("\n".join(json.dumps(asked(n)) for n in range(500)).encode())
+        (tmp_path / "a.jsonl.gz").write_bytes(content[: len(content) // 2])
+        assert convert(tmp_path / "a.jsonl.gz", tmp_path / "b.parquet") == 2
+        assert f"--input={tmp_path}/a.jsonl.gz: Compressed file ended" in capsys.readouterr().err
+        assert not (tmp_path / "b.parquet").exists()
+
+    @pytest.mark.parametrize("option", ["--encoding=nonesuch", "--encoding=hex", "--delimiter=ab", "--delimiter="])
+    def test_options_that_mean_nothing(self, option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+        (tmp_path / "a.csv").write_text("question,context\nWho?,a\n")
+        with pytest.raises(SystemExit, match="2"):
+            convert(tmp_path / "a.csv", tmp_path / "b.parquet", option)
+        assert option.split("=")[0] in capsys.readouterr().err
+
+
+FERRY = "The ferry to Holm leaves at noon. Its bell weighs 340 kilograms."
+
+
+def squad(*qas: dict[str, Any], context: str = FERRY, **others: Any) -> str:
+    return json.dumps({"data": [{"paragraphs": [{"context": context, "qas": qas}], **others}]})
+
+
+def lines(*rows: dict[str, Any]) -> str:
+    return "\n".join(json.dumps(row) for row in rows)
+
+
+def gold(text: Any, start: Any) -> dict[str, Any]:
+    return {"text": text, "answer_start": start}
+
+
+CASES: dict[str, tuple[str, str, list[Any], list[str]]] = {
+    "the title comes after the paragraphs": (
+        "a.json",
+        squad({"id": "a", "question": "When?", "answers": [gold("noon", 28)], "question_type": "when"}, title="Ferry"),
+        [gold(["noon"], [28]) | {"title": "Ferry", "question_type": "when"}],
+        ["golds: 1 aligned"],
+    ),
+    "a number and a null where texts belong": (
+        "a.json",
+        squad(
+            *({"id": str(n), "question": "?", "answers": [each]} for n, each in enumerate([gold("noon", 28), gold(340, 50)])),
+            {"id": "c", "question": "?", "answers": [gold(None, 0)]},
+            {"id": "d", "question": "?", "answers": [gold("Holm", 13)]},
+        ),
+        [gold(["noon"], [28]), gold(["340"], [50]), None, gold(["Holm"], [13])],
+        ["golds: 3 aligned", "1 numbers read as text", "problems: 1 gold_not_text: "],
+    ),
+    "one start is missing": (
+        "a.jsonl",
+        lines(*({"question": "?", "context": FERRY, "answers": gold(["noon"], starts)} for starts in ([28], [], [28]))),
+        [gold(["noon"], [28]), gold(["noon"], []), gold(["noon"], [28])],
+        ["golds: 2 aligned", "problems: 1 answers_unequal: "],
+    ),
+    "placeholders of unanswerable questions": (
+        "a.json",
+        squad(
+            {"question": "?", "answers": [gold("", -1)], "is_impossible": True},
+            {"question": "?", "answers": [gold("", -1)] * 2, "is_impossible": "true"},
+            {"question": "?", "is_impossible": "false"},
+            {"question": "?", "answers": [], "is_impossible": False},
+        ),
+        [gold([], []), gold([], []), None, None],
+        ["golds: none", "problems: 1 answers_missing_though_possible: ", "written as text: is_impossible"],
+    ),
+    "starts from one": (
+        "a.json",
+        squad({"question": "?", "answers": [gold("noon", 29)]}, {"question": "?", "answers": [gold("Holm", 14)]}),
+        [gold(["noon"], [29]), gold(["Holm"], [14])],
+        ["golds: 2 misaligned", "2 of them are right if starts count from 1: see --offsets=from_one"],
+    ),
+    "no ids": ("a.json", squad({"question": "?", "answers": [gold("noon", 28)]}), [gold(["noon"], [28])], ["1 rows"]),
+    "answers as Python and numpy print them": (
+        "a.csv",
+        f"question,context,answers\n?,{FERRY},\"{{'text': array(['noon'], dtype=object), 'answer_start': array([28])}}\"\n"
+        f"?,{FERRY},\"{{'text': [], 'answer_start': []}}\"\n?,{FERRY},\"['noon' 'Holm']\"\n",
+        [gold(["noon"], [28]), gold([], []), None],
+        ["golds: 1 aligned", "problems: 1 answers_unreadable: "],
+    ),
+    "inside a word": (
+        "a.jsonl",
+        lines(*({"question": "?", "context": "Otto often mends 12016 nets.", "answers": [text]} for text in ("ten", "2016"))),
+        [None, None],
+        ["golds: 2 inside_word", "2 rows have golds of which none has a place"],
+    ),
+    "case alone": (
+        "a.json",
+        squad({"question": "?", "answers": [gold("the ferry", 0)]}, {"question": "?", "answers": [gold("The barge", 0)]}),
+        [gold(["the ferry"], [0]), gold(["The barge"], [0])],
+        ["golds: 2 misaligned", "1 of them differs only in case"],
+    ),
+    "minus one for no start": (
+        "a.jsonl",
+        lines({"question": "?", "context": FERRY, "answers": gold(["noon"], [-1])}),
+        [gold(["noon"], [28])],
+        ["golds: 1 located"],
+    ),
+    "a column of nearly that name": (
+        "a.jsonl",
+        lines({"question": "?", "context": FERRY, "answer": "noon"}),
+        [{"answer": "noon"}],
+        ["there is no column 'answers', but 'answer': see --answers_column=answer"],
+    ),
+    "lines in a file that ends in .json": (
+        "a.json",
+        lines(*[{"question": "?", "context": FERRY, "answers": gold(["noon"], [28])}] * 2),
+        [gold(["noon"], [28]), gold(["noon"], [28])],
+        ["golds: 2 aligned"],
+    ),
+    "a number as a context": (
+        "a.jsonl",
+        lines({"question": "?", "context": 2024, "answers": ["2024"]}, {"question": "?", "context": FERRY}),
+        [gold(["2024"], [0]), None],
+        ["golds: 1 located", "1 numbers read as text"],
+    ),
+    "a list as a context among texts": (
+        "a.jsonl",
+        lines({"question": "?", "context": [FERRY], "answers": ["noon"]}, {"question": "?", "context": FERRY}),
+        [None, None],
+        ["2 rows", "problems: 1 context_not_text: "],
+    ),
+    "columns with values of several types": (
+        "a.jsonl",
+        lines(*({"question": "?", "context": FERRY, "page": page} for page in (1, "two", None, [3.5], {}, True))),
+        [{"page": page} for page in ("1", "two", None, "[3.5]", "{}", "true")],
+        ["columns with values of several types, written as text: page"],
+    ),
+    "whole numbers too big for the floats beside them": (
+        "a.jsonl",
+        lines(*({"question": "?", "context": FERRY, "page": page} for page in (2**53 + 1, 0.5))),
+        [{"page": "9007199254740993"}, {"page": "0.5"}],
+        ["columns with values of several types, written as text: page"],
+    ),
+    "numbers without bounds": (
+        "a.json",
+        squad({"question": "?", "answers": [gold("noon", 28)], "page": 3}).replace("3}", "1" + "0" * 5000 + "}"),
+        [gold(["noon"], [28]) | {"page": "1" + "0" * 5000}],
+        ["golds: 1 aligned"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_files_of_other_people(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Each in its kind: what becomes of its rows, and what is said of it."""
+    name, content, rows, said = CASES[case]
+    (tmp_path / name).write_text(content, "utf-8")
+    assert convert(tmp_path / name, tmp_path / "made.parquet") == 0
+    told = capsys.readouterr().out
+    for line in said:
+        assert line in told
+    for made, row in zip(pq.read_table(tmp_path / "made.parquet").to_pylist(), rows, strict=True):
+        wanted = {"text": row.pop("text"), "answer_start": row.pop("answer_start")} if row and "text" in row else None
+        assert made["answers"] == wanted
+        assert row is None or row.items() <= made.items()
+
+
+def test_a_table_in_another_encoding(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "a.csv").write_bytes(
+        "question,context,answers,answer_start\ncafé?,Café Zorn opens at six.,six,19\n".encode("cp1252")
+    )
+    assert convert(tmp_path / "a.csv", tmp_path / "a.parquet") == 2
+    assert "line 2: question_not_utf8: if the file is in another encoding, --encoding=cp1252" in capsys.readouterr().err
+    assert convert(tmp_path / "a.csv", tmp_path / "a.parquet", "--encoding=cp1252") == 0
+    assert "golds: 1 aligned" in capsys.readouterr().out
+
+
+def test_a_table_with_another_delimiter(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "a.csv").write_text("\ufeffquestion;context;answers;answer_start\n?;It leaves at noon.;noon;13\n", "utf-8")
+    assert convert(tmp_path / "a.csv", tmp_path / "a.parquet") == 2
+    assert "its header is divided by ';', not by ',': --delimiter=';'" in capsys.readouterr().err
+    assert convert(tmp_path / "a.csv", tmp_path / "a.parquet", "--delimiter=;") == 0
+    assert "golds: 1 aligned" in capsys.readouterr().out
+
+
+def test_parquet_whose_answers_are_of_another_shape(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    table = pa.table(
+        {
+            "id": ["a", "b"],
+            "question": ["?"] * 2,
+            "context": [FERRY] * 2,
+            "answers": [[gold("noon", 28)], []],
+            "at": pa.array([1, None], pa.timestamp("ns")),
+            "tags": pa.array([None, [["a"], None]], pa.list_(pa.list_(pa.string()))),
+            "kind": pa.array(["a", "b"]).dictionary_encode(),
+        }
+    )
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=1)
+    assert convert(tmp_path / "a.parquet", tmp_path / "b.parquet") == 0
+    made = pq.read_table(tmp_path / "b.parquet")
+    assert made.column("answers").to_pylist() == [gold(["noon"], [28]), gold([], [])]
+    for name in ("id", "at", "tags", "kind"):
+        assert made.column(name).combine_chunks().equals(table.column(name).combine_chunks())
+
+
+ODD = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats()
+    | st.text(st.characters(), max_size=5)
+    | st.sampled_from(["\ud83c", "the bell", "false"]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["text", "answer_start", "x", ""]), inner),
+    max_leaves=6,
+)
+NAMES = ("id", "question", "context", "answers", "answer_start", "is_impossible", "page")
+BROKEN = ODD | st.fixed_dictionaries({}, optional=dict.fromkeys(NAMES, ODD))
+
+
+def made_of(content: str, kind: str, folder: Path) -> list[dict[str, Any]]:
+    data = content.encode("utf-8", "surrogatepass")
+
+    def read() -> Iterator[ImportedRow]:
+        return READERS[kind](io.BytesIO(data), Layout())
+
+    convert_rows(read, str(folder / "made.parquet"), "code_points", io.StringIO(), Counter())
+    return pq.read_table(folder / "made.parquet").to_pylist()
+
+
+def of_ours(rows: list[dict[str, Any]], ours: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The good rows among others, whose columns may make floats or text of their own."""
+    wanted = {(row["id"], row["question"], row["context"], float(row["page"])) for row in ours}
+    found = [row for row in rows if row["context"] == CONTEXT and row["question"] == "What?"]
+    return [
+        {"id": row["id"], "answers": row["answers"]}
+        for row in found
+        if re.fullmatch(r"[345](\.0)?", str(row["page"]))
+        and (row["id"], row["question"], row["context"], float(row["page"])) in wanted
+    ]
+
+
+@settings(max_examples=150, deadline=None)  # files are written
+@given(st.lists(BROKEN, max_size=4), st.integers(0, 4))
+@example([{"page": {}}, {"page": 2**70}, {"context": 7, "answers": {"text": ["a"], "answer_start": []}}], 1)
+def test_no_broken_row_refuses_or_changes_its_neighbours(broken: list[Any], place: int):
+    good = [asked(0, page=3), asked(1, 15, page=4), asked(2, None, page=5)]
+    rows = [*broken[:place], good[0], *broken[place:], *good[1:]]
+    wrapped = {
+        "jsonl": lambda rows: lines(*rows),
+        "squad": lambda rows: json.dumps({"data": [{"paragraphs": [{"context": CONTEXT, "qas": rows}]}]}),
+        "csv": lambda rows: csv_of([row for row in rows if isinstance(row, dict)]),
+    }
+    with tempfile.TemporaryDirectory() as name:
+        for kind, wrap in wrapped.items():
+            if kind == "squad":  # which has no numbers that are none
+                rows = [row for row in rows if not re.search("NaN|Infinity", json.dumps(row))]
+            alone, among = made_of(wrap(good), kind, Path(name)), made_of(wrap(rows), kind, Path(name))
+            assert of_ours(among, good) == of_ours(alone, good), kind
+            assert len(of_ours(alone, good)) == len(good)
+
+
+def csv_of(rows: list[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, NAMES, extrasaction="ignore")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({name: value if isinstance(value, str) else json.dumps(value) for name, value in row.items()})
+    return text.getvalue()

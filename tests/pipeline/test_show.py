@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -218,4 +221,35 @@ class TestMain:
     ):
         monkeypatch.chdir(tmp_path)
         assert main([output]) == 2
-        assert output.split(":")[0] in capsys.readouterr().err
+        message = capsys.readouterr().err
+        assert message.startswith("refused: ")
+        assert output.split(":")[0] in message
+
+    def test_a_part_that_is_damaged_is_refused(self, output: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+        copy = Path(shutil.copytree(output, tmp_path / "out"))
+        (copy / "parts" / sorted(path.name for path in (copy / "parts").iterdir())[0]).write_bytes(b"")
+        assert main([str(copy)]) == 2
+        assert f"refused: {copy} can't be read: " in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        ("target", "code", "message"), [("/dev/full", 3, "standard output: No space left"), ("pipe", 0, "")]
+    )
+    def test_output_that_nobody_takes(
+        self,
+        output: Path,
+        target: str,
+        code: int,
+        message: str,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ):
+        """Who pipes into `head` has seen enough; a full disk is an error."""
+        if target == "pipe":
+            reading, writing = os.pipe()
+            os.close(reading)
+        with os.fdopen(writing, "w") if target == "pipe" else open(target, "w") as stream:
+            monkeypatch.setattr(sys, "stdout", stream)
+            assert main([str(output)]) == code
+        said = capsys.readouterr().err
+        assert said.startswith(message)
+        assert bool(message) == bool(said)

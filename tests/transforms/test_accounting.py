@@ -7,12 +7,16 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from markupsafe import escape
 
+from pipeline.looks.summary import audit_figures
 from tests.transforms.fakes import claimed
 from tests.transforms.report.samples import ABOUT
 from transforms.accounting import StageOutput
+from transforms.measure_loss import NEAR
 from transforms.merge_receipts import Totals
-from transforms.write_audit import write_audit
+from transforms.report.page import audit_page
+from transforms.write_audit import audit_report, write_audit
 from transforms.write_manifest import write_manifests
 
 
@@ -37,3 +41,21 @@ def test_much_text_that_the_tokenizer_does_not_know_is_a_warning(
     if warned:
         assert f"{unknown / 10:.1f} % of the contexts' characters are in unknown tokens" in caplog.text
         assert f"{unknown / 10:.1f} % of the contexts" in page
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_hints_say_what_to_do_about_rows_without_a_loss(trained: bool):
+    about = {**ABOUT, "null_trained": trained}
+    of = Totals(reasons=Counter(no_null_option=22, gold_blank=3, gold_misaligned=2))
+    of.counts[f"{NEAR}case"] = 2
+    unanswerable, blank, case = audit_report(of, about)["hints"]
+    assert unanswerable.startswith("22 rows without golds have no loss: --null on gives them one (the null option ")
+    assert ("is trained in this checkpoint" in unanswerable) == trained
+    assert blank.startswith("3 rows have a blank gold: unanswerable questions have empty lists")
+    assert case == "2 misaligned golds differ from the text at their start only in case"
+    report = audit_report(of, about)
+    assert report["golds_misaligned_only_in"] == {"case": 2}
+    page = audit_page(report, {}, about).decode()
+    assert all(f"<p>{escape(hint)}.</p>" in page for hint in report["hints"])
+    assert all(hint in audit_figures(report).splitlines() for hint in report["hints"])
+    assert audit_report(Totals(), about)["hints"] == []

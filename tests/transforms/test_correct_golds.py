@@ -51,6 +51,13 @@ def test_a_text_that_stands_twice_or_nowhere_has_no_start():
     }
 
 
+def test_a_text_that_stands_only_inside_a_word_has_no_start():
+    table = with_answers(asked("Otto often mends nets."), gold("nets", 17))
+    chunk = correct_golds(make_chunk(table), {"row 0": (("ten", None, None),)}, "id", "context", "answers")
+    message = "the corrected text 'ten' stands only inside longer words of the context, and the correction gives no start"
+    assert chunk.unplaced == {0: ("gold_inside_word", message)}
+
+
 def test_nothing_to_correct_is_the_same_chunk():
     chunk = make_chunk(with_answers(asked("a b"), gold("a", 0)))
     assert correct_golds(chunk, {"row 7": ()}, "id", "context", "answers") is chunk
@@ -88,7 +95,7 @@ def test_from_an_audit_through_a_spreadsheet_into_an_audit(audited: Path, bert_f
     """The untrained checkpoint's answers are taken for right: their loss is no suspicion any more."""
     content = (audited / "first" / "relabel.csv").read_bytes()
     decided = {f"row_{row}": {"decision": "prediction"} for row in range(5)}
-    decided["row_5"] = {"decision": "other", "corrected_text": "a"}  # stands in more than one place
+    decided["row_5"] = {"decision": "other", "corrected_text": "the"}  # stands in more than one place
     (audited / "judged.csv").write_bytes(filled(content, **decided))
     assert again(audited, bert_folder, audited / "judged.csv") == 0
     before, after = (read_parts(audited / name).to_pylist() for name in ("first", "second"))
@@ -98,7 +105,7 @@ def test_from_an_audit_through_a_spreadsheet_into_an_audit(audited: Path, bert_f
     assert after[5]["reason"] == "gold_ambiguous"
     (rejection,) = read_rejections(audited / "second")
     assert (rejection["id"], rejection["reason"]) == ("row 5", "gold_ambiguous")
-    assert rejection["message"].startswith("the corrected text 'a' stands in the context more than once")
+    assert rejection["message"].startswith("the corrected text 'the' stands in the context more than once")
     for row in range(6, 12):
         assert after[row]["answers"] == before[row]["answers"]
         assert after[row]["nll"] == pytest.approx(before[row]["nll"], rel=1e-4)

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from model.audit.rows import AUDIT_SCHEMA
 from model.audit.statistics import Statistics
@@ -375,3 +377,62 @@ def test_the_step_is_the_function(words: Tokenizer):
     assert found.payload.outcomes[0].columns.equals(measured(table, answered).outcomes[0].columns)
     assert found.seconds["MeasureLoss"] > 0
     assert np.isfinite(found.payload.outcomes[0].columns.column("nll").to_numpy()).all()
+
+
+CONTEXTS = st.one_of(
+    st.none(),
+    st.text("ab \u0301\u200d灯🌊", max_size=12),
+    st.integers(1, 400).map(lambda words: " ".join("abcdefghik"[k % 10] for k in range(words))),
+)
+STARTS = st.one_of(st.none(), st.integers(-3, 14), st.sampled_from([-(2**63), 2**31, 2**63 - 1]))
+TEXTS = st.one_of(st.none(), st.text("abAB \u0301\u200d灯🌊", max_size=4))
+
+
+@st.composite
+def rows_of_any_golds(draw: st.DrawFn) -> tuple[list[str | None], list[Any], bool]:
+    """Contexts, the answers of each (right, malformed and missing golds mixed), and whether the column is a list of structs."""
+    listed, contexts, answers = draw(st.booleans()), draw(st.lists(CONTEXTS, max_size=6)), []
+    for context in contexts:
+        golds: list[Any] = draw(st.lists(st.tuples(TEXTS, STARTS), max_size=4))
+        for start in draw(st.lists(st.integers(0, max(0, len(context or "") - 1)), max_size=2)):
+            golds.append(((context or "")[start : start + draw(st.integers(1, 9))], start))
+        if draw(st.integers(0, 9)) == 0:
+            answers.append(None)
+        elif listed:
+            answers.append([gold and dict(zip(("text", "answer_start"), gold, strict=True)) for gold in golds])
+        else:
+            texts, starts = [text for text, _ in golds], [start for _, start in golds]
+            malformed = draw(st.integers(0, 9))
+            answers.append(
+                {"text": None if malformed == 0 else texts, "answer_start": starts[1:] if malformed == 1 else starts}
+            )
+    return contexts, answers, listed
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows_of_any_golds(), st.booleans(), st.sampled_from(["softmax", "sigmoid"]))
+def test_no_mixture_of_golds_fails_its_chunk(words: Tokenizer, rows: tuple, null: bool, link: str):
+    contexts, answers, listed = rows
+    item = pa.struct([("text", pa.string()), ("answer_start", pa.int64())])
+    kind = pa.list_(item) if listed else pa.struct([(field.name, pa.list_(field.type)) for field in item])
+    table = asked(*contexts).append_column("answers", pa.array(answers, kind))
+    decoding = replace(DECODING, null=null)
+    reader = FakeReader(words, {"a": (1.5, 0.5), "b": (-1.0, 2.0)})
+    windowed = make_windows(make_chunk(table), words, LIMITS, InputColumns(answers="answers"))
+    answered = decode_answers(predict_spans(windowed, reader, decoding, 200, link), decoding)
+    annotated, audited = measured(table, answered, decoding, link).outcomes
+
+    rows_of = audited.columns.to_pylist()
+    counts = [audited.counts.get(status, 0) for status in STATUSES["audit"]]
+    assert sum(counts) == len(rows_of) == len(contexts)
+    assert [rejection.row for rejection in audited.rejections] == [
+        row for row, found in enumerate(rows_of) if found["status"] == "rejected"
+    ]
+    for row, context in zip(rows_of, contexts, strict=True):
+        if row["status"] == "scored":
+            assert 0 <= row["min_nll"] <= row["nll"] + 1e-9
+            assert 0 <= row["gold_start"] < row["gold_end"] <= len(context)
+    json.dumps(summary(audited), allow_nan=False)
+    alone = make_windows(make_chunk(table.drop_columns("answers")), words, LIMITS)
+    (without,) = decode_answers(predict_spans(alone, reader, decoding, 200, link), decoding).outcomes
+    assert annotated.columns.equals(without.columns)

@@ -56,7 +56,7 @@ def chunks_of(runs: list[ChunkRun]) -> list[ChunkSpec]:
     runs=st.integers(1, 9),
     limit=st.none() | st.integers(0, 120),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_chunks_partition_the_rows_whatever_the_run_length(groups: list[int], rows: int, runs: int, limit: int | None):
     metadata = metadata_of(groups)
     held = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
@@ -274,6 +274,14 @@ class TestPlanChunks:
         os.utime(path, (1, 1))
         (refusal,) = plan_chunks(file, SCHEMA, TEXTS, ChunkSize(2, 2**20))
         assert "has changed since the run was started" in refusal.refused
+
+    @pytest.mark.parametrize(("rows", "told"), [(1, True), (100, False)])
+    def test_tiny_row_groups_are_told(self, tmp_path: Path, rows: int, told: bool, caplog: pytest.LogCaptureFixture):
+        count = 120 * rows
+        table = pa.table({"question": ["a"] * count, "context": ["b"] * count, "n": [1] * count})
+        pq.write_table(table, tmp_path / "a.parquet", row_group_size=rows)
+        assert len(list(plan_chunks(find_inputs(str(tmp_path))[0], SCHEMA, TEXTS, ChunkSize(2048, 2**20)))) == 120
+        assert ("has 120 rows in 120 row groups" in caplog.text) is told
 
     def test_a_file_of_another_schema_is_one_refusal(self, tmp_path: Path):
         path = tmp_path / "a.parquet"

@@ -262,6 +262,23 @@ class TestFailures:
             assert receipt.stage == "annotate"
             assert receipt.error
 
+    @pytest.mark.parametrize(
+        ("column", "name", "message"),
+        [
+            (1, "source", "column 'source' can't be read: a page header is damaged"),
+            (4, "answers", "UnreadableColumn: of 5 columns, 'answers' (struct<text: list"),
+        ],
+    )
+    def test_the_column_that_can_not_be_read_is_named(
+        self, source: str, output: str, table: pa.Table, column: int, name: str, message: str
+    ):
+        self.damage(source, 1, column)
+        _, broken, _ = plan(source, 5)
+        for receipt in read_run(broken, outputs(output), table.schema):
+            assert message in receipt.error
+        without = pa.schema([field for field in table.schema if field.name != name])
+        assert all(isinstance(record, Chunk) for record in read_run(broken, outputs(output), without))
+
     def test_committed_chunks_of_a_broken_run_stay_done(self, source: str, output: str, table: pa.Table):
         self.damage(source, 1)
         _, broken, _ = plan(source, 5)

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from model.settings import split_names
 from transforms import storage
 from transforms.storage import (
     StorageError,
@@ -94,6 +95,17 @@ class TestFindInputs:
         for pattern in (f"{tmp_path}/in", f"{tmp_path}/in/*/*.parquet"):
             assert [file.path for file in find_inputs(pattern)] == [f"{tmp_path}/in/today/a.parquet"]
 
+    def test_links_that_lead_round_and_round_end(self, tmp_path: Path):
+        for folder, other in (("a", "b"), ("b", "a")):
+            (tmp_path / folder).mkdir()
+            (tmp_path / folder / f"{folder}.parquet").touch()
+            for name in ("one", "two"):
+                (tmp_path / folder / name).symlink_to(tmp_path / other)
+        found = [f"{tmp_path}/a/a.parquet", f"{tmp_path}/b/b.parquet"]
+        assert [file.path for file in find_inputs(str(tmp_path))] == found
+        assert len(find_inputs(f"{tmp_path}/a")) == 2
+        assert [file.path for file in find_inputs(f"{tmp_path}/a/tw*/*.parquet")] == [f"{tmp_path}/a/two/b.parquet"]
+
     @pytest.mark.parametrize("again", ["{0}/a/../a/x.parquet", "{0}//a/x.parquet", "{0}/links", "{0}/a/link.parquet", "{0}"])
     def test_a_file_that_several_paths_lead_to_is_found_once(
         self, tmp_path: Path, again: str, caplog: pytest.LogCaptureFixture
@@ -106,7 +118,7 @@ class TestFindInputs:
         for patterns in (f"{again},{tmp_path}/a/x.parquet", f"{tmp_path}/a/x.parquet,{again}"):
             caplog.clear()
             assert [file.path for file in find_inputs(patterns)] == [f"{tmp_path}/a/x.parquet"]
-            assert "lead to files which are read already" in caplog.text
+            assert "lead to files that are read already: " in caplog.text
 
     def test_a_folder_that_a_glob_matches_is_no_input(self, tmp_path: Path):
         (tmp_path / "folder.parquet").mkdir()
@@ -241,7 +253,7 @@ class TestWhatIsNotData:
 
     def test_the_log_says_how_many(self, folder: str, caplog: pytest.LogCaptureFixture):
         find_inputs(folder)
-        assert "left out 7 files and folders" in caplog.text
+        assert "mark what is not data: 7 (" in caplog.text
         assert f"{folder}/.ipynb_checkpoints" in caplog.text
         caplog.clear()
         find_inputs(f"{folder}/deep/z.parquet,{folder}/a*")
@@ -268,6 +280,14 @@ class TestWhatIsNotData:
         commit(output, b"x", "metadata", "notes.json")
         commit(output, b"x", "a.parquet")
         assert len(find_inputs(output)) == 1
+
+
+@pytest.mark.parametrize(
+    ("listed", "names"),
+    [("a, b,a,,", ["a", "b"]), (r"a\,b,c", ["a,b", "c"]), (r"a\b", [r"a\b"]), ("", []), (" , ", [])],
+)
+def test_names_of_a_list(listed: str, names: list[str]):
+    assert split_names(listed) == tuple(names)
 
 
 class TestPaths:
@@ -392,6 +412,42 @@ class TestCommit:
             assert file.metadata.num_rows == 1
         with pytest.raises(StorageError, match="has changed"), open_parquet(found.path, (found.size + 1, found.version)):
             pass
+
+    def test_the_footer_of_a_file_is_parsed_once(self, tmp_path: Path):
+        """A file of 10,000 row groups is opened 10,000 times. In another state, it is parsed again."""
+        path, table = tmp_path / "a.parquet", pa.table({"a": list(range(9))})
+        pq.write_table(table, path, row_group_size=3)
+        (found,) = find_inputs(str(path))
+        with open_parquet(found.path, found.state) as file:
+            assert file.metadata.num_row_groups == 3
+        content = path.read_bytes()
+        footer = int.from_bytes(content[-8:-4], "little") + 8
+        path.write_bytes(content[:-footer] + b"x" * footer)
+        os.utime(path, (float(found.version), float(found.version)))
+        (damaged,) = find_inputs(str(path))
+        assert damaged.state == found.state
+        for group in range(3):
+            with open_parquet(found.path, found.state) as file:
+                assert file.read_row_group(group).equals(table.slice(3 * group, 3))
+        os.utime(path, (1, 1))
+        (damaged,) = find_inputs(str(path))
+        with pytest.raises(pa.ArrowInvalid), open_parquet(damaged.path, damaged.state):
+            pass
+
+    def test_what_has_changed_is_told(self, tmp_path: Path):
+        path = tmp_path / "a.parquet"
+        pq.write_table(pa.table({"a": [1]}), path)
+        size = path.stat().st_size
+        os.utime(path, (1, 1))
+        (found,) = find_inputs(str(path))
+        os.utime(path, (2, 2))
+        with pytest.raises(StorageError) as changed, open_parquet(found.path, found.state):
+            pass
+        was, now = (f"{size} bytes, version of 1970-01-01T00:00:0{second}+00:00" for second in (1, 2))
+        assert f"it had {was}, it has {now}" in str(changed.value)
+        assert storage.described(3, "1795861317016580") == "3 bytes, version 1795861317016580"
+        assert storage.described(3, '"9dd4"') == '3 bytes, version "9dd4"'
+        assert storage.described(3, "") == "3 bytes"
 
     def test_the_first_bytes_can_be_read_alone(self, output: str):
         commit(output, b"content", "a")

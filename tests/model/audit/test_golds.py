@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.audit.golds import Golds, gold_tokens, gold_views, read_golds
+from model.audit.golds import Golds, differs_only_in, gold_tokens, gold_views, locate_gold, read_golds
 from model.reading.tokenizer import Passages, Tokenizer
 from model.reading.windows import Windows
 from tests.checkpoints import Checkpoint, joined_emoji_tokenizer
@@ -162,7 +162,7 @@ def test_places_are_of_the_texts_and_not_of_their_tokens() -> None:
     windows.passages.char_end[:] = 9
     golds = read_golds([answers(("bc", 1), ("d e ", 3), ("bc", 1), ("x", 0))], ["abcd e fg"], np.array([0]), windows)
     assert spans(golds, 0) == [(0, 0, 0)]
-    assert golds.places == [[(1, 3), (3, 6)]]
+    assert golds.char_spans == [[(1, 3), (3, 6)]]
 
 
 def test_rows_that_ask_the_same_pair_share_golds() -> None:
@@ -219,6 +219,43 @@ def test_a_misaligned_gold_is_never_searched_for_elsewhere() -> None:
     assert golds.problems[0] == ("gold_misaligned", "gold 'b', but at its start stands ' '")
 
 
+@pytest.mark.parametrize(
+    ("context", "text", "start", "only"),
+    [
+        ("The ferry leaves.", "the ferry", 0, "case"),
+        ("Die STRASSE endet.", "straße", 4, "case"),
+        ("It leaves at noon.", "noon ", 13, "blanks"),
+        ("It leaves at noon", "noon \n", 13, "blanks"),  # beyond the end: gold_out_of_range
+        ("It leaves at noon.", " noon", 13, "blanks"),
+        ("It leaves  at\nnoon.", "leaves at noon", 3, "blanks"),
+        ("Am Cafe\u0301 dort.", "Café", 3, "Unicode normal form"),
+        ("Am Café dort.", "Cafe\u0301", 3, "Unicode normal form"),
+        ("Im Jahr ２０１６ war es.", "2016", 8, "Unicode normal form"),
+        ("Am Cafe\u0301  dort.", "café dort ", 3, "case, blanks and Unicode normal form"),
+        ("It leaves at noon.", "dusk", 13, ""),
+        ("It leaves at noon.", "noon", 12, ""),  # the start is wrong, not the text
+        ("It leaves at noon.", "noon", -1, ""),
+        ("It leaves at noon.", "noon", 99, ""),
+        ("It leaves at noon.", " ", 13, ""),
+    ],
+)
+def test_misaligned_golds_that_differ_in_little_are_counted_apart(context: str, text: str, start: int, only: str) -> None:
+    windows = make_windows([6], max_length=20, overlap=2)
+    golds = read_golds([answers((text, start), (text, start))], [context], np.array([0]), windows)
+    assert differs_only_in(context, text, start) == only
+    assert dict(golds.near) == ({only: 2} if only else {})
+    assert golds.dropped.tolist() == [2]
+    reason, message = golds.problems[0]
+    if reason == "gold_misaligned":
+        assert message.endswith(f": they differ only in {only}") == bool(only)
+    else:
+        assert reason in ("gold_out_of_range", "gold_blank")
+
+
+def test_golds_that_stand_where_they_say_are_not_counted_as_near() -> None:
+    assert dict(read(answers(("a", 0), ("a a", 2))).near) == {}
+
+
 def test_some_unusable_golds_are_dropped_and_counted() -> None:
     golds = read(answers(("b", 0), ("a", 4), ("", 0), ("a", 99)), answers(("a", 1), ("", 2)))
     assert spans(golds, 0) == [(0, 2, 2)]
@@ -261,3 +298,29 @@ def test_every_window_sees_the_golds_of_its_pair(lengths: list[int], rows: list[
         seen = views.window[views.bounds[window] : views.bounds[window + 1]]
         assert (seen == window).all()
     assert views.bounds[-1] == len(expected)
+
+
+@pytest.mark.parametrize(
+    ("context", "text", "place"),
+    [
+        ("Otto often mends nets.", "ten", (None, "gold_inside_word")),
+        ("Otto often mends ten nets.", "ten", (17, "gold_located")),
+        ("ten nets, ten boats", "ten", (None, "gold_ambiguous")),
+        ("The order of 12016 nets", "2016", (None, "gold_inside_word")),
+        ("It weighs 1,340.5 kg", "340", (None, "gold_inside_word")),
+        ("It weighs 340. Then", "340", (10, "gold_located")),
+        ("Ada's lamp", "Ada", (0, "gold_located")),
+        ("a_b", "a", (None, "gold_inside_word")),
+        ("cafe\u0301", "cafe", (None, "gold_inside_word")),
+        ("👩\u200d🚒", "👩", (None, "gold_inside_word")),
+        ("在湖边，老张修了一座木桥", "老张", (4, "gold_located")),
+        ("新しいiPhoneです", "iPhone", (3, "gold_located")),
+        ("서울에서 만났다", "서울", (0, "gold_located")),
+        ("นกร้องเพลงริมบึงยามเช้า", "ริมบึง", (10, "gold_located")),
+        ("Ada left.", "Ben", (None, "gold_absent")),
+        ("Ada left.", " ", (None, "gold_absent")),
+    ],
+)
+def test_a_gold_without_a_start_is_a_word_of_its_own(context: str, text: str, place: tuple[int | None, str]):
+    """Where words have blanks around them; other scripts have none."""
+    assert locate_gold(context, text) == place

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchmetrics.text import SQuAD
 
-from model.audit.metrics import grade, normalise
+from model.audit.metrics import grade, grades, normalise
 
 
 @pytest.mark.parametrize(
@@ -54,6 +54,29 @@ def test_hand_worked_cases(prediction: str, golds: list[str], em: float, score: 
     assert grade(prediction, golds) == pytest.approx((em, score))
 
 
+@pytest.mark.parametrize(
+    ("prediction", "golds", "score", "by_character"),
+    [
+        ("守塔人小林", ["小林"], 0.0, 4 / 7),
+        ("小林", ["老王", "林小"], 0.0, 1.0),
+        ("小林。", ["小林"], 0.0, 4 / 5),  # "。" is not Han, but a word once it stands alone
+        ("ยามเช้า", ["เช้า"], 0.0, 8 / 11),  # vowel signs and tone marks are characters
+        ("1871年の春", ["1871年"], 0.0, 4 / 6),  # a number is one word
+        ("the 小林 lamp", ["lamp 小林"], 1.0, 1.0),
+        ("小林", ["Ada Berg"], 0.0, 0.0),
+        ("", ["小林"], 0.0, 0.0),
+        ("小林", [], 0.0, 0.0),
+        ("early spring", ["spring of 1871"], 0.4, 0.4),
+        ("등대지기 김", ["김"], 2 / 3, 2 / 3),  # Korean has blanks
+    ],
+)
+def test_a_character_of_a_script_without_blanks_is_a_word(
+    prediction: str, golds: list[str], score: float, by_character: float
+) -> None:
+    assert grades(prediction, golds) == pytest.approx((0.0, score, by_character))
+    assert grade(prediction, golds) == grades(prediction, golds)[:2]
+
+
 def test_em_and_f1_equal_torchmetrics() -> None:
     """One by one and in the mean; answers that normalise to nothing, where SQuAD 1.1 and 2.0 differ, are left out."""
     choose = random.Random(0)
@@ -85,8 +108,9 @@ def test_em_and_f1_equal_torchmetrics() -> None:
 
 @given(st.text(alphabet="ab the.", max_size=12), st.lists(st.text(alphabet="ab the.", max_size=12), max_size=3))
 def test_f1_lies_between_em_and_one_and_more_golds_never_lower_it(prediction: str, golds: list[str]) -> None:
-    exact, score = grade(prediction, golds)
+    exact, score, by_character = grades(prediction, golds)
     assert exact <= score <= 1
+    assert by_character == score
     if any(map(normalise, golds)):  # "" is right while no gold counts
         assert grade(prediction, [*golds, "b"])[1] >= score
         assert grade(prediction, golds[:1])[1] == pytest.approx(grade(golds[0], [prediction])[1])

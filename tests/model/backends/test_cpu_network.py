@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import ctypes
+import logging
 import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +23,7 @@ from transformers import (
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from model.backends import cpu_network
-from model.backends.cpu_network import ATTENTION, attention, quicken
+from model.backends.cpu_network import ATTENTION, _attention_is_torchs, _PackedLinear, attention, multiplies_bfloat16, quicken
 from model.checkpoint import LocalFolder
 from model.reading.reader import CheckpointReader
 from tests.checkpoints import Checkpoint
@@ -159,3 +164,123 @@ def test_networks_with_torchs_attention_get_the_other_one_in_bfloat16_only(check
         quicken(network)
         wanted = ATTENTION if before == "sdpa" and dtype == torch.bfloat16 else before
         assert network.config._attn_implementation == wanted
+
+
+# What a core, oneDNN or a C library may lack
+
+
+def without_avx512(*_: Any) -> torch.Tensor:
+    raise RuntimeError("bf16 path needs the cpu support avx_ne_convert or avx512bw")
+
+
+def off(result: torch.Tensor) -> torch.Tensor:
+    return result + 0.2 * result.abs().max()
+
+
+def logits(network: torch.nn.Module) -> torch.Tensor:
+    with torch.inference_mode():
+        attended = (torch.arange(30) < torch.tensor([30, 17])[:, None]).long()
+        return network(input_ids=torch.arange(60).reshape(2, 30) % 23 + 5, attention_mask=attended).start_logits
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("lacking", "said"),
+    [
+        ("onednn", "oneDNN is switched off or not in this torch"),
+        ("instructions", "needs the cpu support"),
+        ("right products", "differ from torch's own by up to"),
+    ],
+)
+def test_products_that_a_core_lacks_remain_torchs(
+    bert_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    dtype: torch.dtype,
+    lacking: str,
+    said: str,
+) -> None:
+    network = AutoModelForQuestionAnswering.from_pretrained(bert_folder, dtype=dtype, attn_implementation="eager").eval()
+    expected = logits(network)
+    if lacking == "instructions":
+        monkeypatch.setattr(torch.ops.mkldnn, "_reorder_linear_weight", without_avx512)
+    if lacking == "right products":
+        monkeypatch.setattr(torch.ops.mkldnn, "_reorder_linear_weight", lambda weight, _: weight)
+        monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", lambda *given: off(torch.nn.functional.linear(*given[:3])))
+    with torch.backends.mkldnn.flags(enabled=lacking != "onednn"), caplog.at_level(logging.INFO, "spanmill"):
+        quicken(network)
+        assert not any(isinstance(module, _PackedLinear) for module in network.modules())
+        torch.testing.assert_close(logits(network), expected)
+    (told,) = caplog.messages
+    assert told.startswith(f"{str(dtype)[6:]} on this CPU: 13 products remain torch's own")
+    assert said in told
+
+
+def test_one_layer_that_a_core_lacks_is_torchs_and_the_others_are_packed(
+    bert_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    network = AutoModelForQuestionAnswering.from_pretrained(bert_folder, dtype=torch.float32).eval()
+    expected = logits(network)
+    reorder = torch.ops.mkldnn._reorder_linear_weight
+
+    def square_only(weight: torch.Tensor, tokens: int) -> torch.Tensor:
+        return reorder(weight, tokens) if weight.shape[0] == weight.shape[1] else without_avx512()
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_reorder_linear_weight", square_only)
+    with caplog.at_level(logging.INFO, "spanmill"):
+        quicken(network)
+    assert sum(isinstance(module, _PackedLinear) for module in network.modules()) == 8
+    assert not isinstance(network.bert.encoder.layer[0].intermediate.intermediate_act_fn, torch.nn.Identity)
+    assert "5 products remain torch's own" in caplog.text
+    torch.testing.assert_close(logits(network), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("wrong", [off, without_avx512], ids=["other results", "an error"])
+def test_attention_that_differs_on_this_core_remains_torchs(
+    bert_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    wrong: Callable[[torch.Tensor], torch.Tensor],
+) -> None:
+    network = AutoModelForQuestionAnswering.from_pretrained(bert_folder, dtype=torch.bfloat16).eval()
+    untouched = copy.deepcopy(network)
+    plain = cpu_network._attention
+    _attention_is_torchs.cache_clear()
+
+    def other(*given: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        result, sums = plain(*given)
+        return wrong(result), sums
+
+    with monkeypatch.context() as patch, caplog.at_level(logging.INFO, "spanmill"):
+        patch.setattr(cpu_network, "_attention", other)
+        quicken(network)
+    assert network.config._attn_implementation == "sdpa"
+    assert "bfloat16 on this CPU: attention remains torch's own" in caplog.text
+    _attention_is_torchs.cache_clear()
+    quicken(untouched)
+    assert untouched.config._attn_implementation == ATTENTION
+
+
+def test_bfloat16_is_asked_of_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    assert multiplies_bfloat16() == torch.backends.mkldnn.is_available()
+    with torch.backends.mkldnn.flags(enabled=False):
+        assert not multiplies_bfloat16()
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    assert not multiplies_bfloat16()
+
+
+@pytest.mark.parametrize("error", [OSError("no such library"), AttributeError("mallopt"), TypeError("bad argument type")])
+def test_other_c_libraries_have_no_memory_settings(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    for given in [each for each in os.environ if each.startswith("MALLOC_") or each == "GLIBC_TUNABLES"]:
+        monkeypatch.delenv(given)
+
+    def open_library(_: None) -> None:
+        raise error
+
+    monkeypatch.setattr(ctypes, "CDLL", open_library)
+    with caplog.at_level(logging.INFO, "spanmill"):
+        cpu_network._keep_memory()
+    assert "this C library has no mallopt" in caplog.text

@@ -80,6 +80,15 @@ def test_a_thread_that_met_torch_while_lanes_worked_has_all_threads_when_its_tur
     assert seen == [1, threads, threads]
 
 
+def test_a_torch_that_keeps_its_threads_works_in_lanes_too(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's own pool of threads, where it is built without OpenMP, can't be resized once it has worked."""
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    assert lanes_of(torch.device("cpu")) >= 1
+    seen = []
+    in_lanes(seen.append, list(range(50)), 4)
+    assert sorted(seen) == list(range(50))
+
+
 @pytest.mark.parametrize("lanes", [0, 1])
 def test_one_lane_is_the_thread_that_asks(threads: int, lanes: int) -> None:
     seen = []

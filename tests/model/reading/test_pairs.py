@@ -43,7 +43,7 @@ CONTEXTS = st.integers(20, 34).map(lambda words: " a" * words) | st.sampled_from
 QUESTIONS = st.sampled_from(["a", "a a", "a a a a a", "\x00", " ", "a a a"])
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(rows=st.lists(st.tuples(QUESTIONS, CONTEXTS), min_size=1, max_size=6))
 def test_every_row_ends_as_if_all_were_tokenized(words: Tokenizer, bert_folder: Path, rows: list[tuple[str, str]]):
     questions, contexts = zip(*rows, strict=True)

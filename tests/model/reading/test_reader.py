@@ -16,10 +16,10 @@ from model.checkpoint import CheckpointError, LocalFolder, digest
 from model.reading.batching import Batch, assemble
 from model.reading.columns import answer_columns
 from model.reading.prediction import Decoding, predict
-from model.reading.reader import CheckpointReader, resolve_device, resolve_dtype, shared
+from model.reading.reader import CheckpointReader, _cuda_computes, bfloat16_is_faster, resolve_device, resolve_dtype, shared
 from model.reading.spans import merge_windows
 from model.reading.windows import Windows, cut_windows
-from tests.checkpoints import Checkpoint
+from tests.checkpoints import OTHERS, Architecture, Checkpoint
 from tests.model.brute_force import owner
 from tests.model.texts import TRICKY_CONTEXTS, is_mark, long_context
 
@@ -140,7 +140,8 @@ def best_span_by_transformers(checkpoint: Checkpoint, context: str, max_length: 
     }
 
 
-def test_answers_are_those_that_transformers_gives_window_by_window(checkpoint: Checkpoint) -> None:
+def check_answers(checkpoint: Checkpoint) -> None:
+    """Compares the answers of all tricky contexts, in batches, with those that transformers gives window by window."""
     contexts = [*TRICKY_CONTEXTS.values(), long_context(700)]
     windows = cut(checkpoint, contexts)
     decoding = Decoding(n_best=4, max_answer_length=8)
@@ -160,6 +161,26 @@ def test_answers_are_those_that_transformers_gives_window_by_window(checkpoint: 
         assert row["answer_text"] == context[row["answer_start"] : row["answer_end"]] != ""
         for candidate in row["n_best"]:
             assert candidate["text"] == context[candidate["start"] : candidate["end"]] == candidate["text"].strip()
+
+
+def test_answers_are_those_that_transformers_gives_window_by_window(checkpoint: Checkpoint) -> None:
+    check_answers(checkpoint)
+
+
+@pytest.mark.parametrize("kind", OTHERS, ids=lambda kind: kind.name)
+def test_answers_of_other_networks_do_not_depend_on_their_neighbours(kind: Architecture, tmp_path: Path) -> None:
+    """Those that see padding read windows of one length at a time."""
+    checkpoint = Checkpoint(kind, kind.build(tmp_path))
+    check_answers(checkpoint)
+    assert checkpoint.reader._network.one_length == (kind.name in ("fnet", "yoso", "convbert"))
+    windows = cut(checkpoint, ["Ada waved.", long_context(700), "Ada waved at the flag."])
+    alone = read(checkpoint.reader, assemble(windows, np.array([0])))[:, 0]
+    beside = read(checkpoint.reader, assemble(windows, np.arange(len(windows))))[:, 0, : alone.shape[1]]
+    assert (alone - beside).abs().max() <= 4e-5 * alone.abs().max()
+    if kind.name == "fnet":
+        checkpoint.reader._network.one_length = False
+        beside = read(checkpoint.reader, assemble(windows, np.arange(len(windows))))[:, 0, : alone.shape[1]]
+        assert (alone - beside).abs().max() > 0.01 * alone.abs().max(), "padding must matter for this test to mean something"
 
 
 def test_lanes_read_what_one_thread_reads(checkpoint: Checkpoint) -> None:
@@ -299,6 +320,51 @@ def test_devices_and_dtypes_are_resolved() -> None:
         resolve_device("cuda:99")
     assert resolve_dtype("float16", "cpu") == "float16"
     assert resolve_dtype("auto", "cpu") in ("float32", "bfloat16")
+
+
+def test_auto_takes_no_bfloat16_that_onednn_does_not_multiply(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the core has is not what oneDNN may use: ONEDNN_MAX_CPU_ISA, another torch."""
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    with torch.backends.mkldnn.flags(enabled=False):
+        assert not bfloat16_is_faster.__wrapped__(torch.device("cpu"))
+
+
+def test_auto_takes_no_cuda_device_that_does_not_compute(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def ones(*_: int, device: str) -> torch.Tensor:
+        raise RuntimeError("CUDA error: no kernel image is available for execution on the device\nCompile with ...")
+
+    _cuda_computes.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: True)
+        patch.setattr(torch, "ones", ones)
+        assert resolve_device("auto") == torch.device("cpu")
+    _cuda_computes.cache_clear()
+    assert [message for message in caplog.messages if "can't be used" in message] == [
+        "--device auto: the CUDA device can't be used, the CPU is "
+        "(CUDA error: no kernel image is available for execution on the device)"
+    ]
+
+
+@pytest.mark.slow
+def test_without_a_compiler_a_network_runs_as_it_is(
+    bert_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """torch compiles at the first call: it must be made when the checkpoint is loaded, not once per window."""
+    import torch._inductor.config as inductor
+
+    monkeypatch.setattr(inductor.cpp, "cxx", (None, "/nowhere/g++"))
+    plain = CheckpointReader(LocalFolder(str(bert_folder)), device="cpu")
+    reader = CheckpointReader(LocalFolder(str(bert_folder)), device="cpu", compile=True)
+    reader.load()
+    assert "--compile: torch.compile can't, the network runs as it is: " in caplog.text
+    assert "/nowhere/g++" in caplog.text
+    tokens = torch.arange(24).reshape(2, 12) + 5
+    with torch.inference_mode():
+        found, expected = (each._network.forward(input_ids=tokens).start_logits for each in (reader, plain))
+    torch.testing.assert_close(found, expected)
+    assert reader.lanes() == plain.lanes()
 
 
 # Refusals

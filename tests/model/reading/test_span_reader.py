@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import pickle
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from model.reading.columns import ANSWER_SCHEMA
 from model.reading.span_reader import Answer
 from model.settings import SettingError
 from pipeline.sample import SAMPLE
+from tests.checkpoints import ARCHITECTURES
 from tests.runs import read_parts, read_rejections, run, write_input
 from transforms.stored_folder import StoredFolder
 
@@ -154,6 +156,8 @@ class TestLoading:
             ({"max_length": 513}, "max_length=513: the model takes at most 512 tokens"),
             ({"max_length": 7}, "max_length=7: must be a whole number from 8"),
             ({"max_length": 99.5}, "max_length=99.5: must be a whole number"),
+            ({"max_length": 64}, "max_length=64: max_question=64 and 3 special tokens leave 0 tokens for the context"),
+            ({"max_length": 96, "overlap": 29}, "max_length=96: max_question=64 and 3 special tokens leave 29 tokens"),
             ({"overlap": 3}, "overlap=3: must be at least max_answer_length - 1 = 29"),
             ({"null": "maybe"}, "null=maybe: must be auto, on or off"),
             ({"dtype": "int8"}, "dtype=int8: must be auto, float32"),
@@ -166,6 +170,14 @@ class TestLoading:
         with pytest.raises(SettingError) as refused:
             SpanReader.load(str(bert_folder), **settings)
         assert str(refused.value).startswith(message)
+
+    def test_too_short_a_window_is_refused_with_the_shortest_that_will_do(self, bert_folder: Path):
+        with pytest.raises(SettingError, match="give a max_length of 97 or more, or a lower max_question or max_answer_length"):
+            SpanReader.load(str(bert_folder), max_length=96)
+        assert SpanReader.load(str(bert_folder), max_length=97).limits.overlap == 29
+        assert SpanReader.load(str(bert_folder), max_length=64, max_question=31).limits.overlap == 29
+        with pytest.raises(SettingError, match="= 499: give a lower max_question or max_answer_length"):
+            SpanReader.load(str(bert_folder), max_answer_length=500)
 
     def test_a_checkpoint_in_a_store(self, bert_folder: Path, reader: SpanReader):
         fs = fsspec.filesystem("memory")
@@ -193,3 +205,20 @@ def test_importing_model_is_cheap():
         "except AttributeError: sys.exit(7)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[3]).returncode == 7
+
+
+def test_auto_is_float32_for_a_network_that_can_not_compute_in_less(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """transformers keeps XLNet's relative positions in float32, whatever the core is fast at."""
+    (kind,) = [each for each in ARCHITECTURES if each.name == "xlnet"]
+    folder = str(kind.build(tmp_path / "xlnet"))
+    monkeypatch.setattr("model.reading.reader.bfloat16_is_faster", lambda _: True)
+    with caplog.at_level(logging.INFO, "spanmill"):
+        reader = SpanReader.load(folder, device="cpu")
+    assert reader.reader.dtype == "float32"
+    assert "dtype auto: " in caplog.text
+    assert "can't read tokens in torch.bfloat16" in caplog.text
+    assert reader.answer("Who?", "Ada waved.").status == "answered"
+    with pytest.raises(CheckpointError, match=r"can't read tokens in torch\.bfloat16"):
+        SpanReader.load(folder, device="cpu", dtype="bfloat16")

@@ -1,18 +1,32 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import unicodedata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import DebertaV2Tokenizer, PreTrainedTokenizerFast, XLNetTokenizer
+from tokenizers import models, normalizers, pre_tokenizers, processors
+from transformers import AutoTokenizer, DebertaV2Tokenizer, PreTrainedTokenizerFast, XLNetTokenizer
 
 import model.reading.tokenizer
-from model.reading.tokenizer import Passages, Ragged, Tokenizer, TokenizerError, over_marks, span_ends, trim_whitespace
+from model.reading.tokenizer import (
+    Passages,
+    Ragged,
+    Tokenizer,
+    TokenizerError,
+    letters_in_no_token,
+    over_letters,
+    over_marks,
+    span_ends,
+    trim_whitespace,
+)
 from tests.checkpoints import Checkpoint, joined_emoji_tokenizer, roberta_tokenizer, wordpiece, xlnet_tokenizer
 from tests.model.texts import FAMILY, TRICKY_CONTEXTS, is_mark, long_context
 
@@ -190,6 +204,103 @@ def test_lone_space_tokens_can_neither_start_nor_end(tmp_path: Path) -> None:
     tokenizer = DebertaV2Tokenizer(vocab=[*special, ("▁", -2.0), ("▁a", -1.0), ("house", -3.0)])
     tokens = tokens_of(saved(tokenizer, tmp_path).passages(["a house a"]), 0)
     assert tokens == [(0, 1, True, True), (2, 2, False, False), (2, 7, True, True), (8, 9, True, True)]
+
+
+# Letters that a tokenizer's own offsets leave in no token
+
+
+def held(tokenizer: Tokenizer, context: str) -> set[int]:
+    return {k for start, end, *_ in tokens_of(tokenizer.passages([context]), 0) for k in range(start, end)}
+
+
+def test_a_first_letter_that_the_offsets_leave_out_is_given_to_its_token(tmp_path: Path) -> None:
+    """Words get a space before them here, and what trims it from the offsets thinks that the first one has none."""
+    tokenizer = roberta_tokenizer()
+    backend = tokenizer.backend_tokenizer
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    backend.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), trim_offsets=True, add_prefix_space=False)
+    assert backend.encode("I am", add_special_tokens=False).offsets[0] == (1, 1)
+    read = saved(PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", cls_token="<s>"), tmp_path)
+    for context in ("I am", "17 yo", "the lamp", "été", "𝐀 x", " I"):
+        tokens = tokens_of(read.passages([context, context]), 0)
+        first = len(context) - len(context.lstrip())
+        assert first in {start for start, _, can_start, _ in tokens if can_start}
+        assert held(read, context) == {k for k, character in enumerate(context) if not character.isspace()}
+    assert tokens_of(read.passages(["I am", "I am"]), 0)[0] == (0, 1, True, True)
+    assert tokens_of(read.passages(["I am", "I am"]), 1) == tokens_of(read.passages(["I am"]), 0)
+
+
+@pytest.mark.parametrize("normalizer", [normalizers.NFC(), normalizers.NFKC(), normalizers.NFKD()])
+def test_parts_of_a_letter_that_a_normalizer_composes_stay_in_its_token(tmp_path: Path, normalizer: Any) -> None:
+    """Korean syllables written as their parts; the mark of a halfwidth letter, which is a letter itself."""
+    tokenizer = xlnet_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = normalizer
+    read = saved(tokenizer, tmp_path)
+    korean = unicodedata.normalize("NFD", "\ub9c8\uc2e4\uae4c \ud574\uc694")
+    for context in (korean, f"in {korean} too", "\uff76\uff9e \uff8a\uff9f x"):
+        assert {k for k, character in enumerate(context) if character.isalpha()} <= held(read, context)
+        ends = {end for _, end, _, can_end in tokens_of(read.passages([context]), 0) if can_end}
+        assert {match.end() for match in re.finditer(r"\w+", context)} <= ends
+
+
+def test_letters_go_to_the_letter_before_them_else_to_the_letter_after() -> None:
+    """Of three texts end to end, "abc", "(d" and "ef g". A token without characters comes first."""
+    text, text_start = "abc(def g", np.array([0, 3, 5, 9])
+    start, end, passage = np.array([[0, 1, 0], [3, 4, 1], [6, 7, 2], [8, 9, 2]]).T
+    assert letters_in_no_token(text, start, end).tolist() == [1, 2, 4, 5]
+    start, end = over_letters(text, start, end, passage, text_start)
+    assert list(zip(start.tolist(), end.tolist(), strict=True)) == [(0, 3), (3, 4), (5, 7), (8, 9)]
+    assert letters_in_no_token(text, start, end).tolist() == [4]  # a bracket is no part of a word
+    start, end, passage = np.array([[3, 4, 1], [5, 5, 1], [8, 9, 2]]).T
+    start, end = over_letters(text, start, end, passage, text_start)
+    assert list(zip(start.tolist(), end.tolist(), strict=True)) == [(3, 4), (4, 5), (8, 9)]
+
+
+@given(st.text("ab \u0301(", max_size=12), st.data())
+def test_tokens_never_lose_characters_nor_leave_their_text(text: str, data: st.DataObject) -> None:
+    places = sorted(data.draw(st.lists(st.integers(0, len(text)), min_size=2, max_size=8)))
+    start, end = np.array(places[0 : len(places) // 2 * 2 : 2]), np.array(places[1::2])
+    cut = data.draw(st.integers(0, len(text)))
+    passage = (start >= cut).astype(np.int64)
+    end = np.where(passage == 0, np.minimum(end, cut), end)
+    new_start, new_end = over_letters(text, start, end, passage, np.array([0, cut, len(text)]))
+    held_before = end > start
+    assert (new_start[held_before] <= start[held_before]).all()
+    assert (new_end[held_before] >= end[held_before]).all()
+    assert (new_start >= np.where(passage == 0, 0, cut)).all()
+    assert (new_end <= np.where(passage == 0, cut, len(text))).all()
+    assert set(letters_in_no_token(text, new_start, new_end)) <= set(letters_in_no_token(text, start, end))
+
+
+def test_a_tokenizer_that_leaves_whole_words_in_no_token_is_refused(tmp_path: Path) -> None:
+    """BPE without an unknown token drops letters that it does not have."""
+    letters = sorted({letter for text in TRICKY_CONTEXTS.values() for letter in text if letter.isascii() and letter.isalnum()})
+    backend = tokenizers.Tokenizer(models.BPE({letter: k for k, letter in enumerate(["<s>", *letters])}, []))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, cls_token="<s>", pad_token="<s>")
+    with pytest.raises(TokenizerError, match="leaves letters in no token, such as"):
+        saved(tokenizer, tmp_path)
+
+
+# Special tokens in a text
+
+
+def test_a_special_token_in_a_text_is_text(checkpoint: Checkpoint) -> None:
+    tokenizer, fresh = checkpoint.reader.tokenizer(), AutoTokenizer.from_pretrained(checkpoint.folder)
+    special = [token for token in fresh.all_special_tokens if token not in (fresh.unk_token, "<eop>", "<eod>")]
+    assert len(special) >= 4
+    roles = set(fresh.convert_tokens_to_ids(special))
+    plain = "Ada lit it. She left."
+    for token in special:
+        context = f"Ada {token} lit it.{token} She left."
+        assert roles & set(fresh(context, add_special_tokens=False)["input_ids"])
+        passages = tokenizer.passages([plain, context, plain])
+        assert not roles & set(passages.ids.tolist())
+        assert not roles & set(tokenizer.questions([context, plain])[0].tolist())
+        before, after = (passages.ids[passages.bounds[k] : passages.bounds[k + 1]].tolist() for k in (0, 2))
+        assert before == after == fresh(plain, add_special_tokens=False)["input_ids"], "neighbours keep their tokens"
+        ends = {end for _, end, _, can_end in tokens_of(passages, 1) if can_end}
+        assert {context.index(token) + len(token), len(context)} <= ends
 
 
 # Whole texts

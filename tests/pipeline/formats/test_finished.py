@@ -55,3 +55,10 @@ def test_text_that_is_no_utf8_is_null_and_spoils_no_other():
     text = pa.array([b"a", b"\xff", b"b"], pa.binary()).view(pa.string())
     rows = list(as_rows(pa.table({"n": [1, 2, 3], "text": text})))
     assert rows == [{"n": 1, "text": "a"}, {"n": 2, "text": None}, {"n": 3, "text": "b"}]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"configuration": {}}'])
+def test_a_run_json_that_describes_no_run(content: str, tmp_path: Path):
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(Refused, match=r"run\.json does not describe a run"):
+        open_run(str(tmp_path))

@@ -16,7 +16,8 @@ import pytest
 
 from model import SpanReader
 from pipeline.convert import main
-from pipeline.formats.read_formats import Names, read_squad
+from pipeline.formats.imported_rows import Layout
+from pipeline.formats.read_squad import read_squad
 from pipeline.sample import SAMPLE
 from tests.pipeline.squad_rules import score
 from tests.runs import examples, read_parts, run, write_input
@@ -88,7 +89,7 @@ def test_predicted_answers_are_a_file_of_golds(audited: Path, tmp_path: Path, ca
     assert export(audited / "out", tmp_path / "silver.json", "--format=squad") == 0
     assert "20 questions" in capsys.readouterr().out
     with open(tmp_path / "silver.json", "rb") as file:
-        found = {example.id: example.golds for example in read_squad(file, Names())}
+        found = {example.id: example.golds for example in read_squad(file, Layout())}
     for row in read_parts(audited / "out").to_pylist():
         assert found[row["id"]] == ([(row["answer_text"], row["answer_start"])] if row["status"] == "answered" else [])
 
@@ -176,7 +177,8 @@ class TestRefusals:
             (audited / "out", ("--format=squad", "--answers=golds"), "--answers=golds: "),
             (audited / "out", ("--format=squad", "--answers=title"), "--answers=title: it is string, not struct"),
             (unfinished, ("--format=jsonl",), "has no manifest: the run did not finish"),
-            (tmp_path / "nothing", ("--format=jsonl",), "has no run.json"),
+            (tmp_path / "nothing", ("--format=jsonl",), f"--run={tmp_path}/nothing: {tmp_path}/nothing has no run.json"),
+            (audited / "out", ("--format=jsonl", f"--output={tmp_path}/a.parquet/b"), f"--output={tmp_path}/a.parquet/b: "),
         ):
             assert export(output, tmp_path / "made", *options) == 2
             assert message in capsys.readouterr().err

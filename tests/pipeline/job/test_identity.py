@@ -143,6 +143,13 @@ class TestInputs:
         with pytest.raises(Refused, match=f"input {job.files[1].path} has changed since"):
             claim(self.changed(job, 1, **values), overwrite=False)
 
+    def test_a_touched_file_is_told_by_its_time(self, job: Job):
+        claim(job, overwrite=False)
+        with pytest.raises(
+            Refused, match=r"it had (\d+) bytes, version of .*, it has \1 bytes, version of 1970-01-01T00:00:01"
+        ):
+            claim(self.changed(job, 1, version="1.0"), overwrite=False)
+
     def test_a_file_more_is_named(self, job: Job):
         claim(replace(job, inputs=replace(job.inputs, files=job.files[:1])), overwrite=False)
         with pytest.raises(Refused, match=f"input {job.files[1].path} was not part of it"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -11,11 +12,13 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+import torch
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from model.reading.reader import resolve_dtype
 from pipeline.job.options import Refused, parse
 from pipeline.job.resolve import Job, resolve, workers
+from tests.checkpoints import ARCHITECTURES
 from tests.runs import examples, write_input
 
 Resolve = Callable[..., Job]
@@ -163,6 +166,50 @@ class TestModelRefusals:
     def test_settings_that_mean_nothing(self, job: Resolve, bert_folder: Path, tmp_path: Path, own: dict[str, Any]):
         with pytest.raises(Refused, match=r"config\.json has spanmill = "):
             job(f"--model={with_config(bert_folder, tmp_path / 'model', spanmill=own)}")
+
+    def test_workers_elsewhere_get_a_dtype_that_every_core_has(self, job: Resolve, monkeypatch: pytest.MonkeyPatch):
+        """What is fast on the launcher's core tells nothing of theirs, and the next launcher may have another."""
+        monkeypatch.setattr("model.reading.reader.bfloat16_is_faster", lambda _: True)
+        assert job("--device=cpu").reader.dtype == "bfloat16"
+        for device in ("auto", "cpu"):
+            found = job("--runner=PortableRunner", f"--device={device}")
+            assert (found.reader.dtype, found.reader.device) == ("float32", device)
+            assert found.configuration["dtype"] == "float32"
+        with pytest.raises(Refused, match="--dtype=auto: the workers' CUDA devices can't be asked from here"):
+            job("--runner=PortableRunner", "--device=cuda")
+
+    @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+    def test_a_launcher_whose_core_lacks_the_dtype_checks_in_float32(
+        self,
+        job: Resolve,
+        bert_folder: Path,
+        tmp_path: Path,
+        dtype: str,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ):
+        model = f"--model={with_config(bert_folder, tmp_path / 'new', launched=dtype)}"  # that no test has loaded
+
+        def embedding(tokens: torch.Tensor, weights: torch.Tensor, *more: Any) -> torch.Tensor:
+            if weights.dtype != torch.float32:
+                raise NotImplementedError(f"embedding not implemented for {weights.dtype}")
+            return weights[tokens]
+
+        monkeypatch.setattr(torch.nn.functional, "embedding", embedding)
+        with caplog.at_level(logging.INFO, "spanmill"):
+            found = job("--runner=PortableRunner", "--device=cuda:1", f"--dtype={dtype}", "--compile", model)
+        assert (found.reader.device, found.reader.dtype, found.reader.compile) == ("cuda:1", dtype, True)
+        assert found.configuration["dtype"] == dtype
+        assert f"--dtype={dtype}: this machine's CPU can't compute in it, the checkpoint is checked in float32" in caplog.text
+        with pytest.raises(Refused, match=f"can't read tokens in torch.{dtype}"):  # here it would compute in it
+            job("--device=cpu", f"--dtype={dtype}", model)
+
+    def test_a_network_that_no_worker_can_run_in_the_dtype(self, job: Resolve, tmp_path: Path):
+        (kind,) = [each for each in ARCHITECTURES if each.name == "xlnet"]
+        model = f"--model={kind.build(tmp_path / 'xlnet')}"
+        with pytest.raises(Refused, match=r"can't read tokens in torch\.bfloat16"):
+            job("--runner=PortableRunner", "--device=cuda", "--dtype=bfloat16", model)
+        assert job("--runner=PortableRunner", "--device=cuda", "--dtype=float32", model).reader.dtype == "float32"
 
     def test_a_device_that_is_not_there(self, job: Resolve):
         with pytest.raises(Refused, match="--device=cuda:99: device 'cuda:99': this machine has"):

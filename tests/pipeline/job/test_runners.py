@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
-import subprocess
 import sys
+import threading
+from functools import partial
 from pathlib import Path
 
 import apache_beam as beam
@@ -21,10 +23,9 @@ from apache_beam.utils.counters import CounterFactory
 
 from pipeline.job.options import Refused, parse
 from pipeline.job.runners import feed_gpu, is_local, is_template, make_runner
+from tests.started import start_function
 from tests.transforms.test_records import RECEIPT
 from transforms.records import Receipt
-
-HOUSE = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize("arguments", [[], ["--runner=DirectRunner"], ["--runner=direct"], ["--runner=FnApiRunner"]])
@@ -159,24 +160,29 @@ def test_one_process_leaves_threads_alone(monkeypatch: pytest.MonkeyPatch):
     assert not set(POOLS) & set(os.environ)
 
 
+def die_in_a_thread(name: str) -> int:
+    """A thread that raises, as the runner's does when the worker that it watches over has died."""
+
+    def fail() -> None:
+        raise RuntimeError("Worker subprocess exited with return code 137")
+
+    logging.basicConfig(force=True)
+    make_runner(PipelineOptions(["--direct_running_mode=multi_processing", "--direct_num_workers=2"]))
+    thread = threading.Thread(target=fail, name=name)
+    thread.start()
+    thread.join()
+    return 0
+
+
 @pytest.mark.parametrize(("name", "code"), [("run_worker", 3), ("another thread", 0)])
-def test_a_worker_that_dies_ends_the_run(name: str, code: int):
+def test_a_worker_that_dies_ends_the_run(name: str, code: int, tmp_path: Path):
     """The runner itself may wait for it for ever. (In a process of its own, since it ends.)"""
-    script = f"""
-import threading
-from apache_beam.options.pipeline_options import PipelineOptions
-from pipeline.job.runners import make_runner
-make_runner(PipelineOptions(["--direct_running_mode=multi_processing", "--direct_num_workers=2"]))
-def fail():
-    raise RuntimeError("Worker subprocess exited with return code 137")
-thread = threading.Thread(target=fail, name={name!r})
-thread.start()
-thread.join()
-"""
-    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=HOUSE)
-    assert ended.returncode == code, ended.stderr
-    assert "return code 137" in ended.stderr
-    assert ("a worker process died; the same command goes on" in ended.stderr) == (code == 3)
+    process = start_function(partial(die_in_a_thread, name), tmp_path / "log")
+    process.join()
+    said = (tmp_path / "log").read_text()
+    assert process.exitcode == code, said
+    assert "return code 137" in said
+    assert ("a worker process died; the same command goes on" in said) == (code == 3)
 
 
 def test_a_template_is_told_by_its_option():

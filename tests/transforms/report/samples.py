@@ -24,7 +24,7 @@ PASSAGES = {
 """Name -> question, context, gold, prediction."""
 
 CONFIGURATION = {"model_digest": "0" * 64, "null": True, "link": "softmax", "temperature": 1.0, "corrections": None}
-ABOUT = {"model": "bundled", "input_files": 1, "configuration": CONFIGURATION}
+ABOUT = {"model": "bundled", "null_trained": True, "input_files": 1, "configuration": CONFIGURATION}
 
 
 def entry(name: str, row: int, doubt: str = "elsewhere") -> dict[str, Any]:

@@ -1,0 +1,87 @@
+"""What command lines have in common: bounds of options, refusals, printing on streams that may be closed, exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from model.checkpoint import CheckpointError
+from model.reading.tokenizer import TokenizerError
+from model.settings import Kind, SettingError
+
+
+def argument(kind: Kind) -> Callable[[str], Any]:
+    """Return the argparse type of an option that takes values of a kind."""
+
+    def read(text: str) -> Any:
+        try:
+            value = kind.read(text)
+        except (ValueError, KeyError):
+            value = math.nan
+        if not kind.takes(value):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {kind.words}")
+        return value
+
+    return read
+
+
+@contextmanager
+def option(name: str, value: Any) -> Iterator[None]:
+    """Turns what the body raises about files and checkpoints into a SettingError that names an option and its value."""
+    try:
+        yield
+    except SettingError:
+        raise
+    except OSError as error:
+        at = f" ({error.filename})" if error.filename not in (None, str(value)) else ""
+        raise SettingError(f"{name}={value}: {error.strerror or error}{at}") from error
+    except ValueError as error:
+        raise SettingError(f"{name}={value}: {error}") from error
+
+
+def say(text: str, end: str = "\n") -> OSError | None:
+    """Prints on standard output. Returns the error if it is closed or full: what a run did does not depend on it.
+
+    Characters that the stream's encoding lacks are escaped. A stream that failed is replaced by the null device, so that it
+    does not fail again when Python exits.
+    """
+    stream = sys.stdout
+    if stream is None:  # closed when Python started
+        return OSError("it is closed")
+    try:
+        encoding = stream.encoding or "utf-8"
+        print(text.encode(encoding, "backslashreplace").decode(encoding), end=end, file=stream, flush=True)
+    except (OSError, ValueError) as error:
+        with suppress(OSError, ValueError):
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, stream.fileno())
+            os.close(null)
+        return error if isinstance(error, OSError) else OSError(str(error))
+    return None
+
+
+def run_command(work: Callable[[], str]) -> int:
+    """Runs a command and prints what it returns. Returns the exit code: 0, 2 if it was refused, 3 if it did not finish."""
+    try:
+        text = work()
+    except SettingError as error:
+        print(f"refused: --{error}", file=sys.stderr)
+        return 2
+    except (CheckpointError, TokenizerError) as error:
+        print(f"refused: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except Exception:
+        traceback.print_exc()
+        return 3
+    unsaid = say(text)
+    if unsaid:
+        print(f"the result can't be printed: standard output: {unsaid.strerror or unsaid}", file=sys.stderr)
+    return 0
