@@ -1,8 +1,11 @@
-"""The mean of the weights of several checkpoints: `python -m model.average --checkpoints A,B --output DIR`.
+"""Average the weights of several checkpoints.
 
-Trainings that began from the same weights can be averaged into one network that answers better than each of them and costs
-no more ("model soups", Wortsman et al. 2022, arXiv:2203.05482, section 2: the uniform soup). All but the weights (tokenizer,
-config.json) is the first checkpoint's. Temperature and null threshold must be fitted again: `python -m model.calibrate`.
+    python -m model.average --checkpoints A,B --output DIR
+
+The average of networks that were trained from the same weights answers better than each of them, at
+the cost of one ("model soups", Wortsman et al. 2022, arXiv:2203.05482, section 2: the uniform
+soup). Everything except the weights (tokenizer, config.json) is copied from the first checkpoint.
+Fit the temperature and the null threshold afterwards: `python -m model.calibrate`.
 """
 
 from __future__ import annotations
@@ -24,9 +27,12 @@ WEIGHTS = "model.safetensors"
 
 
 def average(checkpoints: list[Path], output: Path) -> None:
-    """Writes a checkpoint with the mean of the weights, computed in float32 and stored in the first one's precision.
+    """Write a checkpoint with the mean of the weights.
 
-    Raises SettingError where the checkpoints are not of one architecture, and for a folder that is not a checkpoint.
+    The mean is computed in float32 and stored in the dtypes of the first checkpoint.
+
+    Raises SettingError if the checkpoints differ in architecture, and for a folder that isn't a
+    checkpoint, brings code of its own, or has its weights in several files.
     """
     for folder in checkpoints:
         with option("checkpoints", folder):
@@ -61,6 +67,7 @@ def _weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Average the checkpoints that the command line names."""
     parser = argparse.ArgumentParser(prog="python -m model.average", description=__doc__, allow_abbrev=False)
     parser.add_argument("--checkpoints", required=True, help="comma-separated folders, of one architecture")
     parser.add_argument("--output", required=True, help="folder of the mean")

@@ -1,7 +1,7 @@
 """Settings, each declared once: a dataclass field with its default, help, limits and stages.
 
-The command line, the checks of `SpanReader.load`, the configuration in run.json, the Flex Template's parameters and the
-manual's table of options are all made from these declarations.
+The command line, the checks of `SpanReader.load`, the configuration in run.json, the Flex
+Template's parameters and the manual's table of options are all generated from these declarations.
 """
 
 from __future__ import annotations
@@ -15,27 +15,28 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 ANNOTATE, AUDIT, COMPARE = "annotate", "audit", "compare"
-"""The stages."""
+"""The stages: the three commands of run_pipeline."""
 
 BOTH = (ANNOTATE, AUDIT)
+"""The stages that read text with a network."""
 
 Group = TypeVar("Group")
 """A dataclass whose fields declare settings."""
 
 
 class SettingError(ValueError):
-    """A setting that can't be used; the message starts with its name and value and names the limit."""
+    """A setting has an unusable value; the message starts with name=value and names the limit."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What a setting takes.
+    """The type and the limits of a setting.
 
     words    the limits, as they appear in messages: "a whole number from 1 to 1000"
-    read     converts the text of a command line; raises ValueError or KeyError
+    read     converts text from a command line; raises ValueError or KeyError
     takes    returns whether a value is within the limits
-    metavar  stands for the value in help
-    pattern  regular expression that the text of every such value matches
+    metavar  placeholder for the value in help
+    pattern  regular expression that the text of every valid value matches
     """
 
     words: str
@@ -46,13 +47,13 @@ class Kind:
 
 
 def whole(low: int, high: int) -> Kind:
-    """A whole number from `low` to `high`."""
+    """Return the kind of whole numbers from `low` to `high`, both included."""
     words = f"a whole number from {low:g} to {high:g}"
     return Kind(words, int, lambda value: type(value) is int and low <= value <= high, "N", "[0-9]+")
 
 
 def number(low: float, high: float) -> Kind:
-    """A finite number from `low` to `high`."""
+    """Return the kind of finite numbers from `low` to `high`, both included."""
 
     def takes(value: Any) -> bool:
         return type(value) in (int, float) and math.isfinite(value) and low <= value <= high
@@ -61,21 +62,21 @@ def number(low: float, high: float) -> Kind:
 
 
 def one_of(**values: Any) -> Kind:
-    """One of some words, each of which stands for a value."""
+    """Return the kind of a fixed choice: command line word -> the value that it selects."""
     *most, last = values
     takes = list(values.values()).__contains__
     return Kind(f"{', '.join(most)} or {last}", values.__getitem__, takes, "|".join(values), "|".join(values))
 
 
 def flag() -> Kind:
-    """True or false; on the command line the name alone means true."""
+    """Return the kind of true or false; on the command line, no value means true."""
     values = {"true": True, "false": False}
     takes = [True, False].__contains__
     return Kind("true or false", lambda written: values[written.lower()], takes, "true|false", "true|false")
 
 
 def text(metavar: str, pattern: str = ".*", words: str = "text") -> Kind:
-    """Text that matches a pattern."""
+    """Return the kind of text that `pattern` matches as a whole; messages call it `words`."""
 
     def takes(value: Any) -> bool:
         return isinstance(value, str) and re.fullmatch(pattern, value, re.DOTALL) is not None
@@ -90,18 +91,21 @@ def split_names(listed: str) -> tuple[str, ...]:
 
 
 def names() -> Kind:
-    """A tuple of distinct names, separated by commas on the command line."""
+    """Return the kind of a tuple of distinct names, separated by commas on the command line."""
 
     return Kind("names separated by commas", split_names, lambda value: isinstance(value, tuple), "A,B")
 
 
 def days(most: int = 366) -> Kind:
-    """The days of a range A..B, or the one day A; YYYY-MM-DD each."""
+    """Return the kind of a tuple of consecutive days, at most `most`.
+
+    Text is a range A..B, or the one day A; YYYY-MM-DD each.
+    """
 
     def read(written: str) -> tuple[datetime.date, ...]:
         first, _, last = written.partition("..")
         begin, end = (datetime.datetime.strptime(each, "%Y-%m-%d").date() for each in (first, last or first))
-        count = min((end - begin).days, most) + 1
+        count = min((end - begin).days, most) + 1  # one day too many is enough for `takes` to refuse the range
         return tuple(begin + datetime.timedelta(days=day) for day in range(count))
 
     words = f"a day YYYY-MM-DD, or a range A..B that goes forward over at most {most} days"
@@ -113,12 +117,14 @@ def days(most: int = 366) -> Kind:
 
 @dataclass(frozen=True)
 class Setting:
-    """What a field declares beside its default.
+    """What a field declares in addition to its default.
 
-    unset     what leaving the setting out means, in words, where that depends on the job; its value is then None until it
-              is resolved, and the field's default is for values made by hand
+    unset     in words, what leaving the setting out means where that depends on the job; the value
+              is then None until it is resolved, and the field's default only serves instances made
+              in Python
     stages    the stages that take the setting
-    identity  the stages whose answers or chunk boundaries depend on it, so that it is part of a run's identity
+    identity  the stages whose answers or chunk boundaries depend on it, which makes it part of a
+              run's identity
     option    whether users set it; if not, the checkpoint does
     """
 
@@ -140,13 +146,13 @@ def setting(
     identity: tuple[str, ...] = (),
     option: bool = True,
 ) -> Any:
-    """Declare a setting as the field of a dataclass; see `Setting`."""
+    """Declare a setting as the field of a dataclass. `Setting` explains the arguments."""
     declaration = Setting(kind, help, unset, stages, identity, option)
     return dataclasses.field(default=default, metadata={"setting": declaration})
 
 
 def declared(group: Any) -> Iterator[tuple[str, Any, Setting]]:
-    """Yield name, default (None if it depends on the job) and declaration of each setting of a dataclass."""
+    """Yield name, default (None if it depends on the job) and declaration of each setting."""
     for field in dataclasses.fields(group):
         if "setting" in field.metadata:
             declaration: Setting = field.metadata["setting"]
@@ -154,9 +160,9 @@ def declared(group: Any) -> Iterator[tuple[str, Any, Setting]]:
 
 
 def make(group: type[Group], values: Mapping[str, Any]) -> Group:
-    """Make a group of settings from values by name; text is read as on the command line.
+    """Make a group of settings from values by name; ignore names that the group does not declare.
 
-    Raises SettingError for a value outside its limits.
+    Text is converted as on the command line. Raises SettingError for a value outside its limits.
     """
     given = {}
     for name, default, declaration in declared(group):
@@ -166,24 +172,28 @@ def make(group: type[Group], values: Mapping[str, Any]) -> Group:
 
 
 def _checked(name: str, value: Any, kind: Kind) -> Any:
+    """Return a value, converted if it is text. Raises SettingError if it is outside its limits."""
     try:
-        read = kind.read(value) if isinstance(value, str) else value
+        converted = kind.read(value) if isinstance(value, str) else value
     except (ValueError, KeyError):
-        read = math.nan
-    if not kind.takes(read):
+        converted = math.nan  # no kind takes it, so that the check below raises
+    if not kind.takes(converted):
         raise SettingError(f"{name}={value}: must be {kind.words}")
-    return read
+    return converted
 
 
 def make_all(groups: Sequence[type[Any]], values: Mapping[str, Any]) -> list[Any]:
-    """Make every group from its share of the values. Raises TypeError for a name that no group declares, SettingError."""
+    """Make every group from the values that it declares.
+
+    Raises TypeError for a name that no group declares, SettingError for a value outside its limits.
+    """
     known = sorted(name for group in groups for name, _, declaration in declared(group) if declaration.option)
     unknown = sorted(values.keys() - set(known))
     if unknown:
-        raise TypeError(f"{unknown[0]!r} is not a setting; there are {', '.join(known)}")
+        raise TypeError(f"{unknown[0]!r} is not a setting; the settings are {', '.join(known)}")
     return [make(group, values) for group in groups]
 
 
 def identity_of(group: Any, stage: str) -> dict[str, Any]:
-    """Return the values of a group on which the answers or the chunk boundaries of a stage depend."""
+    """Return by name the values on which a stage's answers or chunk boundaries depend."""
     return {name: getattr(group, name) for name, _, declaration in declared(group) if stage in declaration.identity}

@@ -1,7 +1,7 @@
-"""Distributions that merge: of losses, and of probabilities against what came true.
+"""Mergeable summaries: the distribution of a loss, and the calibration of probabilities.
 
-Quantiles come from a DDSketch (Masson, Rim & Lee 2019, arXiv:1908.10693): logarithmic bins, so that a quantile is off by at
-most `RELATIVE_ACCURACY` of its value.
+Quantiles come from a DDSketch (Masson, Rim & Lee 2019, arXiv:1908.10693). Its bins are logarithmic,
+so that the error of a quantile is at most `RELATIVE_ACCURACY` times its value.
 """
 
 from __future__ import annotations
@@ -16,30 +16,42 @@ import numpy as np
 from ddsketch.mapping import LogarithmicMapping
 
 RELATIVE_ACCURACY = 0.01
+"""Largest error of a quantile, as a share of its value."""
+
 QUANTILES = (0.5, 0.9, 0.95, 0.99)
+"""The quantiles in summaries."""
+
 FINE_BINS = 1000
-"""Probabilities are counted in this many equal bins, of which the 15 equal-mass bins of the calibration are made."""
+"""Number of equally wide bins of probability; summaries join them to `MASS_BINS` bins."""
 
 MASS_BINS = 15
+"""Number of bins of about equally many examples from which the calibration error is computed."""
+
 RESAMPLES = 200
-"""Of the right answers of each bin, for the interval of the calibration error."""
+"""Bootstrap samples for the interval of the calibration error."""
 
 LOSS_BINS = 24
-"""Bins of a loss in plots: bin k holds [(k / 4)^2, ((k + 1) / 4)^2) nats, the last one everything above."""
+"""Bins of a loss in plots: bin k is [(k / 4)^2, ((k + 1) / 4)^2) nats, the last one unbounded."""
 
 Z_95 = 1.96
-"""Standard errors on either side of an estimate that make a normal interval of 95 %."""
+"""Half the width of a normal 95 % interval, in standard errors."""
 
 _SMALLEST = 1e-9
-"""Losses below it count as zero: rounding, not information."""
+"""Smaller losses count as zero: they are rounding errors."""
 
 _MAPPING = LogarithmicMapping(RELATIVE_ACCURACY)
-"""From a positive value to its bin and back, as a DDSketch of this accuracy does it."""
+"""Maps positive values to the bins of the DDSketch, and bins to values."""
 
 
 @dataclass(slots=True)
 class Distribution:
-    """Count, sum, sum of squares, extremes and sketch of one loss."""
+    """The distribution of one loss.
+
+    count, total, squares  number of losses, their sum and the sum of their squares
+    low, high              the extremes; inf and -inf for no loss
+    zeros                  how many losses are below `_SMALLEST`
+    bins                   bin of the sketch -> number of all others
+    """
 
     count: int = 0
     total: float = 0.0
@@ -50,6 +62,7 @@ class Distribution:
     bins: Counter[int] = field(default_factory=Counter)
 
     def add(self, values: np.ndarray) -> None:
+        """Add losses in nats, float [values], not negative."""
         if not len(values):
             return
         self.count += len(values)
@@ -63,6 +76,7 @@ class Distribution:
             self.bins[key] += count
 
     def merge(self, other: Self) -> None:
+        """Add the losses of another distribution."""
         self.count += other.count
         self.total += other.total
         self.squares += other.squares
@@ -71,15 +85,23 @@ class Distribution:
         self.bins.update(other.bins)
 
     def quantiles(self, wanted: Sequence[float]) -> list[float]:
-        """The value of rank q (count - 1), as a DDSketch finds it: the middle of its bin, within the extremes."""
+        """Return the value of rank q (count - 1) for each q of `wanted`: the middle of its bin.
+
+        The values are clamped to the exact extremes.
+        """
         keys = sorted(self.bins)
-        below = np.cumsum([self.zeros, *(self.bins[key] for key in keys)])
-        places = np.searchsorted(below, [q * (self.count - 1) for q in wanted], side="right").tolist()
-        values = [_MAPPING.value(keys[place - 1]) if place else 0.0 for place in places]
+        counts_up_to = np.cumsum([self.zeros, *(self.bins[key] for key in keys)])
+        ranks = [q * (self.count - 1) for q in wanted]
+        positions = np.searchsorted(counts_up_to, ranks, side="right").tolist()
+        # Position 0 is the bin of zeros, which precedes those of `keys`.
+        values = [_MAPPING.value(keys[position - 1]) if position else 0.0 for position in positions]
         return [min(max(value, self.low), self.high) for value in values]
 
     def histogram(self) -> list[int]:
-        """How many values fall into each bin of plots; those in the sketch's bin at a border go by its middle."""
+        """Return the number of losses in each of the `LOSS_BINS` bins of plots.
+
+        A bin of the sketch that crosses a border is counted where its middle is.
+        """
         counts = np.zeros(LOSS_BINS, int)
         counts[0] = self.zeros
         if self.bins:
@@ -88,7 +110,7 @@ class Distribution:
         return counts.tolist()
 
     def summary(self) -> dict[str, Any]:
-        """Mean, standard error, exact extremes, quantiles. None for no example."""
+        """Return count, mean, standard error, extremes and quantiles; only the count if it is 0."""
         if not self.count:
             return {"count": 0}
         mean = self.total / self.count
@@ -103,69 +125,81 @@ class Distribution:
         }
 
     def to_json(self) -> list[Any]:
+        """Return the fields as values that JSON keeps exactly; inverse of `from_json`."""
         return [self.count, self.total, self.squares, self.low, self.high, self.zeros, sorted(self.bins.items())]
 
     @classmethod
     def from_json(cls, values: list[Any]) -> Self:
+        """Make a distribution from the result of `to_json`."""
         count, total, squares, low, high, zeros, bins = values
         return cls(count, total, squares, low, high, zeros, Counter(dict(bins)))
 
 
 def loss_bin(values: np.ndarray) -> np.ndarray:
-    """The bin of each loss in plots, int [values]; wider bins for larger losses."""
+    """Return the bin of each loss in plots, int [values]; bins are wider for larger losses."""
     return np.minimum((np.sqrt(values) * 4).astype(int), LOSS_BINS - 1)
 
 
 @dataclass(slots=True)
 class Calibration:
-    """How often an answer of probability p is right (EM > 0): Brier sum and fine bins of [count, sum of p, right ones]."""
+    """How often answers of probability p are right (EM > 0).
+
+    count  number of answers
+    brier  sum of (probability - right)^2
+    bins   fine bin of probability -> [count, sum of probabilities, number of right answers]
+    """
 
     count: int = 0
     brier: float = 0.0
     bins: dict[int, list[float]] = field(default_factory=dict)
 
     def add(self, probability: np.ndarray, right: np.ndarray) -> None:
+        """Add answers: probability float [answers] in [0, 1]; right [answers], 1 or 0."""
         self.count += len(probability)
         self.brier += float(((probability - right) ** 2).sum())
-        place = np.minimum((probability * FINE_BINS).astype(int), FINE_BINS - 1)
-        keys, at = np.unique(place, return_inverse=True)
-        sums = [np.bincount(at), np.bincount(at, probability), np.bincount(at, right).astype(int)]
+        fine_bin = np.minimum((probability * FINE_BINS).astype(int), FINE_BINS - 1)
+        keys, member = np.unique(fine_bin, return_inverse=True)
+        sums = [np.bincount(member), np.bincount(member, probability), np.bincount(member, right).astype(int)]
         for key, *values in zip(keys.tolist(), *(each.tolist() for each in sums), strict=True):
             self._add(key, values)
 
     def _add(self, key: int, values: list[float]) -> None:
+        """Add [count, sum of probabilities, number of right answers] to a fine bin."""
         mine = self.bins.setdefault(key, [0, 0.0, 0])
         for k, value in enumerate(values):
             mine[k] += value
 
     def merge(self, other: Self) -> None:
+        """Add the answers of another calibration."""
         self.count += other.count
         self.brier += other.brier
         for key, values in other.bins.items():
             self._add(key, values)
 
     def summary(self) -> dict[str, Any]:
-        """Brier score, expected calibration error (Guo et al. 2017, arXiv:1706.04599) and reliability, equal-mass bins.
+        """Return Brier score, expected calibration error and its bins; only the count if it is 0.
 
-        The error's normal interval of 95 % comes from drawing each bin's right answers anew (a parametric bootstrap).
+        The error is that of Guo et al. 2017 (arXiv:1706.04599). Its normal 95 % interval comes from
+        a parametric bootstrap, which draws the number of right answers in each bin anew.
         """
         if not self.count:
             return {"count": 0}
+        # A fine bin belongs to the mass bin of its middle example.
         reliability: list[list[float]] = []
         seen = 0.0
         for key in sorted(self.bins):
-            # A fine bin belongs to the mass bin in which its middle example stands.
             n, p, right = self.bins[key]
-            place = int(MASS_BINS * (seen + n / 2) / self.count)
+            mass_bin = int(MASS_BINS * (seen + n / 2) / self.count)
             seen += n
-            if not reliability or reliability[-1][3] != place:
-                reliability.append([0, 0.0, 0, place])
+            if not reliability or reliability[-1][3] != mass_bin:
+                reliability.append([0, 0.0, 0, mass_bin])
             for k, value in enumerate((n, p, right)):
                 reliability[-1][k] += value
-        counts, sure, right_ones = np.array(reliability)[:, :3].T
-        error = float(np.abs(sure - right_ones).sum() / self.count)
-        drawn = np.random.default_rng(0).binomial(counts.astype(int), right_ones / counts, (RESAMPLES, len(counts)))
-        half = Z_95 * float(np.abs(sure - drawn).sum(1).std() / self.count)
+        counts, expected, observed = np.array(reliability)[:, :3].T
+        error = float(np.abs(expected - observed).sum() / self.count)
+        # The fixed seed makes the interval the same for the same answers.
+        drawn = np.random.default_rng(0).binomial(counts.astype(int), observed / counts, (RESAMPLES, len(counts)))
+        half = Z_95 * float(np.abs(expected - drawn).sum(1).std() / self.count)
         return {
             "count": self.count,
             "expected_calibration_error": error,
@@ -177,8 +211,10 @@ class Calibration:
         }
 
     def to_json(self) -> list[Any]:
+        """Return the fields as values that JSON keeps exactly; inverse of `from_json`."""
         return [self.count, self.brier, sorted(self.bins.items())]
 
     @classmethod
     def from_json(cls, values: list[Any]) -> Self:
+        """Make a calibration from the result of `to_json`."""
         return cls(values[0], values[1], {key: list(bin_values) for key, bin_values in values[2]})

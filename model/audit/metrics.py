@@ -1,4 +1,7 @@
-"""Exact match and F1 of answers, by the rules of SQuAD 1.1 and 2.0 (Rajpurkar et al., arXiv:1606.05250 and 1806.03822)."""
+"""Exact match and F1 of answers, by the rules of SQuAD 1.1 and 2.0.
+
+Rajpurkar et al., arXiv:1606.05250 and arXiv:1806.03822.
+"""
 
 from __future__ import annotations
 
@@ -22,24 +25,25 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def normalise(text: str) -> str:
-    """Lower case, without punctuation and English articles, white space folded."""
+    """Return the text in lower case, without punctuation, articles and extra white space."""
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
 def grade(prediction: str, golds: Sequence[str]) -> tuple[float, float]:
-    """Exact match and token F1 of `grades`."""
+    """Return exact match and token F1, the first two of `grades`."""
     return grades(prediction, golds)[:2]
 
 
 def grades(prediction: str, golds: Sequence[str]) -> tuple[float, float, float]:
-    """Returns exact match, F1 and character F1, in [0, 1], each the best over golds.
+    """Return exact match, F1 and character F1, in [0, 1], each the best over golds.
 
-    No gold means that the gold is no answer (""). F1 counts words between blanks. Character F1
+    F1 counts words between blanks. Character F1
     counts each character of a script without blanks (`UNSPACED`) as a word; both are equal for
     texts without such characters.
 
-    Where either side is empty once normalised, both are 1.0 if both are. By the rules of SQuAD 2.0, golds of which nothing is
-    left don't count, unless there is no other.
+    Without golds the right prediction is "" (no answer). An empty text scores 1.0 against an empty
+    one and 0.0 against any other. By the rules of SQuAD 2.0, golds that are empty once normalised
+    count only if all of them are.
     """
     answer = normalise(prediction)
     if answer and prediction in golds:
@@ -60,5 +64,6 @@ def _best_f1(prediction: str, golds: Iterable[str]) -> float:
 
 
 def _f1(prediction: list[str], gold: list[str]) -> float:
+    """Return F1 over the words of both, each counted as often as it appears."""
     common = sum(min(prediction.count(word), gold.count(word)) for word in {*prediction}.intersection(gold))
     return 2 * common / (len(prediction) + len(gold))

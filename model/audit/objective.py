@@ -1,19 +1,22 @@
-"""The training objective of a span predictor, the loss that is trained and the loss that is audited.
+"""The objective of a span predictor: the one loss that training minimises and the audit measures.
 
-Xiao & Zhu, "Foundations of Large Language Models" (arXiv:2501.09223), section 1.4, Eq. 1.24: with labels u_j (start) and
-v_j (end) over the n tokens of the context passage,
+Xiao & Zhu, "Foundations of Large Language Models" (arXiv:2501.09223), section 1.4, Eq. 1.24: with
+labels u_j (start) and v_j (end) over the n tokens of the context passage,
 
-    Loss = -(1/n) sum_j (log p_j^beg + log p_j^end),    summed: "the negative log-likelihoods of both networks".
+    Loss = -(1/n) sum_j (log p_j^beg + log p_j^end),
 
-Two consistent readings of it:
+summed: "the negative log-likelihoods of both networks".
+
+The equation has two consistent readings:
 
 `categorical`  (BERT: softmax over positions)  -sum_j (u_j log p_j^beg + v_j log p_j^end)
                = (lse(a) - a_{j1}) + (lse(b) - b_{j2})
 `tokenwise`    (sequence labelling) binary cross-entropy of start and of end over the same n tokens
 
-Shapes: B examples (or windows), L positions. Logits are float [..., L] and are computed with in float32 or wider, in log
-space. `support` is bool [B, L]: the context's tokens; a `null` position may enter a softmax's normaliser, never n and
-never a tokenwise sum. Excluded positions are selected away by `where`, never multiplied by zero.
+Shapes: B examples (or windows), L positions. Logits are float [..., L]; every function computes in
+float32 or wider, in log space. `support` is bool [B, L] and marks the context's tokens. A `null`
+position (the classifier token) may enter a softmax's normaliser, but neither n nor a tokenwise sum.
+`where` excludes positions; a product with zero would turn their infinities into nan.
 """
 
 from __future__ import annotations
@@ -23,30 +26,37 @@ from torch.nn.functional import softplus
 
 
 def _wide(logits: torch.Tensor) -> torch.Tensor:
+    """Return the logits in float64 if they are, else in float32."""
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def log_normaliser(logits: torch.Tensor, support: torch.Tensor) -> torch.Tensor:
-    """lse over the support, [B]; -inf where the support is empty. Logits [B, L], support bool [B, L]."""
+    """Return the logsumexp over the support, [B]; -inf where it is empty.
+
+    Logits [B, L], support bool [B, L].
+    """
     logits = _wide(logits)
     return torch.logsumexp(torch.where(support, logits, -torch.inf), -1)
 
 
 def categorical(logits: torch.Tensor, target: torch.Tensor, normaliser: torch.Tensor) -> torch.Tensor:
-    """-log p of the target under a softmax: lse(a) - a_target, [B].
+    """Return -log p of the target under a softmax, in nats: lse(a) - a_target, [B].
 
     logits      [B, L]
-    target      int64 [B], the position of the gold token (of the classifier token, for a null target)
-    normaliser  [B], from `log_normaliser` over a window, or over a whole passage (shared normalisation)
+    target      int64 [B], the position of the gold token, or of the classifier token for a null
+                target
+    normaliser  [B], from `log_normaliser` over a window, or over a whole passage (shared
+                normalisation)
     """
     return normaliser - _wide(logits).gather(-1, target.unsqueeze(-1)).squeeze(-1)
 
 
 def log_one_minus(logits: torch.Tensor, normalised: torch.Tensor) -> torch.Tensor:
-    """log(1 - p_j) under the softmax over the `normalised` positions, [B, L]; 0 elsewhere.
+    """Return log(1 - p_j) under the softmax over the `normalised` positions, [B, L]; 0 elsewhere.
 
-    log1p(-p) loses all digits as p nears 1, which only the largest logit's p can do: there the value is the leave-one-out
-    logsumexp less the logsumexp (at logits (40, 0, 0) it is log 2 - 40, where log1p(-p) is -inf).
+    log1p(-p) loses all digits as p approaches 1, which only the p of the largest logit can do. For
+    that position the value is the logsumexp of all others minus the logsumexp of all: log 2 - 40 at
+    logits (40, 0, 0), where log1p(-p) would be -inf.
     """
     logits = torch.where(normalised, _wide(logits), -torch.inf)
     whole = torch.logsumexp(logits, -1, keepdim=True)
@@ -64,11 +74,15 @@ def tokenwise(
     link: str,
     normalised: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Binary cross-entropy summed over the support, [B]: the target is labelled 1, every other token 0.
+    """Return binary cross-entropy in nats, summed over the support, [B].
 
-    target      int64 [B]; one outside the support (negative, or the classifier token) labels every token 0
+    The target's label is 1, that of every other token 0.
+
+    target      int64 [B]; one outside the support (negative, or the classifier token) labels every
+                token 0
     link        "sigmoid": p_j = sigmoid(a_j), terms logsigmoid(+-a_j)
-                "softmax": p_j is the softmax over the `normalised` positions (the support, plus null where it is on)
+                "softmax": p_j is the softmax over the `normalised` positions (the support, plus
+                null where it is on)
     """
     logits = _wide(logits)
     labelled = torch.zeros_like(support).scatter(-1, target.clamp(min=0).unsqueeze(-1), True)
@@ -83,11 +97,13 @@ def tokenwise(
 
 
 def merge_log_masses(values: torch.Tensor, group: torch.Tensor, groups: int) -> torch.Tensor:
-    """logsumexp of the values of each group, [groups]: window normalisers to passage normalisers. -inf for none.
+    """Return the logsumexp of the values of each group, [groups]; -inf for an empty group.
 
-    values float [W], group int64 [W]. Shared normalisation: Clark & Gardner 2018 (arXiv:1710.10723), section 3.
+    This merges window normalisers to passage normalisers: shared normalisation, Clark & Gardner
+    2018 (arXiv:1710.10723), section 3. values float [W], group int64 [W].
     """
     values = _wide(values)
+    # Subtracting each group's largest value, if it is finite, keeps `exp` from overflowing.
     highest = values.new_full((groups,), -torch.inf).scatter_reduce(0, group, values.detach(), "amax")
     base = torch.where(torch.isfinite(highest), highest, 0.0)
     total = values.new_zeros(groups).index_add(0, group, torch.exp(values - base[group]))

@@ -1,4 +1,4 @@
-"""Batches: context windows of like length, padded together under a budget of padded tokens."""
+"""Batches: context windows of similar length, padded together within a budget of padded tokens."""
 
 from __future__ import annotations
 
@@ -15,15 +15,18 @@ from model.reading.windows import Windows
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Windows laid out as model inputs; B windows, L = tokens of the longest. Padding is on the right.
+    """Windows as model inputs, padded on the right; B windows, L = tokens of the longest.
 
-    input_ids, token_types     int64 [B, L]
-    attention                  bool [B, L], False at padding
-    can_start, can_end         bool [B, L], False outside the context
-    context_start, context_stop  int64 [B], where the context stands: [start, stop)
-    passage_start              int64 [B], the passage token at `context_start`
-    owned_low, owned_high      int64 [B], bounds of i + j in batch positions (see `model.reading.windows`)
-    classifier                 int64 [B], position of the classifier token, or None if the format has none
+    input_ids, token_types       int64 [B, L]
+    attention                    bool [B, L], False at padding
+    can_start, can_end           bool [B, L], whether an answer may start or end there; False
+                                 outside the context
+    context_start, context_stop  int64 [B], positions of the context: [start, stop)
+    passage_start                int64 [B], index of the passage token at `context_start`
+    owned_low, owned_high        int64 [B], bounds of i + j in batch positions (see
+                                 `model.reading.windows`)
+    classifier                   int64 [B], position of the classifier token; None if the format
+                                 has none
     """
 
     input_ids: torch.Tensor
@@ -40,16 +43,16 @@ class Batch:
 
     @property
     def in_context(self) -> torch.Tensor:
-        """bool [B, L]: the positions of context tokens, the support of every loss."""
-        place = torch.arange(self.input_ids.shape[1], device=self.context_start.device)
-        return (place >= self.context_start[:, None]) & (place < self.context_stop[:, None])
+        """Return which positions hold context tokens, bool [B, L]: the support of every loss."""
+        position = torch.arange(self.input_ids.shape[1], device=self.context_start.device)
+        return (position >= self.context_start[:, None]) & (position < self.context_stop[:, None])
 
     def to(self, device: torch.device) -> Batch:
-        """The batch on a device, see `to_device`."""
+        """Return the batch on a device (see `to_device`)."""
         return self._each(lambda tensor: to_device(tensor, device))
 
     def __getitem__(self, rows: slice) -> Batch:
-        """Some of its windows, in the same layout."""
+        """Return some of its windows, in the same layout."""
         return self._each(lambda tensor: tensor[rows])
 
     def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
@@ -61,28 +64,29 @@ class Batch:
 
 @dataclass(slots=True)
 class Pending:
-    """What batches left, on its way from their device; a GPU may still be at work on it.
+    """Results of batches on their way from the device; a GPU may still be computing them.
 
-    Copies stand in the order of the work on a GPU, so that who fetches waits for its own batches and not for those after them.
+    Copies are queued on the CUDA stream in launch order, so `fetch` waits only for its own batches.
     """
 
     results: list[tuple[np.ndarray, Any, torch.Tensor]] = field(default_factory=list)
     copied: torch.cuda.Event | None = None
 
     def put(self, array: np.ndarray, at: Any, result: torch.Tensor) -> None:
-        """`array[at]` is to be `result`."""
-        self.results.append((array, at, result.to("cpu", non_blocking=True)))  # from a GPU into pinned memory
+        """Start copying `result` to the host; `fetch` will write it to `array[at]`."""
+        # A non-blocking copy from a GPU goes to pinned memory.
+        self.results.append((array, at, result.to("cpu", non_blocking=True)))
         if result.device.type == "cuda":
             self.copied = torch.cuda.Event(blocking=True)
             self.copied.record(torch.cuda.current_stream(result.device))
 
     def add(self, more: Pending) -> None:
-        """Takes over what later batches left."""
+        """Append the results of later batches."""
         self.results.extend(more.results)
         self.copied = more.copied or self.copied
 
     def fetch(self) -> None:
-        """Writes all results into their arrays. Raises what the device does."""
+        """Wait for the copies and write all results to their arrays. Raises the device's errors."""
         if self.copied is not None:
             self.copied.synchronize()
         for array, at, result in self.results:
@@ -90,29 +94,33 @@ class Pending:
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """The tensor on a device. To a GPU it goes from pinned memory, for any other copy waits for all that the GPU has to do."""
+    """Return the tensor on a device.
+
+    Copies to a GPU from pinned memory, because a copy from pageable memory waits for all work that
+    is queued on the GPU.
+    """
     if device.type != "cuda" or tensor.device.type != "cpu":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def plan_batches(lengths: np.ndarray, batch_tokens: int) -> list[np.ndarray]:
-    """Groups windows so that (windows x longest) stays within `batch_tokens`; longest first, ties in order.
+    """Group windows so that (windows x tokens of the longest) is at most `batch_tokens`.
 
-    A window that is longer than the budget makes a batch of its own. Returns int64 index arrays that partition
-    `range(len(lengths))`.
+    Batches are sorted by length, longest first, ties in the given order. A window above the budget
+    gets a batch of its own. Returns int64 index arrays that partition `range(len(lengths))`.
     """
     order = np.argsort(-lengths, kind="stable")
     batches, begin = [], 0
     while begin < len(order):
-        held = max(1, batch_tokens // int(lengths[order[begin]]))
-        batches.append(order[begin : begin + held])
-        begin += held
+        size = max(1, batch_tokens // int(lengths[order[begin]]))
+        batches.append(order[begin : begin + size])
+        begin += size
     return batches
 
 
 def assemble(windows: Windows, chosen: np.ndarray) -> Batch:
-    """Lays the chosen windows out as one batch."""
+    """Lay out the windows `chosen` (int [B], indices) as one batch."""
     pair_format, passages, questions = windows.format, windows.passages, windows.questions
     pair, starts = windows.pair[chosen], windows.start[chosen].astype(np.int64)
     question, passage = windows.pair_question[pair], windows.pair_passage[pair]
@@ -121,21 +129,23 @@ def assemble(windows: Windows, chosen: np.ndarray) -> Batch:
     if not pair_format.question_first:
         first_tokens, second_tokens = context_tokens, question_tokens
 
-    # Where the parts of `before` FIRST `between` SECOND `after` begin in each window, and where it ends.
+    # A window is `before` FIRST `between` SECOND `after`: compute where each part begins.
     first = np.full(len(chosen), len(pair_format.before))
     between = first + first_tokens
     second = between + len(pair_format.between)
     after = second + second_tokens
     lengths = after + len(pair_format.after)
-    place = np.arange(lengths.max())
+    position = np.arange(lengths.max())
 
     def part(begin: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-        return (place >= begin[:, None]) & (place < (begin + tokens)[:, None])
+        """Return the positions of a part, bool [B, L]."""
+        return (position >= begin[:, None]) & (position < (begin + tokens)[:, None])
 
     in_first, in_second = part(first, first_tokens), part(second, second_tokens)
     in_question, in_context = (in_first, in_second) if pair_format.question_first else (in_second, in_first)
     context_start = second if pair_format.question_first else first
 
+    # Write special tokens, question and context; what stays is padding.
     input_ids = np.full(in_first.shape, pair_format.pad_id, np.int64)
     token_types = in_first * np.int64(pair_format.first_type) + in_second * np.int64(pair_format.second_type)
     for begin, ids, types in (
@@ -151,6 +161,8 @@ def assemble(windows: Windows, chosen: np.ndarray) -> Batch:
     can_start, can_end = np.zeros_like(in_context), np.zeros_like(in_context)
     can_start[in_context], can_end[in_context] = passages.can_start[tokens], passages.can_end[tokens]
 
+    # A batch position is a passage token + (context_start - starts), so sums i + j shift by twice
+    # that.
     shift = 2 * (context_start - starts)
     classifier = None
     if pair_format.classifier is not None:
@@ -158,7 +170,7 @@ def assemble(windows: Windows, chosen: np.ndarray) -> Batch:
     return Batch(
         input_ids=torch.from_numpy(input_ids),
         token_types=torch.from_numpy(token_types),
-        attention=torch.from_numpy(place < lengths[:, None]),
+        attention=torch.from_numpy(position < lengths[:, None]),
         can_start=torch.from_numpy(can_start),
         can_end=torch.from_numpy(can_end),
         context_start=torch.from_numpy(context_start),

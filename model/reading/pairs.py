@@ -1,4 +1,4 @@
-"""Pairs: the distinct question/context pairs that rows ask, cut into context windows; rows that can't be asked are named."""
+"""Pairs: the distinct question/context pairs of rows, cut into context windows."""
 
 from __future__ import annotations
 
@@ -38,15 +38,16 @@ class WindowLimits:
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """The pairs of some rows.
+    """The distinct pairs of some rows.
 
-    row_pair       int64 [rows], which pair each row asks; -1 for a row that can't be asked for its texts, and may be for
-                   one with too many windows
-    questions      the distinct questions, in the order of those of `windows`
-    contexts       the distinct contexts, in the order of the passages of `windows`
-    questions_cut  int64 [pairs], question tokens beyond `max_question`
-    unknown        int64 [contexts], characters of each that are in unknown tokens
-    problems       row -> (reason, message) of rows that can't be asked
+    row_pair       int64 [rows], index of the row's pair; -1 for a row with an unusable text, and
+                   for some with too many windows (`problems` has all)
+    questions      the distinct questions, in the order of `windows.questions`
+    contexts       the distinct contexts, in the order of `windows.passages`
+    questions_cut  int64 [pairs], number of question tokens beyond `max_question`
+    unknown        int64 [contexts], characters of each context that are in unknown tokens
+    windows        the windows of all pairs
+    problems       row -> (reason, message) of every row that can't be answered
     """
 
     row_pair: np.ndarray
@@ -59,37 +60,41 @@ class Pairs:
 
 
 def cut_pairs(questions: Sequence[Any], contexts: Sequence[Any], tokenizer: Tokenizer, limits: WindowLimits) -> Pairs:
-    """Tokenizes every distinct text once and cuts the passages of the distinct pairs into windows.
-
-    A context that surely has too many tokens for `max_windows` is not tokenized.
+    """Tokenize every distinct text once and cut the passages of the distinct pairs into windows.
 
     questions, contexts  [rows], text, None or `NotUTF8`
 
-    Problems: question_missing, question_not_utf8, question_blank, question_without_tokens, the same four of `context`,
-    too_many_windows.
+    Contexts that provably have too many tokens for `max_windows` are not tokenized. The reasons of
+    problems are question_missing, question_not_utf8, question_blank, question_without_tokens, the
+    same four with `context`, and too_many_windows.
     """
+    # Rows with an unusable text; of a row with two the question is named.
     questions, question_problems = usable_texts(questions)
     contexts, context_problems = usable_texts(contexts)
     problems: dict[int, tuple[str, str]] = {}
-    for name, found in (("question", question_problems), ("context", context_problems)):
-        for row, problem in found.items():
+    for name, unusable in (("question", question_problems), ("context", context_problems)):
+        for row, problem in unusable.items():
             message = f"the {name} is {problem.replace('_', ' ').replace('utf8', 'UTF-8')}"
             problems.setdefault(row, (f"{name}_{problem}", message))
 
+    # Tokenize the distinct texts. `most` holds for a question of one token: a longer one leaves
+    # less room.
     usable = [row for row in range(len(questions)) if row not in problems]
-    question_place = {text: k for k, text in enumerate(dict.fromkeys(questions[row] for row in usable))}
-    room = limits.max_length - tokenizer.format.special_tokens - 1  # beside the shortest question
+    question_index = {text: k for k, text in enumerate(dict.fromkeys(questions[row] for row in usable))}
+    room = limits.max_length - tokenizer.format.special_tokens - 1
     most = most_tokens(room, limits.overlap, limits.max_windows)
     distinct = dict.fromkeys(contexts[row] for row in usable)
-    context_place = {text: k for k, text in enumerate(text for text in distinct if not tokenizer.surely_exceeds(text, most))}
-    whole = tokenizer.questions(list(question_place))
-    passages = tokenizer.passages(list(context_place))
+    tokenizable = [text for text in distinct if not tokenizer.surely_exceeds(text, most)]
+    context_index = {text: k for k, text in enumerate(tokenizable)}
+    whole = tokenizer.questions(list(question_index))
+    passages = tokenizer.passages(tokenizable)
 
+    # Number the distinct pairs in the order of their first row.
     question_tokens, context_tokens = whole.lengths.tolist(), passages.lengths.tolist()
-    pair_place: dict[tuple[int, int], int] = {}
+    pair_index: dict[tuple[int, int], int] = {}
     row_pair = np.full(len(questions), -1, np.int64)
     for row in usable:
-        q, c = question_place[questions[row]], context_place.get(contexts[row])
+        q, c = question_index[questions[row]], context_index.get(contexts[row])
         if question_tokens[q] == 0:
             problems[row] = _without_tokens("question")
         elif c is None:
@@ -97,8 +102,8 @@ def cut_pairs(questions: Sequence[Any], contexts: Sequence[Any], tokenizer: Toke
         elif context_tokens[c] == 0:
             problems[row] = _without_tokens("context")
         else:
-            row_pair[row] = pair_place.setdefault((q, c), len(pair_place))
-    pairs = np.array(list(pair_place), np.int64).reshape(-1, 2)
+            row_pair[row] = pair_index.setdefault((q, c), len(pair_index))
+    pairs = np.array(list(pair_index), np.int64).reshape(-1, 2)
     windows = cut_windows(
         tokenizer.format,
         passages,
@@ -109,14 +114,16 @@ def cut_pairs(questions: Sequence[Any], contexts: Sequence[Any], tokenizer: Toke
         overlap=limits.overlap,
         max_windows=limits.max_windows,
     )
+
+    # A pair whose passage needs too many windows got none.
     too_long = windows.counts == 0
     for row in np.flatnonzero(row_pair >= 0).tolist():
         if too_long[row_pair[row]]:
             problems[row] = _too_many_windows(str(context_tokens[pairs[row_pair[row], 1]]), limits)
     return Pairs(
         row_pair=row_pair,
-        questions=list(question_place),
-        contexts=list(context_place),
+        questions=list(question_index),
+        contexts=tokenizable,
         questions_cut=np.maximum(whole.lengths - limits.max_question, 0)[pairs[:, 0]],
         unknown=_unknown_characters(passages, tokenizer.unknown),
         windows=windows,
@@ -125,7 +132,7 @@ def cut_pairs(questions: Sequence[Any], contexts: Sequence[Any], tokenizer: Toke
 
 
 def _unknown_characters(passages: Passages, unknown: int | None) -> np.ndarray:
-    """How many characters of each passage are in tokens with the id `unknown`, int64 [passages]."""
+    """Count the characters of each passage that are in tokens with the id `unknown`, int64 [passages]."""
     if unknown is None:
         return np.zeros(len(passages), np.int64)
     widths = np.where(passages.ids == unknown, passages.char_end - passages.char_start, 0)
@@ -133,8 +140,10 @@ def _unknown_characters(passages: Passages, unknown: int | None) -> np.ndarray:
 
 
 def _without_tokens(name: str) -> tuple[str, str]:
+    """Return reason and message for a text that has no token."""
     return f"{name}_without_tokens", f"the tokenizer finds no token in the {name}"
 
 
 def _too_many_windows(tokens: str, limits: WindowLimits) -> tuple[str, str]:
+    """Return reason and message for a context of `tokens` tokens, or "more than N"."""
     return "too_many_windows", f"{tokens} tokens need more than max_windows={limits.max_windows}"

@@ -1,4 +1,4 @@
-"""SpanReader: questions answered in Python, without Beam, as annotate answers them."""
+"""SpanReader: answer questions in Python, without Beam, with the same results as annotate."""
 
 from __future__ import annotations
 
@@ -19,15 +19,18 @@ _log = logging.getLogger("spanmill")
 Texts = list[str] | tuple[str, ...]
 
 CPU_BATCH_TOKENS, CUDA_BATCH_TOKENS = 4096, 65536
-"""Padded tokens per batch by default."""
+"""Default padded tokens per batch."""
 
 _ROWS_AT_ONCE = 2048
-"""Of a list: bounds memory, and makes the batches those of annotate with its default --chunk_rows."""
+"""Rows of a list that are answered together.
+
+Bounds memory, and gives the same batches as annotate with its default --chunk_rows.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One of the n best spans; offsets are code points of the context, `end` exclusive."""
+    """One of the n best spans. Offsets count code points of the context; `end` is exclusive."""
 
     text: str
     start: int
@@ -40,15 +43,22 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What annotate writes of a row, under the same names; `message` says more of a rejection's `reason`.
+    """The answer to one question, with the columns that annotate writes.
 
-    status           "answered", "no_answer" or "rejected"
-    answer_text      `context[answer_start:answer_end]`; None, like both offsets, unless the status is "answered"
-    probability      share of the best span in the passage's posterior; None, like all below, for a rejected row
-    span_score       start logit + end logit
-    window_index     the context window in which the span was found, of `num_windows`
-    n_best           the best candidates, best first
-    null_probability, null_score  the no-answer option on the same scale; None where it is off
+    status            "answered", "no_answer" or "rejected"
+    reason, message   why the row was rejected, as a fixed word and in plain text; else None
+    answer_text       `context[answer_start:answer_end]`; None, like both offsets, unless the status
+                      is "answered"
+    probability       posterior of the best span given the passage, in [0, 1]
+    span_score        start logit + end logit of the best span
+    window_index      index of the context window that the best span is from
+    num_windows       number of context windows
+    n_best            the best candidates, best first
+    null_probability  posterior of no answer; None if the null option is off
+    null_score        score of no answer, comparable to `span_score`; None if the null option is off
+    question_tokens_cut  number of question tokens beyond `max_question`, which were not read
+
+    All but status, reason and message are None for a rejected row, `n_best` is empty.
     """
 
     answer_text: str | None
@@ -69,9 +79,14 @@ class Answer:
 
 @dataclass(frozen=True)
 class SpanReader:
-    """A checkpoint with everything resolved that answers depend on. A picklable value; the network is loaded once a process.
+    """A checkpoint with all settings that answers depend on, resolved.
 
-    link          what makes logits probabilities in the tokenwise loss
+    Instances are picklable values; each process loads the network once.
+
+    reader        the network and its tokenizer
+    limits        how contexts are cut into windows
+    decoding      how answers are decided
+    link          "softmax" or "sigmoid": what turns logits into probabilities in the tokenwise loss
     batch_tokens  padded tokens per batch
     """
 
@@ -83,12 +98,14 @@ class SpanReader:
 
     @classmethod
     def load(cls, model: str | Location = "bundled", **settings: Any) -> Self:
-        """Load a checkpoint. The settings are annotate's options of the groups model, windows and answers.
+        """Load a checkpoint.
 
-        model  a folder, a hub id[@revision], or "bundled"; a URL as `transforms.stored_folder.StoredFolder(url)`
+        model     a folder, a hub id[@revision], "bundled", or a location such as
+                  `transforms.stored_folder.StoredFolder(url)`
+        settings  annotate's options of the groups model, windows and answers, by name
 
-        Raises CheckpointError and TokenizerError for what can't be loaded, SettingError for a setting out of its limits,
-        TypeError for a name that isn't a setting.
+        Raises CheckpointError or TokenizerError if the checkpoint can't be loaded, SettingError for
+        a value outside its limits, TypeError for a name that isn't a setting.
         """
         runs, limits, decoding = make_all((ModelSettings, WindowLimits, Decoding), settings)
         reader = _reader(locate(model) if isinstance(model, str) else model, runs)
@@ -120,11 +137,17 @@ class SpanReader:
     def answer(self, question: str, context: Texts, n_best: int = 5) -> list[Answer]: ...
 
     def answer(self, question: str | Texts, context: str | Texts, n_best: int = 5) -> Answer | list[Answer]:
-        """Answers a question from a context, or a list of questions from as many contexts, or either list with one text.
+        """Answer a question from a context, or a list of questions from a list of contexts.
 
-        What can't be answered is an Answer of status "rejected" with its reason, and spoils no other; texts that stand in
-        a list more than once are tokenized once. Raises TypeError for what is neither text nor None, ValueError for
-        lists of different lengths, SettingError for an n_best below 1.
+        One text with a list is used for every element of the list. Repeated texts are tokenized
+        once. A row that can't be answered (a text is None, blank or too long) gives an Answer of
+        status "rejected" with its reason, and does not affect others.
+
+        n_best  how many candidates to return
+
+        Returns an Answer for two texts, else a list of Answers. Raises TypeError for an argument
+        that is neither text nor None, ValueError for lists of different lengths, SettingError for
+        an n_best outside its limits.
         """
         decoding = replace(self.decoding, n_best=make(Decoding, {"n_best": n_best}).n_best)
         questions, contexts = _texts("question", question), _texts("context", context)
@@ -140,6 +163,7 @@ class SpanReader:
         return [answer for rows in groups for answer in self._answers(questions[rows], contexts[rows], decoding)]
 
     def _answers(self, questions: Sequence[Any], contexts: Sequence[Any], decoding: Decoding) -> Iterator[Answer]:
+        """Yield the answer of every row; texts as `_texts` returns them, lists of one length."""
         reader = shared(self.reader)
         pairs = cut_pairs(questions, contexts, reader.tokenizer(), self.limits)
         prediction = predict(reader, pairs.windows, decoding, self.batch_tokens)
@@ -161,7 +185,10 @@ class SpanReader:
 
 
 def _texts(name: str, given: Any) -> list[Any]:
-    """The texts of an argument; what can't be encoded as UTF-8 (a lone surrogate) is `NotUTF8`, as in a column."""
+    """Return an argument's texts; those that UTF-8 can't encode (lone surrogates) as `NotUTF8`.
+
+    Raises TypeError for anything but text, None or an iterable of both.
+    """
     if not isinstance(given, str | Iterable | None) or isinstance(given, bytes | dict):
         raise TypeError(f"{name} is {type(given).__name__}, neither text nor a list of texts: {given!r:.80}")
     values = [given] if isinstance(given, str | None) else list(given)
@@ -172,7 +199,10 @@ def _texts(name: str, given: Any) -> list[Any]:
 
 
 def _reader(location: Location, settings: ModelSettings) -> CheckpointReader:
-    """The reader of a location, its network loaded once to see that it can be. Raises CheckpointError or SettingError."""
+    """Return the reader of a location, after loading its network to check that it can be loaded.
+
+    Raises CheckpointError, TokenizerError, or SettingError for a device or dtype that is missing.
+    """
     folder = location.folder()
     found = digest(folder)
     try:
@@ -199,7 +229,10 @@ def _reader(location: Location, settings: ModelSettings) -> CheckpointReader:
 
 
 def _limits(reader: CheckpointReader, asked: WindowLimits, max_answer_length: int) -> WindowLimits:
-    """Return limits that the model can take and that give every admissible answer a window. Raises SettingError."""
+    """Return limits that the model supports and that give every admissible answer a window.
+
+    Raises SettingError if the limits asked for are impossible.
+    """
     tokenizer = reader.tokenizer()
     special = tokenizer.format.special_tokens
     capacity = min(tokenizer.max_length, reader.positions() or tokenizer.max_length)

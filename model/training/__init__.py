@@ -1,1 +1,1 @@
-"""What `model.train` trains on, and what it minimises."""
+"""The data that `model.train` trains on, and the loss that it minimises."""

@@ -1,4 +1,8 @@
-"""What a span predictor is trained on: rows of Parquet files, cut into windows with targets, planned into batches."""
+"""Training data: rows of Parquet files, cut into windows with targets, planned into batches.
+
+A row is a dict of `question`, `context` and `answers` = {"text": [...], "answer_start": [...]},
+with offsets in code points of the context; without answers it is unanswerable.
+"""
 
 from __future__ import annotations
 
@@ -26,19 +30,20 @@ from model.training.unanswerables import unanswerables
 _log = logging.getLogger("spanmill.train")
 
 ABSENT, NULL = -2, -1
-"""Targets of a window: the gold stands partly in it (no target), or not at all (null)."""
+"""Targets of a window that contains a part of the gold (no target), or nothing of it (null)."""
 
 STRETCH = 1500
-"""Groups that are sorted by length together: enough for little padding, few enough that epochs differ."""
+"""Groups that are sorted by length together: many for little padding, few so that epochs differ."""
 
 
 @dataclass(frozen=True, slots=True)
 class Examples:
     """Training windows with their targets; W windows.
 
-    start, end  int64 [W], passage tokens of the gold, or ABSENT or NULL
-    group       int64 [W], not falling: windows that one question is asked of, that of a made unanswerable row beside those
-                of the row it was made from. They stay in one batch and may share one normaliser.
+    start, end  int64 [W], passage tokens of the gold, `end` inclusive; or ABSENT or NULL
+    group       int64 [W], ascending: number of the original row. The windows of a row and of the
+                unanswerable rows made from it form a group; they stay in one batch and may share
+                one normaliser.
     """
 
     windows: Windows
@@ -48,13 +53,16 @@ class Examples:
 
 
 def read_rows(files: str, mix: dict[str, float] | None = None, seed: int = 0, given_as: str = "train") -> list[dict]:
-    """The rows of comma-separated Parquet files in the input contract's layout.
+    """Read the rows of comma-separated Parquet files in the layout of the input contract.
 
-    Leaves out, with a warning, rows without a question, a context or whole golds. Raises SettingError, which names the option
-    `given_as`, for a file that can't be read or lacks columns, and if no row is left.
+    Leaves out, with a warning, rows without a question, a context or whole golds. Raises
+    SettingError, which names the option `given_as`, for a file that can't be read or lacks columns,
+    and if no row is left.
 
-    mix  pattern of the column `source` -> how often a row of it is taken: 2 is twice, 0.3 is three rows of ten. The first
-         pattern that fits counts; rows that none fits are taken once.
+    mix   glob pattern of the column `source` -> how many times to take a row: 2 means twice, 0.3
+          means with a chance of 0.3. The first pattern that matches counts; other rows are taken
+          once.
+    seed  of the random choice
     """
     columns = ["question", "context", "answers", *(["source"] if mix else [])]
     tables = []
@@ -80,7 +88,10 @@ def read_rows(files: str, mix: dict[str, float] | None = None, seed: int = 0, gi
 
 
 def _read_columns(path: str, columns: list[str]) -> pa.Table:
-    """Columns of a Parquet file, or of a folder of them. Raises ValueError for one that lacks them, and what pyarrow raises."""
+    """Read columns of a Parquet file, or of a folder of them.
+
+    Raises ValueError for one that lacks them, and what pyarrow raises.
+    """
     dataset = pq.ParquetDataset(path)
     missing = [name for name in columns if name not in dataset.schema.names]
     if missing:
@@ -104,10 +115,10 @@ def _is_usable(row: dict) -> bool:
 
 
 def refuse_known(rows: list[dict], files: str) -> int:
-    """Checks that no passage of the files is a passage of the rows; returns how many distinct passages were looked for.
+    """Check that rows and files share no passage; return how many distinct ones the files have.
 
-    Passages are compared by the SHA-256 of their normalised text (case, punctuation, articles and white space apart).
-    Raises SettingError that names the first one that is in both.
+    Passages that differ only in case, punctuation, articles or white space are the same. Raises
+    SettingError that quotes the first common one.
     """
     kept_out = {passage_digest(row["context"]) for row in read_rows(files, given_as="keep_out")}
     for row in rows:
@@ -118,34 +129,46 @@ def refuse_known(rows: list[dict], files: str) -> int:
 
 @lru_cache(maxsize=100_000)
 def passage_digest(context: str) -> bytes:
+    """Return the SHA-256 of a passage's normalised text."""
     return hashlib.sha256(normalise(context).encode()).digest()
 
 
 def with_unanswerables(rows: list[dict], share: float, seed: int) -> list[dict]:
-    """The rows, and after each the unanswerable ones that were made from it; `group` numbers them together."""
+    """Return the rows, each followed by the unanswerable ones that were made from it.
+
+    `share` is the number of rows to make per row. A row and those made from it get the same number
+    in a new field `group`.
+    """
     made: dict[int, list[dict]] = {}
     for row in unanswerables(rows, share, seed):
         made.setdefault(row["made_from"], []).append(row)
-    return [{**row, "group": k} for k, original in enumerate(rows) for row in [original, *made.get(k, [])]]
+    grouped = []
+    for group, original in enumerate(rows):
+        grouped += [{**row, "group": group} for row in [original, *made.get(group, [])]]
+    return grouped
 
 
 def with_joined_passages(rows: list[dict], share: float, passages: int, seed: int) -> list[dict]:
-    """The rows, a share of the answerable ones with a passage made long: joined with those around it that lack their gold.
+    """Return the rows, a share of the answerable ones with a long passage.
 
-    passages  how many a long one is made of, at most, from 1 on. Where among them the row's own stands is drawn evenly, but
-              near the ends of the data.
+    A long passage joins the row's own with its neighbours in the data, without those that contain
+    one of the row's golds. The position of the row's own among them is uniformly random, except
+    near the ends of the data.
+
+    share     chance of an answerable row
+    passages  most passages to join, at least 1
     """
     chosen = random.Random(seed)
     contexts = list(dict.fromkeys(row["context"] for row in rows if row["answers"]["text"]))
-    place = {context: k for k, context in enumerate(contexts)}
+    index = {context: k for k, context in enumerate(contexts)}
     joined = []
     for row in rows:
         if row["answers"]["text"] and chosen.random() < share:
-            at = place[row["context"]]
-            low = max(0, at - chosen.randrange(passages))
-            around = contexts[low:at], contexts[at + 1 : low + passages]
+            own = index[row["context"]]
+            low = max(0, own - chosen.randrange(passages))
             golds = [gold.lower() for gold in row["answers"]["text"]]
-            before, after = ([p for p in side if not any(gold in p.lower() for gold in golds)] for side in around)
+            before = _without_golds(contexts[low:own], golds)
+            after = _without_golds(contexts[own + 1 : low + passages], golds)
             shift = sum(len(passage) + 1 for passage in before)
             starts = [start + shift for start in row["answers"]["answer_start"]]
             answers = {**row["answers"], "answer_start": starts}
@@ -154,8 +177,16 @@ def with_joined_passages(rows: list[dict], share: float, passages: int, seed: in
     return joined
 
 
+def _without_golds(passages: list[str], golds: list[str]) -> list[str]:
+    """Return the passages that contain none of the golds, which are in lower case."""
+    return [passage for passage in passages if not any(gold in passage.lower() for gold in golds)]
+
+
 def majority_gold(answers: dict) -> tuple[int, int] | None:
-    """[char_start, char_end) of the gold that most annotators gave, the first of equals; None without golds."""
+    """Return [char_start, char_end) of the gold that most annotators gave; None without golds.
+
+    Golds count as equal if their normalised texts are; among equally frequent ones the first wins.
+    """
     if not answers["text"]:
         return None
     votes = Counter(normalise(text) for text in answers["text"])
@@ -164,12 +195,15 @@ def majority_gold(answers: dict) -> tuple[int, int] | None:
 
 
 def make_examples(rows: list[dict], tokenizer: Tokenizer, max_length: int, overlap: int, max_question: int) -> Examples:
-    """Cuts the rows into windows and finds the gold of each in them."""
+    """Cut the rows into windows and locate the majority gold of each row in them.
+
+    max_length, overlap, max_question  in tokens, as in `model.reading.pairs.WindowLimits`
+    """
     contexts = list(dict.fromkeys(row["context"] for row in rows))
-    place = {context: k for k, context in enumerate(contexts)}
+    index = {context: k for k, context in enumerate(contexts)}
     passages = tokenizer.passages(contexts)
     questions = tokenizer.questions([row["question"] for row in rows]).cut(max_question)
-    passage = np.array([place[row["context"]] for row in rows])
+    passage = np.array([index[row["context"]] for row in rows])
     windows = cut_windows(
         tokenizer.format,
         passages,
@@ -180,10 +214,14 @@ def make_examples(rows: list[dict], tokenizer: Tokenizer, max_length: int, overl
         overlap=overlap,
         max_windows=10_000,
     )
+
+    # Golds in passage tokens, per row: NULL for a row without.
     golds = {k: gold for k, row in enumerate(rows) if (gold := majority_gold(row["answers"]))}
     begin, stop = np.array(list(golds.values()), np.int64).reshape(-1, 2).T
     first, last = np.full(len(rows), NULL, np.int64), np.full(len(rows), NULL, np.int64)
     first[list(golds)], last[list(golds)] = gold_tokens(passages, passage[list(golds)], begin, stop)
+
+    # Each window has the whole gold, none of it (as NULL is before every window), or a part.
     start, end = first[windows.pair], last[windows.pair]
     whole = (start >= windows.start) & (end < windows.stop)
     outside = (end < windows.start) | (start >= windows.stop)
@@ -193,7 +231,10 @@ def make_examples(rows: list[dict], tokenizer: Tokenizer, max_length: int, overl
 
 
 def best_texts(spans: PassageSpans, windows: Windows, contexts: list[str]) -> list[str]:
-    """The text of the best span of every row, "" where there is none; row k is pair k, contexts [rows]."""
+    """Return the text of every row's best span, "" where there is none; [rows].
+
+    Row k must be pair k; contexts [rows].
+    """
     passages = windows.passages
     base = passages.bounds[windows.pair_passage]
     begin, stop = passages.char_start[base + spans.start[:, 0]], passages.char_end[base + spans.end[:, 0]]
@@ -203,15 +244,21 @@ def best_texts(spans: PassageSpans, windows: Windows, contexts: list[str]) -> li
 
 
 def plan_epoch(examples: Examples, usable: np.ndarray, batch_tokens: int, order: np.random.Generator) -> list[np.ndarray]:
-    """Random batches of the usable windows under a budget of padded tokens; the windows of a group stay together.
+    """Return random batches of windows within a budget of padded tokens; groups stay together.
 
-    Groups are shuffled, sorted by their longest window within stretches, cut to batches, and the batches shuffled. A group
-    above the budget makes a batch of its own.
+    usable  int64, ascending indices of windows
+    order   the source of randomness
+
+    Returns int64 index arrays that partition `usable`. A group above the budget gets a batch of its
+    own.
     """
     lengths = examples.windows.lengths
     _, first = np.unique(examples.group[usable], return_index=True)
     groups = np.split(usable, first[1:])
     longest = np.array([lengths[group].max() for group in groups])
+
+    # Batches are similar in length within a stretch of shuffled groups, and random across
+    # stretches.
     batches = []
     shuffled = order.permutation(len(groups))
     for stretch in np.array_split(shuffled, max(1, len(shuffled) // STRETCH)):

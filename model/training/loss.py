@@ -1,4 +1,8 @@
-"""What a training minimises: the losses of a batch of windows, with the objective that the audit measures."""
+"""Training losses of a batch of windows, with the objective that the audit measures.
+
+Shapes: B windows, L positions (see `model.reading.batching.Batch`). Targets are int64 [2, B], the
+start and end positions in the batch: those of the gold, the classifier's for null, -1 for none.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,10 @@ from model.training.data import NULL, Examples
 def window_loss(
     start_logits: torch.Tensor, end_logits: torch.Tensor, batch: Batch, targets: torch.Tensor, options: argparse.Namespace
 ) -> torch.Tensor:
-    """nll_start + nll_end of each window, [B]; targets int64 [2, B], batch positions (the classifier's for null)."""
+    """Return nll_start + nll_end of each window in nats, [B].
+
+    Logits are float32 [B, L]; every window has a target.
+    """
     context, normalised = batch.in_context, normalised_positions(batch, options.null)
     losses = []
     for logits, target in zip((start_logits, end_logits), targets, strict=True):
@@ -27,7 +34,10 @@ def window_loss(
 
 
 def normalised_positions(batch: Batch, null: bool) -> torch.Tensor:
-    """Where a window's softmax has its mass: the context's tokens and, with the null option, the classifier's; bool [B, L]."""
+    """Return the positions of a window's softmax, bool [B, L].
+
+    These are the context tokens and, with the null option, the classifier token.
+    """
     if not null or batch.classifier is None:
         return batch.in_context
     return batch.in_context.scatter(1, batch.classifier[:, None], True)
@@ -41,20 +51,26 @@ def passage_loss(
     group: torch.Tensor,
     null: bool,
 ) -> torch.Tensor:
-    """One loss for each group with a gold, in the order of the groups, then one for each window without; groups int64 [B].
+    """Return one loss per group with a gold, then one per window with a null target, in nats.
 
-    Shared normalisation (Clark & Gardner 2018, arXiv:1710.10723): a gold's share is that of one softmax over the tokens of
-    all windows of its group, as the audit measures it over a passage, null logits from the window that is surest of an
-    answer. Windows without the gold learn the null option each for itself. targets int64 [2, B], -1 for none.
+    Shared normalisation (Clark & Gardner 2018, arXiv:1710.10723): the gold's probability comes from
+    one softmax over the tokens of all windows of its group, as the audit measures it over a
+    passage. The null logits of the group are those of the window with the least null score. A
+    window with a null target has a softmax of its own. With `null` false the null losses are left
+    out.
+
+    logits float32 [B, L], targets int64 [2, B], group int64 [B].
     """
-    place = torch.arange(start_logits.shape[1])
-    owned = batch.in_context & (2 * place >= batch.owned_low[:, None]) & (2 * place < batch.owned_high[:, None])
+    # A token is counted in the window that owns it, since overlapping windows repeat tokens.
+    position = torch.arange(start_logits.shape[1])
+    owned = batch.in_context & (2 * position >= batch.owned_low[:, None]) & (2 * position < batch.owned_high[:, None])
     groups, group = torch.unique(group, return_inverse=True)
     total = start_logits.new_zeros(len(groups))
     count = start_logits.new_zeros(len(groups))
     classifier = batch.classifier if null else None
     if classifier is not None:
         surest = _surest((start_logits + end_logits).detach().gather(1, classifier[:, None]).squeeze(1), group)
+    # A group has a loss if one of its windows owns the gold's start and one owns its end.
     for logits, target in zip((start_logits, end_logits), targets, strict=True):
         masses, member = log_normaliser(logits, owned), group
         if classifier is not None:
@@ -75,13 +91,16 @@ def passage_loss(
 
 
 def _surest(null_score: torch.Tensor, group: torch.Tensor) -> torch.Tensor:
-    """The window of each group with the least null score, the first of equals, int64 [groups]."""
+    """Return each group's window with the least null score, the first of equals; int64 [groups]."""
     order = np.lexsort((null_score.numpy(), group.numpy()))
     return torch.from_numpy(order[np.unique(group.numpy()[order], return_index=True)[1]])
 
 
 def targets_of(examples: Examples, chosen: np.ndarray, batch: Batch, null: bool) -> torch.Tensor:
-    """Batch positions of the targets, int64 [2, B]; the classifier's for null; -1 for none."""
+    """Return the targets of the windows `chosen` (int64 [B]), which `batch` holds, int64 [2, B].
+
+    A null target is the classifier's position with the null option, -1 without.
+    """
     shift = batch.context_start - batch.passage_start
     none = torch.full((len(chosen),), -1)
     classifier = batch.classifier if null and batch.classifier is not None else none

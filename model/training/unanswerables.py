@@ -1,15 +1,17 @@
-"""Unanswerable training rows, made from answerable ones, so that the null option is trained.
+"""Unanswerable training rows, made from answerable ones to train the null option.
 
-Three kinds, in equal parts where all can be made:
+There are three kinds, equally many where all can be made:
 
-*other passage*    the question with a passage from nearby in the data, the one that shares most words with it
-*changed question* the passage with a question that now asks for something else: another name, number or word, the end of
-                   another question, an antonym, a negation (the edits that people made for SQuAD 2.0; Rajpurkar et al.
-                   2018, arXiv:1806.03822, table 2)
-*passage cut*      the question with its own passage, without the sentences that hold the answer
+*other passage*    the question with a passage nearby in the data, the one that shares most words
+                   with the question
+*changed question* the passage with a question that asks for something else: another name, number
+                   or word, the end of another question, an antonym, a negation (the edits that
+                   people made for SQuAD 2.0; Rajpurkar et al. 2018, arXiv:1806.03822, table 2)
+*passage cut*      the question with its own passage, without the sentences that contain the answer
 
-Passages that hold the answer are never taken for the first and the third kind. What a changed question now asks about comes
-from the passage itself in half of the cases: such questions fool readers most, though a few have an answer after all.
+The first and the third kind never use a passage that contains the answer. A changed question takes
+its new words from the passage itself in half of the cases. Such questions are the hardest, though a
+few of them do have an answer.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 NEARBY = 3
-"""How many passages before and after a row's own are looked at."""
+"""Number of passages before and after a row's own that count as nearby."""
 
 OPPOSITES = """first last|most least|before after|highest lowest|largest smallest|more fewer|north south|east west|early late
 increase decrease|increased decreased|above below|older younger|won lost|win lose|began ended|begin end|start stop|major minor
@@ -59,9 +61,10 @@ SENTENCE = re.compile(r".+?(?:[.!?][\"')\]]*(?=\s|$)|$)\s*", re.DOTALL)
 class Source:
     """What an unanswerable row is made from.
 
-    golds   texts that answer the question
-    nearby  other passages
-    asked   other questions on the passage
+    question, context  the texts of an answerable row
+    golds              texts that answer the question
+    nearby             other passages
+    asked              other questions on the passage
     """
 
     question: str
@@ -71,53 +74,60 @@ class Source:
     asked: list[str]
 
     def others(self, pattern: re.Pattern[str], chosen: random.Random) -> list[str]:
-        """What could stand in the question instead: matches of the passage, or else of those nearby that it lacks.
+        """Return replacements for a match in the question, sorted.
 
-        Never what the question or a gold holds.
+        They are the pattern's matches in the passage or, with a chance of one half, those in nearby
+        passages that the passage does not contain. Texts in the question or in a gold are left out.
         """
         inside = set(pattern.findall(self.context))
         if chosen.random() < 0.5:
-            found = inside
+            candidates = inside
         else:
-            found = {match for passage in self.nearby for match in pattern.findall(passage) if match not in self.context}
+            matches = (match for passage in self.nearby for match in pattern.findall(passage))
+            candidates = {match for match in matches if match not in self.context}
         kept_out = " ".join([self.question, *self.golds])
-        return sorted(match for match in found if match not in kept_out)
+        return sorted(match for match in candidates if match not in kept_out)
 
 
 def unanswerables(rows: list[dict], share: float, seed: int) -> list[dict]:
-    """`share` x len(rows) unanswerable rows; `made_from` is the number of the row that each was made from.
+    """Make `share` x len(rows) unanswerable rows, or fewer if some can't be made.
 
-    Rows are `{question, context, answers}`; answerless rows are never taken as a source. Fewer come back if that many
-    cannot be made.
+    Rows are dicts of `question`, `context` and `answers`; the results also have `made_from`, the
+    index of the answerable row that they were made from.
     """
     chosen = random.Random(seed)
     asked: dict[str, list[str]] = {}
     for row in rows:
         asked.setdefault(row["context"], []).append(row["question"])
     contexts = list(asked)
-    place = {context: k for k, context in enumerate(contexts)}
+    index = {context: k for k, context in enumerate(contexts)}
     sources = [k for k, row in enumerate(rows) if row["answers"]["text"]]
     wanted = int(share * len(rows))
     taken = chosen.choices(sources, k=wanted) if sources else []
     made = []
     for turn, number in enumerate(taken):
         question, context = rows[number]["question"], rows[number]["context"]
-        at = place[context]
+        own = index[context]
         source = Source(
             question=question,
             context=context,
             golds=rows[number]["answers"]["text"],
-            nearby=[contexts[(at + step) % len(contexts)] for step in range(-NEARBY, NEARBY + 1) if step],
+            nearby=[contexts[(own + step) % len(contexts)] for step in range(-NEARBY, NEARBY + 1) if step],
             asked=[other for other in asked[context] if other != question],
         )
+        # Kinds take turns; one that can't be made leaves its turn to the next.
         kinds = [changed_question, passage_cut, other_passage]
         found = next(filter(None, (kinds[(turn + step) % 3](source, chosen) for step in range(3))), None)
-        made += [{**found, "made_from": number}] if found else []
+        if found:
+            made.append({**found, "made_from": number})
     return made
 
 
 def other_passage(source: Source, chosen: random.Random) -> dict | None:
-    """The question with the passage nearby that looks most like an answer and holds none; None if all hold it."""
+    """Return the question with the nearby passage without a gold that shares most words with it.
+
+    None if all contain one.
+    """
     golds = [gold.lower() for gold in source.golds]
     words = set(WORD.findall(source.question.lower()))
     without = [passage for passage in source.nearby if not any(gold in passage.lower() for gold in golds)]
@@ -128,7 +138,10 @@ def other_passage(source: Source, chosen: random.Random) -> dict | None:
 
 
 def passage_cut(source: Source, chosen: random.Random) -> dict | None:
-    """The question with its passage less all sentences that hold a gold; None if less than half would be left."""
+    """Return the question with its passage without the sentences that contain a gold.
+
+    None if less than half of the passage would be left, or a gold that crosses sentences remains.
+    """
     golds = [gold.lower() for gold in source.golds]
     sentences = SENTENCE.findall(source.context)
     left = "".join(sentence for sentence in sentences if not any(gold in sentence.lower() for gold in golds))
@@ -138,11 +151,15 @@ def passage_cut(source: Source, chosen: random.Random) -> dict | None:
 
 
 def changed_question(source: Source, chosen: random.Random) -> dict | None:
-    """The passage with the question changed in one place, so that it has no answer there; None if none fits."""
+    """Return the passage with the question changed in one place; None if no change applies.
+
+    Questions that are asked of the passage in the data are never made.
+    """
     changes: list[Callable[[Source, random.Random], str | None]]
     changes = [_other_name, _part_of_name, _other_number, _other_word, _other_tail, _antonym]
     chosen.shuffle(changes)
-    # A negation nearly always fits, and soon teaches nothing: it is the last resort but for one case in twelve.
+    # A negation almost always applies, and many of them teach little: except in one case of twelve,
+    # try it last.
     changes.insert(0 if chosen.random() < 1 / 12 else len(changes), _negation)
     for change in changes:
         changed = change(source, chosen)
@@ -152,16 +169,18 @@ def changed_question(source: Source, chosen: random.Random) -> dict | None:
 
 
 def _without_answer(question: str, context: str) -> dict:
+    """Return an unanswerable row."""
     return {"question": question, "context": context, "answers": {"text": [], "answer_start": []}}
 
 
 def _other_name(source: Source, chosen: random.Random) -> str | None:
+    """Replace a name in the question by another name."""
     names, others = NAME.findall(source.question), source.others(NAME, chosen)
     return source.question.replace(chosen.choice(names), chosen.choice(others), 1) if names and others else None
 
 
 def _part_of_name(source: Source, chosen: random.Random) -> str | None:
-    """One word of a name becomes a word of another name: Ada Lovelace to Ada Byron."""
+    """Replace a word of a name in the question by one of another name: Ada Lovelace, Ada Byron."""
     names = [name for name in NAME.findall(source.question) if " " in name]
     parts = [part for name in source.others(NAME, chosen) for part in name.split() if part not in source.question]
     if not names or not parts:
@@ -170,6 +189,7 @@ def _part_of_name(source: Source, chosen: random.Random) -> str | None:
 
 
 def _other_number(source: Source, chosen: random.Random) -> str | None:
+    """Replace a number in the question by another one, or by one near it that the passage lacks."""
     numbers = NUMBER.findall(source.question)
     if not numbers:
         return None
@@ -180,7 +200,7 @@ def _other_number(source: Source, chosen: random.Random) -> str | None:
 
 
 def _other_word(source: Source, chosen: random.Random) -> str | None:
-    """A word makes room for another of the same ending."""
+    """Replace a word of the question by another one with the same last two letters."""
     words = [word for word in PLAIN_WORD.findall(source.question) if word not in QUESTION_WORDS]
     if not words:
         return None
@@ -190,7 +210,7 @@ def _other_word(source: Source, chosen: random.Random) -> str | None:
 
 
 def _other_tail(source: Source, chosen: random.Random) -> str | None:
-    """The question ends as another on the passage does, from a preposition on."""
+    """Replace the question's end, from a preposition on, by that of another question."""
     own = TAIL.search(source.question)
     kept_out = [source.question, *source.golds]
     tails = [tail for question in source.asked for tail in TAIL.findall(question)]
@@ -201,6 +221,7 @@ def _other_tail(source: Source, chosen: random.Random) -> str | None:
 
 
 def _antonym(source: Source, chosen: random.Random) -> str | None:
+    """Replace a word of the question by its antonym."""
     words = [word for word in source.question.split() if word in ANTONYMS]
     if not words:
         return None
@@ -209,7 +230,8 @@ def _antonym(source: Source, chosen: random.Random) -> str | None:
 
 
 def _negation(source: Source, chosen: random.Random) -> str | None:
+    """Negate the question's first auxiliary verb; None if the question is negated already."""
     if re.search(r"\bnot\b|n't\b", source.question):
         return None
-    changed = AUXILIARY.sub(lambda found: f"{found[0]} not" if found[0] != "can" else "cannot", source.question, count=1)
+    changed = AUXILIARY.sub(lambda verb: f"{verb[0]} not" if verb[0] != "can" else "cannot", source.question, count=1)
     return changed if changed != source.question else None

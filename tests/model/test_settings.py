@@ -104,7 +104,7 @@ def test_every_kind_reads_what_its_pattern_allows_and_nothing_else():
 def test_several_groups_share_the_values_and_know_every_name():
     assert make_all((Lamps, Boats), {"boats": 2, "count": 4}) == [Lamps(4, None), Boats(2)]
     for unknown in ("made", "age", "ships"):  # a plain field, one that users don't set, one that is nowhere
-        with pytest.raises(TypeError, match=f"'{unknown}' is not a setting; there are boats, count, height, lit"):
+        with pytest.raises(TypeError, match=f"'{unknown}' is not a setting; the settings are boats, count, height, lit"):
             make_all((Lamps, Boats), {unknown: 1})
 
 

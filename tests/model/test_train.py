@@ -1,4 +1,4 @@
-"""Training a tiny network on the bundled sample: it learns, resumes to the same weights, and leaves a checkpoint."""
+"""Training a tiny network on the bundled sample: it learns, resumes, and writes a checkpoint."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_the_folder_is_a_checkpoint_with_settings_of_its_own(trained: Path) -> N
 
 
 @pytest.mark.parametrize("taught", [False, True])
-def test_a_run_that_was_cut_off_goes_on_to_the_same_weights(
+def test_an_interrupted_training_resumes_to_the_same_weights(
     trained: Path, bert_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taught: bool
 ) -> None:
     changed = {"save_minutes": 0.0, **({"teacher": str(trained)} if taught else {})}
@@ -100,7 +100,10 @@ GOLDS = {0: (0, 2), 1: (18, 20)}
 
 
 def laid_out() -> tuple[Windows, Batch, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Two passages in windows, logits of a fake network, and where the golds are (-1: not whole in this window)."""
+    """Return windows of two passages, their batch, start and end logits of a fake network, and targets.
+
+    A target is -1 if the window does not contain the whole gold.
+    """
     windows = make_windows([9, 40], max_length=16, overlap=5)
     batch = assemble(windows, np.arange(len(windows)))
     logits = FakeReader(7, levels=0).logits(batch)

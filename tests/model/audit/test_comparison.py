@@ -1,4 +1,4 @@
-"""Paired differences: against numpy on the raw values, and the same for every grouping and order."""
+"""Paired differences equal numpy's on the raw values, and are the same for every grouping and order."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def score(after: bool, row: int, values: tuple[float, float, float], **changes: 
 
 
 def drawn_pairs(count: int, seed: int = 0) -> list[Pair]:
-    """Losses and grades of which some are undefined; EM is one where F1 is."""
+    """Draw losses and grades, some undefined; EM is 1 where F1 is."""
     numbers = np.random.default_rng(seed)
     pairs = []
     for row in range(count):
@@ -50,7 +50,7 @@ def compared(pairs: list[Pair], most: int = 7) -> Comparison:
 
 
 def changed(pairs: list[Pair]) -> dict[str, int]:
-    """How many pairs are worse and better, by F1, then by loss."""
+    """Return how many pairs are worse and better, by F1, then by loss."""
     found = {"regressions": 0, "improvements": 0}
     for before, after in pairs:
         f1, loss = after.values[2] - before.values[2], after.values[0] - before.values[0]
@@ -60,7 +60,7 @@ def changed(pairs: list[Pair]) -> dict[str, int]:
 
 
 def test_rounding_makes_nothing_better_or_worse():
-    """The same row in another batch."""
+    """The logits of a row differ a little from batch to batch."""
     before = score(False, 0, (9.92353643, 1.0, 0.8))
     pairs = [(before, score(True, 0, (loss, 1.0, 0.8))) for loss in (9.92353793, 9.92352843)]
     comparison = compared(pairs)
@@ -93,7 +93,7 @@ def test_means_intervals_and_counts_are_those_of_the_raw_values():
 
 
 def test_the_interval_is_that_of_a_paired_bootstrap():
-    """Percentiles of 4,000 resamples: what the documentation says of the normal interval."""
+    """The normal interval is within the documented distance of percentiles of 4,000 resamples."""
     pairs = drawn_pairs(400, seed=5)
     difference = np.array([a.values[2] - b.values[2] for b, a in pairs])
     resampled = np.random.default_rng(0).choice(difference, (4000, len(difference))).mean(1)

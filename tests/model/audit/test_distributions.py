@@ -1,4 +1,4 @@
-"""Quantiles and calibration of what was merged, against slow computations on the raw values."""
+"""Merged quantiles and calibration equal slow computations on the raw values."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class TestDistribution:
         for value in values:
             sketch.add(value if value > 1e-9 else 0.0)
         for q in (0.0, 0.1, 0.25, *QUANTILES, 1.0):
-            # Ours is clamped to the exact extremes, which the sketch's own answer may leave by its accuracy.
+            # Ours is clamped to the exact extremes; the sketch's own may exceed them by its accuracy.
             expected = min(max(sketch.get_quantile_value(q), min(values)), max(values))
             assert made.quantiles([q])[0] == pytest.approx(expected, rel=1e-12, abs=1e-12)
 
@@ -63,7 +63,7 @@ class TestDistribution:
         assert distribution([]).summary() == {"count": 0}
 
     def test_losses_that_are_mere_rounding_count_as_zero(self):
-        """A loss of 1e-15 is a 0 of other hardware: without the floor, quantiles would tell the two apart."""
+        """1e-15 on one machine may be 0 on another; quantiles must not depend on that."""
         made = distribution([0.0, 1e-15, 1e-10, 3.0])
         assert made.quantiles([0.5]) == [0.0]
         assert len(made.bins) == 1
@@ -84,7 +84,7 @@ class TestDistribution:
 
 class TestCalibration:
     def test_against_a_slow_computation(self):
-        """On so many different probabilities that bins of equal mass are what sorting makes, within one fine bin."""
+        """With this many distinct probabilities, the bins match those of sorting within one fine bin."""
         drawn = np.random.default_rng(5)
         p = drawn.random(3000)
         right = (drawn.random(3000) < p**2).astype(np.float64)  # overconfident

@@ -1,4 +1,4 @@
-"""The objective against hand-worked numbers, torch's own losses and transformers' question answering loss."""
+"""The objective equals hand-computed numbers, torch's losses and the loss of transformers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def nll(logits: torch.Tensor, target: torch.Tensor, support: torch.Tensor) -> to
 @pytest.mark.parametrize(
     ("start", "end", "expected"),
     [
-        # The four examples that docs/objective.md works by hand: logits 4, 0, 0 over three tokens, gold (0, 0).
+        # The four examples of docs/objective.md: logits 4, 0, 0 over three tokens, gold (0, 0).
         ([4.0, 0.0, 0.0], [4.0, 0.0, 0.0], 2 * math.log(1 + 2 * math.exp(-4))),
         ([4.0, 0.0, 0.0], [0.0, 4.0, 0.0], math.log(1 + 2 * math.exp(-4)) + math.log(2 + math.exp(4))),
         ([0.0, 4.0, 0.0], [0.0, 4.0, 0.0], 2 * math.log(2 + math.exp(4))),
@@ -53,7 +53,7 @@ def test_half_the_sum_is_the_loss_of_transformers() -> None:
     torch.testing.assert_close(ours, theirs)
 
 
-def test_only_the_support_counts_whatever_stands_elsewhere() -> None:
+def test_logits_outside_of_the_support_do_not_count() -> None:
     logits, target = random_logits(), torch.tensor([2, 3, 4, 5])
     support = EVERYWHERE.clone()
     support[:, :2] = support[:, 7:] = False

@@ -1,4 +1,4 @@
-"""What a row is sorted by."""
+"""The slices that rows belong to."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from model.audit.slices import bounded, question_word
         ("", "other"),
     ],
 )
-def test_the_question_word_that_stands_first(question: str, word: str):
+def test_the_first_question_word(question: str, word: str):
     assert question_word(question) == word
 
 
-def test_ranges_sort_as_text_and_hold_their_lower_bound():
+def test_ranges_sort_as_text_and_include_their_lower_bound():
     values = [0, 4, 5, 9, 10, 39, 40, 10**6]
     found = [bounded(value, (5, 10, 40)) for value in values]
     assert found == [

@@ -87,7 +87,7 @@ def test_masks_and_owned_spans_move_with_the_context(pair_format: PairFormat) ->
 
 
 def cut(checkpoint: Checkpoint, questions: list[str], contexts: list[str], max_length: int, overlap: int) -> Windows:
-    """Every question asked of every context."""
+    """Return windows of every question with every context."""
     tokenizer = checkpoint.reader.tokenizer()
     grid = [(q, c) for q in range(len(questions)) for c in range(len(contexts))]
     return cut_windows(

@@ -1,4 +1,4 @@
-"""Pairs: a context that is not tokenized, because it surely has too many tokens, changes nothing but the time it takes."""
+"""Pairs: skipping the tokenization of contexts that provably have too many tokens changes no result."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from model.reading.tokenizer import Tokenizer
 from tests.checkpoints import Checkpoint
 
 LIMITS = WindowLimits(max_length=16, overlap=4, max_question=4, max_windows=3)
-"""Room for 16 - 3 - q context tokens beside q question tokens: at most 12 + 2 * 8 = 28 in three windows."""
+"""A question of q tokens leaves 16 - 3 - q for the context: three windows hold at most 12 + 2 * 8 = 28."""
 
 
 @pytest.fixture(scope="module")
@@ -22,14 +22,14 @@ def words(bert_folder: Path) -> Tokenizer:
 
 
 class Slow(Tokenizer):
-    """Tokenizes every context."""
+    """A tokenizer that never skips a context."""
 
     def surely_exceeds(self, context: str, tokens: int) -> bool:
         return False
 
 
 def asked(pairs: Pairs) -> list[tuple[str, str] | str]:
-    """Of each row the texts of its pair, or why it can't be asked."""
+    """Return, for each row, the texts of its pair, or the reason why it has none."""
     windows = pairs.windows
     return [
         pairs.problems[row][0]

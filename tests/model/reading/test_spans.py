@@ -31,7 +31,7 @@ def test_order_keys_sort_by_score_then_lowest_index(scores: list[float]) -> None
     assert len(set(keys.tolist())) == len(scores)
 
 
-def test_order_keys_tell_apart_indices_up_to_32_bits() -> None:
+def test_order_keys_distinguish_indices_up_to_32_bits() -> None:
     index = torch.tensor([2**32 - 1, 0, 2**31])
     assert order_keys(torch.zeros(3), index).argsort(descending=True).tolist() == [1, 2, 0]
     assert order_keys(torch.tensor([-0.0, 0.0]), torch.tensor([0, 1])).argsort(descending=True).tolist() == [0, 1]
@@ -41,7 +41,7 @@ def test_order_keys_tell_apart_indices_up_to_32_bits() -> None:
 
 
 def decode(start_logits: Any, end_logits: Any, **changes: Any) -> list[tuple[int, int, float]]:
-    """(start, end, score) of the candidates of one window that may start, end and own anywhere."""
+    """Return (start, end, score) of the candidates of one window; by default it owns all spans."""
     logits = torch.tensor([start_logits, end_logits], dtype=torch.float32)
     length = logits.shape[1]
     settings = {"max_answer_length": length, "n_best": 3, "temperature": 1.0, "low": -UNBOUNDED, "high": UNBOUNDED}
@@ -49,8 +49,8 @@ def decode(start_logits: Any, end_logits: Any, **changes: Any) -> list[tuple[int
     bounds = torch.tensor([[settings.pop("low")], [settings.pop("high")]])
     masks = torch.tensor([settings.pop("can_start"), settings.pop("can_end")])
     start, end, a, b, _ = decode_windows(logits[:1], logits[1:], masks[:1], masks[1:], *bounds, **settings)
-    found = a[0] > -math.inf
-    return list(zip(start[0][found].tolist(), end[0][found].tolist(), (a + b)[0][found].tolist(), strict=True))
+    valid = a[0] > -math.inf
+    return list(zip(start[0][valid].tolist(), end[0][valid].tolist(), (a + b)[0][valid].tolist(), strict=True))
 
 
 def test_the_best_spans_of_a_hand_worked_window() -> None:
@@ -142,7 +142,7 @@ def test_decoding_equals_brute_force(window: dict[str, Any]) -> None:
 
 @st.composite
 def passages(draw: st.DrawFn) -> dict[str, Any]:
-    """Several pairs, their passages cut into overlapping windows, tokens that may not start or end among them."""
+    """Draw pairs whose passages are cut into overlapping windows; some tokens can't start or end."""
     lengths = draw(st.lists(st.integers(1, 24), min_size=1, max_size=3))
     max_answer_length = draw(st.integers(1, 5))
     room = draw(st.integers(max_answer_length, 12))
@@ -222,7 +222,7 @@ def test_probabilities_of_all_options_sum_to_one(passage: dict[str, Any]) -> Non
 
 @given(passages(), st.randoms(use_true_random=False))
 def test_the_order_of_windows_within_a_pair_and_their_batches_change_nothing(passage: dict[str, Any], random: Any) -> None:
-    """Candidates are equal to the last bit; masses may be summed in another order."""
+    """Candidates are bitwise equal; masses only nearly, because the order of sums may differ."""
     whole = merged(**passage)
     windows, decoding = passage["windows"], passage["decoding"]
     spans = predict(passage["reader"], windows, decoding, random.choice([1, 23, 60])).spans
@@ -245,7 +245,7 @@ def test_the_order_of_windows_within_a_pair_and_their_batches_change_nothing(pas
 
 
 def test_an_answer_in_two_windows_is_counted_once_with_its_owners_logits() -> None:
-    """Passage of 8 tokens in windows [0, 6) and [2, 8): span (2, 2) stands at depth 2 in the first, 0 in the second."""
+    """Windows [0, 6) and [2, 8) of 8 tokens: span (2, 2) is at depth 2 in the first, 0 in the second."""
     windows = make_windows([8], max_length=10, overlap=4)
 
     def spoil(pair: int, start: int, logits: np.ndarray) -> None:

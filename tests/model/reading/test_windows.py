@@ -12,7 +12,7 @@ from tests.model.fakes import make_windows
 
 @st.composite
 def layouts(draw: st.DrawFn) -> dict:
-    """Pairs of several passage and question lengths, cut with any overlap that leaves room."""
+    """Draw passage and question lengths of pairs, and an overlap that leaves room."""
     questions = draw(st.lists(st.integers(1, 6), min_size=1, max_size=4))
     least_room = draw(st.integers(1, 20))
     return {
@@ -47,7 +47,7 @@ def test_windows_are_grouped_by_pair_and_numbered_in_order(layout: dict) -> None
 
 
 @given(layouts())
-def test_every_span_that_a_window_holds_is_owned_by_the_window_where_it_stands_deepest(layout: dict) -> None:
+def test_every_span_in_a_window_is_owned_by_the_window_that_has_it_farthest_from_its_edges(layout: dict) -> None:
     windows = make_windows(**layout)
     for pair, tokens in enumerate(layout["lengths"]):
         at = np.flatnonzero(windows.pair == pair)

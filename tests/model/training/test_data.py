@@ -1,4 +1,4 @@
-"""Rows to windows with targets to batches: what is taken, what is grouped, what is kept out."""
+"""Training data: which rows are taken, grouped and kept out, and what their windows' targets are."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_the_gold_of_most_annotators_is_trained_on() -> None:
     assert majority_gold({"text": [], "answer_start": []}) is None
 
 
-def test_made_rows_stand_beside_the_row_that_they_were_made_from() -> None:
+def test_made_rows_follow_the_row_that_they_were_made_from() -> None:
     rows = [row(k) for k in range(40)]
     made = with_unanswerables(rows, 0.5, seed=0)
     assert 50 <= len(made) <= 60

@@ -1,4 +1,4 @@
-"""Distillation: the divergence is the textbook's, a student comes to agree with its teacher, who must be able to teach it."""
+"""Distillation: the divergence equals torch's, a student learns to agree with its teacher."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.model.test_train import SAMPLE, options
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint with a trained null option, from other weights than the student's."""
+    """Return a checkpoint with a trained null option, from other weights than the student's."""
     folder = tmp_path_factory.mktemp("teacher")
     train(options(build_bert(folder / "base", seed=9), folder / "trained"))
     return folder / "trained"
@@ -60,7 +60,7 @@ def test_tokens_outside_of_the_softmax_give_no_gradient_and_no_nan() -> None:
 
 @pytest.mark.parametrize("null", [True, False])
 def test_a_student_comes_to_agree_with_its_teacher(bert_folder: Path, teacher: Path, tmp_path: Path, null: bool) -> None:
-    """Without the null option batches whose windows hold no gold teach as well."""
+    """Without the null option, the teacher still gives a loss to batches without a gold."""
     batch = batch_of(bert_folder)
     normalised = normalised_positions(batch, null)
     taught = Teacher(str(teacher), Tokenizer(bert_folder), 128, null).probabilities(batch, normalised)
@@ -78,14 +78,14 @@ def test_a_student_comes_to_agree_with_its_teacher(bert_folder: Path, teacher: P
 
 
 def edited(folder: Path, to: Path, **settings: Any) -> str:
-    """A copy of a checkpoint with other settings of its own."""
+    """Copy a checkpoint, change its own settings, and return the copy's folder."""
     shutil.copytree(folder, to)
     config = json.loads((to / "config.json").read_text())
     (to / "config.json").write_text(json.dumps({**config, "spanmill": {**config["spanmill"], **settings}}))
     return str(to)
 
 
-def test_who_can_not_teach_is_refused(
+def test_a_checkpoint_that_can_not_teach_the_student_is_refused(
     bert_folder: Path, teacher: Path, checkpoints: dict[str, Checkpoint], tmp_path: Path
 ) -> None:
     tokenizer = Tokenizer(bert_folder)

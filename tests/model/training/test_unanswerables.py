@@ -1,4 +1,4 @@
-"""Made unanswerable rows have no answer by the rules that they were made by."""
+"""Unanswerable rows follow the rules of their kind, and contain no answer."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_a_changed_question_asks_for_something_else_in_one_place() -> None:
     assert all(found.values()), (found, made)
 
 
-def test_what_answers_the_question_is_never_put_into_it() -> None:
+def test_a_gold_is_never_put_into_the_question() -> None:
     for seed in range(300):
         made = changed_question(SOURCE, random.Random(seed))
         assert made is not None
@@ -79,7 +79,7 @@ def test_a_question_that_was_asked_of_the_passage_is_never_made() -> None:
     assert not {each["question"] for each in made if each} & set(asked)
 
 
-def test_a_question_that_nothing_can_be_changed_in_gives_none() -> None:
+def test_a_question_without_anything_to_change_gives_none() -> None:
     assert changed_question(replace(SOURCE, question="why not"), random.Random(0)) is None
 
 
