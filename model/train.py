@@ -32,7 +32,7 @@ from model.reading.prediction import Decoding, predict
 from model.reading.reader import bfloat16_is_faster, position_limit, takes_types
 from model.reading.spans import merge_windows
 from model.reading.tokenizer import Tokenizer
-from model.settings import SettingError
+from model.settings import SettingError, number, whole
 from model.training.data import (
     NULL,
     Examples,
