@@ -18,7 +18,9 @@ from model.reading.reader import CheckpointReader, resolve_dtype
 from model.training.data import make_examples, read_rows
 
 
-def limit(path: str, model: str, dtype: str, batch_tokens: int, lanes: int) -> Callable[[], dict[str, float]]:
+def limit(
+    path: str, model: str, dtype: str, batch_tokens: int, lanes: int
+) -> Callable[[], dict[str, float]]:
     """The function that passes all windows through the network; tokens and batches are made before. 0 lanes: annotate's."""
     reader = CheckpointReader(LocalFolder(model), dtype=resolve_dtype(dtype, "auto"))
     reader.load()

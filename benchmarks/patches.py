@@ -55,15 +55,27 @@ def run(undo: str, corpus: str, output: str) -> tuple[float, float]:
     """Return CPU and wall seconds of one run."""
     before, begun = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", f"{undo}\n{_RUN}", "annotate", "--audit", f"--input={corpus}", f"--output={output}"]
-    subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = [
+        sys.executable,
+        "-c",
+        f"{undo}\n{_RUN}",
+        "annotate",
+        "--audit",
+        f"--input={corpus}",
+        f"--output={output}",
+    ]
+    subprocess.run(
+        command, check=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return cpu, time.perf_counter() - begun
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--input", required=True)
     parser.add_argument("--rows", type=int, default=2000, help="the first N rows")
     parser.add_argument("--rounds", type=int, default=5)

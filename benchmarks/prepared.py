@@ -22,7 +22,9 @@ def prepare(
     options, rest = parse(arguments)
     beam_options = BeamOptions(rest)
     resolved = resolve(options, beam_options)
-    job = replace(resolved, reader=replace(resolved.reader, reader=reader_of(resolved.reader.reader)))
+    job = replace(
+        resolved, reader=replace(resolved.reader, reader=reader_of(resolved.reader.reader))
+    )
 
     def run() -> None:
         claim(job, options.overwrite)

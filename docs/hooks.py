@@ -34,7 +34,12 @@ def settings() -> Iterator[str]:
         yield f"## {title}\n\n{group.__doc__}\n\n| option | takes | default | stages | |\n|---|---|---|---|---|\n"
         for name, default, each in declared(group):
             if each.option:
-                cells = each.kind.words, default_in_words(default, each), ", ".join(each.stages), each.help
+                cells = (
+                    each.kind.words,
+                    default_in_words(default, each),
+                    ", ".join(each.stages),
+                    each.help,
+                )
                 yield f"| `--{name}` | {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |\n"
         yield "\n"
 

@@ -38,20 +38,29 @@ def average(checkpoints: list[Path], output: Path) -> None:
         with option("checkpoints", folder):
             refuse_unsafe(LocalFolder(str(folder)).folder())
             if not (folder / WEIGHTS).is_file():
-                raise CheckpointError(f"it has no {WEIGHTS}: weights in several files can't be averaged")
+                raise CheckpointError(
+                    f"it has no {WEIGHTS}: weights in several files can't be averaged"
+                )
     first = _weights(checkpoints[0])
     total = {name: tensor.float() for name, tensor in first.items() if tensor.is_floating_point()}
     for folder in checkpoints[1:]:
         weights = _weights(folder)
         shapes = {name: tensor.shape for name, tensor in weights.items()}
         if shapes != {name: tensor.shape for name, tensor in first.items()}:
-            raise SettingError(f"checkpoints={folder}: it has other weights than {checkpoints[0]}, their mean means nothing")
+            raise SettingError(
+                f"checkpoints={folder}: it has other weights than {checkpoints[0]}, their mean means nothing"
+            )
         for name in total:
             total[name] += weights[name].float()
-    mean = {name: (tensor / len(checkpoints)).to(first[name].dtype).contiguous() for name, tensor in total.items()}
+    mean = {
+        name: (tensor / len(checkpoints)).to(first[name].dtype).contiguous()
+        for name, tensor in total.items()
+    }
     with option("output", output):
         output.mkdir(parents=True, exist_ok=True)
-    for path in (path for pattern in ("*.json", "*.txt", "*.model") for path in checkpoints[0].glob(pattern)):
+    for path in (
+        path for pattern in ("*.json", "*.txt", "*.model") for path in checkpoints[0].glob(pattern)
+    ):
         if path.name != "training.json":
             shutil.copy(path, output)
     save_file({**first, **mean}, output / WEIGHTS, metadata={"format": "pt"})
@@ -68,8 +77,12 @@ def _weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Average the checkpoints that the command line names."""
-    parser = argparse.ArgumentParser(prog="python -m model.average", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--checkpoints", required=True, help="comma-separated folders, of one architecture")
+    parser = argparse.ArgumentParser(
+        prog="python -m model.average", description=__doc__, allow_abbrev=False
+    )
+    parser.add_argument(
+        "--checkpoints", required=True, help="comma-separated folders, of one architecture"
+    )
     parser.add_argument("--output", required=True, help="folder of the mean")
     options = parser.parse_args(arguments)
     checkpoints = [Path(folder) for folder in options.checkpoints.split(",") if folder]

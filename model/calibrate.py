@@ -94,7 +94,9 @@ class Decoded:
         return 100 * float(np.where(self.margin > threshold, self.null_right, self.f1)[half].mean())
 
 
-def decode_file(reader: Reader, path: str, null: bool, null_trained: bool, max_length: int, overlap: int) -> Decoded:
+def decode_file(
+    reader: Reader, path: str, null: bool, null_trained: bool, max_length: int, overlap: int
+) -> Decoded:
     """Run the network once over the rows of a file and decode them at every temperature.
 
     null                 whether the null option takes part in the probabilities
@@ -103,19 +105,32 @@ def decode_file(reader: Reader, path: str, null: bool, null_trained: bool, max_l
     """
     rows = read_rows(path, given_as="data")
     with option("overlap", overlap):
-        windows = make_examples(rows, reader.tokenizer(), max_length, overlap, max_question=64).windows
+        windows = make_examples(
+            rows, reader.tokenizer(), max_length, overlap, max_question=64
+        ).windows
     recorded = RecordingReader(reader)
 
     def decode(temperature: float, null: bool) -> PassageSpans:
         decoding = Decoding(n_best=1, temperature=temperature, null=null)
         prediction = predict(recorded, windows, decoding, BATCH_TOKENS)
-        return merge_windows(prediction.spans, windows.pair, windows.index, len(rows), n_best=1, temperature=temperature)
+        return merge_windows(
+            prediction.spans,
+            windows.pair,
+            windows.index,
+            len(rows),
+            n_best=1,
+            temperature=temperature,
+        )
 
     spans = decode(1.0, null_trained)
-    probability = np.stack([decode(float(temperature), null).probability[:, 0] for temperature in TEMPERATURES])
+    probability = np.stack(
+        [decode(float(temperature), null).probability[:, 0] for temperature in TEMPERATURES]
+    )
     texts = best_texts(spans, windows, [row["context"] for row in rows])
     golds = [row["answers"]["text"] for row in rows]
-    scores = np.array([grade(text, gold) if gold else (0.0, 0.0) for text, gold in zip(texts, golds, strict=True)])
+    scores = np.array(
+        [grade(text, gold) if gold else (0.0, 0.0) for text, gold in zip(texts, golds, strict=True)]
+    )
     margin = spans.null_score.astype(np.float64) - spans.span_score[:, 0]
     return Decoded(
         margin=np.where(np.isnan(margin), -np.inf, margin),
@@ -123,7 +138,9 @@ def decode_file(reader: Reader, path: str, null: bool, null_trained: bool, max_l
         f1=scores[:, 1],
         null_right=np.array([0.0 if gold else 1.0 for gold in golds]),
         probability=probability,
-        fitted_on=np.array([hashlib.sha256(row["context"].encode()).digest()[0] % 2 == 0 for row in rows]),
+        fitted_on=np.array(
+            [hashlib.sha256(row["context"].encode()).digest()[0] % 2 == 0 for row in rows]
+        ),
     )
 
 
@@ -139,7 +156,8 @@ def fit_threshold(files: list[Decoded], half: list[np.ndarray]) -> float:
     if not mixed:
         return 0.0
     margin, answered, refused = (
-        np.concatenate([getattr(file, name)[rows] for file, rows in mixed]) for name in ("margin", "f1", "null_right")
+        np.concatenate([getattr(file, name)[rows] for file, rows in mixed])
+        for name in ("margin", "f1", "null_right")
     )
     finite = np.isfinite(margin)
     if not finite.any():
@@ -168,7 +186,9 @@ def calibration_error(probability: np.ndarray, right: np.ndarray) -> float:
     return float(calibration.summary()["expected_calibration_error"])
 
 
-def calibrate(folder: Path, data: list[str], max_length: int, overlap: int, null: bool | None = None) -> dict[str, float]:
+def calibrate(
+    folder: Path, data: list[str], max_length: int, overlap: int, null: bool | None = None
+) -> dict[str, float]:
     """Fit both settings and write them; return them with figures of the other half.
 
     data  Parquet files of development data
@@ -185,11 +205,16 @@ def calibrate(folder: Path, data: list[str], max_length: int, overlap: int, null
     if max_length > most:
         raise SettingError(f"max_length={max_length}: the network takes at most {most} tokens")
     settings = replace(
-        settings, null=settings.null if null is None else null, null_trained=settings.null or settings.null_trained
+        settings,
+        null=settings.null if null is None else null,
+        null_trained=settings.null or settings.null_trained,
     )
 
     # The halves are split by passage, so that no passage is both fitted and measured.
-    files = [decode_file(reader, path, settings.null, settings.null_trained, max_length, overlap) for path in data]
+    files = [
+        decode_file(reader, path, settings.null, settings.null_trained, max_length, overlap)
+        for path in data
+    ]
     fitted = [file.fitted_on for file in files]
     held = [~rows for rows in fitted]
     threshold = fit_threshold(files, fitted)
@@ -199,11 +224,15 @@ def calibrate(folder: Path, data: list[str], max_length: int, overlap: int, null
         given = [rows & (file.null_right == 0) for file, rows in zip(files, half, strict=True)]
         answerable = [not file.null_right.any() for file in files]
         if settings.null:
-            given = [rows & (file.margin <= threshold) for file, rows in zip(files, given, strict=True)]
+            given = [
+                rows & (file.margin <= threshold) for file, rows in zip(files, given, strict=True)
+            ]
         elif any(answerable):
             given = [rows & alone for alone, rows in zip(answerable, given, strict=True)]
         if not any(rows.any() for rows in given):
-            raise SettingError(f"data={','.join(data)}: a half of the passages has no answerable question with an answer given")
+            raise SettingError(
+                f"data={','.join(data)}: a half of the passages has no answerable question with an answer given"
+            )
         probability = [file.probability[:, rows] for file, rows in zip(files, given, strict=True)]
         return np.concatenate(probability, 1), np.concatenate(
             [file.exact[rows] > 0 for file, rows in zip(files, given, strict=True)]
@@ -239,18 +268,31 @@ def calibrate(folder: Path, data: list[str], max_length: int, overlap: int, null
 
 def main(arguments: list[str] | None = None) -> int:
     """Calibrate as the command line says and print the figures as JSON."""
-    parser = argparse.ArgumentParser(prog="python -m model.calibrate", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--model", required=True, help="checkpoint folder; its config.json is written")
-    parser.add_argument("--data", required=True, help="comma-separated Parquet files of development data")
+    parser = argparse.ArgumentParser(
+        prog="python -m model.calibrate", description=__doc__, allow_abbrev=False
+    )
+    parser.add_argument(
+        "--model", required=True, help="checkpoint folder; its config.json is written"
+    )
+    parser.add_argument(
+        "--data", required=True, help="comma-separated Parquet files of development data"
+    )
     parser.add_argument("--max_length", type=argument(whole(8, 10**6)), default=384)
     parser.add_argument("--overlap", type=argument(whole(0, 10**6)), default=128)
-    parser.add_argument("--null", choices=["on", "off"], help="new meaning of `--null auto` for this checkpoint (unchanged)")
+    parser.add_argument(
+        "--null",
+        choices=["on", "off"],
+        help="new meaning of `--null auto` for this checkpoint (unchanged)",
+    )
     options = parser.parse_args(arguments)
     null = None if options.null is None else options.null == "on"
     data = [path for path in options.data.split(",") if path]
 
     def work() -> str:
-        return json.dumps(calibrate(Path(options.model), data, options.max_length, options.overlap, null), indent=2)
+        return json.dumps(
+            calibrate(Path(options.model), data, options.max_length, options.overlap, null),
+            indent=2,
+        )
 
     return run_command(work)
 

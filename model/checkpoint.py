@@ -55,7 +55,9 @@ class LocalFolder:
     def folder(self) -> Path:
         """Return the folder. Raises CheckpointError if it has no config.json."""
         if not (Path(self.path) / "config.json").is_file():
-            raise CheckpointError(f"{self.path} has no config.json: it is no Hugging Face checkpoint folder")
+            raise CheckpointError(
+                f"{self.path} has no config.json: it is no Hugging Face checkpoint folder"
+            )
         return Path(self.path)
 
     def pinned(self, folder: Path, digest: str) -> Location:
@@ -74,9 +76,15 @@ class Hub:
         from huggingface_hub import snapshot_download
 
         try:
-            return Path(snapshot_download(self.repository, revision=self.revision, allow_patterns=list(_READ_FILES)))
+            return Path(
+                snapshot_download(
+                    self.repository, revision=self.revision, allow_patterns=list(_READ_FILES)
+                )
+            )
         except Exception as error:
-            raise CheckpointError(f"{self.repository!r} is no local folder, and the hub gave none: {error}") from error
+            raise CheckpointError(
+                f"{self.repository!r} is no local folder, and the hub gave none: {error}"
+            ) from error
 
     def pinned(self, folder: Path, digest: str) -> Location:
         """Return the commit of the files: the hub's cache names folders by commit."""
@@ -91,7 +99,9 @@ def locate(model: str) -> Location:
     if model == "bundled":
         return Bundled()
     if "://" in model:
-        raise CheckpointError(f"{model} is a URL: give transforms.stored_folder.StoredFolder({model!r}), which fetches it")
+        raise CheckpointError(
+            f"{model} is a URL: give transforms.stored_folder.StoredFolder({model!r}), which fetches it"
+        )
     if os.path.isdir(model):
         return LocalFolder(os.path.abspath(model))
     repository, _, revision = model.partition("@")
@@ -146,7 +156,9 @@ def read_settings(folder: Path) -> Settings:
     """
     given = read_config(folder).get("spanmill", {})
     if isinstance(given, dict):
-        settings = Settings(**{name: given[name] for name in Settings.__dataclass_fields__ if name in given})
+        settings = Settings(
+            **{name: given[name] for name in Settings.__dataclass_fields__ if name in given}
+        )
         if settings.usable:
             return settings
     raise CheckpointError(
@@ -158,9 +170,15 @@ def read_settings(folder: Path) -> Settings:
 def refuse_unsafe(folder: Path) -> None:
     """Raise CheckpointError if a checkpoint names code of its own or has no safetensors weights."""
     if read_config(folder).get("auto_map"):
-        raise CheckpointError(f"{folder} names code of its own (auto_map in config.json): remote code is never run")
+        raise CheckpointError(
+            f"{folder} names code of its own (auto_map in config.json): remote code is never run"
+        )
     if not list(folder.glob("*.safetensors")):
-        pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(pattern))
+        pickled = sorted(
+            path.name
+            for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt")
+            for path in folder.glob(pattern)
+        )
         found = f"only {', '.join(pickled)}, which is a pickle" if pickled else "no weights at all"
         raise CheckpointError(f"{folder} has {found}: weights must be safetensors")
 

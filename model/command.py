@@ -56,7 +56,12 @@ def say(text: str, end: str = "\n") -> OSError | None:
         return OSError("it is closed")
     try:
         encoding = stream.encoding or "utf-8"
-        print(text.encode(encoding, "backslashreplace").decode(encoding), end=end, file=stream, flush=True)
+        print(
+            text.encode(encoding, "backslashreplace").decode(encoding),
+            end=end,
+            file=stream,
+            flush=True,
+        )
     except (OSError, ValueError) as error:
         with suppress(OSError, ValueError):
             null = os.open(os.devnull, os.O_WRONLY)
@@ -83,5 +88,8 @@ def run_command(work: Callable[[], str]) -> int:
         return 3
     unsaid = say(text)
     if unsaid:
-        print(f"the result can't be printed: standard output: {unsaid.strerror or unsaid}", file=sys.stderr)
+        print(
+            f"the result can't be printed: standard output: {unsaid.strerror or unsaid}",
+            file=sys.stderr,
+        )
     return 0

@@ -49,7 +49,9 @@ class Kind:
 def whole(low: int, high: int) -> Kind:
     """Return the kind of whole numbers from `low` to `high`, both included."""
     words = f"a whole number from {low:g} to {high:g}"
-    return Kind(words, int, lambda value: type(value) is int and low <= value <= high, "N", "[0-9]+")
+    return Kind(
+        words, int, lambda value: type(value) is int and low <= value <= high, "N", "[0-9]+"
+    )
 
 
 def number(low: float, high: float) -> Kind:
@@ -58,21 +60,35 @@ def number(low: float, high: float) -> Kind:
     def takes(value: Any) -> bool:
         return type(value) in (int, float) and math.isfinite(value) and low <= value <= high
 
-    return Kind(f"a number from {low:g} to {high:g}", float, takes, "X", r"-?[0-9]+(\.[0-9]+)?([eE]-?[0-9]+)?")
+    return Kind(
+        f"a number from {low:g} to {high:g}",
+        float,
+        takes,
+        "X",
+        r"-?[0-9]+(\.[0-9]+)?([eE]-?[0-9]+)?",
+    )
 
 
 def one_of(**values: Any) -> Kind:
     """Return the kind of a fixed choice: command line word -> the value that it selects."""
     *most, last = values
     takes = list(values.values()).__contains__
-    return Kind(f"{', '.join(most)} or {last}", values.__getitem__, takes, "|".join(values), "|".join(values))
+    return Kind(
+        f"{', '.join(most)} or {last}",
+        values.__getitem__,
+        takes,
+        "|".join(values),
+        "|".join(values),
+    )
 
 
 def flag() -> Kind:
     """Return the kind of true or false; on the command line, no value means true."""
     values = {"true": True, "false": False}
     takes = [True, False].__contains__
-    return Kind("true or false", lambda written: values[written.lower()], takes, "true|false", "true|false")
+    return Kind(
+        "true or false", lambda written: values[written.lower()], takes, "true|false", "true|false"
+    )
 
 
 def text(metavar: str, pattern: str = ".*", words: str = "text") -> Kind:
@@ -93,7 +109,9 @@ def split_names(listed: str) -> tuple[str, ...]:
 def names() -> Kind:
     """Return the kind of a tuple of distinct names, separated by commas on the command line."""
 
-    return Kind("names separated by commas", split_names, lambda value: isinstance(value, tuple), "A,B")
+    return Kind(
+        "names separated by commas", split_names, lambda value: isinstance(value, tuple), "A,B"
+    )
 
 
 def days(most: int = 366) -> Kind:
@@ -104,14 +122,22 @@ def days(most: int = 366) -> Kind:
 
     def read(written: str) -> tuple[datetime.date, ...]:
         first, _, last = written.partition("..")
-        begin, end = (datetime.datetime.strptime(each, "%Y-%m-%d").date() for each in (first, last or first))
-        count = min((end - begin).days, most) + 1  # one day too many is enough for `takes` to refuse the range
+        begin, end = (
+            datetime.datetime.strptime(each, "%Y-%m-%d").date() for each in (first, last or first)
+        )
+        count = (
+            min((end - begin).days, most) + 1
+        )  # one day too many is enough for `takes` to refuse the range
         return tuple(begin + datetime.timedelta(days=day) for day in range(count))
 
     words = f"a day YYYY-MM-DD, or a range A..B that goes forward over at most {most} days"
     day = "[0-9]{4}-[0-9]{2}-[0-9]{2}"
     return Kind(
-        words, read, lambda value: isinstance(value, tuple) and 0 < len(value) <= most, "DAY|A..B", rf"{day}(\.\.{day})?"
+        words,
+        read,
+        lambda value: isinstance(value, tuple) and 0 < len(value) <= most,
+        "DAY|A..B",
+        rf"{day}(\.\.{day})?",
     )
 
 
@@ -187,7 +213,9 @@ def make_all(groups: Sequence[type[Any]], values: Mapping[str, Any]) -> list[Any
 
     Raises TypeError for a name that no group declares, SettingError for a value outside its limits.
     """
-    known = sorted(name for group in groups for name, _, declaration in declared(group) if declaration.option)
+    known = sorted(
+        name for group in groups for name, _, declaration in declared(group) if declaration.option
+    )
     unknown = sorted(values.keys() - set(known))
     if unknown:
         raise TypeError(f"{unknown[0]!r} is not a setting; the settings are {', '.join(known)}")
@@ -196,4 +224,8 @@ def make_all(groups: Sequence[type[Any]], values: Mapping[str, Any]) -> list[Any
 
 def identity_of(group: Any, stage: str) -> dict[str, Any]:
     """Return by name the values on which a stage's answers or chunk boundaries depend."""
-    return {name: getattr(group, name) for name, _, declaration in declared(group) if stage in declaration.identity}
+    return {
+        name: getattr(group, name)
+        for name, _, declaration in declared(group)
+        if stage in declaration.identity
+    }

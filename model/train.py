@@ -81,19 +81,25 @@ class TrainingReader:
         return 1
 
 
-def evaluate(reader: TrainingReader, rows: list[dict], options: argparse.Namespace) -> dict[str, float]:
+def evaluate(
+    reader: TrainingReader, rows: list[dict], options: argparse.Namespace
+) -> dict[str, float]:
     """Return EM and F1, in per cent, of the best span of each answerable row.
 
     Unanswerable rows are left out: `model.calibrate` fits the null option after training.
     """
     rows = [row for row in rows if row["answers"]["text"]]
-    examples = make_examples(rows, reader.tokenizer(), options.max_length, options.overlap, options.max_question)
+    examples = make_examples(
+        rows, reader.tokenizer(), options.max_length, options.overlap, options.max_question
+    )
     windows = examples.windows
     was_training = reader.network.training
     reader.network.eval()
     prediction = predict(reader, windows, Decoding(n_best=1), 4096)
     reader.network.train(was_training)
-    spans = merge_windows(prediction.spans, windows.pair, windows.index, len(rows), n_best=1, temperature=1.0)
+    spans = merge_windows(
+        prediction.spans, windows.pair, windows.index, len(rows), n_best=1, temperature=1.0
+    )
     texts = best_texts(spans, windows, [row["context"] for row in rows])
     golds = [row["answers"]["text"] for row in rows]
     scores = [grade(text, gold) for text, gold in zip(texts, golds, strict=True)]
@@ -163,7 +169,9 @@ class Training:
         reader = TrainingReader(self.average.module, self.tokenizer)
         self.result = evaluate(reader, self.eval_rows, self.options)
 
-    def loss(self, chosen: np.ndarray, autocast: AbstractContextManager[Any]) -> torch.Tensor | None:
+    def loss(
+        self, chosen: np.ndarray, autocast: AbstractContextManager[Any]
+    ) -> torch.Tensor | None:
         """Return the mean loss (scalar, nats) of windows `chosen` (int64 [B]); None without any.
 
         Under shared normalisation a batch may hold no gold and no null target; a teacher still
@@ -241,16 +249,23 @@ def _prepare(options: argparse.Namespace) -> Training:
     matrices = [p for p in network.parameters() if p.ndim > 1]
     vectors = [p for p in network.parameters() if p.ndim <= 1]
     optimizer = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": options.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
+        [
+            {"params": matrices, "weight_decay": options.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ],
         lr=options.learning_rate,
         fused=True,
     )
     examples = _read_examples(options, tokenizer)
-    eval_rows = read_rows(options.eval, given_as="eval")[:: options.eval_every_nth] if options.eval else []
+    eval_rows = (
+        read_rows(options.eval, given_as="eval")[:: options.eval_every_nth] if options.eval else []
+    )
     if options.eval and not any(row["answers"]["text"] for row in eval_rows):
         raise SettingError(f"eval={options.eval}: no row that is evaluated on has an answer")
     log.info("%d rows to evaluate on", len(eval_rows))
-    return Training(options, base, tokenizer, teacher, network, average, optimizer, examples, eval_rows)
+    return Training(
+        options, base, tokenizer, teacher, network, average, optimizer, examples, eval_rows
+    )
 
 
 def _load_base(options: argparse.Namespace) -> tuple[str, Tokenizer, PreTrainedModel]:
@@ -265,17 +280,25 @@ def _load_base(options: argparse.Namespace) -> tuple[str, Tokenizer, PreTrainedM
         refuse_unsafe(folder)
         tokenizer = Tokenizer(folder)
         try:
-            network = AutoModelForQuestionAnswering.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+            network = AutoModelForQuestionAnswering.from_pretrained(
+                folder, dtype=torch.float32, use_safetensors=True
+            )
         except Exception as error:
             raise CheckpointError(f"its network can't be loaded: {error}") from error
         rows = int(network.get_input_embeddings().num_embeddings)
         if tokenizer.vocabulary_size > rows:
-            raise CheckpointError(f"its tokenizer has {tokenizer.vocabulary_size} tokens, but its network embeds {rows}")
+            raise CheckpointError(
+                f"its tokenizer has {tokenizer.vocabulary_size} tokens, but its network embeds {rows}"
+            )
     most = min(tokenizer.max_length, position_limit(network) or tokenizer.max_length)
     if options.max_length > most:
-        raise SettingError(f"max_length={options.max_length}: the network takes at most {most} tokens")
+        raise SettingError(
+            f"max_length={options.max_length}: the network takes at most {most} tokens"
+        )
     if options.null and tokenizer.format.classifier is None:
-        raise SettingError("null: the tokenizer puts no classifier token into a pair, train with --no-null")
+        raise SettingError(
+            "null: the tokenizer puts no classifier token into a pair, train with --no-null"
+        )
     return str(folder), tokenizer, network
 
 
@@ -298,10 +321,14 @@ def _read_examples(options: argparse.Namespace, tokenizer: Tokenizer) -> Example
     if options.keep_out:
         kept_out = refuse_known(rows, options.keep_out)
         log.info("none of %d passages of %s is among the training rows", kept_out, options.keep_out)
-    rows = with_unanswerables(rows, options.unanswerable_share if options.null else 0.0, options.seed)
+    rows = with_unanswerables(
+        rows, options.unanswerable_share if options.null else 0.0, options.seed
+    )
     rows = with_joined_passages(rows, options.joined_share, options.joined_passages, options.seed)
     with option("overlap", options.overlap):
-        examples = make_examples(rows, tokenizer, options.max_length, options.overlap, options.max_question)
+        examples = make_examples(
+            rows, tokenizer, options.max_length, options.overlap, options.max_question
+        )
     if not len(_usable(examples, options)):
         raise SettingError(f"train={options.train}: no window has a target to learn from")
     log.info("%d rows, %d windows to train on", len(rows), len(examples.windows))
@@ -311,7 +338,12 @@ def _read_examples(options: argparse.Namespace, tokenizer: Tokenizer) -> Example
 def _take_steps(training: Training) -> None:
     """Train until the epochs or the minutes are used up; log, save and evaluate in between."""
     options, examples = training.options, training.examples
-    first_epoch = plan_epoch(examples, _usable(examples, options), options.batch_tokens, np.random.default_rng(options.seed))
+    first_epoch = plan_epoch(
+        examples,
+        _usable(examples, options),
+        options.batch_tokens,
+        np.random.default_rng(options.seed),
+    )
     planned = max(1, int(len(first_epoch) * options.epochs))
     autocast = _autocast(training.network.device)
     losses: list[float] = []
@@ -339,7 +371,14 @@ def _take_steps(training: Training) -> None:
         if now - last_log > options.log_seconds:
             speed = windows_seen / (now - last_log)
             mean = float(np.mean(losses))
-            log.info("%4.1f %% step %d loss %.4f lr %.2e %.1f windows/s", 100 * done, training.step, mean, rate, speed)
+            log.info(
+                "%4.1f %% step %d loss %.4f lr %.2e %.1f windows/s",
+                100 * done,
+                training.step,
+                mean,
+                rate,
+                speed,
+            )
             losses, windows_seen, last_log = [], 0, now
         if now - last_save > options.save_minutes * 60:
             training.save_state()
@@ -360,7 +399,10 @@ def _batches(examples: Examples, options: argparse.Namespace, skip: int) -> Iter
     epoch = 0
     while True:
         batches = plan_epoch(
-            examples, _usable(examples, options), options.batch_tokens, np.random.default_rng([options.seed, epoch])
+            examples,
+            _usable(examples, options),
+            options.batch_tokens,
+            np.random.default_rng([options.seed, epoch]),
         )
         yield from batches[skip:]
         skip = max(0, skip - len(batches))
@@ -391,9 +433,17 @@ def _save_checkpoint(training: Training) -> None:
     options, output = training.options, Path(training.options.output)
     averaged: Any = training.average.module
     half = averaged.to(torch.float16)
-    objective = options.objective + (", shared normalisation" if options.shared_normalisation else "")
+    objective = options.objective + (
+        ", shared normalisation" if options.shared_normalisation else ""
+    )
     null = {"null": options.null, "null_trained": options.null}
-    half.config.spanmill = {**null, "objective": objective, "temperature": 1.0, "null_threshold": 0.0, "link": options.link}
+    half.config.spanmill = {
+        **null,
+        "objective": objective,
+        "temperature": 1.0,
+        "null_threshold": 0.0,
+        "link": options.link,
+    }
     half.save_pretrained(output)
     AutoTokenizer.from_pretrained(training.base).save_pretrained(output)
     report = {"options": vars(options), "evaluation": training.result}
@@ -403,20 +453,33 @@ def _save_checkpoint(training: Training) -> None:
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line; help gives defaults in parentheses."""
     parser = argparse.ArgumentParser(
-        prog="python -m model.train", description=__doc__, allow_abbrev=False, formatter_class=argparse.RawTextHelpFormatter
+        prog="python -m model.train",
+        description=__doc__,
+        allow_abbrev=False,
+        formatter_class=argparse.RawTextHelpFormatter,
     )
     data = parser.add_argument_group("data")
-    data.add_argument("--train", required=True, help="comma-separated Parquet files in the input layout")
+    data.add_argument(
+        "--train", required=True, help="comma-separated Parquet files in the input layout"
+    )
     data.add_argument("--eval", default="", help="Parquet files to evaluate on")
-    data.add_argument("--keep_out", default="", help="Parquet files whose passages must not be in training: refused if one is")
+    data.add_argument(
+        "--keep_out",
+        default="",
+        help="Parquet files whose passages must not be in training: refused if one is",
+    )
     data.add_argument(
         "--eval_every_nth",
         type=argument(whole(1, 10**9)),
         default=1,
         help="evaluate on every nth row only (1)",
     )
-    data.add_argument("--output", required=True, help="folder of the checkpoint, and of the state to resume from")
-    data.add_argument("--base", default="", help="checkpoint folder to start from (the bundled one)")
+    data.add_argument(
+        "--output", required=True, help="folder of the checkpoint, and of the state to resume from"
+    )
+    data.add_argument(
+        "--base", default="", help="checkpoint folder to start from (the bundled one)"
+    )
     data.add_argument(
         "--mix",
         type=_mix,
@@ -425,10 +488,16 @@ def make_parser() -> argparse.ArgumentParser:
         help="how often rows are taken by their `source`, e.g. 'squad*=2,qamr*=0.3' (each once)",
     )
     data.add_argument(
-        "--unanswerable_share", type=argument(number(0, 100)), default=0.2, help="made unanswerable rows per row (0.2)"
+        "--unanswerable_share",
+        type=argument(number(0, 100)),
+        default=0.2,
+        help="made unanswerable rows per row (0.2)",
     )
     data.add_argument(
-        "--joined_share", type=argument(number(0, 1)), default=0.0, help="rows asked of a long passage, joined of several (0)"
+        "--joined_share",
+        type=argument(number(0, 1)),
+        default=0.0,
+        help="rows asked of a long passage, joined of several (0)",
     )
     data.add_argument(
         "--joined_passages",
@@ -439,11 +508,25 @@ def make_parser() -> argparse.ArgumentParser:
     loss = parser.add_argument_group("objective")
     loss.add_argument("--objective", choices=["categorical", "tokenwise"], default="categorical")
     loss.add_argument("--link", choices=["softmax", "sigmoid"], default="softmax")
-    loss.add_argument("--null", action=argparse.BooleanOptionalAction, default=True, help="train the null option (yes)")
-    loss.add_argument("--shared_normalisation", action="store_true", help="one softmax over the windows of a question")
-    loss.add_argument("--teacher", default="", help="a checkpoint to learn from beside the golds (none)")
     loss.add_argument(
-        "--teacher_share", type=argument(number(1e-6, 1)), default=0.5, help="of the loss: divergence from the teacher (0.5)"
+        "--null",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="train the null option (yes)",
+    )
+    loss.add_argument(
+        "--shared_normalisation",
+        action="store_true",
+        help="one softmax over the windows of a question",
+    )
+    loss.add_argument(
+        "--teacher", default="", help="a checkpoint to learn from beside the golds (none)"
+    )
+    loss.add_argument(
+        "--teacher_share",
+        type=argument(number(1e-6, 1)),
+        default=0.5,
+        help="of the loss: divergence from the teacher (0.5)",
     )
     windows = parser.add_argument_group("windows")
     windows.add_argument("--max_length", type=argument(whole(8, 10**6)), default=384)
@@ -452,11 +535,17 @@ def make_parser() -> argparse.ArgumentParser:
     optimisation = parser.add_argument_group("optimisation")
     optimisation.add_argument("--learning_rate", type=argument(number(1e-12, 1e3)), default=1.5e-4)
     optimisation.add_argument(
-        "--batch_tokens", type=argument(whole(1, 10**8)), default=4096, help="padded tokens per batch (4096)"
+        "--batch_tokens",
+        type=argument(whole(1, 10**8)),
+        default=4096,
+        help="padded tokens per batch (4096)",
     )
     optimisation.add_argument("--epochs", type=argument(number(1e-6, 1e6)), default=2.0)
     optimisation.add_argument(
-        "--max_minutes", type=argument(number(0, 1e6)), default=0.0, help="stop, schedule fitted to it (0: no limit)"
+        "--max_minutes",
+        type=argument(number(0, 1e6)),
+        default=0.0,
+        help="stop, schedule fitted to it (0: no limit)",
     )
     optimisation.add_argument("--warmup", type=argument(whole(1, 10**9)), default=200, help="steps")
     optimisation.add_argument("--weight_decay", type=argument(number(0, 1e3)), default=0.01)
@@ -468,7 +557,10 @@ def make_parser() -> argparse.ArgumentParser:
     )
     optimisation.add_argument("--dropout", type=argument(number(0, 0.99)), default=0.0)
     optimisation.add_argument(
-        "--average", type=argument(number(0, 1 - 1e-9)), default=0.999, help="decay of the averaged weights (0.999)"
+        "--average",
+        type=argument(number(0, 1 - 1e-9)),
+        default=0.999,
+        help="decay of the averaged weights (0.999)",
     )
     optimisation.add_argument("--seed", type=argument(whole(0, 2**32 - 1)), default=0)
     running = parser.add_argument_group("running")
@@ -481,7 +573,10 @@ def make_parser() -> argparse.ArgumentParser:
 def _mix(value: str) -> dict[str, float]:
     """Parse `pattern=times,...` into a mapping. Raises ArgumentTypeError."""
     try:
-        return {name: argument(number(0, 1e6))(times) for name, times in (part.rsplit("=", 1) for part in value.split(","))}
+        return {
+            name: argument(number(0, 1e6))(times)
+            for name, times in (part.rsplit("=", 1) for part in value.split(","))
+        }
     except ValueError:
         raise argparse.ArgumentTypeError(f"{value!r} is not PATTERN=TIMES,...") from None
 
@@ -494,7 +589,9 @@ def main(arguments: list[str] | None = None) -> int:
     if options.shared_normalisation and options.objective == "tokenwise":
         parser.error("--shared_normalisation goes with --objective categorical")
     if options.teacher and options.objective == "tokenwise":
-        parser.error("--teacher goes with --objective categorical: it teaches distributions over tokens")
+        parser.error(
+            "--teacher goes with --objective categorical: it teaches distributions over tokens"
+        )
     return run_command(lambda: json.dumps(train(options)))
 
 

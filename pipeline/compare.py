@@ -62,7 +62,9 @@ def resolve(options: argparse.Namespace) -> CompareJob:
         content = json.loads(read(files.manifest))["content"]
         run = hashlib.sha256(read(files.run)).hexdigest()
         configuration |= {name: folder, f"{name}_run": run, f"{name}_content": content}
-    gate = Gate(options.max_f1_drop, options.max_em_drop, options.max_loss_rise, options.max_failed_fraction)
+    gate = Gate(
+        options.max_f1_drop, options.max_em_drop, options.max_loss_rise, options.max_failed_fraction
+    )
     return CompareJob(output, sides, gate, options.worst, {**configuration, "worst": options.worst})
 
 
@@ -84,7 +86,9 @@ def _side(folder: str, option: str) -> AuditSide:
             columns = file.schema_arrow.names
         for column in (side.id, *(side.prefix + name for name in SCORE_COLUMNS)):
             if column not in columns:
-                raise Refused(f"--{option}={folder}: its rows have no column {column!r}, which a comparison needs")
+                raise Refused(
+                    f"--{option}={folder}: its rows have no column {column!r}, which a comparison needs"
+                )
     return replace(
         side,
         question=side.question if side.question in columns else "",

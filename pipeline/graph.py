@@ -35,7 +35,9 @@ def build(pipeline: beam.Pipeline, job: Job) -> None:
     corrections = tuple(job.audit.corrections) if job.audit else ()
     manifests = tuple(StageOutput(each, job.about(each.stage), corrections) for each in outputs)
     process = _ProcessChunks(job, outputs)
-    if job.work.accelerator:  # for all of them: a hint in their middle would split what a runner fuses
+    if (
+        job.work.accelerator
+    ):  # for all of them: a hint in their middle would split what a runner fuses
         process = process.with_resource_hints(accelerator=job.work.accelerator)
     runs = (
         pipeline
@@ -69,7 +71,9 @@ class _ProcessChunks(beam.PTransform):
         read = job.inputs.columns
         chunks = runs | "ReadChunk" >> ReadChunk(self.outputs, job.inputs.expected)
         if job.audit and job.audit.corrections:
-            chunks |= "CorrectGolds" >> CorrectGolds(job.audit.corrections, job.columns.id, read.context, read.answers)
+            chunks |= "CorrectGolds" >> CorrectGolds(
+                job.audit.corrections, job.columns.id, read.context, read.answers
+            )
         answered = (
             chunks
             | "MakeWindows" >> MakeWindows(job.reader, job.inputs.columns)

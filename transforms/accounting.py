@@ -68,7 +68,11 @@ def hints(totals: Totals, about: Mapping[str, Any]) -> list[str]:
     """Says what can be done about rows without a loss: sentences without a full stop."""
     reasons, found = totals.reasons, []
     if reasons["no_null_option"]:
-        trained = "is trained in this checkpoint" if about["null_trained"] else "must be trained in the checkpoint"
+        trained = (
+            "is trained in this checkpoint"
+            if about["null_trained"]
+            else "must be trained in the checkpoint"
+        )
         found.append(
             f"{reasons['no_null_option']} rows without golds have no loss: --null on gives them one (the null option {trained})"
         )

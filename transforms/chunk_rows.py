@@ -18,7 +18,9 @@ def chunk_rows(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> Chunk[No
     Raises what pyarrow raises for a value that does not fit its column.
     """
     table = pa.Table.from_pylist(list(rows), schema=schema)
-    spec = ChunkSpec("rows", label="rows", row_group=0, row_start=0, first_row=0, rows=len(rows), part="rows")
+    spec = ChunkSpec(
+        "rows", label="rows", row_group=0, row_start=0, first_row=0, rows=len(rows), part="rows"
+    )
     return Chunk(spec, table, None)
 
 

@@ -110,7 +110,9 @@ class _RunStep(beam.DoFn):
         yield from failures(element, element.stages, self.name, failure)
 
 
-def failures(chunk: Chunk[Any], stages: tuple[str, ...], step: str, error: BaseException) -> list[Receipt]:
+def failures(
+    chunk: Chunk[Any], stages: tuple[str, ...], step: str, error: BaseException
+) -> list[Receipt]:
     """Return the failed receipts of some stages of a chunk. Raises an error that concerns more than this chunk."""
     raise_unless_of_chunk(error)
     _log.warning("%s failed on %s: %s", step, chunk.spec.part, error, exc_info=error)

@@ -43,7 +43,9 @@ class Output:
         """`commit` for a file that nobody counts later: it is read again. Raises ClaimLost, OSError if it was lost."""
         self.commit(content, *names)
         if read(join(self.folder, *names)) != content:
-            raise OSError(errno.EIO, "it was written, but is not what is read", join(self.folder, *names))
+            raise OSError(
+                errno.EIO, "it was written, but is not what is read", join(self.folder, *names)
+            )
 
     def remove(self, *names: str) -> None:
         """Removes a file of the output, if it is there. Raises ClaimLost."""
@@ -57,4 +59,6 @@ class Output:
         except FileNotFoundError:
             head = b""
         if f'"{self.run}"'.encode() not in head:
-            raise ClaimLost(f"{self.folder} belongs to another run now: nothing more is written there")
+            raise ClaimLost(
+                f"{self.folder} belongs to another run now: nothing more is written there"
+            )

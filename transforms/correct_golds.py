@@ -21,7 +21,11 @@ _WHERE = {
 
 
 def correct_golds(
-    chunk: Chunk[None], corrections: Mapping[str, Correction], id_column: str, context: str, answers: str
+    chunk: Chunk[None],
+    corrections: Mapping[str, Correction],
+    id_column: str,
+    context: str,
+    answers: str,
 ) -> Chunk[None]:
     """The chunk with corrected golds in the column `answers`, and the ids of the rows that have them.
 
@@ -56,12 +60,17 @@ def correct_golds(
     for number, row in enumerate(rows):
         order[row] = table.num_rows + number
     table = table.set_column(place, table.schema.field(place), column.take(pa.array(order)))
-    return replace(chunk, table=table, corrected=tuple(str(ids[row]) for row in rows), unplaced=unplaced)
+    return replace(
+        chunk, table=table, corrected=tuple(str(ids[row]) for row in rows), unplaced=unplaced
+    )
 
 
 def _gold_by_gold(answers: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
     """Lists of texts and starts as a column of list<struct<text, answer_start>> has them."""
-    return [{"text": text, "answer_start": start} for text, start in zip(answers["text"], answers["answer_start"], strict=True)]
+    return [
+        {"text": text, "answer_start": start}
+        for text, start in zip(answers["text"], answers["answer_start"], strict=True)
+    ]
 
 
 @dataclass

@@ -52,7 +52,9 @@ class Same:
         )
 
 
-def read_hashes(part: AuditedPart | Any, kinds: tuple[str, ...]) -> Iterator[tuple[tuple[str, bytes], Any]]:
+def read_hashes(
+    part: AuditedPart | Any, kinds: tuple[str, ...]
+) -> Iterator[tuple[tuple[str, bytes], Any]]:
     """((kind, hash), Same) of every row of a part that was not rejected; the sentinel under the key `SENTINEL`.
 
     A row whose id was not kept, is null or is no text goes by the name of its part and its place there.
@@ -73,7 +75,12 @@ def read_hashes(part: AuditedPart | Any, kinds: tuple[str, ...]) -> Iterator[tup
                 for kind, value in zip(kinds, hashes, strict=True):
                     if value is not None:
                         golds = {gold} if kind == "pair" and part.own else set()
-                        yield (kind, value), Same(1, 0, shown, [], golds) if part.own else Same(0, 1, [], shown, golds)
+                        yield (
+                            (kind, value),
+                            Same(1, 0, shown, [], golds)
+                            if part.own
+                            else Same(0, 1, [], shown, golds),
+                        )
 
 
 class _SameFn(beam.CombineFn):
@@ -99,11 +106,15 @@ class _CountFn(beam.CombineFn):
     """((kind, hash), Same) -> the counts and examples of `duplicates.json`, and the sentinel under "waiting"."""
 
     def create_accumulator(self) -> dict[str, Any]:
-        counts = dict.fromkeys(("repeated_pairs", "rows_of_repeated_pairs", "pairs_with_conflicting_golds"), 0)
+        counts = dict.fromkeys(
+            ("repeated_pairs", "rows_of_repeated_pairs", "pairs_with_conflicting_golds"), 0
+        )
         overlap = {kind: {"shared": 0, "own_rows": 0, "other_rows": 0} for kind in KINDS}
         return {**counts, "overlap": overlap, "repeated": [], "shared": [], "waiting": None}
 
-    def add_input(self, total: dict[str, Any], entry: tuple[tuple[str, bytes], Any]) -> dict[str, Any]:
+    def add_input(
+        self, total: dict[str, Any], entry: tuple[tuple[str, bytes], Any]
+    ) -> dict[str, Any]:
         (kind, value), same = entry
         if (kind, value) == SENTINEL:
             return {**total, "waiting": same}
@@ -123,7 +134,9 @@ class _CountFn(beam.CombineFn):
         return total
 
     def _keep(self, total: dict[str, Any], name: str, value: bytes, found: dict[str, Any]) -> None:
-        total[name] = heapq.nsmallest(_MOST_EXAMPLES, [*total[name], (value.hex(), json.dumps(found))])
+        total[name] = heapq.nsmallest(
+            _MOST_EXAMPLES, [*total[name], (value.hex(), json.dumps(found))]
+        )
 
     def merge_accumulators(self, several: Iterable[dict[str, Any]]) -> dict[str, Any]:
         merged = self.create_accumulator()
@@ -141,7 +154,9 @@ class _CountFn(beam.CombineFn):
         return merged
 
     def extract_output(self, total: dict[str, Any]) -> dict[str, Any]:
-        examples = {name: [json.loads(found) for _, found in total[name]] for name in ("repeated", "shared")}
+        examples = {
+            name: [json.loads(found) for _, found in total[name]] for name in ("repeated", "shared")
+        }
         return {**total, **examples}
 
 
@@ -161,7 +176,8 @@ class FindDuplicates(beam.PTransform):
             parts
             | "ReadHashes" >> beam.FlatMap(read_hashes, kinds)
             | "MergeSame" >> beam.CombinePerKey(_SameFn())
-            | "Count" >> beam.CombineGlobally(_CountFn()).without_defaults()  # the sentinel is always there
+            | "Count"
+            >> beam.CombineGlobally(_CountFn()).without_defaults()  # the sentinel is always there
             | "WriteDuplicates" >> beam.Map(write_duplicates, self.output, self.against)
         )
 

@@ -19,19 +19,26 @@ from transforms.records import Chunk, InputColumns, Rejection, Windowed
 
 
 def make_windows(
-    chunk: Chunk[None], tokenizer: Tokenizer, limits: WindowLimits, columns: InputColumns = InputColumns()
+    chunk: Chunk[None],
+    tokenizer: Tokenizer,
+    limits: WindowLimits,
+    columns: InputColumns = InputColumns(),
 ) -> Windowed:
     """Tokenize every distinct text of the chunk once and cut the passages of its distinct pairs into windows.
 
     Rejections: the problems of `model.reading.pairs.cut_pairs`.
     """
-    questions, contexts = (each_value(chunk.table.column(name)) for name in (columns.question, columns.context))
+    questions, contexts = (
+        each_value(chunk.table.column(name)) for name in (columns.question, columns.context)
+    )
     pairs = cut_pairs(questions, contexts, tokenizer, limits)
     golds = None
     if columns.answers:
         answers = each_value(chunk.table.column(columns.answers))
         golds = read_golds(answers, pairs.contexts, pairs.row_pair, pairs.windows)
-        better = {row: chunk.unplaced[row] for row in chunk.unplaced if row in golds.problems}  # than "a start is null"
+        better = {
+            row: chunk.unplaced[row] for row in chunk.unplaced if row in golds.problems
+        }  # than "a start is null"
         golds = replace(golds, problems={**golds.problems, **better})
     passage = pairs.windows.pair_passage[pairs.row_pair[pairs.row_pair >= 0]]
     characters = np.array([len(context) for context in pairs.contexts], np.int64)
@@ -43,7 +50,9 @@ def make_windows(
         characters=int(characters[passage].sum()),
         unknown_characters=int(pairs.unknown[passage].sum()),
         windows=pairs.windows,
-        rejections=tuple(Rejection(row, "MakeWindows", *pairs.problems[row]) for row in sorted(pairs.problems)),
+        rejections=tuple(
+            Rejection(row, "MakeWindows", *pairs.problems[row]) for row in sorted(pairs.problems)
+        ),
         golds=golds,
     )
 

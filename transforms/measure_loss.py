@@ -32,7 +32,9 @@ class AuditOptions:
     suspects: int = 100
 
 
-def measure_loss(chunk: Chunk[Answered], decoding: Decoding, options: AuditOptions, link: str = "softmax") -> Answered:
+def measure_loss(
+    chunk: Chunk[Answered], decoding: Decoding, options: AuditOptions, link: str = "softmax"
+) -> Answered:
     """Add the audit's outcome to what the stages have made of a chunk; `link` makes logits probabilities (tokenwise).
 
     Raises ValueError if its golds were not measured, RuntimeError if not one pair of several could be measured.
@@ -69,7 +71,10 @@ def measure_loss(chunk: Chunk[Answered], decoding: Decoding, options: AuditOptio
         rejected.setdefault(row, Rejection(row, "MakeWindows", reason, message))
     table = chunk.table
     given = {name: as_texts(table.column(name)) for name in options.slice_by}
-    questions = [windowed.questions[windows.pair_question[pair]] if pair >= 0 else "" for pair in windowed.row_pair]
+    questions = [
+        windowed.questions[windows.pair_question[pair]] if pair >= 0 else ""
+        for pair in windowed.row_pair
+    ]
     spec, ids = chunk.spec, row_ids(chunk, options.id)
 
     def example_of(row: int) -> dict[str, Any]:
@@ -119,5 +124,7 @@ class MeasureLoss(ChunkStep[Chunk[Answered], Chunk[Answered]]):
 
     def apply(self, chunk: Chunk[Answered]) -> Iterator[Chunk[Answered]]:
         if chunk.wants("audit"):
-            chunk = chunk.carrying(measure_loss(chunk, self.reader.decoding, self.options, self.reader.link))
+            chunk = chunk.carrying(
+                measure_loss(chunk, self.reader.decoding, self.options, self.reader.link)
+            )
         yield chunk

@@ -31,7 +31,10 @@ class SpanReaderModelHandler(ModelHandler[Mapping[str, Any], PredictionResult, S
         return self.reader
 
     def run_inference(
-        self, batch: Sequence[Mapping[str, Any]], model: SpanReader, inference_args: dict[str, Any] | None = None
+        self,
+        batch: Sequence[Mapping[str, Any]],
+        model: SpanReader,
+        inference_args: dict[str, Any] | None = None,
     ) -> Iterable[PredictionResult]:
         questions: list[Any] = [example.get("question") for example in batch]
         contexts: list[Any] = [example.get("context") for example in batch]
@@ -42,7 +45,9 @@ class SpanReaderModelHandler(ModelHandler[Mapping[str, Any], PredictionResult, S
     def validate_inference_args(self, inference_args: dict[str, Any] | None) -> None:
         strange = sorted((inference_args or {}).keys() - {"n_best"})
         if strange:
-            raise ValueError(f"inference_args: {strange[0]!r} is none; there is n_best (the rest is set by SpanReader.load)")
+            raise ValueError(
+                f"inference_args: {strange[0]!r} is none; there is n_best (the rest is set by SpanReader.load)"
+            )
 
     def get_metrics_namespace(self) -> str:
         return NAMESPACE

@@ -20,7 +20,9 @@ def predict_spans(
 
     Batches depend on the chunk alone.
     """
-    return Predicted(windowed, predict(reader, windowed.windows, decoding, batch_tokens, windowed.golds, link))
+    return Predicted(
+        windowed, predict(reader, windowed.windows, decoding, batch_tokens, windowed.golds, link)
+    )
 
 
 @dataclass
@@ -39,4 +41,6 @@ class PredictSpans(ChunkStep[Chunk[Windowed], Chunk[Predicted]]):
         reader, windowed = self.reader, chunk.payload
         if not chunk.wants("audit"):
             windowed = replace(windowed, golds=None)
-        yield chunk.carrying(predict_spans(windowed, self.loaded, reader.decoding, reader.batch_tokens, reader.link))
+        yield chunk.carrying(
+            predict_spans(windowed, self.loaded, reader.decoding, reader.batch_tokens, reader.link)
+        )

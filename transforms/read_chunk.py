@@ -12,7 +12,15 @@ import pyarrow.parquet as pq
 
 from transforms.chunk_step import NAMESPACE, ChunkStep, is_systemic
 from transforms.claim import Output
-from transforms.records import RECEIPT_KEY, Chunk, ChunkRun, ChunkSpec, Receipt, failed_receipts, path_columns
+from transforms.records import (
+    RECEIPT_KEY,
+    Chunk,
+    ChunkRun,
+    ChunkSpec,
+    Receipt,
+    failed_receipts,
+    path_columns,
+)
 from transforms.sizes import MOST_BYTES, TooLarge, memory_of, rows_at_once
 from transforms.storage import exists, is_local, open_parquet
 
@@ -38,7 +46,11 @@ def committed_receipt(output: Output, part: str) -> Receipt | None:
         whole = not rejects or exists(output.files.rejection(part))
         if whole and receipt.run == output.run:
             return receipt
-        _log.warning("%s %s and is made again", path, "is of another run" if whole else "has lost its rejections")
+        _log.warning(
+            "%s %s and is made again",
+            path,
+            "is of another run" if whole else "has lost its rejections",
+        )
         return None
     except Exception as error:  # making a chunk again is always right, and a run that stumbles here could never end
         _log.warning("%s is damaged and is made again: %s: %s", path, type(error).__name__, error)
@@ -52,7 +64,9 @@ def read_tables(run: ChunkRun, chunks: list[ChunkSpec], expected: pa.Schema) -> 
     """
     names = expected.names
     with open_parquet(run.path, run.state) as file:
-        at_once = rows_at_once(run.path, file.metadata, run.row_group, names, max(c.rows for c in chunks))
+        at_once = rows_at_once(
+            run.path, file.metadata, run.row_group, names, max(c.rows for c in chunks)
+        )
         batches = _batches(file, at_once, run, names)
         held: list[pa.RecordBatch] = []
         begin = 0
@@ -60,9 +74,13 @@ def read_tables(run: ChunkRun, chunks: list[ChunkSpec], expected: pa.Schema) -> 
             while begin + sum(batch.num_rows for batch in held) < spec.row_start + spec.rows:
                 batch = next(batches, None)
                 if batch is None:
-                    raise ValueError(f"row group {run.row_group} ends before row {spec.row_start + spec.rows}")
+                    raise ValueError(
+                        f"row group {run.row_group} ends before row {spec.row_start + spec.rows}"
+                    )
                 held.append(batch)
-                while held and begin + held[0].num_rows <= spec.row_start:  # rows of chunks that are committed
+                while (
+                    held and begin + held[0].num_rows <= spec.row_start
+                ):  # rows of chunks that are committed
                     begin += held.pop(0).num_rows
                 size = sum(map(memory_of, held))
                 if size > MOST_BYTES:
@@ -71,22 +89,32 @@ def read_tables(run: ChunkRun, chunks: list[ChunkSpec], expected: pa.Schema) -> 
                         f"{size} bytes and more in memory, {MOST_BYTES} at most are held: give a smaller --chunk_rows"
                     )
             table = pa.Table.from_batches(held)
-            rows = _with_path_columns(table.slice(spec.row_start - begin, spec.rows), run.path, names)
+            rows = _with_path_columns(
+                table.slice(spec.row_start - begin, spec.rows), run.path, names
+            )
             yield rows.select(names).cast(expected)
             used = spec.row_start + spec.rows - begin
             begin += used
             held = table.slice(used).to_batches()
 
 
-def _batches(file: pq.ParquetFile, rows: int, run: ChunkRun, names: list[str]) -> Iterator[pa.RecordBatch]:
+def _batches(
+    file: pq.ParquetFile, rows: int, run: ChunkRun, names: list[str]
+) -> Iterator[pa.RecordBatch]:
     """The row group of a run, so many rows at once. Raises UnreadableColumn, or what pyarrow raises."""
     try:
         yield from file.iter_batches(batch_size=rows, row_groups=[run.row_group], columns=names)
     except Exception as error:
-        if not (isinstance(error, pa.ArrowException) or is_local(run.path)):  # a store that fails, fails for all
+        if not (
+            isinstance(error, pa.ArrowException) or is_local(run.path)
+        ):  # a store that fails, fails for all
             raise
         here = [field for field in file.schema_arrow if field.name in names]
-        bad = [f"{field.name!r} ({field.type})" for field in here if not _is_readable(file, run.row_group, field.name)]
+        bad = [
+            f"{field.name!r} ({field.type})"
+            for field in here
+            if not _is_readable(file, run.row_group, field.name)
+        ]
         if not bad or len(bad) == len(here):
             raise
         raise UnreadableColumn(
@@ -108,9 +136,13 @@ def _with_path_columns(table: pa.Table, path: str, names: Collection[str]) -> pa
     """A table with those columns of its path that are asked for. Raises ValueError for one that holds something else."""
     for name, value in path_columns(path).items():
         if name in names and name not in table.column_names:
-            table = table.append_column(name, pa.repeat(pa.scalar(value, pa.string()), table.num_rows))
+            table = table.append_column(
+                name, pa.repeat(pa.scalar(value, pa.string()), table.num_rows)
+            )
         elif name in names and not _holds_only(table.column(name), value):
-            raise ValueError(f"column {name!r} holds other values than {value!r}, which its path says: {path}")
+            raise ValueError(
+                f"column {name!r} holds other values than {value!r}, which its path says: {path}"
+            )
     return table
 
 
@@ -124,7 +156,9 @@ def _holds_only(column: pa.ChunkedArray, text: str | None) -> bool:
     return all(held == value.as_py() for held in column.cast(kind).unique().to_pylist())
 
 
-def read_run(run: ChunkRun, outputs: tuple[Output, ...], expected: pa.Schema) -> Iterator[Chunk[None] | Receipt]:
+def read_run(
+    run: ChunkRun, outputs: tuple[Output, ...], expected: pa.Schema
+) -> Iterator[Chunk[None] | Receipt]:
     """Chunks of a run that still have to be done, and the receipts of those that are committed.
 
     outputs: in the order of writing. A chunk is done if it has a part of every stage; one that lacks some is computed for those
@@ -133,7 +167,9 @@ def read_run(run: ChunkRun, outputs: tuple[Output, ...], expected: pa.Schema) ->
     A read error fails the chunk at hand and the rest of the run: what comes after it can't be reached.
     """
     if not run.chunks:
-        yield Receipt(path=run.path, failed_step="PlanChunks" if run.refused else "", error=run.refused)
+        yield Receipt(
+            path=run.path, failed_step="PlanChunks" if run.refused else "", error=run.refused
+        )
         return
     missing = []
     lacking = []
@@ -142,7 +178,13 @@ def read_run(run: ChunkRun, outputs: tuple[Output, ...], expected: pa.Schema) ->
         yield from filter(None, receipts)
         if None in receipts:
             missing.append(spec)
-            lacking.append(tuple(output.stage for output, made in zip(outputs, receipts, strict=True) if made is None))
+            lacking.append(
+                tuple(
+                    output.stage
+                    for output, made in zip(outputs, receipts, strict=True)
+                    if made is None
+                )
+            )
     if not missing:
         return
     done = 0
@@ -151,7 +193,9 @@ def read_run(run: ChunkRun, outputs: tuple[Output, ...], expected: pa.Schema) ->
             yield Chunk(missing[done], table, None, stages=lacking[done])
             done += 1
     except Exception as error:
-        if is_systemic(error) and not isinstance(error, PermissionError):  # a file that must not be read is its own matter
+        if is_systemic(error) and not isinstance(
+            error, PermissionError
+        ):  # a file that must not be read is its own matter
             raise
         _log.warning("reading %s, row group %d failed: %s", run.path, run.row_group, error)
         for spec, stages in zip(missing[done:], lacking[done:], strict=True):

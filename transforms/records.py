@@ -175,7 +175,9 @@ class Chunk(Generic[Payload]):
 
     def carrying(self, payload: Next) -> Chunk[Next]:
         """Return the chunk with another payload."""
-        return Chunk(self.spec, self.table, payload, self.seconds, self.corrected, self.unplaced, self.stages)
+        return Chunk(
+            self.spec, self.table, payload, self.seconds, self.corrected, self.unplaced, self.stages
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,7 +301,9 @@ class Receipt:
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
         statistics = known.get("statistics") and Statistics.from_json(known["statistics"])
-        return cls(**known | {"corrected": tuple(known.get("corrected", ())), "statistics": statistics})
+        return cls(
+            **known | {"corrected": tuple(known.get("corrected", ())), "statistics": statistics}
+        )
 
 
 def failed_receipts(
@@ -331,7 +335,9 @@ def row_ids(chunk: Chunk[Any], column: str) -> pa.ChunkedArray:
     if column in table.column_names:
         return table.column(column)
     rows = range(spec.row_start, spec.row_start + spec.rows)
-    return pa.chunked_array([pa.array([f"{spec.label}:{spec.row_group}:{row}" for row in rows], pa.string())])
+    return pa.chunked_array(
+        [pa.array([f"{spec.label}:{spec.row_group}:{row}" for row in rows], pa.string())]
+    )
 
 
 def reasons_of(rejections: tuple[Rejection, ...], rows: int) -> list[str | None]:

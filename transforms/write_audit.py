@@ -29,7 +29,9 @@ from transforms.report.page import audit_page
 from transforms.run_files import RunFiles
 
 
-def audit_report(totals: Totals, about: Mapping[str, Any], corrections: Sequence[str] = ()) -> dict[str, Any]:
+def audit_report(
+    totals: Totals, about: Mapping[str, Any], corrections: Sequence[str] = ()
+) -> dict[str, Any]:
     """`audit.json`: the accounting, the statistics of all examples and of every slice, and what was computed how.
 
     corrections  ids that were to be corrected

@@ -18,12 +18,39 @@ from apache_beam.metrics import Metrics
 from model.reading.columns import as_texts
 from transforms.chunk_step import NAMESPACE, ChunkStep, failures
 from transforms.claim import Output
-from transforms.records import RECEIPT_KEY, Answered, Chunk, Outcome, OutputColumns, Receipt, Rejection, row_ids
+from transforms.records import (
+    RECEIPT_KEY,
+    Answered,
+    Chunk,
+    Outcome,
+    OutputColumns,
+    Receipt,
+    Rejection,
+    row_ids,
+)
 from transforms.run_files import RunFiles
 
 EXACT_COLUMNS = {
-    "annotate": ("answer_start", "answer_end", "window_index", "num_windows", "status", "reason", "question_tokens_cut"),
-    "audit": ("num_tokens", "num_windows", "windows_whole", "golds", "gold_start", "gold_end", "pair_hash", "status", "reason"),
+    "annotate": (
+        "answer_start",
+        "answer_end",
+        "window_index",
+        "num_windows",
+        "status",
+        "reason",
+        "question_tokens_cut",
+    ),
+    "audit": (
+        "num_tokens",
+        "num_windows",
+        "windows_whole",
+        "golds",
+        "gold_start",
+        "gold_end",
+        "pair_hash",
+        "status",
+        "reason",
+    ),
 }
 """Columns that agree to the bit wherever logits agree to rounding; the digest of a part covers them."""
 
@@ -60,7 +87,9 @@ def content_digest(table: pa.Table) -> str:
     return hashlib.sha256(json.dumps(values, default=bytes.hex).encode()).hexdigest()
 
 
-def write_outcome(chunk: Chunk[Any], outcome: Outcome, output: Output, columns: OutputColumns) -> Receipt:
+def write_outcome(
+    chunk: Chunk[Any], outcome: Outcome, output: Output, columns: OutputColumns
+) -> Receipt:
     """Writes the rejections of one stage, if there are any, then its part. Returns the receipt that stands in the part."""
     spec = chunk.spec
     receipt = Receipt(
@@ -85,28 +114,47 @@ def write_outcome(chunk: Chunk[Any], outcome: Outcome, output: Output, columns: 
     else:
         output.remove(RunFiles.REJECTIONS, spec.part)  # an earlier try may have left some
     table = output_table(chunk, outcome, columns)
-    output.commit(to_parquet(table, {RECEIPT_KEY: json.dumps(receipt.to_json()).encode()}), RunFiles.PARTS, spec.part)
+    output.commit(
+        to_parquet(table, {RECEIPT_KEY: json.dumps(receipt.to_json()).encode()}),
+        RunFiles.PARTS,
+        spec.part,
+    )
     return receipt
 
 
 def to_parquet(table: pa.Table, metadata: Mapping[bytes, bytes] | None = None) -> pa.Buffer:
     """The bytes of a Parquet file with one row group, `metadata` in its footer."""
     sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(sink, table.schema, compression="zstd", write_page_checksum=True) as writer:
+    with pq.ParquetWriter(
+        sink, table.schema, compression="zstd", write_page_checksum=True
+    ) as writer:
         writer.write_table(table, row_group_size=max(1, table.num_rows))
         writer.add_key_value_metadata(metadata or {})
     return sink.getvalue()
 
 
-def _rejection_table(chunk: Chunk[Any], rejections: tuple[Rejection, ...], id_column: str) -> pa.Table:
+def _rejection_table(
+    chunk: Chunk[Any], rejections: tuple[Rejection, ...], id_column: str
+) -> pa.Table:
     spec = chunk.spec
     ids = as_texts(row_ids(chunk, id_column))
     values = [
-        (ids[each.row], spec.path, spec.row_group, spec.first_row + each.row, each.stage, each.reason, each.message)
+        (
+            ids[each.row],
+            spec.path,
+            spec.row_group,
+            spec.first_row + each.row,
+            each.stage,
+            each.reason,
+            each.message,
+        )
         for each in rejections
     ]
     columns = zip(*values, strict=True)
-    arrays = [pa.array(column, field.type) for column, field in zip(columns, REJECTION_SCHEMA, strict=True)]
+    arrays = [
+        pa.array(column, field.type)
+        for column, field in zip(columns, REJECTION_SCHEMA, strict=True)
+    ]
     return pa.Table.from_arrays(arrays, schema=REJECTION_SCHEMA)
 
 

@@ -53,9 +53,13 @@ def manifest(
         why.append(f"{unaccounted} rows are not accounted for")
     done = totals.chunks - totals.failed_chunks
     if parts is not None and not done <= parts <= totals.chunks:
-        why.append(f"{parts} parts are there, but {done} chunks were done: parts were lost, or are none of this run's")
+        why.append(
+            f"{parts} parts are there, but {done} chunks were done: parts were lost, or are none of this run's"
+        )
     if rejections is not None and rejections < totals.rejecting:
-        why.append(f"{rejections} files of rejections are there, but {totals.rejecting} were written: some were lost")
+        why.append(
+            f"{rejections} files of rejections are there, but {totals.rejecting} were written: some were lost"
+        )
     if lost > max_failed_fraction * rows["planned"]:
         why.append(
             f"{lost} of {rows['planned']} rows were rejected or failed, more than --max_failed_fraction={max_failed_fraction}"
@@ -72,11 +76,18 @@ def manifest(
         "refused_files": totals.refused_files,
         "distinct_pairs": counts["pairs"],
         "windows": counts["windows"],
-        "tokens": {"real": real, "padded": padded, "padding": round(padded / real - 1, 6) if real else 0.0},
+        "tokens": {
+            "real": real,
+            "padded": padded,
+            "padding": round(padded / real - 1, 6) if real else 0.0,
+        },
         "question_tokens_cut": counts["question_tokens_cut"],
         "unknown_text": unknown_text(totals),
         "steps": {
-            step: {"seconds": round(seconds, 3), "tokens_per_second": round(real / seconds) if seconds else 0}
+            step: {
+                "seconds": round(seconds, 3),
+                "tokens_per_second": round(real / seconds) if seconds else 0,
+            }
             for step, seconds in sorted(totals.seconds.items())
         },
         "content": f"{totals.content:032x}",
@@ -97,7 +108,9 @@ class WriteManifest(beam.PTransform):
         return totals | beam.Map(write_manifests, self.outputs, self.max_failed_fraction)
 
 
-def write_manifests(totals: dict[str, Totals], outputs: tuple[StageOutput, ...], max_failed_fraction: float) -> str:
+def write_manifests(
+    totals: dict[str, Totals], outputs: tuple[StageOutput, ...], max_failed_fraction: float
+) -> str:
     """Write the manifest of every stage. Returns the state of the last."""
     retries = take_retries()
     for each in outputs:

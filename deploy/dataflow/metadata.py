@@ -7,7 +7,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from apache_beam.options.pipeline_options import DebugOptions, GoogleCloudOptions, WorkerOptions, _BeamArgumentParser
+from apache_beam.options.pipeline_options import (
+    DebugOptions,
+    GoogleCloudOptions,
+    WorkerOptions,
+    _BeamArgumentParser,
+)
 
 from model.settings import declared
 from pipeline.job.options import make_parser
@@ -15,7 +20,12 @@ from pipeline.job.settings import ALL, GROUPS
 
 METADATA = Path(__file__).with_name("metadata.json")
 
-_BEAMS = ("sdk_container_image", "number_of_worker_harness_threads", "disk_size_gb", "dataflow_service_options")
+_BEAMS = (
+    "sdk_container_image",
+    "number_of_worker_harness_threads",
+    "disk_size_gb",
+    "dataflow_service_options",
+)
 """Beam's options that a launch gives as parameters: one that the metadata does not name may be refused."""
 
 
@@ -35,7 +45,10 @@ def metadata() -> dict[str, Any]:
 
 
 def _parameter(action: argparse.Action) -> dict[str, Any]:
-    others = {"stage": "annotate or audit", **dict.fromkeys(_BEAMS, "Apache Beam's option of this name")}
+    others = {
+        "stage": "annotate or audit",
+        **dict.fromkeys(_BEAMS, "Apache Beam's option of this name"),
+    }
     return {
         "name": action.dest,
         "label": f"--{action.dest}",
@@ -49,7 +62,11 @@ def _parameter(action: argparse.Action) -> dict[str, Any]:
 def _pattern(action: argparse.Action) -> str:
     if action.dest == "stage":
         return "|".join(ALL)
-    kinds = {name: declaration.kind for group in GROUPS.values() for name, _, declaration in declared(group)}
+    kinds = {
+        name: declaration.kind
+        for group in GROUPS.values()
+        for name, _, declaration in declared(group)
+    }
     return kinds[action.dest].pattern if action.dest in kinds else _pattern_of_beams(action)
 
 

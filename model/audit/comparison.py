@@ -115,7 +115,9 @@ def _rounded(value: float) -> float:
 class Differences:
     """The differences of all metrics over the same examples."""
 
-    metrics: dict[str, Difference] = field(default_factory=lambda: {name: Difference() for name in METRICS})
+    metrics: dict[str, Difference] = field(
+        default_factory=lambda: {name: Difference() for name in METRICS}
+    )
 
     def add(self, before: Score, after: Score) -> None:
         """Add one example."""
@@ -183,7 +185,9 @@ class Comparison:
     regressions: list[Change] = field(default_factory=list)
     improvements: list[Change] = field(default_factory=list)
     changes: Counter[str] = field(default_factory=Counter)
-    unpaired: dict[str, Unpaired] = field(default_factory=lambda: {name: Unpaired() for name in UNPAIRED})
+    unpaired: dict[str, Unpaired] = field(
+        default_factory=lambda: {name: Unpaired() for name in UNPAIRED}
+    )
 
     def add_pair(self, before: Score, after: Score) -> None:
         """Add an example that both audits have."""
@@ -195,7 +199,10 @@ class Comparison:
             values.setdefault(value, Differences()).add(before, after)
             _fold_rare(values)
         # F1 decides whether an example is better or worse; where it is the same, the loss does.
-        changes = [b - a if math.isfinite(b - a) else 0.0 for b, a in zip(before.values, after.values, strict=True)]
+        changes = [
+            b - a if math.isfinite(b - a) else 0.0
+            for b, a in zip(before.values, after.values, strict=True)
+        ]
         loss, f1 = -changes[0], -changes[2]
         if f1 < -SAME or (f1 <= SAME and loss > SAME):
             self._keep("regressions", [(f1, -loss, before.id, before, after)])
@@ -210,7 +217,9 @@ class Comparison:
 
     def _keep(self, name: str, changes: list[Change]) -> None:
         """Add changes to `regressions` or `improvements`, and drop all but the `most` largest."""
-        setattr(self, name, heapq.nsmallest(self.most, [*getattr(self, name), *changes], key=_order))
+        setattr(
+            self, name, heapq.nsmallest(self.most, [*getattr(self, name), *changes], key=_order)
+        )
 
     def merge(self, other: Self) -> None:
         """Add the examples of another comparison of the same two audits."""
@@ -232,11 +241,14 @@ class Comparison:
         """Return all figures, without the lists of regressions and improvements."""
         return {
             "paired": sum(self.statuses.values()),
-            "unpaired": {kind: {"rows": each.rows, "ids": each.ids} for kind, each in self.unpaired.items()},
+            "unpaired": {
+                kind: {"rows": each.rows, "ids": each.ids} for kind, each in self.unpaired.items()
+            },
             "golds_changed": self.golds_changed,
             "changes": {name: self.changes[name] for name in ("regressions", "improvements")},
             "statuses": [
-                {"before": before, "after": after, "rows": rows} for (before, after), rows in sorted(self.statuses.items())
+                {"before": before, "after": after, "rows": rows}
+                for (before, after), rows in sorted(self.statuses.items())
             ],
             "all": self.everything.summary(),
             "slices": {

@@ -68,11 +68,18 @@ class Distribution:
         self.count += len(values)
         self.total += float(values.sum())
         self.squares += float((values * values).sum())
-        self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
+        self.low, self.high = (
+            min(self.low, float(values.min())),
+            max(self.high, float(values.max())),
+        )
         positive = values[values > _SMALLEST]
         self.zeros += len(values) - len(positive)
-        keys = np.ceil(np.log(positive) / math.log(_MAPPING.gamma)).astype(int)  # _MAPPING.key, on arrays
-        for key, count in zip(*(each.tolist() for each in np.unique(keys, return_counts=True)), strict=True):
+        keys = np.ceil(np.log(positive) / math.log(_MAPPING.gamma)).astype(
+            int
+        )  # _MAPPING.key, on arrays
+        for key, count in zip(
+            *(each.tolist() for each in np.unique(keys, return_counts=True)), strict=True
+        ):
             self.bins[key] += count
 
     def merge(self, other: Self) -> None:
@@ -121,12 +128,23 @@ class Distribution:
             "standard_error": math.sqrt(variance / self.count),
             "min": self.low,
             "max": self.high,
-            **{f"p{round(100 * q)}": value for q, value in zip(QUANTILES, self.quantiles(QUANTILES), strict=True)},
+            **{
+                f"p{round(100 * q)}": value
+                for q, value in zip(QUANTILES, self.quantiles(QUANTILES), strict=True)
+            },
         }
 
     def to_json(self) -> list[Any]:
         """Return the fields as values that JSON keeps exactly; inverse of `from_json`."""
-        return [self.count, self.total, self.squares, self.low, self.high, self.zeros, sorted(self.bins.items())]
+        return [
+            self.count,
+            self.total,
+            self.squares,
+            self.low,
+            self.high,
+            self.zeros,
+            sorted(self.bins.items()),
+        ]
 
     @classmethod
     def from_json(cls, values: list[Any]) -> Self:
@@ -159,7 +177,11 @@ class Calibration:
         self.brier += float(((probability - right) ** 2).sum())
         fine_bin = np.minimum((probability * FINE_BINS).astype(int), FINE_BINS - 1)
         keys, member = np.unique(fine_bin, return_inverse=True)
-        sums = [np.bincount(member), np.bincount(member, probability), np.bincount(member, right).astype(int)]
+        sums = [
+            np.bincount(member),
+            np.bincount(member, probability),
+            np.bincount(member, right).astype(int),
+        ]
         for key, *values in zip(keys.tolist(), *(each.tolist() for each in sums), strict=True):
             self._add(key, values)
 
@@ -198,7 +220,9 @@ class Calibration:
         counts, expected, observed = np.array(reliability)[:, :3].T
         error = float(np.abs(expected - observed).sum() / self.count)
         # The fixed seed makes the interval the same for the same answers.
-        drawn = np.random.default_rng(0).binomial(counts.astype(int), observed / counts, (RESAMPLES, len(counts)))
+        drawn = np.random.default_rng(0).binomial(
+            counts.astype(int), observed / counts, (RESAMPLES, len(counts))
+        )
         half = Z_95 * float(np.abs(expected - drawn).sum(1).std() / self.count)
         return {
             "count": self.count,
@@ -206,7 +230,8 @@ class Calibration:
             "expected_calibration_error_interval": [max(0.0, error - half), min(1.0, error + half)],
             "brier": self.brier / self.count,
             "reliability": [
-                {"count": int(n), "mean_probability": p / n, "accuracy": right / n} for n, p, right, _ in reliability
+                {"count": int(n), "mean_probability": p / n, "accuracy": right / n}
+                for n, p, right, _ in reliability
             ],
         }
 

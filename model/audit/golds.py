@@ -70,7 +70,9 @@ def gold_tokens(
     place = np.arange(len(held))
     group_start = np.maximum.accumulate(np.where(passages.can_start, place, 0))
     group_end = _following(np.where(passages.can_end, place, len(place)))
-    return np.where(met, group_start[first * met] - low, -1), np.where(met, group_end[last * met] - low, -1)
+    return np.where(met, group_start[first * met] - low, -1), np.where(
+        met, group_end[last * met] - low, -1
+    )
 
 
 def _following(values: np.ndarray) -> np.ndarray:
@@ -89,7 +91,9 @@ def answers_of(value: Any) -> Any:
     return {name: [item and item[name] for item in value] for name in ("text", "answer_start")}
 
 
-def read_golds(answers: Sequence[Any], contexts: Sequence[str], row_pair: np.ndarray, windows: Windows) -> Golds:
+def read_golds(
+    answers: Sequence[Any], contexts: Sequence[str], row_pair: np.ndarray, windows: Windows
+) -> Golds:
     """Checks the golds of every row against its context and finds their tokens.
 
     answers   [rows], in either shape that `answers_of` takes, as Arrow gives it; empty lists: unanswerable
@@ -102,8 +106,12 @@ def read_golds(answers: Sequence[Any], contexts: Sequence[str], row_pair: np.nda
     """
     problems: dict[int, tuple[str, str]] = {}
     near: Counter[str] = Counter()
-    asked: dict[tuple[int, int, int], int] = {}  # (pair, char_start, char_end) of each that stands where it says
-    given: list[list[tuple[str, int | tuple[str, str]]]] = []  # texts of each row, with places in `asked`, or problems
+    asked: dict[
+        tuple[int, int, int], int
+    ] = {}  # (pair, char_start, char_end) of each that stands where it says
+    given: list[
+        list[tuple[str, int | tuple[str, str]]]
+    ] = []  # texts of each row, with places in `asked`, or problems
     for row, answer in enumerate(map(answers_of, answers)):
         mine: list[tuple[str, int | tuple[str, str]]] = []
         pair = int(row_pair[row])
@@ -115,7 +123,12 @@ def read_golds(answers: Sequence[Any], contexts: Sequence[str], row_pair: np.nda
             for text, start in zip(answer["text"], answer["answer_start"], strict=True):
                 problem = gold_problem(context, text, start)
                 near[differs_only_in(context, text, start) if problem else ""] += 1
-                mine.append((text, problem or asked.setdefault((pair, start, start + len(text)), len(asked))))
+                mine.append(
+                    (
+                        text,
+                        problem or asked.setdefault((pair, start, start + len(text)), len(asked)),
+                    )
+                )
         given.append(mine)
 
     characters = list(asked)
@@ -150,7 +163,17 @@ def read_golds(answers: Sequence[Any], contexts: Sequence[str], row_pair: np.nda
         char_spans.append(sorted(stands))
     del near[""]
     columns = np.array(list(spans), np.int64).reshape(-1, 3)
-    return Golds(columns[:, 0], columns[:, 1], columns[:, 2], Ragged.of(of_row), dropped, problems, texts, char_spans, near)
+    return Golds(
+        columns[:, 0],
+        columns[:, 1],
+        columns[:, 2],
+        Ragged.of(of_row),
+        dropped,
+        problems,
+        texts,
+        char_spans,
+        near,
+    )
 
 
 def _malformed(answer: Any) -> tuple[str, str] | None:
@@ -172,7 +195,10 @@ def gold_problem(context: str, text: str, start: int) -> tuple[str, str] | None:
         advice = "an unanswerable question has empty lists, and a loss with --null on"
         return "gold_blank", f"a gold answer is blank ({advice})"
     if start < 0 or start + len(text) > len(context):
-        return "gold_out_of_range", f"gold at [{start}, {start + len(text)}) of a context of {len(context)} characters"
+        return (
+            "gold_out_of_range",
+            f"gold at [{start}, {start + len(text)}) of a context of {len(context)} characters",
+        )
     found = context[start : start + len(text)]
     if found != text:
         only = differs_only_in(context, text, start)
@@ -249,7 +275,10 @@ def _inside_word(context: str, start: int, end: int) -> bool:
             continue
         if after in "\u200d" or before == "\u200d" or unicodedata.category(after).startswith("M"):
             return True
-        joined = all((each.isalnum() or each == "_") and not _NO_BLANKS.match(each) for each in (before, after))
+        joined = all(
+            (each.isalnum() or each == "_") and not _NO_BLANKS.match(each)
+            for each in (before, after)
+        )
         if joined or any(_INSIDE_NUMBER.match(context, max(at - back, 0)) for back in (1, 2)):
             return True
     return False

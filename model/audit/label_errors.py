@@ -21,7 +21,11 @@ from model.reading.spans import PassageSpans
 
 
 def label_errors(
-    golds: Golds, losses: PassageLosses, spans: PassageSpans, row_pair: np.ndarray, no_answer: np.ndarray
+    golds: Golds,
+    losses: PassageLosses,
+    spans: PassageSpans,
+    row_pair: np.ndarray,
+    no_answer: np.ndarray,
 ) -> tuple[np.ndarray, list[str | None]]:
     """Return score and reason of every row, [rows]; the score is float64, nan without a loss.
 
@@ -45,22 +49,41 @@ def label_errors(
     # Per row over its golds: the least loss, and how the golds lie to the model's answer and to
     # each other.
     loss = losses.null_nll.max(0)[pair]
-    agrees, shares, apart = nothing & ~answerable, np.zeros(len(pair), bool), np.zeros(len(pair), bool)
+    agrees, shares, apart = (
+        nothing & ~answerable,
+        np.zeros(len(pair), bool),
+        np.zeros(len(pair), bool),
+    )
     if answerable.any():
         mine, begin = golds.of_row.values, golds.of_row.bounds[:-1][answerable]
-        gold_first, gold_last, row = golds.first[mine], golds.last[mine], np.repeat(np.arange(len(pair)), golds.of_row.lengths)
+        gold_first, gold_last, row = (
+            golds.first[mine],
+            golds.last[mine],
+            np.repeat(np.arange(len(pair)), golds.of_row.lengths),
+        )
         loss[answerable] = np.minimum.reduceat(losses.nll.max(0)[mine], begin)
         same = (gold_first == first[row]) & (gold_last == last[row]) & ~nothing[row]
         agrees[answerable] = np.logical_or.reduceat(same, begin)
-        shares[answerable] = np.logical_or.reduceat((gold_first <= last[row]) & (gold_last >= first[row]), begin)
+        shares[answerable] = np.logical_or.reduceat(
+            (gold_first <= last[row]) & (gold_last >= first[row]), begin
+        )
         # Two golds share no token iff the last of all first tokens comes after the first of all
         # last tokens.
-        apart[answerable] = np.maximum.reduceat(gold_first, begin) > np.minimum.reduceat(gold_last, begin)
+        apart[answerable] = np.maximum.reduceat(gold_first, begin) > np.minimum.reduceat(
+            gold_last, begin
+        )
 
     certainty = np.where(nothing, spans.null_probability[pair], spans.probability[pair, 0])
     with np.errstate(divide="ignore", invalid="ignore"):
         doubt = np.fmax(0.0, loss + np.log(certainty) / 2)
     score = np.where(known & np.isfinite(loss), np.where(agrees, 0.0, doubt), np.nan)
-    cases = {"answerable": ~answerable, "golds_disagree": apart, "no_answer": nothing, "other_borders": shares}
+    cases = {
+        "answerable": ~answerable,
+        "golds_disagree": apart,
+        "no_answer": nothing,
+        "other_borders": shares,
+    }
     reasons = np.select(list(cases.values()), list(cases), default="elsewhere").tolist()
-    return score, [reason if value > 0 else None for reason, value in zip(reasons, score.tolist(), strict=True)]
+    return score, [
+        reason if value > 0 else None for reason, value in zip(reasons, score.tolist(), strict=True)
+    ]

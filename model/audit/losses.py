@@ -136,7 +136,10 @@ def measure_windows(
         window = chosen[row]
         held = (token >= windows.start[window]) & (token < windows.stop[window])
         at_row = to_device(torch.from_numpy(row[held]), device)
-        at_place = to_device(torch.from_numpy(token[held].astype(np.int64)), device) - passage_shift[at_row]
+        at_place = (
+            to_device(torch.from_numpy(token[held].astype(np.int64)), device)
+            - passage_shift[at_row]
+        )
         pending.put(losses.gold_logit, (side, view[held]), logits[side, at_row, at_place])
         pending.put(losses.gold_negative, (side, view[held]), negative[side, at_row, at_place])
 
@@ -149,7 +152,9 @@ def log_power_sums(logits: torch.Tensor) -> torch.Tensor:
     for _ in range(POWERS):
         power *= scaled
         sums.append(power.sum(-1))
-    return torch.arange(1, POWERS + 1, device=logits.device) * top + torch.log(torch.stack(sums, -1))
+    return torch.arange(1, POWERS + 1, device=logits.device) * top + torch.log(
+        torch.stack(sums, -1)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +186,9 @@ class PassageLosses:
 
 
 @np.errstate(invalid="ignore")  # nan means undefined here, and stays so
-def passage_losses(windows: Windows, golds: Golds, views: GoldViews, losses: WindowLosses, link: str) -> PassageLosses:
+def passage_losses(
+    windows: Windows, golds: Golds, views: GoldViews, losses: WindowLosses, link: str
+) -> PassageLosses:
     """Makes the losses of passages of those of their windows."""
     pairs = len(windows.pair_passage)
     pair = windows.pair
@@ -200,9 +207,13 @@ def passage_losses(windows: Windows, golds: Golds, views: GoldViews, losses: Win
     native = native_normaliser[:, window] - gold_logit
     null_native = native_normaliser - null
     native_tokenwise = (
-        losses.negative.astype(np.float64)[:, window] - losses.gold_negative + _positive(link, gold_logit, native)
+        losses.negative.astype(np.float64)[:, window]
+        - losses.gold_negative
+        + _positive(link, gold_logit, native)
     )
-    native_tokenwise = np.where(np.isfinite(losses.gold_negative), native_tokenwise, 0.0)  # one token, p = 1
+    native_tokenwise = np.where(
+        np.isfinite(losses.gold_negative), native_tokenwise, 0.0
+    )  # one token, p = 1
 
     # Passage: one normaliser over owned tokens, the null logits of w*.
     best_null = np.full((2, pairs), np.nan)
@@ -214,19 +225,34 @@ def passage_losses(windows: Windows, golds: Golds, views: GoldViews, losses: Win
     best_null_mass = np.where(np.isnan(best_null), -np.inf, best_null)
     normaliser = np.logaddexp(masses, best_null_mass)
     null_nll = normaliser - best_null
-    owner = [(low <= 2 * token) & (2 * token < high) & (token >= start) & (token < stop) for token in (first, last)]
-    owned_logit = np.stack([_pick(gold_logit[side], owner[side], gold, len(golds)) for side in (0, 1)])
+    owner = [
+        (low <= 2 * token) & (2 * token < high) & (token >= start) & (token < stop)
+        for token in (first, last)
+    ]
+    owned_logit = np.stack(
+        [_pick(gold_logit[side], owner[side], gold, len(golds)) for side in (0, 1)]
+    )
     nll = normaliser[:, golds.pair] - owned_logit
 
     if link == "sigmoid":
-        negative = np.stack([_sum(side, pair, pairs) for side in losses.owned_negative.astype(np.float64)])
+        negative = np.stack(
+            [_sum(side, pair, pairs) for side in losses.owned_negative.astype(np.float64)]
+        )
         gold_negative = np.logaddexp(0.0, owned_logit)
     else:
-        both = [_one_minus_sums(losses, side, pair, pairs, best_null_mass[side], normaliser[side]) for side in (0, 1)]
+        both = [
+            _one_minus_sums(losses, side, pair, pairs, best_null_mass[side], normaliser[side])
+            for side in (0, 1)
+        ]
         negative = np.stack([total for total, _, _ in both])
         gold_negative = np.stack(
             [
-                _negative_of(owned_logit[side], normaliser[side][golds.pair], top[golds.pair], left_out[golds.pair])
+                _negative_of(
+                    owned_logit[side],
+                    normaliser[side][golds.pair],
+                    top[golds.pair],
+                    left_out[golds.pair],
+                )
                 for side, (_, top, left_out) in enumerate(both)
             ]
         )
@@ -250,7 +276,9 @@ def passage_losses(windows: Windows, golds: Golds, views: GoldViews, losses: Win
     )
 
 
-def likely_tokens(windows: Windows, losses: WindowLosses, normaliser: np.ndarray, pair: int) -> list[LikelyToken]:
+def likely_tokens(
+    windows: Windows, losses: WindowLosses, normaliser: np.ndarray, pair: int
+) -> list[LikelyToken]:
     """The TOPS likeliest starts and the TOPS likeliest ends of a passage, of at least LEAST_PROBABILITY, in their order.
 
     One softmax over the passage (`PassageLosses.normaliser`), whatever the link, so that a gold's first token starts with
@@ -268,7 +296,10 @@ def likely_tokens(windows: Windows, losses: WindowLosses, normaliser: np.ndarray
     passages = windows.passages
     base = passages.bounds[windows.pair_passage[pair]]
     starts, ends = passages.char_start, passages.char_end
-    return [[int(starts[base + token]), int(ends[base + token]), *found[token]] for token in sorted(found)]
+    return [
+        [int(starts[base + token]), int(ends[base + token]), *found[token]]
+        for token in sorted(found)
+    ]
 
 
 def _positive(link: str, logit: np.ndarray, nll: np.ndarray) -> np.ndarray:
@@ -278,12 +309,16 @@ def _positive(link: str, logit: np.ndarray, nll: np.ndarray) -> np.ndarray:
 
 def _log_sum(values: np.ndarray, group: np.ndarray, groups: int) -> np.ndarray:
     """logsumexp of each group's values, float64 [groups]; -inf for an empty group."""
-    return merge_log_masses(torch.from_numpy(values), torch.from_numpy(group.astype(np.int64)), groups).numpy()
+    return merge_log_masses(
+        torch.from_numpy(values), torch.from_numpy(group.astype(np.int64)), groups
+    ).numpy()
 
 
 def _sum(values: np.ndarray, group: np.ndarray, groups: int) -> np.ndarray:
     """Sum of each group's values, float64 [groups]; 0 for an empty group."""
-    return np.bincount(group, values, groups).astype(np.float64)  # bincount of no values is int64, whatever their type
+    return np.bincount(group, values, groups).astype(
+        np.float64
+    )  # bincount of no values is int64, whatever their type
 
 
 def _pick(values: np.ndarray, chosen: np.ndarray, group: np.ndarray, groups: int) -> np.ndarray:
@@ -301,7 +336,12 @@ def _mean(values: np.ndarray, chosen: np.ndarray, group: np.ndarray, groups: int
 
 
 def _one_minus_sums(
-    losses: WindowLosses, side: int, pair: np.ndarray, pairs: int, null_mass: np.ndarray, normaliser: np.ndarray
+    losses: WindowLosses,
+    side: int,
+    pair: np.ndarray,
+    pairs: int,
+    null_mass: np.ndarray,
+    normaliser: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """-sum_j log(1 - p_j) of each pair, its largest logit, and the log mass of everything but that, [pairs] each."""
     tops, rest = losses.tops[side].astype(np.float64), losses.rest[side].astype(np.float64)
@@ -316,14 +356,20 @@ def _one_minus_sums(
     left_out = np.logaddexp(left_out, _log_sum(rest[:, 0], pair, pairs))
     left_out = np.logaddexp(left_out, null_mass)
     others = np.flatnonzero(~is_top & np.isfinite(values))
-    total = _sum(-np.log1p(-np.exp(values[others] - normaliser[group[others]])), group[others], pairs)
+    total = _sum(
+        -np.log1p(-np.exp(values[others] - normaliser[group[others]])), group[others], pairs
+    )
     for k in range(1, POWERS + 1):
         total += _sum(np.exp(rest[:, k - 1] - k * normaliser[pair]) / k, pair, pairs)
-    top_negative = normaliser - left_out  # inf for a passage of one token without a null option, whose p is 1
+    top_negative = (
+        normaliser - left_out
+    )  # inf for a passage of one token without a null option, whose p is 1
     return total + top_negative, top, left_out
 
 
-def _negative_of(logit: np.ndarray, normaliser: np.ndarray, top: np.ndarray, left_out: np.ndarray) -> np.ndarray:
+def _negative_of(
+    logit: np.ndarray, normaliser: np.ndarray, top: np.ndarray, left_out: np.ndarray
+) -> np.ndarray:
     """-log(1 - p) of one token of a passage; exact for the largest logit too."""
     with np.errstate(divide="ignore"):
         direct = -np.log1p(-np.exp(np.minimum(logit - normaliser, 0.0)))

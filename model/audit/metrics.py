@@ -65,5 +65,7 @@ def _best_f1(prediction: str, golds: Iterable[str]) -> float:
 
 def _f1(prediction: list[str], gold: list[str]) -> float:
     """Return F1 over the words of both, each counted as often as it appears."""
-    common = sum(min(prediction.count(word), gold.count(word)) for word in {*prediction}.intersection(gold))
+    common = sum(
+        min(prediction.count(word), gold.count(word)) for word in {*prediction}.intersection(gold)
+    )
     return 2 * common / (len(prediction) + len(gold))

@@ -39,7 +39,9 @@ def log_normaliser(logits: torch.Tensor, support: torch.Tensor) -> torch.Tensor:
     return torch.logsumexp(torch.where(support, logits, -torch.inf), -1)
 
 
-def categorical(logits: torch.Tensor, target: torch.Tensor, normaliser: torch.Tensor) -> torch.Tensor:
+def categorical(
+    logits: torch.Tensor, target: torch.Tensor, normaliser: torch.Tensor
+) -> torch.Tensor:
     """Return -log p of the target under a softmax, in nats: lse(a) - a_target, [B].
 
     logits      [B, L]
@@ -91,7 +93,9 @@ def tokenwise(
         terms = softplus(torch.where(labelled, -logits, logits))
     else:
         normalised = support if normalised is None else normalised
-        positive = log_normaliser(logits, normalised).unsqueeze(-1) - torch.where(labelled, logits, 0.0)
+        positive = log_normaliser(logits, normalised).unsqueeze(-1) - torch.where(
+            labelled, logits, 0.0
+        )
         terms = torch.where(labelled, positive, -log_one_minus(logits, normalised))
     return torch.where(support, terms, 0.0).sum(-1)
 
@@ -104,7 +108,9 @@ def merge_log_masses(values: torch.Tensor, group: torch.Tensor, groups: int) -> 
     """
     values = _wide(values)
     # Subtracting each group's largest value, if it is finite, keeps `exp` from overflowing.
-    highest = values.new_full((groups,), -torch.inf).scatter_reduce(0, group, values.detach(), "amax")
+    highest = values.new_full((groups,), -torch.inf).scatter_reduce(
+        0, group, values.detach(), "amax"
+    )
     base = torch.where(torch.isfinite(highest), highest, 0.0)
     total = values.new_zeros(groups).index_add(0, group, torch.exp(values - base[group]))
     return torch.where(total > 0, torch.log(torch.where(total > 0, total, 1.0)) + base, -torch.inf)

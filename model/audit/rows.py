@@ -73,7 +73,10 @@ AUDIT_SCHEMA = pa.schema(
         pa.field("character_f1", pa.float32()),
         pa.field("label_error", pa.float32()),
         pa.field("label_error_reason", pa.string()),
-        *(pa.field(f"{name}_hash", pa.binary(16)) for name in ("question", "context", "pair", "gold")),
+        *(
+            pa.field(f"{name}_hash", pa.binary(16))
+            for name in ("question", "context", "pair", "gold")
+        ),
         pa.field("status", pa.string()),
         pa.field("reason", pa.string()),
     ]
@@ -121,7 +124,12 @@ def row_losses(golds: Golds, losses: PassageLosses, row_pair: np.ndarray) -> Row
 
     nll = of_first(losses.nll, losses.null_nll)
     tokenwise = of_first(losses.tokenwise, losses.null_tokenwise)
-    min_nll, min_tokenwise, marginal_joint, marginal = nll.copy(), tokenwise.sum(0), nll.sum(0), nll.copy()
+    min_nll, min_tokenwise, marginal_joint, marginal = (
+        nll.copy(),
+        tokenwise.sum(0),
+        nll.sum(0),
+        nll.copy(),
+    )
     if len(answered):
         flat, at = golds.of_row.values, golds.of_row.bounds[answered]
         row = np.repeat(np.arange(rows), counts)
@@ -131,9 +139,13 @@ def row_losses(golds: Golds, losses: PassageLosses, row_pair: np.ndarray) -> Row
         min_tokenwise[answered] = np.minimum.reduceat(losses.tokenwise.sum(0)[flat], at)
         marginal_joint[answered] = -np.logaddexp.reduceat(-totals, at)
         for side, token in enumerate((golds.first, golds.last)):
-            distinct = np.sort(np.unique(np.stack([row, token[flat]]), axis=1, return_index=True)[1])
+            distinct = np.sort(
+                np.unique(np.stack([row, token[flat]]), axis=1, return_index=True)[1]
+            )
             begin = np.searchsorted(row[distinct], answered)
-            marginal[side, answered] = -np.logaddexp.reduceat(-losses.nll[side, flat[distinct]], begin)
+            marginal[side, answered] = -np.logaddexp.reduceat(
+                -losses.nll[side, flat[distinct]], begin
+            )
     return RowLosses(
         nll=nll,
         min_nll=min_nll,
@@ -152,7 +164,10 @@ def row_losses(golds: Golds, losses: PassageLosses, row_pair: np.ndarray) -> Row
 
 def hash_texts(texts: Sequence[str]) -> list[bytes]:
     """BLAKE2b, 16 bytes, of each text's UTF-8."""
-    return [hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest() for text in texts]
+    return [
+        hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        for text in texts
+    ]
 
 
 def statuses(
@@ -214,7 +229,10 @@ def audit_columns(
     out = np.array([each == "rejected" for each in status], bool)
     if not len(windows.pair_passage):
         columns = {field.name: pa.nulls(len(status), field.type) for field in AUDIT_SCHEMA}
-        return pa.table({**columns, "status": status, "reason": pa.array(reason, pa.string())}, schema=AUDIT_SCHEMA)
+        return pa.table(
+            {**columns, "status": status, "reason": pa.array(reason, pa.string())},
+            schema=AUDIT_SCHEMA,
+        )
 
     tokens = windows.passages.lengths[passage]
     count = windows.counts[pair]
@@ -228,7 +246,10 @@ def audit_columns(
     ranks = (spans.start[pair] == gold_first[:, None]) & (spans.end[pair] == gold_last[:, None])
     ranks &= np.arange(ranks.shape[1]) < spans.found[pair][:, None]
     decided_null = no_answer[pair]
-    predictions = ["" if nothing else (texts[p] or [""])[0] for p, nothing in zip(pair, decided_null, strict=True)]
+    predictions = [
+        "" if nothing else (texts[p] or [""])[0]
+        for p, nothing in zip(pair, decided_null, strict=True)
+    ]
     scores = np.array(
         [
             (np.nan, np.nan, np.nan) if skip else grades(text, answers)
@@ -282,27 +303,48 @@ def audit_columns(
         "golds_dropped": golds.dropped,
     }
     places = {
-        "gold_start": (windows.passages.char_start[np.minimum(base + gold_first, last_token)], ~has_gold),
-        "gold_end": (windows.passages.char_end[np.minimum(base + gold_last, last_token)], ~has_gold),
+        "gold_start": (
+            windows.passages.char_start[np.minimum(base + gold_first, last_token)],
+            ~has_gold,
+        ),
+        "gold_end": (
+            windows.passages.char_end[np.minimum(base + gold_last, last_token)],
+            ~has_gold,
+        ),
         "gold_rank": (ranks.argmax(1) + 1, ~(has_gold & ranks.any(1))),
         "prediction_start": (char_start[pair, 0], decided_null),
         "prediction_end": (char_end[pair, 0], decided_null),
     }
-    for name, value in values.items():  # rounding leaves -2e-16 of 0; adding 0.0 turns -0.0 into 0.0
+    for (
+        name,
+        value,
+    ) in values.items():  # rounding leaves -2e-16 of 0; adding 0.0 turns -0.0 into 0.0
         values[name] = (np.maximum(value, 0.0) if name in _LOSSES else value) + 0.0
     columns = {
-        **{name: pa.array(value, pa.float64(), mask=out | ~np.isfinite(value)) for name, value in values.items()},
+        **{
+            name: pa.array(value, pa.float64(), mask=out | ~np.isfinite(value))
+            for name, value in values.items()
+        },
         **{name: pa.array(value.astype(np.int32), mask=out) for name, value in counts.items()},
-        **{name: pa.array(value.astype(np.int32), mask=out | none) for name, (value, none) in places.items()},
-        "prediction": pa.array([None if skip else text for text, skip in zip(predictions, out, strict=True)], pa.string()),
+        **{
+            name: pa.array(value.astype(np.int32), mask=out | none)
+            for name, (value, none) in places.items()
+        },
+        "prediction": pa.array(
+            [None if skip else text for text, skip in zip(predictions, out, strict=True)],
+            pa.string(),
+        ),
         "label_error_reason": pa.array(
-            [None if skip else code for code, skip in zip(suspicion_reason, out, strict=True)], pa.string()
+            [None if skip else code for code, skip in zip(suspicion_reason, out, strict=True)],
+            pa.string(),
         ),
         **_hashes(windows, questions, contexts, golds, pair, passage, out),
         "status": pa.array(status, pa.string()),
         "reason": pa.array(reason, pa.string()),
     }
-    return pa.table([columns[name] for name in AUDIT_SCHEMA.names], names=AUDIT_SCHEMA.names).cast(AUDIT_SCHEMA)
+    return pa.table([columns[name] for name in AUDIT_SCHEMA.names], names=AUDIT_SCHEMA.names).cast(
+        AUDIT_SCHEMA
+    )
 
 
 def _hashes(
@@ -320,12 +362,23 @@ def _hashes(
     """
     question = _take(hash_texts(questions), windows.pair_question[pair])
     context = _take(hash_texts(contexts), passage)
-    both = [hashlib.blake2b(q + c, digest_size=16).digest() for q, c in zip(question, context, strict=True)]
+    both = [
+        hashlib.blake2b(q + c, digest_size=16).digest()
+        for q, c in zip(question, context, strict=True)
+    ]
     told = [str([list(span) for span in spans]) for spans in golds.char_spans]
     gold = [hashlib.blake2b(each.encode(), digest_size=16).digest() for each in told]
-    named = {"question_hash": question, "context_hash": context, "pair_hash": both, "gold_hash": gold}
+    named = {
+        "question_hash": question,
+        "context_hash": context,
+        "pair_hash": both,
+        "gold_hash": gold,
+    }
     return {
-        name: pa.array([None if skip else value for value, skip in zip(values, out, strict=True)], pa.binary(16))
+        name: pa.array(
+            [None if skip else value for value, skip in zip(values, out, strict=True)],
+            pa.binary(16),
+        )
         for name, values in named.items()
     }
 

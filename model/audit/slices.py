@@ -11,7 +11,14 @@ MOST_SLICES = 100
 OTHER = "(other)"
 """A slice has at most `MOST_SLICES` values; further ones are counted as `OTHER`."""
 
-SLICES = ("question_word", "answerable", "answer_characters", "context_tokens", "num_windows", "answer_position")
+SLICES = (
+    "question_word",
+    "answerable",
+    "answer_characters",
+    "context_tokens",
+    "num_windows",
+    "answer_position",
+)
 """The slices of every audit; `--slice_by` adds more."""
 
 _QUESTION_WORD = re.compile(r"\b(?:what|who|when|where|why|which|how\s+many|how\s+much|how)\b")
@@ -51,10 +58,16 @@ def slice_labels(audit: pa.Table, questions: Sequence[str | None]) -> dict[str, 
     return {
         "question_word": [question_word(question or "") for question in questions],
         "answerable": ["yes" if gold else "no" for gold in golds],
-        "answer_characters": [bounded(e - s, (5, 10, 20, 40, 80)) if gold else "none" for gold, s, e, _ in extents],
-        "context_tokens": [bounded(n, (128, 256, 384, 1024, 4096, 16384)) for n in numbers("num_tokens")],
+        "answer_characters": [
+            bounded(e - s, (5, 10, 20, 40, 80)) if gold else "none" for gold, s, e, _ in extents
+        ],
+        "context_tokens": [
+            bounded(n, (128, 256, 384, 1024, 4096, 16384)) for n in numbers("num_tokens")
+        ],
         "num_windows": [bounded(n, (2, 5, 17, 65)) for n in numbers("num_windows")],
-        "answer_position": [f"{int(5 * s / max(n, 1)) + 1} of 5" if gold else "none" for gold, s, _, n in extents],
+        "answer_position": [
+            f"{int(5 * s / max(n, 1)) + 1} of 5" if gold else "none" for gold, s, _, n in extents
+        ],
     }
 
 

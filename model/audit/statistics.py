@@ -20,7 +20,16 @@ from model.audit.distributions import Z_95, Calibration, Distribution, loss_bin
 from model.audit.losses import LikelyToken
 from model.audit.slices import MOST_SLICES, OTHER, given_labels, slice_labels
 
-LOSSES = ("nll", "nll_start", "nll_end", "min_nll", "native_nll", "tokenwise", "nll_per_token", "marginal_joint_nll")
+LOSSES = (
+    "nll",
+    "nll_start",
+    "nll_end",
+    "min_nll",
+    "native_nll",
+    "tokenwise",
+    "nll_per_token",
+    "marginal_joint_nll",
+)
 """Losses that have statistics; all others stand in the rows."""
 
 WITH_TOKENS = 20
@@ -49,7 +58,9 @@ class Slice:
     """Statistics of some examples: losses, EM and F1, answerability, calibration."""
 
     rows: int = 0
-    losses: dict[str, Distribution] = field(default_factory=lambda: {name: Distribution() for name in LOSSES})
+    losses: dict[str, Distribution] = field(
+        default_factory=lambda: {name: Distribution() for name in LOSSES}
+    )
     right: int = 0
     graded: int = 0
     f1: float = 0.0
@@ -93,11 +104,17 @@ class Slice:
             if loss["count"]:
                 half = Z_95 * loss["standard_error"]
                 result[f"perplexity_{side}"] = _exp(loss["mean"])
-                result[f"perplexity_{side}_interval"] = [_exp(max(0.0, loss["mean"] - half)), _exp(loss["mean"] + half)]
+                result[f"perplexity_{side}_interval"] = [
+                    _exp(max(0.0, loss["mean"] - half)),
+                    _exp(loss["mean"] + half),
+                ]
         if self.graded:
             mean = self.f1 / self.graded
             spread = math.sqrt(max(0.0, self.f1_squares / self.graded - mean * mean) / self.graded)
-            result["exact_match"] = {"percent": 100 * self.right / self.graded, "interval": _wilson(self.right, self.graded)}
+            result["exact_match"] = {
+                "percent": 100 * self.right / self.graded,
+                "interval": _wilson(self.right, self.graded),
+            }
             interval = [100 * max(0.0, mean - Z_95 * spread), 100 * min(1.0, mean + Z_95 * spread)]
             result["f1"] = {"percent": 100 * mean, "interval": interval}
             result["character_f1"] = {"percent": 100 * self.character_f1 / self.graded}
@@ -110,7 +127,14 @@ class Slice:
         return {
             "rows": self.rows,
             "losses": {name: distribution.to_json() for name, distribution in self.losses.items()},
-            "grades": [self.right, self.graded, self.f1, self.f1_squares, self.answerability, self.character_f1],
+            "grades": [
+                self.right,
+                self.graded,
+                self.f1,
+                self.f1_squares,
+                self.answerability,
+                self.character_f1,
+            ],
             "calibration": self.calibration.to_json(),
         }
 
@@ -120,7 +144,17 @@ class Slice:
         right, graded, f1, f1_squares, answerability, *later = values["grades"]
         character_f1 = later[0] if later else f1  # receipts of earlier versions do not have it
         calibration = Calibration.from_json(values["calibration"])
-        return cls(values["rows"], losses, right, graded, f1, f1_squares, character_f1, answerability, calibration)
+        return cls(
+            values["rows"],
+            losses,
+            right,
+            graded,
+            f1,
+            f1_squares,
+            character_f1,
+            answerability,
+            calibration,
+        )
 
 
 def _exp(mean: float) -> float | None:
@@ -132,7 +166,11 @@ def _wilson(right: int, count: int) -> list[float]:
     """95 % interval of a share, in per cent (Wilson 1927)."""
     z, share = Z_95, right / count
     middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    half = (
+        z
+        / (1 + z * z / count)
+        * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    )
     # Rounding leaves -3e-17 for a share of 0.
     return [100 * max(0.0, middle - half), 100 * min(1.0, middle + half)]
 
@@ -147,19 +185,30 @@ class Ranking:
     most: int = 0
     entries: list[Entry] = field(default_factory=list)
 
-    def add(self, values: np.ndarray, audit: pa.Table, example_of: ExampleOf, tokens_of: TokensOf) -> None:
+    def add(
+        self, values: np.ndarray, audit: pa.Table, example_of: ExampleOf, tokens_of: TokensOf
+    ) -> None:
         """Adds the rows of one chunk; those whose value is not finite are left out."""
         values = np.where(np.isfinite(values), values, -np.inf)
-        for place, row in enumerate(np.lexsort((np.arange(len(values)), -values))[: self.most].tolist()):
+        for place, row in enumerate(
+            np.lexsort((np.arange(len(values)), -values))[: self.most].tolist()
+        ):
             if values[row] > -np.inf:
-                example = {**example_of(row), **{name: audit.column(name)[row].as_py() for name in SHOWN}}
+                example = {
+                    **example_of(row),
+                    **{name: audit.column(name)[row].as_py() for name in SHOWN},
+                }
                 if place < WITH_TOKENS:
                     example["likely_tokens"] = tokens_of(row)
-                self.entries.append((-float(values[row]), str(example["path"]), int(example["row"]), example))
+                self.entries.append(
+                    (-float(values[row]), str(example["path"]), int(example["row"]), example)
+                )
 
     def merge(self, other: Self) -> None:
         self.most = max(self.most, other.most)
-        entries = heapq.nsmallest(self.most, [*self.entries, *other.entries], key=lambda entry: entry[:3])
+        entries = heapq.nsmallest(
+            self.most, [*self.entries, *other.entries], key=lambda entry: entry[:3]
+        )
         self.entries = [*entries[:WITH_TOKENS], *map(_without_tokens, entries[WITH_TOKENS:])]
 
     def to_json(self) -> list[Any]:
@@ -172,7 +221,12 @@ class Ranking:
 
 def _without_tokens(entry: Entry) -> Entry:
     loss, path, row, example = entry
-    return loss, path, row, {name: value for name, value in example.items() if name != "likely_tokens"}
+    return (
+        loss,
+        path,
+        row,
+        {name: value for name, value in example.items() if name != "likely_tokens"},
+    )
 
 
 @dataclass(slots=True)
@@ -209,14 +263,19 @@ class Statistics:
             },
             "nll_histogram": self.everything.losses["nll"].histogram(),
             "start_against_end": sorted([*place, rows] for place, rows in self.grid.items()),
-            "highest_loss": [{"nll": -loss, **example} for loss, _, _, example in self.worst.entries],
+            "highest_loss": [
+                {"nll": -loss, **example} for loss, _, _, example in self.worst.entries
+            ],
             "suspected_label_errors": [example for _, _, _, example in self.suspects.entries],
         }
 
     def to_json(self) -> dict[str, Any]:
         return {
             "all": self.everything.to_json(),
-            "slices": {name: {value: part.to_json() for value, part in values.items()} for name, values in self.slices.items()},
+            "slices": {
+                name: {value: part.to_json() for value, part in values.items()}
+                for name, values in self.slices.items()
+            },
             "grid": sorted([*place, rows] for place, rows in self.grid.items()),
             "worst": self.worst.to_json(),
             "suspects": self.suspects.to_json(),
@@ -225,7 +284,8 @@ class Statistics:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         slices = {
-            name: {value: Slice.from_json(part) for value, part in each.items()} for name, each in values["slices"].items()
+            name: {value: Slice.from_json(part) for value, part in each.items()}
+            for name, each in values["slices"].items()
         }
         grid = Counter({(start, end): rows for start, end, rows in values["grid"]})
         rankings = [Ranking.from_json(values[name]) for name in ("worst", "suspects")]
@@ -276,13 +336,20 @@ def measure(
     tokens_of   its likely tokens, see `model.audit.losses.likely_tokens`
     """
     names = (*LOSSES, "exact_match", "f1", "character_f1", "probability", "label_error")
-    columns = {name: audit.column(name).to_numpy(zero_copy_only=False).astype(np.float64) for name in names}
+    columns = {
+        name: audit.column(name).to_numpy(zero_copy_only=False).astype(np.float64) for name in names
+    }
     status = np.array(audit.column("status").to_pylist())
     kept = status != "rejected"
     golds = audit.column("golds").fill_null(0).to_numpy()
     columns["answerable"] = (golds > 0).astype(np.float64)
-    columns["answered"] = np.array([bool(text) for text in audit.column("prediction").to_pylist()], np.float64)
-    labels = {**slice_labels(audit, questions), **{name: given_labels(values) for name, values in given.items()}}
+    columns["answered"] = np.array(
+        [bool(text) for text in audit.column("prediction").to_pylist()], np.float64
+    )
+    labels = {
+        **slice_labels(audit, questions),
+        **{name: given_labels(values) for name, values in given.items()},
+    }
     result = Statistics(worst=Ranking(most_worst), suspects=Ranking(most_suspects))
     result.everything.add({name: values[kept] for name, values in columns.items()})
     for name, values in labels.items():
@@ -290,7 +357,9 @@ def measure(
         parts = result.slices.setdefault(name, {})
         for value in sorted(set(of_slice[kept].tolist())):
             inside = kept & (of_slice == value)
-            parts.setdefault(value, Slice()).add({each: array[inside] for each, array in columns.items()})
+            parts.setdefault(value, Slice()).add(
+                {each: array[inside] for each, array in columns.items()}
+            )
         fold_rare(parts)
 
     sides = np.stack([np.where(kept, columns[f"nll_{side}"], np.nan) for side in ("start", "end")])

@@ -60,7 +60,11 @@ def quicken(network: PreTrainedModel) -> None:
         return
     _keep_memory()
     _pack(network)
-    if network.dtype == torch.bfloat16 and network.config._attn_implementation == "sdpa" and _attention_is_torchs():
+    if (
+        network.dtype == torch.bfloat16
+        and network.config._attn_implementation == "sdpa"
+        and _attention_is_torchs()
+    ):
         from transformers import AttentionInterface, AttentionMaskInterface
 
         AttentionInterface.register(ATTENTION, attention)
@@ -78,7 +82,11 @@ def _pack(network: PreTrainedModel) -> None:
         gelu = isinstance(getattr(module, "intermediate_act_fn", None), GELUActivation)
         for name, layer in module.named_children():
             # by its exact class: a subclass may compute something else; heads have hooks, and next to no work
-            if type(layer) is not torch.nn.Linear or layer.weight.dtype != network.dtype or layer._forward_pre_hooks:
+            if (
+                type(layer) is not torch.nn.Linear
+                or layer.weight.dtype != network.dtype
+                or layer._forward_pre_hooks
+            ):
                 continue
             activation = "gelu" if gelu and name == "dense" else "none"
             try:
@@ -91,7 +99,13 @@ def _pack(network: PreTrainedModel) -> None:
     if unpacked:
         of_bfloat16 = network.dtype == torch.bfloat16
         dtype, hint = ("bfloat16", " (float32 may be faster)") if of_bfloat16 else ("float32", "")
-        _log.info("%s on this CPU: %d products remain torch's own%s: %s", dtype, len(unpacked), hint, unpacked[0])
+        _log.info(
+            "%s on this CPU: %d products remain torch's own%s: %s",
+            dtype,
+            len(unpacked),
+            hint,
+            unpacked[0],
+        )
 
 
 @cache
@@ -103,7 +117,9 @@ def _attention_is_torchs() -> bool:
     try:
         with torch.inference_mode():
             result, _ = attention(torch.nn.Identity(), query, key, value, mask)
-            expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+            expected = torch.nn.functional.scaled_dot_product_attention(
+                query, key, value, attn_mask=mask
+            )
             _check_near(result, expected.transpose(1, 2))
     except (RuntimeError, ArithmeticError) as error:
         _log.info("bfloat16 on this CPU: attention remains torch's own: %s", error)
@@ -115,7 +131,9 @@ def _check_near(result: torch.Tensor, expected: torch.Tensor) -> None:
     """Raises ArithmeticError if two results in one dtype differ by more than that dtype's rounding."""
     most = _ROUNDING[expected.dtype] * expected.abs().max().item()
     if not torch.allclose(result.float(), expected.float(), rtol=0, atol=most, equal_nan=True):
-        raise ArithmeticError(f"results differ from torch's own by up to {(result - expected).abs().max().item():.2g}")
+        raise ArithmeticError(
+            f"results differ from torch's own by up to {(result - expected).abs().max().item():.2g}"
+        )
 
 
 def _keep_memory() -> None:
@@ -129,7 +147,9 @@ def _keep_memory() -> None:
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):
-        _log.info("memory: this C library has no mallopt, batches get theirs from the system every time")
+        _log.info(
+            "memory: this C library has no mallopt, batches get theirs from the system every time"
+        )
         return
     for setting, size in _MALLOC.items():
         mallopt(setting, size)
@@ -149,16 +169,23 @@ class _PackedLinear(torch.nn.Module):
             raise RuntimeError("oneDNN is switched off or not in this torch")
         self.in_features, self.out_features = layer.in_features, layer.out_features
         self.bias, self.activation = layer.bias, activation
-        self.weight: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), _EXPECTED_TOKENS)
-        tokens = torch.randn(_TRIED_TOKENS, layer.in_features, generator=torch.Generator().manual_seed(0)).to(
-            layer.weight.dtype
+        self.weight: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(
+            layer.weight.detach(), _EXPECTED_TOKENS
         )
+        tokens = torch.randn(
+            _TRIED_TOKENS, layer.in_features, generator=torch.Generator().manual_seed(0)
+        ).to(layer.weight.dtype)
         with torch.inference_mode():
             expected = layer(tokens)
-            _check_near(self(tokens), torch.nn.functional.gelu(expected) if activation == "gelu" else expected)
+            _check_near(
+                self(tokens),
+                torch.nn.functional.gelu(expected) if activation == "gelu" else expected,
+            )
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return torch.ops.mkldnn._linear_pointwise(inputs, self.weight, self.bias, self.activation, [], "none")
+        return torch.ops.mkldnn._linear_pointwise(
+            inputs, self.weight, self.bias, self.activation, [], "none"
+        )
 
 
 def key_mask(mask_function: Callable[..., Any], **of: Any) -> torch.Tensor | None:
@@ -166,7 +193,9 @@ def key_mask(mask_function: Callable[..., Any], **of: Any) -> torch.Tensor | Non
     from transformers.masking_utils import bidirectional_mask_function, sdpa_mask
 
     mask = sdpa_mask(mask_function=mask_function, **of)
-    return mask if mask is None or mask_function is not bidirectional_mask_function else mask[:, :, :1]
+    return (
+        mask if mask is None or mask_function is not bidirectional_mask_function else mask[:, :, :1]
+    )
 
 
 def attention(
@@ -188,12 +217,16 @@ def attention(
     What it isn't made for goes to torch's own: other masks, biases, heads that share keys.
     """
     causal = attention_mask is None and query.shape[2] > 1 and getattr(module, "is_causal", True)
-    other_mask = attention_mask is not None and (attention_mask.dtype != torch.bool or attention_mask.shape[2] > 1)
+    other_mask = attention_mask is not None and (
+        attention_mask.dtype != torch.bool or attention_mask.shape[2] > 1
+    )
     biased = more.get("position_bias") is not None
     if causal or other_mask or biased or query.shape[1] != key.shape[1]:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **more)
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, **more
+        )
     scaling = query.shape[3] ** -0.5 if scaling is None else scaling
     result, sums = _attention(query, key, value, attention_mask, scaling)
     far = ~((sums >= 1 / _FAR) & (sums <= _FAR)).all(2).squeeze(2)  # [B, heads]; nan is far too
@@ -201,12 +234,18 @@ def attention(
         scores = torch.matmul(query[example, head].float() * scaling, key[example, head].float().T)
         if attention_mask is not None:
             scores.masked_fill_(~attention_mask[example, 0], -torch.inf)
-        result[example, head] = torch.matmul(torch.softmax(scores, -1).to(value.dtype), value[example, head])
+        result[example, head] = torch.matmul(
+            torch.softmax(scores, -1).to(value.dtype), value[example, head]
+        )
     return result.transpose(1, 2).contiguous(), None
 
 
 def _attention(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, scaling: float
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    scaling: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The result [B, heads, L, D], and the sums of the exponentials [B, heads, L, 1]."""
     size, keys = value.shape[3], key.shape[2]

@@ -56,11 +56,15 @@ def in_lanes(task: Callable[[Item], object], waiting: list[Item], lanes: int) ->
         return
     threads = threads_of_process()
     torch.set_num_threads(threads)
-    lanes = max(range(1, max(1, lanes) + 1), key=lambda count: (count * max(1, threads // count), count))
+    lanes = max(
+        range(1, max(1, lanes) + 1), key=lambda count: (count * max(1, threads // count), count)
+    )
     if lanes == 1:
         work()
         return
-    pool = ThreadPoolExecutor(lanes, "lane", lambda: torch.set_num_threads(max(1, threads // lanes)))
+    pool = ThreadPoolExecutor(
+        lanes, "lane", lambda: torch.set_num_threads(max(1, threads // lanes))
+    )
     try:
         running = [pool.submit(work) for _ in range(lanes)]
         wait(running)

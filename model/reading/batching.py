@@ -142,12 +142,16 @@ def assemble(windows: Windows, chosen: np.ndarray) -> Batch:
         return (position >= begin[:, None]) & (position < (begin + tokens)[:, None])
 
     in_first, in_second = part(first, first_tokens), part(second, second_tokens)
-    in_question, in_context = (in_first, in_second) if pair_format.question_first else (in_second, in_first)
+    in_question, in_context = (
+        (in_first, in_second) if pair_format.question_first else (in_second, in_first)
+    )
     context_start = second if pair_format.question_first else first
 
     # Write special tokens, question and context; what stays is padding.
     input_ids = np.full(in_first.shape, pair_format.pad_id, np.int64)
-    token_types = in_first * np.int64(pair_format.first_type) + in_second * np.int64(pair_format.second_type)
+    token_types = in_first * np.int64(pair_format.first_type) + in_second * np.int64(
+        pair_format.second_type
+    )
     for begin, ids, types in (
         (np.zeros_like(first), pair_format.before, pair_format.before_types),
         (between, pair_format.between, pair_format.between_types),
@@ -155,18 +159,25 @@ def assemble(windows: Windows, chosen: np.ndarray) -> Batch:
     ):
         at = np.arange(len(chosen))[:, None], begin[:, None] + np.arange(len(ids))
         input_ids[at], token_types[at] = ids, types
-    input_ids[in_question] = questions.values[consecutive(questions.bounds[question], question_tokens)]
+    input_ids[in_question] = questions.values[
+        consecutive(questions.bounds[question], question_tokens)
+    ]
     tokens = consecutive(passages.bounds[passage] + starts, context_tokens)
     input_ids[in_context] = passages.ids[tokens]
     can_start, can_end = np.zeros_like(in_context), np.zeros_like(in_context)
-    can_start[in_context], can_end[in_context] = passages.can_start[tokens], passages.can_end[tokens]
+    can_start[in_context], can_end[in_context] = (
+        passages.can_start[tokens],
+        passages.can_end[tokens],
+    )
 
     # A batch position is a passage token + (context_start - starts), so sums i + j shift by twice
     # that.
     shift = 2 * (context_start - starts)
     classifier = None
     if pair_format.classifier is not None:
-        classifier = torch.from_numpy(np.where(pair_format.classifier >= 0, 0, lengths) + pair_format.classifier)
+        classifier = torch.from_numpy(
+            np.where(pair_format.classifier >= 0, 0, lengths) + pair_format.classifier
+        )
     return Batch(
         input_ids=torch.from_numpy(input_ids),
         token_types=torch.from_numpy(token_types),

@@ -103,7 +103,10 @@ def _value(scalar: pa.Scalar) -> Any:
 
 def as_texts(column: pa.Array | pa.ChunkedArray) -> list[str | None]:
     """Values of any type as text, to be shown or told apart; None for null, and for one that is no UTF-8."""
-    return [None if value is None or isinstance(value, NotUTF8) else str(value) for value in each_value(column)]
+    return [
+        None if value is None or isinstance(value, NotUTF8) else str(value)
+        for value in each_value(column)
+    ]
 
 
 def candidate_columns(
@@ -120,7 +123,11 @@ def candidate_columns(
     texts = []
     for pair, passage in enumerate(windows.pair_passage):
         context = contexts[passage]
-        bounds = zip(start[pair, : spans.found[pair]].tolist(), end[pair, : spans.found[pair]].tolist(), strict=True)
+        bounds = zip(
+            start[pair, : spans.found[pair]].tolist(),
+            end[pair, : spans.found[pair]].tolist(),
+            strict=True,
+        )
         texts.append([context[begin:stop] for begin, stop in bounds])
     return start, end, texts
 
@@ -158,7 +165,10 @@ def answer_columns(
     def column(values: np.ndarray, dtype: type[np.generic], mask: np.ndarray) -> pa.Array:
         return pa.array(values.astype(dtype), mask=mask)
 
-    best_text = [texts[p][0] if not hide else None for p, hide in zip(pair.tolist(), hidden.tolist(), strict=True)]
+    best_text = [
+        texts[p][0] if not hide else None
+        for p, hide in zip(pair.tolist(), hidden.tolist(), strict=True)
+    ]
     status = np.where(rejected, "rejected", np.where(null, "no_answer", "answered"))
     null_off = rejected | np.isnan(spans.null_score[pair])
     columns = {
@@ -192,11 +202,23 @@ def _n_best(
     row = np.repeat(np.arange(len(pair)), counts)
     at = pair[row], consecutive(0, counts)
     values = [
-        pa.array([text for p, n in zip(pair.tolist(), counts.tolist(), strict=True) for text in texts[p][:n]], pa.string()),
+        pa.array(
+            [
+                text
+                for p, n in zip(pair.tolist(), counts.tolist(), strict=True)
+                for text in texts[p][:n]
+            ],
+            pa.string(),
+        ),
         *(pa.array(array[at].astype(np.int32)) for array in (char_start, char_end)),
-        *(pa.array(array[at].astype(np.float32)) for array in (spans.probability, spans.start_logit, spans.end_logit)),
+        *(
+            pa.array(array[at].astype(np.float32))
+            for array in (spans.probability, spans.start_logit, spans.end_logit)
+        ),
         pa.array(spans.window_index[at].astype(np.int32)),
     ]
     items = pa.StructArray.from_arrays(values, fields=list(N_BEST_TYPE.value_type))
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), items, type=N_BEST_TYPE, mask=pa.array(rejected))
+    return pa.ListArray.from_arrays(
+        pa.array(offsets), items, type=N_BEST_TYPE, mask=pa.array(rejected)
+    )

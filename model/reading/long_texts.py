@@ -21,7 +21,16 @@ what their tables do not know, and a word of these alone vanishes (U+037A is a s
 _IDEOGRAPH = r"[\u4e00-\u9fa5]"
 """A word of its own where BERT's normalizer handles Chinese characters."""
 
-_NORMALIZERS = {"BertNormalizer", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "StripAccents", "Strip"}
+_NORMALIZERS = {
+    "BertNormalizer",
+    "Lowercase",
+    "NFC",
+    "NFD",
+    "NFKC",
+    "NFKD",
+    "StripAccents",
+    "Strip",
+}
 """Change single letters and marks, none to nothing but marks, and no space between two words."""
 
 _REPLACEMENTS = [
@@ -56,9 +65,13 @@ def beginnings_of_words(backend: Any) -> re.Pattern[str] | None:
     sure = (
         all(step["type"] in _NORMALIZERS or step in _REPLACEMENTS for step in normalizers)
         and bool(splitters)
-        and _splits_at_spaces(splitters[0])  # those that come first may hide the spaces from those that follow
+        and _splits_at_spaces(
+            splitters[0]
+        )  # those that come first may hide the spaces from those that follow
         and _drops_nothing(backend, splitters[-1]["type"])
-        and not any(len(token.content.split()) > 1 for token in backend.get_added_tokens_decoder().values())
+        and not any(
+            len(token.content.split()) > 1 for token in backend.get_added_tokens_decoder().values()
+        )
     )
     if not sure:
         return None
@@ -82,5 +95,7 @@ def _drops_nothing(backend: Any, splitter: str) -> bool:
     """Whether the model makes a token of whatever the pre-tokenizer hands it. BPE alone drops what it does not know."""
     if isinstance(backend.model, models.BPE):
         letters = pre_tokenizers.ByteLevel.alphabet()
-        return splitter == "ByteLevel" and all(backend.model.token_to_id(letter) is not None for letter in letters)
+        return splitter == "ByteLevel" and all(
+            backend.model.token_to_id(letter) is not None for letter in letters
+        )
     return isinstance(backend.model, models.WordPiece | models.Unigram)

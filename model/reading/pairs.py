@@ -32,8 +32,15 @@ class WindowLimits:
         unset="128, less in short windows",
         identity=BOTH,
     )
-    max_question: int = setting(64, whole(1, 10**6), "question tokens that are read; longer questions are cut", identity=BOTH)
-    max_windows: int = setting(2000, whole(1, 10**7), "windows per row; longer rows are rejected", identity=BOTH)
+    max_question: int = setting(
+        64,
+        whole(1, 10**6),
+        "question tokens that are read; longer questions are cut",
+        identity=BOTH,
+    )
+    max_windows: int = setting(
+        2000, whole(1, 10**7), "windows per row; longer rows are rejected", identity=BOTH
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +66,9 @@ class Pairs:
     problems: dict[int, tuple[str, str]]
 
 
-def cut_pairs(questions: Sequence[Any], contexts: Sequence[Any], tokenizer: Tokenizer, limits: WindowLimits) -> Pairs:
+def cut_pairs(
+    questions: Sequence[Any], contexts: Sequence[Any], tokenizer: Tokenizer, limits: WindowLimits
+) -> Pairs:
     """Tokenize every distinct text once and cut the passages of the distinct pairs into windows.
 
     questions, contexts  [rows], text, None or `NotUTF8`
@@ -80,7 +89,9 @@ def cut_pairs(questions: Sequence[Any], contexts: Sequence[Any], tokenizer: Toke
     # Tokenize the distinct texts. `most` holds for a question of one token: a longer one leaves
     # less room.
     usable = [row for row in range(len(questions)) if row not in problems]
-    question_index = {text: k for k, text in enumerate(dict.fromkeys(questions[row] for row in usable))}
+    question_index = {
+        text: k for k, text in enumerate(dict.fromkeys(questions[row] for row in usable))
+    }
     room = limits.max_length - tokenizer.format.special_tokens - 1
     most = most_tokens(room, limits.overlap, limits.max_windows)
     distinct = dict.fromkeys(contexts[row] for row in usable)

@@ -36,8 +36,12 @@ class Decoding:
     """
 
     n_best: int = setting(5, whole(1, 1000), "candidates kept", identity=BOTH)
-    max_answer_length: int = setting(30, whole(1, 10**4), "longest answer, in tokens", identity=BOTH)
-    temperature: float = setting(1.0, number(0, math.inf), "T of the posterior", identity=BOTH, option=False)
+    max_answer_length: int = setting(
+        30, whole(1, 10**4), "longest answer, in tokens", identity=BOTH
+    )
+    temperature: float = setting(
+        1.0, number(0, math.inf), "T of the posterior", identity=BOTH, option=False
+    )
     null: bool = setting(
         False,
         one_of(auto=None, on=True, off=False),
@@ -88,7 +92,12 @@ class Decision:
 
 
 def predict(
-    reader: Reader, windows: Windows, decoding: Decoding, batch_tokens: int, golds: Golds | None = None, link: str = "softmax"
+    reader: Reader,
+    windows: Windows,
+    decoding: Decoding,
+    batch_tokens: int,
+    golds: Golds | None = None,
+    link: str = "softmax",
 ) -> Prediction:
     """Runs `each_batch` over all windows and decodes each on the device; the pair of a window that failed has a failure.
 
@@ -108,7 +117,9 @@ def predict(
     pending = Pending()
     measuring = _Measuring.of(windows, golds, link, decoding.null) if golds is not None else None
 
-    def decode(batch: Batch, start_logits: torch.Tensor, end_logits: torch.Tensor, chosen: np.ndarray) -> None:
+    def decode(
+        batch: Batch, start_logits: torch.Tensor, end_logits: torch.Tensor, chosen: np.ndarray
+    ) -> None:
         of_batch = Pending()  # a batch that fails on the way leaves nothing
         _decode(batch, start_logits, end_logits, chosen, decoding, spans, of_batch)
         if measuring:
@@ -145,10 +156,17 @@ class _Measuring:
     @classmethod
     def of(cls, windows: Windows, golds: Golds, link: str, null: bool) -> _Measuring:
         views = gold_views(windows, golds)
-        return cls(windows, golds, views, link, null, WindowLosses.empty(len(windows), len(views.gold)), {})
+        return cls(
+            windows, golds, views, link, null, WindowLosses.empty(len(windows), len(views.gold)), {}
+        )
 
     def take(
-        self, batch: Batch, start_logits: torch.Tensor, end_logits: torch.Tensor, chosen: np.ndarray, pending: Pending
+        self,
+        batch: Batch,
+        start_logits: torch.Tensor,
+        end_logits: torch.Tensor,
+        chosen: np.ndarray,
+        pending: Pending,
     ) -> None:
         """Measures one batch; one that fails is halved until it passes or is one window, which has then failed.
 
@@ -189,7 +207,10 @@ def _of_pairs(failed: dict[int, tuple[str, str]], windows: Windows) -> dict[int,
 
 
 def each_batch(
-    reader: Reader, windows: Windows, batch_tokens: int, take: Callable[[Batch, torch.Tensor, torch.Tensor, np.ndarray], None]
+    reader: Reader,
+    windows: Windows,
+    batch_tokens: int,
+    take: Callable[[Batch, torch.Tensor, torch.Tensor, np.ndarray], None],
 ) -> tuple[dict[int, tuple[str, str]], int]:
     """Calls `take(batch, start_logits, end_logits, chosen)` for all windows, at most `batch_tokens` padded tokens at a time.
 
@@ -238,7 +259,9 @@ def each_batch(
     return failed, sum(computed)
 
 
-def decide(prediction: Prediction, windows: Windows, row_pair: np.ndarray, decoding: Decoding) -> Decision:
+def decide(
+    prediction: Prediction, windows: Windows, row_pair: np.ndarray, decoding: Decoding
+) -> Decision:
     """Merge windows to passages and decide, per distinct pair, between the best span and no answer.
 
     Problems, of the rows that ask the pair (`row_pair` int64
@@ -259,8 +282,15 @@ def decide(prediction: Prediction, windows: Windows, row_pair: np.ndarray, decod
         if not spans.finite[pair]:
             of_pair[pair] = "non_finite_logits", "the network's logits are not all finite"
         elif not spans.found[pair]:
-            of_pair[pair] = "no_admissible_span", "no token of the context can start and end an answer"
-    problems = {row: of_pair[pair] for row, pair in enumerate(row_pair.tolist()) if pair in of_pair} if of_pair else {}
+            of_pair[pair] = (
+                "no_admissible_span",
+                "no token of the context can start and end an answer",
+            )
+    problems = (
+        {row: of_pair[pair] for row, pair in enumerate(row_pair.tolist()) if pair in of_pair}
+        if of_pair
+        else {}
+    )
     with np.errstate(invalid="ignore"):
         no_answer = spans.null_score - spans.span_score[:, 0] > decoding.null_score_diff_threshold
     return Decision(spans, no_answer, problems)
@@ -316,12 +346,19 @@ def _error_of(compute: Callable[[np.ndarray], None], chosen: np.ndarray) -> Exce
 
 def _reason_of(error: Exception, otherwise: str) -> tuple[str, str]:
     """The reason (out_of_memory or another) and message of a window that failed."""
-    return "out_of_memory" if _out_of_memory(error) else otherwise, f"{type(error).__name__}: {error}"
+    return "out_of_memory" if _out_of_memory(
+        error
+    ) else otherwise, f"{type(error).__name__}: {error}"
 
 
 def _out_of_memory(error: BaseException) -> bool:
-    said = ("can't allocate memory", "CUDA error: out of memory")  # of a CPU's memory; of pinned memory
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(each in str(error) for each in said)
+    said = (
+        "can't allocate memory",
+        "CUDA error: out of memory",
+    )  # of a CPU's memory; of pinned memory
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+        each in str(error) for each in said
+    )
 
 
 def device_lost(error: BaseException) -> bool:

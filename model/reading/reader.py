@@ -35,7 +35,18 @@ _COMPARE_TYPES = ("xlnet", "funnel")
 
 
 _STATELESS = (
-    *("albert", "bert", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "mobilebert", "modernbert", "mpnet"),
+    *(
+        "albert",
+        "bert",
+        "camembert",
+        "deberta",
+        "deberta-v2",
+        "distilbert",
+        "electra",
+        "mobilebert",
+        "modernbert",
+        "mpnet",
+    ),
     *("roberta", "xlm-roberta", "xlnet"),
 )
 """Networks whose `forward` is known to change nothing in them, so that lanes may call it at once; BigBird's, for one, does."""
@@ -52,7 +63,11 @@ _MOVED = {torch.float32: 2e-4, torch.bfloat16: 0.1, torch.float16: 0.05}
 class ModelSettings:
     """Which checkpoint, and how its network runs."""
 
-    model: str = setting("bundled", text("DIR_OR_ID"), "folder, URL or hub id[@revision] of a question answering checkpoint")
+    model: str = setting(
+        "bundled",
+        text("DIR_OR_ID"),
+        "folder, URL or hub id[@revision] of a question answering checkpoint",
+    )
     device: str = setting(
         "auto",
         text("DEVICE", r"auto|cpu|cuda(:[0-9]+)?", "auto, cpu, cuda or cuda:N"),
@@ -64,9 +79,15 @@ class ModelSettings:
         "of the encoder; auto is bfloat16 where the device computes in it at full speed, else float32",
         identity=BOTH,
     )
-    compile: bool = setting(False, flag(), "pass the network through torch.compile: slower start, faster on long runs")
+    compile: bool = setting(
+        False, flag(), "pass the network through torch.compile: slower start, faster on long runs"
+    )
     batch_tokens: int = setting(
-        4096, whole(1, 10**8), "padded tokens per batch", unset="4096 on a CPU, 65536 on CUDA", identity=BOTH
+        4096,
+        whole(1, 10**8),
+        "padded tokens per batch",
+        unset="4096 on a CPU, 65536 on CUDA",
+        identity=BOTH,
     )
 
 
@@ -121,14 +142,18 @@ class CheckpointReader:
     compile: bool = False
 
     def __getstate__(self) -> dict[str, Any]:
-        return {field.name: getattr(self, field.name) for field in fields(self)}  # never the loaded network
+        return {
+            field.name: getattr(self, field.name) for field in fields(self)
+        }  # never the loaded network
 
     @cached_property
     def folder(self) -> Path:
         folder = self.location.folder()
         refuse_unsafe(folder)
         if self.digest and digest(folder) != self.digest:
-            raise CheckpointError(f"the checkpoint in {folder} is not the one that this run was started with")
+            raise CheckpointError(
+                f"the checkpoint in {folder} is not the one that this run was started with"
+            )
         return folder
 
     @cached_property
@@ -137,7 +162,9 @@ class CheckpointReader:
 
     @cached_property
     def _network(self) -> _Network:
-        network = _Network(self.folder, resolve_device(self.device), DTYPES[self.dtype], self.compile)
+        network = _Network(
+            self.folder, resolve_device(self.device), DTYPES[self.dtype], self.compile
+        )
         network.try_on(self._tokenizer)
         return network
 
@@ -174,7 +201,9 @@ def resolve_device(device: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() and _cuda_computes() else "cpu")
     resolved = torch.device(device)
     if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device {device!r}: this machine has {torch.cuda.device_count()} CUDA devices")
+        raise ValueError(
+            f"device {device!r}: this machine has {torch.cuda.device_count()} CUDA devices"
+        )
     return resolved
 
 
@@ -183,8 +212,14 @@ def _cuda_computes() -> bool:
     """Whether the first CUDA device multiplies: one may be there that this torch has no code for, or that others hold."""
     try:
         torch.ones(8, 8, device="cuda").mm(torch.ones(8, 8, device="cuda")).cpu()
-    except (RuntimeError, AssertionError) as error:  # AssertionError: this torch was built without CUDA
-        _log.warning("--device auto: the CUDA device can't be used, the CPU is (%s)", str(error).splitlines()[0])
+    except (
+        RuntimeError,
+        AssertionError,
+    ) as error:  # AssertionError: this torch was built without CUDA
+        _log.warning(
+            "--device auto: the CUDA device can't be used, the CPU is (%s)",
+            str(error).splitlines()[0],
+        )
         return False
     return True
 
@@ -206,12 +241,18 @@ def bfloat16_is_faster(device: torch.device) -> bool:
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    if not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()) or not multiplies_bfloat16():
+    if (
+        not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+        or not multiplies_bfloat16()
+    ):
         return False
     least = {torch.float32: float("inf"), torch.bfloat16: float("inf")}
     for _ in range(7):
         for dtype in least:
-            tokens, weights = torch.zeros(512, 384, dtype=dtype), torch.zeros(1536, 384, dtype=dtype)
+            tokens, weights = (
+                torch.zeros(512, 384, dtype=dtype),
+                torch.zeros(1536, 384, dtype=dtype),
+            )
             started = time.perf_counter()
             torch.nn.functional.linear(tokens, weights)
             least[dtype] = min(least[dtype], time.perf_counter() - started)
@@ -220,7 +261,11 @@ def bfloat16_is_faster(device: torch.device) -> bool:
 
 def takes_types(network: PreTrainedModel) -> bool:
     """Whether a network tells token types apart."""
-    types = 2 if network.config.model_type in _COMPARE_TYPES else getattr(network.config, "type_vocab_size", 0)
+    types = (
+        2
+        if network.config.model_type in _COMPARE_TYPES
+        else getattr(network.config, "type_vocab_size", 0)
+    )
     return "token_type_ids" in inspect.signature(network.forward).parameters and types > 1
 
 
@@ -243,7 +288,9 @@ class _Network:
             )
         except Exception as error:
             raise CheckpointError(f"the network in {folder} can't be loaded: {error}") from error
-        absent = sorted(loading["missing_keys"]) + sorted(str(key) for key in loading["mismatched_keys"])
+        absent = sorted(loading["missing_keys"]) + sorted(
+            str(key) for key in loading["mismatched_keys"]
+        )
         if absent:
             raise CheckpointError(
                 f"{folder} lacks trained weights for {', '.join(absent[:5])}"
@@ -283,11 +330,17 @@ class _Network:
                 f"{self.folder}: its tokenizer has {tokens} tokens, but the network embeds {rows}: they do not match"
             )
         try:
-            short, together = _probes(tokenizer, min(self.positions or _PROBE_TOKENS, tokenizer.max_length, _PROBE_TOKENS))
+            short, together = _probes(
+                tokenizer, min(self.positions or _PROBE_TOKENS, tokenizer.max_length, _PROBE_TOKENS)
+            )
             with torch.inference_mode():
-                alone, beside, again = (torch.stack(self(batch)) for batch in (short, together, together))
+                alone, beside, again = (
+                    torch.stack(self(batch)) for batch in (short, together, together)
+                )
         except Exception as error:
-            raise CheckpointError(f"the network in {self.folder} can't read tokens in {self.dtype}: {error}") from error
+            raise CheckpointError(
+                f"the network in {self.folder} can't read tokens in {self.dtype}: {error}"
+            ) from error
         moved, real = _MOVED[self.dtype], together.attention.to(self.device)
         if _differ(beside[:, real], again[:, real], moved):
             raise CheckpointError(
@@ -295,7 +348,8 @@ class _Network:
             )
         if _differ(alone[:, 0], beside[:, 0, : alone.shape[2]], moved):
             _log.info(
-                "%s: padding reaches what the network reads, so that it reads windows of one length at a time", self.folder
+                "%s: padding reaches what the network reads, so that it reads windows of one length at a time",
+                self.folder,
             )
             self.one_length = True
 
@@ -306,13 +360,20 @@ class _Network:
         lengths = batch.attention.sum(1)
         for length in lengths.unique().tolist():
             rows = torch.nonzero(lengths == length).squeeze(1)
-            inputs = (each[rows, :length] for each in (batch.input_ids, batch.token_types, batch.attention))
+            inputs = (
+                each[rows, :length]
+                for each in (batch.input_ids, batch.token_types, batch.attention)
+            )
             logits[:, rows.to(self.device), :length] = torch.stack(self._read(*inputs))
         return logits[0], logits[1]
 
-    def _read(self, ids: torch.Tensor, types: torch.Tensor, attention: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _read(
+        self, ids: torch.Tensor, types: torch.Tensor, attention: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         inputs = {"input_ids": to_device(ids, self.device)}
-        if not (self.maskless and attention.all()):  # asked on the host; without a mask a GPU has its fastest attention
+        if not (
+            self.maskless and attention.all()
+        ):  # asked on the host; without a mask a GPU has its fastest attention
             inputs["attention_mask"] = to_device(attention, self.device).to(torch.int64)
         if self.takes_types:
             inputs["token_type_ids"] = to_device(types, self.device)
@@ -346,7 +407,9 @@ def _vocabulary(network: PreTrainedModel, folder: Path) -> int:
     try:
         return len(network.get_input_embeddings().weight)
     except (AttributeError, NotImplementedError, TypeError) as error:
-        raise CheckpointError(f"the network in {folder} has no embedding of tokens: {type(network).__name__}") from error
+        raise CheckpointError(
+            f"the network in {folder} has no embedding of tokens: {type(network).__name__}"
+        ) from error
 
 
 def _compiled(network: PreTrainedModel) -> Any:
@@ -360,7 +423,10 @@ def _compiled(network: PreTrainedModel) -> Any:
         with torch.inference_mode():
             compiled(input_ids=tokens, attention_mask=torch.ones_like(tokens), return_dict=True)
     except Exception as error:
-        _log.warning("--compile: torch.compile can't, the network runs as it is: %s", str(error).strip().splitlines()[0])
+        _log.warning(
+            "--compile: torch.compile can't, the network runs as it is: %s",
+            str(error).strip().splitlines()[0],
+        )
         return None
     return compiled
 

@@ -11,7 +11,13 @@ from model.checkpoint import CheckpointError, Location, digest, locate, read_set
 from model.reading.columns import NotUTF8, answer_columns, is_utf8
 from model.reading.pairs import WindowLimits, cut_pairs
 from model.reading.prediction import Decoding, decide, predict
-from model.reading.reader import CheckpointReader, ModelSettings, resolve_device, resolve_dtype, shared
+from model.reading.reader import (
+    CheckpointReader,
+    ModelSettings,
+    resolve_device,
+    resolve_dtype,
+    shared,
+)
 from model.settings import SettingError, make, make_all
 
 _log = logging.getLogger("spanmill")
@@ -111,7 +117,9 @@ class SpanReader:
         reader = _reader(locate(model) if isinstance(model, str) else model, runs)
         own = read_settings(reader.folder)
         if decoding.null and reader.tokenizer().format.classifier is None:
-            raise SettingError("null=on: the tokenizer puts no classifier token into a pair, the model has no null option")
+            raise SettingError(
+                "null=on: the tokenizer puts no classifier token into a pair, the model has no null option"
+            )
         threshold = decoding.null_score_diff_threshold
         on_cuda = resolve_device(runs.device).type == "cuda"
         return cls(
@@ -136,7 +144,9 @@ class SpanReader:
     @overload
     def answer(self, question: str, context: Texts, n_best: int = 5) -> list[Answer]: ...
 
-    def answer(self, question: str | Texts, context: str | Texts, n_best: int = 5) -> Answer | list[Answer]:
+    def answer(
+        self, question: str | Texts, context: str | Texts, n_best: int = 5
+    ) -> Answer | list[Answer]:
         """Answer a question from a context, or a list of questions from a list of contexts.
 
         One text with a list is used for every element of the list. Repeated texts are tokenized
@@ -159,10 +169,18 @@ class SpanReader:
             contexts *= len(questions)
         if len(questions) != len(contexts):
             raise ValueError(f"there are {len(questions)} questions, but {len(contexts)} contexts")
-        groups = [slice(begin, begin + _ROWS_AT_ONCE) for begin in range(0, len(questions), _ROWS_AT_ONCE)]
-        return [answer for rows in groups for answer in self._answers(questions[rows], contexts[rows], decoding)]
+        groups = [
+            slice(begin, begin + _ROWS_AT_ONCE) for begin in range(0, len(questions), _ROWS_AT_ONCE)
+        ]
+        return [
+            answer
+            for rows in groups
+            for answer in self._answers(questions[rows], contexts[rows], decoding)
+        ]
 
-    def _answers(self, questions: Sequence[Any], contexts: Sequence[Any], decoding: Decoding) -> Iterator[Answer]:
+    def _answers(
+        self, questions: Sequence[Any], contexts: Sequence[Any], decoding: Decoding
+    ) -> Iterator[Answer]:
         """Yield the answer of every row; texts as `_texts` returns them, lists of one length."""
         reader = shared(self.reader)
         pairs = cut_pairs(questions, contexts, reader.tokenizer(), self.limits)
@@ -181,7 +199,9 @@ class SpanReader:
         )
         for row, values in enumerate(columns.to_pylist()):
             n_best_found = tuple(Candidate(**candidate) for candidate in values.pop("n_best") or ())
-            yield Answer(**values, n_best=n_best_found, message=problems[row][1] if row in problems else None)
+            yield Answer(
+                **values, n_best=n_best_found, message=problems[row][1] if row in problems else None
+            )
 
 
 def _texts(name: str, given: Any) -> list[Any]:
@@ -190,7 +210,9 @@ def _texts(name: str, given: Any) -> list[Any]:
     Raises TypeError for anything but text, None or an iterable of both.
     """
     if not isinstance(given, str | Iterable | None) or isinstance(given, bytes | dict):
-        raise TypeError(f"{name} is {type(given).__name__}, neither text nor a list of texts: {given!r:.80}")
+        raise TypeError(
+            f"{name} is {type(given).__name__}, neither text nor a list of texts: {given!r:.80}"
+        )
     values = [given] if isinstance(given, str | None) else list(given)
     for place, value in enumerate(values):
         if not isinstance(value, str | None):
@@ -210,10 +232,16 @@ def _reader(location: Location, settings: ModelSettings) -> CheckpointReader:
         resolve_device(settings.device)
     except (ValueError, RuntimeError) as error:
         raise SettingError(f"device={settings.device}: {error}") from error
-    reader = shared(CheckpointReader(location.pinned(folder, found), found, settings.device, dtype, settings.compile))
+    reader = shared(
+        CheckpointReader(
+            location.pinned(folder, found), found, settings.device, dtype, settings.compile
+        )
+    )
     try:
         reader.load()
-    except CheckpointError as error:  # some networks can't in half precision, whatever the device can
+    except (
+        CheckpointError
+    ) as error:  # some networks can't in half precision, whatever the device can
         if settings.dtype != "auto" or dtype == "float32":
             raise
         _log.info("dtype auto: %s; trying float32", error)

@@ -146,12 +146,18 @@ def decode_windows(
     short = n_best - kept
     if short:
         start, end = pad(start, (0, short)), pad(end, (0, short))
-        start_logit, end_logit = (pad(x, (0, short), value=-torch.inf) for x in (start_logit, end_logit))
+        start_logit, end_logit = (
+            pad(x, (0, short), value=-torch.inf) for x in (start_logit, end_logit)
+        )
     return start, end, start_logit, end_logit, log_mass
 
 
 def _over_ends(
-    end_logits: torch.Tensor, first: torch.Tensor, count: torch.Tensor, width: int, temperature: float
+    end_logits: torch.Tensor,
+    first: torch.Tensor,
+    count: torch.Tensor,
+    width: int,
+    temperature: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return, for every start, the maximum and the log mass of `count` end logits from `first` on.
 
@@ -184,7 +190,13 @@ def _over_ends(
 
 
 def merge_windows(
-    spans: WindowSpans, pair: np.ndarray, index: np.ndarray, pairs: int, *, n_best: int, temperature: float
+    spans: WindowSpans,
+    pair: np.ndarray,
+    index: np.ndarray,
+    pairs: int,
+    *,
+    n_best: int,
+    temperature: float,
 ) -> PassageSpans:
     """Merge the windows of each pair to its passage.
 
@@ -230,7 +242,9 @@ def merge_windows(
         log_normaliser = np.logaddexp(log_normaliser, null_term)
         scaled = (start_logit + end_logit).astype(np.float64) / temperature
         probability = np.where(np.isfinite(scaled), np.exp(scaled - log_normaliser[:, None]), 0.0)
-        null_probability = np.where(np.isnan(null_score), np.nan, np.exp(null_term - log_normaliser))
+        null_probability = np.where(
+            np.isnan(null_score), np.nan, np.exp(null_term - log_normaliser)
+        )
     return PassageSpans(
         start=start,
         end=end,

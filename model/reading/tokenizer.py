@@ -153,15 +153,21 @@ class Tokenizer:
         probe = self._backend.encode("a", add_special_tokens=False)
         probe.truncate(1)
         if len(probe.ids) != 1:
-            raise TokenizerError("the tokenizer makes no token of 'a': its pair format can't be found")
+            raise TokenizerError(
+                "the tokenizer makes no token of 'a': its pair format can't be found"
+            )
         pair = self._backend.post_process(probe, probe, add_special_tokens=True)
         places = [k for k, special in enumerate(pair.special_tokens_mask) if not special]
         if len(places) != 2:
-            raise TokenizerError(f"the tokenizer joins a pair as {pair.tokens}: question and context can't be told apart")
+            raise TokenizerError(
+                f"the tokenizer joins a pair as {pair.tokens}: question and context can't be told apart"
+            )
         first, second = places
         ids, types = pair.ids, pair.type_ids
         special = [k for k, token in enumerate(ids) if token == classifier_id and k not in places]
-        classifier = None if not special else special[0] if special[0] < first else special[0] - len(ids)
+        classifier = (
+            None if not special else special[0] if special[0] < first else special[0] - len(ids)
+        )
         return PairFormat(
             before=tuple(ids[:first]),
             between=tuple(ids[first + 1 : second]),
@@ -181,7 +187,9 @@ class Tokenizer:
         try:
             encodings, ids = self._encode(PROBE)
         except Exception as error:
-            raise TokenizerError(f"the tokenizer can't read texts of many scripts: {error}") from error
+            raise TokenizerError(
+                f"the tokenizer can't read texts of many scripts: {error}"
+            ) from error
         passage = np.repeat(np.arange(len(PROBE)), ids.lengths)
         raw = _offsets(encodings, len(passage))
         text, bounds = _joined(PROBE)
@@ -189,7 +197,9 @@ class Tokenizer:
         full = np.flatnonzero(raw[:, 1] > raw[:, 0])
         within = np.diff(passage[full]) == 0
         if (np.diff(raw[full], axis=0)[within] < 0).any():
-            raise TokenizerError("the tokenizer's offsets do not ascend, as those of a pre-tokenizer that is code may do")
+            raise TokenizerError(
+                "the tokenizer's offsets do not ascend, as those of a pre-tokenizer that is code may do"
+            )
         if not len(letters_in_no_token(text, start, end)):
             return False
         start, end = over_letters(text, start, end, passage, bounds)
@@ -199,12 +209,16 @@ class Tokenizer:
             raise TokenizerError(
                 f"the tokenizer leaves letters in no token, such as {text[left[0]]!r} in {PROBE[place]!r}, and so would answers"
             )
-        _log.info("the tokenizer's offsets leave letters in no token: each is given to the token beside it")
+        _log.info(
+            "the tokenizer's offsets leave letters in no token: each is given to the token beside it"
+        )
         return True
 
     def equals(self, other: Tokenizer) -> bool:
         """Whether both have the same tokens under the same ids, and join pairs alike."""
-        return self.format == other.format and self._backend.get_vocab() == other._backend.get_vocab()
+        return (
+            self.format == other.format and self._backend.get_vocab() == other._backend.get_vocab()
+        )
 
     def questions(self, texts: Sequence[str]) -> Ragged:
         """Token ids of each question, whole and without special tokens."""
@@ -217,7 +231,9 @@ class Tokenizer:
     def passages(self, contexts: Sequence[str]) -> Passages:
         """Tokens and trimmed offsets of each context, whole and without special tokens."""
         parts = [self._passages(part) for part in _by_characters(contexts)]
-        lengths = np.concatenate([part.lengths for part in parts]) if parts else np.zeros(0, np.int64)
+        lengths = (
+            np.concatenate([part.lengths for part in parts]) if parts else np.zeros(0, np.int64)
+        )
         bounds = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         parts = parts or [self._passages([])]
         return Passages(
@@ -235,9 +251,13 @@ class Tokenizer:
         ids = Ragged.of([encoding.ids for encoding in encodings])
         spelled = np.isin(ids.values, self._reserved)
         if spelled.any():
-            again = np.unique(np.searchsorted(ids.bounds, np.flatnonzero(spelled), "right") - 1).tolist()
+            again = np.unique(
+                np.searchsorted(ids.bounds, np.flatnonzero(spelled), "right") - 1
+            ).tolist()
             for k, encoding in zip(
-                again, self._literal.encode_batch([texts[k] for k in again], add_special_tokens=False), strict=True
+                again,
+                self._literal.encode_batch([texts[k] for k in again], add_special_tokens=False),
+                strict=True,
             ):
                 encodings[k] = encoding
             ids = Ragged.of([encoding.ids for encoding in encodings])
@@ -250,11 +270,18 @@ class Tokenizer:
         Unigram models know special tokens as pieces of text: "</s>" in a text would be the token that ends it.
         """
         tokens = (str(self._backend.id_to_token(token)) for token in self._reserved)
-        pattern = "|".join(f"{re.escape(token[0])}(?={re.escape(token[1:])})" for token in tokens if len(token) > 1)
+        pattern = "|".join(
+            f"{re.escape(token[0])}(?={re.escape(token[1:])})" for token in tokens if len(token) > 1
+        )
         literal = tokenizers.Tokenizer.from_str(self._backend.to_str())
         literal.encode_special_tokens = True
-        splitters = [literal.pre_tokenizer, pre_tokenizers.Split(tokenizers.Regex(pattern), "isolated")]
-        literal.pre_tokenizer = pre_tokenizers.Sequence([splitter for splitter in splitters if splitter is not None])
+        splitters = [
+            literal.pre_tokenizer,
+            pre_tokenizers.Split(tokenizers.Regex(pattern), "isolated"),
+        ]
+        literal.pre_tokenizer = pre_tokenizers.Sequence(
+            [splitter for splitter in splitters if splitter is not None]
+        )
         return literal
 
     def _passages(self, contexts: Sequence[str]) -> Passages:
@@ -266,8 +293,12 @@ class Tokenizer:
         start, end = trim_whitespace(text, offsets + text_start[passage][:, None])
         if self._mends:
             start, end = over_letters(text, start, end, passage, text_start)
-        end = over_marks(text, end, np.minimum(np.append(start[1:], len(text)), text_start[passage + 1]))
-        can_start, can_end = span_ends(start, end)  # texts stand end to end, so passages never share a character
+        end = over_marks(
+            text, end, np.minimum(np.append(start[1:], len(text)), text_start[passage + 1])
+        )
+        can_start, can_end = span_ends(
+            start, end
+        )  # texts stand end to end, so passages never share a character
         shift = text_start[passage]
         return Passages(
             ids=ids.values,
@@ -296,7 +327,9 @@ def _offsets(encodings: Sequence[Any], tokens: int) -> np.ndarray:
 
 def _joined(texts: Sequence[str]) -> tuple[str, np.ndarray]:
     """The texts end to end, and where each begins, int64 [texts + 1]."""
-    return "".join(texts), np.concatenate([[0], np.cumsum([len(text) for text in texts])]).astype(np.int64)
+    return "".join(texts), np.concatenate([[0], np.cumsum([len(text) for text in texts])]).astype(
+        np.int64
+    )
 
 
 def _by_characters(contexts: Sequence[str]) -> Iterator[Sequence[str]]:
@@ -318,14 +351,18 @@ def trim_whitespace(text: str, offsets: np.ndarray) -> tuple[np.ndarray, np.ndar
         return start, end
     codes = _codes(text)
     last = len(codes) - 1
-    if not (_is_space(codes[np.minimum(start, last)]) | _is_space(codes[np.maximum(end - 1, 0)])).any():
+    if not (
+        _is_space(codes[np.minimum(start, last)]) | _is_space(codes[np.maximum(end - 1, 0)])
+    ).any():
         return start, end  # as tokenizers that drop whitespace have it
     space = _is_space(codes)
     place = np.arange(len(codes))
     following = np.minimum.accumulate(np.where(space, len(codes), place)[::-1])[::-1]
     preceding = np.maximum.accumulate(np.where(space, 0, place + 1))
     trimmed = np.minimum(np.where(start <= last, following[np.minimum(start, last)], start), end)
-    return trimmed, np.where(end > trimmed, np.maximum(preceding[np.maximum(end - 1, 0)], trimmed), trimmed)
+    return trimmed, np.where(
+        end > trimmed, np.maximum(preceding[np.maximum(end - 1, 0)], trimmed), trimmed
+    )
 
 
 def _codes(text: str) -> np.ndarray:
@@ -340,7 +377,9 @@ def _is_space(codes: np.ndarray) -> np.ndarray:
 def letters_in_no_token(text: str, start: np.ndarray, end: np.ndarray) -> np.ndarray:
     """int64: the places of letters and digits, in the sense of Unicode, that no token [start, end) holds."""
     codes = _codes(text)
-    steps = np.bincount(start, minlength=len(codes) + 1) - np.bincount(end, minlength=len(codes) + 1)
+    steps = np.bincount(start, minlength=len(codes) + 1) - np.bincount(
+        end, minlength=len(codes) + 1
+    )
     outside = np.flatnonzero((np.cumsum(steps)[:-1] == 0) & ~_is_space(codes))
     return outside[_in_categories(codes[outside], "LN")]
 
@@ -348,7 +387,9 @@ def letters_in_no_token(text: str, start: np.ndarray, end: np.ndarray) -> np.nda
 def _in_categories(codes: np.ndarray, categories: str) -> np.ndarray:
     """bool: the characters of Unicode's general categories that begin with one of the letters."""
     distinct, which = np.unique(codes, return_inverse=True)
-    return np.array([unicodedata.category(chr(code))[0] in categories for code in distinct.tolist()], bool)[which]
+    return np.array(
+        [unicodedata.category(chr(code))[0] in categories for code in distinct.tolist()], bool
+    )[which]
 
 
 def over_letters(
@@ -367,13 +408,17 @@ def over_letters(
     letters = _in_categories(codes, "LMN")
     border = np.zeros(len(codes) + 1, bool)
     border[text_start] = True
-    follows = (np.diff(missing) == 1) & ~border[missing[1:]]  # the next missing letter is of the same run
+    follows = (np.diff(missing) == 1) & ~border[
+        missing[1:]
+    ]  # the next missing letter is of the same run
     begin = missing[np.append(True, ~follows)]
     stop = missing[np.append(~follows, True)] + 1
 
     start, end = start.copy(), end.copy()
     empty = np.flatnonzero(start == end)
-    shift = np.searchsorted(text_start, begin, "right") - 1  # so that no text ends where the next begins
+    shift = (
+        np.searchsorted(text_start, begin, "right") - 1
+    )  # so that no text ends where the next begins
     places = start[empty] + passage[empty]
     order = np.argsort(places, kind="stable")
     low = np.searchsorted(places[order], begin + shift, "left")
@@ -388,7 +433,13 @@ def over_letters(
     token_from[start[held][::-1]] = held[::-1]
     before = ~alone & ~border[begin] & letters[begin - 1] & (token_to[begin] >= 0)
     end[token_to[begin[before]]] = stop[before]
-    after = ~alone & ~before & ~border[stop] & letters[np.minimum(stop, len(codes) - 1)] & (token_from[stop] >= 0)
+    after = (
+        ~alone
+        & ~before
+        & ~border[stop]
+        & letters[np.minimum(stop, len(codes) - 1)]
+        & (token_from[stop] >= 0)
+    )
     start[token_from[stop[after]]] = begin[after]
     return start, end
 

@@ -24,9 +24,40 @@ _log = logging.getLogger("spanmill")
 _ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 
 _WORDS = (
-    *("The keeper's LAMP", "naïve Çé", "cafe\u0301 e\u0301", "straße ẞ", "Ångström A\u030a", "İstanbul ıI", "ﬁnal oﬃce"),
-    *("Ναύαρχος ὁ", "Москва ёЙ", "и\u0306", "Երևան", "თბილისი", "ירושלים", "שָׁלוֹם", "القاهرة", "كِتَاب", "۱۲۳ ١٢٣"),
-    *("हिन्दी क़िला", "বাংলা", "தமிழ்", "తెలుగు", "ಕನ್ನಡ", "മലയാളം", "ไทย กำลัง", "ລາວ", "မြန်မာ", "ខ្មែរ", "བོད"),
+    *(
+        "The keeper's LAMP",
+        "naïve Çé",
+        "cafe\u0301 e\u0301",
+        "straße ẞ",
+        "Ångström A\u030a",
+        "İstanbul ıI",
+        "ﬁnal oﬃce",
+    ),
+    *(
+        "Ναύαρχος ὁ",
+        "Москва ёЙ",
+        "и\u0306",
+        "Երևան",
+        "თბილისი",
+        "ירושלים",
+        "שָׁלוֹם",
+        "القاهرة",
+        "كِتَاب",
+        "۱۲۳ ١٢٣",
+    ),
+    *(
+        "हिन्दी क़िला",
+        "বাংলা",
+        "தமிழ்",
+        "తెలుగు",
+        "ಕನ್ನಡ",
+        "മലയാളം",
+        "ไทย กำลัง",
+        "ລາວ",
+        "မြန်မာ",
+        "ខ្មែរ",
+        "བོད",
+    ),
     *(
         "አማርኛ",
         "ᏣᎳᎩ",
@@ -54,7 +85,15 @@ _WORDS = (
 )
 """Words of many scripts, in both cases, composed and decomposed, with marks, ligatures, digits, joiners and symbols."""
 
-_FRAMES = ("{}", "I {}", "{} I", "x{}y", "({}), “{}”.", "  {}\t{}\n\n{}\u00a0{}\u3000{}\u2028{} ", "{} <b>[{}]</b>")
+_FRAMES = (
+    "{}",
+    "I {}",
+    "{} I",
+    "x{}y",
+    "({}), “{}”.",
+    "  {}\t{}\n\n{}\u00a0{}\u3000{}\u2028{} ",
+    "{} <b>[{}]</b>",
+)
 """Places of a word: first, after a short word, before one, inside one, between marks, between white space of many kinds."""
 
 PROBE = [frame.replace("{}", word) for word in _WORDS for frame in _FRAMES] + [" ".join(_WORDS)]
@@ -90,13 +129,17 @@ def read_tokenizer(folder: Path) -> TokenizerFiles:
     built, failure = _build(folder)
     own = _own(folder, built) if (folder / "tokenizer.json").is_file() else None
     if own is None and built is None:
-        raise TokenizerError(f"no tokenizer can be loaded from {folder}: {_reason(folder, failure)}") from failure
+        raise TokenizerError(
+            f"no tokenizer can be loaded from {folder}: {_reason(folder, failure)}"
+        ) from failure
     sources = [source for source in (own, built) if source is not None]
     for source in sources:
         source.backend_tokenizer.no_truncation()
         source.backend_tokenizer.no_padding()
     backend = sources[0].backend_tokenizer
-    if built is not None and not backend.num_special_tokens_to_add(True):  # the file joins no pairs, the class may
+    if built is not None and not backend.num_special_tokens_to_add(
+        True
+    ):  # the file joins no pairs, the class may
         backend.post_processor = built.backend_tokenizer.post_processor
     if own is not built and own is not None:
         _report(folder, backend, built, failure)
@@ -120,18 +163,28 @@ def _build(folder: Path) -> tuple[PreTrainedTokenizerFast | None, Exception | No
 
     Raises TokenizerError for what no tokenizer.json mends: a tokenizer without offsets, or one that needs a package.
     """
-    from transformers import AutoTokenizer  # half a second to import: only where a tokenizer is loaded
+    from transformers import (
+        AutoTokenizer,
+    )  # half a second to import: only where a tokenizer is loaded
 
     try:
-        built = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+        built = AutoTokenizer.from_pretrained(
+            str(folder), trust_remote_code=False, local_files_only=True
+        )
     except ImportError as error:
-        raise TokenizerError(f"no tokenizer can be loaded from {folder}: {_reason(folder, error)}") from error
+        raise TokenizerError(
+            f"no tokenizer can be loaded from {folder}: {_reason(folder, error)}"
+        ) from error
     except Exception as error:
         return None, error
     if not built.is_fast:
-        raise TokenizerError(f"{type(built).__name__} is not a fast tokenizer: it has no character offsets")
+        raise TokenizerError(
+            f"{type(built).__name__} is not a fast tokenizer: it has no character offsets"
+        )
     names = sorted(built.vocab_files_names.values())
-    if not any((folder / name).is_file() for name in names):  # transformers makes an empty one from nothing
+    if not any(
+        (folder / name).is_file() for name in names
+    ):  # transformers makes an empty one from nothing
         raise TokenizerError(f"{folder} has no tokenizer, neither of {', '.join(names)}")
     return built, None
 
@@ -173,13 +226,24 @@ def _own(folder: Path, built: PreTrainedTokenizerFast | None) -> PreTrainedToken
         raise TokenizerError(f"no tokenizer can be loaded from {folder}: {error}") from error
 
 
-def _report(folder: Path, own: tokenizers.Tokenizer, built: PreTrainedTokenizerFast | None, failure: Exception | None) -> None:
+def _report(
+    folder: Path,
+    own: tokenizers.Tokenizer,
+    built: PreTrainedTokenizerFast | None,
+    failure: Exception | None,
+) -> None:
     """Logs that the tokens of tokenizer.json were chosen, if the class that the checkpoint names makes others."""
     if built is None:
-        _log.warning("%s: read with its tokenizer.json; its tokenizer class can't be built (%s)", folder, failure)
+        _log.warning(
+            "%s: read with its tokenizer.json; its tokenizer class can't be built (%s)",
+            folder,
+            failure,
+        )
         return
     pairs = zip(own.encode_batch(PROBE), built.backend_tokenizer.encode_batch(PROBE), strict=True)
-    differing = [text for text, (mine, theirs) in zip(PROBE, pairs, strict=True) if mine.ids != theirs.ids]
+    differing = [
+        text for text, (mine, theirs) in zip(PROBE, pairs, strict=True) if mine.ids != theirs.ids
+    ]
     if differing:
         _log.warning(
             "%s: read with its tokenizer.json, not as %s of transformers: they differ on %d of %d texts, such as %r",

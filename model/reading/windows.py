@@ -113,4 +113,6 @@ def cut_windows(
     owned_high = np.where(followed, border, _UNBOUNDED)
     owned_low = np.where(index > 0, np.concatenate([[0], border[:-1]])[: len(start)], -_UNBOUNDED)
     columns = (pair_passage, pair_question, counts, pair, index, start, stop, owned_low, owned_high)
-    return Windows(pair_format, passages, questions, *(np.asarray(column, np.int32) for column in columns))
+    return Windows(
+        pair_format, passages, questions, *(np.asarray(column, np.int32) for column in columns)
+    )

@@ -52,7 +52,9 @@ class Examples:
     group: np.ndarray
 
 
-def read_rows(files: str, mix: dict[str, float] | None = None, seed: int = 0, given_as: str = "train") -> list[dict]:
+def read_rows(
+    files: str, mix: dict[str, float] | None = None, seed: int = 0, given_as: str = "train"
+) -> list[dict]:
     """Read the rows of comma-separated Parquet files in the layout of the input contract.
 
     Leaves out, with a warning, rows without a question, a context or whole golds. Raises
@@ -77,12 +79,18 @@ def read_rows(files: str, mix: dict[str, float] | None = None, seed: int = 0, gi
     if len(usable) < len(rows):
         left_out = len(rows) - len(usable)
         _log.warning(
-            "--%s: %d of %d rows lack a question, a context or whole golds, and are left out", given_as, left_out, len(rows)
+            "--%s: %d of %d rows lack a question, a context or whole golds, and are left out",
+            given_as,
+            left_out,
+            len(rows),
         )
     if not usable:
         raise SettingError(f"{given_as}={files}: no row has a question, a context and whole golds")
     for row in usable:
-        weight = next((share for pattern, share in (mix or {}).items() if fnmatch(row["source"], pattern)), 1.0)
+        weight = next(
+            (share for pattern, share in (mix or {}).items() if fnmatch(row["source"], pattern)),
+            1.0,
+        )
         taken += [row] * (int(weight) + (chosen.random() < weight % 1))
     return taken
 
@@ -95,23 +103,31 @@ def _read_columns(path: str, columns: list[str]) -> pa.Table:
     dataset = pq.ParquetDataset(path)
     missing = [name for name in columns if name not in dataset.schema.names]
     if missing:
-        raise ValueError(f"it has no column {missing[0]!r}, but {', '.join(dataset.schema.names) or 'none'}")
+        raise ValueError(
+            f"it has no column {missing[0]!r}, but {', '.join(dataset.schema.names) or 'none'}"
+        )
     for name in ("question", "context"):
         kind = dataset.schema.field(name).type
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)):
+        if not (
+            pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)
+        ):
             raise ValueError(f"its column {name!r} is {kind}, not text")
     return dataset.read(columns=columns)
 
 
 def _is_usable(row: dict) -> bool:
     golds = row["answers"]
-    if not all((row[name] or "").strip() for name in ("question", "context")) or not isinstance(golds, dict):
+    if not all((row[name] or "").strip() for name in ("question", "context")) or not isinstance(
+        golds, dict
+    ):
         return False
     texts, starts = golds.get("text"), golds.get("answer_start")
     if not isinstance(texts, list) or not isinstance(starts, list) or len(texts) != len(starts):
         return False
-    return all(isinstance(text, str) and text.strip() for text in texts) and all(isinstance(start, int) for start in starts)
+    return all(isinstance(text, str) and text.strip() for text in texts) and all(
+        isinstance(start, int) for start in starts
+    )
 
 
 def refuse_known(rows: list[dict], files: str) -> int:
@@ -123,7 +139,9 @@ def refuse_known(rows: list[dict], files: str) -> int:
     kept_out = {passage_digest(row["context"]) for row in read_rows(files, given_as="keep_out")}
     for row in rows:
         if passage_digest(row["context"]) in kept_out:
-            raise SettingError(f"keep_out={files}: this passage is among the training rows: {row['context'][:80]!r}")
+            raise SettingError(
+                f"keep_out={files}: this passage is among the training rows: {row['context'][:80]!r}"
+            )
     return len(kept_out)
 
 
@@ -172,7 +190,11 @@ def with_joined_passages(rows: list[dict], share: float, passages: int, seed: in
             shift = sum(len(passage) + 1 for passage in before)
             starts = [start + shift for start in row["answers"]["answer_start"]]
             answers = {**row["answers"], "answer_start": starts}
-            row = {**row, "context": "\n".join([*before, row["context"], *after]), "answers": answers}
+            row = {
+                **row,
+                "context": "\n".join([*before, row["context"], *after]),
+                "answers": answers,
+            }
         joined.append(row)
     return joined
 
@@ -190,11 +212,17 @@ def majority_gold(answers: dict) -> tuple[int, int] | None:
     if not answers["text"]:
         return None
     votes = Counter(normalise(text) for text in answers["text"])
-    chosen = max(range(len(answers["text"])), key=lambda k: (votes[normalise(answers["text"][k])], -k))
-    return answers["answer_start"][chosen], answers["answer_start"][chosen] + len(answers["text"][chosen])
+    chosen = max(
+        range(len(answers["text"])), key=lambda k: (votes[normalise(answers["text"][k])], -k)
+    )
+    return answers["answer_start"][chosen], answers["answer_start"][chosen] + len(
+        answers["text"][chosen]
+    )
 
 
-def make_examples(rows: list[dict], tokenizer: Tokenizer, max_length: int, overlap: int, max_question: int) -> Examples:
+def make_examples(
+    rows: list[dict], tokenizer: Tokenizer, max_length: int, overlap: int, max_question: int
+) -> Examples:
     """Cut the rows into windows and locate the majority gold of each row in them.
 
     max_length, overlap, max_question  in tokens, as in `model.reading.pairs.WindowLimits`
@@ -227,7 +255,12 @@ def make_examples(rows: list[dict], tokenizer: Tokenizer, max_length: int, overl
     outside = (end < windows.start) | (start >= windows.stop)
     target = np.where(whole, 0, np.where(outside, NULL, ABSENT))
     group = np.array([row.get("group", k) for k, row in enumerate(rows)])
-    return Examples(windows, np.where(target == 0, start, target), np.where(target == 0, end, target), group[windows.pair])
+    return Examples(
+        windows,
+        np.where(target == 0, start, target),
+        np.where(target == 0, end, target),
+        group[windows.pair],
+    )
 
 
 def best_texts(spans: PassageSpans, windows: Windows, contexts: list[str]) -> list[str]:
@@ -237,13 +270,19 @@ def best_texts(spans: PassageSpans, windows: Windows, contexts: list[str]) -> li
     """
     passages = windows.passages
     base = passages.bounds[windows.pair_passage]
-    begin, stop = passages.char_start[base + spans.start[:, 0]], passages.char_end[base + spans.end[:, 0]]
+    begin, stop = (
+        passages.char_start[base + spans.start[:, 0]],
+        passages.char_end[base + spans.end[:, 0]],
+    )
     return [
-        context[low:high] if found else "" for context, low, high, found in zip(contexts, begin, stop, spans.found, strict=True)
+        context[low:high] if found else ""
+        for context, low, high, found in zip(contexts, begin, stop, spans.found, strict=True)
     ]
 
 
-def plan_epoch(examples: Examples, usable: np.ndarray, batch_tokens: int, order: np.random.Generator) -> list[np.ndarray]:
+def plan_epoch(
+    examples: Examples, usable: np.ndarray, batch_tokens: int, order: np.random.Generator
+) -> list[np.ndarray]:
     """Return random batches of windows within a budget of padded tokens; groups stay together.
 
     usable  int64, ascending indices of windows

@@ -27,15 +27,23 @@ class Teacher:
         self._reader = CheckpointReader(locate(checkpoint), dtype=resolve_dtype("auto", "auto"))
         settings = read_settings(self._reader.folder)
         if not self._reader.tokenizer().equals(tokenizer):
-            raise CheckpointError(f"the teacher {checkpoint} has another tokenizer than the base: their tokens don't match")
+            raise CheckpointError(
+                f"the teacher {checkpoint} has another tokenizer than the base: their tokens don't match"
+            )
         if settings.link != "softmax":
-            raise CheckpointError(f"the teacher {checkpoint} has link {settings.link}: it has no distribution over tokens")
+            raise CheckpointError(
+                f"the teacher {checkpoint} has link {settings.link}: it has no distribution over tokens"
+            )
         if null and not settings.null_trained:
-            raise CheckpointError(f"the teacher {checkpoint} has no trained null option: train with --no-null")
+            raise CheckpointError(
+                f"the teacher {checkpoint} has no trained null option: train with --no-null"
+            )
         self._reader.load()
         positions = self._reader.positions()
         if positions is not None and positions < max_length:
-            raise CheckpointError(f"the teacher {checkpoint} takes {positions} tokens, fewer than --max_length={max_length}")
+            raise CheckpointError(
+                f"the teacher {checkpoint} takes {positions} tokens, fewer than --max_length={max_length}"
+            )
 
     def probabilities(self, batch: Batch, normalised: torch.Tensor) -> torch.Tensor:
         """Return start and end probabilities, float32 [2, B, L], on the host.
@@ -56,7 +64,9 @@ def log_probabilities(logits: torch.Tensor, normalised: torch.Tensor) -> torch.T
     return torch.log_softmax(torch.where(normalised, logits, -torch.inf), -1)
 
 
-def divergence(logits: torch.Tensor, probabilities: torch.Tensor, normalised: torch.Tensor) -> torch.Tensor:
+def divergence(
+    logits: torch.Tensor, probabilities: torch.Tensor, normalised: torch.Tensor
+) -> torch.Tensor:
     """Return the divergence KL(teacher || student) of each window in nats, [..., B].
 
     logits         float [..., B, L], the student's

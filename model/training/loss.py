@@ -17,7 +17,11 @@ from model.training.data import NULL, Examples
 
 
 def window_loss(
-    start_logits: torch.Tensor, end_logits: torch.Tensor, batch: Batch, targets: torch.Tensor, options: argparse.Namespace
+    start_logits: torch.Tensor,
+    end_logits: torch.Tensor,
+    batch: Batch,
+    targets: torch.Tensor,
+    options: argparse.Namespace,
 ) -> torch.Tensor:
     """Return nll_start + nll_end of each window in nats, [B].
 
@@ -63,13 +67,19 @@ def passage_loss(
     """
     # A token is counted in the window that owns it, since overlapping windows repeat tokens.
     position = torch.arange(start_logits.shape[1])
-    owned = batch.in_context & (2 * position >= batch.owned_low[:, None]) & (2 * position < batch.owned_high[:, None])
+    owned = (
+        batch.in_context
+        & (2 * position >= batch.owned_low[:, None])
+        & (2 * position < batch.owned_high[:, None])
+    )
     groups, group = torch.unique(group, return_inverse=True)
     total = start_logits.new_zeros(len(groups))
     count = start_logits.new_zeros(len(groups))
     classifier = batch.classifier if null else None
     if classifier is not None:
-        surest = _surest((start_logits + end_logits).detach().gather(1, classifier[:, None]).squeeze(1), group)
+        surest = _surest(
+            (start_logits + end_logits).detach().gather(1, classifier[:, None]).squeeze(1), group
+        )
     # A group has a loss if one of its windows owns the gold's start and one owns its end.
     for logits, target in zip((start_logits, end_logits), targets, strict=True):
         masses, member = log_normaliser(logits, owned), group
@@ -85,7 +95,10 @@ def passage_loss(
     if classifier is None:
         return losses
     normalised = normalised_positions(batch, null)
-    sides = [categorical(logits, classifier, log_normaliser(logits, normalised)) for logits in (start_logits, end_logits)]
+    sides = [
+        categorical(logits, classifier, log_normaliser(logits, normalised))
+        for logits in (start_logits, end_logits)
+    ]
     null_nll = sides[0] + sides[1]
     return torch.cat([losses, null_nll[targets[0] == classifier]])
 
@@ -105,4 +118,9 @@ def targets_of(examples: Examples, chosen: np.ndarray, batch: Batch, null: bool)
     none = torch.full((len(chosen),), -1)
     classifier = batch.classifier if null and batch.classifier is not None else none
     both = [torch.from_numpy(side[chosen]) for side in (examples.start, examples.end)]
-    return torch.stack([torch.where(side >= 0, side + shift, torch.where(side == NULL, classifier, none)) for side in both])
+    return torch.stack(
+        [
+            torch.where(side >= 0, side + shift, torch.where(side == NULL, classifier, none))
+            for side in both
+        ]
+    )

@@ -52,7 +52,19 @@ NUMBER = re.compile(r"\b\d{2,4}\b")
 NAME = re.compile(r"(?<=[a-z,] )[A-Z][a-zA-Z]+(?: [A-Z][a-zA-Z]+)*")
 WORD = re.compile(r"\w{4,}")
 PLAIN_WORD = re.compile(r"\b[a-z]{5,}\b")
-QUESTION_WORDS = {"about", "other", "their", "there", "these", "those", "under", "where", "which", "while", "whose"}
+QUESTION_WORDS = {
+    "about",
+    "other",
+    "their",
+    "there",
+    "these",
+    "those",
+    "under",
+    "where",
+    "which",
+    "while",
+    "whose",
+}
 TAIL = re.compile(r" (?:of|in|for|from|to|by|with|at|on|during|after|before) .+?(?=\?|$)")
 SENTENCE = re.compile(r".+?(?:[.!?][\"')\]]*(?=\s|$)|$)\s*", re.DOTALL)
 
@@ -112,12 +124,18 @@ def unanswerables(rows: list[dict], share: float, seed: int) -> list[dict]:
             question=question,
             context=context,
             golds=rows[number]["answers"]["text"],
-            nearby=[contexts[(own + step) % len(contexts)] for step in range(-NEARBY, NEARBY + 1) if step],
+            nearby=[
+                contexts[(own + step) % len(contexts)]
+                for step in range(-NEARBY, NEARBY + 1)
+                if step
+            ],
             asked=[other for other in asked[context] if other != question],
         )
         # Kinds take turns; one that can't be made leaves its turn to the next.
         kinds = [changed_question, passage_cut, other_passage]
-        found = next(filter(None, (kinds[(turn + step) % 3](source, chosen) for step in range(3))), None)
+        found = next(
+            filter(None, (kinds[(turn + step) % 3](source, chosen) for step in range(3))), None
+        )
         if found:
             made.append({**found, "made_from": number})
     return made
@@ -130,10 +148,14 @@ def other_passage(source: Source, chosen: random.Random) -> dict | None:
     """
     golds = [gold.lower() for gold in source.golds]
     words = set(WORD.findall(source.question.lower()))
-    without = [passage for passage in source.nearby if not any(gold in passage.lower() for gold in golds)]
+    without = [
+        passage for passage in source.nearby if not any(gold in passage.lower() for gold in golds)
+    ]
     if not without:
         return None
-    shared = [len(words & set(WORD.findall(passage.lower()))) + chosen.random() for passage in without]
+    shared = [
+        len(words & set(WORD.findall(passage.lower()))) + chosen.random() for passage in without
+    ]
     return _without_answer(source.question, without[shared.index(max(shared))])
 
 
@@ -144,7 +166,9 @@ def passage_cut(source: Source, chosen: random.Random) -> dict | None:
     """
     golds = [gold.lower() for gold in source.golds]
     sentences = SENTENCE.findall(source.context)
-    left = "".join(sentence for sentence in sentences if not any(gold in sentence.lower() for gold in golds))
+    left = "".join(
+        sentence for sentence in sentences if not any(gold in sentence.lower() for gold in golds)
+    )
     if 2 * len(left) < len(source.context) or any(gold in left.lower() for gold in golds):
         return None
     return _without_answer(source.question, left)
@@ -176,16 +200,27 @@ def _without_answer(question: str, context: str) -> dict:
 def _other_name(source: Source, chosen: random.Random) -> str | None:
     """Replace a name in the question by another name."""
     names, others = NAME.findall(source.question), source.others(NAME, chosen)
-    return source.question.replace(chosen.choice(names), chosen.choice(others), 1) if names and others else None
+    return (
+        source.question.replace(chosen.choice(names), chosen.choice(others), 1)
+        if names and others
+        else None
+    )
 
 
 def _part_of_name(source: Source, chosen: random.Random) -> str | None:
     """Replace a word of a name in the question by one of another name: Ada Lovelace, Ada Byron."""
     names = [name for name in NAME.findall(source.question) if " " in name]
-    parts = [part for name in source.others(NAME, chosen) for part in name.split() if part not in source.question]
+    parts = [
+        part
+        for name in source.others(NAME, chosen)
+        for part in name.split()
+        if part not in source.question
+    ]
     if not names or not parts:
         return None
-    return source.question.replace(chosen.choice(chosen.choice(names).split()), chosen.choice(parts), 1)
+    return source.question.replace(
+        chosen.choice(chosen.choice(names).split()), chosen.choice(parts), 1
+    )
 
 
 def _other_number(source: Source, chosen: random.Random) -> str | None:
@@ -205,8 +240,16 @@ def _other_word(source: Source, chosen: random.Random) -> str | None:
     if not words:
         return None
     word = chosen.choice(words)
-    fitting = [other for other in source.others(PLAIN_WORD, chosen) if other[-2:] == word[-2:] and other not in QUESTION_WORDS]
-    return re.sub(rf"\b{word}\b", chosen.choice(fitting), source.question, count=1) if fitting else None
+    fitting = [
+        other
+        for other in source.others(PLAIN_WORD, chosen)
+        if other[-2:] == word[-2:] and other not in QUESTION_WORDS
+    ]
+    return (
+        re.sub(rf"\b{word}\b", chosen.choice(fitting), source.question, count=1)
+        if fitting
+        else None
+    )
 
 
 def _other_tail(source: Source, chosen: random.Random) -> str | None:
@@ -214,7 +257,9 @@ def _other_tail(source: Source, chosen: random.Random) -> str | None:
     own = TAIL.search(source.question)
     kept_out = [source.question, *source.golds]
     tails = [tail for question in source.asked for tail in TAIL.findall(question)]
-    tails = [tail for tail in tails if not any(tail.strip() in text or text in tail for text in kept_out)]
+    tails = [
+        tail for tail in tails if not any(tail.strip() in text or text in tail for text in kept_out)
+    ]
     if not own or not tails:
         return None
     return source.question[: own.start()] + chosen.choice(tails) + source.question[own.end() :]
@@ -233,5 +278,7 @@ def _negation(source: Source, chosen: random.Random) -> str | None:
     """Negate the question's first auxiliary verb; None if the question is negated already."""
     if re.search(r"\bnot\b|n't\b", source.question):
         return None
-    changed = AUXILIARY.sub(lambda verb: f"{verb[0]} not" if verb[0] != "can" else "cannot", source.question, count=1)
+    changed = AUXILIARY.sub(
+        lambda verb: f"{verb[0]} not" if verb[0] != "can" else "cannot", source.question, count=1
+    )
     return changed if changed != source.question else None

@@ -37,10 +37,14 @@ class Chooser:
         """Rows with this id. Raises Refused if the run kept no ids."""
         column = self.run.input("id")
         if column is None:
-            raise Refused(f"--id={wanted}: the run kept no column {self.run.configuration['id_column']!r}")
+            raise Refused(
+                f"--id={wanted}: the run kept no column {self.run.configuration['id_column']!r}"
+            )
         kind = self.dataset.schema.field(column).type
         try:
-            value = pa.scalar(wanted).cast(kind.value_type if pa.types.is_dictionary(kind) else kind)
+            value = pa.scalar(wanted).cast(
+                kind.value_type if pa.types.is_dictionary(kind) else kind
+            )
         except pa.ArrowException as error:
             raise Refused(f"--id={wanted}: ids are {kind}") from error
         return list(as_rows(self._scanner(pc.field(column) == value).head(_MOST_OF_ONE_ID)))
@@ -53,14 +57,18 @@ class Chooser:
         loss = self.run.output("nll")
         if loss not in self.run.columns:
             folder = self.run.folder
-            raise Refused(f"--worst={count}: {folder} has no losses; audit has (of annotate --audit, {folder}/audit)")
+            raise Refused(
+                f"--worst={count}: {folder} has no losses; audit has (of annotate --audit, {folder}/audit)"
+            )
         highest: list[float] = []
         for batch in self._scanner(pc.field(loss).is_valid(), [loss]).to_batches():
             highest = heapq.nlargest(count, [*highest, *batch.column(0).to_pylist()])
         if not highest:
             return []
         batches = self._scanner(pc.field(loss) >= highest[-1], [*self.columns, loss]).to_batches()
-        return heapq.nlargest(count, (row for batch in batches for row in as_rows(batch)), key=lambda row: row[loss])
+        return heapq.nlargest(
+            count, (row for batch in batches for row in as_rows(batch)), key=lambda row: row[loss]
+        )
 
     def sample(self, count: int) -> list[dict[str, Any]]:
         """So many rows, spread evenly over all of them, in order."""
@@ -70,23 +78,33 @@ class Chooser:
         else:
             held = [fragment.count_rows(filter=self.where) for fragment in fragments]
         total = sum(held)
-        wanted = [place * total // count for place in range(min(count, total))] if count < total else list(range(total))
+        wanted = (
+            [place * total // count for place in range(min(count, total))]
+            if count < total
+            else list(range(total))
+        )
         rows: list[dict[str, Any]] = []
         seen = 0
         for fragment, here in zip(fragments, held, strict=True):
             places = [place - seen for place in wanted if seen <= place < seen + here]
             seen += here
             if places:
-                scanner = fragment.scanner(schema=self.dataset.schema, columns=self.columns, filter=self.where)
+                scanner = fragment.scanner(
+                    schema=self.dataset.schema, columns=self.columns, filter=self.where
+                )
                 rows += as_rows(scanner.take(pa.array(places)))
         return rows
 
     def _scanner(self, condition: pc.Expression, columns: Sequence[str] | None = None) -> Any:
         condition = condition if self.where is None else condition & self.where
-        return self.dataset.scanner(columns=list(dict.fromkeys(columns or self.columns)), filter=condition, batch_size=1024)
+        return self.dataset.scanner(
+            columns=list(dict.fromkeys(columns or self.columns)), filter=condition, batch_size=1024
+        )
 
 
-def choose(run: FinishedRun, columns: Sequence[str], options: argparse.Namespace) -> list[dict[str, Any]]:
+def choose(
+    run: FinishedRun, columns: Sequence[str], options: argparse.Namespace
+) -> list[dict[str, Any]]:
     """The rows that the options of `pipeline.show` ask for."""
     chooser = Chooser(run, columns, options.where)
     if options.id is not None:

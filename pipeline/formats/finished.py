@@ -49,7 +49,9 @@ class FinishedRun:
         annotate reads no answers: whatever is called so goes along, and is taken for golds if it can hold some.
         """
         name = self.configuration.get(f"{kind}_column", kind)
-        usable = name in self.columns and (kind != "answers" or is_answers(self.schema.field(name).type))
+        usable = name in self.columns and (
+            kind != "answers" or is_answers(self.schema.field(name).type)
+        )
         return name if usable else None
 
     @property

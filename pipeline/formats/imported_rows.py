@@ -78,7 +78,12 @@ class ImportedRow:
 
 
 def make_row(
-    identifier: Any, question: Any, context: Any, answers: Answers, others: Mapping[str, Any], where: str
+    identifier: Any,
+    question: Any,
+    context: Any,
+    answers: Answers,
+    others: Mapping[str, Any],
+    where: str,
 ) -> ImportedRow:
     """A row from values of any type: numbers are read as text, what is neither text nor a number becomes null, and is a
     problem (`question_not_text`, `context_not_text`)."""
@@ -94,7 +99,9 @@ def make_row(
     if not isinstance(identifier, NotUTF8):
         identifier = None if is_missing(identifier) else str(identifier)
     question, context = texts
-    return ImportedRow(identifier, question, context, answers.golds, others, where, problems, answers.unequal)
+    return ImportedRow(
+        identifier, question, context, answers.golds, others, where, problems, answers.unequal
+    )
 
 
 def unreadable_row(reason: str, where: str, found: Any) -> ImportedRow:

@@ -37,7 +37,9 @@ def to_code_points(context: str, start: int, unit: str) -> int:
         return start
     if unit == "utf8":
         return len(before.encode("utf-8", "surrogatepass")[:start].decode("utf-8", "ignore"))
-    return len(before.encode("utf-16-le", "surrogatepass")[: 2 * start].decode("utf-16-le", "ignore"))
+    return len(
+        before.encode("utf-16-le", "surrogatepass")[: 2 * start].decode("utf-16-le", "ignore")
+    )
 
 
 def place_gold(context: str, text: str, start: int | None, unit: str) -> tuple[int | None, str]:
@@ -60,7 +62,11 @@ def fitting_units(context: str, text: str, start: int | None, unit: str) -> list
     if start is None or start < 0:
         return []
     others = [other for other in OFFSETS if other != unit]
-    return [other for other in others if gold_problem(context, text, to_code_points(context, start, other)) is None]
+    return [
+        other
+        for other in others
+        if gold_problem(context, text, to_code_points(context, start, other)) is None
+    ]
 
 
 def nearest(context: str, text: str, place: int | None) -> int | None:
@@ -73,7 +79,10 @@ def nearest(context: str, text: str, place: int | None) -> int | None:
             continue
         before, after = searched.rfind(wanted, 0, place + len(wanted)), searched.find(wanted, place)
         if before >= 0 or after >= 0:
-            return min((start for start in (before, after) if start >= 0), key=lambda start: abs(start - place))
+            return min(
+                (start for start in (before, after) if start >= 0),
+                key=lambda start: abs(start - place),
+            )
     return None
 
 
@@ -85,7 +94,9 @@ def difference(context: str, text: str, place: int | None) -> str | None:
     if found.casefold() == text.casefold():
         return "case" if found != text else None
     found = context[place : place + 2 * len(text)]
-    if (not found[0].isspace() or text[0].isspace()) and _blanks_as_one(found).startswith(_blanks_as_one(text)):
+    if (not found[0].isspace() or text[0].isspace()) and _blanks_as_one(found).startswith(
+        _blanks_as_one(text)
+    ):
         return "blanks"
     wide = unicodedata.normalize("NFKD", text)
     found = unicodedata.normalize("NFKC", context[place : place + len(wide)])
@@ -96,7 +107,9 @@ def _blanks_as_one(text: str) -> str:
     return " ".join(text.split())
 
 
-def place_golds(example: ImportedRow, unit: str, report: IO[str], counts: Counter[str]) -> dict[str, list[Any]] | None:
+def place_golds(
+    example: ImportedRow, unit: str, report: IO[str], counts: Counter[str]
+) -> dict[str, list[Any]] | None:
     """The answers of a row as the contract has them; a line of the report for each gold that is not where it should be, and
     for each problem of the row.
 
@@ -126,8 +139,18 @@ def place_golds(example: ImportedRow, unit: str, report: IO[str], counts: Counte
             at = nearest(context, text, place)
             differs = difference(context, text, at if place is None else place)
             counts[f"differs_{differs}"] += differs is not None
-            stands = context[place : place + len(text)][:200] if place is not None and place >= 0 else None
-            where = {"answer_start": start, "found": stands, "nearest": at, "differs": differs, "fits": next(iter(fits), None)}
+            stands = (
+                context[place : place + len(text)][:200]
+                if place is not None and place >= 0
+                else None
+            )
+            where = {
+                "answer_start": start,
+                "found": stands,
+                "nearest": at,
+                "differs": differs,
+                "fits": next(iter(fits), None),
+            }
             write_line(report, example, problem, gold=text[:200], **where)
     if example.golds and not placed:
         counts["rows_without_placed_golds"] += 1

@@ -12,7 +12,14 @@ from decimal import Decimal
 from typing import Any
 
 from model.reading.columns import NotUTF8
-from pipeline.formats.imported_rows import NUMBER_AS_TEXT, Answers, Gold, Problem, is_missing, text_of
+from pipeline.formats.imported_rows import (
+    NUMBER_AS_TEXT,
+    Answers,
+    Gold,
+    Problem,
+    is_missing,
+    text_of,
+)
 
 _YES, _NO = ("true", "1", "1.0", "yes", "t", "y"), ("false", "0", "0.0", "no", "f", "n")
 _LIKE_A_LITERAL = re.compile(r"""\s*(?:array\(|\{\s*['"}]|\[\s*(?:['"{\[\]]|array\())""")
@@ -47,11 +54,23 @@ def read_answers(answers: Any, start: Any = None, impossible: Any = None) -> Ans
     try:
         pairs = _pairs(answers, start)
     except _UnequalError as error:
-        starts = [start if start is None or abs(start) < 2**31 else None for start in map(_whole, error.starts)]
+        starts = [
+            start if start is None or abs(start) < 2**31 else None
+            for start in map(_whole, error.starts)
+        ]
         texts = [text_of(text) for text in error.texts]
-        return Answers(None, [("answers_unequal", str(error))], {"text": texts, "answer_start": starts})
+        return Answers(
+            None, [("answers_unequal", str(error))], {"text": texts, "answer_start": starts}
+        )
     except _UnreadableError:
-        return Answers(None, [("answers_not_utf8", None) if isinstance(answers, NotUTF8) else ("answers_unreadable", answers)])
+        return Answers(
+            None,
+            [
+                ("answers_not_utf8", None)
+                if isinstance(answers, NotUTF8)
+                else ("answers_unreadable", answers)
+            ],
+        )
     problems: list[Problem] = []
     flag = _flag(impossible)
     if flag is None and not is_missing(impossible) and impossible != "":
@@ -98,9 +117,17 @@ def _pairs(answers: Any, start: Any) -> list[tuple[Any, Any]] | None:
         return _zipped(texts, starts if starts is None or isinstance(starts, list) else [starts])
     if isinstance(answers, list):
         starts = _literal(start) if isinstance(start, str) else start
-        if answers and isinstance(starts, list) and not any(isinstance(each, dict | list) for each in answers):
+        if (
+            answers
+            and isinstance(starts, list)
+            and not any(isinstance(each, dict | list) for each in answers)
+        ):
             return _zipped(answers, starts)
-        return [pair for each in answers for pair in (_pairs(each, None) or [] if _has_text(each) else [(each, None)])]
+        return [
+            pair
+            for each in answers
+            for pair in (_pairs(each, None) or [] if _has_text(each) else [(each, None)])
+        ]
     if text_of(answers) is None:
         raise _UnreadableError
     return [(answers, start)]
@@ -126,13 +153,19 @@ def _whole(value: Any) -> int | None:
         return None
     with suppress(ArithmeticError):
         number = Decimal(str(value).strip())
-        if number.is_finite() and number.copy_abs() < _BEYOND_STARTS and number == number.to_integral_value():
+        if (
+            number.is_finite()
+            and number.copy_abs() < _BEYOND_STARTS
+            and number == number.to_integral_value()
+        ):
             return int(number)
     return None
 
 
 def _is_no_start(value: Any) -> bool:
-    return is_missing(value) or (isinstance(value, str) and value.strip().lower() in ("", "nan", "none", "null"))
+    return is_missing(value) or (
+        isinstance(value, str) and value.strip().lower() in ("", "nan", "none", "null")
+    )
 
 
 def _flag(value: Any) -> bool | None:
@@ -177,7 +210,9 @@ def _value(node: ast.expr, text: str) -> Any:
     match node:
         case ast.Constant(value=str() as value):
             if len(_STRING.findall(ast.get_source_segment(text, node) or "")) != 1:
-                raise ValueError("strings side by side, which Python joins: an array without commas")
+                raise ValueError(
+                    "strings side by side, which Python joins: an array without commas"
+                )
             return value
         case ast.Constant(value=bool() | int() | float() | None as value):
             return value

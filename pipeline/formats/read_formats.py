@@ -47,7 +47,13 @@ _MARKS = {  # the longer first: that of UTF-16 begins that of UTF-32
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-_COMPRESSED = {b"\x1f\x8b": ".gz", b"BZh": ".bz2", b"\xfd7zXZ": ".xz", b"\x28\xb5\x2f\xfd": ".zst", b"PK\x03\x04": ".zip"}
+_COMPRESSED = {
+    b"\x1f\x8b": ".gz",
+    b"BZh": ".bz2",
+    b"\xfd7zXZ": ".xz",
+    b"\x28\xb5\x2f\xfd": ".zst",
+    b"PK\x03\x04": ".zip",
+}
 _LONGEST_LINE = 2**24
 
 
@@ -75,7 +81,12 @@ def read_mrqa(file: IO[bytes], layout: Layout) -> Iterator[ImportedRow]:
             for qa in row["qas"]:
                 if isinstance(qa, dict):
                     yield make_row(
-                        qa.get("qid"), qa.get("question"), context, _detected(context, qa), {"source": plain(source)}, where
+                        qa.get("qid"),
+                        qa.get("question"),
+                        context,
+                        _detected(context, qa),
+                        {"source": plain(source)},
+                        where,
                     )
                 else:
                     yield unreadable_row("not_an_object", where, qa)
@@ -97,7 +108,14 @@ def _detected(context: Any, qa: dict[str, Any]) -> Answers:
         for span in spans:
             match span:
                 case [int(first), int(last)]:
-                    golds.append((_in_place(context[first : last + 1], text) if isinstance(context, str) else text, first))
+                    golds.append(
+                        (
+                            _in_place(context[first : last + 1], text)
+                            if isinstance(context, str)
+                            else text,
+                            first,
+                        )
+                    )
                 case _:
                     problems.append(("start_not_whole", span))
     return Answers(None if problems and not golds else golds, problems)
@@ -125,7 +143,9 @@ def read_csv(file: IO[bytes], layout: Layout) -> Iterator[ImportedRow]:
                 return
             except csv.Error as error:
                 if header is None or "end of data" in str(error):
-                    raise FormatError(f"after line {done}: {error}, a quoted cell is not closed") from error
+                    raise FormatError(
+                        f"after line {done}: {error}, a quoted cell is not closed"
+                    ) from error
                 yield unreadable_row("malformed_line", f"line {rows.line_num}", str(error))
                 continue
             where, done = f"line {rows.line_num}", rows.line_num
@@ -133,7 +153,9 @@ def read_csv(file: IO[bytes], layout: Layout) -> Iterator[ImportedRow]:
                 header = cells
                 _check_header(header, layout, rows.dialect.delimiter)
             elif cells and len(cells) != len(header):
-                yield unreadable_row("cells_unequal", where, f"{len(cells)} cells, the header has {len(header)}")
+                yield unreadable_row(
+                    "cells_unequal", where, f"{len(cells)} cells, the header has {len(header)}"
+                )
             elif cells:
                 yield flat_row(dict(zip(header, cells, strict=True)), layout, where)
 
@@ -164,7 +186,14 @@ def read_tsv(file: IO[bytes], layout: Layout) -> Iterator[ImportedRow]:
 def read_parquet(file: IO[bytes], layout: Layout) -> Iterator[ImportedRow]:
     """Parquet whose answers are of another shape than runs read; values of other columns are arrays of one value, whose
     types they keep."""
-    needed = {layout.id, layout.question, layout.context, layout.answers, layout.start, layout.impossible}
+    needed = {
+        layout.id,
+        layout.question,
+        layout.context,
+        layout.answers,
+        layout.start,
+        layout.impossible,
+    }
     number = 0
     try:
         table = pq.ParquetFile(file)
@@ -176,7 +205,9 @@ def read_parquet(file: IO[bytes], layout: Layout) -> Iterator[ImportedRow]:
             for place in range(batch.num_rows):
                 row = {name: values[name][place] if name in values else None for name in names}
                 made = flat_row(row, layout, f"row {number + place}")
-                yield replace(made, others={name: batch.column(name).slice(place, 1) for name in made.others})
+                yield replace(
+                    made, others={name: batch.column(name).slice(place, 1) for name in made.others}
+                )
             number += batch.num_rows
     except pa.ArrowException as error:
         raise FormatError(f"after row {number}: {error}") from error
@@ -192,7 +223,9 @@ READERS: dict[str, Callable[[IO[bytes], Layout], Iterator[ImportedRow]]] = {
 }
 
 
-def recognise(file: IO[bytes], path: str, chosen: str | None, encoding: str | None) -> tuple[str, str]:
+def recognise(
+    file: IO[bytes], path: str, chosen: str | None, encoding: str | None
+) -> tuple[str, str]:
     """The format of a file, from its content where its ending leaves that open, and its encoding, from its byte order mark.
 
     chosen, encoding  what was asked for; None to find out
@@ -205,7 +238,9 @@ def recognise(file: IO[bytes], path: str, chosen: str | None, encoding: str | No
     for mark, ending in _COMPRESSED.items():
         if line.startswith(mark):
             raise FormatError(f"it is compressed: give it a name that ends in {ending}")
-    encoding = encoding or next((name for mark, name in _MARKS.items() if line.startswith(mark)), "utf-8-sig")
+    encoding = encoding or next(
+        (name for mark, name in _MARKS.items() if line.startswith(mark)), "utf-8-sig"
+    )
     kind = chosen or ("parquet" if line.startswith(b"PAR1") else _by_ending(path))
     if kind != "parquet" and encoding == "utf-8-sig" and b"\0" in line[:64]:
         raise FormatError("it has NUL characters, as UTF-16 has: --encoding=utf-16-le or utf-16-be")
@@ -234,7 +269,9 @@ def _by_first_line(line: str, kind: str) -> str:
     return "mrqa" if "header" in first or "qas" in first else "jsonl"
 
 
-def _json_lines(file: IO[bytes], layout: Layout) -> Iterator[tuple[str, dict[str, Any] | ImportedRow]]:
+def _json_lines(
+    file: IO[bytes], layout: Layout
+) -> Iterator[tuple[str, dict[str, Any] | ImportedRow]]:
     """(where, object) of each line that is not blank; for a line that holds no object, a row that can't be read."""
     with io.TextIOWrapper(file, layout.encoding, "surrogateescape") as text:
         for number, line in enumerate(text, 1):
@@ -245,4 +282,9 @@ def _json_lines(file: IO[bytes], layout: Layout) -> Iterator[tuple[str, dict[str
                 except (ValueError, ArithmeticError, RecursionError):
                     yield where, unreadable_row("not_json", where, line)
                 else:
-                    yield where, row if isinstance(row, dict) else unreadable_row("not_an_object", where, row)
+                    yield (
+                        where,
+                        row
+                        if isinstance(row, dict)
+                        else unreadable_row("not_an_object", where, row),
+                    )

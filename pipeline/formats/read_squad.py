@@ -12,7 +12,14 @@ from typing import IO, Any
 
 import ijson
 
-from pipeline.formats.imported_rows import FormatError, ImportedRow, Layout, make_row, plain, unreadable_row
+from pipeline.formats.imported_rows import (
+    FormatError,
+    ImportedRow,
+    Layout,
+    make_row,
+    plain,
+    unreadable_row,
+)
 from pipeline.formats.read_answers import read_answers
 
 _HELD_BYTES = 2**24
@@ -37,9 +44,13 @@ def read_squad(file: IO[bytes], layout: Layout) -> Iterator[ImportedRow]:
                 articles, number = articles + 1, number + len(held)
                 held.clear()
         except ijson.JSONError as error:
-            raise FormatError(f"paragraph {number + len(held)}: no JSON: {_in_short(error)}") from error
+            raise FormatError(
+                f"paragraph {number + len(held)}: no JSON: {_in_short(error)}"
+            ) from error
         except decimal.InvalidOperation as error:
-            raise FormatError(f"paragraph {number + len(held)}: a number beyond all bounds") from error
+            raise FormatError(
+                f"paragraph {number + len(held)}: a number beyond all bounds"
+            ) from error
         except RecursionError as error:
             raise FormatError(f"paragraph {number + len(held)}: it is nested too deeply") from error
     if not articles:
@@ -53,7 +64,9 @@ def _articles(file: IO[bytes], layout: Layout, held: _Held) -> Iterator[Any]:
     for prefix, event, value in _events(file, layout):
         if not root:
             if event not in ("start_map", "start_array"):
-                raise FormatError(f"at its top is neither an object with `data` nor a list, but {event}")
+                raise FormatError(
+                    f"at its top is neither an object with `data` nor a list, but {event}"
+                )
             root = "data.item" if event == "start_map" else "item"
             item = f"{root}.paragraphs.item"
         elif prefix == item or prefix.startswith(f"{item}."):
@@ -73,7 +86,9 @@ def _articles(file: IO[bytes], layout: Layout, held: _Held) -> Iterator[Any]:
 def _in_short(error: Exception) -> str:
     """What a parser says of its error: the lines below show the place in the file's own text."""
     first = str(error).removeprefix("b'").split("\\n")[0].splitlines()[0]
-    return f"{first} (more than one object: --format=jsonl)" if "trailing garbage" in first else first
+    return (
+        f"{first} (more than one object: --format=jsonl)" if "trailing garbage" in first else first
+    )
 
 
 class _Held:
@@ -100,7 +115,9 @@ class _Held:
         self._count = 0
 
 
-def _rows(article: Any, paragraphs: _Held, before: tuple[int, int], layout: Layout) -> Iterator[ImportedRow]:
+def _rows(
+    article: Any, paragraphs: _Held, before: tuple[int, int], layout: Layout
+) -> Iterator[ImportedRow]:
     """The rows of an article, which may be a row itself.
 
     before  how many articles and paragraphs come before it
@@ -118,7 +135,9 @@ def _rows(article: Any, paragraphs: _Held, before: tuple[int, int], layout: Layo
             yield from _paragraph(paragraph, others, f"paragraph {number}", layout)
 
 
-def _paragraph(paragraph: Any, article: dict[str, Any], where: str, layout: Layout) -> Iterator[ImportedRow]:
+def _paragraph(
+    paragraph: Any, article: dict[str, Any], where: str, layout: Layout
+) -> Iterator[ImportedRow]:
     if not isinstance(paragraph, dict):
         yield unreadable_row("not_an_object", where, paragraph)
         return
@@ -126,7 +145,9 @@ def _paragraph(paragraph: Any, article: dict[str, Any], where: str, layout: Layo
     if not isinstance(questions, list):
         yield unreadable_row("no_questions", where, questions)
         return
-    beside = {name: value for name, value in paragraph.items() if name not in ("qas", layout.context)}
+    beside = {
+        name: value for name, value in paragraph.items() if name not in ("qas", layout.context)
+    }
     used = {layout.id, layout.question, layout.answers}
     for place, qa in enumerate(questions):
         here = f"{where}, question {place}"
@@ -137,7 +158,9 @@ def _paragraph(paragraph: Any, article: dict[str, Any], where: str, layout: Layo
         others: dict[str, Any] = {}
         for level, values in (("question", own), ("paragraph", beside), ("article", article)):
             for name, value in values.items():
-                others[f"{level}_{name}" if name in others or name in _CONTRACT else name] = plain(value)
+                others[f"{level}_{name}" if name in others or name in _CONTRACT else name] = plain(
+                    value
+                )
         others.setdefault("title", None)
         answers = read_answers(qa.get(layout.answers), None, qa.get(layout.impossible))
         context = paragraph.get(layout.context)
@@ -148,7 +171,11 @@ def flat_row(row: dict[str, Any], layout: Layout, where: str) -> ImportedRow:
     """The row that one object holds: JSON lines, rows in a list, lines of a table."""
     answers, start = row.get(layout.answers), row.get(layout.start)
     used = {layout.id, layout.question, layout.context, layout.answers}
-    parallel = isinstance(answers, list) and isinstance(start, list) and not any(isinstance(each, dict) for each in answers)
+    parallel = (
+        isinstance(answers, list)
+        and isinstance(start, list)
+        and not any(isinstance(each, dict) for each in answers)
+    )
     if not isinstance(answers, list | dict | None) or start is None or parallel:
         used.add(layout.start)  # beside other answers it is something else, as in rows of annotate
     return make_row(
@@ -163,7 +190,8 @@ def flat_row(row: dict[str, Any], layout: Layout, where: str) -> ImportedRow:
 
 _BLOCK = 2**16
 _ESCAPES = re.compile(
-    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.?)", re.DOTALL
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.?)",
+    re.DOTALL,
 )
 """Escapes of JSON, surrogate pairs as one; the group is half a pair that stands alone."""
 _LONGEST = len(rb"\ud83c\udf0a")
@@ -173,7 +201,9 @@ _MARK = "\uffff"
 
 def _events(file: IO[bytes], layout: Layout) -> Iterator[tuple[str, str, Any]]:
     """The parser's events; half a surrogate pair in a text where the file has one, or bytes that are no text."""
-    for prefix, event, value in ijson.parse(ijson.from_iter(_json_blocks(_utf8_blocks(file, layout.encoding)))):
+    for prefix, event, value in ijson.parse(
+        ijson.from_iter(_json_blocks(_utf8_blocks(file, layout.encoding)))
+    ):
         if event in ("string", "map_key") and _MARK in value:
             value = value.replace(_MARK, "\ud800")
         yield prefix, event, value
@@ -199,9 +229,13 @@ def _json_blocks(blocks: Iterator[bytes]) -> Iterator[bytes]:
     held = b""
     for read in blocks:
         block = held + read
-        space = block.rfind(b" ", 0, max(0, len(block) - _LONGEST))  # is in no escape: where to look from
+        space = block.rfind(
+            b" ", 0, max(0, len(block) - _LONGEST)
+        )  # is in no escape: where to look from
         escapes = (escape.start() for escape in _ESCAPES.finditer(block, space + 1))
-        cut = next((start for start in escapes if start > len(block) - _LONGEST), len(block))  # it may go on in the next block
+        cut = next(
+            (start for start in escapes if start > len(block) - _LONGEST), len(block)
+        )  # it may go on in the next block
         if cut:
             yield _marked(block[:cut])
         held = block[cut:]

@@ -67,12 +67,16 @@ class _Condition:
         self.text, self.schema = text, schema
 
     def wrong(self, node: ast.AST, message: str) -> WhereError:
-        return WhereError(f"{ast.get_source_segment(self.text, node)!r} in {self.text!r}: {message}")
+        return WhereError(
+            f"{ast.get_source_segment(self.text, node)!r} in {self.text!r}: {message}"
+        )
 
     def of(self, node: ast.expr) -> pc.Expression:
         match node:
             case ast.BoolOp(op=op, values=values):
-                return reduce(operator.and_ if isinstance(op, ast.And) else operator.or_, map(self.of, values))
+                return reduce(
+                    operator.and_ if isinstance(op, ast.And) else operator.or_, map(self.of, values)
+                )
             case ast.UnaryOp(op=ast.Not(), operand=operand):
                 return ~self.of(operand)
             case ast.Compare(left=left, ops=ops, comparators=rights):
@@ -86,10 +90,14 @@ class _Condition:
                 return self.call(node, name, argument)
         return pc.scalar(self.literal(node))
 
-    def compare(self, node: ast.expr, left: ast.expr, op: ast.cmpop, right: ast.expr) -> pc.Expression:
+    def compare(
+        self, node: ast.expr, left: ast.expr, op: ast.cmpop, right: ast.expr
+    ) -> pc.Expression:
         if type(op) in _COMPARE:
             if any(self.is_null(side) for side in (left, right)):
-                raise self.wrong(node, "nothing compares with null, write `is None` or `is not None`")
+                raise self.wrong(
+                    node, "nothing compares with null, write `is None` or `is not None`"
+                )
             return _COMPARE[type(op)](self.of(left), self.of(right))
         if isinstance(op, ast.Is | ast.IsNot):
             if not self.is_null(right):
@@ -119,7 +127,10 @@ class _Condition:
     def kind(self, node: ast.expr) -> pa.DataType:
         """The type of a column, null for what is no column."""
         match node:
-            case ast.Name(id=name) | ast.Call(func=ast.Name(id="col"), args=[ast.Constant(value=name)]):
+            case (
+                ast.Name(id=name)
+                | ast.Call(func=ast.Name(id="col"), args=[ast.Constant(value=name)])
+            ):
                 return self.schema.field(name).type if name in self.schema.names else pa.null()
         return pa.null()
 
@@ -140,7 +151,11 @@ class _Condition:
         if name not in self.schema.names:
             names = {each.lower(): each for each in self.schema.names}
             nearest = difflib.get_close_matches(str(name).lower(), names, 1, cutoff=0.5)
-            hint = f"did you mean {names[nearest[0]]}?" if nearest else f"there are {', '.join(self.schema.names)}"
+            hint = (
+                f"did you mean {names[nearest[0]]}?"
+                if nearest
+                else f"there are {', '.join(self.schema.names)}"
+            )
             raise self.wrong(node, f"no such column, {hint}")
         return pc.field(name)
 

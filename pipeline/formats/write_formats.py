@@ -29,14 +29,24 @@ def write_squad(run: str, output: str, answers: str) -> str:
     """
     finished = _annotated(run)
     question, context = _needed(finished, "question"), _needed(finished, "context")
-    text, start, status = (finished.output(name) for name in ("answer_text", "answer_start", "status"))
+    text, start, status = (
+        finished.output(name) for name in ("answer_text", "answer_start", "status")
+    )
     golds = None if answers == "predicted" else answers
     if golds and golds not in finished.columns:
         raise Refused(f"--answers={golds}: {run} has the columns {', '.join(finished.columns)}")
     if golds and not is_answers(finished.schema.field(golds).type):
-        raise Refused(f"--answers={golds}: it is {finished.schema.field(golds).type}, not {ANSWERS}")
+        raise Refused(
+            f"--answers={golds}: it is {finished.schema.field(golds).type}, not {ANSWERS}"
+        )
     title = ["title"] if "title" in finished.columns else []
-    columns = [_needed(finished, "id"), question, context, *title, *([golds] if golds else [text, start, status])]
+    columns = [
+        _needed(finished, "id"),
+        question,
+        context,
+        *title,
+        *([golds] if golds else [text, start, status]),
+    ]
     written, left_out = 0, 0
 
     def questions() -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -47,7 +57,12 @@ def write_squad(run: str, output: str, answers: str) -> str:
                 left_out += 1
                 continue
             written += 1
-            asked = {"id": str(row[columns[0]]), "question": row[question], "answers": found, "is_impossible": not found}
+            asked = {
+                "id": str(row[columns[0]]),
+                "question": row[question],
+                "answers": found,
+                "is_impossible": not found,
+            }
             yield str(row.get("title") or ""), row[context], asked
 
     with building(output) as path, open(path, "w", encoding="utf-8") as file:
@@ -59,9 +74,17 @@ def _golds(value: Any) -> list[dict[str, Any]] | None:
     """The answers of a row as SQuAD JSON has them; None where they are missing or malformed."""
     answers = answers_of(value)
     texts, starts = (answers["text"], answers["answer_start"]) if answers else (None, None)
-    if texts is None or starts is None or len(texts) != len(starts) or None in texts or None in starts:
+    if (
+        texts is None
+        or starts is None
+        or len(texts) != len(starts)
+        or None in texts
+        or None in starts
+    ):
         return None
-    return [{"text": text, "answer_start": start} for text, start in zip(texts, starts, strict=True)]
+    return [
+        {"text": text, "answer_start": start} for text, start in zip(texts, starts, strict=True)
+    ]
 
 
 def _predicted(status: str, text: str | None, start: int | None) -> list[dict[str, Any]] | None:
@@ -112,12 +135,16 @@ def write_predictions(run: str, output: str, answers: str) -> str:
             opening = ",\n" if hashes else "{"
             hashes.append(hash(name))
             texts.write(f"{opening}{_json(name)}: {_json(text or '')}")
-            probabilities.write(f"{opening}{_json(name)}: {1.0 if status == 'rejected' else null or 0.0}")
+            probabilities.write(
+                f"{opening}{_json(name)}: {1.0 if status == 'rejected' else null or 0.0}"
+            )
         for file in (texts, probabilities):
             file.write("}\n" if hashes else "{}\n")
         repeated = len(hashes) - len(np.unique(np.frombuffer(hashes, np.int64)))
         if repeated:
-            raise Refused(f"--run={run}: {repeated} rows have an id that another row has: {PREDICTIONS} can't hold both")
+            raise Refused(
+                f"--run={run}: {repeated} rows have an id that another row has: {PREDICTIONS} can't hold both"
+            )
     return f"{len(hashes)} predictions: {output}"
 
 
@@ -147,7 +174,9 @@ def _annotated(run: str) -> FinishedRun:
     except (Refused, StorageError, OSError, pa.ArrowException) as error:
         raise Refused(f"--run={run}: {error}") from error
     if finished.stage != "annotate":
-        raise Refused(f"--run={run} is an output of {finished.stage}: only annotated rows can be exported")
+        raise Refused(
+            f"--run={run} is an output of {finished.stage}: only annotated rows can be exported"
+        )
     if not finished.state:
         raise Refused(f"--run={run} has no manifest: the run did not finish")
     return finished
@@ -156,7 +185,9 @@ def _annotated(run: str) -> FinishedRun:
 def _needed(finished: FinishedRun, kind: str) -> str:
     name = finished.input(kind)
     if name is None:
-        raise Refused(f"--run={finished.folder} has no column {finished.configuration[f'{kind}_column']!r}: it was not kept")
+        raise Refused(
+            f"--run={finished.folder} has no column {finished.configuration[f'{kind}_column']!r}: it was not kept"
+        )
     return name
 
 

@@ -18,18 +18,26 @@ def each_day(options: argparse.Namespace) -> list[argparse.Namespace]:
     dated = {name for name in ("input", "output") if _DATE in getattr(options, name)}
     if not dated:
         if options.date:
-            raise Refused(f"--date={_written(options.date)}: neither --input nor --output holds {_DATE}")
+            raise Refused(
+                f"--date={_written(options.date)}: neither --input nor --output holds {_DATE}"
+            )
         return [options]
     if "output" not in dated:
-        raise Refused(f"--output={options.output} must hold {_DATE} as --input does: each day is a run of its own")
+        raise Refused(
+            f"--output={options.output} must hold {_DATE} as --input does: each day is a run of its own"
+        )
     days = options.date or (datetime.datetime.now(datetime.UTC).date(),)
     if len(days) > 1 and "input" not in dated:
-        raise Refused(f"--date={_written(days)}: --input={options.input} holds no {_DATE}, each day would be the same")
+        raise Refused(
+            f"--date={_written(days)}: --input={options.input} holds no {_DATE}, each day would be the same"
+        )
     return [_on(options, day) for day in days]
 
 
 def _on(options: argparse.Namespace, day: datetime.date) -> argparse.Namespace:
-    places = {name: getattr(options, name).replace(_DATE, day.isoformat()) for name in ("input", "output")}
+    places = {
+        name: getattr(options, name).replace(_DATE, day.isoformat()) for name in ("input", "output")
+    }
     return argparse.Namespace(**{**vars(options), **places, "date": (day,)})
 
 

@@ -19,11 +19,17 @@ def audit_configuration(folder: str, option: str, own: bool = False) -> dict[str
     try:
         finished = exists(files.run) and (own or exists(files.manifest))
         configuration = json.loads(read(files.run))["configuration"] if finished else {}
-    except (ValueError, KeyError, TypeError) as error:  # a path of no known store, or a run.json of something else
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+    ) as error:  # a path of no known store, or a run.json of something else
         raise Refused(f"--{option}={folder} is not the output of an audit: {error}") from error
     if configuration.get("stage") != "audit":
         inside = files.beside
-        hint = f": give --{option}={inside}" if configuration and exists(RunFiles(inside).run) else ""
+        hint = (
+            f": give --{option}={inside}" if configuration and exists(RunFiles(inside).run) else ""
+        )
         raise Refused(f"--{option}={folder} is not the output of a finished audit{hint}")
     return configuration
 
@@ -36,6 +42,12 @@ def audited_parts(folder: str, own: bool) -> list[AuditedPart]:
     return [AuditedPart(files.part(name), own, *columns) for name in files.part_names()]
 
 
-def list_parts(totals: dict[str, Totals], folder: str, against: str) -> list[AuditedPart | dict[str, Totals]]:
+def list_parts(
+    totals: dict[str, Totals], folder: str, against: str
+) -> list[AuditedPart | dict[str, Totals]]:
     """Return the totals, and the parts of an audit that has written them, and of the one it is compared with, if any."""
-    return [totals, *audited_parts(folder, own=True), *(audited_parts(against, own=False) if against else [])]
+    return [
+        totals,
+        *audited_parts(folder, own=True),
+        *(audited_parts(against, own=False) if against else []),
+    ]

@@ -14,7 +14,16 @@ from pipeline.job.options import Refused
 from transforms.claim import Output
 from transforms.records import InputFile, InputRange
 from transforms.run_files import RunFiles
-from transforms.storage import commit, create, described, exists, join, read, remove, sweep_temporary
+from transforms.storage import (
+    commit,
+    create,
+    described,
+    exists,
+    join,
+    read,
+    remove,
+    sweep_temporary,
+)
 
 _MOST_RANGES = 1000
 """Into how many ranges inputs are listed: enough for many workers to plan, few enough for any graph."""
@@ -45,14 +54,23 @@ def identity(job: Claimant, stage: str) -> dict[str, Any]:
 
     Not device, threads or run length: they change nothing.
     """
-    told = {"configuration": job.configuration_of(stage), "inputs": [_entry(file) for file in job.files]}
+    told = {
+        "configuration": job.configuration_of(stage),
+        "inputs": [_entry(file) for file in job.files],
+    }
     fingerprint = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
     return {"run": fingerprint, **told}
 
 
 def _entry(file: InputFile) -> dict[str, Any]:
     rows = {} if file.rows is None else {"rows": file.rows}
-    return {"path": file.path, "size": file.size, "version": file.version, "label": file.label, **rows}
+    return {
+        "path": file.path,
+        "size": file.size,
+        "version": file.version,
+        "label": file.label,
+        **rows,
+    }
 
 
 def _write(job: Claimant, stage: str) -> tuple[bytes, list[int]]:
@@ -73,12 +91,17 @@ def input_ranges(job: Claimant) -> list[InputRange]:
     count = min(inputs, _MOST_RANGES)
     bounds = [place * inputs // count for place in range(count + 1)]
     path = join(folder, RunFiles.RUN)
-    return [InputRange(path, first, begins[first], begins[after] - len(_BETWEEN)) for first, after in pairwise(bounds)]
+    return [
+        InputRange(path, first, begins[first], begins[after] - len(_BETWEEN))
+        for first, after in pairwise(bounds)
+    ]
 
 
 def claimed_outputs(job: Claimant) -> tuple[Output, ...]:
     """Where the stages of a job write, in the order of writing, with what their claims are known by."""
-    return tuple(Output(stage, folder, identity(job, stage)["run"]) for stage, folder in job.outputs)
+    return tuple(
+        Output(stage, folder, identity(job, stage)["run"]) for stage, folder in job.outputs
+    )
 
 
 def claim(job: Claimant, overwrite: bool) -> bool:
@@ -106,7 +129,9 @@ def _claim(output: str, content: bytes, overwrite: bool) -> bool:
     created = create(output, content, RunFiles.RUN)
     if not created:
         _refuse_another(output, content)  # it may have been started a moment ago
-        if read(join(output, RunFiles.RUN)) != content:  # the same in other bytes, and workers read ranges of bytes
+        if (
+            read(join(output, RunFiles.RUN)) != content
+        ):  # the same in other bytes, and workers read ranges of bytes
             commit(output, content, RunFiles.RUN)
     remove(output, RunFiles.MANIFEST)
     return not created
@@ -140,9 +165,15 @@ def _difference(before: bytes, now: bytes) -> str:
         if path not in new or path not in old:
             return f"input {path} was {'not ' if path not in old else ''}part of it"
         if old[path] != new[path]:
-            was, now_is = (described(entry["size"], entry["version"]) for entry in (old[path], new[path]))
+            was, now_is = (
+                described(entry["size"], entry["version"]) for entry in (old[path], new[path])
+            )
             return f"input {path} has changed since: it had {was}, it has {now_is}"
-    return "" if _fingerprint(before) == _fingerprint(now) else f"its {RunFiles.RUN} has another fingerprint"
+    return (
+        ""
+        if _fingerprint(before) == _fingerprint(now)
+        else f"its {RunFiles.RUN} has another fingerprint"
+    )
 
 
 def _fingerprint(content: bytes) -> str | None:

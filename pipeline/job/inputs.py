@@ -14,7 +14,14 @@ from model.settings import ANNOTATE, AUDIT
 from pipeline.job.options import Refused
 from pipeline.job.settings import Columns, Files
 from pipeline.sample import SAMPLE
-from transforms.plan_chunks import ANSWERS, is_answers, is_text, schema_problem, wider, with_path_columns
+from transforms.plan_chunks import (
+    ANSWERS,
+    is_answers,
+    is_text,
+    schema_problem,
+    wider,
+    with_path_columns,
+)
 from transforms.records import InputColumns, InputFile, OutputColumns
 from transforms.storage import find_inputs, lies_below, open_parquet
 
@@ -70,14 +77,21 @@ def _limit(files: Sequence[InputFile], rows: int | None) -> tuple[InputFile, ...
 
 
 def choose_columns(
-    files: tuple[InputFile, ...], columns: Columns, slice_by: tuple[str, ...], stages: tuple[str, ...]
+    files: tuple[InputFile, ...],
+    columns: Columns,
+    slice_by: tuple[str, ...],
+    stages: tuple[str, ...],
 ) -> tuple[Inputs, OutputColumns]:
     """Choose the columns to read, with the types of the first file, and those of the output. Raises Refused."""
     first, texts = files[0], (columns.question_column, columns.context_column)
     audited = AUDIT in stages
     schema = _schema(first)
     for option in ("question_column", "context_column"):
-        _require(schema, [getattr(columns, option)], f"--{option}={getattr(columns, option)}: {first.path} has the columns")
+        _require(
+            schema,
+            [getattr(columns, option)],
+            f"--{option}={getattr(columns, option)}: {first.path} has the columns",
+        )
     keep = tuple(schema.names) if columns.keep_columns is None else columns.keep_columns
     _require(schema, keep, f"--keep_columns: {first.path} has no column {{}}, only")
     read = [*keep, *texts]
@@ -95,7 +109,9 @@ def choose_columns(
     _refuse_clash(columns, keep, stages)
     expected = pa.schema([_nullable(field, field.name in texts) for field in wanted])
     expected = _widened(expected, files[1:_MOST_FOOTERS])
-    inputs = Inputs(files, expected, InputColumns(*texts, columns.answers_column if audited else ""))
+    inputs = Inputs(
+        files, expected, InputColumns(*texts, columns.answers_column if audited else "")
+    )
     return inputs, OutputColumns(keep, columns.output_prefix, columns.id_column)
 
 

@@ -7,7 +7,11 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions, _BeamArgumentParser
+from apache_beam.options.pipeline_options import (
+    PipelineOptions,
+    StandardOptions,
+    _BeamArgumentParser,
+)
 
 from model.command import argument
 from model.settings import ANNOTATE, AUDIT, COMPARE, Setting, declared
@@ -46,7 +50,11 @@ def make_parser() -> argparse.ArgumentParser:
         usage="run_pipeline.py annotate|audit --input PATTERN[,PATTERN] --output DIR [options] [Beam options]\n"
         "       run_pipeline.py compare --before DIR --after DIR --output DIR [options] [Beam options]",
     )
-    parser.add_argument("--stage", metavar="STAGE", help="the stage as an option, for launchers that pass nothing else")
+    parser.add_argument(
+        "--stage",
+        metavar="STAGE",
+        help="the stage as an option, for launchers that pass nothing else",
+    )
     for title, group in GROUPS.items():
         arguments = parser.add_argument_group(title)
         for name, default, declaration in declared(group):
@@ -55,7 +63,9 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_argument(arguments: argparse._ArgumentGroup, name: str, default: Any, declaration: Setting) -> None:
+def _add_argument(
+    arguments: argparse._ArgumentGroup, name: str, default: Any, declaration: Setting
+) -> None:
     kind = declaration.kind
     bare: dict[str, Any] = {"nargs": "?", "const": True} if isinstance(default, bool) else {}
     words = default_in_words(default, declaration)
@@ -79,12 +89,20 @@ def default_in_words(default: Any, declaration: Setting) -> str:
 
 def _check_stage(stage: str, audited: bool, given: Mapping[str, Any]) -> None:
     """Raise Refused for a setting that the stage doesn't take, and for a required one that is missing."""
-    declarations = {name: declaration for group in GROUPS.values() for name, _, declaration in declared(group)}
+    declarations = {
+        name: declaration for group in GROUPS.values() for name, _, declaration in declared(group)
+    }
     for name, value in given.items():
         stages = declarations[name].stages if name in declarations else ()
         if stages and stage not in stages and not (audited and AUDIT in stages):
-            hint = ": give the stage audit, or --audit too" if stage == ANNOTATE and AUDIT in stages else ""
-            raise Refused(f"--{name}={value} applies to {' and '.join(stages)}, not to {stage}{hint}")
+            hint = (
+                ": give the stage audit, or --audit too"
+                if stage == ANNOTATE and AUDIT in stages
+                else ""
+            )
+            raise Refused(
+                f"--{name}={value} applies to {' and '.join(stages)}, not to {stage}{hint}"
+            )
     for name in ("before", "after") if stage == COMPARE else ("input",):
         if not given.get(name):
             raise Refused(f"--{name} is missing: {stage} needs it")
@@ -119,17 +137,26 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     beam_parser = _BeamArgumentParser(allow_abbrev=False, add_help=False)
     for group in {str(group): group for group in PipelineOptions.__subclasses__()}.values():
         group._add_argparse_args(beam_parser)
-    _, unknown = beam_parser.parse_known_args(rest)  # the stage is among these: only now is it no value of an option
+    _, unknown = beam_parser.parse_known_args(
+        rest
+    )  # the stage is among these: only now is it no value of an option
     strange = [argument for argument in unknown if argument.startswith("-")]
     if strange:
-        known = [name for p in (parser, beam_parser) for action in p._actions for name in action.option_strings]
+        known = [
+            name
+            for p in (parser, beam_parser)
+            for action in p._actions
+            for name in action.option_strings
+        ]
         name = strange[0].split("=", 1)[0]
         nearest = difflib.get_close_matches(name, known, 1)
         hint = f": did you mean {nearest[0]}?" if nearest else ""
         raise Refused(f"{name} is an option neither of Spanmill nor of Beam{hint}")
     stages = list(dict.fromkeys([*unknown, *filter(None, [options.stage])]))
     if len(stages) != 1 or stages[0] not in ALL:
-        raise Refused(f"STAGE: give one of {', '.join(ALL)}, not {' and '.join(map(repr, stages)) or 'none'}")
+        raise Refused(
+            f"STAGE: give one of {', '.join(ALL)}, not {' and '.join(map(repr, stages)) or 'none'}"
+        )
     options.stage = stages[0]
     for action in parser._actions:  # now only what was given
         action.default = argparse.SUPPRESS

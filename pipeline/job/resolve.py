@@ -14,7 +14,12 @@ from functools import cache
 from importlib.metadata import version
 from typing import Any
 
-from apache_beam.options.pipeline_options import DirectOptions, GoogleCloudOptions, PipelineOptions, WorkerOptions
+from apache_beam.options.pipeline_options import (
+    DirectOptions,
+    GoogleCloudOptions,
+    PipelineOptions,
+    WorkerOptions,
+)
 
 from model.audit.slices import SLICES
 from model.checkpoint import CheckpointError, read_settings
@@ -114,7 +119,10 @@ class Job:
 @cache
 def _versions() -> dict[str, str]:
     """Return the versions of the packages that answers may depend on."""
-    return {name: version(name) for name in ("apache-beam", "torch", "transformers", "tokenizers", "pyarrow")}
+    return {
+        name: version(name)
+        for name in ("apache-beam", "torch", "transformers", "tokenizers", "pyarrow")
+    }
 
 
 def resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
@@ -144,7 +152,13 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
     reader = _reader(make(ModelSettings, given), given, is_local(beam_options))
     audit_options = AuditOptions(columns.id_column, audit.slice_by, audit.worst, audit.suspects)
 
-    resolved = (work, files, replace(columns, keep_columns=kept.keep), reader.limits, reader.decoding)
+    resolved = (
+        work,
+        files,
+        replace(columns, keep_columns=kept.keep),
+        reader.limits,
+        reader.decoding,
+    )
     return Job(
         model=options.model,
         outputs=outputs,
@@ -153,7 +167,9 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
         columns=kept,
         audit=JobAudit(audit_options, corrections, audit.against) if audited else None,
         work=_work(work, len(inputs.files), beam_options),
-        configuration={stage: _configuration(stage, reader, resolved, audit, digest) for stage in stages},
+        configuration={
+            stage: _configuration(stage, reader, resolved, audit, digest) for stage in stages
+        },
     )
 
 
@@ -165,24 +181,34 @@ def _configuration(
     corrections  SHA-256 (hex) of the file of corrections
     """
     network = reader.reader
-    found = {"model_digest": network.digest, "dtype": network.dtype, "batch_tokens": reader.batch_tokens}
+    found = {
+        "model_digest": network.digest,
+        "dtype": network.dtype,
+        "batch_tokens": reader.batch_tokens,
+    }
     for group in groups:
         found |= identity_of(group, stage)
     if stage == AUDIT:
         found |= {"link": reader.link, **identity_of(audit, stage), "corrections": corrections}
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
+    return {
+        name: list(value) if isinstance(value, tuple) else value for name, value in found.items()
+    }
 
 
 def _refuse_two_accelerators(work: Work, beam_options: PipelineOptions) -> None:
     service = beam_options.view_as(GoogleCloudOptions).dataflow_service_options or []
     if work.accelerator and any(option.startswith("worker_accelerator") for option in service):
-        raise Refused(f"--accelerator={work.accelerator}: Dataflow takes it or worker_accelerator, never both")
+        raise Refused(
+            f"--accelerator={work.accelerator}: Dataflow takes it or worker_accelerator, never both"
+        )
 
 
 def _refuse_slices(audit: Audit) -> None:
     built_in = sorted(set(audit.slice_by) & set(SLICES))
     if built_in:
-        raise Refused(f"--slice_by: {built_in[0]!r} is the name of a slice that every audit has ({', '.join(SLICES)})")
+        raise Refused(
+            f"--slice_by: {built_in[0]!r} is the name of a slice that every audit has ({', '.join(SLICES)})"
+        )
 
 
 def _corrections(audit: Audit, stage: str) -> tuple[dict[str, Correction], str | None]:
@@ -190,7 +216,9 @@ def _corrections(audit: Audit, stage: str) -> tuple[dict[str, Correction], str |
     if not audit.corrections:
         return {}, None
     if stage != AUDIT:
-        raise Refused(f"--corrections={audit.corrections}: annotate --audit would write them into annotate's rows too")
+        raise Refused(
+            f"--corrections={audit.corrections}: annotate --audit would write them into annotate's rows too"
+        )
     try:
         content = read(audit.corrections)
         return read_corrections(content), hashlib.sha256(content).hexdigest()
@@ -222,7 +250,12 @@ def _reader(model: ModelSettings, given: Mapping[str, Any], local: bool) -> Span
     Workers elsewhere have other devices and cores: nothing is decided by those of this machine, whose CPU only checks.
     Raises CheckpointError, TokenizerError, SettingError, Refused.
     """
-    names = [name for group in (ModelSettings, WindowLimits, Decoding) for name, _, each in declared(group) if each.option]
+    names = [
+        name
+        for group in (ModelSettings, WindowLimits, Decoding)
+        for name, _, each in declared(group)
+        if each.option
+    ]
     settings = {name: given[name] for name in names if name != "model"}
     location = StoredFolder(model.model) if "://" in model.model else model.model
     if local:
@@ -240,6 +273,13 @@ def _reader(model: ModelSettings, given: Mapping[str, Any], local: bool) -> Span
     except CheckpointError as error:
         if not isinstance(error.__cause__, NotImplementedError):
             raise
-        _log.info("--dtype=%s: this machine's CPU can't compute in it, the checkpoint is checked in float32 (%s)", dtype, error)
+        _log.info(
+            "--dtype=%s: this machine's CPU can't compute in it, the checkpoint is checked in float32 (%s)",
+            dtype,
+            error,
+        )
         reader = SpanReader.load(location, **{**settings, "dtype": "float32"})
-    return replace(reader, reader=replace(reader.reader, device=model.device, dtype=dtype, compile=model.compile))
+    return replace(
+        reader,
+        reader=replace(reader.reader, device=model.device, dtype=dtype, compile=model.compile),
+    )

@@ -53,21 +53,30 @@ def load(runner: str | None) -> None:
     extra, module = _EXTRAS[runner]
     try:
         import_module(module)
-    except (ImportError, AttributeError) as error:  # Beam's Dask module wants to be without Dask, and is not
-        raise ImportError(f"it needs more packages: pip install 'spanmill[{extra}]' ({error})") from error
+    except (
+        ImportError,
+        AttributeError,
+    ) as error:  # Beam's Dask module wants to be without Dask, and is not
+        raise ImportError(
+            f"it needs more packages: pip install 'spanmill[{extra}]' ({error})"
+        ) from error
 
 
 def make_runner(options: PipelineOptions) -> PipelineRunner:
     """The runner of these options. `DirectRunner` means the in-process one: Beam's own first tries a download."""
     name = options.view_as(StandardOptions).runner
     _Unmeasured.wanted = name in _IN_PROCESS
-    if name == "DaskRunner":  # which passes over a Reshuffle: work spreads as the ranges of input files do
+    if (
+        name == "DaskRunner"
+    ):  # which passes over a Reshuffle: work spreads as the ranges of input files do
         module = import_module(_EXTRAS[name][1])
         dask = options.view_as(module.DaskOptions)
         if not (dask.npartitions or dask.partition_size):
             dask.partition_size = 1
         return module.DaskRunner()  # Beam knows it by no short name
-    if name == "DataflowRunner":  # tells the job's id and its messages; Airflow's operator reads the id there
+    if (
+        name == "DataflowRunner"
+    ):  # tells the job's id and its messages; Airflow's operator reads the id there
         logging.getLogger("apache_beam.runners.dataflow").setLevel(logging.INFO)
     if name not in _IN_PROCESS:
         return create_runner(name)
@@ -77,7 +86,9 @@ def make_runner(options: PipelineOptions) -> PipelineRunner:
         threads = max(1, (os.cpu_count() or 1) // processes)
         for pool in _THREAD_POOLS:  # inherited by the workers: no more threads than cores
             os.environ.setdefault(pool, str(threads))
-        if Path.cwd() != Path(__file__).parents[2]:  # they put the working folder first, and with it any model.py in it
+        if (
+            Path.cwd() != Path(__file__).parents[2]
+        ):  # they put the working folder first, and with it any model.py in it
             os.environ.setdefault("PYTHONSAFEPATH", "1")
         _end_with_workers()
     _end_bundles_at_once()
@@ -106,7 +117,9 @@ def _end_bundles_at_once() -> None:
 
 
 class _UnmeasuredImpl(FastPrimitivesCoderImpl):
-    def get_estimated_size_and_observables(self, value: Any, nested: bool = False) -> tuple[int, list[Any]]:
+    def get_estimated_size_and_observables(
+        self, value: Any, nested: bool = False
+    ) -> tuple[int, list[Any]]:
         return 0, []
 
 
@@ -144,7 +157,10 @@ def _end_with_workers() -> None:
         if raised.thread is None or raised.thread.name != "run_worker":
             others(raised)
             return
-        _log.error("the run did not finish, a worker process died; the same command goes on: %s", raised.exc_value)
+        _log.error(
+            "the run did not finish, a worker process died; the same command goes on: %s",
+            raised.exc_value,
+        )
         os._exit(3)
 
     threading.excepthook = end_or_tell
@@ -155,7 +171,9 @@ def _quiet_workers() -> ExtendedProvisionInfo:
     options = Struct()
     options["beam:option:default_sdk_harness_log_level:v1"] = "WARNING"
     return ExtendedProvisionInfo(
-        beam_provision_api_pb2.ProvisionInfo(retrieval_token="unused-retrieval-token", pipeline_options=options)
+        beam_provision_api_pb2.ProvisionInfo(
+            retrieval_token="unused-retrieval-token", pipeline_options=options
+        )
     )
 
 

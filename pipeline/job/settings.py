@@ -8,7 +8,19 @@ from dataclasses import dataclass
 from model.reading.pairs import WindowLimits
 from model.reading.prediction import Decoding
 from model.reading.reader import ModelSettings
-from model.settings import ANNOTATE, AUDIT, BOTH, COMPARE, days, flag, names, number, setting, text, whole
+from model.settings import (
+    ANNOTATE,
+    AUDIT,
+    BOTH,
+    COMPARE,
+    days,
+    flag,
+    names,
+    number,
+    setting,
+    text,
+    whole,
+)
 
 ALL = (ANNOTATE, AUDIT, COMPARE)
 
@@ -30,18 +42,30 @@ class Files:
         "what {date} in --input and --output means; of a range, each day is a run of its own",
         unset="today in UTC",
     )
-    overwrite: bool = setting(False, flag(), "remove an earlier run of another configuration from the output first", stages=ALL)
-    limit: int | None = setting(None, whole(1, 10**12), "only the first N rows, for a trial", identity=BOTH)
+    overwrite: bool = setting(
+        False,
+        flag(),
+        "remove an earlier run of another configuration from the output first",
+        stages=ALL,
+    )
+    limit: int | None = setting(
+        None, whole(1, 10**12), "only the first N rows, for a trial", identity=BOTH
+    )
 
 
 @dataclass(frozen=True)
 class Columns:
     """Names of input and output columns."""
 
-    question_column: str = setting("question", text("NAME"), "column of the question", identity=BOTH)
+    question_column: str = setting(
+        "question", text("NAME"), "column of the question", identity=BOTH
+    )
     context_column: str = setting("context", text("NAME"), "column of the passage", identity=BOTH)
     id_column: str = setting(
-        "id", text("NAME"), "column of the id; without such a column, ids are made of file, row group, row", identity=BOTH
+        "id",
+        text("NAME"),
+        "column of the id; without such a column, ids are made of file, row group, row",
+        identity=BOTH,
     )
     answers_column: str = setting(
         "answers",
@@ -50,9 +74,15 @@ class Columns:
         identity=(AUDIT,),
     )
     keep_columns: tuple[str, ...] | None = setting(
-        None, names(), "input columns that the output keeps, in this order", unset="all of them", identity=BOTH
+        None,
+        names(),
+        "input columns that the output keeps, in this order",
+        unset="all of them",
+        identity=BOTH,
     )
-    output_prefix: str = setting("", text("TEXT"), "put before the names of output columns", identity=BOTH)
+    output_prefix: str = setting(
+        "", text("TEXT"), "put before the names of output columns", identity=BOTH
+    )
 
 
 @dataclass(frozen=True)
@@ -60,10 +90,16 @@ class Audit:
     """What an audit reports."""
 
     audit: bool = setting(
-        False, flag(), "with annotate: audit in the same pass over the network, into OUTPUT/audit", stages=(ANNOTATE,)
+        False,
+        flag(),
+        "with annotate: audit in the same pass over the network, into OUTPUT/audit",
+        stages=(ANNOTATE,),
     )
     against: str = setting(
-        "", text("DIR"), "another audit's output: report the pairs, contexts and questions that both hold", stages=(AUDIT,)
+        "",
+        text("DIR"),
+        "another audit's output: report the pairs, contexts and questions that both hold",
+        stages=(AUDIT,),
     )
     corrections: str = setting(
         "",
@@ -72,7 +108,11 @@ class Audit:
         stages=(AUDIT,),
     )
     slice_by: tuple[str, ...] = setting(
-        (), names(), "input columns by whose values figures are given too", stages=(AUDIT,), identity=(AUDIT,)
+        (),
+        names(),
+        "input columns by whose values figures are given too",
+        stages=(AUDIT,),
+        identity=(AUDIT,),
     )
     worst: int = setting(
         50,
@@ -95,15 +135,29 @@ class Comparison:
     """Which audits are compared, and when the second fails."""
 
     before: str = setting(None, text("DIR"), "output of an audit", stages=(COMPARE,))
-    after: str = setting(None, text("DIR"), "output of another audit of the same examples, joined by id", stages=(COMPARE,))
+    after: str = setting(
+        None,
+        text("DIR"),
+        "output of another audit of the same examples, joined by id",
+        stages=(COMPARE,),
+    )
     max_f1_drop: float | None = setting(
-        None, number(0, 100), "exit 1 when the mean F1 over pairs falls by more than X points", stages=(COMPARE,)
+        None,
+        number(0, 100),
+        "exit 1 when the mean F1 over pairs falls by more than X points",
+        stages=(COMPARE,),
     )
     max_em_drop: float | None = setting(
-        None, number(0, 100), "exit 1 when the mean exact match over pairs falls by more than X points", stages=(COMPARE,)
+        None,
+        number(0, 100),
+        "exit 1 when the mean exact match over pairs falls by more than X points",
+        stages=(COMPARE,),
     )
     max_loss_rise: float | None = setting(
-        None, number(0, 1e6), "exit 1 when the mean loss over pairs rises by more than X nats", stages=(COMPARE,)
+        None,
+        number(0, 1e6),
+        "exit 1 when the mean loss over pairs rises by more than X nats",
+        stages=(COMPARE,),
     )
 
 
@@ -112,7 +166,12 @@ class Work:
     """Units of work, and what runs them."""
 
     chunk_rows: int = setting(2048, whole(1, 10**7), "rows per part", identity=BOTH)
-    chunk_bytes: int = setting(32 * 2**20, whole(1, 2**40), "input bytes per part, by the row group's average", identity=BOTH)
+    chunk_bytes: int = setting(
+        32 * 2**20,
+        whole(1, 2**40),
+        "input bytes per part, by the row group's average",
+        identity=BOTH,
+    )
     accelerator: str = setting(
         "",
         text("TYPE"),
@@ -120,7 +179,10 @@ class Work:
         "type:nvidia-l4;count:1;install-nvidia-driver",
     )
     max_failed_fraction: float = setting(
-        0.5, number(0, 1), "exit 1 when more than this share of the rows was rejected or failed", stages=ALL
+        0.5,
+        number(0, 1),
+        "exit 1 when more than this share of the rows was rejected or failed",
+        stages=ALL,
     )
 
 

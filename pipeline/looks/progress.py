@@ -53,14 +53,21 @@ def _show(job: Job, stopped: threading.Event) -> None:
     pause = (0.5 if terminal else 2.0) if is_local(job.output) else 10.0
     started = logged = time.monotonic()
     with tqdm(
-        total=planned, initial=before, unit="row", desc=" and ".join(job.stages), disable=not terminal, file=sys.stderr
+        total=planned,
+        initial=before,
+        unit="row",
+        desc=" and ".join(job.stages),
+        disable=not terminal,
+        file=sys.stderr,
     ) as bar:
         finished = False
         while not finished:
             finished = stopped.wait(pause)
             listing = time.monotonic()
             done = _rows_done(files)
-            pause = max(pause, 20 * (time.monotonic() - listing))  # a long list is not asked for all the time
+            pause = max(
+                pause, 20 * (time.monotonic() - listing)
+            )  # a long list is not asked for all the time
             bar.update(done - bar.n)
             now = time.monotonic()
             if not terminal and (finished or now - logged >= _LOG_SECONDS):

@@ -10,7 +10,9 @@ from pipeline.looks.terminal import printable
 def accounting(manifest: dict[str, Any], output: str) -> str:
     """Rows planned = the sum of what became of them, and what else a person wants to know."""
     rows = manifest["rows"]
-    parts = [f"{count} {name.replace('_', ' ')}" for name, count in rows.items() if name != "planned"]
+    parts = [
+        f"{count} {name.replace('_', ' ')}" for name, count in rows.items() if name != "planned"
+    ]
     lines = [f"{rows['planned']} rows = {' + '.join(parts)}"]
     lines += [f"  {reason}: {count}" for reason, count in manifest["reasons"].items()]
     tokens = manifest["tokens"]
@@ -31,12 +33,18 @@ def accounting(manifest: dict[str, Any], output: str) -> str:
     if manifest["retries"]:
         lines.append(f"{manifest['retries']} retries after faults of the store")
     for failure in manifest["failures"][:20]:
-        where = failure["path"] + (f", row group {failure['row_group']}" if failure["row_group"] >= 0 else "")
-        lines.append(f"failed: {where}, {failure['rows']} rows, {failure['step']}: {failure['error']}")
+        where = failure["path"] + (
+            f", row group {failure['row_group']}" if failure["row_group"] >= 0 else ""
+        )
+        lines.append(
+            f"failed: {where}, {failure['rows']} rows, {failure['step']}: {failure['error']}"
+        )
     unlisted = len(manifest["failures"][20:]) + manifest["failures_not_listed"]
     if unlisted:
         lines.append(f"... and {unlisted} failures more (see {output}/manifest.json)")
-    lines.append(f"{manifest['state']}: {output}" + "".join(f"\n  {reason}" for reason in manifest["why"]))
+    lines.append(
+        f"{manifest['state']}: {output}" + "".join(f"\n  {reason}" for reason in manifest["why"])
+    )
     return printable("\n".join(lines))
 
 
@@ -53,7 +61,9 @@ def audit_figures(audit: dict[str, Any]) -> str:
             )
     if "f1" in everything:
         em, f1, other = (everything[name] for name in ("exact_match", "f1", "character_f1"))
-        by_character = f"by character {other['percent']:.2f}, " if other["percent"] != f1["percent"] else ""
+        by_character = (
+            f"by character {other['percent']:.2f}, " if other["percent"] != f1["percent"] else ""
+        )
         lines.append(
             f"EM {em['percent']:.2f} [{em['interval'][0]:.2f}, {em['interval'][1]:.2f}], "
             f"F1 {f1['percent']:.2f} [{f1['interval'][0]:.2f}, {f1['interval'][1]:.2f}], "
@@ -85,9 +95,17 @@ def audit_figures(audit: dict[str, Any]) -> str:
 
 def comparison_figures(comparison: dict[str, Any], output: str) -> str:
     """What a comparison found, in words."""
-    unpaired = [f"{each['rows']} {kind.replace('_', ' ')}" for kind, each in comparison["unpaired"].items() if each["rows"]]
+    unpaired = [
+        f"{each['rows']} {kind.replace('_', ' ')}"
+        for kind, each in comparison["unpaired"].items()
+        if each["rows"]
+    ]
     lines = [f"{comparison['paired']} examples in both" + "".join(f", {each}" for each in unpaired)]
-    for metric, name, unit in (("f1", "F1", "points"), ("exact_match", "EM", "points"), ("nll", "loss", "nats")):
+    for metric, name, unit in (
+        ("f1", "F1", "points"),
+        ("exact_match", "EM", "points"),
+        ("nll", "loss", "nats"),
+    ):
         found = comparison["all"][metric]
         if found["count"]:
             low, high = found["interval"]
@@ -97,7 +115,8 @@ def comparison_figures(comparison: dict[str, Any], output: str) -> str:
                 f"over {found['count']} pairs ({found['better']} better, {found['worse']} worse)"
             )
     lines.append(
-        f"{'not passed' if comparison['why'] else 'passed'}: {output}" + "".join(f"\n  {why}" for why in comparison["why"])
+        f"{'not passed' if comparison['why'] else 'passed'}: {output}"
+        + "".join(f"\n  {why}" for why in comparison["why"])
     )
     return "\n".join(lines)
 
@@ -109,5 +128,7 @@ def duplicate_figures(found: dict[str, Any]) -> str:
         f"rows), {found['pairs_with_conflicting_golds']} of them with conflicting golds"
     ]
     for kind, shared in found.get("overlap", {}).items():
-        lines.append(f"{shared['shared']} {kind}s shared with {found['against']} ({shared['own_rows']} rows)")
+        lines.append(
+            f"{shared['shared']} {kind}s shared with {found['against']} ({shared['own_rows']} rows)"
+        )
     return printable("\n".join(lines))

@@ -13,7 +13,10 @@ def printable(text: str) -> str:
     Lines stay lines; joiners stay, without them emoji and some scripts fall apart.
     """
     kept = _JOINERS + "\n\t"
-    return "".join(each if each.isprintable() or each in kept else each.encode("unicode_escape").decode() for each in text)
+    return "".join(
+        each if each.isprintable() or each in kept else each.encode("unicode_escape").decode()
+        for each in text
+    )
 
 
 def one_line(text: str) -> str:

@@ -45,7 +45,11 @@ class Boats:
 def test_defaults_that_depend_on_the_job_are_none_until_they_are_resolved():
     assert make(Lamps, {}) == Lamps(3, None, None)
     assert Lamps().height == 1.5
-    assert [(name, default) for name, default, _ in declared(Lamps)] == [("count", 3), ("height", None), ("lit", None)]
+    assert [(name, default) for name, default, _ in declared(Lamps)] == [
+        ("count", 3),
+        ("height", None),
+        ("lit", None),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -97,14 +101,24 @@ def test_every_kind_reads_what_its_pattern_allows_and_nothing_else():
         with suppress(ValueError, KeyError):
             assert not kind.takes(kind.read(bad))
     assert names().read(" b,a ,b,") == ("b", "a")
-    assert days().read("2026-11-30..2026-12-01") == (datetime.date(2026, 11, 30), datetime.date(2026, 12, 1))
+    assert days().read("2026-11-30..2026-12-01") == (
+        datetime.date(2026, 11, 30),
+        datetime.date(2026, 12, 1),
+    )
     assert not days().takes(days().read("2026-12-01..2026-11-30"))
 
 
 def test_several_groups_share_the_values_and_know_every_name():
     assert make_all((Lamps, Boats), {"boats": 2, "count": 4}) == [Lamps(4, None), Boats(2)]
-    for unknown in ("made", "age", "ships"):  # a plain field, one that users don't set, one that is nowhere
-        with pytest.raises(TypeError, match=f"'{unknown}' is not a setting; the settings are boats, count, height, lit"):
+    for unknown in (
+        "made",
+        "age",
+        "ships",
+    ):  # a plain field, one that users don't set, one that is nowhere
+        with pytest.raises(
+            TypeError,
+            match=f"'{unknown}' is not a setting; the settings are boats, count, height, lit",
+        ):
             make_all((Lamps, Boats), {unknown: 1})
 
 

@@ -21,22 +21,39 @@ from transforms.measure_loss import AuditOptions
 STEPS = ["ListFiles", "PlanChunks", "Reshuffle", "ProcessChunks", "MergeReceipts", "WriteManifest"]
 PROCESS = ["ReadChunk", "MakeWindows", "PredictSpans", "DecodeAnswers", "WriteChunk"]
 AUDITED = [*PROCESS[:4], "MeasureLoss", "WriteChunk"]
-AUDIT_STEPS = [*STEPS[:5], "ReadExamples", "WriteAudit", "ListParts", "ReshuffleParts", "FindDuplicates", "WriteManifest"]
+AUDIT_STEPS = [
+    *STEPS[:5],
+    "ReadExamples",
+    "WriteAudit",
+    "ListParts",
+    "ReshuffleParts",
+    "FindDuplicates",
+    "WriteManifest",
+]
 
 
 @pytest.fixture
 def job(bert_folder: Path, tmp_path: Path) -> Job:
     golds = pa.array([{"text": ["Ada"], "answer_start": [22]}] * 3)
     source = write_input(tmp_path / "a.parquet", examples(3).append_column("answers", golds))
-    options, rest = parse(["annotate", f"--input={source}", f"--output={tmp_path}/out", f"--model={bert_folder}"])
+    options, rest = parse(
+        ["annotate", f"--input={source}", f"--output={tmp_path}/out", f"--model={bert_folder}"]
+    )
     return resolve(options, PipelineOptions([*rest, "--direct_num_workers=2"]))
 
 
-def with_stages(job: Job, stages: tuple[str, ...], corrections: dict[str, tuple] | None = None) -> Job:
+def with_stages(
+    job: Job, stages: tuple[str, ...], corrections: dict[str, tuple] | None = None
+) -> Job:
     """The job with other stages, with the same configuration for each."""
     audit = JobAudit(AuditOptions(), corrections or {}) if "audit" in stages else None
     outputs = tuple((stage, f"{job.output}/{stage}") for stage in reversed(stages))
-    return replace(job, outputs=outputs, audit=audit, configuration=dict.fromkeys(stages, job.configuration["annotate"]))
+    return replace(
+        job,
+        outputs=outputs,
+        audit=audit,
+        configuration=dict.fromkeys(stages, job.configuration["annotate"]),
+    )
 
 
 def with_files(job: Job, times: int) -> Job:
@@ -74,29 +91,57 @@ def nodes(job: Job) -> Nodes:
         (("annotate", "audit"), AUDITED),
     ],
 )
-def test_steps_are_labelled_with_the_names_of_their_transforms(job: Job, stages: tuple[str, ...], process: list[str]):
+def test_steps_are_labelled_with_the_names_of_their_transforms(
+    job: Job, stages: tuple[str, ...], process: list[str]
+):
     found = nodes(with_stages(job, stages)).found
     steps = AUDIT_STEPS if "audit" in stages else STEPS
     assert [label for label in found if label and "/" not in label] == steps
-    inside = [label.split("/")[1] for label in found if label.startswith("ProcessChunks/") and label.count("/") == 1]
+    inside = [
+        label.split("/")[1]
+        for label in found
+        if label.startswith("ProcessChunks/") and label.count("/") == 1
+    ]
     assert inside == process
-    for name in {*steps} - {"ListFiles", "Reshuffle", "ProcessChunks", "ListParts", "ReshuffleParts"}:  # Beam's own, mostly
+    for name in {*steps} - {
+        "ListFiles",
+        "Reshuffle",
+        "ProcessChunks",
+        "ListParts",
+        "ReshuffleParts",
+    }:  # Beam's own, mostly
         assert type(found[name].transform).__name__ == name
     for name in process:
         assert type(found[f"ProcessChunks/{name}"].transform).__name__ == name
 
 
-@pytest.mark.parametrize(("stages", "steps"), [(("annotate",), STEPS), (("annotate", "audit"), AUDIT_STEPS)])
-def test_one_local_worker_needs_no_shuffle_of_its_work(job: Job, stages: tuple[str, ...], steps: list[str]):
-    found = nodes(replace(with_stages(with_files(job, 3), stages), work=replace(job.work, alone=True))).found
-    assert [label for label in found if label and "/" not in label] == [each for each in steps if "Reshuffle" not in each]
-    shuffles = {label.split("/")[0] for label, node in found.items() if isinstance(node.transform, beam.GroupByKey)}
+@pytest.mark.parametrize(
+    ("stages", "steps"), [(("annotate",), STEPS), (("annotate", "audit"), AUDIT_STEPS)]
+)
+def test_one_local_worker_needs_no_shuffle_of_its_work(
+    job: Job, stages: tuple[str, ...], steps: list[str]
+):
+    found = nodes(
+        replace(with_stages(with_files(job, 3), stages), work=replace(job.work, alone=True))
+    ).found
+    assert [label for label in found if label and "/" not in label] == [
+        each for each in steps if "Reshuffle" not in each
+    ]
+    shuffles = {
+        label.split("/")[0]
+        for label, node in found.items()
+        if isinstance(node.transform, beam.GroupByKey)
+    }
     assert shuffles == {"MergeReceipts", "FindDuplicates"} & set(steps)
 
 
 def test_corrections_come_before_anything_reads_a_gold(job: Job):
     found = nodes(with_stages(job, ("audit",), {"row 1": ()})).found
-    inside = [label.split("/")[1] for label in found if label.startswith("ProcessChunks/") and label.count("/") == 1]
+    inside = [
+        label.split("/")[1]
+        for label in found
+        if label.startswith("ProcessChunks/") and label.count("/") == 1
+    ]
     assert inside == ["ReadChunk", "CorrectGolds", *AUDITED[1:]]
 
 
@@ -121,14 +166,19 @@ def test_one_range_is_the_first_whatever_the_files(job: Job, files: int):
 
 
 @pytest.mark.parametrize(
-    ("files", "steps"), [(1, ["Reshuffle", "MergeReceipts"]), (3, ["ListFiles", "Reshuffle", "MergeReceipts"])]
+    ("files", "steps"),
+    [(1, ["Reshuffle", "MergeReceipts"]), (3, ["ListFiles", "Reshuffle", "MergeReceipts"])],
 )
 def test_only_ranges_runs_and_receipts_cross_a_shuffle(job: Job, files: int, steps: list[str]):
     found = nodes(with_files(job, files)).found
-    shuffles = [label for label, node in found.items() if isinstance(node.transform, beam.GroupByKey)]
+    shuffles = [
+        label for label, node in found.items() if isinstance(node.transform, beam.GroupByKey)
+    ]
     assert [label.split("/")[0] for label in shuffles] == steps
     assert found["Reshuffle"].inputs == tuple(found["PlanChunks"].outputs.values())
-    assert found["MergeReceipts"].inputs == tuple(found["ProcessChunks/WriteChunk"].outputs.values())
+    assert found["MergeReceipts"].inputs == tuple(
+        found["ProcessChunks/WriteChunk"].outputs.values()
+    )
     assert found["ProcessChunks/WriteChunk"].outputs == found["ProcessChunks"].outputs
 
 

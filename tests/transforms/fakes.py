@@ -56,7 +56,9 @@ class FakeReader:
         return 1
 
     def logits(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        ids = {letter: int(self.words.questions([letter]).values[0]) for letter in "abcdefghiklmnop"}
+        ids = {
+            letter: int(self.words.questions([letter]).values[0]) for letter in "abcdefghiklmnop"
+        }
         held = torch.where(batch.in_context, batch.input_ids, -1)
         self.batches.append({letter for letter, token in ids.items() if (held == token).any()})
         if self.trouble:
@@ -71,11 +73,17 @@ class FakeReader:
 
 
 def make_chunk(
-    table: pa.Table, path: str = "/in/a.parquet", row_group: int = 0, row_start: int = 0, first_row: int = 0
+    table: pa.Table,
+    path: str = "/in/a.parquet",
+    row_group: int = 0,
+    row_start: int = 0,
+    first_row: int = 0,
 ) -> Chunk:
     label = path.rsplit("/", 1)[-1]
     part = f"000000-a-g{row_group:05d}-r{row_start:09d}-n{table.num_rows}.parquet"
-    return Chunk(ChunkSpec(path, label, row_group, row_start, first_row, table.num_rows, part), table, None)
+    return Chunk(
+        ChunkSpec(path, label, row_group, row_start, first_row, table.num_rows, part), table, None
+    )
 
 
 def claimed(folder: Path | str, stage: str = "annotate") -> Output:
@@ -96,7 +104,11 @@ def asked(*contexts: str | None, question: str = "who?") -> pa.Table:
 
 
 def answer(
-    table: pa.Table, reader: FakeReader, decoding: Decoding = DECODING, null_threshold: float = 0.0, batch_tokens: int = 200
+    table: pa.Table,
+    reader: FakeReader,
+    decoding: Decoding = DECODING,
+    null_threshold: float = 0.0,
+    batch_tokens: int = 200,
 ) -> Answered:
     """The answers of a chunk, through all steps."""
     windowed = make_windows(make_chunk(table), reader.words, LIMITS)

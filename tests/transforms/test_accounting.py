@@ -24,7 +24,10 @@ from transforms.write_manifest import write_manifests
 def test_much_text_that_the_tokenizer_does_not_know_is_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, unknown: int, warned: bool
 ):
-    outputs = (StageOutput(claimed(tmp_path / "audit", "audit"), ABOUT), StageOutput(claimed(tmp_path), ABOUT))
+    outputs = (
+        StageOutput(claimed(tmp_path / "audit", "audit"), ABOUT),
+        StageOutput(claimed(tmp_path), ABOUT),
+    )
     counts = {"characters": 1000, "unknown_characters": unknown}
     of = {
         "audit": Totals(counts=Counter(counts, rows=1, scored=1)),
@@ -39,7 +42,9 @@ def test_much_text_that_the_tokenizer_does_not_know_is_a_warning(
     page = (tmp_path / "audit" / "report.html").read_text("utf-8")
     assert len(caplog.records) == page.count('role="alert"') == warned
     if warned:
-        assert f"{unknown / 10:.1f} % of the contexts' characters are in unknown tokens" in caplog.text
+        assert (
+            f"{unknown / 10:.1f} % of the contexts' characters are in unknown tokens" in caplog.text
+        )
         assert f"{unknown / 10:.1f} % of the contexts" in page
 
 
@@ -49,7 +54,9 @@ def test_hints_say_what_to_do_about_rows_without_a_loss(trained: bool):
     of = Totals(reasons=Counter(no_null_option=22, gold_blank=3, gold_misaligned=2))
     of.counts[f"{NEAR}case"] = 2
     unanswerable, blank, case = audit_report(of, about)["hints"]
-    assert unanswerable.startswith("22 rows without golds have no loss: --null on gives them one (the null option ")
+    assert unanswerable.startswith(
+        "22 rows without golds have no loss: --null on gives them one (the null option "
+    )
     assert ("is trained in this checkpoint" in unanswerable) == trained
     assert blank.startswith("3 rows have a blank gold: unanswerable questions have empty lists")
     assert case == "2 misaligned golds differ from the text at their start only in case"

@@ -12,7 +12,9 @@ import apache_beam as beam
 import pyarrow as pa
 import pytest
 import torch
-from apache_beam.testing.test_pipeline import TestPipeline as PipelineOfTests  # pytest would collect `Test...`
+from apache_beam.testing.test_pipeline import (
+    TestPipeline as PipelineOfTests,
+)  # pytest would collect `Test...`
 from apache_beam.testing.util import assert_that, equal_to
 
 from model.checkpoint import CheckpointError
@@ -53,7 +55,12 @@ CHUNK = make_chunk(asked("a", "b"), row_group=1, row_start=4)
 def test_an_error_makes_a_failed_receipt(error: Exception):
     (receipt,) = run_step(fail_with(error), CHUNK)
     assert isinstance(receipt, Receipt)
-    assert (receipt.path, receipt.row_group, receipt.row_start, receipt.rows) == ("/in/a.parquet", 1, 4, 2)
+    assert (receipt.path, receipt.row_group, receipt.row_start, receipt.rows) == (
+        "/in/a.parquet",
+        1,
+        4,
+        2,
+    )
     assert receipt.part == CHUNK.spec.part
     assert receipt.failed_step == "FakeStep"
     assert receipt.error == f"{type(error).__name__}: {error}"
@@ -107,7 +114,9 @@ def test_time_is_added_to_the_chunk_under_the_name_of_the_step():
 
 
 def test_time_is_added_to_every_receipt_of_a_last_step():
-    receipts = run_step(FakeStep(lambda _: [Receipt(stage="audit"), Receipt(stage="annotate")]), CHUNK)
+    receipts = run_step(
+        FakeStep(lambda _: [Receipt(stage="audit"), Receipt(stage="annotate")]), CHUNK
+    )
     assert [receipt.stage for receipt in receipts] == ["audit", "annotate"]
     assert all(receipt.seconds.keys() == {"FakeStep"} for receipt in receipts)
 
@@ -117,7 +126,9 @@ def test_of_a_run_only_what_the_step_made_is_timed():
     earlier = Receipt(part="p", seconds={"ReadChunk": 1.5})
     refused = Receipt(failed_step="PlanChunks")
     failed = Receipt(part="q", failed_step="FakeStep")
-    results = run_step(FakeStep(lambda _: [earlier, refused, CHUNK, failed]), ChunkRun("/in/a.parquet", 0, ()))
+    results = run_step(
+        FakeStep(lambda _: [earlier, refused, CHUNK, failed]), ChunkRun("/in/a.parquet", 0, ())
+    )
     assert results[0] is earlier
     assert results[1] is refused
     assert results[2].seconds.keys() == results[3].seconds.keys() == {"FakeStep"}
@@ -147,7 +158,9 @@ def test_in_a_pipeline_one_failed_chunk_is_counted_and_the_others_go_on():
     )
     result = pipeline.run()
     result.wait_until_finish()
-    counters = {each.key.metric.name: each.committed for each in result.metrics().query()["counters"]}
+    counters = {
+        each.key.metric.name: each.committed for each in result.metrics().query()["counters"]
+    }
     assert counters["failed_chunks"] == 1
     times = {each.key.metric.name for each in result.metrics().query()["distributions"]}
     assert "FailOnB_milliseconds" in times
@@ -174,7 +187,11 @@ def results_of(*contexts: str, stages: tuple[str, ...]) -> list[Any]:
 class TestStages:
     def test_what_a_step_does_for_one_stage_fails_for_that_alone(self):
         receipt, chunk = results_of("a", stages=("audit", "annotate"))
-        assert (receipt.stage, receipt.failed_step, receipt.error) == ("audit", "MeasureFake", "ValueError: the audit")
+        assert (receipt.stage, receipt.failed_step, receipt.error) == (
+            "audit",
+            "MeasureFake",
+            "ValueError: the audit",
+        )
         assert chunk.stages == ("annotate",)
         assert "MeasureFake" in chunk.seconds
 

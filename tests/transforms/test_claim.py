@@ -36,7 +36,9 @@ def test_in_the_output_of_another_run_nothing_is_changed(tmp_path: Path, left: b
 
 
 @pytest.mark.parametrize("before", [None, b"of an earlier try"])
-def test_what_is_published_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: bytes | None):
+def test_what_is_published_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: bytes | None
+):
     output = claimed(tmp_path)
     output.publish(b"content", "audit.json")
     assert (tmp_path / "audit.json").read_bytes() == b"content"

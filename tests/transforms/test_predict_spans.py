@@ -27,7 +27,9 @@ def predict(reader: FakeReader, *contexts: str | None, batch_tokens: int = 200) 
 
 def test_every_window_is_predicted_once_within_the_budget(words: Tokenizer):
     reader = FakeReader(words)
-    predicted = predict(reader, *LETTERS, batch_tokens=21)  # a window is [CLS] who ? [SEP] letter [SEP], six tokens
+    predicted = predict(
+        reader, *LETTERS, batch_tokens=21
+    )  # a window is [CLS] who ? [SEP] letter [SEP], six tokens
     assert [len(batch) for batch in reader.batches] == [3, 3, 3, 3, 3]
     assert set().union(*reader.batches) == set(LETTERS)
     assert predicted.prediction.real_tokens == 15 * 6
@@ -63,7 +65,9 @@ def test_padding_does_not_change_what_is_predicted(words: Tokenizer):
     apart = predict(FakeReader(words, letters), "a b c", batch_tokens=10)
     beside = predict(FakeReader(words, letters), "a b c", "d " * 20, batch_tokens=1000)
     for name in ("start", "end", "start_logit", "end_logit", "log_mass"):
-        np.testing.assert_array_equal(getattr(apart.prediction.spans, name)[0], getattr(beside.prediction.spans, name)[0])
+        np.testing.assert_array_equal(
+            getattr(apart.prediction.spans, name)[0], getattr(beside.prediction.spans, name)[0]
+        )
 
 
 class TestFailures:
@@ -97,7 +101,10 @@ class TestFailures:
 class TestLoading:
     def test_equal_readers_share_one_network(self, bert_folder: Path):
         """Threads and steps of a process each unpickle their own reader."""
-        steps = [PredictSpans(span_reader(CheckpointReader(LocalFolder(str(bert_folder)), device="cpu"))) for _ in range(2)]
+        steps = [
+            PredictSpans(span_reader(CheckpointReader(LocalFolder(str(bert_folder)), device="cpu")))
+            for _ in range(2)
+        ]
         for step in steps:
             step.setup()
         assert steps[0].loaded is steps[1].loaded

@@ -23,7 +23,9 @@ RECEIPT = Receipt(
         everything=_SLICE,
         slices={"by": {"ä": Slice(rows=1)}},
         grid=Counter({(0, 3): 2}),
-        worst=Ranking(1, [(-1.5, "file", 3, {"path": "file", "row": 3, "likely_tokens": [[0, 2, 0.5, None]]})]),
+        worst=Ranking(
+            1, [(-1.5, "file", 3, {"path": "file", "row": 3, "likely_tokens": [[0, 2, 0.5, None]]})]
+        ),
     ),
 )
 

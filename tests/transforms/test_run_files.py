@@ -10,7 +10,9 @@ import pytest
 from tests.runs import HOUSE
 from transforms.run_files import RunFiles
 
-PRODUCT = [path for layer in ("transforms", "pipeline") for path in sorted((HOUSE / layer).rglob("*.py"))]
+PRODUCT = [
+    path for layer in ("transforms", "pipeline") for path in sorted((HOUSE / layer).rglob("*.py"))
+]
 
 
 def test_paths_lie_in_the_folder():
@@ -22,7 +24,9 @@ def test_paths_lie_in_the_folder():
 
 
 def test_every_name_is_among_those_that_are_removed():
-    names = {value for name, value in vars(RunFiles).items() if name.isupper() and isinstance(value, str)}
+    names = {
+        value for name, value in vars(RunFiles).items() if name.isupper() and isinstance(value, str)
+    }
     assert names | {"_tmp"} == {*RunFiles.ALL}
     assert RunFiles.ALL[0] == RunFiles.RUN, "first what lets workers of another run write"
 
@@ -41,6 +45,13 @@ def test_no_other_file_spells_a_name(path: Path):
     if path.name == "run_files.py":
         return
     names = {*RunFiles.ALL} - {RunFiles.BESIDE, "_tmp"}
-    calls = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)]
-    given = [argument.value for call in calls for argument in call.args if isinstance(argument, ast.Constant)]
+    calls = [
+        node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)
+    ]
+    given = [
+        argument.value
+        for call in calls
+        for argument in call.args
+        if isinstance(argument, ast.Constant)
+    ]
     assert not names & {value for value in given if isinstance(value, str)}

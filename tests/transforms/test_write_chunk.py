@@ -50,7 +50,9 @@ def with_outcomes(answered: Chunk[Answered], *outcomes: Outcome) -> Chunk[Answer
 
 class TestOutputTable:
     def test_kept_columns_first_then_the_outcome(self, answered: Chunk[Answered]):
-        table = output_table(answered, answered.payload.outcomes[0], OutputColumns(("context", "id"), "qa_"))
+        table = output_table(
+            answered, answered.payload.outcomes[0], OutputColumns(("context", "id"), "qa_")
+        )
         assert table.column_names == [
             "context",
             "id",
@@ -60,7 +62,9 @@ class TestOutputTable:
         assert table.column("qa_answer_text").to_pylist() == ["b", None, "b", None]
 
     def test_ids_are_made_where_there_are_none(self, answered: Chunk[Answered]):
-        table = output_table(answered, answered.payload.outcomes[0], OutputColumns(("context",), id="key"))
+        table = output_table(
+            answered, answered.payload.outcomes[0], OutputColumns(("context",), id="key")
+        )
         assert table.column_names[:2] == ["key", "context"]
         assert table.column("key").to_pylist() == [f"a.parquet:1:{row}" for row in (8, 9, 10, 11)]
 
@@ -77,7 +81,13 @@ class TestWriteOutcome:
     def test_the_receipt_stands_in_the_part(self, answered: Chunk[Answered], tmp_path: Path):
         receipt = write(answered, tmp_path)
         assert committed_receipt(claimed(tmp_path), answered.spec.part) == receipt
-        assert (receipt.stage, receipt.path, receipt.row_group, receipt.row_start, receipt.rows) == (
+        assert (
+            receipt.stage,
+            receipt.path,
+            receipt.row_group,
+            receipt.row_start,
+            receipt.rows,
+        ) == (
             "annotate",
             "/in/a.parquet",
             1,
@@ -95,14 +105,28 @@ class TestWriteOutcome:
         assert (file.metadata.num_row_groups, file.metadata.num_rows) == (1, 4)
         assert file.read().equals(output_table(answered, answered.payload.outcomes[0], COLUMNS))
 
-    def test_rejections_say_where_the_row_is_and_why(self, answered: Chunk[Answered], tmp_path: Path):
+    def test_rejections_say_where_the_row_is_and_why(
+        self, answered: Chunk[Answered], tmp_path: Path
+    ):
         write(answered, tmp_path)
         table = pq.ParquetFile(tmp_path / "rejections" / answered.spec.part).read()
         assert table.schema.equals(REJECTION_SCHEMA)
         common = {"path": "/in/a.parquet", "row_group": 1, "stage": "MakeWindows"}
         assert table.to_pylist() == [
-            {**common, "id": "row 1", "row": 109, "reason": "context_missing", "message": "the context is missing"},
-            {**common, "id": "row 3", "row": 111, "reason": "context_blank", "message": "the context is blank"},
+            {
+                **common,
+                "id": "row 1",
+                "row": 109,
+                "reason": "context_missing",
+                "message": "the context is missing",
+            },
+            {
+                **common,
+                "id": "row 3",
+                "row": 111,
+                "reason": "context_blank",
+                "message": "the context is blank",
+            },
         ]
 
     @pytest.mark.parametrize(
@@ -122,12 +146,18 @@ class TestWriteOutcome:
         written = pq.ParquetFile(tmp_path / "rejections" / answered.spec.part).read()
         assert written.column("id").to_pylist() == named
 
-    def test_without_rejections_there_is_no_file_and_no_old_one(self, answered: Chunk[Answered], tmp_path: Path):
+    def test_without_rejections_there_is_no_file_and_no_old_one(
+        self, answered: Chunk[Answered], tmp_path: Path
+    ):
         write(answered, tmp_path)
-        write(with_outcomes(answered, replace(answered.payload.outcomes[0], rejections=())), tmp_path)
+        write(
+            with_outcomes(answered, replace(answered.payload.outcomes[0], rejections=())), tmp_path
+        )
         assert list((tmp_path / "rejections").iterdir()) == []
 
-    def test_the_part_comes_last(self, answered: Chunk[Answered], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def test_the_part_comes_last(
+        self, answered: Chunk[Answered], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
         """What says that a chunk is done must not be there before its rejections, nor annotate's before the audit's."""
         committed, commit = [], claim.commit
 
@@ -136,10 +166,19 @@ class TestWriteOutcome:
             commit(output, content, *names)
 
         monkeypatch.setattr(claim, "commit", record)
-        audit = Outcome("audit", audit_columns(4), answered.payload.outcomes[0].rejections, {"rows": 4})
-        step = WriteChunk((claimed(tmp_path / "audit", "audit"), claimed(tmp_path / "annotate")), COLUMNS)
+        audit = Outcome(
+            "audit", audit_columns(4), answered.payload.outcomes[0].rejections, {"rows": 4}
+        )
+        step = WriteChunk(
+            (claimed(tmp_path / "audit", "audit"), claimed(tmp_path / "annotate")), COLUMNS
+        )
         receipts = run_step(step, with_outcomes(answered, *answered.payload.outcomes, audit))
-        assert committed == [("audit", "rejections"), ("audit", "parts"), ("annotate", "rejections"), ("annotate", "parts")]
+        assert committed == [
+            ("audit", "rejections"),
+            ("audit", "parts"),
+            ("annotate", "rejections"),
+            ("annotate", "parts"),
+        ]
         assert [receipt.stage for receipt in receipts] == ["audit", "annotate"]
         assert all(receipt.seconds.keys() == {"ReadChunk", "WriteChunk"} for receipt in receipts)
 
@@ -157,7 +196,11 @@ class TestWriteOutcome:
 
     @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
     def test_a_disk_that_is_full_or_forbidden_ends_the_run(
-        self, answered: Chunk[Answered], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+        self,
+        answered: Chunk[Answered],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        number: int,
     ):
         def refuse(*_: object) -> None:
             raise OSError(number, os.strerror(number))
@@ -168,7 +211,9 @@ class TestWriteOutcome:
             run_step(WriteChunk((output,), COLUMNS), answered)
         assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [RunFiles.RUN]
 
-    def test_where_another_run_writes_nothing_more_is_written(self, answered: Chunk[Answered], tmp_path: Path):
+    def test_where_another_run_writes_nothing_more_is_written(
+        self, answered: Chunk[Answered], tmp_path: Path
+    ):
         """The worker outlived its run, whose output was overwritten."""
         output = claimed(tmp_path)
         write(answered, tmp_path)
@@ -198,26 +243,38 @@ class TestContentDigest:
     def test_what_lies_beneath_a_null_does_not_count(self):
         """A mask hides values without removing them; a reopened part has other bytes there."""
         mask = np.array([False, True])
-        one, other = (pa.table({"a": pa.array(np.array([1, hidden], np.int32), mask=mask)}) for hidden in (7, 8))
+        one, other = (
+            pa.table({"a": pa.array(np.array([1, hidden], np.int32), mask=mask)})
+            for hidden in (7, 8)
+        )
         assert content_digest(one) == content_digest(other)
 
     def test_hashes_are_values_too(self):
         """The audit's exact columns hold bytes."""
-        one, other = (pa.table({"hash": pa.array([value, None], pa.binary(2))}) for value in (b"\x00\xff", b"\x00\xfe"))
+        one, other = (
+            pa.table({"hash": pa.array([value, None], pa.binary(2))})
+            for value in (b"\x00\xff", b"\x00\xfe")
+        )
         assert content_digest(one) != content_digest(other)
 
     @pytest.mark.parametrize("changed", [[1, 2, 4], [1, None, 3], [1, 2], [2, 1, 3]])
     def test_any_other_value_changes_it(self, changed: list[int | None]):
-        assert content_digest(pa.table({"a": pa.array(changed)})) != content_digest(pa.table({"a": [1, 2, 3]}))
+        assert content_digest(pa.table({"a": pa.array(changed)})) != content_digest(
+            pa.table({"a": [1, 2, 3]})
+        )
 
-    def test_a_reopened_part_has_the_digest_of_its_receipt(self, answered: Chunk[Answered], tmp_path: Path):
+    def test_a_reopened_part_has_the_digest_of_its_receipt(
+        self, answered: Chunk[Answered], tmp_path: Path
+    ):
         receipt = write(answered, tmp_path)
         part = pq.ParquetFile(tmp_path / "parts" / receipt.part).read()
         exact = part.select(list(EXACT_COLUMNS["annotate"])).replace_schema_metadata(None)
         assert content_digest(exact) == receipt.digest
 
     @pytest.mark.parametrize("column", EXACT_COLUMNS["annotate"])
-    def test_it_covers_every_exact_column(self, answered: Chunk[Answered], tmp_path: Path, column: str):
+    def test_it_covers_every_exact_column(
+        self, answered: Chunk[Answered], tmp_path: Path, column: str
+    ):
         before = write(answered, tmp_path).digest
         outcome = answered.payload.outcomes[0]
         place = outcome.columns.column_names.index(column)
@@ -226,13 +283,21 @@ class TestContentDigest:
         changed = outcome.columns.set_column(
             place, outcome.columns.field(place), pa.array(values, outcome.columns.field(place).type)
         )
-        assert write(with_outcomes(answered, replace(outcome, columns=changed)), tmp_path).digest != before
+        assert (
+            write(with_outcomes(answered, replace(outcome, columns=changed)), tmp_path).digest
+            != before
+        )
 
-    def test_it_leaves_out_what_rounding_may_change(self, answered: Chunk[Answered], tmp_path: Path):
+    def test_it_leaves_out_what_rounding_may_change(
+        self, answered: Chunk[Answered], tmp_path: Path
+    ):
         before = write(answered, tmp_path).digest
         outcome = answered.payload.outcomes[0]
         place = outcome.columns.column_names.index("probability")
         changed = outcome.columns.set_column(
             place, outcome.columns.field(place), pa.array([0.1, None, 0.2, None], pa.float32())
         )
-        assert write(with_outcomes(answered, replace(outcome, columns=changed)), tmp_path).digest == before
+        assert (
+            write(with_outcomes(answered, replace(outcome, columns=changed)), tmp_path).digest
+            == before
+        )

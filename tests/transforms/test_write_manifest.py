@@ -17,10 +17,16 @@ from transforms.retries import retried, take_retries
 from transforms.write_manifest import manifest, write_manifests
 
 
-def totals(answered: int = 0, no_answer: int = 0, rejected: int = 0, lost: int = 0, **others: Any) -> Totals:
+def totals(
+    answered: int = 0, no_answer: int = 0, rejected: int = 0, lost: int = 0, **others: Any
+) -> Totals:
     """Totals of rows by status, `lost` of which have none."""
     rows = answered + no_answer + rejected + lost
-    return Totals(chunks=2, counts=Counter(rows=rows, answered=answered, no_answer=no_answer, rejected=rejected), **others)
+    return Totals(
+        chunks=2,
+        counts=Counter(rows=rows, answered=answered, no_answer=no_answer, rejected=rejected),
+        **others,
+    )
 
 
 def state(of: Totals, max_failed_fraction: float = 0.5) -> tuple[str, list[str]]:
@@ -41,8 +47,16 @@ def test_complete():
         (totals(9, failed_chunks=1, failed_rows=3), 1, "1 chunks failed"),
         (totals(9, lost=1), 1, "1 rows are not accounted for"),
         (totals(9, lost=-1), 1, "-1 rows are not accounted for"),
-        (totals(4, rejected=6), 0.5, "6 of 10 rows were rejected or failed, more than --max_failed_fraction=0.5"),
-        (totals(9, rejected=1), 0, "1 of 10 rows were rejected or failed, more than --max_failed_fraction=0"),
+        (
+            totals(4, rejected=6),
+            0.5,
+            "6 of 10 rows were rejected or failed, more than --max_failed_fraction=0.5",
+        ),
+        (
+            totals(9, rejected=1),
+            0,
+            "1 of 10 rows were rejected or failed, more than --max_failed_fraction=0",
+        ),
     ],
 )
 def test_incomplete_says_why(of: Totals, allowed: float, why: str):
@@ -56,12 +70,21 @@ def test_the_allowed_share_itself_is_allowed(rejected: int, expected: str):
 
 def test_rows_in_failed_chunks_count_towards_the_share():
     _, why = state(totals(4, rejected=2, failed_chunks=1, failed_rows=4))
-    assert why == ["1 chunks failed", "6 of 10 rows were rejected or failed, more than --max_failed_fraction=0.5"]
+    assert why == [
+        "1 chunks failed",
+        "6 of 10 rows were rejected or failed, more than --max_failed_fraction=0.5",
+    ]
 
 
 def test_rows_planned_are_the_sum_of_what_became_of_them():
     rows = manifest("annotate", totals(5, 3, 2, failed_chunks=1, failed_rows=7), {}, 1)["rows"]
-    assert rows == {"planned": 17, "answered": 5, "no_answer": 3, "rejected": 2, "in_failed_chunks": 7}
+    assert rows == {
+        "planned": 17,
+        "answered": 5,
+        "no_answer": 3,
+        "rejected": 2,
+        "in_failed_chunks": 7,
+    }
 
 
 def test_the_audit_accounts_by_its_own_statuses():
@@ -82,13 +105,17 @@ def test_the_audit_accounts_by_its_own_statuses():
 def test_parts_that_were_lost_or_are_of_another_run_are_told(parts: int):
     """A store may say that it wrote and not have; a worker of another run may have been late."""
     made = manifest("annotate", totals(9), {}, 0.5, parts)
-    assert made["why"] == [f"{parts} parts are there, but 2 chunks were done: parts were lost, or are none of this run's"]
+    assert made["why"] == [
+        f"{parts} parts are there, but 2 chunks were done: parts were lost, or are none of this run's"
+    ]
     assert manifest("annotate", totals(9), {}, 0.5, 2)["state"] == "complete"
 
 
 def test_a_failed_chunk_may_have_a_part_of_the_other_stage():
     of = totals(9, failed_chunks=1, failed_rows=3)
-    assert [manifest("annotate", of, {}, 1, parts)["why"] for parts in (1, 2)] == [["1 chunks failed"]] * 2
+    assert [manifest("annotate", of, {}, 1, parts)["why"] for parts in (1, 2)] == [
+        ["1 chunks failed"]
+    ] * 2
 
 
 def test_lost_rejections_are_told():
@@ -148,6 +175,10 @@ def test_every_stage_has_its_own_file(tmp_path: Path):
     of = {"audit": Totals(counts=Counter(rows=2, scored=2)), "annotate": totals(1, lost=1)}
     assert write_manifests(of, outputs, 0.5) == "incomplete"
     assert json.loads((tmp_path / "manifest.json").read_text("utf-8"))["state"] == "incomplete"
-    assert json.loads((tmp_path / "audit" / "manifest.json").read_text("utf-8"))["rows"]["scored"] == 2
+    assert (
+        json.loads((tmp_path / "audit" / "manifest.json").read_text("utf-8"))["rows"]["scored"] == 2
+    )
     assert "größe" in (tmp_path / "manifest.json").read_text("utf-8")
-    assert {path.name for path in tmp_path.rglob("*.json")} == {"run.json", "manifest.json"}, "and nothing else"
+    assert {path.name for path in tmp_path.rglob("*.json")} == {"run.json", "manifest.json"}, (
+        "and nothing else"
+    )

@@ -30,9 +30,14 @@ def excerpts(length: int, spans: Sequence[Span], around: int = _AROUND) -> list[
 
 def pieces(text: str, part: Span, marks: Sequence[Mark]) -> list[tuple[str, str]]:
     """(names of the marks, text) of a part, cut wherever a mark begins or ends."""
-    borders = sorted({*part, *(border for _, span in marks for border in span if part[0] < border < part[1])})
+    borders = sorted(
+        {*part, *(border for _, span in marks for border in span if part[0] < border < part[1])}
+    )
     return [
-        (" ".join(name for name, (low, high) in marks if low <= start and end <= high), text[start:end])
+        (
+            " ".join(name for name, (low, high) in marks if low <= start and end <= high),
+            text[start:end],
+        )
         for start, end in zip(borders, borders[1:], strict=False)
     ]
 
@@ -51,11 +56,20 @@ def shown_passage(
     shown = []
     for low, high in parts:
         tokens = [
-            [start - low, end - low, *(None if p is None else round(1000 * p) for p in probabilities)]
+            [
+                start - low,
+                end - low,
+                *(None if p is None else round(1000 * p) for p in probabilities),
+            ]
             for start, end, *probabilities in likely_tokens
             if low <= start and end <= high
         ]
         shown.append(
-            {"before": low > 0, "pieces": pieces(text, (low, high), marks), "tokens": tokens, "after": high < len(text)}
+            {
+                "before": low > 0,
+                "pieces": pieces(text, (low, high), marks),
+                "tokens": tokens,
+                "after": high < len(text),
+            }
         )
     return shown

@@ -76,7 +76,9 @@ def test_means_intervals_and_counts_are_those_of_the_raw_values():
     found = compared(pairs).summary()
     assert found["paired"] == 400
     assert found["changes"] == changed(pairs)
-    for place, (metric, scale, sign) in enumerate((("nll", 1, -1), ("exact_match", 100, 1), ("f1", 100, 1))):
+    for place, (metric, scale, sign) in enumerate(
+        (("nll", 1, -1), ("exact_match", 100, 1), ("f1", 100, 1))
+    ):
         values = np.array([(b.values[place], a.values[place]) for b, a in pairs])
         values = values[np.isfinite(values).all(1)]
         difference = values[:, 1] - values[:, 0]
@@ -86,8 +88,13 @@ def test_means_intervals_and_counts_are_those_of_the_raw_values():
         assert summary["before"] == pytest.approx(scale * values[:, 0].mean())
         assert summary["after"] == pytest.approx(scale * values[:, 1].mean())
         assert summary["difference"] == pytest.approx(scale * difference.mean())
-        assert summary["interval"] == pytest.approx([scale * (difference.mean() - half), scale * (difference.mean() + half)])
-        assert (summary["better"], summary["worse"]) == ((sign * difference > SAME).sum(), (sign * difference < -SAME).sum())
+        assert summary["interval"] == pytest.approx(
+            [scale * (difference.mean() - half), scale * (difference.mean() + half)]
+        )
+        assert (summary["better"], summary["worse"]) == (
+            (sign * difference > SAME).sum(),
+            (sign * difference < -SAME).sum(),
+        )
     halves = found["slices"]["parity"]
     assert [halves[value]["f1"]["count"] for value in "01"] == [200, 200]
 
@@ -98,7 +105,9 @@ def test_the_interval_is_that_of_a_paired_bootstrap():
     difference = np.array([a.values[2] - b.values[2] for b, a in pairs])
     resampled = np.random.default_rng(0).choice(difference, (4000, len(difference))).mean(1)
     low, high = compared(pairs).summary()["all"]["f1"]["interval"]
-    assert [low, high] == pytest.approx((100 * np.percentile(resampled, [2.5, 97.5])).tolist(), abs=0.4)
+    assert [low, high] == pytest.approx(
+        (100 * np.percentile(resampled, [2.5, 97.5])).tolist(), abs=0.4
+    )
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -109,12 +118,19 @@ def test_the_same_for_every_grouping_and_order(seed: int):
     shuffled = chosen.sample(pairs, len(pairs))
     parts = [compared(shuffled[k::7]) for k in range(7)]
     for k, comparison in enumerate((whole, *parts)):
-        comparison.add_unpaired("only_after", [pairs[k][1]] if comparison is not whole else [each[1] for each in pairs[1:8]])
+        comparison.add_unpaired(
+            "only_after",
+            [pairs[k][1]] if comparison is not whole else [each[1] for each in pairs[1:8]],
+        )
     merged = Comparison(7)
     for part in chosen.sample(parts, len(parts)):
         merged.merge(part)
-    assert [change[2] for change in merged.regressions] == [change[2] for change in whole.regressions]
-    assert [change[2] for change in merged.improvements] == [change[2] for change in whole.improvements]
+    assert [change[2] for change in merged.regressions] == [
+        change[2] for change in whole.regressions
+    ]
+    assert [change[2] for change in merged.improvements] == [
+        change[2] for change in whole.improvements
+    ]
     found, expected = merged.summary(), whole.summary()
     assert found["unpaired"] == expected["unpaired"]
     assert found["statuses"] == expected["statuses"]
@@ -124,7 +140,13 @@ def test_the_same_for_every_grouping_and_order(seed: int):
 
 
 def test_changes_are_ordered_by_f1_then_by_loss():
-    losses = [(1.0, 3.0, 1.0, 0.5), (1.0, 9.0, 1.0, 0.5), (1.0, 1.5, 1.0, 1.0), (2.0, 1.0, 1.0, 1.0), (2.0, 1.0, 0.0, 1.0)]
+    losses = [
+        (1.0, 3.0, 1.0, 0.5),
+        (1.0, 9.0, 1.0, 0.5),
+        (1.0, 1.5, 1.0, 1.0),
+        (2.0, 1.0, 1.0, 1.0),
+        (2.0, 1.0, 0.0, 1.0),
+    ]
     same = (1.0, 1.0, 0.5, 0.5)
     pairs = [
         (score(False, row, (one, 0.0, f1)), score(True, row, (other, 0.0, g1)))
@@ -138,7 +160,9 @@ def test_changes_are_ordered_by_f1_then_by_loss():
 
 def test_a_status_that_changes_is_counted_though_it_has_no_difference():
     nothing = (math.nan,) * 3
-    comparison = compared([(score(False, 0, nothing, status="rejected", golds=None), score(True, 0, (1.0, 1.0, 1.0)))])
+    comparison = compared(
+        [(score(False, 0, nothing, status="rejected", golds=None), score(True, 0, (1.0, 1.0, 1.0)))]
+    )
     found = comparison.summary()
     assert found["statuses"] == [{"before": "rejected", "after": "scored", "rows": 1}]
     assert found["all"]["f1"] == {"count": 0}
@@ -151,7 +175,9 @@ def test_names_and_slices_are_bounded_and_counts_are_not():
     for row in range(2 * MOST_NAMED):
         comparison.add_unpaired("only_before", [score(False, row, (1.0, 1.0, 1.0))])
         labels = (("source", f"{row:04d}"),)
-        comparison.add_pair(score(False, row, (1.0, 1.0, 1.0), labels=labels), score(True, row, (1.0, 1.0, 0.5)))
+        comparison.add_pair(
+            score(False, row, (1.0, 1.0, 1.0), labels=labels), score(True, row, (1.0, 1.0, 0.5))
+        )
     found = comparison.summary()
     assert found["unpaired"]["only_before"] == {
         "rows": 2 * MOST_NAMED,

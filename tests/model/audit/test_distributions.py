@@ -13,7 +13,13 @@ from ddsketch import DDSketch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.audit.distributions import MASS_BINS, QUANTILES, RELATIVE_ACCURACY, Calibration, Distribution
+from model.audit.distributions import (
+    MASS_BINS,
+    QUANTILES,
+    RELATIVE_ACCURACY,
+    Calibration,
+    Distribution,
+)
 from tests.figures import same_figures
 
 
@@ -24,7 +30,11 @@ def distribution(values: Sequence[float]) -> Distribution:
 
 
 class TestDistribution:
-    @given(st.lists(st.floats(0, 1e4) | st.sampled_from([0.0, 1e-12, 1e-8, 5.0]), min_size=1, max_size=60))
+    @given(
+        st.lists(
+            st.floats(0, 1e4) | st.sampled_from([0.0, 1e-12, 1e-8, 5.0]), min_size=1, max_size=60
+        )
+    )
     def test_quantiles_are_those_of_the_sketch_of_the_raw_values(self, values: list[float]):
         made = distribution(values)
         sketch = DDSketch(RELATIVE_ACCURACY)
@@ -36,9 +46,16 @@ class TestDistribution:
             assert made.quantiles([q])[0] == pytest.approx(expected, rel=1e-12, abs=1e-12)
 
     @pytest.mark.parametrize(
-        "draw", [lambda r: r.gamma(1.5, 3, 4001), lambda r: r.lognormal(0, 3, 500), lambda r: r.exponential(1e-3, 77)]
+        "draw",
+        [
+            lambda r: r.gamma(1.5, 3, 4001),
+            lambda r: r.lognormal(0, 3, 500),
+            lambda r: r.exponential(1e-3, 77),
+        ],
     )
-    def test_quantiles_are_within_the_stated_error(self, draw: Callable[[np.random.Generator], np.ndarray]):
+    def test_quantiles_are_within_the_stated_error(
+        self, draw: Callable[[np.random.Generator], np.ndarray]
+    ):
         values = draw(np.random.default_rng(3))
         summary = distribution(values).summary()
         for q in QUANTILES:
@@ -50,7 +67,9 @@ class TestDistribution:
         summary = distribution(values).summary()
         assert summary["count"] == 1000
         assert summary["mean"] == pytest.approx(values.mean(), rel=1e-12)
-        assert summary["standard_error"] == pytest.approx(values.std(ddof=1) / math.sqrt(1000), rel=1e-9)
+        assert summary["standard_error"] == pytest.approx(
+            values.std(ddof=1) / math.sqrt(1000), rel=1e-9
+        )
         assert (summary["min"], summary["max"]) == (values.min(), values.max())
 
     def test_one_value_and_none(self):
@@ -126,22 +145,36 @@ class TestCalibration:
         summary = made.summary()
         assert [bin["count"] for bin in summary["reliability"]] == [2, 3]
         assert [bin["accuracy"] for bin in summary["reliability"]] == pytest.approx([1 / 2, 2 / 3])
-        assert [bin["mean_probability"] for bin in summary["reliability"]] == pytest.approx([0.1, 0.9])
-        assert summary["expected_calibration_error"] == pytest.approx((2 * 0.4 + 3 * (0.9 - 2 / 3)) / 5)
+        assert [bin["mean_probability"] for bin in summary["reliability"]] == pytest.approx(
+            [0.1, 0.9]
+        )
+        assert summary["expected_calibration_error"] == pytest.approx(
+            (2 * 0.4 + 3 * (0.9 - 2 / 3)) / 5
+        )
         assert summary["brier"] == pytest.approx((0.01 + 0.81 + 0.01 + 0.01 + 0.81) / 5)
 
     def test_perfect_and_certain(self):
         made = Calibration()
-        made.add(np.array([1.0, 1.0, 0.0]), np.array([1.0, 1.0, 0.0]))  # 1.0 is in the last fine bin, not beyond it
+        made.add(
+            np.array([1.0, 1.0, 0.0]), np.array([1.0, 1.0, 0.0])
+        )  # 1.0 is in the last fine bin, not beyond it
         assert made.summary()["expected_calibration_error"] == 0.0
         assert max(made.bins) == 999
         assert Calibration().summary() == {"count": 0}
 
-    @given(st.lists(st.lists(st.tuples(st.floats(0, 1), st.booleans()), max_size=9), min_size=1, max_size=5), st.randoms())
+    @given(
+        st.lists(
+            st.lists(st.tuples(st.floats(0, 1), st.booleans()), max_size=9), min_size=1, max_size=5
+        ),
+        st.randoms(),
+    )
     def test_merging_is_adding(self, groups: list[list[tuple[float, bool]]], order: random.Random):
         def calibration(pairs: list[tuple[float, bool]]) -> Calibration:
             made = Calibration()
-            made.add(np.array([p for p, _ in pairs], np.float64), np.array([right for _, right in pairs], np.float64))
+            made.add(
+                np.array([p for p, _ in pairs], np.float64),
+                np.array([right for _, right in pairs], np.float64),
+            )
             return made
 
         whole = calibration([pair for group in groups for pair in group])

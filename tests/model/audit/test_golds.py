@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.audit.golds import Golds, differs_only_in, gold_tokens, gold_views, locate_gold, read_golds
+from model.audit.golds import (
+    Golds,
+    differs_only_in,
+    gold_tokens,
+    gold_views,
+    locate_gold,
+    read_golds,
+)
 from model.reading.tokenizer import Passages, Tokenizer
 from model.reading.windows import Windows
 from tests.checkpoints import Checkpoint, joined_emoji_tokenizer
@@ -25,7 +32,11 @@ CONTEXT = "a a a a a a"
 
 def tokens_of(passages: Passages, passage: int, char_start: int, char_end: int) -> tuple[int, int]:
     """Tokens of one gold, which does not depend on those beside it."""
-    three = np.array([0, passage, len(passages) - 1]), np.array([0, char_start, 1]), np.array([1, char_end, 9])
+    three = (
+        np.array([0, passage, len(passages) - 1]),
+        np.array([0, char_start, 1]),
+        np.array([1, char_end, 9]),
+    )
     first, last = gold_tokens(passages, *three)
     return int(first[1]), int(last[1])
 
@@ -64,7 +75,9 @@ def test_a_gold_beside_a_long_text() -> None:
 
 
 def test_a_gold_before_its_text_is_none_of_the_text_before() -> None:
-    first, last = gold_tokens(make_passages([3, 3]), np.array([1, 1]), np.array([-9, -9]), np.array([-6, 1]))
+    first, last = gold_tokens(
+        make_passages([3, 3]), np.array([1, 1]), np.array([-9, -9]), np.array([-6, 1])
+    )
     assert (first.tolist(), last.tolist()) == ([-1, 0], [-1, 0])
 
 
@@ -92,11 +105,17 @@ def test_every_gold_against_a_plain_search(checkpoints: dict[str, Checkpoint], n
     passages = checkpoints[name].reader.tokenizer().passages(contexts)
     for passage, context in enumerate(contexts):
         mine = slice(passages.bounds[passage], passages.bounds[passage + 1])
-        ranges = list(zip(passages.char_start[mine].tolist(), passages.char_end[mine].tolist(), strict=True))
+        ranges = list(
+            zip(passages.char_start[mine].tolist(), passages.char_end[mine].tolist(), strict=True)
+        )
         can_start, can_end = passages.can_start[mine], passages.can_end[mine]
         for start in range(len(context)):
             for end in range(start + 1, min(start + 12, len(context)) + 1):
-                met = [k for k, (begin, stop) in enumerate(ranges) if begin < stop and begin < end and stop > start]
+                met = [
+                    k
+                    for k, (begin, stop) in enumerate(ranges)
+                    if begin < stop and begin < end and stop > start
+                ]
                 first, last = (met[0], met[-1]) if met else (-1, -1)
                 while met and not can_start[first]:
                     first -= 1
@@ -125,7 +144,9 @@ def test_a_gold_within_a_joined_emoji(tmp_path: Path) -> None:
 # The answers column
 
 
-def read(*answers: Any, contexts: list[str] | None = None, row_pair: list[int] | None = None) -> Golds:
+def read(
+    *answers: Any, contexts: list[str] | None = None, row_pair: list[int] | None = None
+) -> Golds:
     """Golds of rows that ask hand-made passages of six tokens, each row its own unless told otherwise."""
     pairs = row_pair or list(range(len(answers)))
     windows = make_windows([6] * (max(pairs) + 1), max_length=20, overlap=2)
@@ -138,7 +159,10 @@ def answers(*golds: tuple[str, int]) -> dict[str, list]:
 
 def spans(golds: Golds, row: int) -> list[tuple[int, int, int]]:
     """(pair, first, last) of a row's golds."""
-    return [(golds.pair[k].item(), golds.first[k].item(), golds.last[k].item()) for k in golds.of_row[row]]
+    return [
+        (golds.pair[k].item(), golds.first[k].item(), golds.last[k].item())
+        for k in golds.of_row[row]
+    ]
 
 
 def test_golds_of_several_rows_in_the_order_of_their_answers() -> None:
@@ -160,7 +184,12 @@ def test_places_are_of_the_texts_and_not_of_their_tokens() -> None:
     """An unknown token holds a whole run of letters, and every gold in it."""
     windows = make_windows([1], max_length=20, overlap=2)
     windows.passages.char_end[:] = 9
-    golds = read_golds([answers(("bc", 1), ("d e ", 3), ("bc", 1), ("x", 0))], ["abcd e fg"], np.array([0]), windows)
+    golds = read_golds(
+        [answers(("bc", 1), ("d e ", 3), ("bc", 1), ("x", 0))],
+        ["abcd e fg"],
+        np.array([0]),
+        windows,
+    )
     assert spans(golds, 0) == [(0, 0, 0)]
     assert golds.char_spans == [[(1, 3), (3, 6)]]
 
@@ -208,8 +237,14 @@ def test_unusable_answers_have_a_reason(answer: Any, reason: str) -> None:
 def test_the_place_of_a_gold_out_of_range_is_told() -> None:
     """A negative start is no place from the end, as Python would have it."""
     golds = read(answers((".", -1)), answers(("a a", 9)), contexts=["a a a a a ."] * 2)
-    assert golds.problems[0] == ("gold_out_of_range", "gold at [-1, 0) of a context of 11 characters")
-    assert golds.problems[1] == ("gold_out_of_range", "gold at [9, 12) of a context of 11 characters")
+    assert golds.problems[0] == (
+        "gold_out_of_range",
+        "gold at [-1, 0) of a context of 11 characters",
+    )
+    assert golds.problems[1] == (
+        "gold_out_of_range",
+        "gold at [9, 12) of a context of 11 characters",
+    )
 
 
 def test_a_misaligned_gold_is_never_searched_for_elsewhere() -> None:
@@ -239,7 +274,9 @@ def test_a_misaligned_gold_is_never_searched_for_elsewhere() -> None:
         ("It leaves at noon.", " ", 13, ""),
     ],
 )
-def test_misaligned_golds_that_differ_in_little_are_counted_apart(context: str, text: str, start: int, only: str) -> None:
+def test_misaligned_golds_that_differ_in_little_are_counted_apart(
+    context: str, text: str, start: int, only: str
+) -> None:
     windows = make_windows([6], max_length=20, overlap=2)
     golds = read_golds([answers((text, start), (text, start))], [context], np.array([0]), windows)
     assert differs_only_in(context, text, start) == only
@@ -261,7 +298,9 @@ def test_some_unusable_golds_are_dropped_and_counted() -> None:
     assert spans(golds, 0) == [(0, 2, 2)]
     assert golds.dropped.tolist() == [3, 2]
     assert golds.texts == [["a"], []]
-    assert {row: problem for row, (problem, _) in golds.problems.items()} == {1: "gold_misaligned"}, "the first one's"
+    assert {row: problem for row, (problem, _) in golds.problems.items()} == {
+        1: "gold_misaligned"
+    }, "the first one's"
 
 
 def test_a_gold_without_tokens() -> None:
@@ -286,13 +325,17 @@ def test_starts_count_code_points(checkpoints: dict[str, Checkpoint]) -> None:
     st.lists(st.integers(0, 20), min_size=1, max_size=4),
     st.lists(st.tuples(st.integers(0, 3), st.integers(0, 9), st.integers(0, 9)), max_size=8),
 )
-def test_every_window_sees_the_golds_of_its_pair(lengths: list[int], rows: list[tuple[int, int, int]]) -> None:
+def test_every_window_sees_the_golds_of_its_pair(
+    lengths: list[int], rows: list[tuple[int, int, int]]
+) -> None:
     windows: Windows = make_windows(lengths, max_length=10, overlap=2)
     rows = [row for row in rows if row[0] < len(lengths)]
     pair, first, last = np.array(rows, np.int64).reshape(-1, 3).T
     golds = Golds(pair, first, last, None, None, {}, [], [])
     views = gold_views(windows, golds)
-    expected = [(w, g) for w in range(len(windows)) for g in range(len(rows)) if pair[g] == windows.pair[w]]
+    expected = [
+        (w, g) for w in range(len(windows)) for g in range(len(rows)) if pair[g] == windows.pair[w]
+    ]
     assert list(zip(views.window.tolist(), views.gold.tolist(), strict=True)) == expected
     for window in range(len(windows)):
         seen = views.window[views.bounds[window] : views.bounds[window + 1]]
@@ -321,6 +364,8 @@ def test_every_window_sees_the_golds_of_its_pair(lengths: list[int], rows: list[
         ("Ada left.", " ", (None, "gold_absent")),
     ],
 )
-def test_a_gold_without_a_start_is_a_word_of_its_own(context: str, text: str, place: tuple[int | None, str]):
+def test_a_gold_without_a_start_is_a_word_of_its_own(
+    context: str, text: str, place: tuple[int | None, str]
+):
     """Where words have blanks around them; other scripts have none."""
     assert locate_gold(context, text) == place

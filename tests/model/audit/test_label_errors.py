@@ -25,7 +25,9 @@ def judged(
     words: Tokenizer, *answers: dict[str, Any], null: bool = False, **weights: tuple[float, float]
 ) -> list[dict[str, Any]]:
     table = with_answers(asked(*["a b c d"] * len(answers)), *answers)
-    return audit(table, FakeReader(words, {**WEIGHTS, **weights}), replace(DECODING, null=null)).columns.to_pylist()
+    return audit(
+        table, FakeReader(words, {**WEIGHTS, **weights}), replace(DECODING, null=null)
+    ).columns.to_pylist()
 
 
 def test_the_worse_end_less_half_the_doubt_of_the_answer(words: Tokenizer):
@@ -69,21 +71,28 @@ def test_no_gold_and_no_answer(words: Tokenizer):
     answerable, agreed = judged(words, NOTHING, NOTHING, null=True)
     assert answerable["label_error_reason"] == "answerable"
     assert answerable["label_error"] == pytest.approx(
-        max(answerable["nll_start"], answerable["nll_end"]) + math.log(answerable["probability"]) / 2, rel=1e-5
+        max(answerable["nll_start"], answerable["nll_end"])
+        + math.log(answerable["probability"]) / 2,
+        rel=1e-5,
     )
     assert agreed["label_error"] == answerable["label_error"]
     low = dict.fromkeys("abcd", (-6.0, -6.0))
     missing, right = judged(words, gold("a", 0), NOTHING, null=True, **low)
     assert (missing["prediction"], missing["label_error_reason"]) == ("", "no_answer")
     assert missing["label_error"] == pytest.approx(
-        max(missing["nll_start"], missing["nll_end"]) + math.log(missing["null_probability"]) / 2, rel=1e-5
+        max(missing["nll_start"], missing["nll_end"]) + math.log(missing["null_probability"]) / 2,
+        rel=1e-5,
     )
     assert (right["label_error"], right["label_error_reason"]) == (0.0, None)
 
 
 def test_a_row_without_a_loss_has_no_score(words: Tokenizer):
     rejected, unreachable = judged(words, gold("x", 0), NOTHING)
-    assert (rejected["status"], rejected["label_error"], rejected["label_error_reason"]) == ("rejected", None, None)
+    assert (rejected["status"], rejected["label_error"], rejected["label_error_reason"]) == (
+        "rejected",
+        None,
+        None,
+    )
     assert (unreachable["reason"], unreachable["label_error"]) == ("no_null_option", None)
 
 
@@ -92,18 +101,33 @@ def test_a_model_that_hardly_believes_its_answer_is_weak_evidence(words: Tokeniz
     (sure,) = judged(words, gold("d", 6))
     (unsure,) = judged(words, gold("d", 6), c=(3.0, 3.0))
     assert unsure["probability"] < sure["probability"]
-    assert unsure["label_error"] - max(unsure["nll_start"], unsure["nll_end"]) < sure["label_error"] - max(
-        sure["nll_start"], sure["nll_end"]
-    )
+    assert unsure["label_error"] - max(unsure["nll_start"], unsure["nll_end"]) < sure[
+        "label_error"
+    ] - max(sure["nll_start"], sure["nll_end"])
 
 
 def test_rows_of_all_kinds_side_by_side_are_as_they_are_alone(words: Tokenizer):
-    both, apart = {"text": ["b", "a"], "answer_start": [2, 0]}, {"text": ["d", "a b"], "answer_start": [6, 0]}
+    both, apart = (
+        {"text": ["b", "a"], "answer_start": [2, 0]},
+        {"text": ["d", "a b"], "answer_start": [6, 0]},
+    )
     wrong = gold("a", 3)  # there stands a space: rejected
-    answers = [NOTHING, both, wrong, gold("d", 6), NOTHING, apart, gold("a b", 0), both, gold("b", 2)]
+    answers = [
+        NOTHING,
+        both,
+        wrong,
+        gold("d", 6),
+        NOTHING,
+        apart,
+        gold("a b", 0),
+        both,
+        gold("b", 2),
+    ]
     together = judged(words, *answers, null=True)
     alone = [judged(words, each, null=True)[0] for each in answers]
     kinds = [(row["status"], row["label_error"], row["label_error_reason"]) for row in together]
-    assert kinds == [(row["status"], row["label_error"], row["label_error_reason"]) for row in alone]
+    assert kinds == [
+        (row["status"], row["label_error"], row["label_error_reason"]) for row in alone
+    ]
     assert len({reason for _, _, reason in kinds}) == 5
     assert {status for status, _, _ in kinds} == {"scored", "null_scored", "rejected"}

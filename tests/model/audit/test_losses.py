@@ -9,7 +9,15 @@ import pytest
 import torch
 
 from model.audit.golds import Golds, gold_views
-from model.audit.losses import LEAST_PROBABILITY, POWERS, TOPS, PassageLosses, likely_tokens, log_power_sums, passage_losses
+from model.audit.losses import (
+    LEAST_PROBABILITY,
+    POWERS,
+    TOPS,
+    PassageLosses,
+    likely_tokens,
+    log_power_sums,
+    passage_losses,
+)
 from model.reading.prediction import Decoding, predict
 from model.reading.tokenizer import PairFormat, Ragged
 from model.reading.windows import Windows
@@ -34,21 +42,38 @@ def make_golds(spans: dict[int, list[tuple[int, int]]]) -> Golds:
     rows = [[k for k, gold in enumerate(flat) if gold[0] == pair] for pair in spans]
     none = np.zeros(len(spans), np.int64)
     return Golds(
-        columns[:, 0], columns[:, 1], columns[:, 2], Ragged.of(rows), none, {}, [[] for _ in spans], [[] for _ in spans]
+        columns[:, 0],
+        columns[:, 1],
+        columns[:, 2],
+        Ragged.of(rows),
+        none,
+        {},
+        [[] for _ in spans],
+        [[] for _ in spans],
     )
 
 
 def measure(
-    link: str, null: bool, pair_format: PairFormat = QUESTION_FIRST, batch_tokens: int = 64, lengths: Sequence[int] = LENGTHS
+    link: str,
+    null: bool,
+    pair_format: PairFormat = QUESTION_FIRST,
+    batch_tokens: int = 64,
+    lengths: Sequence[int] = LENGTHS,
 ) -> tuple[Windows, Golds, PassageLosses]:
-    windows = make_windows(lengths, max_length=64 if lengths is LONG else 16, overlap=5, pair_format=pair_format)
+    windows = make_windows(
+        lengths, max_length=64 if lengths is LONG else 16, overlap=5, pair_format=pair_format
+    )
     golds = make_golds(SPANS)
     reader = FakeReader(SEED, levels=0)
     decoding = Decoding(n_best=2, max_answer_length=6, null=null)
     prediction = predict(reader, windows, decoding, batch_tokens, golds, link)
     assert prediction.losses is not None
     assert np.isfinite(prediction.losses.rest).any() == (lengths is LONG and link == "softmax")
-    return windows, golds, passage_losses(windows, golds, gold_views(windows, golds), prediction.losses, link)
+    return (
+        windows,
+        golds,
+        passage_losses(windows, golds, gold_views(windows, golds), prediction.losses, link),
+    )
 
 
 class Passage:
@@ -57,7 +82,9 @@ class Passage:
     def __init__(self, windows: Windows, pair: int):
         at = np.flatnonzero(windows.pair == pair)
         self.bounds = [(int(windows.start[w]), int(windows.stop[w])) for w in at]
-        self.logits = [fake_logits(SEED, pair, s, e - s, 0).astype(np.float64) for s, e in self.bounds]
+        self.logits = [
+            fake_logits(SEED, pair, s, e - s, 0).astype(np.float64) for s, e in self.bounds
+        ]
 
     def owner(self, i: int, j: int) -> int:
         depth = [min(i - s, e - 1 - j) if s <= i and j < e else -1 for s, e in self.bounds]
@@ -72,7 +99,8 @@ class Passage:
 
     def best_null(self) -> np.ndarray:
         return min(
-            (each[:, 0] for each in self.logits), key=lambda pair: pair[0].astype(np.float32) + pair[1].astype(np.float32)
+            (each[:, 0] for each in self.logits),
+            key=lambda pair: pair[0].astype(np.float32) + pair[1].astype(np.float32),
         )
 
 
@@ -87,7 +115,9 @@ def binary_cross_entropy(logits: np.ndarray, tokens: int, target: int | None, li
 @pytest.mark.parametrize("link", ["softmax", "sigmoid"])
 @pytest.mark.parametrize("pair_format", [QUESTION_FIRST, CONTEXT_FIRST])
 @pytest.mark.parametrize("lengths", [LENGTHS, LONG])
-def test_every_loss_of_a_gold(link: str, null: bool, pair_format: PairFormat, lengths: list[int]) -> None:
+def test_every_loss_of_a_gold(
+    link: str, null: bool, pair_format: PairFormat, lengths: list[int]
+) -> None:
     windows, golds, found = measure(link, null, pair_format, lengths=lengths)
     for gold in range(len(golds)):
         pair, first, last = int(golds.pair[gold]), int(golds.first[gold]), int(golds.last[gold])
@@ -100,23 +130,34 @@ def test_every_loss_of_a_gold(link: str, null: bool, pair_format: PairFormat, le
         for side, token in enumerate((first, last)):
             union = passage.union(side, null)
             logit = passage.token(side, passage.owner(token, token), token)
-            assert found.nll[side, gold] == pytest.approx(logsumexp(union) - logit, rel=1e-5, abs=1e-5)
+            assert found.nll[side, gold] == pytest.approx(
+                logsumexp(union) - logit, rel=1e-5, abs=1e-5
+            )
             expected = binary_cross_entropy(union, tokens, token, link)
             assert found.tokenwise[side, gold] == pytest.approx(expected, rel=1e-5, abs=1e-5)
             native, native_tokenwise = [], []
             for w in whole:
                 own = passage.logits[w][side] if null else passage.logits[w][side, 1:]
                 native.append(logsumexp(own) - passage.token(side, w, token))
-                reordered = np.concatenate([passage.logits[w][side, 1:], passage.logits[w][side, :1]] if null else [own])
+                reordered = np.concatenate(
+                    [passage.logits[w][side, 1:], passage.logits[w][side, :1]] if null else [own]
+                )
                 s, e = passage.bounds[w]
                 native_tokenwise.append(binary_cross_entropy(reordered, e - s, token - s, link))
             if whole:
-                assert found.native[side, gold] == pytest.approx(np.mean(native), rel=1e-5, abs=1e-5)
-                assert found.native_tokenwise[side, gold] == pytest.approx(np.mean(native_tokenwise), rel=1e-5, abs=1e-5)
+                assert found.native[side, gold] == pytest.approx(
+                    np.mean(native), rel=1e-5, abs=1e-5
+                )
+                assert found.native_tokenwise[side, gold] == pytest.approx(
+                    np.mean(native_tokenwise), rel=1e-5, abs=1e-5
+                )
             else:
                 assert np.isnan(found.native[side, gold])
         if null and apart:
-            losses = [sum(logsumexp(passage.logits[w][s]) - passage.logits[w][s, 0] for s in (0, 1)) for w in apart]
+            losses = [
+                sum(logsumexp(passage.logits[w][s]) - passage.logits[w][s, 0] for s in (0, 1))
+                for w in apart
+            ]
             assert found.null_window[gold] == pytest.approx(np.mean(losses), rel=1e-5)
         else:
             assert np.isnan(found.null_window[gold])
@@ -136,7 +177,9 @@ def test_every_loss_of_a_null_target(link: str, lengths: list[int]) -> None:
         passage = Passage(windows, pair)
         for side in (0, 1):
             union = passage.union(side, null=True)
-            assert found.null_nll[side, pair] == pytest.approx(logsumexp(union) - passage.best_null()[side], rel=1e-5)
+            assert found.null_nll[side, pair] == pytest.approx(
+                logsumexp(union) - passage.best_null()[side], rel=1e-5
+            )
             native = [logsumexp(each[side]) - each[side, 0] for each in passage.logits]
             assert found.null_native[side, pair] == pytest.approx(np.mean(native), rel=1e-5)
             expected = binary_cross_entropy(union, len(union) - 1, None, link)
@@ -154,7 +197,9 @@ def test_batches_change_no_loss() -> None:
     _, _, together = measure("softmax", null=True, batch_tokens=10_000)
     _, _, alone = measure("softmax", null=True, batch_tokens=1)
     for name in PassageLosses.__dataclass_fields__:
-        np.testing.assert_allclose(getattr(together, name), getattr(alone, name), rtol=4e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            getattr(together, name), getattr(alone, name), rtol=4e-5, atol=1e-6
+        )
 
 
 def test_a_passage_of_one_token_has_no_loss_at_all() -> None:
@@ -169,7 +214,9 @@ def test_in_one_window_native_and_passage_losses_agree() -> None:
         _, golds, found = measure(link, null=True)
         one = golds.pair == 0
         np.testing.assert_allclose(found.nll[:, one], found.native[:, one], rtol=1e-5)
-        np.testing.assert_allclose(found.tokenwise[:, one], found.native_tokenwise[:, one], rtol=1e-5)
+        np.testing.assert_allclose(
+            found.tokenwise[:, one], found.native_tokenwise[:, one], rtol=1e-5
+        )
 
 
 def test_power_sums_are_those_of_every_power_by_itself() -> None:
@@ -190,7 +237,14 @@ def test_likely_tokens_are_those_of_one_softmax_over_the_passage(link: str, null
     """Of one window and of many, each token with its owner's logits; the other network's probability may be unknown."""
     windows = make_windows(LENGTHS, max_length=16, overlap=5)
     golds = make_golds(SPANS)
-    prediction = predict(FakeReader(SEED, levels=0), windows, Decoding(max_answer_length=6, null=null), 64, golds, link)
+    prediction = predict(
+        FakeReader(SEED, levels=0),
+        windows,
+        Decoding(max_answer_length=6, null=null),
+        64,
+        golds,
+        link,
+    )
     assert prediction.losses is not None
     losses = passage_losses(windows, golds, gold_views(windows, golds), prediction.losses, link)
     unlikely = 0
@@ -201,7 +255,11 @@ def test_likely_tokens_are_those_of_one_softmax_over_the_passage(link: str, null
         unlikely += int((~shown).sum())
         base = windows.passages.bounds[pair]
         wanted = [
-            [windows.passages.char_start[base + token], windows.passages.char_end[base + token], *expected[:, token]]
+            [
+                windows.passages.char_start[base + token],
+                windows.passages.char_end[base + token],
+                *expected[:, token],
+            ]
             for token in np.flatnonzero(shown.any(0))
         ]
         found = likely_tokens(windows, prediction.losses, losses.normaliser, pair)
@@ -209,7 +267,9 @@ def test_likely_tokens_are_those_of_one_softmax_over_the_passage(link: str, null
         for mine, theirs, kept in zip(found, wanted, shown[:, shown.any(0)].T, strict=True):
             assert mine[:2] == theirs[:2]
             assert [share is not None for share in mine[2:]] == kept.tolist()
-            assert [share for share in mine[2:] if share is not None] == pytest.approx(np.array(theirs[2:])[kept], abs=1e-6)
+            assert [share for share in mine[2:] if share is not None] == pytest.approx(
+                np.array(theirs[2:])[kept], abs=1e-6
+            )
     assert unlikely > 0
 
 
@@ -223,9 +283,15 @@ def test_of_many_likely_tokens_the_likeliest_are_kept():
     reader = FakeReader(SEED, levels=0, spoil=flatten)
     prediction = predict(reader, windows, Decoding(max_answer_length=6), 4096, golds)
     assert prediction.losses is not None
-    losses = passage_losses(windows, golds, gold_views(windows, golds), prediction.losses, "softmax")
+    losses = passage_losses(
+        windows, golds, gold_views(windows, golds), prediction.losses, "softmax"
+    )
     logits = Passage(windows, 0).union(0, null=False) / 4
-    starts = [share for *_, share, _ in likely_tokens(windows, prediction.losses, losses.normaliser, 0) if share is not None]
+    starts = [
+        share
+        for *_, share, _ in likely_tokens(windows, prediction.losses, losses.normaliser, 0)
+        if share is not None
+    ]
     expected = np.sort(np.exp(logits - logsumexp(logits)))[::-1]
     assert expected[TOPS] > LEAST_PROBABILITY
     assert sorted(starts, reverse=True) == pytest.approx(expected[:TOPS], abs=1e-6)

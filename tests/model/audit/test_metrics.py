@@ -46,7 +46,12 @@ def test_normalise(text: str, normal: str) -> None:
         ("", [], 1, 1.0),  # no gold: right is to give no answer
         ("end", [], 0, 0.0),
         ("", [""], 1, 1.0),
-        ("", ["the", "end"], 0, 0.0),  # of "the" nothing is left, so it does not count beside another
+        (
+            "",
+            ["the", "end"],
+            0,
+            0.0,
+        ),  # of "the" nothing is left, so it does not count beside another
         ("", ["the", "..."], 1, 1.0),
     ],
 )
@@ -86,7 +91,9 @@ def test_em_and_f1_equal_torchmetrics() -> None:
         return " ".join(choose.choices(words, k=choose.choice([1, 1, 2, 4])))
 
     cases = [(answer(), [answer() for _ in range(choose.randint(1, 3))]) for _ in range(200)]
-    cases = [(p, golds) for p, golds in cases if normalise(p) and all(normalise(gold) for gold in golds)]
+    cases = [
+        (p, golds) for p, golds in cases if normalise(p) and all(normalise(gold) for gold in golds)
+    ]
     assert len(cases) > 60
     everything = SQuAD()
     for number, (prediction, golds) in enumerate(cases):
@@ -102,12 +109,21 @@ def test_em_and_f1_equal_torchmetrics() -> None:
     mean = everything.compute()
     assert 10 < mean["exact_match"] < 90
     ours = [grade(*case) for case in cases]
-    assert 100 * sum(em for em, _ in ours) / len(cases) == pytest.approx(mean["exact_match"].item(), abs=1e-3)
-    assert 100 * sum(score for _, score in ours) / len(cases) == pytest.approx(mean["f1"].item(), abs=1e-3)
+    assert 100 * sum(em for em, _ in ours) / len(cases) == pytest.approx(
+        mean["exact_match"].item(), abs=1e-3
+    )
+    assert 100 * sum(score for _, score in ours) / len(cases) == pytest.approx(
+        mean["f1"].item(), abs=1e-3
+    )
 
 
-@given(st.text(alphabet="ab the.", max_size=12), st.lists(st.text(alphabet="ab the.", max_size=12), max_size=3))
-def test_f1_lies_between_em_and_one_and_more_golds_never_lower_it(prediction: str, golds: list[str]) -> None:
+@given(
+    st.text(alphabet="ab the.", max_size=12),
+    st.lists(st.text(alphabet="ab the.", max_size=12), max_size=3),
+)
+def test_f1_lies_between_em_and_one_and_more_golds_never_lower_it(
+    prediction: str, golds: list[str]
+) -> None:
     exact, score, by_character = grades(prediction, golds)
     assert exact <= score <= 1
     assert by_character == score

@@ -9,7 +9,13 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from transformers.loss.loss_utils import ForQuestionAnsweringLoss
 
-from model.audit.objective import categorical, log_normaliser, log_one_minus, merge_log_masses, tokenwise
+from model.audit.objective import (
+    categorical,
+    log_normaliser,
+    log_one_minus,
+    merge_log_masses,
+    tokenwise,
+)
 
 EVERYWHERE = torch.ones(4, 9, dtype=torch.bool)
 
@@ -28,12 +34,18 @@ def nll(logits: torch.Tensor, target: torch.Tensor, support: torch.Tensor) -> to
     [
         # The four examples of docs/objective.md: logits 4, 0, 0 over three tokens, gold (0, 0).
         ([4.0, 0.0, 0.0], [4.0, 0.0, 0.0], 2 * math.log(1 + 2 * math.exp(-4))),
-        ([4.0, 0.0, 0.0], [0.0, 4.0, 0.0], math.log(1 + 2 * math.exp(-4)) + math.log(2 + math.exp(4))),
+        (
+            [4.0, 0.0, 0.0],
+            [0.0, 4.0, 0.0],
+            math.log(1 + 2 * math.exp(-4)) + math.log(2 + math.exp(4)),
+        ),
         ([0.0, 4.0, 0.0], [0.0, 4.0, 0.0], 2 * math.log(2 + math.exp(4))),
         ([0.0, 0.0, 0.0], [0.0, 0.0, 0.0], 2 * math.log(3)),
     ],
 )
-def test_the_examples_of_the_page_on_the_objective(start: list[float], end: list[float], expected: float) -> None:
+def test_the_examples_of_the_page_on_the_objective(
+    start: list[float], end: list[float], expected: float
+) -> None:
     support = torch.ones(1, 3, dtype=torch.bool)
     gold = torch.tensor([0])
     total = nll(torch.tensor([start]), gold, support) + nll(torch.tensor([end]), gold, support)
@@ -42,7 +54,9 @@ def test_the_examples_of_the_page_on_the_objective(start: list[float], end: list
 
 def test_categorical_is_cross_entropy() -> None:
     logits, target = random_logits(), torch.tensor([0, 3, 8, 5])
-    torch.testing.assert_close(nll(logits, target, EVERYWHERE), cross_entropy(logits, target, reduction="none"))
+    torch.testing.assert_close(
+        nll(logits, target, EVERYWHERE), cross_entropy(logits, target, reduction="none")
+    )
 
 
 def test_half_the_sum_is_the_loss_of_transformers() -> None:
@@ -63,7 +77,9 @@ def test_logits_outside_of_the_support_do_not_count() -> None:
         torch.testing.assert_close(nll(spoilt, target, support), expected)
         for link in ("softmax", "sigmoid"):
             found = tokenwise(spoilt, target, support, link)
-            torch.testing.assert_close(found, tokenwise(logits[:, 2:7], target - 2, EVERYWHERE[:, :5], link))
+            torch.testing.assert_close(
+                found, tokenwise(logits[:, 2:7], target - 2, EVERYWHERE[:, :5], link)
+            )
 
 
 def test_tokenwise_sigmoid_is_binary_cross_entropy() -> None:
@@ -112,7 +128,9 @@ def test_gradients(link: str) -> None:
 def test_gradients_of_confident_logits_are_finite() -> None:
     logits = torch.tensor([[60.0, 0.0, 0.0]], requires_grad=True)
     support = torch.ones(1, 3, dtype=torch.bool)
-    loss = tokenwise(logits, torch.tensor([1]), support, "softmax") + nll(logits, torch.tensor([1]), support)
+    loss = tokenwise(logits, torch.tensor([1]), support, "softmax") + nll(
+        logits, torch.tensor([1]), support
+    )
     loss.sum().backward()
     assert torch.isfinite(logits.grad).all()
 
@@ -127,8 +145,12 @@ def test_half_precision_is_computed_in_float32() -> None:
 def test_merged_masses_are_the_normaliser_of_the_union() -> None:
     logits = random_logits(torch.float64)
     merged = merge_log_masses(torch.logsumexp(logits, 1), torch.tensor([0, 2, 0, 2]), 3)
-    expected = torch.stack([torch.logsumexp(logits[0::2].flatten(), 0), torch.logsumexp(logits[1::2].flatten(), 0)])
+    expected = torch.stack(
+        [torch.logsumexp(logits[0::2].flatten(), 0), torch.logsumexp(logits[1::2].flatten(), 0)]
+    )
     torch.testing.assert_close(merged[[0, 2]], expected)
     assert merged[1] == -torch.inf
     values = torch.randn(4, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x: merge_log_masses(x, torch.tensor([0, 1, 0, 1]), 2), (values,))
+    assert torch.autograd.gradcheck(
+        lambda x: merge_log_masses(x, torch.tensor([0, 1, 0, 1]), 2), (values,)
+    )

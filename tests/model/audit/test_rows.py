@@ -84,7 +84,17 @@ class TestColumns:
             assert found["golds"] == len(spans)
             begin, end = found["prediction_start"], found["prediction_end"]
             assert found["prediction"] == audited.contexts[pair][begin:end] != ""
-        assert [row["golds_dropped"] for row in audited.columns] == [0, 1, 2, 3, 4, None, 6, 7, None]
+        assert [row["golds_dropped"] for row in audited.columns] == [
+            0,
+            1,
+            2,
+            3,
+            4,
+            None,
+            6,
+            7,
+            None,
+        ]
 
     @pytest.mark.parametrize("null", [False, True])
     @pytest.mark.parametrize("temperature", [1.0, 2.5])
@@ -93,17 +103,23 @@ class TestColumns:
         for (pair, spans), found in zip(ROWS, audited.columns, strict=True):
             if found["status"] == "rejected":
                 continue
-            candidates = spans_of(audited.windows, pair, SEED, 0, audited.decoding.max_answer_length)
+            candidates = spans_of(
+                audited.windows, pair, SEED, 0, audited.decoding.max_answer_length
+            )
             nothing = null_score(audited.windows, pair, SEED, 0) if null else None
             scores = [span.score for span in candidates]
             mass = log_normaliser(scores + ([nothing] if nothing is not None else []), temperature)
-            assert found["probability"] == pytest.approx(math.exp(scores[0] / temperature - mass), rel=1e-5)
+            assert found["probability"] == pytest.approx(
+                math.exp(scores[0] / temperature - mass), rel=1e-5
+            )
             assert found["span_score"] == pytest.approx(scores[0], rel=1e-6)
             if nothing is None:
                 assert found["null_score"] is found["null_probability"] is None
             else:
                 assert found["null_score"] == pytest.approx(nothing, rel=1e-6)
-                assert found["null_probability"] == pytest.approx(math.exp(nothing / temperature - mass), rel=1e-5)
+                assert found["null_probability"] == pytest.approx(
+                    math.exp(nothing / temperature - mass), rel=1e-5
+                )
             if not spans:
                 assert found["gold_probability"] == found["null_probability"]
                 assert found["gold_rank"] is None
@@ -114,7 +130,9 @@ class TestColumns:
             else:
                 expected = math.exp(scores[places[0]] / temperature - mass)
                 assert found["gold_probability"] == pytest.approx(expected, rel=1e-5)
-                assert found["gold_rank"] == (places[0] + 1 if places[0] < audited.decoding.n_best else None)
+                assert found["gold_rank"] == (
+                    places[0] + 1 if places[0] < audited.decoding.n_best else None
+                )
 
     def test_temperature_changes_no_loss(self):
         losses = [field.name for field in AUDIT_SCHEMA if field.type == pa.float64()]
@@ -140,15 +158,25 @@ class TestColumns:
                 for j in range(i, min(i + audited.decoding.max_answer_length, LENGTHS[pair]))
             ]
             mass = math.fsum(options) + (p[0, 0] * p[1, 0] if null else 0.0)
-            assert -math.log(found["gold_probability"]) == pytest.approx(found["nll"] + math.log(mass), rel=1e-5, abs=1e-6)
+            assert -math.log(found["gold_probability"]) == pytest.approx(
+                found["nll"] + math.log(mass), rel=1e-5, abs=1e-6
+            )
             assert found["gold_probability"] >= math.exp(-found["nll"]) * (1 - 1e-6)
             checked += 1
         assert checked >= 2
 
     def test_where_the_model_decides_for_no_answer_the_prediction_is_empty(self):
         audited = audit(null=True)
-        decided = [row for row in audited.columns if row["status"] != "rejected" and row["null_score"] > row["span_score"]]
-        others = [row for row in audited.columns if row["status"] != "rejected" and row["null_score"] <= row["span_score"]]
+        decided = [
+            row
+            for row in audited.columns
+            if row["status"] != "rejected" and row["null_score"] > row["span_score"]
+        ]
+        others = [
+            row
+            for row in audited.columns
+            if row["status"] != "rejected" and row["null_score"] <= row["span_score"]
+        ]
         assert decided  # both kinds are among the rows
         assert others
         for row in decided:
@@ -175,12 +203,16 @@ class TestHashes:
 
     def test_rows_that_ask_the_same_share_them(self):
         columns = audit(null=True).columns
-        kept = [(row, *ROWS[row]) for row, found in enumerate(columns) if found["status"] != "rejected"]
+        kept = [
+            (row, *ROWS[row]) for row, found in enumerate(columns) if found["status"] != "rejected"
+        ]
         for row, pair, spans in kept:
             for other, other_pair, other_spans in kept:
                 for name in ("question_hash", "context_hash", "pair_hash"):
                     assert (columns[row][name] == columns[other][name]) == (pair == other_pair)
-                assert (columns[row]["gold_hash"] == columns[other]["gold_hash"]) == (set(spans) == set(other_spans))
+                assert (columns[row]["gold_hash"] == columns[other]["gold_hash"]) == (
+                    set(spans) == set(other_spans)
+                )
 
     def test_golds_are_told_apart_by_their_characters_as_in_every_version(self):
         for (_, spans), found in zip(ROWS, audit(null=True).columns, strict=True):

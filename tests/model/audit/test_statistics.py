@@ -28,7 +28,11 @@ def merged_at_random(parts: list[Statistics], seed: int) -> Statistics:
         one = left.pop(shuffled.randrange(len(left)))
         other = left.pop(shuffled.randrange(len(left)))
         one.merge(other)
-        left.append(Statistics.from_json(json.loads(json.dumps(one.to_json()))) if shuffled.random() < 0.3 else one)
+        left.append(
+            Statistics.from_json(json.loads(json.dumps(one.to_json())))
+            if shuffled.random() < 0.3
+            else one
+        )
     return left[0]
 
 
@@ -37,7 +41,9 @@ def audit_table(rows: int, seed: int = 0) -> pa.Table:
     drawn = np.random.default_rng(seed)
     columns: dict[str, list[Any]] = {name: [None] * rows for name in AUDIT_SCHEMA.names}
     for row in range(rows):
-        kind = drawn.choice(["scored", "null_scored", "unreachable", "rejected"], p=[0.6, 0.2, 0.1, 0.1])
+        kind = drawn.choice(
+            ["scored", "null_scored", "unreachable", "rejected"], p=[0.6, 0.2, 0.1, 0.1]
+        )
         columns["status"][row] = kind
         if kind == "rejected":
             continue
@@ -57,18 +63,35 @@ def audit_table(rows: int, seed: int = 0) -> pa.Table:
         columns["character_f1"][row] = float(np.float32((columns["f1"][row] + 1) / 2))
         columns["context_characters"][row] = 500
         columns["label_error"][row] = float(np.float32(max(0.0, drawn.normal(0, 4))))
-        columns["nll_start"][row], columns["nll_end"][row] = (float(each) for each in drawn.gamma(1.5, 3.0, 2))
+        columns["nll_start"][row], columns["nll_end"][row] = (
+            float(each) for each in drawn.gamma(1.5, 3.0, 2)
+        )
         columns["num_tokens"][row] = int(drawn.integers(1, 20000))
         columns["num_windows"][row] = int(drawn.integers(1, 90))
     return pa.table(columns, schema=AUDIT_SCHEMA)
 
 
-def measured(table: pa.Table, sources: Sequence[str | None], first: int = 0, most_worst: int = 7) -> Statistics:
+def measured(
+    table: pa.Table, sources: Sequence[str | None], first: int = 0, most_worst: int = 7
+) -> Statistics:
     """The statistics of a slice of rows that stand in one file from `first` on."""
-    questions = [("Who was it?", "In what year?", "Name it.")[(first + k) % 3] for k in range(table.num_rows)]
-    examples = [{"path": "/a.parquet", "row": first + k, "id": f"row {first + k}"} for k in range(table.num_rows)]
+    questions = [
+        ("Who was it?", "In what year?", "Name it.")[(first + k) % 3] for k in range(table.num_rows)
+    ]
+    examples = [
+        {"path": "/a.parquet", "row": first + k, "id": f"row {first + k}"}
+        for k in range(table.num_rows)
+    ]
     example_of, given = examples.__getitem__, {"source": list(sources)}
-    return measure(table, questions, given, example_of, lambda row: [[0, first + row, 0.5, 0.5]], most_worst, most_worst)
+    return measure(
+        table,
+        questions,
+        given,
+        example_of,
+        lambda row: [[0, first + row, 0.5, 0.5]],
+        most_worst,
+        most_worst,
+    )
 
 
 def cut(rows: int, seed: int) -> list[tuple[int, int]]:
@@ -79,7 +102,15 @@ def cut(rows: int, seed: int) -> list[tuple[int, int]]:
 
 class TestSlice:
     def columns(self, rows: int, **given: Sequence[float]) -> dict[str, np.ndarray]:
-        names = (*LOSSES, "exact_match", "f1", "character_f1", "probability", "answerable", "answered")
+        names = (
+            *LOSSES,
+            "exact_match",
+            "f1",
+            "character_f1",
+            "probability",
+            "answerable",
+            "answered",
+        )
         return {name: np.array(given.get(name, [1.0] * rows), np.float64) for name in names}
 
     def test_wilson_interval_and_percentages(self):
@@ -91,7 +122,9 @@ class TestSlice:
         assert summary["exact_match"]["interval"] == pytest.approx([49.02, 94.33], abs=0.01)
         assert summary["f1"]["percent"] == pytest.approx(70)
         spread = 1.96 * np.std([1] * 4 + [0.5] * 6) / math.sqrt(10)
-        assert summary["f1"]["interval"] == pytest.approx([100 * (0.7 - spread), 100 * (0.7 + spread)])
+        assert summary["f1"]["interval"] == pytest.approx(
+            [100 * (0.7 - spread), 100 * (0.7 + spread)]
+        )
 
     def test_receipts_without_a_character_f1_have_that_of_words(self):
         """Earlier versions wrote them, and a run of theirs may go on."""
@@ -101,7 +134,10 @@ class TestSlice:
         written = json.loads(json.dumps(part.to_json()))
         assert Slice.from_json(written).summary() == part.summary()
         written["grades"].pop()
-        assert Slice.from_json(written).summary() == {**part.summary(), "character_f1": {"percent": 75}}
+        assert Slice.from_json(written).summary() == {
+            **part.summary(),
+            "character_f1": {"percent": 75},
+        }
 
     def test_no_interval_leaves_the_percentages_that_there_are(self):
         for f1 in ([0, 0, 1], [1, 1, 0]):
@@ -129,15 +165,22 @@ class TestSlice:
             found = part.summary()
             for name in ("exact_match", "f1"):
                 low, high = found[name]["interval"]
-                assert 0 <= low <= found[name]["percent"] + 1e-9 and found[name]["percent"] - 1e-9 <= high <= 100
+                assert (
+                    0 <= low <= found[name]["percent"] + 1e-9
+                    and found[name]["percent"] - 1e-9 <= high <= 100
+                )
                 assert math.copysign(1, low) == 1
-            assert 0 <= found["answerability_interval"][0] <= found["answerability_interval"][1] <= 100
+            assert (
+                0 <= found["answerability_interval"][0] <= found["answerability_interval"][1] <= 100
+            )
 
     def test_perplexities_are_of_the_mean_start_and_end_loss(self):
         part = Slice()
         part.add(self.columns(2, nll_start=[1, 3], nll_end=[0, 1]))
         assert part.summary()["perplexity_start"] == pytest.approx(math.exp(2))
-        assert part.summary()["perplexity_start_interval"] == pytest.approx([math.exp(2 - 1.96), math.exp(2 + 1.96)], rel=1e-4)
+        assert part.summary()["perplexity_start_interval"] == pytest.approx(
+            [math.exp(2 - 1.96), math.exp(2 + 1.96)], rel=1e-4
+        )
         assert part.summary()["perplexity_end"] == pytest.approx(math.exp(0.5))
 
     def test_a_perplexity_beyond_all_floats_ends_no_job(self):
@@ -162,9 +205,14 @@ class TestSlice:
         )
         summary = part.summary()
         assert summary["answerability_accuracy"] == 50
-        assert summary["answerability_interval"] == pytest.approx([15.00, 85.00], abs=0.01)  # 2 of 4: 50 +- 196 sqrt(1 / 31.37)
+        assert summary["answerability_interval"] == pytest.approx(
+            [15.00, 85.00], abs=0.01
+        )  # 2 of 4: 50 +- 196 sqrt(1 / 31.37)
         # Only answers that were given: the first, and the fourth, which should have been none.
-        assert [bin["mean_probability"] for bin in summary["calibration"]["reliability"]] == [0.25, 0.75]
+        assert [bin["mean_probability"] for bin in summary["calibration"]["reliability"]] == [
+            0.25,
+            0.75,
+        ]
         assert [bin["accuracy"] for bin in summary["calibration"]["reliability"]] == [0, 1]
 
     def test_undefined_losses_count_for_nothing_and_each_has_its_own_count(self):
@@ -193,7 +241,8 @@ class TestMeasure:
         summary = whole.summary()
         for seed in range(6):
             parts = [
-                measured(table.slice(begin, end - begin), sources[begin:end], begin) for begin, end in cut(self.ROWS, seed)
+                measured(table.slice(begin, end - begin), sources[begin:end], begin)
+                for begin, end in cut(self.ROWS, seed)
             ]
             same_figures(merged_at_random(parts, seed).summary(), summary)
         assert merged_at_random([whole], 0).summary() == summary  # and JSON loses nothing
@@ -209,7 +258,9 @@ class TestMeasure:
             assert found["losses"][name]["mean"] == pytest.approx(np.mean(values))
             assert found["losses"][name]["max"] == max(values)
         assert found["losses"]["native_nll"]["count"] < len(rows)
-        assert found["exact_match"]["percent"] == pytest.approx(100 * np.mean([row["exact_match"] for row in rows]))
+        assert found["exact_match"]["percent"] == pytest.approx(
+            100 * np.mean([row["exact_match"] for row in rows])
+        )
         assert found["f1"]["percent"] == pytest.approx(100 * np.mean([row["f1"] for row in rows]))
         agree = [(row["golds"] > 0) == (row["prediction"] != "") for row in rows]
         assert found["answerability_accuracy"] == pytest.approx(100 * np.mean(agree))
@@ -237,16 +288,24 @@ class TestMeasure:
         unanswerable = sum(table["golds"][k].as_py() == 0 for k in kept)
         assert summary["slices"]["answerable"]["no"]["rows"] == unanswerable
         assert summary["slices"]["answer_position"]["none"]["rows"] == unanswerable
-        assert set(summary["slices"]["answer_position"]) == {"none", *(f"{k} of 5" for k in range(1, 5))}  # starts below 400
+        assert set(summary["slices"]["answer_position"]) == {
+            "none",
+            *(f"{k} of 5" for k in range(1, 5)),
+        }  # starts below 400
         assert set(summary["slices"]["question_word"]) == {"who", "what", "other"}
         assert all("calibration" in part for part in summary["slices"]["num_windows"].values())
 
     def test_the_highest_losses_are_the_highest_whatever_the_chunks(self):
         table = audit_table(self.ROWS)
-        rows = [(row["nll"], k) for k, row in enumerate(table.to_pylist()) if row["status"] != "rejected"]
+        rows = [
+            (row["nll"], k)
+            for k, row in enumerate(table.to_pylist())
+            if row["status"] != "rejected"
+        ]
         expected = sorted(rows, key=lambda entry: (-entry[0], entry[1]))[:7]
         parts = [
-            measured(table.slice(begin, end - begin), [None] * (end - begin), begin) for begin, end in cut(self.ROWS, seed=1)
+            measured(table.slice(begin, end - begin), [None] * (end - begin), begin)
+            for begin, end in cut(self.ROWS, seed=1)
         ]
         for statistics in (measured(table, [None] * self.ROWS), merged_at_random(parts, 1)):
             found = statistics.summary()["highest_loss"]
@@ -256,7 +315,9 @@ class TestMeasure:
 
     def test_equal_losses_are_listed_in_the_order_of_the_input(self):
         table = audit_table(20)
-        level = table.set_column(table.column_names.index("nll"), "nll", pa.array([1.0] * 20, pa.float64()))
+        level = table.set_column(
+            table.column_names.index("nll"), "nll", pa.array([1.0] * 20, pa.float64())
+        )
         kept = [k for k, status in enumerate(table["status"].to_pylist()) if status != "rejected"]
         parts = [measured(level.slice(k, 5), [None] * 5, k, 6) for k in (10, 0, 15, 5)]
         for seed in range(3):
@@ -270,19 +331,30 @@ class TestMeasure:
 
     def test_suspects_are_those_with_the_highest_score_above_0(self):
         table = audit_table(self.ROWS)
-        scores = [(row["label_error"], k) for k, row in enumerate(table.to_pylist()) if (row["label_error"] or 0) > 0]
+        scores = [
+            (row["label_error"], k)
+            for k, row in enumerate(table.to_pylist())
+            if (row["label_error"] or 0) > 0
+        ]
         expected = sorted(scores, key=lambda entry: (-entry[0], entry[1]))
         assert 7 < len(expected) < self.ROWS
-        parts = [measured(table.slice(b, e - b), [None] * (e - b), b) for b, e in cut(self.ROWS, seed=3)]
+        parts = [
+            measured(table.slice(b, e - b), [None] * (e - b), b) for b, e in cut(self.ROWS, seed=3)
+        ]
         found = merged_at_random(parts, 3).summary()["suspected_label_errors"]
         assert [(example["label_error"], example["row"]) for example in found] == expected[:7]
-        found = measured(table, [None] * self.ROWS, most_worst=10**4).summary()["suspected_label_errors"]
+        found = measured(table, [None] * self.ROWS, most_worst=10**4).summary()[
+            "suspected_label_errors"
+        ]
         assert len(found) == len(expected)
 
     def test_the_first_of_a_list_have_likely_tokens_however_rows_were_cut_into_chunks(self):
         table = audit_table(self.ROWS)
         for seed in (0, 5):
-            parts = [measured(table.slice(b, e - b), [None] * (e - b), b, 2 * WITH_TOKENS) for b, e in cut(self.ROWS, seed)]
+            parts = [
+                measured(table.slice(b, e - b), [None] * (e - b), b, 2 * WITH_TOKENS)
+                for b, e in cut(self.ROWS, seed)
+            ]
             summary = merged_at_random(parts, seed).summary()
             for name in ("highest_loss", "suspected_label_errors"):
                 assert len(summary[name]) == 2 * WITH_TOKENS
@@ -293,16 +365,24 @@ class TestMeasure:
     def test_start_against_end_loss_counts_every_row_once(self):
         table = audit_table(self.ROWS)
         rows = [row for row in table.to_pylist() if row["status"] != "rejected"]
-        parts = [measured(table.slice(b, e - b), [None] * (e - b), b) for b, e in cut(self.ROWS, seed=4)]
+        parts = [
+            measured(table.slice(b, e - b), [None] * (e - b), b) for b, e in cut(self.ROWS, seed=4)
+        ]
         found = merged_at_random(parts, 4).summary()
         places = Counter(
-            tuple(min(int(4 * math.sqrt(row[f"nll_{side}"])), LOSS_BINS - 1) for side in ("start", "end")) for row in rows
+            tuple(
+                min(int(4 * math.sqrt(row[f"nll_{side}"])), LOSS_BINS - 1)
+                for side in ("start", "end")
+            )
+            for row in rows
         )
         assert {(start, end): count for start, end, count in found["start_against_end"]} == places
         histogram = Counter(min(int(4 * math.sqrt(row["nll"])), LOSS_BINS - 1) for row in rows)
         assert sum(found["nll_histogram"]) == len(rows)
         moved = sum(abs(found["nll_histogram"][k] - histogram[k]) for k in range(LOSS_BINS))
-        assert moved <= len(rows) / 10  # the sketch knows a value to 1 %: at a border it may fall into the next bin
+        assert (
+            moved <= len(rows) / 10
+        )  # the sketch knows a value to 1 %: at a border it may fall into the next bin
 
     def test_nothing_but_rejected_rows(self):
         columns = {**{name: [None] * 3 for name in AUDIT_SCHEMA.names}, "status": ["rejected"] * 3}
@@ -323,7 +403,11 @@ class TestSlicesOfManyValues:
         rows = 360
         table = audit_table(rows)
         sources = [f"s{(7 * row) % 180:03d}" for row in range(rows)]
-        kept = [source for source, status in zip(sources, table["status"].to_pylist(), strict=True) if status != "rejected"]
+        kept = [
+            source
+            for source, status in zip(sources, table["status"].to_pylist(), strict=True)
+            if status != "rejected"
+        ]
         first = sorted(set(kept))[:MOST_SLICES]
         assert len(set(kept)) > MOST_SLICES
         whole = measured(table, sources).summary()["slices"]["source"]
@@ -347,8 +431,12 @@ class TestSlicesOfManyValues:
         table = audit_table(6)
         given = {"source": [1, None, ["a", 2], True, 0.5, "x" * 200]}
         examples = [{"path": "/a", "row": k, "id": ""} for k in range(6)]
-        found = measure(table, ["?"] * 6, given, examples.__getitem__, lambda row: [], 1).slices["source"]
+        found = measure(table, ["?"] * 6, given, examples.__getitem__, lambda row: [], 1).slices[
+            "source"
+        ]
         labels = ["1", "(null)", "['a', 2]", "True", "0.5", "x" * 80]
         assert set(found) == {
-            label for label, status in zip(labels, table["status"].to_pylist(), strict=True) if status != "rejected"
+            label
+            for label, status in zip(labels, table["status"].to_pylist(), strict=True)
+            if status != "rejected"
         }

@@ -46,25 +46,38 @@ def test_logits_are_as_before(checkpoint: Checkpoint, prepared: CheckpointReader
     implementation = prepared._network.forward.config._attn_implementation
     assert implementation == (ATTENTION if checkpoint.architecture.name in SDPA else "eager")
     contexts = [*TRICKY_CONTEXTS.values(), long_context(300)]
-    pairs = cut_pairs(["Who waved?"] * len(contexts), contexts, checkpoint.reader.tokenizer(), WindowLimits(64, 16, 16, 99))
+    pairs = cut_pairs(
+        ["Who waved?"] * len(contexts),
+        contexts,
+        checkpoint.reader.tokenizer(),
+        WindowLimits(64, 16, 16, 99),
+    )
     for chosen in (np.arange(len(pairs.windows)), np.flatnonzero(pairs.windows.lengths == 64)):
         batch = assemble(pairs.windows, chosen)
         with torch.inference_mode():
             expected, found = checkpoint.reader.logits(batch), prepared.logits(batch)
         for one, other in zip(found, expected, strict=True):
-            torch.testing.assert_close(one[batch.attention], other[batch.attention], rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(
+                one[batch.attention], other[batch.attention], rtol=1e-5, atol=1e-5
+            )
 
 
 @pytest.mark.parametrize("checkpoint", SDPA, indirect=True)
 @pytest.mark.parametrize("null", [False, True])
 @pytest.mark.parametrize("link", ["softmax", "sigmoid"])
-def test_no_operation_needs_to_know_a_result(checkpoint: Checkpoint, prepared: CheckpointReader, null: bool, link: str) -> None:
+def test_no_operation_needs_to_know_a_result(
+    checkpoint: Checkpoint, prepared: CheckpointReader, null: bool, link: str
+) -> None:
     """Copies don't show here, where all is on the host: tests/test_gpu.py has those."""
     contexts = [long_context(200), "Ada waved."]
-    pairs = cut_pairs(["Who waved?"] * 2, contexts, prepared.tokenizer(), WindowLimits(64, 16, 16, 99))
+    pairs = cut_pairs(
+        ["Who waved?"] * 2, contexts, prepared.tokenizer(), WindowLimits(64, 16, 16, 99)
+    )
     answers = [{"text": [context[:3]], "answer_start": [0]} for context in contexts]
     golds = read_golds(answers, pairs.contexts, pairs.row_pair, pairs.windows)
-    prepared._network.maskless = False  # whether a batch has padding is asked while it is on the host
+    prepared._network.maskless = (
+        False  # whether a batch has padding is asked while it is on the host
+    )
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         prediction = predict(prepared, pairs.windows, Decoding(null=null), 256, golds, link)
     operations = {event.key for event in profile.key_averages()}

@@ -48,15 +48,27 @@ def threads_seen(lanes: int, expected: int) -> list[int]:
 
 @pytest.mark.parametrize(
     ("torch_threads", "lanes", "expected"),
-    [(4, 4, [1] * 4), (4, 2, [2, 2]), (4, 8, [1] * 8), (12, 8, [2] * 6), (8, 5, [2] * 4), (4, 3, [2, 2]), (1, 2, [1, 1])],
+    [
+        (4, 4, [1] * 4),
+        (4, 2, [2, 2]),
+        (4, 8, [1] * 8),
+        (12, 8, [2] * 6),
+        (8, 5, [2] * 4),
+        (4, 3, [2, 2]),
+        (1, 2, [1, 1]),
+    ],
 )
-def test_lanes_share_the_threads_and_leave_none_idle(threads: int, torch_threads: int, lanes: int, expected: list[int]) -> None:
+def test_lanes_share_the_threads_and_leave_none_idle(
+    threads: int, torch_threads: int, lanes: int, expected: list[int]
+) -> None:
     torch.set_num_threads(torch_threads)
     assert threads_seen(lanes, len(expected)) == expected
     assert torch.get_num_threads() == torch_threads
 
 
-def test_a_thread_that_met_torch_while_lanes_worked_has_all_threads_when_its_turn_comes(threads: int) -> None:
+def test_a_thread_that_met_torch_while_lanes_worked_has_all_threads_when_its_turn_comes(
+    threads: int,
+) -> None:
     """As threads of a runner do, each with a chunk: with a lane's share for good it would compute on one core."""
     met, turn, seen = threading.Event(), threading.Event(), []
 
@@ -80,7 +92,9 @@ def test_a_thread_that_met_torch_while_lanes_worked_has_all_threads_when_its_tur
     assert seen == [1, threads, threads]
 
 
-def test_a_torch_that_keeps_its_threads_works_in_lanes_too(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_torch_that_keeps_its_threads_works_in_lanes_too(
+    threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """torch's own pool of threads, where it is built without OpenMP, can't be resized once it has worked."""
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
     assert lanes_of(torch.device("cpu")) >= 1
@@ -92,7 +106,11 @@ def test_a_torch_that_keeps_its_threads_works_in_lanes_too(threads: int, monkeyp
 @pytest.mark.parametrize("lanes", [0, 1])
 def test_one_lane_is_the_thread_that_asks(threads: int, lanes: int) -> None:
     seen = []
-    in_lanes(lambda item: seen.append((item, threading.current_thread(), torch.get_num_threads())), [2, 1], lanes)
+    in_lanes(
+        lambda item: seen.append((item, threading.current_thread(), torch.get_num_threads())),
+        [2, 1],
+        lanes,
+    )
     assert seen == [(item, threading.current_thread(), threads) for item in (1, 2)]
 
 

@@ -19,24 +19,36 @@ QUESTIONS = ["Who waved at the flag?", "Où est le cafe\u0301 👋🏽?"]
 
 
 @given(st.lists(st.integers(1, 50), max_size=40), st.integers(1, 200))
-def test_batches_partition_the_windows_within_the_budget(lengths: list[int], batch_tokens: int) -> None:
+def test_batches_partition_the_windows_within_the_budget(
+    lengths: list[int], batch_tokens: int
+) -> None:
     batches = plan_batches(np.array(lengths, np.int64), batch_tokens)
     order = [window for batch in batches for window in batch.tolist()]
     assert order == sorted(range(len(lengths)), key=lambda window: (-lengths[window], window))
     for batch in batches:
         assert len(batch) == 1 or len(batch) * lengths[batch[0]] <= batch_tokens
     for batch, following in zip(batches, batches[1:], strict=False):
-        assert (len(batch) + 1) * lengths[batch[0]] > batch_tokens, f"{following[0]} would have fitted"
+        assert (len(batch) + 1) * lengths[batch[0]] > batch_tokens, (
+            f"{following[0]} would have fitted"
+        )
 
 
 def test_a_batch_of_two_windows_laid_out_by_hand() -> None:
-    windows = make_windows([5, 2], max_length=8, overlap=1, question_tokens=[1, 2], can_start=[1, 0, 1, 1, 1, 1, 1])
+    windows = make_windows(
+        [5, 2], max_length=8, overlap=1, question_tokens=[1, 2], can_start=[1, 0, 1, 1, 1, 1, 1]
+    )
     batch = assemble(windows, np.array([1, 2]))
     first, second = 100_000, 100_001
-    assert batch.input_ids.tolist() == [[1, first, 2, 103, 104, 2, 0], [1, second, second, 2, 105, 106, 2]]
+    assert batch.input_ids.tolist() == [
+        [1, first, 2, 103, 104, 2, 0],
+        [1, second, second, 2, 105, 106, 2],
+    ]
     assert batch.token_types.tolist() == [[0, 0, 0, 1, 1, 1, 0], [0, 0, 0, 0, 1, 1, 1]]
     assert batch.attention.tolist() == [[True] * 6 + [False], [True] * 7]
-    assert batch.in_context.tolist() == [[False] * 3 + [True] * 2 + [False] * 2, [False] * 4 + [True] * 2 + [False]]
+    assert batch.in_context.tolist() == [
+        [False] * 3 + [True] * 2 + [False] * 2,
+        [False] * 4 + [True] * 2 + [False],
+    ]
     assert (batch.context_start.tolist(), batch.context_stop.tolist()) == ([3, 4], [5, 6])
     assert batch.passage_start.tolist() == [3, 0]
     assert batch.classifier.tolist() == [0, 0]
@@ -45,22 +57,34 @@ def test_a_batch_of_two_windows_laid_out_by_hand() -> None:
 def test_a_format_with_the_context_first_and_the_classifier_last() -> None:
     windows = make_windows([3, 1], max_length=9, overlap=1, pair_format=CONTEXT_FIRST)
     batch = assemble(windows, np.array([0, 1]))
-    assert batch.input_ids.tolist() == [[100, 101, 102, 2, 100_000, 2, 1], [103, 2, 100_001, 2, 1, 0, 0]]
+    assert batch.input_ids.tolist() == [
+        [100, 101, 102, 2, 100_000, 2, 1],
+        [103, 2, 100_001, 2, 1, 0, 0],
+    ]
     assert batch.token_types.tolist() == [[0, 0, 0, 0, 1, 1, 2], [0, 0, 1, 1, 2, 0, 0]]
     assert batch.context_start.tolist() == [0, 0]
     assert batch.classifier.tolist() == [6, 4]
 
 
 def test_a_format_without_special_tokens() -> None:
-    bare = dict.fromkeys(("before", "between", "after", "before_types", "between_types", "after_types"), ())
-    windows = make_windows([3, 1], max_length=9, overlap=1, pair_format=replace(QUESTION_FIRST, **bare, classifier=None))
+    bare = dict.fromkeys(
+        ("before", "between", "after", "before_types", "between_types", "after_types"), ()
+    )
+    windows = make_windows(
+        [3, 1],
+        max_length=9,
+        overlap=1,
+        pair_format=replace(QUESTION_FIRST, **bare, classifier=None),
+    )
     batch = assemble(windows, np.array([0, 1]))
     assert batch.input_ids.tolist() == [[100_000, 100, 101, 102], [100_001, 103, 0, 0]]
     assert batch.attention.tolist() == [[True] * 4, [True, True, False, False]]
     assert batch.classifier is None
 
 
-@pytest.mark.parametrize("pair_format", [QUESTION_FIRST, CONTEXT_FIRST], ids=["question first", "context first"])
+@pytest.mark.parametrize(
+    "pair_format", [QUESTION_FIRST, CONTEXT_FIRST], ids=["question first", "context first"]
+)
 def test_masks_and_owned_spans_move_with_the_context(pair_format: PairFormat) -> None:
     random = np.random.default_rng(0)
     marks = random.random((2, 35)) < 0.5
@@ -78,7 +102,9 @@ def test_masks_and_owned_spans_move_with_the_context(pair_format: PairFormat) ->
         start, stop = windows.start[row], windows.stop[row]
         base, shift = windows.passages.bounds[windows.pair[row]], batch.context_start[row] - start
         expected = torch.zeros(2, batch.input_ids.shape[1], dtype=torch.bool)
-        expected[:, start + shift : stop + shift] = torch.from_numpy(marks[:, base + start : base + stop])
+        expected[:, start + shift : stop + shift] = torch.from_numpy(
+            marks[:, base + start : base + stop]
+        )
         assert torch.equal(torch.stack([batch.can_start[row], batch.can_end[row]]), expected)
         for i in range(start, stop):
             for j in range(i, stop):
@@ -86,7 +112,9 @@ def test_masks_and_owned_spans_move_with_the_context(pair_format: PairFormat) ->
                 assert owned == (batch.owned_low[row] <= i + j + 2 * shift < batch.owned_high[row])
 
 
-def cut(checkpoint: Checkpoint, questions: list[str], contexts: list[str], max_length: int, overlap: int) -> Windows:
+def cut(
+    checkpoint: Checkpoint, questions: list[str], contexts: list[str], max_length: int, overlap: int
+) -> Windows:
     """Return windows of every question with every context."""
     tokenizer = checkpoint.reader.tokenizer()
     grid = [(q, c) for q in range(len(questions)) for c in range(len(contexts))]
@@ -125,7 +153,9 @@ def test_ids_and_token_types_equal_the_pair_call_window_by_window(
             for ids, types in zip(called["input_ids"], called["token_type_ids"], strict=True):
                 assert batch.input_ids[row, : len(ids)].tolist() == ids
                 assert batch.token_types[row, : len(ids)].tolist() == types
-                assert batch.attention[row].tolist() == [k < len(ids) for k in range(batch.attention.shape[1])]
+                assert batch.attention[row].tolist() == [
+                    k < len(ids) for k in range(batch.attention.shape[1])
+                ]
                 assert (batch.input_ids[row, len(ids) :] == tokenizer.pad_token_id).all()
                 assert batch.input_ids[row, batch.classifier[row]] == tokenizer.cls_token_id
                 row += 1

@@ -6,13 +6,24 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from model.reading.columns import ANSWER_SCHEMA, N_BEST_TYPE, answer_columns, candidate_columns, read_texts
+from model.reading.columns import (
+    ANSWER_SCHEMA,
+    N_BEST_TYPE,
+    answer_columns,
+    candidate_columns,
+    read_texts,
+)
 from model.reading.prediction import Decoding, predict
 from model.reading.spans import PassageSpans, merge_windows
 from model.reading.windows import Windows
 from tests.model.fakes import FakeReader, make_windows
 
-STRING_TYPES = [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string()), pa.string_view()]
+STRING_TYPES = [
+    pa.string(),
+    pa.large_string(),
+    pa.dictionary(pa.int32(), pa.string()),
+    pa.string_view(),
+]
 
 
 # Texts
@@ -38,8 +49,12 @@ def test_bytes_that_are_no_utf8_spoil_their_row_only(dtype: pa.DataType, encoded
     values = [b"one", b"\xff\xfe", None, b"", "zw\u00f6lf".encode(), b"cut \xe2\x82"]
     array: pa.Array = raw_strings(values, dtype)
     if encoded:
-        places = pa.array([None if value is None else k for k, value in enumerate(values)], pa.int32())
-        array = pa.DictionaryArray.from_arrays(places, raw_strings([value or b"" for value in values], dtype))
+        places = pa.array(
+            [None if value is None else k for k, value in enumerate(values)], pa.int32()
+        )
+        array = pa.DictionaryArray.from_arrays(
+            places, raw_strings([value or b"" for value in values], dtype)
+        )
     texts, problems = read_texts(pa.chunked_array([array]))
     assert texts == ["one", "", "", "", "zwölf", ""]
     assert problems == {1: "not_utf8", 2: "missing", 3: "blank", 5: "not_utf8"}
@@ -49,17 +64,24 @@ def test_columns_in_several_chunks_and_empty_ones() -> None:
     column = pa.chunked_array([["one", None], [], ["two", ""]], pa.string())
     assert read_texts(column) == (["one", "", "two", ""], {1: "missing", 3: "blank"})
     assert read_texts(pa.chunked_array([], pa.string())) == ([], {})
-    assert read_texts(pa.chunked_array([[None, None]], pa.string())) == (["", ""], {0: "missing", 1: "missing"})
+    assert read_texts(pa.chunked_array([[None, None]], pa.string())) == (
+        ["", ""],
+        {0: "missing", 1: "missing"},
+    )
 
 
 # Answers
 
 
-def decoded(lengths: list[int], null: bool = True, n_best: int = 3, **options: Any) -> tuple[PassageSpans, Windows]:
+def decoded(
+    lengths: list[int], null: bool = True, n_best: int = 3, **options: Any
+) -> tuple[PassageSpans, Windows]:
     windows = make_windows(lengths, max_length=10, overlap=2, **options)
     decoding = Decoding(n_best=n_best, max_answer_length=3, null=null)
     spans = predict(FakeReader(), windows, decoding, 40).spans
-    merged = merge_windows(spans, windows.pair, windows.index, len(lengths), n_best=n_best, temperature=1.0)
+    merged = merge_windows(
+        spans, windows.pair, windows.index, len(lengths), n_best=n_best, temperature=1.0
+    )
     return merged, windows
 
 
@@ -104,8 +126,15 @@ def test_answered_rows_carry_the_best_candidate() -> None:
         assert row["span_score"] == spans.start_logit[pair, 0] + spans.end_logit[pair, 0]
         assert row["null_score"] == spans.null_score[pair]
         assert row["null_probability"] == pytest.approx(spans.null_probability[pair])
-        assert (row["window_index"], row["num_windows"]) == (spans.window_index[pair, 0], windows.counts[pair])
-        assert (row["status"], row["reason"], row["question_tokens_cut"]) == ("answered", None, [0, 7][pair])
+        assert (row["window_index"], row["num_windows"]) == (
+            spans.window_index[pair, 0],
+            windows.counts[pair],
+        )
+        assert (row["status"], row["reason"], row["question_tokens_cut"]) == (
+            "answered",
+            None,
+            [0, 7][pair],
+        )
 
 
 def test_every_text_is_the_slice_of_its_context() -> None:
@@ -113,7 +142,11 @@ def test_every_text_is_the_slice_of_its_context() -> None:
     for pair, row in enumerate(table(lengths, [0, 1, 2], n_best=6)):
         context = contexts_of(lengths)[pair]
         assert len(row["n_best"]) == 6
-        assert row["answer_text"] == context[row["answer_start"] : row["answer_end"]] == row["n_best"][0]["text"]
+        assert (
+            row["answer_text"]
+            == context[row["answer_start"] : row["answer_end"]]
+            == row["n_best"][0]["text"]
+        )
         for candidate in row["n_best"]:
             assert candidate["text"] == context[candidate["start"] : candidate["end"]]
         scores = [candidate["start_logit"] + candidate["end_logit"] for candidate in row["n_best"]]
@@ -168,8 +201,14 @@ def test_a_rejected_pair_without_tokens_or_candidates_beside_good_ones() -> None
 
 def test_fewer_candidates_than_n_best() -> None:
     row = table([2], [0], n_best=10)[0]
-    assert sorted((candidate["start"], candidate["end"]) for candidate in row["n_best"]) == [(0, 1), (0, 3), (2, 3)]
-    assert sum(candidate["probability"] for candidate in row["n_best"]) + row["null_probability"] == pytest.approx(1)
+    assert sorted((candidate["start"], candidate["end"]) for candidate in row["n_best"]) == [
+        (0, 1),
+        (0, 3),
+        (2, 3),
+    ]
+    assert sum(candidate["probability"] for candidate in row["n_best"]) + row[
+        "null_probability"
+    ] == pytest.approx(1)
 
 
 def test_candidates_of_the_last_pair_stay_in_their_passage() -> None:
@@ -185,7 +224,9 @@ def test_offsets_count_code_points_as_python_does() -> None:
     lengths = [3]
     spans, windows = decoded(lengths, n_best=9)
     context = "👩 \U00020000 é"
-    columns = answer_columns(spans, windows, [context], np.array([0]), [None], np.zeros(1, np.int64), np.zeros(1, bool))
+    columns = answer_columns(
+        spans, windows, [context], np.array([0]), [None], np.zeros(1, np.int64), np.zeros(1, bool)
+    )
     texts = {candidate["text"] for candidate in columns.column("n_best")[0].as_py()}
     assert texts == {"👩", "\U00020000", "é", "👩 \U00020000", "\U00020000 é", context}
 
@@ -207,4 +248,12 @@ def test_the_schema_is_the_contract() -> None:
         "question_tokens_cut",
     ]
     fields = [field.name for field in N_BEST_TYPE.value_type]
-    assert fields == ["text", "start", "end", "probability", "start_logit", "end_logit", "window_index"]
+    assert fields == [
+        "text",
+        "start",
+        "end",
+        "probability",
+        "start_logit",
+        "end_logit",
+        "window_index",
+    ]

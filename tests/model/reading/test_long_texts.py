@@ -19,9 +19,45 @@ from tests.model.texts import TRICKY_CONTEXTS
 
 # Letters that some normalizer changes or drops, marks, joiners, controls, spaces of all kinds, special tokens.
 TEXTS = st.lists(
-    st.sampled_from(["a", "Z", "9", "é", "ß", "İ", "Ж", "ͺ", "ﷺ", "灯", "🌊", "é", "_", "'", "``", "''", ".", "▁", " ", "  "])
+    st.sampled_from(
+        [
+            "a",
+            "Z",
+            "9",
+            "é",
+            "ß",
+            "İ",
+            "Ж",
+            "ͺ",
+            "ﷺ",
+            "灯",
+            "🌊",
+            "é",
+            "_",
+            "'",
+            "``",
+            "''",
+            ".",
+            "▁",
+            " ",
+            "  ",
+        ]
+    )
     | st.sampled_from(
-        ["\u0301", "\u200d", "\u200b", "\u00ad", "\ufeff", "\ufffd", "\x00", "\x07", "\t", "\n", "\u00a0", "\u3000"]
+        [
+            "\u0301",
+            "\u200d",
+            "\u200b",
+            "\u00ad",
+            "\ufeff",
+            "\ufffd",
+            "\x00",
+            "\x07",
+            "\t",
+            "\n",
+            "\u00a0",
+            "\u3000",
+        ]
     )
     | st.sampled_from(["[MASK]", "<mask>", "</s>", "[SEP]", "[UNK]", "<unk>", "x" * 120])
     | st.text(max_size=3),
@@ -74,7 +110,9 @@ def words_and_spaces() -> Tokenizer:
 
 def replaces(pattern: str | Regex, content: str) -> Tokenizer:
     made = words_and_spaces()
-    made.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Replace(pattern, content)])
+    made.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(pattern, content)]
+    )
     return made
 
 
@@ -99,7 +137,12 @@ def phrase() -> Tokenizer:
 def merges_over_spaces() -> Tokenizer:
     """Byte pairs without the split at spaces."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    made = Tokenizer(models.BPE({token: k for k, token in enumerate([*letters, "aĠ", "aĠaĠ"])}, [("a", "Ġ"), ("aĠ", "aĠ")]))
+    made = Tokenizer(
+        models.BPE(
+            {token: k for k, token in enumerate([*letters, "aĠ", "aĠaĠ"])},
+            [("a", "Ġ"), ("aĠ", "aĠ")],
+        )
+    )
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     return made
 
@@ -115,14 +158,18 @@ def merges_over_spaces() -> Tokenizer:
         bytes_unknown,
         phrase,
         merges_over_spaces,
-        lambda: Tokenizer(models.Unigram([("<unk>", 0.0)], unk_id=0)),  # one unknown token of any text
+        lambda: Tokenizer(
+            models.Unigram([("<unk>", 0.0)], unk_id=0)
+        ),  # one unknown token of any text
     ],
 )
 def test_nothing_is_said_where_it_is_not_sure(make: Callable[[], Tokenizer]):
     assert beginnings_of_words(make()) is None
 
 
-@pytest.mark.parametrize("make", [lambda: replaces("a a", "a"), bytes_unknown, phrase, merges_over_spaces])
+@pytest.mark.parametrize(
+    "make", [lambda: replaces("a a", "a"), bytes_unknown, phrase, merges_over_spaces]
+)
 def test_and_there_it_would_be_wrong(make: Callable[[], Tokenizer]):
     assert len(make().encode(" a a a a a").ids) < 5
 

@@ -34,20 +34,29 @@ def asked(pairs: Pairs) -> list[tuple[str, str] | str]:
     return [
         pairs.problems[row][0]
         if row in pairs.problems
-        else (pairs.questions[windows.pair_question[pair]], pairs.contexts[windows.pair_passage[pair]])
+        else (
+            pairs.questions[windows.pair_question[pair]],
+            pairs.contexts[windows.pair_passage[pair]],
+        )
         for row, pair in enumerate(pairs.row_pair.tolist())
     ]
 
 
-CONTEXTS = st.integers(20, 34).map(lambda words: " a" * words) | st.sampled_from(["a", "\x00", " ", "a b c"])
+CONTEXTS = st.integers(20, 34).map(lambda words: " a" * words) | st.sampled_from(
+    ["a", "\x00", " ", "a b c"]
+)
 QUESTIONS = st.sampled_from(["a", "a a", "a a a a a", "\x00", " ", "a a a"])
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(rows=st.lists(st.tuples(QUESTIONS, CONTEXTS), min_size=1, max_size=6))
-def test_every_row_ends_as_if_all_were_tokenized(words: Tokenizer, bert_folder: Path, rows: list[tuple[str, str]]):
+def test_every_row_ends_as_if_all_were_tokenized(
+    words: Tokenizer, bert_folder: Path, rows: list[tuple[str, str]]
+):
     questions, contexts = zip(*rows, strict=True)
-    found, slow = (cut_pairs(questions, contexts, each, LIMITS) for each in (words, Slow(bert_folder)))
+    found, slow = (
+        cut_pairs(questions, contexts, each, LIMITS) for each in (words, Slow(bert_folder))
+    )
     assert asked(found) == asked(slow)
     kept = slow.windows.counts[slow.windows.counts > 0].tolist()
     assert found.windows.counts[found.windows.counts > 0].tolist() == kept
@@ -57,7 +66,9 @@ def test_the_last_that_fits_and_the_first_ones_that_do_not(words: Tokenizer):
     contexts = ["a" + " a" * 27, "a" + " a" * 28, " a" * 29]
     pairs = cut_pairs(["a"] * 3, contexts, words, LIMITS)
     assert pairs.windows.counts.tolist() == [3, 0]
-    assert pairs.contexts == contexts[:2]  # the first word of the second follows no space: it is not counted
+    assert (
+        pairs.contexts == contexts[:2]
+    )  # the first word of the second follows no space: it is not counted
     assert pairs.problems == {
         1: ("too_many_windows", "29 tokens need more than max_windows=3"),
         2: ("too_many_windows", "more than 28 tokens need more than max_windows=3"),
@@ -66,9 +77,14 @@ def test_the_last_that_fits_and_the_first_ones_that_do_not(words: Tokenizer):
 
 @pytest.mark.parametrize(
     ("name", "unknown"),
-    [("bert", ["", "นกร้องเพลง", "", "ยามเช้า"]), ("roberta", ["", "", "", ""])],  # bytes know every text
+    [
+        ("bert", ["", "นกร้องเพลง", "", "ยามเช้า"]),
+        ("roberta", ["", "", "", ""]),
+    ],  # bytes know every text
 )
-def test_characters_in_unknown_tokens(checkpoints: dict[str, Checkpoint], name: str, unknown: list[str]) -> None:
+def test_characters_in_unknown_tokens(
+    checkpoints: dict[str, Checkpoint], name: str, unknown: list[str]
+) -> None:
     contexts = ["It leaves at noon.", "นกร้องเพลง", "It leaves.", "noon ยามเช้า noon"]
     tokenizer = checkpoints[name].reader.tokenizer()
     pairs = cut_pairs(["When?"] * 4, contexts, tokenizer, LIMITS)

@@ -28,7 +28,9 @@ DECODING = Decoding(n_best=3, max_answer_length=3, null=True)
 
 def six_pairs() -> Windows:
     """Six pairs of one or two windows, nine in all."""
-    return make_windows([8, 14, 4, 9, 12, 6], max_length=12, overlap=2, question_tokens=[1, 1, 2, 1, 2, 1])
+    return make_windows(
+        [8, 14, 4, 9, 12, 6], max_length=12, overlap=2, question_tokens=[1, 1, 2, 1, 2, 1]
+    )
 
 
 def assert_equal_windows(got: WindowSpans, expected: WindowSpans, windows: Iterable[int]) -> None:
@@ -71,7 +73,9 @@ def test_the_order_of_the_pairs_changes_nothing() -> None:
         spans = predict(FakeReader(spoil=spoil), windows, DECODING, 40).spans
         for place, pair in enumerate(order):
             at = windows.pair == place
-            results.setdefault(pair, []).append([spans.start[at], spans.end[at], spans.start_logit[at], spans.null_score[at]])
+            results.setdefault(pair, []).append(
+                [spans.start[at], spans.end[at], spans.start_logit[at], spans.null_score[at]]
+            )
     assert len(results) == 4
     for first, second in results.values():
         for one, other in zip(first, second, strict=True):
@@ -110,7 +114,9 @@ def test_spans_are_passage_tokens() -> None:
         if start <= 9 < start + logits.shape[1] - 1:
             logits[:, 1 + 9 - start] = 5
 
-    spans = predict(FakeReader(spoil=spoil), windows, Decoding(n_best=1, max_answer_length=2), 100).spans
+    spans = predict(
+        FakeReader(spoil=spoil), windows, Decoding(n_best=1, max_answer_length=2), 100
+    ).spans
     best = np.argmax(spans.start_logit[:, 0] + spans.end_logit[:, 0])
     assert (spans.start[best, 0], spans.end[best, 0]) == (9, 9)
 
@@ -143,7 +149,9 @@ def test_a_non_finite_null_logit_does_not_matter_where_null_is_no_option() -> No
     def spoil(pair: int, start: int, logits: np.ndarray) -> None:
         logits[:, 0] = np.nan
 
-    assert predict(FakeReader(spoil=spoil), six_pairs(), Decoding(null=False), 60).spans.finite.all()
+    assert predict(
+        FakeReader(spoil=spoil), six_pairs(), Decoding(null=False), 60
+    ).spans.finite.all()
 
 
 # Errors
@@ -164,19 +172,27 @@ class NoMemory:
 OUT_OF_MEMORY = [
     lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"),
     lambda: MemoryError(),
-    lambda: RuntimeError("[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: can't allocate memory"),
+    lambda: RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: can't allocate memory"
+    ),
     lambda: torch.AcceleratorError("CUDA error: out of memory"),
 ]
 
 
 @pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=["cuda", "python", "cpu", "pinned"])
 @pytest.mark.parametrize("rows", [1, 2, 3])
-def test_out_of_memory_halves_the_batch_and_changes_nothing(error: Callable[[], Exception], rows: int) -> None:
+def test_out_of_memory_halves_the_batch_and_changes_nothing(
+    error: Callable[[], Exception], rows: int
+) -> None:
     windows = six_pairs()
     reader = FakeReader(refuse=NoMemory(error, rows))
     prediction = predict(reader, windows, DECODING, 10_000)
     assert prediction.failures == {}
-    assert_equal_windows(prediction.spans, predict(FakeReader(), windows, DECODING, 10_000).spans, range(len(windows)))
+    assert_equal_windows(
+        prediction.spans,
+        predict(FakeReader(), windows, DECODING, 10_000).spans,
+        range(len(windows)),
+    )
     passed = [shape for shape in reader.shapes if shape[0] <= rows]
     assert sum(count for count, _ in passed) == len(windows)
     assert prediction.padded_tokens == sum(count * length for count, length in passed)
@@ -190,14 +206,20 @@ def test_halves_keep_the_order_and_the_rest_of_the_plan() -> None:
 
 
 @pytest.mark.parametrize("error", [RuntimeError("odd"), MemoryError()], ids=["odd", "memory"])
-def test_what_can_not_be_measured_is_still_answered(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+def test_what_can_not_be_measured_is_still_answered(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     """The spans are those of a prediction without golds, to the bit, and the neighbours are measured."""
     windows, none = six_pairs(), np.zeros(0, np.int64)
-    golds = Golds(none, none, none, Ragged.of([[]] * 6), np.zeros(6, np.int64), {}, [[]] * 6, [[]] * 6)
+    golds = Golds(
+        none, none, none, Ragged.of([[]] * 6), np.zeros(6, np.int64), {}, [[]] * 6, [[]] * 6
+    )
     whole = predict(FakeReader(), windows, DECODING, 60, golds)
     measure = prediction_module.measure_windows
 
-    def refuse(logits: torch.Tensor, batch: Batch, chosen: np.ndarray, *given: Any, **named: Any) -> None:
+    def refuse(
+        logits: torch.Tensor, batch: Batch, chosen: np.ndarray, *given: Any, **named: Any
+    ) -> None:
         measure(logits, batch, chosen, *given, **named)
         if 3 in chosen:
             raise error
@@ -209,11 +231,15 @@ def test_what_can_not_be_measured_is_still_answered(monkeypatch: pytest.MonkeyPa
     assert prediction.failures == {}
     reason = "out_of_memory" if isinstance(error, MemoryError) else "loss_error"
     assert prediction.unmeasured == {windows.pair[3]: (reason, f"{type(error).__name__}: {error}")}
-    assert_equal_windows(prediction.spans, predict(FakeReader(), windows, DECODING, 60).spans, range(len(windows)))
+    assert_equal_windows(
+        prediction.spans, predict(FakeReader(), windows, DECODING, 60).spans, range(len(windows))
+    )
     others = windows_of(windows, but=[int(windows.pair[3])])
     for name in ("context", "owned", "null", "negative", "tops", "rest"):
         np.testing.assert_allclose(
-            getattr(prediction.losses, name)[:, others], getattr(whole.losses, name)[:, others], rtol=1e-6
+            getattr(prediction.losses, name)[:, others],
+            getattr(whole.losses, name)[:, others],
+            rtol=1e-6,
         )
     assert np.isnan(prediction.losses.context[:, 3]).all()
 
@@ -222,7 +248,9 @@ def test_what_can_not_be_measured_is_still_answered(monkeypatch: pytest.MonkeyPa
 def test_a_window_that_is_too_big_alone_fails_its_pair_only(error: Callable[[], Exception]) -> None:
     windows = make_windows([4, 9, 3], max_length=20, overlap=2)
     prediction = predict(FakeReader(refuse=NoMemory(error, tokens=8)), windows, DECODING, 10_000)
-    assert {pair: reason for pair, (reason, _) in prediction.failures.items()} == {1: "out_of_memory"}
+    assert {pair: reason for pair, (reason, _) in prediction.failures.items()} == {
+        1: "out_of_memory"
+    }
     assert prediction.failures[1][1].startswith(type(error()).__name__)
     plain = predict(FakeReader(), windows, DECODING, 10_000).spans
     assert_equal_windows(prediction.spans, plain, windows_of(windows, but=[1]))
@@ -241,7 +269,9 @@ def poison(*pairs: int) -> Callable[[Batch], None]:
 def test_poison_pairs_fail_alone_and_their_neighbours_keep_their_answers(pairs: list[int]) -> None:
     windows = six_pairs()
     prediction = predict(FakeReader(refuse=poison(*pairs)), windows, DECODING, 10_000)
-    assert prediction.failures == dict.fromkeys(pairs, ("model_error", "ValueError: a poisoned pair"))
+    assert prediction.failures == dict.fromkeys(
+        pairs, ("model_error", "ValueError: a poisoned pair")
+    )
     plain = predict(FakeReader(), windows, DECODING, 10_000).spans
     assert_equal_windows(prediction.spans, plain, windows_of(windows, but=pairs))
 
@@ -253,7 +283,9 @@ def test_the_error_is_raised_if_no_window_could_be_computed() -> None:
 
 def test_a_single_window_that_fails_is_a_row_that_fails() -> None:
     """Nothing beside it tells a poison window from a broken model."""
-    prediction = predict(FakeReader(refuse=poison(0)), make_windows([4], max_length=10, overlap=2), DECODING, 100)
+    prediction = predict(
+        FakeReader(refuse=poison(0)), make_windows([4], max_length=10, overlap=2), DECODING, 100
+    )
     assert prediction.failures[0][0] == "model_error"
 
 
@@ -266,7 +298,11 @@ def test_one_good_window_is_enough_to_go_on() -> None:
 
 
 def test_a_lost_device_is_raised_at_once() -> None:
-    reader = FakeReader(refuse=NoMemory(lambda: torch.AcceleratorError("CUDA error: unspecified launch failure"), rows=0))
+    reader = FakeReader(
+        refuse=NoMemory(
+            lambda: torch.AcceleratorError("CUDA error: unspecified launch failure"), rows=0
+        )
+    )
     with pytest.raises(torch.AcceleratorError):
         predict(reader, six_pairs(), DECODING, 10_000)
     assert len(reader.shapes) == 1
@@ -274,7 +310,9 @@ def test_a_lost_device_is_raised_at_once() -> None:
 
 def test_an_interrupt_is_never_taken_for_a_poison_window() -> None:
     with pytest.raises(KeyboardInterrupt):
-        predict(FakeReader(refuse=NoMemory(KeyboardInterrupt, rows=0)), six_pairs(), DECODING, 10_000)
+        predict(
+            FakeReader(refuse=NoMemory(KeyboardInterrupt, rows=0)), six_pairs(), DECODING, 10_000
+        )
 
 
 # Lanes
@@ -297,7 +335,9 @@ def test_lanes_change_nothing_but_the_order() -> None:
     prediction = predict(reader, windows, DECODING, 12)
     assert 1 < max(most) <= 3
     alone = predict(FakeReader(refuse=poison(1)), windows, DECODING, 12)
-    assert prediction.failures == alone.failures == {1: ("model_error", "ValueError: a poisoned pair")}
+    assert (
+        prediction.failures == alone.failures == {1: ("model_error", "ValueError: a poisoned pair")}
+    )
     assert_equal_windows(prediction.spans, alone.spans, windows_of(windows, but=[1]))
     assert prediction.padded_tokens == alone.padded_tokens
     assert sorted(reader.shapes) == sorted(alone_shapes(windows))
@@ -315,17 +355,29 @@ def test_few_batches_are_worked_on_in_the_thread_that_asks() -> None:
     def refuse(batch: Batch) -> None:
         threads.add(threading.current_thread())
 
-    predict(FakeReader(most=8, refuse=refuse), make_windows([6, 4, 2], max_length=10, overlap=2), DECODING, 10)
+    predict(
+        FakeReader(most=8, refuse=refuse),
+        make_windows([6, 4, 2], max_length=10, overlap=2),
+        DECODING,
+        10,
+    )
     assert threads == {threading.current_thread()}
 
 
 def test_an_error_that_ends_the_run_ends_all_lanes() -> None:
-    lost = FakeReader(most=2, refuse=NoMemory(lambda: torch.AcceleratorError("CUDA error: unspecified launch failure"), rows=0))
+    lost = FakeReader(
+        most=2,
+        refuse=NoMemory(
+            lambda: torch.AcceleratorError("CUDA error: unspecified launch failure"), rows=0
+        ),
+    )
     with pytest.raises(torch.AcceleratorError):
         predict(lost, six_pairs(), DECODING, 1)
     assert len(lost.shapes) <= 2
     with pytest.raises(KeyboardInterrupt):
-        predict(FakeReader(most=2, refuse=NoMemory(KeyboardInterrupt, rows=0)), six_pairs(), DECODING, 1)
+        predict(
+            FakeReader(most=2, refuse=NoMemory(KeyboardInterrupt, rows=0)), six_pairs(), DECODING, 1
+        )
     with pytest.raises(ValueError, match="a poisoned pair"):
         predict(FakeReader(most=2, refuse=poison(*range(6))), six_pairs(), DECODING, 1)
 
@@ -346,7 +398,9 @@ def test_memory_that_lanes_lack_together_is_no_failure_of_a_row() -> None:
 
     prediction = predict(FakeReader(most=2, refuse=refuse), windows, DECODING, 1)
     assert prediction.failures == {}
-    assert_equal_windows(prediction.spans, predict(FakeReader(), windows, DECODING, 1).spans, range(len(windows)))
+    assert_equal_windows(
+        prediction.spans, predict(FakeReader(), windows, DECODING, 1).spans, range(len(windows))
+    )
 
 
 @pytest.mark.parametrize("lanes", [1, 2])
@@ -382,7 +436,10 @@ def test_threads_take_turns_on_the_device() -> None:
 
     results: list[Prediction] = []
     reader, windows = FakeReader(refuse=refuse), six_pairs()
-    threads = [threading.Thread(target=lambda: results.append(predict(reader, windows, DECODING, 30))) for _ in range(4)]
+    threads = [
+        threading.Thread(target=lambda: results.append(predict(reader, windows, DECODING, 30)))
+        for _ in range(4)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -16,7 +16,14 @@ from model.checkpoint import CheckpointError, LocalFolder, digest
 from model.reading.batching import Batch, assemble
 from model.reading.columns import answer_columns
 from model.reading.prediction import Decoding, predict
-from model.reading.reader import CheckpointReader, _cuda_computes, bfloat16_is_faster, resolve_device, resolve_dtype, shared
+from model.reading.reader import (
+    CheckpointReader,
+    _cuda_computes,
+    bfloat16_is_faster,
+    resolve_device,
+    resolve_dtype,
+    shared,
+)
 from model.reading.spans import merge_windows
 from model.reading.windows import Windows, cut_windows
 from tests.checkpoints import OTHERS, Architecture, Checkpoint
@@ -26,7 +33,9 @@ from tests.model.texts import TRICKY_CONTEXTS, is_mark, long_context
 QUESTION = "Who waved at the flag?"
 
 
-def cut(checkpoint: Checkpoint, contexts: list[str], max_length: int = 48, overlap: int = 20) -> Windows:
+def cut(
+    checkpoint: Checkpoint, contexts: list[str], max_length: int = 48, overlap: int = 20
+) -> Windows:
     """One question asked of every context."""
     tokenizer = checkpoint.reader.tokenizer()
     pairs = np.arange(len(contexts))
@@ -61,7 +70,9 @@ def test_logits_do_not_depend_on_padding_and_batch_mates(checkpoint: Checkpoint)
         alone = read(checkpoint.reader, assemble(windows, np.array([window])))[:, 0]
         padded = batched[:, row, : alone.shape[1]]
         assert (alone - padded).abs().max() <= 4e-5 * alone.abs().max()
-        assert alone.std() > 0.1, "logits must differ from token to token for this test to mean something"
+        assert alone.std() > 0.1, (
+            "logits must differ from token to token for this test to mean something"
+        )
 
 
 def test_logits_are_those_of_transformers_on_the_pair_call(checkpoint: Checkpoint) -> None:
@@ -73,7 +84,9 @@ def test_logits_are_those_of_transformers_on_the_pair_call(checkpoint: Checkpoin
     with torch.inference_mode():
         output = checkpoint.network(**inputs)
     expected = torch.stack([output.start_logits, output.end_logits])
-    got = read(checkpoint.reader, assemble(cut(checkpoint, [context], max_length=200), np.array([0])))
+    got = read(
+        checkpoint.reader, assemble(cut(checkpoint, [context], max_length=200), np.array([0]))
+    )
     assert got.shape == expected.shape
     assert (got - expected).abs().max() <= 4e-5 * expected.abs().max()
 
@@ -86,7 +99,9 @@ def test_token_types_reach_the_networks_that_take_them(checkpoint: Checkpoint) -
     assert changed == checkpoint.architecture.token_types
 
 
-def best_span_by_transformers(checkpoint: Checkpoint, context: str, max_length: int, overlap: int, longest: int) -> dict:
+def best_span_by_transformers(
+    checkpoint: Checkpoint, context: str, max_length: int, overlap: int, longest: int
+) -> dict:
     """The best span over all windows, from transformers' own calls and loops alone: text, score, probability, window."""
     tokenizer = checkpoint.fresh_tokenizer()
     question_first = tokenizer.padding_side == "right"
@@ -101,29 +116,41 @@ def best_span_by_transformers(checkpoint: Checkpoint, context: str, max_length: 
     )
     windows, tokens = [], {}
     for window, ids in enumerate(called["input_ids"]):
-        inputs = {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids), dtype=torch.int64)}
+        inputs = {
+            "input_ids": torch.tensor([ids]),
+            "attention_mask": torch.ones(1, len(ids), dtype=torch.int64),
+        }
         if checkpoint.architecture.token_types:
             inputs["token_type_ids"] = torch.tensor([called["token_type_ids"][window]])
         with torch.inference_mode():
             output = checkpoint.network(**inputs)
-        held = [k for k, side in enumerate(called.sequence_ids(window)) if side == int(question_first)]
+        held = [
+            k for k, side in enumerate(called.sequence_ids(window)) if side == int(question_first)
+        ]
         start = windows[-1][1] - overlap if windows else 0
         windows.append((start, start + len(held)))
         for k, at in enumerate(held):
             begin, end = called["offset_mapping"][window][at]
             text = context[begin:end]
-            begin, end = begin + len(text) - len(text.lstrip()), end - len(text) + len(text.rstrip())
+            begin, end = (
+                begin + len(text) - len(text.lstrip()),
+                end - len(text) + len(text.rstrip()),
+            )
             logits = output.start_logits[0, at].item(), output.end_logits[0, at].item()
             tokens.setdefault(start + k, (begin, max(begin, end), {}))[2][window] = logits
     for k, (begin, end, logits) in tokens.items():
-        while end < (tokens[k + 1][0] if k + 1 in tokens else len(context)) and is_mark(context[end]):
+        while end < (tokens[k + 1][0] if k + 1 in tokens else len(context)) and is_mark(
+            context[end]
+        ):
             end += 1
         tokens[k] = begin, end, logits
     sharing = [set(range(begin, end)) for begin, end, _ in tokens.values()]
     filled = [k for k, characters in enumerate(sharing) if characters]
     cuts = {b: not sharing[a] & sharing[b] for a, b in zip(filled, filled[1:], strict=False)}
     starts = [k for k in filled if cuts.get(k, True)]
-    ends = {k for place, k in enumerate(filled) if place + 1 == len(filled) or cuts[filled[place + 1]]}
+    ends = {
+        k for place, k in enumerate(filled) if place + 1 == len(filled) or cuts[filled[place + 1]]
+    }
     scores = {}
     for i in starts:
         for j in ends.intersection(range(i, i + longest)):
@@ -146,11 +173,15 @@ def check_answers(checkpoint: Checkpoint) -> None:
     windows = cut(checkpoint, contexts)
     decoding = Decoding(n_best=4, max_answer_length=8)
     prediction = predict(checkpoint.reader, windows, decoding, 500)
-    spans = merge_windows(prediction.spans, windows.pair, windows.index, len(contexts), n_best=4, temperature=1.0)
+    spans = merge_windows(
+        prediction.spans, windows.pair, windows.index, len(contexts), n_best=4, temperature=1.0
+    )
     rows = np.arange(len(contexts))
     none = [None] * len(contexts)
     zeros = np.zeros(len(contexts), np.int64)
-    table = answer_columns(spans, windows, contexts, rows, none, zeros, zeros.astype(bool)).to_pylist()
+    table = answer_columns(
+        spans, windows, contexts, rows, none, zeros, zeros.astype(bool)
+    ).to_pylist()
     assert windows.counts.max() > 3
     for context, row in zip(contexts, table, strict=True):
         expected = best_span_by_transformers(checkpoint, context, 48, 20, 8)
@@ -160,7 +191,11 @@ def check_answers(checkpoint: Checkpoint) -> None:
         assert row["probability"] == pytest.approx(expected["probability"], rel=1e-3)
         assert row["answer_text"] == context[row["answer_start"] : row["answer_end"]] != ""
         for candidate in row["n_best"]:
-            assert candidate["text"] == context[candidate["start"] : candidate["end"]] == candidate["text"].strip()
+            assert (
+                candidate["text"]
+                == context[candidate["start"] : candidate["end"]]
+                == candidate["text"].strip()
+            )
 
 
 def test_answers_are_those_that_transformers_gives_window_by_window(checkpoint: Checkpoint) -> None:
@@ -168,24 +203,36 @@ def test_answers_are_those_that_transformers_gives_window_by_window(checkpoint: 
 
 
 @pytest.mark.parametrize("kind", OTHERS, ids=lambda kind: kind.name)
-def test_answers_of_other_networks_do_not_depend_on_their_neighbours(kind: Architecture, tmp_path: Path) -> None:
+def test_answers_of_other_networks_do_not_depend_on_their_neighbours(
+    kind: Architecture, tmp_path: Path
+) -> None:
     """Those that see padding read windows of one length at a time."""
     checkpoint = Checkpoint(kind, kind.build(tmp_path))
     check_answers(checkpoint)
     assert checkpoint.reader._network.one_length == (kind.name in ("fnet", "yoso", "convbert"))
     windows = cut(checkpoint, ["Ada waved.", long_context(700), "Ada waved at the flag."])
     alone = read(checkpoint.reader, assemble(windows, np.array([0])))[:, 0]
-    beside = read(checkpoint.reader, assemble(windows, np.arange(len(windows))))[:, 0, : alone.shape[1]]
+    beside = read(checkpoint.reader, assemble(windows, np.arange(len(windows))))[
+        :, 0, : alone.shape[1]
+    ]
     assert (alone - beside).abs().max() <= 4e-5 * alone.abs().max()
     if kind.name == "fnet":
         checkpoint.reader._network.one_length = False
-        beside = read(checkpoint.reader, assemble(windows, np.arange(len(windows))))[:, 0, : alone.shape[1]]
-        assert (alone - beside).abs().max() > 0.01 * alone.abs().max(), "padding must matter for this test to mean something"
+        beside = read(checkpoint.reader, assemble(windows, np.arange(len(windows))))[
+            :, 0, : alone.shape[1]
+        ]
+        assert (alone - beside).abs().max() > 0.01 * alone.abs().max(), (
+            "padding must matter for this test to mean something"
+        )
 
 
 def test_lanes_read_what_one_thread_reads(checkpoint: Checkpoint) -> None:
     """Every network, on windows of many lengths."""
-    contexts = [*TRICKY_CONTEXTS.values(), long_context(700), *(long_context(words) for words in range(3, 60, 7))]
+    contexts = [
+        *TRICKY_CONTEXTS.values(),
+        long_context(700),
+        *(long_context(words) for words in range(3, 60, 7)),
+    ]
     windows = cut(checkpoint, contexts)
     decoding = Decoding(n_best=4, max_answer_length=8)
     alone = predict(checkpoint.reader, windows, decoding, 200)
@@ -198,17 +245,27 @@ def test_lanes_read_what_one_thread_reads(checkpoint: Checkpoint) -> None:
         torch.set_num_threads(threads)
     assert together.failures == {}
     for name in ("start", "end", "finite"):
-        np.testing.assert_array_equal(getattr(together.spans, name), getattr(alone.spans, name), name)
+        np.testing.assert_array_equal(
+            getattr(together.spans, name), getattr(alone.spans, name), name
+        )
     for name in ("start_logit", "end_logit", "log_mass"):
         np.testing.assert_allclose(
-            getattr(together.spans, name), getattr(alone.spans, name), rtol=1e-5, atol=1e-5, err_msg=name
+            getattr(together.spans, name),
+            getattr(alone.spans, name),
+            rtol=1e-5,
+            atol=1e-5,
+            err_msg=name,
         )
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_half_precision_keeps_logits_finite_and_heads_in_float32(checkpoint: Checkpoint, dtype: str) -> None:
+def test_half_precision_keeps_logits_finite_and_heads_in_float32(
+    checkpoint: Checkpoint, dtype: str
+) -> None:
     reader = CheckpointReader(LocalFolder(str(checkpoint.folder)), device="cpu", dtype=dtype)
-    if checkpoint.architecture.name == "xlnet":  # transformers keeps its relative positions in float32
+    if (
+        checkpoint.architecture.name == "xlnet"
+    ):  # transformers keeps its relative positions in float32
         with pytest.raises(CheckpointError, match=f"can't read tokens in torch.{dtype}"):
             reader.load()
         return
@@ -217,9 +274,13 @@ def test_half_precision_keeps_logits_finite_and_heads_in_float32(checkpoint: Che
     logits = read(reader, batch)
     assert logits.dtype == torch.float32
     assert torch.isfinite(logits[:, batch.attention]).all()
-    assert (logits.to(reader._network.forward.dtype).float() != logits).any(), "rounded to half precision"
+    assert (logits.to(reader._network.forward.dtype).float() != logits).any(), (
+        "rounded to half precision"
+    )
     whole = read(checkpoint.reader, batch)
-    assert (logits - whole)[:, batch.attention].abs().max() < 0.25 * whole[:, batch.attention].abs().max()
+    assert (logits - whole)[:, batch.attention].abs().max() < 0.25 * whole[
+        :, batch.attention
+    ].abs().max()
 
 
 @pytest.mark.gpu
@@ -244,7 +305,9 @@ def test_vocabulary_counts_the_rows_of_the_embedding(checkpoint: Checkpoint) -> 
 
 
 @pytest.mark.parametrize("name", ["bert", "distilbert", "roberta", "electra", "bert-left-padding"])
-def test_the_longest_window_fits_and_one_more_token_does_not(checkpoints: dict[str, Checkpoint], name: str) -> None:
+def test_the_longest_window_fits_and_one_more_token_does_not(
+    checkpoints: dict[str, Checkpoint], name: str
+) -> None:
     """RoBERTa embeds 514 positions, but numbers the first token 2."""
     checkpoint = checkpoints[name]
     for length in (512, 513):
@@ -283,7 +346,9 @@ def test_a_loaded_reader_is_pickled_without_its_network(bert_folder: Path) -> No
 
 
 def test_equal_readers_share_one_network(bert_folder: Path) -> None:
-    first, second = (CheckpointReader(LocalFolder(str(bert_folder)), device="cpu") for _ in range(2))
+    first, second = (
+        CheckpointReader(LocalFolder(str(bert_folder)), device="cpu") for _ in range(2)
+    )
     other = CheckpointReader(LocalFolder(str(bert_folder)), device="cpu", dtype="bfloat16")
     assert first == second != other
     assert shared(first) is shared(second) is not shared(other)
@@ -316,13 +381,18 @@ def test_the_tokenizer_does_not_load_the_network(bert_folder: Path) -> None:
 def test_devices_and_dtypes_are_resolved() -> None:
     assert resolve_device("cpu") == torch.device("cpu")
     assert resolve_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
-    with pytest.raises(ValueError, match=f"device 'cuda:99': this machine has {torch.cuda.device_count()} CUDA devices"):
+    with pytest.raises(
+        ValueError,
+        match=f"device 'cuda:99': this machine has {torch.cuda.device_count()} CUDA devices",
+    ):
         resolve_device("cuda:99")
     assert resolve_dtype("float16", "cpu") == "float16"
     assert resolve_dtype("auto", "cpu") in ("float32", "bfloat16")
 
 
-def test_auto_takes_no_bfloat16_that_onednn_does_not_multiply(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_takes_no_bfloat16_that_onednn_does_not_multiply(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """What the core has is not what oneDNN may use: ONEDNN_MAX_CPU_ISA, another torch."""
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     with torch.backends.mkldnn.flags(enabled=False):
@@ -333,7 +403,9 @@ def test_auto_takes_no_cuda_device_that_does_not_compute(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def ones(*_: int, device: str) -> torch.Tensor:
-        raise RuntimeError("CUDA error: no kernel image is available for execution on the device\nCompile with ...")
+        raise RuntimeError(
+            "CUDA error: no kernel image is available for execution on the device\nCompile with ..."
+        )
 
     _cuda_computes.cache_clear()
     with monkeypatch.context() as patch:
@@ -362,7 +434,9 @@ def test_without_a_compiler_a_network_runs_as_it_is(
     assert "/nowhere/g++" in caplog.text
     tokens = torch.arange(24).reshape(2, 12) + 5
     with torch.inference_mode():
-        found, expected = (each._network.forward(input_ids=tokens).start_logits for each in (reader, plain))
+        found, expected = (
+            each._network.forward(input_ids=tokens).start_logits for each in (reader, plain)
+        )
     torch.testing.assert_close(found, expected)
     assert reader.lanes() == plain.lanes()
 
@@ -381,9 +455,13 @@ def load(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("network", [BertModel, BertForMaskedLM])
-def test_a_checkpoint_without_a_trained_head_is_refused(bert_folder: Path, copied: Path, network: type) -> None:
+def test_a_checkpoint_without_a_trained_head_is_refused(
+    bert_folder: Path, copied: Path, network: type
+) -> None:
     network(BertConfig.from_pretrained(bert_folder)).save_pretrained(copied)
-    with pytest.raises(CheckpointError, match=r"lacks trained weights for qa_outputs\.bias, qa_outputs\.weight"):
+    with pytest.raises(
+        CheckpointError, match=r"lacks trained weights for qa_outputs\.bias, qa_outputs\.weight"
+    ):
         load(copied)
 
 
@@ -406,7 +484,10 @@ def test_weights_of_another_shape_are_refused(copied: Path) -> None:
 def test_pickled_weights_are_refused(copied: Path) -> None:
     torch.save(load_file(copied / "model.safetensors"), copied / "pytorch_model.bin")
     (copied / "model.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=r"has only pytorch_model\.bin, which is a pickle: weights must be safetensors"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"has only pytorch_model\.bin, which is a pickle: weights must be safetensors",
+    ):
         load(copied)
 
 

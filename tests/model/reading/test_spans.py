@@ -22,19 +22,27 @@ UNBOUNDED = 2**31 - 1
 
 
 @given(
-    st.lists(st.floats(width=32, allow_nan=False) | st.sampled_from([0.0, -0.0, math.inf, -math.inf, 2.0**-149]), min_size=1)
+    st.lists(
+        st.floats(width=32, allow_nan=False)
+        | st.sampled_from([0.0, -0.0, math.inf, -math.inf, 2.0**-149]),
+        min_size=1,
+    )
 )
 def test_order_keys_sort_by_score_then_lowest_index(scores: list[float]) -> None:
     index = torch.arange(len(scores))
     keys = order_keys(torch.tensor(scores), index)
-    assert keys.argsort(descending=True).tolist() == sorted(range(len(scores)), key=lambda k: (-scores[k], k))
+    assert keys.argsort(descending=True).tolist() == sorted(
+        range(len(scores)), key=lambda k: (-scores[k], k)
+    )
     assert len(set(keys.tolist())) == len(scores)
 
 
 def test_order_keys_distinguish_indices_up_to_32_bits() -> None:
     index = torch.tensor([2**32 - 1, 0, 2**31])
     assert order_keys(torch.zeros(3), index).argsort(descending=True).tolist() == [1, 2, 0]
-    assert order_keys(torch.tensor([-0.0, 0.0]), torch.tensor([0, 1])).argsort(descending=True).tolist() == [0, 1]
+    assert order_keys(torch.tensor([-0.0, 0.0]), torch.tensor([0, 1])).argsort(
+        descending=True
+    ).tolist() == [0, 1]
 
 
 # One window
@@ -44,13 +52,28 @@ def decode(start_logits: Any, end_logits: Any, **changes: Any) -> list[tuple[int
     """Return (start, end, score) of the candidates of one window; by default it owns all spans."""
     logits = torch.tensor([start_logits, end_logits], dtype=torch.float32)
     length = logits.shape[1]
-    settings = {"max_answer_length": length, "n_best": 3, "temperature": 1.0, "low": -UNBOUNDED, "high": UNBOUNDED}
+    settings = {
+        "max_answer_length": length,
+        "n_best": 3,
+        "temperature": 1.0,
+        "low": -UNBOUNDED,
+        "high": UNBOUNDED,
+    }
     settings |= {"can_start": [True] * length, "can_end": [True] * length} | changes
     bounds = torch.tensor([[settings.pop("low")], [settings.pop("high")]])
     masks = torch.tensor([settings.pop("can_start"), settings.pop("can_end")])
-    start, end, a, b, _ = decode_windows(logits[:1], logits[1:], masks[:1], masks[1:], *bounds, **settings)
+    start, end, a, b, _ = decode_windows(
+        logits[:1], logits[1:], masks[:1], masks[1:], *bounds, **settings
+    )
     valid = a[0] > -math.inf
-    return list(zip(start[0][valid].tolist(), end[0][valid].tolist(), (a + b)[0][valid].tolist(), strict=True))
+    return list(
+        zip(
+            start[0][valid].tolist(),
+            end[0][valid].tolist(),
+            (a + b)[0][valid].tolist(),
+            strict=True,
+        )
+    )
 
 
 def test_the_best_spans_of_a_hand_worked_window() -> None:
@@ -63,7 +86,14 @@ def test_a_span_never_ends_before_it_starts() -> None:
 
 
 def test_equal_scores_go_to_the_lowest_start_then_the_shortest() -> None:
-    assert decode([0, 0, 0], [0, 0, 0], n_best=6) == [(0, 0, 0), (0, 1, 0), (0, 2, 0), (1, 1, 0), (1, 2, 0), (2, 2, 0)]
+    assert decode([0, 0, 0], [0, 0, 0], n_best=6) == [
+        (0, 0, 0),
+        (0, 1, 0),
+        (0, 2, 0),
+        (1, 1, 0),
+        (1, 2, 0),
+        (2, 2, 0),
+    ]
     assert decode([-0.0, 0.0], [-0.0, 0.0], n_best=3) == [(0, 0, 0), (0, 1, 0), (1, 1, 0)]
 
 
@@ -73,7 +103,11 @@ def test_max_answer_length_counts_tokens() -> None:
 
 
 def test_only_owned_spans_count() -> None:
-    assert decode([9, 0, 0], [9, 0, 0], low=1, high=3, n_best=4) == [(0, 1, 9), (0, 2, 9), (1, 1, 0)]
+    assert decode([9, 0, 0], [9, 0, 0], low=1, high=3, n_best=4) == [
+        (0, 1, 9),
+        (0, 2, 9),
+        (1, 1, 0),
+    ]
 
 
 def test_fewer_spans_than_n_best() -> None:
@@ -104,7 +138,9 @@ def single_windows(draw: st.DrawFn) -> dict[str, Any]:
         "can_start": torch.tensor(table(st.booleans())),
         "can_end": torch.tensor(table(st.booleans())),
         "owned_low": torch.tensor(lows),
-        "owned_high": torch.tensor([draw(st.sampled_from([low + 1, low + 4, UNBOUNDED])) for low in lows]),
+        "owned_high": torch.tensor(
+            [draw(st.sampled_from([low + 1, low + 4, UNBOUNDED])) for low in lows]
+        ),
         "max_answer_length": draw(st.integers(1, length + 2)),
         "n_best": draw(st.integers(1, 12)),
         "temperature": draw(st.sampled_from([0.5, 1.0, 2.0])),
@@ -119,7 +155,14 @@ def test_decoding_equals_brute_force(window: dict[str, Any]) -> None:
     for row in range(rows):
         a, b, can_start, can_end, low, high = (
             window[name][row].tolist()
-            for name in ("start_logits", "end_logits", "can_start", "can_end", "owned_low", "owned_high")
+            for name in (
+                "start_logits",
+                "end_logits",
+                "can_start",
+                "can_end",
+                "owned_low",
+                "owned_high",
+            )
         )
         spans = [
             Span(i, j, a[i], b[j], 0)
@@ -131,8 +174,12 @@ def test_decoding_equals_brute_force(window: dict[str, Any]) -> None:
         kept = len(best)
         assert start[row, :kept].tolist() == [span.start for span in best]
         assert end[row, :kept].tolist() == [span.end for span in best]
-        assert start_logit[row].tolist() == [span.start_logit for span in best] + [-math.inf] * (n_best - kept)
-        assert end_logit[row].tolist() == [span.end_logit for span in best] + [-math.inf] * (n_best - kept)
+        assert start_logit[row].tolist() == [span.start_logit for span in best] + [-math.inf] * (
+            n_best - kept
+        )
+        assert end_logit[row].tolist() == [span.end_logit for span in best] + [-math.inf] * (
+            n_best - kept
+        )
         expected = log_normaliser([span.score for span in spans], window["temperature"])
         assert log_mass[row].item() == pytest.approx(expected, rel=1e-5, abs=1e-5)
 
@@ -147,7 +194,9 @@ def passages(draw: st.DrawFn) -> dict[str, Any]:
     max_answer_length = draw(st.integers(1, 5))
     room = draw(st.integers(max_answer_length, 12))
     overlap = draw(st.integers(max_answer_length - 1, room - 1))
-    marks = st.lists(st.sampled_from([True, True, True, False]), min_size=sum(lengths), max_size=sum(lengths))
+    marks = st.lists(
+        st.sampled_from([True, True, True, False]), min_size=sum(lengths), max_size=sum(lengths)
+    )
     questions = [draw(st.integers(1, 4)) for _ in lengths]
     return {
         "windows": make_windows(
@@ -170,7 +219,9 @@ def passages(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
-def merged(windows: Windows, reader: FakeReader, decoding: Decoding, batch_tokens: int) -> PassageSpans:
+def merged(
+    windows: Windows, reader: FakeReader, decoding: Decoding, batch_tokens: int
+) -> PassageSpans:
     spans = predict(reader, windows, decoding, batch_tokens).spans
     pairs = len(windows.counts)
     options = {"n_best": decoding.n_best, "temperature": decoding.temperature}
@@ -204,9 +255,13 @@ def test_merged_windows_equal_brute_force_over_the_passage(passage: dict[str, An
         normaliser = log_normaliser(scores, decoding.temperature)
         assert found.log_normaliser[pair] == pytest.approx(normaliser, rel=1e-5, abs=1e-5)
         shares = [math.exp(span.score / decoding.temperature - normaliser) for span in best]
-        assert found.probability[pair].tolist() == pytest.approx(shares + [0.0] * (decoding.n_best - kept), rel=1e-4)
+        assert found.probability[pair].tolist() == pytest.approx(
+            shares + [0.0] * (decoding.n_best - kept), rel=1e-4
+        )
         if decoding.null:
-            assert found.null_probability[pair] == pytest.approx(math.exp(null / decoding.temperature - normaliser), rel=1e-4)
+            assert found.null_probability[pair] == pytest.approx(
+                math.exp(null / decoding.temperature - normaliser), rel=1e-4
+            )
 
 
 @given(passages())
@@ -216,12 +271,16 @@ def test_probabilities_of_all_options_sum_to_one(passage: dict[str, Any]) -> Non
     found = merged(passage["windows"], passage["reader"], every, passage["batch_tokens"])
     assert (found.found < 200).all()
     for pair in range(len(found.found)):
-        options = found.probability[pair].sum() + (found.null_probability[pair] if every.null else 0.0)
+        options = found.probability[pair].sum() + (
+            found.null_probability[pair] if every.null else 0.0
+        )
         assert options == pytest.approx(1.0 if every.null or found.found[pair] else 0.0, rel=1e-5)
 
 
 @given(passages(), st.randoms(use_true_random=False))
-def test_the_order_of_windows_within_a_pair_and_their_batches_change_nothing(passage: dict[str, Any], random: Any) -> None:
+def test_the_order_of_windows_within_a_pair_and_their_batches_change_nothing(
+    passage: dict[str, Any], random: Any
+) -> None:
     """Candidates are bitwise equal; masses only nearly, because the order of sums may differ."""
     whole = merged(**passage)
     windows, decoding = passage["windows"], passage["decoding"]
@@ -229,7 +288,9 @@ def test_the_order_of_windows_within_a_pair_and_their_batches_change_nothing(pas
     order = np.arange(len(windows))
     random.shuffle(order)
     order = order[np.argsort(windows.pair[order], kind="stable")]
-    shuffled = type(spans)(*(getattr(spans, name)[order] for name in type(spans).__dataclass_fields__))
+    shuffled = type(spans)(
+        *(getattr(spans, name)[order] for name in type(spans).__dataclass_fields__)
+    )
     again = merge_windows(
         shuffled,
         windows.pair[order],
@@ -238,8 +299,19 @@ def test_the_order_of_windows_within_a_pair_and_their_batches_change_nothing(pas
         n_best=decoding.n_best,
         temperature=decoding.temperature,
     )
-    for name in ("start", "end", "start_logit", "end_logit", "window_index", "found", "null_score", "finite"):
-        assert np.array_equal(getattr(again, name), getattr(whole, name), equal_nan=name == "null_score"), name
+    for name in (
+        "start",
+        "end",
+        "start_logit",
+        "end_logit",
+        "window_index",
+        "found",
+        "null_score",
+        "finite",
+    ):
+        assert np.array_equal(
+            getattr(again, name), getattr(whole, name), equal_nan=name == "null_score"
+        ), name
     for name in ("probability", "log_normaliser", "null_probability"):
         np.testing.assert_allclose(getattr(again, name), getattr(whole, name), rtol=1e-5, atol=1e-6)
 
@@ -269,15 +341,21 @@ def test_a_pair_without_windows_has_no_candidate_and_its_neighbours_keep_theirs(
 
 
 def test_no_window_at_all() -> None:
-    found = merged(make_windows([0], max_length=10, overlap=2), FakeReader(), Decoding(n_best=2), 100)
+    found = merged(
+        make_windows([0], max_length=10, overlap=2), FakeReader(), Decoding(n_best=2), 100
+    )
     assert (found.found.tolist(), found.finite.tolist()) == ([0], [False])
-    assert len(merged(make_windows([], max_length=10, overlap=2), FakeReader(), Decoding(), 100).found) == 0
+    assert (
+        len(merged(make_windows([], max_length=10, overlap=2), FakeReader(), Decoding(), 100).found)
+        == 0
+    )
 
 
 def test_a_low_temperature_sharpens_probabilities_and_keeps_scores() -> None:
     windows = make_windows([6], max_length=12, overlap=3)
     warm, cold = (
-        merged(windows, FakeReader(levels=0), Decoding(temperature=temperature, null=True), 100) for temperature in (2.0, 0.5)
+        merged(windows, FakeReader(levels=0), Decoding(temperature=temperature, null=True), 100)
+        for temperature in (2.0, 0.5)
     )
     assert cold.probability[0, 0] > warm.probability[0, 0]
     assert cold.span_score.tolist() == warm.span_score.tolist()
@@ -294,4 +372,6 @@ def test_the_null_score_is_the_least_of_the_windows() -> None:
 
     found = merged(windows, FakeReader(spoil=spoil), Decoding(null=True), 100)
     assert found.null_score.tolist() == [-0.5]
-    assert np.isnan(merged(windows, FakeReader(spoil=spoil), Decoding(null=False), 100).null_probability).all()
+    assert np.isnan(
+        merged(windows, FakeReader(spoil=spoil), Decoding(null=False), 100).null_probability
+    ).all()

@@ -27,7 +27,13 @@ from model.reading.tokenizer import (
     span_ends,
     trim_whitespace,
 )
-from tests.checkpoints import Checkpoint, joined_emoji_tokenizer, roberta_tokenizer, wordpiece, xlnet_tokenizer
+from tests.checkpoints import (
+    Checkpoint,
+    joined_emoji_tokenizer,
+    roberta_tokenizer,
+    wordpiece,
+    xlnet_tokenizer,
+)
 from tests.model.texts import FAMILY, TRICKY_CONTEXTS, is_mark, long_context
 
 
@@ -51,7 +57,9 @@ def test_trim_whitespace_equals_strip(data: st.DataObject, text: str) -> None:
     places = st.integers(0, len(text))
     pairs = data.draw(st.lists(st.tuples(places, places).map(sorted), min_size=1, max_size=8))
     starts, ends = trim_whitespace(text, np.array(pairs, np.int64))
-    for (start, end), trimmed_start, trimmed_end in zip(pairs, starts.tolist(), ends.tolist(), strict=True):
+    for (start, end), trimmed_start, trimmed_end in zip(
+        pairs, starts.tolist(), ends.tolist(), strict=True
+    ):
         assert start <= trimmed_start <= trimmed_end <= end
         assert text[trimmed_start:trimmed_end] == text[start:end].strip()
 
@@ -78,7 +86,9 @@ def test_ends_move_over_marks_up_to_their_limit(data: st.DataObject, text: str) 
 
 
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 3)), max_size=10).map(sorted))
-def test_spans_start_and_end_only_between_tokens_that_share_no_character(tokens: list[tuple[int, int]]) -> None:
+def test_spans_start_and_end_only_between_tokens_that_share_no_character(
+    tokens: list[tuple[int, int]],
+) -> None:
     start, width = np.array(tokens, np.int64).reshape(-1, 2).T
     can_start, can_end = span_ends(start, start + width)
     characters = [set(range(first, first + held)) for first, held in tokens]
@@ -93,7 +103,9 @@ def test_token_offsets_are_trimmed_and_lie_in_the_context(checkpoint: Checkpoint
     passages = checkpoint.reader.tokenizer().passages(contexts)
     for passage, context in enumerate(contexts):
         tokens = tokens_of(passages, passage)
-        assert any(can_start for _, _, can_start, _ in tokens) and any(can_end for *_, can_end in tokens)
+        assert any(can_start for _, _, can_start, _ in tokens) and any(
+            can_end for *_, can_end in tokens
+        )
         for start, end, can_start, can_end in tokens:
             assert 0 <= start <= end <= len(context)
             assert context[start:end] == context[start:end].strip()
@@ -111,7 +123,9 @@ def test_token_spans_and_character_spans_are_one_to_one(checkpoint: Checkpoint) 
         assert len(set(starts)) == len(starts) == len(ends) == len(set(ends))
         shortest = list(zip(starts, ends, strict=True))
         assert all(start < end for start, end in shortest)
-        assert all(end <= start for (_, end), (start, _) in zip(shortest, shortest[1:], strict=False))
+        assert all(
+            end <= start for (_, end), (start, _) in zip(shortest, shortest[1:], strict=False)
+        )
         covered = {k for start, end, *_ in tokens for k in range(start, end)}
         assert covered == {k for start, end in shortest for k in range(start, end)}
 
@@ -128,13 +142,24 @@ def test_a_joined_emoji_starts_at_its_first_and_ends_at_its_last_token(tmp_path:
 def test_every_visible_character_stands_in_a_byte_level_token(tmp_path: Path) -> None:
     tokenizer = saved(roberta_tokenizer(), tmp_path)
     for context in TRICKY_CONTEXTS.values():
-        covered = {k for start, end, *_ in tokens_of(tokenizer.passages([context]), 0) for k in range(start, end)}
+        covered = {
+            k
+            for start, end, *_ in tokens_of(tokenizer.passages([context]), 0)
+            for k in range(start, end)
+        }
         assert covered == {k for k, character in enumerate(context) if not character.isspace()}
 
 
 def test_no_answer_ends_between_a_letter_and_its_marks(checkpoint: Checkpoint) -> None:
     """Unless the marks are tokens of their own, as they are to RoBERTa."""
-    contexts = ["cafe\u0301 noir", "का पानी", "e\u0301\u0323", f"{FAMILY} a", "cafe\u0301", *TRICKY_CONTEXTS.values()]
+    contexts = [
+        "cafe\u0301 noir",
+        "का पानी",
+        "e\u0301\u0323",
+        f"{FAMILY} a",
+        "cafe\u0301",
+        *TRICKY_CONTEXTS.values(),
+    ]
     passages = checkpoint.reader.tokenizer().passages(contexts)
     for passage, context in enumerate(contexts):
         tokens = tokens_of(passages, passage)
@@ -155,7 +180,9 @@ LANDMARKS = {
 
 
 @pytest.mark.parametrize("name", LANDMARKS)
-def test_a_word_after_tricky_characters_has_its_own_offsets(checkpoint: Checkpoint, name: str) -> None:
+def test_a_word_after_tricky_characters_has_its_own_offsets(
+    checkpoint: Checkpoint, name: str
+) -> None:
     """Normalisers drop marks and unfold ligatures; offsets must count characters of the original text."""
     context, word = TRICKY_CONTEXTS[name], LANDMARKS[name]
     tokens = tokens_of(checkpoint.reader.tokenizer().passages([context]), 0)
@@ -180,7 +207,9 @@ def test_a_right_to_left_context_keeps_logical_order(checkpoint: Checkpoint) -> 
 
 
 @pytest.mark.parametrize("name", ["xlnet", "albert", "deberta-v2"])
-def test_metaspace_tokens_lose_their_leading_space(checkpoints: dict[str, Checkpoint], name: str) -> None:
+def test_metaspace_tokens_lose_their_leading_space(
+    checkpoints: dict[str, Checkpoint], name: str
+) -> None:
     context = "the house and the flag"
     tokens = tokens_of(checkpoints[name].reader.tokenizer().passages([context]), 0)
     starts = [start for start, _, can_start, _ in tokens if can_start]
@@ -193,9 +222,16 @@ def test_metaspace_tokens_lose_their_leading_space(checkpoints: dict[str, Checkp
 def test_a_lone_metaspace_before_a_word_is_no_end_of_an_answer(tmp_path: Path) -> None:
     """XLNet's stands at the word's first letter."""
     special = [(token, 0.0) for token in ("<unk>", "<sep>", "<pad>", "<cls>", "<mask>")]
-    tokenizer = XLNetTokenizer(vocab=[*special, ("▁", -2.0), ("▁a", -1.0), ("house", -3.0)], unk_id=0)
+    tokenizer = XLNetTokenizer(
+        vocab=[*special, ("▁", -2.0), ("▁a", -1.0), ("house", -3.0)], unk_id=0
+    )
     tokens = tokens_of(saved(tokenizer, tmp_path).passages(["a house a"]), 0)
-    assert tokens == [(0, 1, True, True), (2, 3, True, False), (2, 7, False, True), (8, 9, True, True)]
+    assert tokens == [
+        (0, 1, True, True),
+        (2, 3, True, False),
+        (2, 7, False, True),
+        (8, 9, True, True),
+    ]
 
 
 def test_lone_space_tokens_can_neither_start_nor_end(tmp_path: Path) -> None:
@@ -203,14 +239,23 @@ def test_lone_space_tokens_can_neither_start_nor_end(tmp_path: Path) -> None:
     special = [(token, 0.0) for token in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")]
     tokenizer = DebertaV2Tokenizer(vocab=[*special, ("▁", -2.0), ("▁a", -1.0), ("house", -3.0)])
     tokens = tokens_of(saved(tokenizer, tmp_path).passages(["a house a"]), 0)
-    assert tokens == [(0, 1, True, True), (2, 2, False, False), (2, 7, True, True), (8, 9, True, True)]
+    assert tokens == [
+        (0, 1, True, True),
+        (2, 2, False, False),
+        (2, 7, True, True),
+        (8, 9, True, True),
+    ]
 
 
 # Letters that a tokenizer's own offsets leave in no token
 
 
 def held(tokenizer: Tokenizer, context: str) -> set[int]:
-    return {k for start, end, *_ in tokens_of(tokenizer.passages([context]), 0) for k in range(start, end)}
+    return {
+        k
+        for start, end, *_ in tokens_of(tokenizer.passages([context]), 0)
+        for k in range(start, end)
+    }
 
 
 def test_a_first_letter_that_the_offsets_leave_out_is_given_to_its_token(tmp_path: Path) -> None:
@@ -218,27 +263,38 @@ def test_a_first_letter_that_the_offsets_leave_out_is_given_to_its_token(tmp_pat
     tokenizer = roberta_tokenizer()
     backend = tokenizer.backend_tokenizer
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    backend.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), trim_offsets=True, add_prefix_space=False)
+    backend.post_processor = processors.RobertaProcessing(
+        ("</s>", 2), ("<s>", 0), trim_offsets=True, add_prefix_space=False
+    )
     assert backend.encode("I am", add_special_tokens=False).offsets[0] == (1, 1)
-    read = saved(PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", cls_token="<s>"), tmp_path)
+    read = saved(
+        PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", cls_token="<s>"),
+        tmp_path,
+    )
     for context in ("I am", "17 yo", "the lamp", "été", "𝐀 x", " I"):
         tokens = tokens_of(read.passages([context, context]), 0)
         first = len(context) - len(context.lstrip())
         assert first in {start for start, _, can_start, _ in tokens if can_start}
-        assert held(read, context) == {k for k, character in enumerate(context) if not character.isspace()}
+        assert held(read, context) == {
+            k for k, character in enumerate(context) if not character.isspace()
+        }
     assert tokens_of(read.passages(["I am", "I am"]), 0)[0] == (0, 1, True, True)
     assert tokens_of(read.passages(["I am", "I am"]), 1) == tokens_of(read.passages(["I am"]), 0)
 
 
 @pytest.mark.parametrize("normalizer", [normalizers.NFC(), normalizers.NFKC(), normalizers.NFKD()])
-def test_parts_of_a_letter_that_a_normalizer_composes_stay_in_its_token(tmp_path: Path, normalizer: Any) -> None:
+def test_parts_of_a_letter_that_a_normalizer_composes_stay_in_its_token(
+    tmp_path: Path, normalizer: Any
+) -> None:
     """Korean syllables written as their parts; the mark of a halfwidth letter, which is a letter itself."""
     tokenizer = xlnet_tokenizer()
     tokenizer.backend_tokenizer.normalizer = normalizer
     read = saved(tokenizer, tmp_path)
     korean = unicodedata.normalize("NFD", "\ub9c8\uc2e4\uae4c \ud574\uc694")
     for context in (korean, f"in {korean} too", "\uff76\uff9e \uff8a\uff9f x"):
-        assert {k for k, character in enumerate(context) if character.isalpha()} <= held(read, context)
+        assert {k for k, character in enumerate(context) if character.isalpha()} <= held(
+            read, context
+        )
         ends = {end for _, end, _, can_end in tokens_of(read.passages([context]), 0) if can_end}
         assert {match.end() for match in re.finditer(r"\w+", context)} <= ends
 
@@ -269,13 +325,24 @@ def test_tokens_never_lose_characters_nor_leave_their_text(text: str, data: st.D
     assert (new_end[held_before] >= end[held_before]).all()
     assert (new_start >= np.where(passage == 0, 0, cut)).all()
     assert (new_end <= np.where(passage == 0, cut, len(text))).all()
-    assert set(letters_in_no_token(text, new_start, new_end)) <= set(letters_in_no_token(text, start, end))
+    assert set(letters_in_no_token(text, new_start, new_end)) <= set(
+        letters_in_no_token(text, start, end)
+    )
 
 
 def test_a_tokenizer_that_leaves_whole_words_in_no_token_is_refused(tmp_path: Path) -> None:
     """BPE without an unknown token drops letters that it does not have."""
-    letters = sorted({letter for text in TRICKY_CONTEXTS.values() for letter in text if letter.isascii() and letter.isalnum()})
-    backend = tokenizers.Tokenizer(models.BPE({letter: k for k, letter in enumerate(["<s>", *letters])}, []))
+    letters = sorted(
+        {
+            letter
+            for text in TRICKY_CONTEXTS.values()
+            for letter in text
+            if letter.isascii() and letter.isalnum()
+        }
+    )
+    backend = tokenizers.Tokenizer(
+        models.BPE({letter: k for k, letter in enumerate(["<s>", *letters])}, [])
+    )
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, cls_token="<s>", pad_token="<s>")
     with pytest.raises(TokenizerError, match="leaves letters in no token, such as"):
@@ -286,8 +353,15 @@ def test_a_tokenizer_that_leaves_whole_words_in_no_token_is_refused(tmp_path: Pa
 
 
 def test_a_special_token_in_a_text_is_text(checkpoint: Checkpoint) -> None:
-    tokenizer, fresh = checkpoint.reader.tokenizer(), AutoTokenizer.from_pretrained(checkpoint.folder)
-    special = [token for token in fresh.all_special_tokens if token not in (fresh.unk_token, "<eop>", "<eod>")]
+    tokenizer, fresh = (
+        checkpoint.reader.tokenizer(),
+        AutoTokenizer.from_pretrained(checkpoint.folder),
+    )
+    special = [
+        token
+        for token in fresh.all_special_tokens
+        if token not in (fresh.unk_token, "<eop>", "<eod>")
+    ]
     assert len(special) >= 4
     roles = set(fresh.convert_tokens_to_ids(special))
     plain = "Ada lit it. She left."
@@ -297,8 +371,12 @@ def test_a_special_token_in_a_text_is_text(checkpoint: Checkpoint) -> None:
         passages = tokenizer.passages([plain, context, plain])
         assert not roles & set(passages.ids.tolist())
         assert not roles & set(tokenizer.questions([context, plain])[0].tolist())
-        before, after = (passages.ids[passages.bounds[k] : passages.bounds[k + 1]].tolist() for k in (0, 2))
-        assert before == after == fresh(plain, add_special_tokens=False)["input_ids"], "neighbours keep their tokens"
+        before, after = (
+            passages.ids[passages.bounds[k] : passages.bounds[k + 1]].tolist() for k in (0, 2)
+        )
+        assert before == after == fresh(plain, add_special_tokens=False)["input_ids"], (
+            "neighbours keep their tokens"
+        )
         ends = {end for _, end, _, can_end in tokens_of(passages, 1) if can_end}
         assert {context.index(token) + len(token), len(context)} <= ends
 
@@ -306,7 +384,9 @@ def test_a_special_token_in_a_text_is_text(checkpoint: Checkpoint) -> None:
 # Whole texts
 
 
-def test_questions_and_passages_equal_single_calls_without_special_tokens(checkpoint: Checkpoint) -> None:
+def test_questions_and_passages_equal_single_calls_without_special_tokens(
+    checkpoint: Checkpoint,
+) -> None:
     texts = [*TRICKY_CONTEXTS.values(), long_context(3000), ""]
     tokenizer, fresh = checkpoint.reader.tokenizer(), checkpoint.fresh_tokenizer()
     questions, passages = tokenizer.questions(texts), tokenizer.passages(texts)
@@ -338,7 +418,9 @@ def test_no_text_gives_empty_columns(checkpoint: Checkpoint) -> None:
     assert tokenizer.passages([]).ids.dtype == tokenizer.passages(["a"]).ids.dtype == np.int32
 
 
-def test_truncation_and_padding_that_a_checkpoint_was_saved_with_do_not_apply(tmp_path: Path) -> None:
+def test_truncation_and_padding_that_a_checkpoint_was_saved_with_do_not_apply(
+    tmp_path: Path,
+) -> None:
     plain = saved(wordpiece(), tmp_path / "plain")
     limited = wordpiece()
     limited.backend_tokenizer.enable_truncation(8, stride=2)
@@ -369,17 +451,37 @@ def test_pair_format_of_bert(tmp_path: Path) -> None:
     tokenizer = saved(wordpiece(), tmp_path)
     classifier, separator = (tokenizer._backend.token_to_id(token) for token in ("[CLS]", "[SEP]"))
     pair_format = tokenizer.format
-    assert (pair_format.before, pair_format.between, pair_format.after) == ((classifier,), (separator,), (separator,))
-    assert (pair_format.before_types, pair_format.between_types, pair_format.after_types) == ((0,), (0,), (1,))
+    assert (pair_format.before, pair_format.between, pair_format.after) == (
+        (classifier,),
+        (separator,),
+        (separator,),
+    )
+    assert (pair_format.before_types, pair_format.between_types, pair_format.after_types) == (
+        (0,),
+        (0,),
+        (1,),
+    )
     assert (pair_format.first_type, pair_format.second_type) == (0, 1)
-    assert (pair_format.question_first, pair_format.classifier, pair_format.special_tokens) == (True, 0, 3)
+    assert (pair_format.question_first, pair_format.classifier, pair_format.special_tokens) == (
+        True,
+        0,
+        3,
+    )
     assert (tokenizer.max_length, tokenizer.format.pad_id) == (512, 0)
 
 
 def test_roberta_has_four_special_tokens_of_one_type_and_pads_with_one(tmp_path: Path) -> None:
     tokenizer = saved(roberta_tokenizer(), tmp_path)
-    assert (tokenizer.format.before, tokenizer.format.between, tokenizer.format.after) == ((0,), (2, 2), (2,))
-    assert {tokenizer.format.first_type, tokenizer.format.second_type, *tokenizer.format.between_types} == {0}
+    assert (tokenizer.format.before, tokenizer.format.between, tokenizer.format.after) == (
+        (0,),
+        (2, 2),
+        (2,),
+    )
+    assert {
+        tokenizer.format.first_type,
+        tokenizer.format.second_type,
+        *tokenizer.format.between_types,
+    } == {0}
     assert tokenizer.format.pad_id == 1
 
 
@@ -390,9 +492,15 @@ def test_xlnet_has_the_context_first_and_the_classifier_last(tmp_path: Path) -> 
     assert (pair_format.question_first, pair_format.classifier) == (False, -1)
 
 
-def test_a_tokenizer_that_pads_on_the_left_takes_the_context_first(checkpoints: dict[str, Checkpoint]) -> None:
+def test_a_tokenizer_that_pads_on_the_left_takes_the_context_first(
+    checkpoints: dict[str, Checkpoint],
+) -> None:
     pair_format = checkpoints["bert-left-padding"].reader.tokenizer().format
-    assert (pair_format.question_first, pair_format.first_type, pair_format.classifier) == (False, 0, 0)
+    assert (pair_format.question_first, pair_format.first_type, pair_format.classifier) == (
+        False,
+        0,
+        0,
+    )
 
 
 def test_a_tokenizer_without_special_tokens_has_no_classifier(tmp_path: Path) -> None:
@@ -425,7 +533,9 @@ def test_the_unknown_token_replaces_what_the_vocabulary_does_not_have(
     assert (tokenizer.unknown in ids.tolist()) == (token is not None)
 
 
-def test_a_model_max_length_of_1e30_becomes_an_integer_that_fits(checkpoints: dict[str, Checkpoint]) -> None:
+def test_a_model_max_length_of_1e30_becomes_an_integer_that_fits(
+    checkpoints: dict[str, Checkpoint],
+) -> None:
     assert checkpoints["modernbert"].fresh_tokenizer().model_max_length > 1e29
     assert checkpoints["modernbert"].reader.tokenizer().max_length == 2**31 - 1
 
@@ -435,7 +545,9 @@ def test_a_model_max_length_of_1e30_becomes_an_integer_that_fits(checkpoints: di
 
 def test_a_folder_without_a_tokenizer_is_refused(bert_folder: Path, tmp_path: Path) -> None:
     shutil.copy(bert_folder / "config.json", tmp_path)
-    with pytest.raises(TokenizerError, match=r"has no tokenizer, neither of tokenizer\.json, vocab\.txt"):
+    with pytest.raises(
+        TokenizerError, match=r"has no tokenizer, neither of tokenizer\.json, vocab\.txt"
+    ):
         Tokenizer(tmp_path)
 
 
@@ -483,4 +595,6 @@ def test_over_marks_equals_a_walk(text: str, data: st.DataObject) -> None:
         while end < limit and (unicodedata.category(text[end])[0] == "M" or text[end] == "\u200d"):
             end += 1
         expected.append(end)
-    assert over_marks(text, np.array(ends, np.int64), np.array(limits, np.int64)).tolist() == expected
+    assert (
+        over_marks(text, np.array(ends, np.int64), np.array(limits, np.int64)).tolist() == expected
+    )

@@ -42,12 +42,16 @@ def test_windows_cover_every_token_fill_their_room_and_share_the_overlap(layout:
 def test_windows_are_grouped_by_pair_and_numbered_in_order(layout: dict) -> None:
     windows = make_windows(**layout)
     assert len(windows) == windows.counts.sum()
-    assert windows.pair.tolist() == [pair for pair, count in enumerate(windows.counts) for _ in range(count)]
+    assert windows.pair.tolist() == [
+        pair for pair, count in enumerate(windows.counts) for _ in range(count)
+    ]
     assert windows.index.tolist() == [place for count in windows.counts for place in range(count)]
 
 
 @given(layouts())
-def test_every_span_in_a_window_is_owned_by_the_window_that_has_it_farthest_from_its_edges(layout: dict) -> None:
+def test_every_span_in_a_window_is_owned_by_the_window_that_has_it_farthest_from_its_edges(
+    layout: dict,
+) -> None:
     windows = make_windows(**layout)
     for pair, tokens in enumerate(layout["lengths"]):
         at = np.flatnonzero(windows.pair == pair)
@@ -55,14 +59,20 @@ def test_every_span_in_a_window_is_owned_by_the_window_that_has_it_farthest_from
         for i in range(tokens):
             for j in range(i, tokens):
                 held = [w for w, (start, stop) in enumerate(bounds) if start <= i and j < stop]
-                owners = [w for w in held if windows.owned_low[at[w]] <= i + j < windows.owned_high[at[w]]]
+                owners = [
+                    w for w in held if windows.owned_low[at[w]] <= i + j < windows.owned_high[at[w]]
+                ]
                 assert owners == ([owner(bounds, i, j)] if held else [])
 
 
 @given(layouts(), st.integers(1, 25))
-def test_an_overlap_of_the_longest_answer_less_one_gives_every_answer_a_window(layout: dict, max_answer_length: int) -> None:
+def test_an_overlap_of_the_longest_answer_less_one_gives_every_answer_a_window(
+    layout: dict, max_answer_length: int
+) -> None:
     layout["overlap"] = max_answer_length - 1
-    layout["max_length"] = max(layout["max_length"], max_answer_length + max(layout["question_tokens"]) + 3)
+    layout["max_length"] = max(
+        layout["max_length"], max_answer_length + max(layout["question_tokens"]) + 3
+    )
     windows = make_windows(**layout)
     for pair, tokens in enumerate(layout["lengths"]):
         bounds = window_bounds(windows, pair)
@@ -80,12 +90,17 @@ def test_a_smaller_overlap_leaves_some_answer_without_a_window() -> None:
 def test_windows_of_a_hand_worked_layout() -> None:
     windows = make_windows([12], max_length=10, overlap=2)
     assert window_bounds(windows, 0) == [(0, 6), (4, 10), (8, 12)]
-    assert windows.owned_high.tolist()[:2] == [10, 18]  # (5, 5) stands at the edge of both and goes to the lower one
+    assert windows.owned_high.tolist()[:2] == [
+        10,
+        18,
+    ]  # (5, 5) stands at the edge of both and goes to the lower one
     assert windows.owned_low.tolist()[1:] == [10, 18]
     assert windows.lengths.tolist() == [10, 10, 8]
 
 
-@pytest.mark.parametrize(("tokens", "windows"), [(0, 0), (1, 1), (6, 1), (7, 2), (10, 2), (11, 3), (14, 3), (15, 4)])
+@pytest.mark.parametrize(
+    ("tokens", "windows"), [(0, 0), (1, 1), (6, 1), (7, 2), (10, 2), (11, 3), (14, 3), (15, 4)]
+)
 def test_count_windows(tokens: int, windows: int) -> None:
     assert count_windows(np.array([tokens]), np.array([6]), 2).tolist() == [windows]
 
@@ -107,5 +122,8 @@ def test_no_pair_makes_no_window() -> None:
 
 def test_a_question_that_leaves_no_more_room_than_the_overlap_is_refused() -> None:
     make_windows([20], max_length=10, overlap=5)
-    with pytest.raises(ValueError, match="room for 6 context tokens in a window of 10, but neighbouring windows share 6"):
+    with pytest.raises(
+        ValueError,
+        match="room for 6 context tokens in a window of 10, but neighbouring windows share 6",
+    ):
         make_windows([20], max_length=10, overlap=6)

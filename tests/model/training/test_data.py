@@ -28,7 +28,12 @@ SAMPLE = Path(__file__).parents[3] / "pipeline" / "sample" / "sample.parquet"
 
 def row(number: int, source: str = "a") -> dict:
     gold = {"text": [f"word{number}"], "answer_start": [len(f"passage {number} says ")]}
-    return {"source": source, "question": f"q{number}", "context": f"passage {number} says word{number}", "answers": gold}
+    return {
+        "source": source,
+        "question": f"q{number}",
+        "context": f"passage {number} says word{number}",
+        "answers": gold,
+    }
 
 
 def test_golds_as_a_list_of_structs(tmp_path: Path) -> None:
@@ -41,7 +46,10 @@ def test_golds_as_a_list_of_structs(tmp_path: Path) -> None:
 def test_a_mix_takes_rows_by_their_source(tmp_path: Path) -> None:
     rows = [row(k, source) for source in ("one", "other_x", "other_y", "plain") for k in range(200)]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
-    taken = Counter(each["source"] for each in read_rows(str(tmp_path / "rows.parquet"), {"one": 2.5, "other*": 0.3, "*x": 9}))
+    taken = Counter(
+        each["source"]
+        for each in read_rows(str(tmp_path / "rows.parquet"), {"one": 2.5, "other*": 0.3, "*x": 9})
+    )
     assert taken["plain"] == 200
     assert 450 < taken["one"] < 550
     assert 30 < taken["other_x"] < 90
@@ -58,7 +66,10 @@ def test_passages_of_evaluation_files_are_refused(tmp_path: Path) -> None:
 
 def test_the_gold_of_most_annotators_is_trained_on() -> None:
     texts = ["the green hill", "hill", "A green hill", "hill top"]
-    assert majority_gold({"text": texts, "answer_start": [5, 15, 40, 15]}) == (5, 5 + len("the green hill"))
+    assert majority_gold({"text": texts, "answer_start": [5, 15, 40, 15]}) == (
+        5,
+        5 + len("the green hill"),
+    )
     assert majority_gold({"text": ["b", "a"], "answer_start": [7, 1]}) == (7, 8)
     assert majority_gold({"text": [], "answer_start": []}) is None
 
@@ -81,7 +92,12 @@ def test_made_rows_follow_the_row_that_they_were_made_from() -> None:
 def test_joined_passages_keep_their_gold_and_hold_no_other() -> None:
     rows = [row(k) for k in range(40)]
     rows[7] = {**rows[7], "context": "passage 7 repeats word8"}
-    unanswerable = {"question": "q", "context": "passage without", "answers": {"text": [], "answer_start": []}, "source": "a"}
+    unanswerable = {
+        "question": "q",
+        "context": "passage without",
+        "answers": {"text": [], "answer_start": []},
+        "source": "a",
+    }
     joined = with_joined_passages([*rows, unanswerable], 0.5, 6, seed=0)
     assert joined == with_joined_passages([*rows, unanswerable], 0.5, 6, seed=0)
     assert joined[-1] == unanswerable
@@ -103,8 +119,16 @@ def test_windows_with_part_of_a_gold_have_no_target(bert_folder: Path) -> None:
     words = [f"word{k}" for k in range(60)]
     context = " ".join(words)
     begin = context.index("word20")
-    rows = [{"question": "which", "context": context, "answers": {"text": ["word20 word21"], "answer_start": [begin]}}]
-    examples = make_examples(rows, Tokenizer(bert_folder), max_length=64, overlap=8, max_question=16)
+    rows = [
+        {
+            "question": "which",
+            "context": context,
+            "answers": {"text": ["word20 word21"], "answer_start": [begin]},
+        }
+    ]
+    examples = make_examples(
+        rows, Tokenizer(bert_folder), max_length=64, overlap=8, max_question=16
+    )
     targets = set(examples.start.tolist())
     first = int(np.flatnonzero(examples.windows.passages.char_start == begin)[0])
     for window in range(len(examples.windows)):

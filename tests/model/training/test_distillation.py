@@ -40,12 +40,19 @@ def batch_of(folder: Path) -> Batch:
 def test_the_divergence_is_that_of_two_softmaxes_over_the_normalised_positions() -> None:
     torch.manual_seed(0)
     logits, others = torch.randn(2, 3, 7, dtype=torch.float64) * 5
-    normalised = torch.tensor([[1, 1, 1, 1, 1, 1, 1], [0, 1, 1, 0, 1, 1, 0], [0, 0, 0, 1, 0, 0, 0]], dtype=torch.bool)
+    normalised = torch.tensor(
+        [[1, 1, 1, 1, 1, 1, 1], [0, 1, 1, 0, 1, 1, 0], [0, 0, 0, 1, 0, 0, 0]], dtype=torch.bool
+    )
     found = divergence(logits, log_probabilities(others, normalised).exp(), normalised)
     for row, inside in enumerate(normalised):
-        expected = kl_divergence(Categorical(logits=others[row, inside]), Categorical(logits=logits[row, inside]))
+        expected = kl_divergence(
+            Categorical(logits=others[row, inside]), Categorical(logits=logits[row, inside])
+        )
         assert found[row].item() == pytest.approx(expected.item(), abs=1e-9)
-    assert divergence(logits, log_probabilities(logits, normalised).exp(), normalised).abs().max() < 1e-12
+    assert (
+        divergence(logits, log_probabilities(logits, normalised).exp(), normalised).abs().max()
+        < 1e-12
+    )
 
 
 def test_tokens_outside_of_the_softmax_give_no_gradient_and_no_nan() -> None:
@@ -59,11 +66,15 @@ def test_tokens_outside_of_the_softmax_give_no_gradient_and_no_nan() -> None:
 
 
 @pytest.mark.parametrize("null", [True, False])
-def test_a_student_comes_to_agree_with_its_teacher(bert_folder: Path, teacher: Path, tmp_path: Path, null: bool) -> None:
+def test_a_student_comes_to_agree_with_its_teacher(
+    bert_folder: Path, teacher: Path, tmp_path: Path, null: bool
+) -> None:
     """Without the null option, the teacher still gives a loss to batches without a gold."""
     batch = batch_of(bert_folder)
     normalised = normalised_positions(batch, null)
-    taught = Teacher(str(teacher), Tokenizer(bert_folder), 128, null).probabilities(batch, normalised)
+    taught = Teacher(str(teacher), Tokenizer(bert_folder), 128, null).probabilities(
+        batch, normalised
+    )
     torch.testing.assert_close(taught.sum(-1), torch.ones(2, 20))
     assert not taught[:, ~normalised].any()
 
@@ -72,7 +83,12 @@ def test_a_student_comes_to_agree_with_its_teacher(bert_folder: Path, teacher: P
             logits = torch.stack(CheckpointReader(LocalFolder(str(folder))).logits(batch))
         return divergence(logits, taught, normalised).mean().item()
 
-    changed = {"teacher": str(teacher), "teacher_share": 1.0, "null": null, "shared_normalisation": not null}
+    changed = {
+        "teacher": str(teacher),
+        "teacher_share": 1.0,
+        "null": null,
+        "shared_normalisation": not null,
+    }
     train(options(bert_folder, tmp_path, epochs=0.25, **changed))
     assert apart(tmp_path) < 0.5 * apart(bert_folder)
 
@@ -81,7 +97,9 @@ def edited(folder: Path, to: Path, **settings: Any) -> str:
     """Copy a checkpoint, change its own settings, and return the copy's folder."""
     shutil.copytree(folder, to)
     config = json.loads((to / "config.json").read_text())
-    (to / "config.json").write_text(json.dumps({**config, "spanmill": {**config["spanmill"], **settings}}))
+    (to / "config.json").write_text(
+        json.dumps({**config, "spanmill": {**config["spanmill"], **settings}})
+    )
     return str(to)
 
 
@@ -94,6 +112,8 @@ def test_a_checkpoint_that_can_not_teach_the_student_is_refused(
     with pytest.raises(CheckpointError, match="link sigmoid: it has no distribution"):
         Teacher(edited(teacher, tmp_path / "sigmoid", link="sigmoid"), tokenizer, 128, null=True)
     with pytest.raises(CheckpointError, match="no trained null option: train with --no-null"):
-        Teacher(edited(teacher, tmp_path / "untrained", null_trained=False), tokenizer, 128, null=True)
+        Teacher(
+            edited(teacher, tmp_path / "untrained", null_trained=False), tokenizer, 128, null=True
+        )
     with pytest.raises(CheckpointError, match=r"fewer than --max_length=9999"):
         Teacher(str(teacher), tokenizer, 9999, null=True)

@@ -7,7 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from model.training.unanswerables import Source, changed_question, other_passage, passage_cut, unanswerables
+from model.training.unanswerables import (
+    Source,
+    changed_question,
+    other_passage,
+    passage_cut,
+    unanswerables,
+)
 
 ROW = {
     "question": "In which year was the Harbour of Old Selvik opened before the flood of 1911?",
@@ -29,12 +35,19 @@ SOURCE = Source(
 
 def test_another_passage_lacks_the_gold_and_looks_like_the_question() -> None:
     made = other_passage(SOURCE, random.Random(0))
-    assert made == {"question": SOURCE.question, "context": SOURCE.nearby[1], "answers": {"text": [], "answer_start": []}}
+    assert made == {
+        "question": SOURCE.question,
+        "context": SOURCE.nearby[1],
+        "answers": {"text": [], "answer_start": []},
+    }
     assert other_passage(replace(SOURCE, nearby=SOURCE.nearby[:1]), random.Random(0)) is None
 
 
 def test_a_cut_passage_has_lost_all_sentences_with_a_gold() -> None:
-    longer = replace(SOURCE, context=f"{SOURCE.context} Anna Brekke mended it. It was small in 1904! Now it is large.")
+    longer = replace(
+        SOURCE,
+        context=f"{SOURCE.context} Anna Brekke mended it. It was small in 1904! Now it is large.",
+    )
     made = passage_cut(longer, random.Random(0))
     assert made == {
         "question": SOURCE.question,
@@ -59,7 +72,9 @@ def test_a_changed_question_asks_for_something_else_in_one_place() -> None:
         "an antonym": "In which year was the Harbour of Old Selvik opened after the flood of 1911?",
         "a negation": "In which year was not the Harbour of Old Selvik opened before the flood of 1911?",
     }
-    found = {kind: any(question == wanted for question in made) for kind, wanted in expected.items()}
+    found = {
+        kind: any(question == wanted for question in made) for kind, wanted in expected.items()
+    }
     assert all(found.values()), (found, made)
 
 
@@ -88,8 +103,13 @@ def test_as_many_are_made_as_the_share_asks_for(share: float) -> None:
     rows = [{**ROW, "context": f"{ROW['context']} Note {k}."} for k in range(50)]
     made = unanswerables(rows, share, seed=4)
     assert len(made) == int(share * 50)
-    assert all(rows[each["made_from"]]["context"] == each["context"] or each["question"] == ROW["question"] for each in made)
+    assert all(
+        rows[each["made_from"]]["context"] == each["context"] or each["question"] == ROW["question"]
+        for each in made
+    )
 
 
 def test_rows_without_golds_are_never_a_source() -> None:
-    assert unanswerables([{**ROW, "answers": {"text": [], "answer_start": []}}] * 5, 1.0, seed=0) == []
+    assert (
+        unanswerables([{**ROW, "answers": {"text": [], "answer_start": []}}] * 5, 1.0, seed=0) == []
+    )

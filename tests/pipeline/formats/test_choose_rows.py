@@ -22,7 +22,9 @@ SHOWN = ("id", "question", "context", "qa_nll")
 def audited(bert_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An audit of 21 rows in parts of four, with prefixed columns."""
     folder = tmp_path_factory.mktemp("choose")
-    table = examples(21).append_column("answers", pa.array([{"text": ["Ada"], "answer_start": [28]}] * 21))
+    table = examples(21).append_column(
+        "answers", pa.array([{"text": ["Ada"], "answer_start": [28]}] * 21)
+    )
     table = table.append_column("third", pa.array([n % 3 for n in range(21)]))
     source = write_input(folder / "a.parquet", table)
     options = ("--chunk_rows=4", "--output_prefix=qa_", f"--model={bert_folder}")
@@ -42,9 +44,14 @@ def damaged(audited: Path, tmp_path: Path) -> Callable[..., Path]:
             content = bytearray(part.read_bytes())
             for group in (metadata.row_group(k) for k in range(metadata.num_row_groups)):
                 for column in (group.column(k) for k in range(group.num_columns)):
-                    if number not in keep_parts and column.path_in_schema.split(".")[0] not in keep_columns:
+                    if (
+                        number not in keep_parts
+                        and column.path_in_schema.split(".")[0] not in keep_columns
+                    ):
                         start = column.dictionary_page_offset or column.data_page_offset
-                        content[start : start + column.total_compressed_size] = b"\xff" * column.total_compressed_size
+                        content[start : start + column.total_compressed_size] = (
+                            b"\xff" * column.total_compressed_size
+                        )
             part.write_bytes(content)
         return output
 
@@ -89,17 +96,24 @@ def test_an_id_is_found_by_statistics(damaged: Callable[..., Path]):
     assert row["question"] == "Who kept lamp 9?"
 
 
-def test_an_id_that_is_not_there_or_not_of_the_type(audited: Path, tmp_path: Path, bert_folder: Path):
+def test_an_id_that_is_not_there_or_not_of_the_type(
+    audited: Path, tmp_path: Path, bert_folder: Path
+):
     assert chooser(audited).by_id("row 99") == []
     numbered = examples(2).set_column(0, "id", pa.array([7, 8]))
     source = write_input(tmp_path / "a.parquet", numbered)
-    assert run("annotate", f"--input={source}", f"--output={tmp_path}/out", f"--model={bert_folder}") == 0
+    assert (
+        run("annotate", f"--input={source}", f"--output={tmp_path}/out", f"--model={bert_folder}")
+        == 0
+    )
     assert ids(chooser(tmp_path / "out").by_id("8")) == [8]
     with pytest.raises(Refused, match="--id=eight: ids are int64"):
         chooser(tmp_path / "out").by_id("eight")
 
 
-def test_a_sample_is_spread_and_reads_its_own_parts_only(audited: Path, damaged: Callable[..., Path]):
+def test_a_sample_is_spread_and_reads_its_own_parts_only(
+    audited: Path, damaged: Callable[..., Path]
+):
     assert ids(chooser(audited).sample(21)) == [f"row {n}" for n in range(21)]
     assert ids(chooser(audited).sample(14)) == [f"row {place * 21 // 14}" for place in range(14)]
     assert ids(chooser(audited).sample(5)) == [f"row {n}" for n in range(0, 20, 4)]
@@ -120,6 +134,9 @@ def test_a_condition_that_means_nothing_is_refused(audited: Path):
 
 def test_annotate_has_no_losses(tmp_path: Path, bert_folder: Path):
     source = write_input(tmp_path / "a.parquet", examples(2))
-    assert run("annotate", f"--input={source}", f"--output={tmp_path}/out", f"--model={bert_folder}") == 0
+    assert (
+        run("annotate", f"--input={source}", f"--output={tmp_path}/out", f"--model={bert_folder}")
+        == 0
+    )
     with pytest.raises(Refused, match=r"--worst=3: .* has no losses"):
         chooser(tmp_path / "out").worst(3)

@@ -18,8 +18,22 @@ def output(bert_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
     table = examples(5).rename_columns(["key", "question", "context"])
     source = write_input(folder / "a.parquet", table)
-    options = ("--chunk_rows=2", "--output_prefix=qa_", "--id_column=key", "--keep_columns=key,context")
-    assert run("annotate", f"--input={source}", f"--output={folder}/out", f"--model={bert_folder}", *options) == 0
+    options = (
+        "--chunk_rows=2",
+        "--output_prefix=qa_",
+        "--id_column=key",
+        "--keep_columns=key,context",
+    )
+    assert (
+        run(
+            "annotate",
+            f"--input={source}",
+            f"--output={folder}/out",
+            f"--model={bert_folder}",
+            *options,
+        )
+        == 0
+    )
     return folder / "out"
 
 
@@ -27,7 +41,12 @@ def test_columns_are_known_by_what_they_are(output: Path):
     finished = open_run(str(output))
     assert (finished.stage, finished.state, len(finished.parts)) == ("annotate", "complete", 3)
     assert finished.output("status") == "qa_status"
-    assert [finished.input(kind) for kind in ("id", "context", "question", "answers")] == ["key", "context", None, None]
+    assert [finished.input(kind) for kind in ("id", "context", "question", "answers")] == [
+        "key",
+        "context",
+        None,
+        None,
+    ]
 
 
 def test_rows_come_in_order_with_the_columns_that_are_asked_for(output: Path):
@@ -47,7 +66,9 @@ def test_a_run_that_did_not_finish_has_no_state(output: Path, tmp_path: Path):
 
 
 def test_what_is_no_output_is_named(tmp_path: Path):
-    with pytest.raises(Refused, match=f"{tmp_path} has no run.json: it is no output of annotate or audit"):
+    with pytest.raises(
+        Refused, match=f"{tmp_path} has no run.json: it is no output of annotate or audit"
+    ):
         open_run(str(tmp_path))
 
 

@@ -43,8 +43,12 @@ def test_line_ends_that_were_one_character(pieces: list[str], data: st.DataObjec
     place = data.draw(st.integers(0, len(pieces)))
     context = "".join(pieces)
     before = "".join(pieces[:place])
-    if not before.endswith("\r") or not context[len(before) :].startswith("\n"):  # else inside a line end
-        assert to_code_points(context, len(before.replace("\r\n", "\n")), "crlf_as_one") == len(before)
+    if not before.endswith("\r") or not context[len(before) :].startswith(
+        "\n"
+    ):  # else inside a line end
+        assert to_code_points(context, len(before.replace("\r\n", "\n")), "crlf_as_one") == len(
+            before
+        )
 
 
 @pytest.mark.parametrize(
@@ -66,7 +70,9 @@ def test_line_ends_that_were_one_character(pieces: list[str], data: st.DataObjec
         ("", None, (None, "gold_absent")),
     ],
 )
-def test_a_gold_stays_where_it_is_said_to_be(text: str, start: int | None, placed: tuple[int | None, str]):
+def test_a_gold_stays_where_it_is_said_to_be(
+    text: str, start: int | None, placed: tuple[int | None, str]
+):
     assert place_gold(CONTEXT, text, start, "code_points") == placed
 
 
@@ -119,17 +125,25 @@ class TestHints:
 
     def best(self, context: str, *golds: Gold) -> str | None:
         counts = Counter[str]()
-        place_golds(ImportedRow("a", "Who?", context, list(golds)), "code_points", io.StringIO(), counts)
+        place_golds(
+            ImportedRow("a", "Who?", context, list(golds)), "code_points", io.StringIO(), counts
+        )
         return better_unit(counts)
 
     def test_one_gold_that_another_unit_mends_while_it_breaks_four(self):
         right = [("six", 19), ("The cook", 24), ("eels", 39), ("The waiter", 45)]
         assert self.best(self.CAFE, *right, (" fries eels", 33)) is None
-        assert self.best(self.CAFE, *[(text, start + 1) for text, start in right], ("six", 19)) == "utf8"
+        assert (
+            self.best(self.CAFE, *[(text, start + 1) for text, start in right], ("six", 19))
+            == "utf8"
+        )
 
     def test_starts_from_one(self):
         context = "在湖边，老张修了一座木桥。木桥长四十米，每年春天要刷一次油。"
-        assert self.best(context, ("老张", 5), ("四十米", 17), ("每年春天", 21), ("湖边", 2)) == "from_one"
+        assert (
+            self.best(context, ("老张", 5), ("四十米", 17), ("每年春天", 21), ("湖边", 2))
+            == "from_one"
+        )
         assert self.best(context, ("老张", 4), ("四十米", 17)) is None
 
     def test_line_ends_as_one(self):
@@ -140,7 +154,12 @@ class TestHints:
 
 def placed(*golds: Gold) -> tuple[object, list[dict[str, object]], Counter[str]]:
     report, counts = io.StringIO(), Counter[str]()
-    answers = place_golds(ImportedRow("row 1", "Who?", CONTEXT, list(golds), where="line 7"), "code_points", report, counts)
+    answers = place_golds(
+        ImportedRow("row 1", "Who?", CONTEXT, list(golds), where="line 7"),
+        "code_points",
+        report,
+        counts,
+    )
     return answers, [json.loads(line) for line in report.getvalue().splitlines()], counts
 
 
@@ -172,21 +191,48 @@ def test_the_report_has_a_line_for_every_gold_that_is_not_where_it_should_be():
         },
     ]
     golds = {name: count for name, count in counts.items() if name.startswith("gold_")}
-    assert golds == {"gold_aligned": 1, "gold_misaligned": 1, "gold_ambiguous": 1, "gold_located": 1}
+    assert golds == {
+        "gold_aligned": 1,
+        "gold_misaligned": 1,
+        "gold_ambiguous": 1,
+        "gold_located": 1,
+    }
 
 
 def test_problems_of_a_row_are_counted_and_listed():
     report, counts = io.StringIO(), Counter[str]()
     unequal = {"text": ["a"], "answer_start": []}
-    row = ImportedRow("a", "Who?", CONTEXT, None, {}, "line 3", [("answers_unequal", "1 texts, 0 starts")], unequal)
+    row = ImportedRow(
+        "a",
+        "Who?",
+        CONTEXT,
+        None,
+        {},
+        "line 3",
+        [("answers_unequal", "1 texts, 0 starts")],
+        unequal,
+    )
     assert place_golds(row, "code_points", report, counts) == unequal
-    row = ImportedRow("a", "Who?", CONTEXT, [("Ada", 0)], {}, "line 4", [("number_as_text", 7), ("gold_not_text", None)])
+    row = ImportedRow(
+        "a",
+        "Who?",
+        CONTEXT,
+        [("Ada", 0)],
+        {},
+        "line 4",
+        [("number_as_text", 7), ("gold_not_text", None)],
+    )
     assert place_golds(row, "code_points", report, counts) == {"text": ["Ada"], "answer_start": [0]}
     assert [json.loads(line) for line in report.getvalue().splitlines()] == [
         {"id": "a", "where": "line 3", "reason": "answers_unequal", "found": "1 texts, 0 starts"},
         {"id": "a", "where": "line 4", "reason": "gold_not_text", "found": None},
     ]
-    assert counts["problem_answers_unequal"] == counts["problem_number_as_text"] == counts["problem_gold_not_text"] == 1
+    assert (
+        counts["problem_answers_unequal"]
+        == counts["problem_number_as_text"]
+        == counts["problem_gold_not_text"]
+        == 1
+    )
 
 
 def test_golds_without_a_place_do_not_become_an_unanswerable_question():
@@ -197,5 +243,11 @@ def test_golds_without_a_place_do_not_become_an_unanswerable_question():
 
 
 def test_nothing_said_of_answers_is_null():
-    assert place_golds(ImportedRow(None, "Who?", CONTEXT, None), "utf8", io.StringIO(), Counter()) is None
-    assert place_golds(ImportedRow(None, "Who?", None, [("a", 0)]), "utf8", io.StringIO(), Counter()) is None
+    assert (
+        place_golds(ImportedRow(None, "Who?", CONTEXT, None), "utf8", io.StringIO(), Counter())
+        is None
+    )
+    assert (
+        place_golds(ImportedRow(None, "Who?", None, [("a", 0)]), "utf8", io.StringIO(), Counter())
+        is None
+    )

@@ -54,14 +54,20 @@ def test_shapes_of_answers(answers: Any, start: Any, golds: Any):
     ("answers", "golds"),
     [
         ("{'text': ['noon'], 'answer_start': [28]}", [("noon", 28)]),
-        ("{'text': array(['noon'], dtype=object), 'answer_start': array([28], dtype=int32)}", [("noon", 28)]),
+        (
+            "{'text': array(['noon'], dtype=object), 'answer_start': array([28], dtype=int32)}",
+            [("noon", 28)],
+        ),
         ("{'text': np.array([\"it's\"]), 'answer_start': [np.int64(28)]}", [("it's", 28)]),
         ("{'text': array([], dtype=object), 'answer_start': array([], dtype=int32)}", []),
         ("[{'text': 'noon', 'answer_start': 28}]", [("noon", 28)]),
         ("['noon', 'Holm']", [("noon", None), ("Holm", None)]),
         ("array(['noon'], dtype='<U4')", [("noon", None)]),
         (str({"text": ["a\nb \\d"], "answer_start": [None]}), [("a\nb \\d", None)]),
-        (repr({"text": np.array(["noon", "Holm"]), "answer_start": np.array([1, 2])}), [("noon", 1), ("Holm", 2)]),
+        (
+            repr({"text": np.array(["noon", "Holm"]), "answer_start": np.array([1, 2])}),
+            [("noon", 1), ("Holm", 2)],
+        ),
     ],
 )
 def test_literals_of_python_and_numpy_are_read(answers: str, golds: list[Gold]):
@@ -87,7 +93,10 @@ def test_what_can_not_be_read_is_no_answer(answers: Any):
 
 
 def test_numbers_are_the_text_they_are_written_as():
-    (read, problems) = (answers := read_answers([340, Decimal("3.50"), {"text": 7, "answer_start": 2}])).golds, answers.problems
+    (read, problems) = (
+        (answers := read_answers([340, Decimal("3.50"), {"text": 7, "answer_start": 2}])).golds,
+        answers.problems,
+    )
     assert read == [("340", None), ("3.50", None), ("7", 2)]
     assert [reason for reason, _ in problems] == ["number_as_text"] * 3
     assert read_answers(340, 50).golds == [("340", 50)]
@@ -102,10 +111,13 @@ def test_a_gold_that_is_no_text_leaves_its_neighbours(text: Any):
 
 
 @pytest.mark.parametrize(
-    "start", ["first", 2.5, True, [3, 4], {}, Decimal("1e30"), float("inf"), "1e999999999", "1e-999999999"]
+    "start",
+    ["first", 2.5, True, [3, 4], {}, Decimal("1e30"), float("inf"), "1e999999999", "1e-999999999"],
 )
 def test_a_start_that_is_no_whole_number_leaves_its_neighbours(start: Any):
-    answers = read_answers([{"text": "Ada", "answer_start": start}, {"text": "Ben", "answer_start": 18}])
+    answers = read_answers(
+        [{"text": "Ada", "answer_start": start}, {"text": "Ben", "answer_start": 18}]
+    )
     assert answers.golds == [("Ben", 18)]
     assert answers.problems == [("start_not_whole", start)]
 
@@ -116,14 +128,19 @@ def test_texts_and_starts_of_unequal_number_are_kept_as_they_are():
     assert answers.golds is None
     assert answers.unequal == {"text": ["Holm", "340", None], "answer_start": [13, None]}
     assert [reason for reason, _ in answers.problems] == ["answers_unequal"]
-    assert read_answers(["Ada", "Ben"], [3]).unequal == {"text": ["Ada", "Ben"], "answer_start": [3]}
+    assert read_answers(["Ada", "Ben"], [3]).unequal == {
+        "text": ["Ada", "Ben"],
+        "answer_start": [3],
+    }
 
 
 BLANK = [{"text": "", "answer_start": -1}]
 
 
 @pytest.mark.parametrize("impossible", [True, "true", "True", "1", 1, 1.0, "yes"])
-@pytest.mark.parametrize("answers", [BLANK, BLANK * 2, [], None, "", [{"text": None, "answer_start": None}], [" "]])
+@pytest.mark.parametrize(
+    "answers", [BLANK, BLANK * 2, [], None, "", [{"text": None, "answer_start": None}], [" "]]
+)
 def test_of_an_unanswerable_question_blank_answers_are_placeholders(answers: Any, impossible: Any):
     assert read_answers(answers, None, impossible) == Answers([])
 
@@ -132,13 +149,19 @@ def test_of_an_unanswerable_question_blank_answers_are_placeholders(answers: Any
 def test_of_an_answerable_question_missing_answers_are_missing(impossible: Any):
     assert read_answers(None, None, impossible) == Answers(None, [])
     for answers in ([], "", {"text": [], "answer_start": []}):
-        assert read_answers(answers, None, impossible) == Answers(None, [("answers_missing_though_possible", answers)])
+        assert read_answers(answers, None, impossible) == Answers(
+            None, [("answers_missing_though_possible", answers)]
+        )
     assert read_answers(["Ada"], None, impossible).golds == [("Ada", None)]
 
 
 def test_contradictions_are_named():
-    assert read_answers(["Ada"], None, True) == Answers([("Ada", None)], [("answers_though_impossible", ["Ada"])])
-    assert read_answers([], None, "perhaps") == Answers([], [("is_impossible_unreadable", "perhaps")])
+    assert read_answers(["Ada"], None, True) == Answers(
+        [("Ada", None)], [("answers_though_impossible", ["Ada"])]
+    )
+    assert read_answers([], None, "perhaps") == Answers(
+        [], [("is_impossible_unreadable", "perhaps")]
+    )
 
 
 ODD = st.recursive(
@@ -148,7 +171,10 @@ ODD = st.recursive(
     | st.floats()
     | st.text()
     | st.sampled_from(["['a' 'b']", "{'text': 3}", "[1, 2"]),
-    lambda inner: st.lists(inner, max_size=3) | st.fixed_dictionaries({}, optional={"text": inner, "answer_start": inner}),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.fixed_dictionaries({}, optional={"text": inner, "answer_start": inner})
+    ),
     max_leaves=8,
 )
 
@@ -157,7 +183,10 @@ ODD = st.recursive(
 def test_any_shape_is_read_or_named(answers: Any, start: Any, impossible: Any):
     """What is neither read nor missing has a reason, and an empty list is never made of something that was there."""
     made = read_answers(answers, start, impossible)
-    assert all(isinstance(text, str) and (start is None or type(start) is int) for text, start in made.golds or [])
+    assert all(
+        isinstance(text, str) and (start is None or type(start) is int)
+        for text, start in made.golds or []
+    )
     if made.golds is None and not made.problems:
         assert answers is None or answers != answers
     if made.golds == [] and impossible is None:
@@ -169,7 +198,15 @@ def test_the_same_golds_in_every_shape(golds: list[Gold]):
     texts, starts = [text for text, _ in golds], [start for _, start in golds]
     pairs = [{"text": text, "answer_start": start} for text, start in golds]
     both = {"text": texts, "answer_start": starts}
-    shapes: list[Any] = [pairs, both, json.dumps(pairs), json.dumps(both), repr(pairs), repr(both), [both]]
+    shapes: list[Any] = [
+        pairs,
+        both,
+        json.dumps(pairs),
+        json.dumps(both),
+        repr(pairs),
+        repr(both),
+        [both],
+    ]
     for shape in shapes:
         assert read_answers(shape) == Answers(golds, []), shape
     assert read_answers(texts, starts) == Answers(golds, [])

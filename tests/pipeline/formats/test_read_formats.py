@@ -34,7 +34,9 @@ class TestMrqa:
 
     def test_spans_include_their_last_character_and_are_spelt_as_the_context_does(self):
         (example,) = read("mrqa", f"{self.HEADER}\n{self.row([18, 20], [18, 20])}\n")
-        assert example == ImportedRow("m1", "Who?", CONTEXT, [("Ben", 18), ("Ben", 18)], {"source": "Lamps"}, problems=[])
+        assert example == ImportedRow(
+            "m1", "Who?", CONTEXT, [("Ben", 18), ("Ben", 18)], {"source": "Lamps"}, problems=[]
+        )
 
     def test_a_span_with_another_text_keeps_its_answer_so_that_it_is_seen(self):
         (example,) = read("mrqa", self.row([0, 2]))
@@ -47,13 +49,23 @@ class TestMrqa:
             ('{"qas": [7]}', "not_an_object", ""),
             ("[]", "not_an_object", ""),
             ("{", "not_json", ""),
-            ('{"qas": [{"qid": 1, "question": "Who?", "detected_answers": [7]}]}', "", "gold_not_text"),
-            ('{"qas": [{"detected_answers": [{"text": "a", "char_spans": [[0]]}]}]}', "", "start_not_whole"),
+            (
+                '{"qas": [{"qid": 1, "question": "Who?", "detected_answers": [7]}]}',
+                "",
+                "gold_not_text",
+            ),
+            (
+                '{"qas": [{"detected_answers": [{"text": "a", "char_spans": [[0]]}]}]}',
+                "",
+                "start_not_whole",
+            ),
             ('{"qas": [{"detected_answers": [{"text": "a"}]}]}', "", "start_not_whole"),
             ('{"qas": [{"detected_answers": 7}]}', "", "number_as_text"),
         ],
     )
-    def test_what_is_broken_is_named_and_leaves_its_neighbours(self, broken: str, unreadable: str, problem: str):
+    def test_what_is_broken_is_named_and_leaves_its_neighbours(
+        self, broken: str, unreadable: str, problem: str
+    ):
         rows = read("mrqa", f"{self.HEADER}\n{broken}\n{self.row([18, 20])}")
         assert [row.unreadable for row in rows] == [unreadable, ""]
         if problem:
@@ -61,20 +73,38 @@ class TestMrqa:
         assert rows[1] == read("mrqa", f"{self.HEADER}\n{self.row([18, 20])}")[0]
 
     def test_questions_whose_answers_were_not_detected(self):
-        asked = [{"qid": "1", "question": "Who?", "answers": ["Ben"]}, {"qid": "2", "question": "Who?"}]
+        asked = [
+            {"qid": "1", "question": "Who?", "answers": ["Ben"]},
+            {"qid": "2", "question": "Who?"},
+        ]
         rows = read("mrqa", json.dumps({"qas": asked, "context": CONTEXT}))
         assert [row.golds for row in rows] == [[("Ben", None)], None]
 
 
 class TestJsonLines:
     def test_names_and_others(self):
-        line = json.dumps({"key": 7, "ask": "Who?", "text": "a", "golds": {"text": ["a"], "answer_start": [0]}, "page": 3})
-        (example,) = read("jsonl", f"{line}\n\n", id="key", question="ask", context="text", answers="golds")
+        line = json.dumps(
+            {
+                "key": 7,
+                "ask": "Who?",
+                "text": "a",
+                "golds": {"text": ["a"], "answer_start": [0]},
+                "page": 3,
+            }
+        )
+        (example,) = read(
+            "jsonl", f"{line}\n\n", id="key", question="ask", context="text", answers="golds"
+        )
         assert example == ImportedRow("7", "Who?", "a", [("a", 0)], {"page": 3}, problems=[])
 
     def test_a_start_that_belongs_to_no_answer_goes_along(self):
         """As in rows of annotate: theirs is that of the model's answer."""
-        row = {"question": "Who?", "context": "a b", "answers": {"text": ["a"], "answer_start": [0]}, "answer_start": 2}
+        row = {
+            "question": "Who?",
+            "context": "a b",
+            "answers": {"text": ["a"], "answer_start": [0]},
+            "answer_start": 2,
+        }
         (made, plain) = read("jsonl", f"{json.dumps(row)}\n{json.dumps(row | {'answers': 'b'})}")
         assert (made.golds, made.others) == ([("a", 0)], {"answer_start": 2})
         assert (plain.golds, plain.others) == ([("b", 2)], {})
@@ -99,7 +129,13 @@ class TestJsonLines:
         ]
 
     def test_values_of_other_types(self):
-        row = {"id": float("nan"), "question": 7, "context": ["a", "b"], "price": 1.50, "n": {"x": [2.5]}}
+        row = {
+            "id": float("nan"),
+            "question": 7,
+            "context": ["a", "b"],
+            "price": 1.50,
+            "n": {"x": [2.5]},
+        }
         (made,) = read("jsonl", json.dumps(row))
         assert (made.id, made.question, made.context, made.golds) == (None, "7", None, None)
         assert made.problems == [("number_as_text", 7), ("context_not_text", ["a", "b"])]
@@ -108,7 +144,9 @@ class TestJsonLines:
 
     @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32", "cp1252"])
     def test_encodings(self, encoding: str):
-        content = json.dumps({"question": "é?", "context": "é"}, ensure_ascii=False).encode(encoding)
+        content = json.dumps({"question": "é?", "context": "é"}, ensure_ascii=False).encode(
+            encoding
+        )
         assert [row.context for row in read("jsonl", content, encoding=encoding)] == ["é"]
 
 
@@ -116,10 +154,15 @@ class TestCsv:
     def test_quotes_line_breaks_and_a_byte_order_mark(self):
         content = '\ufeffid,question,context,answers,answer_start,page\n1,"Who, then?","Ada\nlit ""it""",Ada,0,7\n'
         (example,) = read("csv", content)
-        assert example == ImportedRow("1", "Who, then?", 'Ada\nlit "it"', [("Ada", 0)], {"page": "7"}, problems=[])
+        assert example == ImportedRow(
+            "1", "Who, then?", 'Ada\nlit "it"', [("Ada", 0)], {"page": "7"}, problems=[]
+        )
 
     def test_an_empty_cell_is_an_unanswerable_question_and_json_is_read(self):
-        rows = read("tsv", 'question\tcontext\tanswers\nWho?\ta\t\nWho?\ta\t"{""text"": [""a""], ""answer_start"": [0]}"\n')
+        rows = read(
+            "tsv",
+            'question\tcontext\tanswers\nWho?\ta\t\nWho?\ta\t"{""text"": [""a""], ""answer_start"": [0]}"\n',
+        )
         assert [row.golds for row in rows] == [[], [("a", 0)]]
         assert rows[0].id is None
 
@@ -130,10 +173,19 @@ class TestCsv:
     @pytest.mark.parametrize(
         ("content", "message"),
         [
-            ('question,context\nWho?,a\n"Who?,a\nb,c\n', "after line 2: .* a quoted cell is not closed"),
+            (
+                'question,context\nWho?,a\n"Who?,a\nb,c\n',
+                "after line 2: .* a quoted cell is not closed",
+            ),
             ('question,"context\n', "after line 0: .* a quoted cell is not closed"),
-            ("question;context\nWho?;a\n", "its header is divided by ';', not by ',': --delimiter=';'"),
-            ("question\tcontext\nWho?\ta\n", "its header is divided by '\\\\t', not by ',': --delimiter='tab'"),
+            (
+                "question;context\nWho?;a\n",
+                "its header is divided by ';', not by ',': --delimiter=';'",
+            ),
+            (
+                "question\tcontext\nWho?\ta\n",
+                "its header is divided by '\\\\t', not by ',': --delimiter='tab'",
+            ),
             ("question,context,page,page\nWho?,a,1,2\n", "its header has 'page' more than once"),
         ],
     )
@@ -143,19 +195,30 @@ class TestCsv:
 
     @pytest.mark.parametrize(
         ("broken", "reason"),
-        [("Who?", "cells_unequal"), ("Who?,a,b,c", "cells_unequal"), ('"Who"?,a,b', "malformed_line")],
+        [
+            ("Who?", "cells_unequal"),
+            ("Who?,a,b,c", "cells_unequal"),
+            ('"Who"?,a,b', "malformed_line"),
+        ],
     )
     def test_a_line_that_can_not_be_read_leaves_its_neighbours(self, broken: str, reason: str):
         good = "Who?,Ada lit it.,Ada"
         for end in ("\n", "\r\n", "\r"):
             rows = read("csv", end.join(["question,context,answers", good, broken, "", good]))
-            assert [(row.unreadable, row.where) for row in rows] == [("", "line 2"), (reason, "line 3"), ("", "line 5")]
+            assert [(row.unreadable, row.where) for row in rows] == [
+                ("", "line 2"),
+                (reason, "line 3"),
+                ("", "line 5"),
+            ]
             assert rows[0] == rows[2]
 
     def test_bytes_that_are_no_text_spoil_their_own_row_alone(self):
         content = "question,context\ncafé?,a\nWho?,b\n".encode("cp1252")
         assert [row_problem(row) for row in read("csv", content)] == ["question_not_utf8", ""]
-        assert [row.question for row in read("csv", content, encoding="cp1252")] == ["café?", "Who?"]
+        assert [row.question for row in read("csv", content, encoding="cp1252")] == [
+            "café?",
+            "Who?",
+        ]
 
     def test_a_delimiter_that_was_asked_for(self):
         for kind in ("csv", "tsv"):
@@ -170,7 +233,9 @@ class TestCsv:
 class TestParquet:
     def content(self, **columns: Any) -> bytes:
         buffer = io.BytesIO()
-        pq.write_table(pa.table({"question": ["Who?"] * 2, "context": [CONTEXT] * 2, **columns}), buffer)
+        pq.write_table(
+            pa.table({"question": ["Who?"] * 2, "context": [CONTEXT] * 2, **columns}), buffer
+        )
         return buffer.getvalue()
 
     @pytest.mark.parametrize(
@@ -183,7 +248,10 @@ class TestParquet:
         ],
     )
     def test_answers_of_any_shape(self, answers: pa.Array):
-        assert [row.golds for row in read("parquet", self.content(answers=answers))] == [[("Ada", 0)], []]
+        assert [row.golds for row in read("parquet", self.content(answers=answers))] == [
+            [("Ada", 0)],
+            [],
+        ]
 
     def test_other_columns_keep_their_types(self):
         columns = {
@@ -243,9 +311,17 @@ class TestRecognise:
     @pytest.mark.parametrize(
         ("path", "content", "message"),
         [
-            ("a.data", b"", r"the ending says no format, give --format=squad\|mrqa\|jsonl\|csv\|tsv\|parquet"),
+            (
+                "a.data",
+                b"",
+                r"the ending says no format, give --format=squad\|mrqa\|jsonl\|csv\|tsv\|parquet",
+            ),
             ("a.csv", b"\x1f\x8b\x08", "it is compressed: give it a name that ends in .gz"),
-            ("a.csv", "question".encode("utf-16-le"), "it has NUL characters, as UTF-16 has: --encoding=utf-16-le"),
+            (
+                "a.csv",
+                "question".encode("utf-16-le"),
+                "it has NUL characters, as UTF-16 has: --encoding=utf-16-le",
+            ),
         ],
     )
     def test_what_can_not_be_known_is_refused(self, path: str, content: bytes, message: str):
@@ -274,14 +350,26 @@ ODD = st.sampled_from(
         [[0, 2]],
         [[0, 99]],
     ]
-    + [{"text": text, "answer_start": start} for text in ("Ada", 1, [1], ["Ada"], [None]) for start in (0, "b", [0], None)]
+    + [
+        {"text": text, "answer_start": start}
+        for text in ("Ada", 1, [1], ["Ada"], [None])
+        for start in (0, "b", [0], None)
+    ]
 )
-QUESTION = ODD | st.fixed_dictionaries({}, optional=dict.fromkeys(("id", "qid", "question", "is_impossible"), ODD))
-QUESTION |= st.fixed_dictionaries({"id": ODD, "question": ODD, "answers": ODD | st.lists(ODD, max_size=2)})
+QUESTION = ODD | st.fixed_dictionaries(
+    {}, optional=dict.fromkeys(("id", "qid", "question", "is_impossible"), ODD)
+)
+QUESTION |= st.fixed_dictionaries(
+    {"id": ODD, "question": ODD, "answers": ODD | st.lists(ODD, max_size=2)}
+)
 DETECTED = st.lists(st.fixed_dictionaries({"text": ODD, "char_spans": ODD}), max_size=2)
 QUESTION |= st.fixed_dictionaries({"qid": ODD, "question": ODD, "detected_answers": ODD | DETECTED})
-PARAGRAPH = ODD | st.fixed_dictionaries({"context": ODD, "qas": ODD | st.lists(QUESTION, max_size=2)})
-ROW = ODD | st.fixed_dictionaries(dict.fromkeys(("id", "question", "context", "answers", "answer_start", "header"), ODD))
+PARAGRAPH = ODD | st.fixed_dictionaries(
+    {"context": ODD, "qas": ODD | st.lists(QUESTION, max_size=2)}
+)
+ROW = ODD | st.fixed_dictionaries(
+    dict.fromkeys(("id", "question", "context", "answers", "answer_start", "header"), ODD)
+)
 
 
 @given(st.lists(PARAGRAPH | ROW, max_size=3), ODD)

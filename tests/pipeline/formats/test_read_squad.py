@@ -25,23 +25,42 @@ def squad(*paragraphs: dict[str, Any], title: str = "Lamps") -> dict[str, Any]:
 
 
 def asked(*answers: tuple[str, int], name: str = "q1", **more: Any) -> dict[str, Any]:
-    return {"id": name, "question": "Who?", "answers": [{"text": t, "answer_start": s} for t, s in answers], **more}
+    return {
+        "id": name,
+        "question": "Who?",
+        "answers": [{"text": t, "answer_start": s} for t, s in answers],
+        **more,
+    }
 
 
 class TestSquad:
     def test_both_versions(self):
-        impossible = asked(name="q2", is_impossible=True, plausible_answers=[{"text": "Ben", "answer_start": 18}])
-        first, second = read(
-            "squad", json.dumps(squad({"context": CONTEXT, "qas": [asked(("Ada", 0), ("Ada", 0)), impossible]}))
+        impossible = asked(
+            name="q2", is_impossible=True, plausible_answers=[{"text": "Ben", "answer_start": 18}]
         )
-        assert first == ImportedRow("q1", "Who?", CONTEXT, [("Ada", 0), ("Ada", 0)], {"title": "Lamps"}, problems=[])
-        others = {"title": "Lamps", "is_impossible": True, "plausible_answers": [{"text": "Ben", "answer_start": 18}]}
+        first, second = read(
+            "squad",
+            json.dumps(
+                squad({"context": CONTEXT, "qas": [asked(("Ada", 0), ("Ada", 0)), impossible]})
+            ),
+        )
+        assert first == ImportedRow(
+            "q1", "Who?", CONTEXT, [("Ada", 0), ("Ada", 0)], {"title": "Lamps"}, problems=[]
+        )
+        others = {
+            "title": "Lamps",
+            "is_impossible": True,
+            "plausible_answers": [{"text": "Ben", "answer_start": 18}],
+        }
         assert second == ImportedRow("q2", "Who?", CONTEXT, [], others, problems=[])
 
     def test_a_title_is_that_of_its_own_article(self):
         content = squad({"context": CONTEXT, "qas": [asked()]})
         content["data"].append({"paragraphs": [{"context": "b", "qas": [asked(name="q2")]}]})
-        assert [example.others["title"] for example in read("squad", json.dumps(content))] == ["Lamps", None]
+        assert [example.others["title"] for example in read("squad", json.dumps(content))] == [
+            "Lamps",
+            None,
+        ]
 
     def test_a_question_of_which_no_answer_is_told(self):
         """Test sets come so; and a start that is missing is not made up here."""
@@ -60,7 +79,10 @@ class TestSquad:
             ("[1, 2", "paragraph 0: no JSON"),
             ("", "paragraph 0: no JSON"),
             ('{"data": [],}', "paragraph 0: no JSON"),
-            ('{"data": []} {"data": []}', r"trailing garbage \(more than one object: --format=jsonl\)"),
+            (
+                '{"data": []} {"data": []}',
+                r"trailing garbage \(more than one object: --format=jsonl\)",
+            ),
             ("7", "at its top is neither an object with `data` nor a list, but number"),
             ("{}", r"it has no article \(`data\[\]`\) and is no list"),
             ('{"data": {"a": 1}}', "it has no article"),
@@ -85,12 +107,17 @@ class TestSquad:
             ({"paragraphs": [{"qas": [{}, "Who?"]}]}, "not_an_object", "paragraph 0, question 1"),
         ],
     )
-    def test_a_piece_that_can_not_be_read_leaves_its_neighbours(self, broken: Any, reason: str, where: str):
+    def test_a_piece_that_can_not_be_read_leaves_its_neighbours(
+        self, broken: Any, reason: str, where: str
+    ):
         content = squad({"context": CONTEXT, "qas": [asked(("Ada", 0))]})
         content["data"].insert(0, broken)
         rows = read("squad", json.dumps(content))
         assert [(row.unreadable, row.where) for row in rows if row.unreadable] == [(reason, where)]
-        assert rows[-1] == read("squad", json.dumps(squad({"context": CONTEXT, "qas": [asked(("Ada", 0))]})))[0]
+        assert (
+            rows[-1]
+            == read("squad", json.dumps(squad({"context": CONTEXT, "qas": [asked(("Ada", 0))]})))[0]
+        )
 
     def test_what_is_missing_is_null(self):
         (row,) = read("squad", json.dumps(squad({"qas": [{"question": ["Who?"]}]})))
@@ -100,9 +127,21 @@ class TestSquad:
     @pytest.mark.parametrize("block", [1, 7, 64, 2**16])
     def test_keys_in_any_order(self, block: int, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr("pipeline.formats.read_squad._BLOCK", block)
-        qa = {"question_type": "who", "answers": [{"answer_start": 0, "text": "Ada"}], "question": "Who?", "id": "q1"}
-        article = {"lang": "en", "paragraphs": [{"qas": [qa], "document_id": 3, "context": CONTEXT}], "title": "Lamps"}
-        last = {"data": [article, {"paragraphs": [{"context": "b", "qas": [asked(name="q2")]}]}], "version": "1"}
+        qa = {
+            "question_type": "who",
+            "answers": [{"answer_start": 0, "text": "Ada"}],
+            "question": "Who?",
+            "id": "q1",
+        }
+        article = {
+            "lang": "en",
+            "paragraphs": [{"qas": [qa], "document_id": 3, "context": CONTEXT}],
+            "title": "Lamps",
+        }
+        last = {
+            "data": [article, {"paragraphs": [{"context": "b", "qas": [asked(name="q2")]}]}],
+            "version": "1",
+        }
         rows = read("squad", json.dumps(last))
         others = {"question_type": "who", "document_id": 3, "lang": "en", "title": "Lamps"}
         assert rows[0] == ImportedRow("q1", "Who?", CONTEXT, [("Ada", 0)], others, problems=[])
@@ -111,7 +150,9 @@ class TestSquad:
     def test_keys_of_one_name_at_several_levels_all_go_along(self):
         qa = {"id": "q", "question": "Who?", "answers": [], "url": 1, "context": "x"}
         paragraph = {"context": CONTEXT, "qas": [qa], "id": 2, "url": 3}
-        (row,) = read("squad", json.dumps({"data": [{"paragraphs": [paragraph], "id": 4, "url": 5.5}]}))
+        (row,) = read(
+            "squad", json.dumps({"data": [{"paragraphs": [paragraph], "id": 4, "url": 5.5}]})
+        )
         assert row.others == {
             "url": 1,
             "question_context": "x",
@@ -122,17 +163,33 @@ class TestSquad:
             "title": None,
         }
 
-    @pytest.mark.parametrize("wrap", [lambda rows: rows, lambda rows: {"version": "1", "data": rows}])
+    @pytest.mark.parametrize(
+        "wrap", [lambda rows: rows, lambda rows: {"version": "1", "data": rows}]
+    )
     def test_rows_in_place_of_articles(self, wrap: Any):
-        flat = {"id": 1, "question": "Who?", "context": CONTEXT, "answers": {"text": ["Ada"], "answer_start": [0]}, "page": 1.5}
-        (row, second) = read("squad", json.dumps(wrap([flat, squad({"context": CONTEXT, "qas": [asked()]})["data"][0]])))
+        flat = {
+            "id": 1,
+            "question": "Who?",
+            "context": CONTEXT,
+            "answers": {"text": ["Ada"], "answer_start": [0]},
+            "page": 1.5,
+        }
+        (row, second) = read(
+            "squad",
+            json.dumps(wrap([flat, squad({"context": CONTEXT, "qas": [asked()]})["data"][0]])),
+        )
         assert row == ImportedRow("1", "Who?", CONTEXT, [("Ada", 0)], {"page": 1.5}, problems=[])
         assert second.id == "q1"
 
     def test_paragraphs_beyond_memory(self, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr("pipeline.formats.read_squad._HELD_BYTES", 1)
         paragraphs = [{"context": f"{CONTEXT} {n}", "qas": [asked(name=str(n))]} for n in range(5)]
-        content = {"data": [{"paragraphs": paragraphs[:3], "title": "a"}, {"paragraphs": paragraphs[3:], "title": "b"}]}
+        content = {
+            "data": [
+                {"paragraphs": paragraphs[:3], "title": "a"},
+                {"paragraphs": paragraphs[3:], "title": "b"},
+            ]
+        }
         rows = read("squad", json.dumps(content))
         assert [(row.id, row.others["title"], row.context[-1]) for row in rows] == [
             (str(n), "a" if n < 3 else "b", str(n)) for n in range(5)
@@ -140,26 +197,43 @@ class TestSquad:
 
     @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
     def test_encodings(self, encoding: str):
-        content = json.dumps(squad({"context": "é 🌊", "qas": [asked()]}), ensure_ascii=False).encode(encoding)
+        content = json.dumps(
+            squad({"context": "é 🌊", "qas": [asked()]}), ensure_ascii=False
+        ).encode(encoding)
         assert [row.context for row in read("squad", content, encoding=encoding)] == ["é 🌊"]
 
     def test_bytes_that_are_no_text_spoil_their_own_row_alone(self):
-        content = json.dumps(squad({"context": "a", "qas": [asked()]}, {"context": "b", "qas": [asked()]})).encode()
+        content = json.dumps(
+            squad({"context": "a", "qas": [asked()]}, {"context": "b", "qas": [asked()]})
+        ).encode()
         rows = read("squad", content.replace(b'"a"', b'"\xe9"'))
         assert [row.context for row in rows] == ["\ud800", "b"]
 
     def test_a_byte_order_mark(self):
         content = json.dumps(squad({"context": CONTEXT, "qas": [asked()]})).encode("utf-8-sig")
         assert [example.id for example in read("squad", content)] == ["q1"]
-        assert [example.id for example in read("jsonl", json.dumps(asked(context=CONTEXT)).encode("utf-8-sig"))] == ["q1"]
+        assert [
+            example.id
+            for example in read("jsonl", json.dumps(asked(context=CONTEXT)).encode("utf-8-sig"))
+        ] == ["q1"]
 
     @pytest.mark.parametrize("block", [1, 2, 3, 5, 7, 11, 13, 64, 2**16])
-    def test_half_a_surrogate_pair_is_kept_to_be_seen(self, block: int, monkeypatch: pytest.MonkeyPatch):
+    def test_half_a_surrogate_pair_is_kept_to_be_seen(
+        self, block: int, monkeypatch: pytest.MonkeyPatch
+    ):
         """The parser would make a question mark of it. Wherever blocks end, whole pairs and written-out escapes stay."""
         monkeypatch.setattr("pipeline.formats.read_squad._BLOCK", block)
-        texts = ["🌊\ud83ca\udf0ab", "\\ud800 \\\\ud800", '\\\ud800"', "\ud83c\ud83c\udf0a🌊🌊", "é\n\\"]
+        texts = [
+            "🌊\ud83ca\udf0ab",
+            "\\ud800 \\\\ud800",
+            '\\\ud800"',
+            "\ud83c\ud83c\udf0a🌊🌊",
+            "é\n\\",
+        ]
         content = json.dumps(squad(*[{"context": text, "qas": [asked()]} for text in texts]))
-        halves = [re.sub("[\ud800-\udfff]", "\ud800", json.loads(json.dumps(text))) for text in texts]
+        halves = [
+            re.sub("[\ud800-\udfff]", "\ud800", json.loads(json.dumps(text))) for text in texts
+        ]
         assert [example.context for example in read("squad", content)] == halves
 
     def test_rows_come_while_most_of_the_file_is_unread(self):

@@ -17,7 +17,9 @@ from tests.runs import examples, identities, read_manifest, read_parts, run, wri
 
 def places(*arguments: str) -> list[tuple[str, str]]:
     """(input, output) of every day."""
-    return [(options.input, options.output) for options in each_day(parse(["annotate", *arguments])[0])]
+    return [
+        (options.input, options.output) for options in each_day(parse(["annotate", *arguments])[0])
+    ]
 
 
 DATED = ("--input=gs://b/in/date={date}/*.parquet", "--output=gs://b/out/date={date}")
@@ -39,7 +41,9 @@ def test_every_day_has_its_places(date: str, days: list[str]):
 def test_the_default_is_today_in_utc():
     before = datetime.datetime.now(datetime.UTC).date()
     ((_, output),) = places(*DATED)
-    assert output in {f"gs://b/out/date={day}" for day in (before, datetime.datetime.now(datetime.UTC).date())}
+    assert output in {
+        f"gs://b/out/date={day}" for day in (before, datetime.datetime.now(datetime.UTC).date())
+    }
 
 
 def test_without_dates_nothing_changes():
@@ -47,15 +51,23 @@ def test_without_dates_nothing_changes():
 
 
 def test_what_is_not_dated_may_be_read_on_every_day():
-    assert places("--input=all/*.parquet", "--output=out/{date}", "--date=2026-11-24") == [("all/*.parquet", "out/2026-11-24")]
+    assert places("--input=all/*.parquet", "--output=out/{date}", "--date=2026-11-24") == [
+        ("all/*.parquet", "out/2026-11-24")
+    ]
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--input=a", "--output=b", "--date=2026-11-24"), "--date=2026-11-24: neither --input nor --output holds {date}"),
+        (
+            ("--input=a", "--output=b", "--date=2026-11-24"),
+            "--date=2026-11-24: neither --input nor --output holds {date}",
+        ),
         (("--input={date}", "--output=b"), "--output=b must hold {date} as --input does"),
-        (("--input=a", "--output={date}", "--date=2026-11-01..2026-11-02"), "--input=a holds no {date}"),
+        (
+            ("--input=a", "--output={date}", "--date=2026-11-01..2026-11-02"),
+            "--input=a holds no {date}",
+        ),
     ],
 )
 def test_days_in_each_others_place_are_refused(arguments: tuple[str, ...], message: str):
@@ -65,7 +77,16 @@ def test_days_in_each_others_place_are_refused(arguments: tuple[str, ...], messa
 
 
 @pytest.mark.parametrize(
-    "date", ["", "today", "2026-13-01", "2026-11-31", "2026-11-02..2026-11-01", "2024-01-01..2025-01-01", "2026-11-01.."[:-1]]
+    "date",
+    [
+        "",
+        "today",
+        "2026-13-01",
+        "2026-11-31",
+        "2026-11-02..2026-11-01",
+        "2024-01-01..2025-01-01",
+        "2026-11-01.."[:-1],
+    ],
 )
 def test_what_is_no_day_is_refused(date: str, capfd: pytest.CaptureFixture[str]):
     assert run("annotate", *DATED, f"--date={date}") == 2
@@ -90,7 +111,11 @@ class TestRuns:
         assert "date=2026-11-02/*.parquet' matches no file" in capfd.readouterr().err
         out = tmp_path / "out"
         assert sorted(path.name for path in out.iterdir()) == ["date=2026-11-01", "date=2026-11-03"]
-        assert read_parts(out / "date=2026-11-03").column("id").to_pylist() == ["row 10", "row 11", "row 12"]
+        assert read_parts(out / "date=2026-11-03").column("id").to_pylist() == [
+            "row 10",
+            "row 11",
+            "row 12",
+        ]
 
         before = identities(out / "date=2026-11-01")
         write_input(tmp_path / "in" / "date=2026-11-02" / "a.parquet", examples(2))
@@ -98,13 +123,17 @@ class TestRuns:
         assert identities(out / "date=2026-11-01") == before
         assert read_manifest(out / "date=2026-11-02")["rows"]["answered"] == 2
 
-    def test_a_day_alone_and_in_a_range_is_the_same_run(self, tmp_path: Path, arguments: tuple[str, ...]):
+    def test_a_day_alone_and_in_a_range_is_the_same_run(
+        self, tmp_path: Path, arguments: tuple[str, ...]
+    ):
         assert run("annotate", *arguments, "--date=2026-11-03") == 0
         options, rest = parse(["annotate", *arguments, "--date=2026-11-01..2026-11-03"])
         _, _, third = each_day(options)
         assert claim(resolve(third, PipelineOptions(rest)), overwrite=False) is True
 
-    def test_a_range_is_no_template(self, arguments: tuple[str, ...], capfd: pytest.CaptureFixture[str]):
+    def test_a_range_is_no_template(
+        self, arguments: tuple[str, ...], capfd: pytest.CaptureFixture[str]
+    ):
         days = "--date=2026-11-01..2026-11-03"
         assert run("annotate", *arguments, days, "--template_location=gs://b/t") == 2
         assert "several days are several jobs" in capfd.readouterr().err

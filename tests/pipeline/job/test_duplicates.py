@@ -27,7 +27,9 @@ def ada(table: pa.Table, *others: int) -> pa.Table:
 
 
 def renamed(table: pa.Table, prefix: str) -> pa.Table:
-    return table.set_column(0, "id", pa.array([f"{prefix}{each}" for each in table["id"].to_pylist()]))
+    return table.set_column(
+        0, "id", pa.array([f"{prefix}{each}" for each in table["id"].to_pylist()])
+    )
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,9 @@ def audit(bert_folder: Path) -> Audit:
     """Runs an audit with the tiny checkpoint: `audit(input, output, *options)` is the exit code."""
 
     def run_audit(inputs: Path, output: Path, *options: str) -> int:
-        return run("audit", f"--input={inputs}", f"--output={output}", f"--model={bert_folder}", *options)
+        return run(
+            "audit", f"--input={inputs}", f"--output={output}", f"--model={bert_folder}", *options
+        )
 
     return run_audit
 
@@ -50,9 +54,13 @@ def other(audit: Audit, tmp_path_factory: pytest.TempPathFactory) -> Path:
     questions[2] = "Another question?"
     contexts[3] = "Another context, by Ada the keeper."
     table = pa.table({"id": table["id"], "question": questions, "context": contexts})
-    source = ada(renamed(pa.concat_tables([table, table.slice(0, 1)]), "other "), 0).rename_columns({"id": "key"})
+    source = ada(renamed(pa.concat_tables([table, table.slice(0, 1)]), "other "), 0).rename_columns(
+        {"id": "key"}
+    )
     write_input(folder / "a.parquet", source)
-    assert audit(folder / "a.parquet", folder / "out", "--output_prefix=qa_", "--id_column=key") == 0
+    assert (
+        audit(folder / "a.parquet", folder / "out", "--output_prefix=qa_", "--id_column=key") == 0
+    )
     return folder / "out"
 
 
@@ -77,12 +85,17 @@ class TestWithin:
         assert found["repeated_pairs"] == 3
         assert found["rows_of_repeated_pairs"] == 6
         assert found["pairs_with_conflicting_golds"] == 2
-        assert sorted((entry["ids"], entry["conflicting_golds"]) for entry in found["repeated"]) == [
+        assert sorted(
+            (entry["ids"], entry["conflicting_golds"]) for entry in found["repeated"]
+        ) == [
             (["again row 0", "row 0"], False),
             (["again row 1", "row 1"], True),
             (["again row 2", "row 2"], True),
         ]
-        assert "3 question/context pairs stand in it more than once (6 rows), 2 of them" in capfd.readouterr().out
+        assert (
+            "3 question/context pairs stand in it more than once (6 rows), 2 of them"
+            in capfd.readouterr().out
+        )
 
     def test_golds_that_cover_the_same_tokens_are_no_conflict(self, audit: Audit, tmp_path: Path):
         """Nor are the same golds in another order, nor misaligned ones beside them."""
@@ -94,13 +107,18 @@ class TestWithin:
             [("keeper ", begin), (" Ada", begin + 6)],
             [("keeper", begin), ("Ada", 0), ("Ada", begin + 7)],
         ]
-        answers = [{"text": [text for text, _ in each], "answer_start": [start for _, start in each]} for each in golds]
+        answers = [
+            {"text": [text for text, _ in each], "answer_start": [start for _, start in each]}
+            for each in golds
+        ]
         write_input(tmp_path / "a.parquet", table.append_column("answers", pa.array(answers)))
         assert audit(tmp_path / "a.parquet", tmp_path / "out") == 0
         found = found_in(tmp_path / "out")
         assert (found["rows_of_repeated_pairs"], found["pairs_with_conflicting_golds"]) == (4, 0)
 
-    def test_answerable_here_and_unanswerable_there_is_a_conflict(self, audit: Audit, tmp_path: Path):
+    def test_answerable_here_and_unanswerable_there_is_a_conflict(
+        self, audit: Audit, tmp_path: Path
+    ):
         table = ada(pa.concat_tables([examples(1)] * 2))
         answers = [table["answers"][0].as_py(), {"text": [], "answer_start": []}]
         write_input(tmp_path / "a.parquet", table.set_column(3, "answers", pa.array(answers)))
@@ -109,9 +127,17 @@ class TestWithin:
 
 
 class TestAgainst:
-    def test_what_both_hold(self, audit: Audit, other: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
-        write_input(tmp_path / "a.parquet", ada(pa.concat_tables([examples(8), renamed(examples(5).slice(4), "x")])))
-        assert audit(tmp_path / "a.parquet", tmp_path / "out", f"--against={other}", "--chunk_rows=4") == 0
+    def test_what_both_hold(
+        self, audit: Audit, other: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ):
+        write_input(
+            tmp_path / "a.parquet",
+            ada(pa.concat_tables([examples(8), renamed(examples(5).slice(4), "x")])),
+        )
+        assert (
+            audit(tmp_path / "a.parquet", tmp_path / "out", f"--against={other}", "--chunk_rows=4")
+            == 0
+        )
         found = found_in(tmp_path / "out")
         assert found["against"] == str(other)
         assert found["overlap"] == {
@@ -133,7 +159,9 @@ class TestAgainst:
         assert [counts["shared"] for counts in found["overlap"].values()] == [0, 0, 0]
         assert found["shared"] == []
 
-    def test_it_may_be_given_or_left_out_on_a_rerun(self, audit: Audit, other: Path, tmp_path: Path):
+    def test_it_may_be_given_or_left_out_on_a_rerun(
+        self, audit: Audit, other: Path, tmp_path: Path
+    ):
         """It is no part of the run's identity: no row depends on it."""
         write_input(tmp_path / "a.parquet", ada(examples(4)))
         assert audit(tmp_path / "a.parquet", tmp_path / "out") == 0
@@ -143,12 +171,20 @@ class TestAgainst:
         assert found_in(tmp_path / "out")["overlap"]["pair"]["shared"] == 1
         assert read_parts(tmp_path / "out").equals(rows)
 
-    def test_the_audit_of_annotate_is_an_audit(self, audit: Audit, bert_folder: Path, tmp_path: Path):
+    def test_the_audit_of_annotate_is_an_audit(
+        self, audit: Audit, bert_folder: Path, tmp_path: Path
+    ):
         write_input(tmp_path / "a.parquet", ada(examples(3)))
         arguments = (f"--input={tmp_path}/a.parquet", f"--model={bert_folder}", "--audit")
         assert run("annotate", *arguments, f"--output={tmp_path}/both") == 0
-        assert audit(tmp_path / "a.parquet", tmp_path / "out", f"--against={tmp_path}/both/audit") == 0
-        assert found_in(tmp_path / "out")["overlap"]["pair"] == {"shared": 3, "own_rows": 3, "other_rows": 3}
+        assert (
+            audit(tmp_path / "a.parquet", tmp_path / "out", f"--against={tmp_path}/both/audit") == 0
+        )
+        assert found_in(tmp_path / "out")["overlap"]["pair"] == {
+            "shared": 3,
+            "own_rows": 3,
+            "other_rows": 3,
+        }
 
 
 class TestRefusals:
@@ -156,7 +192,9 @@ class TestRefusals:
     def source(self, tmp_path: Path) -> Path:
         return write_input(tmp_path / "a.parquet", ada(examples(2)))
 
-    def refused(self, audit: Audit, source: Path, against: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def refused(
+        self, audit: Audit, source: Path, against: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
         output = source.parent / "out"
         assert audit(source, output, f"--against={against}") == 2
         message = capfd.readouterr().err
@@ -170,15 +208,29 @@ class TestRefusals:
         self.refused(audit, source, source, capfd)
 
     def test_an_annotation(
-        self, audit: Audit, bert_folder: Path, source: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+        self,
+        audit: Audit,
+        bert_folder: Path,
+        source: Path,
+        tmp_path: Path,
+        capfd: pytest.CaptureFixture[str],
     ):
-        arguments = (f"--input={source}", f"--output={tmp_path}/annotated", f"--model={bert_folder}")
+        arguments = (
+            f"--input={source}",
+            f"--output={tmp_path}/annotated",
+            f"--model={bert_folder}",
+        )
         assert run("annotate", *arguments) == 0
         self.refused(audit, source, tmp_path / "annotated", capfd)
 
     @pytest.mark.parametrize("content", ["", "{}", "[]", '{"configuration": null', "null"])
     def test_a_run_of_something_else(
-        self, audit: Audit, source: Path, tmp_path: Path, content: str, capfd: pytest.CaptureFixture[str]
+        self,
+        audit: Audit,
+        source: Path,
+        tmp_path: Path,
+        content: str,
+        capfd: pytest.CaptureFixture[str],
     ):
         (tmp_path / "else").mkdir()
         (tmp_path / "else" / "run.json").write_text(content)
@@ -207,7 +259,9 @@ def test_no_audit_no_parts(tmp_path: Path):
         audited_parts(str(tmp_path), own=True)
 
 
-def test_golds_in_one_unknown_token_are_in_conflict(audit: Audit, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+def test_golds_in_one_unknown_token_are_in_conflict(
+    audit: Audit, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
     """A vocabulary without a script makes one token of all its letters up to a blank: every gold in it costs the same."""
     context = "นกร้องเพลงริมบึงยามเช้า"
     golds = ["ยามเช้า", "ริมบึง", "ริมบึง", "noon"]
@@ -218,7 +272,8 @@ def test_golds_in_one_unknown_token_are_in_conflict(audit: Audit, tmp_path: Path
             "question": ["นกร้องเพลงเมื่อไร", "นกร้องเพลงเมื่อไร", "เมื่อไร", "When does the ferry leave?"],
             "context": contexts,
             "answers": [
-                {"text": [gold], "answer_start": [text.index(gold)]} for gold, text in zip(golds, contexts, strict=True)
+                {"text": [gold], "answer_start": [text.index(gold)]}
+                for gold, text in zip(golds, contexts, strict=True)
             ],
         }
     )
@@ -228,10 +283,18 @@ def test_golds_in_one_unknown_token_are_in_conflict(audit: Audit, tmp_path: Path
         found = json.loads((tmp_path / str(rows) / "duplicates.json").read_text("utf-8"))
         assert (found["repeated_pairs"], found["pairs_with_conflicting_golds"]) == (1, 1)
         told = json.loads((tmp_path / str(rows) / "audit.json").read_text("utf-8"))["unknown_text"]
-        assert (told["characters"], told["unknown_characters"]) == (sum(map(len, contexts)), 3 * len(context))
+        assert (told["characters"], told["unknown_characters"]) == (
+            sum(map(len, contexts)),
+            3 * len(context),
+        )
         printed = capfd.readouterr()
-        assert "78 % of the contexts' characters are in tokens that the tokenizer does not know\n" in printed.out
         assert (
-            printed.err.count("WARNING 78.4 % of the contexts' characters are in unknown tokens: the tokenizer does not know")
+            "78 % of the contexts' characters are in tokens that the tokenizer does not know\n"
+            in printed.out
+        )
+        assert (
+            printed.err.count(
+                "WARNING 78.4 % of the contexts' characters are in unknown tokens: the tokenizer does not know"
+            )
             == 1
         )

@@ -26,7 +26,9 @@ def job(bert_folder: Path, tmp_path: Path) -> Job:
     """A job on two files, nothing of it run."""
     for name in ("a", "b"):
         write_input(tmp_path / "in" / f"{name}.parquet", examples(3))
-    options, rest = parse(["annotate", f"--input={tmp_path}/in", f"--output={tmp_path}/out", f"--model={bert_folder}"])
+    options, rest = parse(
+        ["annotate", f"--input={tmp_path}/in", f"--output={tmp_path}/out", f"--model={bert_folder}"]
+    )
     return resolve(options, PipelineOptions(rest))
 
 
@@ -43,7 +45,11 @@ def configured(job: Job, **changes: Any) -> Job:
 def both_stages(job: Job) -> Job:
     """The job of annotate with an audit beside it."""
     outputs = (("audit", f"{job.output}/audit"), ("annotate", job.output))
-    return replace(job, outputs=outputs, configuration=dict.fromkeys(("audit", "annotate"), job.configuration["annotate"]))
+    return replace(
+        job,
+        outputs=outputs,
+        configuration=dict.fromkeys(("audit", "annotate"), job.configuration["annotate"]),
+    )
 
 
 def audit_alone(job: Job) -> Job:
@@ -65,7 +71,9 @@ def files_of(out: Path) -> set[str]:
 def test_a_fresh_output_is_claimed(job: Job, out: Path):
     assert claim(job, overwrite=False) is False
     assert files_of(out) == {RunFiles.RUN}
-    assert json.loads((out / RunFiles.RUN).read_text("utf-8")) == json.loads(json.dumps(identity(job, "annotate")))
+    assert json.loads((out / RunFiles.RUN).read_text("utf-8")) == json.loads(
+        json.dumps(identity(job, "annotate"))
+    )
 
 
 def test_the_same_run_goes_on_without_its_old_manifest(job: Job, out: Path):
@@ -93,7 +101,9 @@ def test_the_same_run_goes_on_even_where_overwriting_is_allowed(job: Job, out: P
         ({"new_option": 1}, "new_option was None, is 1"),
     ],
 )
-def test_another_configuration_is_refused_by_name(job: Job, out: Path, changes: dict[str, Any], message: str):
+def test_another_configuration_is_refused_by_name(
+    job: Job, out: Path, changes: dict[str, Any], message: str
+):
     claim(job, overwrite=False)
     fill(out)
     before = {name: (out / name).read_bytes() for name in files_of(out)}
@@ -113,7 +123,10 @@ def test_an_option_that_is_gone_is_a_difference_too(job: Job, out: Path):
 def test_ranges_of_inputs_are_read_back_from_the_claim(job: Job, files: int):
     """Names with quotes, line ends of any kind and other scripts; rows only where a limit sets them."""
     names = ("a", 'b "x"', "c,\nd", "灯台\u2028\x85", "é")
-    made = tuple(InputFile(n, f"/in/{names[n % 5]}{n}", n, f"v{n}", f"label {n}", n if n % 2 else None) for n in range(files))
+    made = tuple(
+        InputFile(n, f"/in/{names[n % 5]}{n}", n, f"v{n}", f"label {n}", n if n % 2 else None)
+        for n in range(files)
+    )
     job = replace(job, inputs=replace(job.inputs, files=made))
     claim(job, overwrite=False)
     ranges = input_ranges(job)
@@ -126,7 +139,9 @@ def test_ranges_of_inputs_are_read_back_from_the_claim(job: Job, files: int):
 def test_ranges_fit_a_claim_of_other_bytes(job: Job, out: Path):
     """One that says the same, written by another version."""
     claim(job, overwrite=False)
-    (out / RunFiles.RUN).write_text(json.dumps(json.loads((out / RunFiles.RUN).read_text("utf-8")), indent=7))
+    (out / RunFiles.RUN).write_text(
+        json.dumps(json.loads((out / RunFiles.RUN).read_text("utf-8")), indent=7)
+    )
     assert claim(job, overwrite=False) is True
     assert [file for listed in input_ranges(job) for file in list_files(listed)] == list(job.files)
 
@@ -146,7 +161,8 @@ class TestInputs:
     def test_a_touched_file_is_told_by_its_time(self, job: Job):
         claim(job, overwrite=False)
         with pytest.raises(
-            Refused, match=r"it had (\d+) bytes, version of .*, it has \1 bytes, version of 1970-01-01T00:00:01"
+            Refused,
+            match=r"it had (\d+) bytes, version of .*, it has \1 bytes, version of 1970-01-01T00:00:01",
         ):
             claim(self.changed(job, 1, version="1.0"), overwrite=False)
 
@@ -171,7 +187,9 @@ class TestOverwrite:
         assert files_of(out) == {RunFiles.RUN, "notes.txt"}
         assert claim(other, overwrite=False) is True
 
-    def test_parts_without_an_identity_are_refused_and_removed_when_asked(self, job: Job, out: Path):
+    def test_parts_without_an_identity_are_refused_and_removed_when_asked(
+        self, job: Job, out: Path
+    ):
         fill(out)
         with pytest.raises(Refused, match=r"holds parts of a run without run\.json"):
             claim(job, overwrite=False)
@@ -179,8 +197,12 @@ class TestOverwrite:
         assert claim(job, overwrite=True) is False
         assert files_of(out) == {RunFiles.RUN}
 
-    @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"configuration": {}, "inputs": [1]}'])
-    def test_a_damaged_identity_is_refused_and_removed_when_asked(self, job: Job, out: Path, content: str):
+    @pytest.mark.parametrize(
+        "content", ["", "{", "[]", "{}", '{"configuration": {}, "inputs": [1]}']
+    )
+    def test_a_damaged_identity_is_refused_and_removed_when_asked(
+        self, job: Job, out: Path, content: str
+    ):
         fill(out)
         (out / RunFiles.RUN).write_text(content)
         with pytest.raises(Refused, match=r"its run\.json is damaged"):
@@ -227,7 +249,9 @@ def test_when_one_of_two_folders_is_anothers_neither_is_touched(job: Job, out: P
     fill(out)
     claim(configured(audit_alone(job), n_best=9), overwrite=False)
     before = files_of(out)
-    with pytest.raises(Refused, match=f"--output={out}/audit holds another run: n_best was 9, is 5"):
+    with pytest.raises(
+        Refused, match=f"--output={out}/audit holds another run: n_best was 9, is 5"
+    ):
         claim(both_stages(job), overwrite=False)
     assert files_of(out) == before
 

@@ -51,13 +51,27 @@ class TestInputRefusals:
             (("--input=/nowhere/*.parquet",), "'/nowhere/*.parquet' matches no file"),
             (("--input=",), "--input is missing"),
             (("--output=",), "empty path"),
-            (("--question_column=ask",), "--question_column=ask: {source} has the columns id, question, context"),
-            (("--context_column=text",), "--context_column=text: {source} has the columns id, question, context"),
-            (("--keep_columns=id,score",), "--keep_columns: {source} has no column 'score', only id, question, context"),
-            (("--output_prefix=q", "--id_column=qstatus"), "the output column 'qstatus' is an input column already"),
+            (
+                ("--question_column=ask",),
+                "--question_column=ask: {source} has the columns id, question, context",
+            ),
+            (
+                ("--context_column=text",),
+                "--context_column=text: {source} has the columns id, question, context",
+            ),
+            (
+                ("--keep_columns=id,score",),
+                "--keep_columns: {source} has no column 'score', only id, question, context",
+            ),
+            (
+                ("--output_prefix=q", "--id_column=qstatus"),
+                "the output column 'qstatus' is an input column already",
+            ),
         ],
     )
-    def test_what_is_not_there_is_named(self, job: Resolve, source: Path, arguments: tuple[str, ...], message: str):
+    def test_what_is_not_there_is_named(
+        self, job: Resolve, source: Path, arguments: tuple[str, ...], message: str
+    ):
         with pytest.raises(Refused) as refused:
             job(*arguments)
         assert message.format(source=source) in str(refused.value)
@@ -69,7 +83,9 @@ class TestInputRefusals:
         (tmp_path / "link").symlink_to(tmp_path)
         with pytest.raises(Refused, match="lies in --output="):
             job(f"--output={tmp_path}/link")
-        assert job(f"--output={str(source)[:-1]}").output == str(source)[:-1]  # a prefix of the name is no folder above it
+        assert (
+            job(f"--output={str(source)[:-1]}").output == str(source)[:-1]
+        )  # a prefix of the name is no folder above it
 
     @pytest.mark.parametrize(
         ("column", "values", "message"),
@@ -78,9 +94,14 @@ class TestInputRefusals:
             ("context", pa.array([["a"]] * 3), "column 'context' is list<"),
         ],
     )
-    def test_texts_must_be_text(self, job: Resolve, tmp_path: Path, column: str, values: pa.Array, message: str):
+    def test_texts_must_be_text(
+        self, job: Resolve, tmp_path: Path, column: str, values: pa.Array, message: str
+    ):
         table = examples(3)
-        path = write_input(tmp_path / "b.parquet", table.set_column(table.column_names.index(column), column, values))
+        path = write_input(
+            tmp_path / "b.parquet",
+            table.set_column(table.column_names.index(column), column, values),
+        )
         with pytest.raises(Refused) as refused:
             job(f"--input={path}")
         assert f"--input: {path}: {message}" in str(refused.value)
@@ -117,10 +138,17 @@ class TestInputRefusals:
         found = job(f"--input={path}")
         assert found.inputs.expected == examples(3).schema.append(pa.field("lang", pa.string()))
         assert found.columns.keep == ("id", "question", "context", "lang")
-        assert job(f"--input={path}", "--keep_columns=id").inputs.expected.names == ["id", "question", "context"]
+        assert job(f"--input={path}", "--keep_columns=id").inputs.expected.names == [
+            "id",
+            "question",
+            "context",
+        ]
 
     def test_a_limit_takes_the_first_files_only(self, job: Resolve, tmp_path: Path):
         for name in "xyz":
             write_input(tmp_path / "in" / f"{name}.parquet", examples(4))
         found = job(f"--input={tmp_path}/in", "--limit=6")
-        assert [(Path(file.path).name, file.rows) for file in found.files] == [("x.parquet", 4), ("y.parquet", 2)]
+        assert [(Path(file.path).name, file.rows) for file in found.files] == [
+            ("x.parquet", 4),
+            ("y.parquet", 2),
+        ]

@@ -38,7 +38,9 @@ class TestStage:
         assert options.stage == "annotate"
         beam = PipelineOptions(rest).get_all_options(drop_default=True)
         assert beam == {
-            name: arguments[arguments.index(f"--{name}") + 1] for name in ("runner", "job_name") if f"--{name}" in arguments
+            name: arguments[arguments.index(f"--{name}") + 1]
+            for name in ("runner", "job_name")
+            if f"--{name}" in arguments
         }
 
     @pytest.mark.parametrize("stage", STAGES)
@@ -126,11 +128,17 @@ class TestValues:
             parse([stage, "--output=out", *given])
 
     def test_an_option_of_another_stage_is_refused(self):
-        with pytest.raises(Refused, match=r"--max_em_drop=1\.0 applies to compare, not to annotate"):
+        with pytest.raises(
+            Refused, match=r"--max_em_drop=1\.0 applies to compare, not to annotate"
+        ):
             parse(["annotate", *FILES, "--max_em_drop=1"])
-        with pytest.raises(Refused, match="--chunk_rows=5 applies to annotate and audit, not to compare"):
+        with pytest.raises(
+            Refused, match="--chunk_rows=5 applies to annotate and audit, not to compare"
+        ):
             parse(["compare", "--before=a", "--after=b", "--output=o", "--chunk_rows=5"])
-        options, _ = parse(["compare", "--before=a", "--after=b", "--output=o", "--worst=5", "--overwrite"])
+        options, _ = parse(
+            ["compare", "--before=a", "--after=b", "--output=o", "--worst=5", "--overwrite"]
+        )
         assert (options.worst, options.overwrite, options.max_f1_drop) == (5, True, None)
 
     @pytest.mark.parametrize("option", ["overwrite", "compile", "audit"])
@@ -145,11 +153,19 @@ class TestValues:
             (("--{}", "false"), False),
         ],
     )
-    def test_booleans_can_be_flags_or_values(self, option: str, given: tuple[str, ...], meant: bool):
+    def test_booleans_can_be_flags_or_values(
+        self, option: str, given: tuple[str, ...], meant: bool
+    ):
         assert getattr(parsed(*(argument.format(option) for argument in given)), option) is meant
 
     def test_values_that_bound_themselves_are_taken(self):
-        options = parsed("--max_failed_fraction=0", "--overlap=0", "--null_score_diff_threshold", "-2.5", "--device=cuda:1")
+        options = parsed(
+            "--max_failed_fraction=0",
+            "--overlap=0",
+            "--null_score_diff_threshold",
+            "-2.5",
+            "--device=cuda:1",
+        )
         assert (options.max_failed_fraction, options.overlap, options.device) == (0, 0, "cuda:1")
         assert options.null_score_diff_threshold == -2.5
 
@@ -175,7 +191,9 @@ class TestUnknownOptions:
             parsed("--xyzzy_plugh=1")
         assert "did you mean" not in str(refused.value)
 
-    @pytest.mark.parametrize("argument", ["--in=a", "--chunk_r=3", "--over", "--run=DirectRunner", "--streamin"])
+    @pytest.mark.parametrize(
+        "argument", ["--in=a", "--chunk_r=3", "--over", "--run=DirectRunner", "--streamin"]
+    )
     def test_there_are_no_abbreviations(self, argument: str):
         with pytest.raises(Refused, match=argument.split("=")[0]):
             parsed(argument)
@@ -187,7 +205,14 @@ class TestUnknownOptions:
 
 
 def test_options_of_beam_pass_through():
-    arguments = ["--runner=DirectRunner", "--num_workers", "3", "--streaming", "--experiments=a", "--experiments=b"]
+    arguments = [
+        "--runner=DirectRunner",
+        "--num_workers",
+        "3",
+        "--streaming",
+        "--experiments=a",
+        "--experiments=b",
+    ]
     _, rest = parse(["annotate", *FILES, "--n_best=2", *arguments])
     assert rest == arguments
     options = PipelineOptions(rest)
@@ -196,12 +221,16 @@ def test_options_of_beam_pass_through():
     assert options.view_as(WorkerOptions).num_workers == 3
 
 
-@pytest.mark.parametrize("more", [[], ["--impersonate_service_account=a@b"]])  # which Beam leaves out of copies
+@pytest.mark.parametrize(
+    "more", [[], ["--impersonate_service_account=a@b"]]
+)  # which Beam leaves out of copies
 def test_beams_options_are_parsed_once_and_one_whoever_looks(more: list[str]):
     options = BeamOptions(["--num_workers", "3", "--experiments=a", *more])
     assert options.view_as(WorkerOptions) is options.view_as(WorkerOptions)
     options.view_as(WorkerOptions).num_workers = 4
-    assert options.view_as(WorkerOptions).num_workers == options.get_all_options()["num_workers"] == 4
+    assert (
+        options.view_as(WorkerOptions).num_workers == options.get_all_options()["num_workers"] == 4
+    )
 
     for copied in (copy.deepcopy(options), pickle.loads(pickle.dumps(options))):
         assert copied.view_as(WorkerOptions).num_workers == 4
@@ -215,9 +244,19 @@ def test_help_shows_every_group_and_option(capsys: pytest.CaptureFixture[str]):
         parse(["--help"])
     assert stopped.value.code == 0
     shown = capsys.readouterr().out
-    groups = ("input and output", "columns", "model", "windows", "answers", "audit", "units of work")
+    groups = (
+        "input and output",
+        "columns",
+        "model",
+        "windows",
+        "answers",
+        "audit",
+        "units of work",
+    )
     assert all(f"\n{group}:\n" in shown for group in groups)
-    assert all(option in shown for action in make_parser()._actions for option in action.option_strings)
+    assert all(
+        option in shown for action in make_parser()._actions for option in action.option_strings
+    )
     for wanted in (*STAGES, "Exit codes:", "--runner=DataflowRunner"):
         assert wanted in shown
 

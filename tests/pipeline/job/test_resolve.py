@@ -69,7 +69,12 @@ class TestDefaults:
 
     def test_what_changes_no_answer_is_no_part_of_the_configuration(self, job: Resolve):
         plain = job().configuration_of("annotate")
-        others = ("--direct_num_workers=3", "--max_failed_fraction=0.1", "--device=cpu", "--overwrite")
+        others = (
+            "--direct_num_workers=3",
+            "--max_failed_fraction=0.1",
+            "--device=cpu",
+            "--overwrite",
+        )
         for other in others:
             assert job(other).configuration_of("annotate") == plain
 
@@ -105,7 +110,9 @@ class TestDefaults:
         assert job("--max_length=120").reader.limits.overlap == 40
         assert job("--max_length=120", "--max_answer_length=46").reader.limits.overlap == 45
 
-    def test_the_checkpoint_has_its_own_settings(self, job: Resolve, bert_folder: Path, tmp_path: Path):
+    def test_the_checkpoint_has_its_own_settings(
+        self, job: Resolve, bert_folder: Path, tmp_path: Path
+    ):
         own = {"null": True, "temperature": 2.5, "null_threshold": -1.5, "link": "sigmoid"}
         model = with_config(bert_folder, tmp_path / "model", spanmill=own)
         found = job(f"--model={model}")
@@ -116,15 +123,24 @@ class TestDefaults:
         ) == (True, 2.5, -1.5)
         assert found.reader.link == "sigmoid"
         overruled = job(f"--model={model}", "--null=off", "--null_score_diff_threshold=3")
-        assert (overruled.reader.decoding.null, overruled.reader.decoding.null_score_diff_threshold) == (False, 3)
+        assert (
+            overruled.reader.decoding.null,
+            overruled.reader.decoding.null_score_diff_threshold,
+        ) == (False, 3)
 
     def test_the_model_bounds_the_window(self, job: Resolve, bert_folder: Path, tmp_path: Path):
         model = Path(shutil.copytree(bert_folder, tmp_path / "model"))
         settings = json.loads((model / "tokenizer_config.json").read_text())
-        (model / "tokenizer_config.json").write_text(json.dumps({**settings, "model_max_length": 200}))
+        (model / "tokenizer_config.json").write_text(
+            json.dumps({**settings, "model_max_length": 200})
+        )
         assert job(f"--model={model}").reader.limits.max_length == 200
-        (model / "tokenizer_config.json").write_text(json.dumps({**settings, "model_max_length": int(1e30)}))
-        assert job(f"--model={model}", "--max_length=512").reader.limits.max_length == 512  # its positions
+        (model / "tokenizer_config.json").write_text(
+            json.dumps({**settings, "model_max_length": int(1e30)})
+        )
+        assert (
+            job(f"--model={model}", "--max_length=512").reader.limits.max_length == 512
+        )  # its positions
         with pytest.raises(Refused, match="--max_length=513: the model takes at most 512 tokens"):
             job(f"--model={model}", "--max_length=513")
 
@@ -138,11 +154,15 @@ class TestDefaults:
             (("--num_workers=5", "--max_num_workers=9"), 9),
         ],
     )
-    def test_runs_are_cut_for_the_workers_there_may_be(self, job: Resolve, arguments: tuple[str, ...], count: int):
+    def test_runs_are_cut_for_the_workers_there_may_be(
+        self, job: Resolve, arguments: tuple[str, ...], count: int
+    ):
         assert workers(PipelineOptions(list(arguments))) == count
         assert job(*arguments).work.chunk_size.runs == 4 * count
         assert job(*arguments).work.alone == (count == 1)
-        assert not job(*arguments, "--runner=PrismRunner").work.alone  # a service may have more of them than options tell
+        assert not job(
+            *arguments, "--runner=PrismRunner"
+        ).work.alone  # a service may have more of them than options tell
 
 
 class TestModelRefusals:
@@ -154,20 +174,31 @@ class TestModelRefusals:
     def test_weights_that_are_a_pickle(self, job: Resolve, bert_folder: Path, tmp_path: Path):
         model = with_config(bert_folder, tmp_path / "model")
         (model / "model.safetensors").rename(model / "pytorch_model.bin")
-        with pytest.raises(Refused, match=r"only pytorch_model\.bin, which is a pickle: weights must be safetensors"):
+        with pytest.raises(
+            Refused,
+            match=r"only pytorch_model\.bin, which is a pickle: weights must be safetensors",
+        ):
             job(f"--model={model}")
 
     def test_code_of_its_own(self, job: Resolve, bert_folder: Path, tmp_path: Path):
-        model = with_config(bert_folder, tmp_path / "model", auto_map={"AutoModelForQuestionAnswering": "evil.Model"})
+        model = with_config(
+            bert_folder,
+            tmp_path / "model",
+            auto_map={"AutoModelForQuestionAnswering": "evil.Model"},
+        )
         with pytest.raises(Refused, match="remote code is never run"):
             job(f"--model={model}")
 
     @pytest.mark.parametrize("own", [{"null": "yes"}, {"temperature": 0}, {"link": "relu"}])
-    def test_settings_that_mean_nothing(self, job: Resolve, bert_folder: Path, tmp_path: Path, own: dict[str, Any]):
+    def test_settings_that_mean_nothing(
+        self, job: Resolve, bert_folder: Path, tmp_path: Path, own: dict[str, Any]
+    ):
         with pytest.raises(Refused, match=r"config\.json has spanmill = "):
             job(f"--model={with_config(bert_folder, tmp_path / 'model', spanmill=own)}")
 
-    def test_workers_elsewhere_get_a_dtype_that_every_core_has(self, job: Resolve, monkeypatch: pytest.MonkeyPatch):
+    def test_workers_elsewhere_get_a_dtype_that_every_core_has(
+        self, job: Resolve, monkeypatch: pytest.MonkeyPatch
+    ):
         """What is fast on the launcher's core tells nothing of theirs, and the next launcher may have another."""
         monkeypatch.setattr("model.reading.reader.bfloat16_is_faster", lambda _: True)
         assert job("--device=cpu").reader.dtype == "bfloat16"
@@ -175,7 +206,9 @@ class TestModelRefusals:
             found = job("--runner=PortableRunner", f"--device={device}")
             assert (found.reader.dtype, found.reader.device) == ("float32", device)
             assert found.configuration["dtype"] == "float32"
-        with pytest.raises(Refused, match="--dtype=auto: the workers' CUDA devices can't be asked from here"):
+        with pytest.raises(
+            Refused, match="--dtype=auto: the workers' CUDA devices can't be asked from here"
+        ):
             job("--runner=PortableRunner", "--device=cuda")
 
     @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -197,11 +230,22 @@ class TestModelRefusals:
 
         monkeypatch.setattr(torch.nn.functional, "embedding", embedding)
         with caplog.at_level(logging.INFO, "spanmill"):
-            found = job("--runner=PortableRunner", "--device=cuda:1", f"--dtype={dtype}", "--compile", model)
-        assert (found.reader.device, found.reader.dtype, found.reader.compile) == ("cuda:1", dtype, True)
+            found = job(
+                "--runner=PortableRunner", "--device=cuda:1", f"--dtype={dtype}", "--compile", model
+            )
+        assert (found.reader.device, found.reader.dtype, found.reader.compile) == (
+            "cuda:1",
+            dtype,
+            True,
+        )
         assert found.configuration["dtype"] == dtype
-        assert f"--dtype={dtype}: this machine's CPU can't compute in it, the checkpoint is checked in float32" in caplog.text
-        with pytest.raises(Refused, match=f"can't read tokens in torch.{dtype}"):  # here it would compute in it
+        assert (
+            f"--dtype={dtype}: this machine's CPU can't compute in it, the checkpoint is checked in float32"
+            in caplog.text
+        )
+        with pytest.raises(
+            Refused, match=f"can't read tokens in torch.{dtype}"
+        ):  # here it would compute in it
             job("--device=cpu", f"--dtype={dtype}", model)
 
     def test_a_network_that_no_worker_can_run_in_the_dtype(self, job: Resolve, tmp_path: Path):
@@ -209,13 +253,18 @@ class TestModelRefusals:
         model = f"--model={kind.build(tmp_path / 'xlnet')}"
         with pytest.raises(Refused, match=r"can't read tokens in torch\.bfloat16"):
             job("--runner=PortableRunner", "--device=cuda", "--dtype=bfloat16", model)
-        assert job("--runner=PortableRunner", "--device=cuda", "--dtype=float32", model).reader.dtype == "float32"
+        assert (
+            job("--runner=PortableRunner", "--device=cuda", "--dtype=float32", model).reader.dtype
+            == "float32"
+        )
 
     def test_a_device_that_is_not_there(self, job: Resolve):
         with pytest.raises(Refused, match="--device=cuda:99: device 'cuda:99': this machine has"):
             job("--device=cuda:99")
 
-    def test_a_null_option_without_a_classifier_token(self, job: Resolve, bert_folder: Path, tmp_path: Path):
+    def test_a_null_option_without_a_classifier_token(
+        self, job: Resolve, bert_folder: Path, tmp_path: Path
+    ):
         model = Path(shutil.copytree(bert_folder, tmp_path / "model"))
         for name in ("tokenizer_config.json", "special_tokens_map.json"):
             if (model / name).exists():
@@ -223,7 +272,9 @@ class TestModelRefusals:
                 settings.pop("cls_token", None)
                 (model / name).write_text(json.dumps(settings))
         assert job(f"--model={model}").reader.decoding.null is False
-        with pytest.raises(Refused, match="--null=on: the tokenizer puts no classifier token into a pair"):
+        with pytest.raises(
+            Refused, match="--null=on: the tokenizer puts no classifier token into a pair"
+        ):
             job(f"--model={model}", "--null=on")
 
 
@@ -233,12 +284,17 @@ class TestWindowRefusals:
         [
             (("--max_length=513",), "--max_length=513: the model takes at most 512 tokens"),
             (("--overlap=28",), "--overlap=28: must be at least max_answer_length - 1 = 29"),
-            (("--overlap=99", "--max_answer_length=101"), "--overlap=99: must be at least max_answer_length - 1 = 100"),
+            (
+                ("--overlap=99", "--max_answer_length=101"),
+                "--overlap=99: must be at least max_answer_length - 1 = 100",
+            ),
             (("--max_length=100", "--overlap=33"), "--overlap=33: must be below 33"),
             (("--max_length=60", "--max_question=64"), "must be below 0"),
         ],
     )
-    def test_a_window_that_some_answer_does_not_fit_is_refused(self, job: Resolve, arguments: tuple[str, ...], message: str):
+    def test_a_window_that_some_answer_does_not_fit_is_refused(
+        self, job: Resolve, arguments: tuple[str, ...], message: str
+    ):
         with pytest.raises(Refused) as refused:
             job(*arguments)
         assert message in str(refused.value)
@@ -253,8 +309,12 @@ class TestWindowRefusals:
 class TestAudit:
     @pytest.fixture
     def golds(self, tmp_path: Path) -> Path:
-        table = examples(3).append_column("answers", pa.array([{"text": ["Ada"], "answer_start": [22]}] * 3))
-        return write_input(tmp_path / "golds.parquet", table.append_column("source", pa.array(["a", "b", "c"])))
+        table = examples(3).append_column(
+            "answers", pa.array([{"text": ["Ada"], "answer_start": [22]}] * 3)
+        )
+        return write_input(
+            tmp_path / "golds.parquet", table.append_column("source", pa.array(["a", "b", "c"]))
+        )
 
     def test_stages_and_their_folders(self, job: Resolve, golds: Path, tmp_path: Path):
         assert job(f"--input={golds}", stage="audit").outputs == (("audit", f"{tmp_path}/out"),)
@@ -264,17 +324,27 @@ class TestAudit:
     def test_an_audit_beside_annotate_is_the_audit_alone(self, job: Resolve, golds: Path):
         alone, beside = job(f"--input={golds}", stage="audit"), job(f"--input={golds}", "--audit")
         assert alone.configuration_of("audit") == beside.configuration_of("audit")
-        assert job(f"--input={golds}").configuration_of("annotate") == beside.configuration_of("annotate")
+        assert job(f"--input={golds}").configuration_of("annotate") == beside.configuration_of(
+            "annotate"
+        )
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (("--answers_column=golds",), "--answers_column=golds: {golds} has the columns id, question, context, answers"),
-            (("--answers_column=question",), "--answers_column=question: {golds}: it is string, not struct<text: list<string>"),
+            (
+                ("--answers_column=golds",),
+                "--answers_column=golds: {golds} has the columns id, question, context, answers",
+            ),
+            (
+                ("--answers_column=question",),
+                "--answers_column=question: {golds}: it is string, not struct<text: list<string>",
+            ),
             (("--slice_by=source,genre",), "--slice_by: {golds} has no column 'genre'"),
         ],
     )
-    def test_what_an_audit_needs_is_named(self, job: Resolve, golds: Path, arguments: tuple[str, ...], message: str):
+    def test_what_an_audit_needs_is_named(
+        self, job: Resolve, golds: Path, arguments: tuple[str, ...], message: str
+    ):
         with pytest.raises(Refused) as refused:
             job(f"--input={golds}", *arguments, stage="audit")
         assert message.format(golds=golds) in str(refused.value)

@@ -28,7 +28,9 @@ from tests.transforms.test_records import RECEIPT
 from transforms.records import Receipt
 
 
-@pytest.mark.parametrize("arguments", [[], ["--runner=DirectRunner"], ["--runner=direct"], ["--runner=FnApiRunner"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["--runner=DirectRunner"], ["--runner=direct"], ["--runner=FnApiRunner"]]
+)
 def test_the_direct_runner_is_the_in_process_one(arguments: list[str]):
     """Beam's own DirectRunner tries to download another runner first, without a time-out."""
     options = PipelineOptions(arguments)
@@ -54,7 +56,10 @@ def test_in_process_what_goes_from_step_to_step_is_not_encoded_for_its_size():
     options = PipelineOptions([])
     with beam.Pipeline(runner=make_runner(options), options=options) as pipeline:
         assert_that(
-            pipeline | beam.Create([1, 2]) | "Make" >> beam.Map(lambda _: _Unpicklable()) | "Use" >> beam.Map(lambda _: "used"),
+            pipeline
+            | beam.Create([1, 2])
+            | "Make" >> beam.Map(lambda _: _Unpicklable())
+            | "Use" >> beam.Map(lambda _: "used"),
             equal_to(["used", "used"]),
         )
 
@@ -63,14 +68,24 @@ def test_what_crosses_a_shuffle_in_process_is_as_it_was():
     options = PipelineOptions([])
     values = [{"a": [1.5, None, b"\0", "ä"]}, (2**70, frozenset({1})), np.float32(1.5), RECEIPT]
     with beam.Pipeline(runner=make_runner(options), options=options) as pipeline:
-        grouped = pipeline | beam.Create([None]) | beam.FlatMap(lambda _: list(enumerate(values))) | beam.GroupByKey()
+        grouped = (
+            pipeline
+            | beam.Create([None])
+            | beam.FlatMap(lambda _: list(enumerate(values)))
+            | beam.GroupByKey()
+        )
         assert_that(
-            grouped | beam.MapTuple(lambda k, found: (k, list(found))), equal_to([(k, [v]) for k, v in enumerate(values)])
+            grouped | beam.MapTuple(lambda k, found: (k, list(found))),
+            equal_to([(k, [v]) for k, v in enumerate(values)]),
         )
 
 
 def test_other_runners_are_told_sizes():
-    for arguments, coder in ([], "_Unmeasured"), (["--runner=PrismRunner"], "FastPrimitivesCoder"), ([], "_Unmeasured"):
+    for arguments, coder in (
+        ([], "_Unmeasured"),
+        (["--runner=PrismRunner"], "FastPrimitivesCoder"),
+        ([], "_Unmeasured"),
+    ):
         make_runner(PipelineOptions(arguments))
         assert type(registry.get_coder(Receipt)).__name__ == coder
 
@@ -99,9 +114,15 @@ def test_a_gpu_has_two_threads_of_the_in_process_runner_unless_chosen(
     for there in (True, False):
         monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
         options = PipelineOptions(arguments)
-        before = options.view_as(DirectOptions).direct_running_mode, options.view_as(DirectOptions).direct_num_workers
+        before = (
+            options.view_as(DirectOptions).direct_running_mode,
+            options.view_as(DirectOptions).direct_num_workers,
+        )
         feed_gpu(options, device)
-        found = options.view_as(DirectOptions).direct_running_mode, options.view_as(DirectOptions).direct_num_workers
+        found = (
+            options.view_as(DirectOptions).direct_running_mode,
+            options.view_as(DirectOptions).direct_num_workers,
+        )
         assert found == (wanted if there else before)
 
 
@@ -113,7 +134,9 @@ def test_a_gpu_has_two_threads_of_the_in_process_runner_unless_chosen(
         (["--dask_npartitions=3"], (3, None)),
     ],
 )
-def test_to_dask_a_range_of_files_is_a_partition_unless_told_otherwise(arguments: list[str], wanted: tuple[int | None, ...]):
+def test_to_dask_a_range_of_files_is_a_partition_unless_told_otherwise(
+    arguments: list[str], wanted: tuple[int | None, ...]
+):
     _, rest = parse(["annotate", "--input=a", "--output=b", "--runner=DaskRunner", *arguments])
     options = PipelineOptions(rest)
     assert type(make_runner(options)).__name__ == "DaskRunner"
@@ -121,9 +144,14 @@ def test_to_dask_a_range_of_files_is_a_partition_unless_told_otherwise(arguments
     assert (found["npartitions"], found["partition_size"]) == wanted
 
 
-def test_a_runner_without_its_packages_is_refused_with_what_to_install(monkeypatch: pytest.MonkeyPatch):
+def test_a_runner_without_its_packages_is_refused_with_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+):
     monkeypatch.setitem(sys.modules, "apache_beam.runners.dask.dask_runner", None)
-    with pytest.raises(Refused, match=r"--runner=DaskRunner: it needs more packages: pip install 'spanmill\[dask\]'"):
+    with pytest.raises(
+        Refused,
+        match=r"--runner=DaskRunner: it needs more packages: pip install 'spanmill\[dask\]'",
+    ):
         parse(["annotate", "--input=a", "--output=b", "--runner=DaskRunner"])
 
 
@@ -141,14 +169,20 @@ def test_processes_share_the_cores(monkeypatch: pytest.MonkeyPatch, processes: i
     for pool in POOLS:
         monkeypatch.setenv(pool, "")
         monkeypatch.delenv(pool)
-    make_runner(PipelineOptions(["--direct_running_mode=multi_processing", f"--direct_num_workers={processes}"]))
+    make_runner(
+        PipelineOptions(
+            ["--direct_running_mode=multi_processing", f"--direct_num_workers={processes}"]
+        )
+    )
     assert [os.environ[pool] for pool in POOLS] == [str(share)] * 2
 
 
 def test_what_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch):
     for pool in POOLS:
         monkeypatch.setenv(pool, "3")
-    make_runner(PipelineOptions(["--direct_running_mode=multi_processing", "--direct_num_workers=2"]))
+    make_runner(
+        PipelineOptions(["--direct_running_mode=multi_processing", "--direct_num_workers=2"])
+    )
     assert [os.environ[pool] for pool in POOLS] == ["3", "3"]
 
 
@@ -167,7 +201,9 @@ def die_in_a_thread(name: str) -> int:
         raise RuntimeError("Worker subprocess exited with return code 137")
 
     logging.basicConfig(force=True)
-    make_runner(PipelineOptions(["--direct_running_mode=multi_processing", "--direct_num_workers=2"]))
+    make_runner(
+        PipelineOptions(["--direct_running_mode=multi_processing", "--direct_num_workers=2"])
+    )
     thread = threading.Thread(target=fail, name=name)
     thread.start()
     thread.join()

@@ -58,7 +58,9 @@ AUDIT_ONLY = {"answers_column", "link", "slice_by", "worst", "suspects", "correc
 
 
 def test_every_setting_has_one_name_help_and_a_stage():
-    every = [(name, declaration) for group in GROUPS.values() for name, _, declaration in declared(group)]
+    every = [
+        (name, declaration) for group in GROUPS.values() for name, _, declaration in declared(group)
+    ]
     assert Counter(name for name, _ in every).most_common(1)[0][1] == 1
     for name, declaration in every:
         assert declaration.help, name
@@ -70,10 +72,20 @@ def test_every_setting_has_one_name_help_and_a_stage():
 def test_the_configuration_of_a_run_to_the_byte(stage: str, bert_folder: Path, tmp_path: Path):
     golds = pa.array([{"text": ["Ada"], "answer_start": [22]}] * 3)
     source = write_input(tmp_path / "a.parquet", examples(3).append_column("answers", golds))
-    files = [f"--input={source}", f"--output={tmp_path}/out", f"--model={bert_folder}", "--dtype=float32", "--device=cpu"]
+    files = [
+        f"--input={source}",
+        f"--output={tmp_path}/out",
+        f"--model={bert_folder}",
+        "--dtype=float32",
+        "--device=cpu",
+    ]
     slices = ["--slice_by=id"] if stage == "audit" else []
     options, rest = parse([stage, *files, *slices])
     found = resolve(options, PipelineOptions(rest)).configuration_of(stage)
-    expected = {name: value for name, value in json.loads(CONFIGURATION).items() if stage == "audit" or name not in AUDIT_ONLY}
+    expected = {
+        name: value
+        for name, value in json.loads(CONFIGURATION).items()
+        if stage == "audit" or name not in AUDIT_ONLY
+    }
     written = json.dumps(found | {"model_digest": "..."}, indent=2)
     assert written == json.dumps(expected | {"stage": stage}, indent=2)

@@ -31,7 +31,9 @@ def job(bert_folder: Path, tmp_path: Path) -> Job:
     """A job on two files of ten rows together."""
     write_input(tmp_path / "in" / "a.parquet", examples(6))
     write_input(tmp_path / "in" / "b.parquet", examples(4))
-    options, rest = parse(["annotate", f"--input={tmp_path}/in", f"--output={tmp_path}/out", f"--model={bert_folder}"])
+    options, rest = parse(
+        ["annotate", f"--input={tmp_path}/in", f"--output={tmp_path}/out", f"--model={bert_folder}"]
+    )
     return resolve(options, PipelineOptions(rest))
 
 
@@ -59,7 +61,9 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.name == "spanmill"]
 
 
-def test_elsewhere_than_in_a_terminal_there_are_lines(job: Job, looks: threading.Semaphore, caplog: pytest.LogCaptureFixture):
+def test_elsewhere_than_in_a_terminal_there_are_lines(
+    job: Job, looks: threading.Semaphore, caplog: pytest.LogCaptureFixture
+):
     with caplog.at_level(logging.INFO, "spanmill"), progress(job):
         assert looks.acquire(timeout=600)
         finish(job, 4, 3)
@@ -67,11 +71,15 @@ def test_elsewhere_than_in_a_terminal_there_are_lines(job: Job, looks: threading
     assert re.fullmatch(r"7 of 10 rows done, \d+\.\d rows/s, \d+ s left", line)
 
 
-def test_a_line_is_written_now_and_then(job: Job, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch):
+def test_a_line_is_written_now_and_then(
+    job: Job, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(module, "_LOG_SECONDS", 0.0)
     monkeypatch.setattr(module, "is_local", lambda _: True)
     wait = module.threading.Event.wait
-    monkeypatch.setattr(module.threading.Event, "wait", lambda self, pause=None: wait(self, pause and 0.02))
+    monkeypatch.setattr(
+        module.threading.Event, "wait", lambda self, pause=None: wait(self, pause and 0.02)
+    )
     with caplog.at_level(logging.INFO, "spanmill"), progress(job):
         for rows in ((), (4,), (4, 6)):
             finish(job, *rows)
@@ -82,14 +90,18 @@ def test_a_line_is_written_now_and_then(job: Job, caplog: pytest.LogCaptureFixtu
     assert "left" not in found[-1]
 
 
-def test_a_rerun_counts_its_rate_from_what_it_does_itself(job: Job, caplog: pytest.LogCaptureFixture):
+def test_a_rerun_counts_its_rate_from_what_it_does_itself(
+    job: Job, caplog: pytest.LogCaptureFixture
+):
     finish(job, 6)
     with caplog.at_level(logging.INFO, "spanmill"), progress(job):
         pass
     assert lines(caplog) == ["6 of 10 rows done, 0.0 rows/s"]
 
 
-def test_files_that_can_not_be_read_count_for_nothing(job: Job, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_files_that_can_not_be_read_count_for_nothing(
+    job: Job, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
     (tmp_path / "in" / "b.parquet").write_bytes(b"")
     with caplog.at_level(logging.INFO, "spanmill"), progress(job):
         finish(job, 6)
@@ -102,7 +114,9 @@ def test_of_many_files_some_are_asked_for_their_rows(
     """Each footer costs a request; the other files have as many rows for their size."""
     monkeypatch.setattr(module, "_MOST_FOOTERS", 2)
     asked = []
-    monkeypatch.setattr(module, "open_parquet", lambda path: asked.append(path) or open_parquet(path))
+    monkeypatch.setattr(
+        module, "open_parquet", lambda path: asked.append(path) or open_parquet(path)
+    )
     half = replace(job.files[0], size=job.files[0].size // 2)
     with (
         caplog.at_level(logging.INFO, "spanmill"),
@@ -146,13 +160,17 @@ def terminal() -> Iterator[list[str]]:
             yield shown
     finally:
         sys.stderr = before
-        with suppress(OSError):  # Linux ends the reading of a terminal that was closed with an error
+        with suppress(
+            OSError
+        ):  # Linux ends the reading of a terminal that was closed with an error
             while piece := os.read(reading, 10_000):
                 shown.append(piece.decode(errors="replace"))  # a piece may end within a character
         os.close(reading)
 
 
-def test_in_a_terminal_there_is_a_bar(job: Job, looks: threading.Semaphore, caplog: pytest.LogCaptureFixture):
+def test_in_a_terminal_there_is_a_bar(
+    job: Job, looks: threading.Semaphore, caplog: pytest.LogCaptureFixture
+):
     with caplog.at_level(logging.INFO, "spanmill"), terminal() as pieces, progress(job):
         assert looks.acquire(timeout=600)
         finish(job, 4, 6)

@@ -11,12 +11,25 @@ from transforms.write_manifest import manifest
 
 
 def printed(**values: Any) -> str:
-    counts = Counter(rows=10, answered=6, no_answer=1, rejected=3, windows=12, pairs=9, real_tokens=1000, padded_tokens=1100)
-    return accounting(manifest("annotate", Totals(**{"chunks": 2, "counts": counts, **values}), {}, 0.5), "/out")
+    counts = Counter(
+        rows=10,
+        answered=6,
+        no_answer=1,
+        rejected=3,
+        windows=12,
+        pairs=9,
+        real_tokens=1000,
+        padded_tokens=1100,
+    )
+    return accounting(
+        manifest("annotate", Totals(**{"chunks": 2, "counts": counts, **values}), {}, 0.5), "/out"
+    )
 
 
 def test_a_complete_run():
-    lines = printed(reasons=Counter(question_blank=3), seconds=Counter(ReadChunk=1, PredictSpans=3)).splitlines()
+    lines = printed(
+        reasons=Counter(question_blank=3), seconds=Counter(ReadChunk=1, PredictSpans=3)
+    ).splitlines()
     assert lines == [
         "10 rows = 6 answered + 1 no answer + 3 rejected + 0 in failed chunks",
         "  question_blank: 3",
