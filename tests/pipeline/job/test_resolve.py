@@ -205,7 +205,7 @@ class TestModelRefusals:
         for device in ("auto", "cpu"):
             found = job("--runner=PortableRunner", f"--device={device}")
             assert (found.reader.reader.dtype, found.reader.reader.device) == ("float32", device)
-            assert found.configuration["dtype"] == "float32"
+            assert found.configuration_of("annotate")["dtype"] == "float32"
         with pytest.raises(
             Refused, match="--dtype=auto: the workers' CUDA devices can't be asked from here"
         ):
@@ -242,7 +242,7 @@ class TestModelRefusals:
             dtype,
             True,
         )
-        assert found.configuration["dtype"] == dtype
+        assert found.configuration_of("annotate")["dtype"] == dtype
         assert (
             f"--dtype={dtype}: this machine's CPU can't compute in it, the checkpoint is checked in float32"
             in caplog.text
