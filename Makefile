@@ -15,7 +15,7 @@ MINUTES ?= 75
 ROWS ?= 2000
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 
-CORES := tests/model/test_cpu_network.py tests/model/test_reader.py tests/model/test_lanes.py tests/pipeline/test_graph.py \
+CORES := tests/model/backends/test_cpu_network.py tests/model/reading/test_reader.py tests/model/backends/test_lanes.py tests/pipeline/test_graph.py \
 	tests/deploy/test_dataflow.py
 
 .PHONY: venv demo test coverage cores quick torture advisories lint docs check model bench dataflow-graph airflow clean

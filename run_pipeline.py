@@ -17,17 +17,26 @@ from importlib.util import find_spec
 from types import FrameType
 from typing import Any
 
-for _name in ("model", "transforms", "pipeline"):  # common names: another's would be run, or fail in odd ways
+for _name in (
+    "model",
+    "transforms",
+    "pipeline",
+):  # common names: another's would be run, or fail in odd ways
     _spec = find_spec(_name)
     _get_source = getattr(_spec.loader, "get_source", None) if _spec else None
     _source = _get_source(_name) if _get_source else None
     if 'DISTRIBUTION = "spanmill"' not in (_source or ""):
         _found = _spec.origin if _spec and _spec.origin else "missing"
         _hint = "docs/installing.md says what to do"
-        print(f"refused: the package {_name!r} is not Spanmill's, but {_found}; {_hint}", file=sys.stderr)
+        print(
+            f"refused: the package {_name!r} is not Spanmill's, but {_found}; {_hint}",
+            file=sys.stderr,
+        )
         raise SystemExit(2)
 
-logging.getLogger().addHandler(logging.NullHandler())  # Beam warns of optional packages while it is imported
+logging.getLogger().addHandler(
+    logging.NullHandler()
+)  # Beam warns of optional packages while it is imported
 gc.disable()  # see _without_collections
 
 try:
@@ -35,27 +44,35 @@ try:
     from apache_beam.options.pipeline_options import PipelineOptions
 
     from model.command import say
-    from pipeline import compare, duplicates
-    from pipeline.dates import each_day
+    from pipeline import compare
     from pipeline.graph import build
-    from pipeline.identity import claim, claimed_outputs
-    from pipeline.job import resolve
-    from pipeline.options import BeamOptions, Refused, parse
-    from pipeline.progress import progress
-    from pipeline.runners import feed_gpu, is_local, is_template, make_runner
-    from pipeline.summary import accounting, audit_figures, comparison_figures, duplicate_figures
-    from pipeline.terminal import printable
-    from transforms.find_duplicates import DUPLICATES
-    from transforms.storage import join, read, sweep_temporary
-    from transforms.write_comparison import COMPARISON
-    from transforms.write_manifest import AUDIT, MANIFEST, REPORT
+    from pipeline.job import duplicates
+    from pipeline.job.dates import each_day
+    from pipeline.job.identity import claim, claimed_outputs
+    from pipeline.job.options import BeamOptions, Refused, parse
+    from pipeline.job.resolve import resolve
+    from pipeline.job.runners import feed_gpu, is_local, is_template, make_runner
+    from pipeline.looks.progress import progress
+    from pipeline.looks.summary import (
+        accounting,
+        audit_figures,
+        comparison_figures,
+        duplicate_figures,
+    )
+    from pipeline.looks.terminal import printable
+    from transforms.run_files import RunFiles
+    from transforms.storage import read, sweep_temporary
 except Exception as _error:  # Python would exit with 1, which means that the run has finished
     traceback.print_exc()
-    print(f"refused: this installation is broken: {type(_error).__name__}: {_error}", file=sys.stderr)
+    print(
+        f"refused: this installation is broken: {type(_error).__name__}: {_error}", file=sys.stderr
+    )
     raise SystemExit(2) from _error
 
 gc.enable()
-gc.set_threshold(20_000)  # new objects, where Python looks for garbage after 700 or 2,000: 200 times in an audit of 2,000 rows
+gc.set_threshold(
+    20_000
+)  # new objects, where Python looks for garbage after 700 or 2,000: 200 times in an audit of 2,000 rows
 
 _log = logging.getLogger("spanmill")
 
@@ -85,7 +102,9 @@ def run_job(options: argparse.Namespace, beam_options: PipelineOptions) -> int:
     with _without_collections():
         job = resolve(options, beam_options)
     if options.against:
-        duplicates.audited_parts(options.against, own=False)  # refused now rather than after the run
+        duplicates.audited_parts(
+            options.against, own=False
+        )  # refused now rather than after the run
     resumed = claim(job, options.overwrite)
     if resumed:
         _log.info("going on with the run in %s", job.output)
@@ -101,15 +120,15 @@ def run_job(options: argparse.Namespace, beam_options: PipelineOptions) -> int:
         pipeline.run().wait_until_finish()
     states, ends = [], {}
     for output in claimed_outputs(job):
-        folder = output.folder
-        manifest = json.loads(read(join(folder, MANIFEST)))
-        lines = [f"{output.stage}: {accounting(manifest, folder)}"]
+        files = output.files
+        manifest = json.loads(read(files.manifest))
+        lines = [f"{output.stage}: {accounting(manifest, files.folder)}"]
         if output.stage == "audit":
-            lines.append(audit_figures(json.loads(read(join(folder, AUDIT)))))
-            lines.append(f"to be read: {printable(join(folder, REPORT))}")
-            lines.append(duplicate_figures(json.loads(read(join(folder, DUPLICATES)))))
-        ends[join(folder, MANIFEST)] = "\n".join(lines)
-        sweep_temporary(folder)
+            lines.append(audit_figures(json.loads(read(files.audit))))
+            lines.append(f"report: {printable(files.report)}")
+            lines.append(duplicate_figures(json.loads(read(files.duplicates))))
+        ends[files.manifest] = "\n".join(lines)
+        sweep_temporary(files.folder)
         states.append(manifest["state"])
     _print_ends(ends)
     return 0 if set(states) == {"complete"} else 1
@@ -120,7 +139,11 @@ def _print_ends(ends: dict[str, str]) -> None:
     unsaid = say("\n".join(ends.values()))
     if unsaid:
         files = " and ".join(ends)
-        _log.warning("what the run came to can't be printed on standard output (%s): read %s", unsaid.strerror or unsaid, files)
+        _log.warning(
+            "what the run came to can't be printed on standard output (%s): read %s",
+            unsaid.strerror or unsaid,
+            files,
+        )
 
 
 def _compare(options: argparse.Namespace, beam_options: PipelineOptions) -> int:
@@ -133,23 +156,30 @@ def _compare(options: argparse.Namespace, beam_options: PipelineOptions) -> int:
     if is_template(beam_options):
         return 0
     running.wait_until_finish()
-    comparison = json.loads(read(join(job.output, COMPARISON)))
-    _print_ends({join(job.output, COMPARISON): comparison_figures(comparison, job.output)})
+    path = RunFiles(job.output).comparison
+    comparison = json.loads(read(path))
+    _print_ends({path: comparison_figures(comparison, job.output)})
     sweep_temporary(job.output)
     return 1 if comparison["why"] else 0
 
 
 def _interrupted(number: int, _: FrameType | None) -> None:
     """Ends at once: every part is committed in one step, so there is nothing to tidy that a rerun would miss."""
-    message = f"\ninterrupted by {signal.Signals(number).name}: run the same command again to go on\n"
+    message = (
+        f"\ninterrupted by {signal.Signals(number).name}: run the same command again to go on\n"
+    )
     with suppress(OSError):  # the terminal may be gone
-        os.write(2, message.encode())  # not `print`: the signal may have come in the middle of another one
+        os.write(
+            2, message.encode()
+        )  # not `print`: the signal may have come in the middle of another one
     os._exit(128 + number)
 
 
 def _handle_signals() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # which is what nohup asks for
+        if (
+            number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
+        ):  # which is what nohup asks for
             signal.signal(number, _interrupted)
 
 
@@ -213,13 +243,20 @@ def exit_code(function: Callable[..., int], *arguments: Any) -> int:
     except SystemExit:  # argparse has said what is wrong
         raise
     except BaseException as error:  # Rust's panics are no Exception; a crash must never look like a run that has finished
-        _log.exception("the run did not finish: %s; the same command goes on where it stopped", _in_short(error))
+        _log.exception(
+            "the run did not finish: %s; the same command goes on where it stopped",
+            _in_short(error),
+        )
         return 3
 
 
 def _in_short(error: BaseException) -> str:
     """What failed, and why: the first and the last line of an error, between which a service puts a worker's traceback."""
-    lines = [line for line in "".join(traceback.format_exception_only(error)).splitlines() if line.strip()]
+    lines = [
+        line
+        for line in "".join(traceback.format_exception_only(error)).splitlines()
+        if line.strip()
+    ]
     return " ".join(dict.fromkeys([lines[0], lines[-1]]))
 
 

@@ -11,19 +11,27 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from model.metrics import grade
+from model.audit.metrics import grade
 from transforms.storage import list_names
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--ours", required=True, help="output folder of an annotate run")
-    parser.add_argument("--peer", required=True, help="Parquet file of benchmarks/peer_transformers.py")
-    parser.add_argument("--one_window", type=int, default=0, help="only the first so many rows that have one window")
+    parser.add_argument(
+        "--peer", required=True, help="Parquet file of benchmarks/peer_transformers.py"
+    )
+    parser.add_argument(
+        "--one_window", type=int, default=0, help="only the first so many rows that have one window"
+    )
     parser.add_argument("--show", type=int, default=20, help="how many differences to print")
     options = parser.parse_args()
     parts = [f"{options.ours}/parts/{name}" for name in list_names(f"{options.ours}/parts")]
-    ours = pa.concat_tables([pq.read_table(part).replace_schema_metadata() for part in parts]).to_pylist()
+    ours = pa.concat_tables(
+        [pq.read_table(part).replace_schema_metadata() for part in parts]
+    ).to_pylist()
     peer = {row["id"]: row for row in pq.read_table(options.peer).to_pylist()}
     rows = [row for row in ours if row["id"] in peer]
     if options.one_window:
@@ -32,11 +40,16 @@ def main() -> None:
     for row in rows:
         other = peer[row["id"]]
         golds = row["answers"]["text"]
-        scores.append([*grade(row["answer_text"] or "", golds), *grade(other["answer_text"], golds)])
+        scores.append(
+            [*grade(row["answer_text"] or "", golds), *grade(other["answer_text"], golds)]
+        )
         if (row["answer_start"], row["answer_end"]) == (other["answer_start"], other["answer_end"]):
             equal += 1
         elif len(rows) - equal <= options.show or options.one_window:
-            found = [(each["text"], each["start_logit"] + each["end_logit"]) for each in row["n_best"][:2]]
+            found = [
+                (each["text"], each["start_logit"] + each["end_logit"])
+                for each in row["n_best"][:2]
+            ]
             print(row["id"], "ours", found, "peer", other["answer_text"])
     means = 100 * np.mean(scores, axis=0)
     print(f"{len(rows)} rows: {equal} equal character spans ({100 * equal / len(rows):.2f} %)")

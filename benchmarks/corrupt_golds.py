@@ -24,7 +24,9 @@ import pyarrow.parquet as pq
 Span = tuple[int, int]
 
 
-def moved(words: list[Span], golds: list[Span], first: int, last: int, chosen: random.Random) -> Span | None:
+def moved(
+    words: list[Span], golds: list[Span], first: int, last: int, chosen: random.Random
+) -> Span | None:
     """As many words elsewhere, apart from every gold."""
     count = last - first + 1
     places = [(words[k][0], words[k + count - 1][1]) for k in range(len(words) - count + 1)]
@@ -32,7 +34,9 @@ def moved(words: list[Span], golds: list[Span], first: int, last: int, chosen: r
     return chosen.choice(apart) if apart else None
 
 
-def shifted(words: list[Span], _: list[Span], first: int, last: int, chosen: random.Random) -> Span | None:
+def shifted(
+    words: list[Span], _: list[Span], first: int, last: int, chosen: random.Random
+) -> Span | None:
     """Both ends moved the same way by one to three words."""
     by = chosen.choice([-3, -2, -1, 1, 2, 3])
     if not 0 <= first + by <= last + by < len(words):
@@ -40,12 +44,18 @@ def shifted(words: list[Span], _: list[Span], first: int, last: int, chosen: ran
     return words[first + by][0], words[last + by][1]
 
 
-def truncated(words: list[Span], _: list[Span], first: int, last: int, chosen: random.Random) -> Span | None:
+def truncated(
+    words: list[Span], _: list[Span], first: int, last: int, chosen: random.Random
+) -> Span | None:
     """A proper part of a gold of several words, from its start or to its end."""
     if first == last:
         return None
     cut = chosen.randrange(first, last)
-    return (words[first][0], words[cut][1]) if chosen.random() < 0.5 else (words[cut + 1][0], words[last][1])
+    return (
+        (words[first][0], words[cut][1])
+        if chosen.random() < 0.5
+        else (words[cut + 1][0], words[last][1])
+    )
 
 
 KINDS = {"moved": moved, "shifted": shifted, "truncated": truncated}
@@ -54,7 +64,9 @@ KINDS = {"moved": moved, "shifted": shifted, "truncated": truncated}
 def corrupt(row: dict[str, Any], kind: str, chosen: random.Random) -> dict[str, Any] | None:
     """The row with one corrupted gold; None if it does not lend itself to it."""
     context, answers = row["context"], row["answers"]
-    golds = [(s, s + len(text)) for text, s in zip(answers["text"], answers["answer_start"], strict=True)]
+    golds = [
+        (s, s + len(text)) for text, s in zip(answers["text"], answers["answer_start"], strict=True)
+    ]
     start, end = golds[0]
     if kind == "misaligned":
         start += chosen.choice([-2, -1, 1, 2])
@@ -67,7 +79,11 @@ def corrupt(row: dict[str, Any], kind: str, chosen: random.Random) -> dict[str, 
     found = KINDS[kind](words, golds, inside[0], inside[-1], chosen)
     if found is None or context[found[0] : found[1]].strip(".,;:") in answers["text"]:
         return None
-    return {**row, "answers": {"text": [context[found[0] : found[1]]], "answer_start": [found[0]]}, "corruption": kind}
+    return {
+        **row,
+        "answers": {"text": [context[found[0] : found[1]]], "answer_start": [found[0]]},
+        "corruption": kind,
+    }
 
 
 def make(options: argparse.Namespace) -> None:
@@ -84,18 +100,27 @@ def make(options: argparse.Namespace) -> None:
                     rows[place] = changed
                     done += 1
     if options.one_gold:
-        rows = [{**row, "answers": {name: values[:1] for name, values in row["answers"].items()}} for row in rows]
+        rows = [
+            {**row, "answers": {name: values[:1] for name, values in row["answers"].items()}}
+            for row in rows
+        ]
     schema = table.schema.append(pa.field("corruption", pa.string()))
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), options.output)
 
 
 def rank(options: argparse.Namespace) -> None:
-    rows = [row for part in sorted(Path(options.audit, "parts").iterdir()) for row in pq.read_table(part).to_pylist()]
+    rows = [
+        row
+        for part in sorted(Path(options.audit, "parts").iterdir())
+        for row in pq.read_table(part).to_pylist()
+    ]
     misaligned = [row for row in rows if row["corruption"] == "misaligned"]
     for reason in ("gold_misaligned", "gold_out_of_range"):
         found = sum(row["reason"] == reason for row in misaligned)
         false_alarms = sum(row["reason"] == reason for row in rows) - found
-        print(f"misaligned: {found} of {len(misaligned)} found as {reason}, {false_alarms} others called so")
+        print(
+            f"misaligned: {found} of {len(misaligned)} found as {reason}, {false_alarms} others called so"
+        )
     scored = [row for row in rows if row["nll"] is not None]
     bad = np.array([row["corruption"] != "none" for row in scored])
     kind = next(row["corruption"] for row in scored if row["corruption"] != "none")
@@ -109,7 +134,9 @@ def rank(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     verbs = parser.add_subparsers(dest="verb", required=True)
     making = verbs.add_parser("make")
     making.add_argument("--input", required=True)
@@ -117,7 +144,11 @@ def main() -> None:
     making.add_argument("--output", required=True)
     making.add_argument("--rows", type=int, default=2000)
     making.add_argument("--skip", type=int, default=0, help="rows of the input before the first")
-    making.add_argument("--one_gold", action="store_true", help="every row keeps its first gold only, as corrupted rows do")
+    making.add_argument(
+        "--one_gold",
+        action="store_true",
+        help="every row keeps its first gold only, as corrupted rows do",
+    )
     making.add_argument("--seed", type=int, default=0)
     ranking = verbs.add_parser("rank")
     ranking.add_argument("--audit", required=True)

@@ -9,9 +9,9 @@ from functools import cache
 import torch
 
 from benchmarks.prepared import prepare
-from model.batching import Batch
-from model.reader import CheckpointReader
-from model.tokenizer import Tokenizer
+from model.reading.batching import Batch
+from model.reading.reader import CheckpointReader
+from model.reading.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)

@@ -25,10 +25,10 @@ import torch
 
 from benchmarks.machine import describe
 from benchmarks.prepared import prepare
-from model.batching import assemble, plan_batches
 from model.checkpoint import LocalFolder
-from model.reader import CheckpointReader
-from model.training_data import make_examples, read_rows
+from model.reading.batching import assemble, plan_batches
+from model.reading.reader import CheckpointReader
+from model.training.data import make_examples, read_rows
 
 BUNDLED = Path(__file__).parent.parent / "model" / "bundled"
 SHAPES = {"bert-base": (768, 12, 12, 3072), "bert-large": (1024, 24, 16, 4096)}
@@ -41,7 +41,11 @@ def random_checkpoint(name: str, folder: str) -> str:
     hidden, layers, heads, inner = SHAPES[name]
     torch.manual_seed(0)
     config = BertConfig(
-        hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads, intermediate_size=inner, vocab_size=30522
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=inner,
+        vocab_size=30522,
     )
     path = f"{folder}/{name}"
     BertForQuestionAnswering(config).save_pretrained(path)
@@ -87,18 +91,33 @@ def annotate(arguments: list[str]) -> float:
 
 
 def answers(output: str) -> list[tuple]:
-    rows = [pq.read_table(part, columns=["id", "answer_start", "answer_end"]) for part in sorted(Path(output).glob("parts/*"))]
+    rows = [
+        pq.read_table(part, columns=["id", "answer_start", "answer_end"])
+        for part in sorted(Path(output).glob("parts/*"))
+    ]
     return [tuple(row.values()) for table in rows for row in table.to_pylist()]
 
 
-def measure(name: str, model: str, dtype: str, corpus: str, copies: int, folder: str, options: argparse.Namespace) -> None:
+def measure(
+    name: str,
+    model: str,
+    dtype: str,
+    corpus: str,
+    copies: int,
+    folder: str,
+    options: argparse.Namespace,
+) -> None:
     """Prints a line for every number of threads: medians of the rounds, in turns."""
     reader = CheckpointReader(LocalFolder(model), dtype=dtype)
     reader.load()
     windows = make_examples(read_rows(corpus), reader.tokenizer(), 384, 128, 64).windows
-    batches = [assemble(windows, chosen) for chosen in plan_batches(windows.lengths, options.batch_tokens)]
+    batches = [
+        assemble(windows, chosen) for chosen in plan_batches(windows.lengths, options.batch_tokens)
+    ]
     repeated = f"{folder}/{copies}.parquet"
-    pq.write_table(pa.concat_tables([pq.read_table(corpus)] * copies), repeated, row_group_size=4096)
+    pq.write_table(
+        pa.concat_tables([pq.read_table(corpus)] * copies), repeated, row_group_size=4096
+    )
 
     @torch.inference_mode()
     def limit() -> None:
@@ -109,7 +128,15 @@ def measure(name: str, model: str, dtype: str, corpus: str, copies: int, folder:
         if threads > 1:
             more += ("--direct_running_mode=multi_threading", f"--direct_num_workers={threads}")
         places = f"--input={repeated}", f"--output={folder}/{name}-{dtype}-{threads}-{turn}"
-        return annotate([*places, f"--model={model}", f"--dtype={dtype}", f"--batch_tokens={options.batch_tokens}", *more])
+        return annotate(
+            [
+                *places,
+                f"--model={model}",
+                f"--dtype={dtype}",
+                f"--batch_tokens={options.batch_tokens}",
+                *more,
+            ]
+        )
 
     limit()
     whole(1, -1, "--limit=2000")
@@ -128,7 +155,10 @@ def measure(name: str, model: str, dtype: str, corpus: str, copies: int, folder:
             used[count] += utilisation.samples
             peak[count] = max(peak[count], torch.cuda.max_memory_allocated())
     best = len(windows) / statistics.median(bare)
-    print(f"{name}, {dtype}: the limit {best:.0f} windows/s ({[round(each, 3) for each in bare]})", flush=True)
+    print(
+        f"{name}, {dtype}: the limit {best:.0f} windows/s ({[round(each, 3) for each in bare]})",
+        flush=True,
+    )
     for count in counts:
         rate = copies * len(windows) / statistics.median(seconds[count])
         print(f"{name}, {dtype}, {count} threads: {rate:.0f} windows/s, {rate / best:.3f} of the limit, "
@@ -137,16 +167,22 @@ def measure(name: str, model: str, dtype: str, corpus: str, copies: int, folder:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--input", required=True)
     parser.add_argument("--rows", type=int, default=8000, help="the first so many")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch_tokens", type=int, default=65536)
     parser.add_argument("--models", default="bundled,bert-base,bert-large")
     parser.add_argument("--dtypes", default="bfloat16,float16")
-    parser.add_argument("--threads", default="1,2", help="of the runner; several are measured in turns")
     parser.add_argument(
-        "--copies", default="bundled=10,bert-base=4,bert-large=2", help="of the rows, so that runs take seconds"
+        "--threads", default="1,2", help="of the runner; several are measured in turns"
+    )
+    parser.add_argument(
+        "--copies",
+        default="bundled=10,bert-base=4,bert-large=2",
+        help="of the rows, so that runs take seconds",
     )
     options = parser.parse_args()
     if not torch.cuda.is_available():
@@ -171,7 +207,9 @@ def main() -> None:
         free, capped = (answers(f"{folder}/{output}") for output in ("free", "capped"))
         same = sum(a == b for a, b in zip(capped, free, strict=True))
         ran_out = torch.cuda.memory_stats()["num_ooms"] - before
-        print(f"memory capped: {ran_out} allocations failed, {same} of {len(free)} answers as without the cap")
+        print(
+            f"memory capped: {ran_out} allocations failed, {same} of {len(free)} answers as without the cap"
+        )
 
 
 if __name__ == "__main__":

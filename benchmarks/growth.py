@@ -44,7 +44,14 @@ def write_document(path: str, words: int, questions: int) -> None:
     context = " ".join((text * (words // len(text) + 1))[:words])
     asked = [f"Which name stands beside number {k}?" for k in range(questions)]
     pq.write_table(
-        pa.table({"id": [str(k) for k in range(questions)], "question": asked, "context": [context] * questions}), path
+        pa.table(
+            {
+                "id": [str(k) for k in range(questions)],
+                "question": asked,
+                "context": [context] * questions,
+            }
+        ),
+        path,
     )
 
 
@@ -60,19 +67,29 @@ def measure(cases: dict[str, list[str]], rounds: int) -> dict[str, tuple[float, 
                     env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1"},
                 )  # fmt: skip
             found[name].append(json.loads(ran.stdout.splitlines()[-1]))
-            print(f"round {turn}: {name}: {found[name][-1][0]:.2f} s, {found[name][-1][1]:.0f} MiB", flush=True)
-    return {name: (statistics.median(run[0] for run in runs), max(run[1] for run in runs)) for name, runs in found.items()}
+            print(
+                f"round {turn}: {name}: {found[name][-1][0]:.2f} s, {found[name][-1][1]:.0f} MiB",
+                flush=True,
+            )
+    return {
+        name: (statistics.median(run[0] for run in runs), max(run[1] for run in runs))
+        for name, runs in found.items()
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--base", type=int, default=2000, help="rows of 1x")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--parts", default=",".join(PARTS))
     options = parser.parse_args()
     unknown = set(options.parts.split(",")) - set(PARTS)
     if unknown:
-        parser.error(f"--parts={options.parts}: {', '.join(sorted(unknown))} is none of {', '.join(PARTS)}")
+        parser.error(
+            f"--parts={options.parts}: {', '.join(sorted(unknown))} is none of {', '.join(PARTS)}"
+        )
     print(json.dumps(describe()))
     with tempfile.TemporaryDirectory() as folder:
         for part in options.parts.split(","):
@@ -82,7 +99,10 @@ def main() -> None:
                 for times in (1, 4, 16, 64):
                     path = f"{folder}/{times}x.parquet"
                     write_rows(path, times * options.base)
-                    cases[f"{times}x rows"], sizes[f"{times}x rows"] = [f"--input={path}"], times * options.base
+                    cases[f"{times}x rows"], sizes[f"{times}x rows"] = (
+                        [f"--input={path}"],
+                        times * options.base,
+                    )
             elif part == "words":
                 for words in (1000, 10_000, 100_000):
                     path, name = f"{folder}/{words}w.parquet", f"document of {words} words"
@@ -90,7 +110,10 @@ def main() -> None:
                     cases[name], sizes[name] = [f"--input={path}"], words
             elif part == "questions":
                 for questions in (1, 10, 1000):
-                    path, name = f"{folder}/{questions}q.parquet", f"{questions} questions on 10,000 words"
+                    path, name = (
+                        f"{folder}/{questions}q.parquet",
+                        f"{questions} questions on 10,000 words",
+                    )
                     write_document(path, 10_000, questions)
                     cases[name], sizes[name] = [f"--input={path}"], questions
             else:
@@ -99,7 +122,10 @@ def main() -> None:
                 for workers in (1, 2):
                     name = f"{workers} processes"
                     cases[name], sizes[name] = [f"--input={path}", "--chunk_rows=500"], 1
-                    cases[name] += ["--direct_running_mode=multi_processing", f"--direct_num_workers={workers}"]
+                    cases[name] += [
+                        "--direct_running_mode=multi_processing",
+                        f"--direct_num_workers={workers}",
+                    ]
             results = measure(cases, options.rounds)
             first = next(iter(results))
             for name, (seconds, peak) in results.items():

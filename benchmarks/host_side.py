@@ -25,7 +25,9 @@ from benchmarks.machine import describe
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--input", required=True)
     parser.add_argument("--stage", default="annotate", choices=["annotate", "audit"])
     parser.add_argument("--rows", type=int, default=10**9, help="the first so many")
@@ -50,8 +52,12 @@ def main() -> None:
             seconds.append(time.process_time() - begun)
         windows = manifest["windows"]
         speeds = sorted(windows / each for each in seconds)
-        print(f"{options.stage}, {Path(options.input).stem}: {windows} windows, CPU seconds {[round(s, 2) for s in seconds]}")
-        print(f"{statistics.median(speeds):.0f} windows per second and core ({speeds[0]:.0f} to {speeds[-1]:.0f})")
+        print(
+            f"{options.stage}, {Path(options.input).stem}: {windows} windows, CPU seconds {[round(s, 2) for s in seconds]}"
+        )
+        print(
+            f"{statistics.median(speeds):.0f} windows per second and core ({speeds[0]:.0f} to {speeds[-1]:.0f})"
+        )
         print(json.dumps(describe()))
         if options.steps:
             profile = cProfile.Profile()

@@ -28,10 +28,10 @@ import pyarrow.parquet as pq
 def write_tokens(options: argparse.Namespace) -> None:
     from benchmarks.token_probabilities import token_probabilities
     from model.checkpoint import Bundled
-    from model.pairs import WindowLimits
-    from model.reader import CheckpointReader
-    from transforms.make_windows import InputColumns, make_windows
-    from transforms.records import Chunk, ChunkSpec
+    from model.reading.pairs import WindowLimits
+    from model.reading.reader import CheckpointReader
+    from transforms.make_windows import make_windows
+    from transforms.records import Chunk, ChunkSpec, InputColumns
 
     reader = CheckpointReader(Bundled())
     limits, columns = WindowLimits(384, 128, 64, 2000), InputColumns(answers="answers")
@@ -39,8 +39,10 @@ def write_tokens(options: argparse.Namespace) -> None:
     held: dict[str, Any] = {}
     for begin in range(0, table.num_rows, 200):
         rows = table.slice(begin, 200)
-        spec = ChunkSpec(str(options.input), "input", 0, begin, begin, rows.num_rows, "part.parquet")
-        windowed = make_windows(Chunk(spec, rows), reader.tokenizer(), limits, columns)
+        spec = ChunkSpec(
+            str(options.input), "input", 0, begin, begin, rows.num_rows, "part.parquet"
+        )
+        windowed = make_windows(Chunk(spec, rows, None), reader.tokenizer(), limits, columns)
         tokens, found = token_probabilities(reader, windowed.windows, batch_tokens=4096)
         assert windowed.golds is not None
         for row, pair in enumerate(windowed.row_pair.tolist()):
@@ -48,7 +50,9 @@ def write_tokens(options: argparse.Namespace) -> None:
             if len(golds):
                 gold = windowed.golds.first[golds[0]], windowed.golds.last[golds[0]]
                 held[f"gold {begin + row}"] = np.array(gold)
-                held[f"tokens {begin + row}"] = found[:, tokens.bounds[pair] : tokens.bounds[pair + 1]]
+                held[f"tokens {begin + row}"] = found[
+                    :, tokens.bounds[pair] : tokens.bounds[pair + 1]
+                ]
     np.savez(options.output, **held)
 
 
@@ -71,7 +75,11 @@ def rank(options: argparse.Namespace) -> None:
     from cleanlab.token_classification.rank import get_label_quality_scores
 
     parts = sorted(Path(options.audit, "parts").iterdir())
-    rows = [row for part in parts for row in pq.read_table(part).drop_columns(["context", "question"]).to_pylist()]
+    rows = [
+        row
+        for part in parts
+        for row in pq.read_table(part).drop_columns(["context", "question"]).to_pylist()
+    ]
     scored = [place for place, row in enumerate(rows) if row["label_error"] is not None]
     bad = np.array([rows[place]["corruption"] != "none" for place in scored])
     rankings = {
@@ -85,20 +93,28 @@ def rank(options: argparse.Namespace) -> None:
         pairs = [reading(stored[f"tokens {place}"], stored[f"gold {place}"]) for place in scored]
         labels, probabilities = [each for each, _ in pairs], [each for _, each in pairs]
         for method in ("softmin", "min"):
-            quality, _ = get_label_quality_scores(labels, probabilities, sentence_score_method=method)
+            quality, _ = get_label_quality_scores(
+                labels, probabilities, sentence_score_method=method
+            )
             rankings[f"cleanlab `{reading.__name__}`, {method}"] = (-np.asarray(quality)).tolist()
     count = int(bad.sum())
-    kind = next(rows[place]["corruption"] for place in scored if rows[place]["corruption"] != "none")
+    kind = next(
+        rows[place]["corruption"] for place in scored if rows[place]["corruption"] != "none"
+    )
     print(f"{kind}: {count} corrupted of {len(scored)}\n")
     print(f"| ranking | precision at 20 | at {count} | average precision |\n|---|---|---|---|")
     for name, values in rankings.items():
         hits = bad[np.argsort(-np.array(values), kind="stable")]
         precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
-        print(f"| {name} | {precision[19]:.2f} | {precision[count - 1]:.2f} | {precision[hits].mean():.3f} |")
+        print(
+            f"| {name} | {precision[19]:.2f} | {precision[count - 1]:.2f} | {precision[hits].mean():.3f} |"
+        )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     verbs = parser.add_subparsers(dest="verb", required=True)
     writing = verbs.add_parser("tokens")
     writing.add_argument("--input", required=True)

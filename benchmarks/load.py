@@ -23,8 +23,8 @@ import torch
 
 from benchmarks.prepared import prepare
 from benchmarks.synthetic import batches
-from model.batching import Batch
-from model.tokenizer import Tokenizer
+from model.reading.batching import Batch
+from model.reading.tokenizer import Tokenizer
 from tests.checkpoints import build_bert
 
 
@@ -60,17 +60,24 @@ class Watch(threading.Thread):
     def run(self) -> None:
         while not self.stopped.wait(1.0):
             pages = int(Path("/proc/self/statm").read_text().split()[1])
-            self.seen.append((pages * os.sysconf("SC_PAGE_SIZE") / 2**20, len(os.listdir("/proc/self/fd"))))
+            self.seen.append(
+                (pages * os.sysconf("SC_PAGE_SIZE") / 2**20, len(os.listdir("/proc/self/fd")))
+            )
 
     def quarter(self, number: int) -> dict[str, float]:
         """Medians over the second (1), third (2) or last (3) quarter."""
         begin = len(self.seen) * number // 4
         memory, files = zip(*self.seen[begin : len(self.seen) * (number + 1) // 4], strict=True)
-        return {"memory_mib": round(statistics.median(memory)), "open_files": statistics.median(files)}
+        return {
+            "memory_mib": round(statistics.median(memory)),
+            "open_files": statistics.median(files),
+        }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--output", default=tempfile.mkdtemp(prefix="spanmill-load-"))
     given = parser.parse_args()
@@ -83,7 +90,12 @@ def main() -> None:
     assert writer is not None
     writer.close()
 
-    arguments = ["annotate", f"--input={folder}/in.parquet", f"--output={folder}/out", f"--model={model}"]
+    arguments = [
+        "annotate",
+        f"--input={folder}/in.parquet",
+        f"--output={folder}/out",
+        f"--model={model}",
+    ]
     _, run = prepare(arguments, lambda _: FreeReader(str(model)))
     watch = Watch()
     watch.start()
@@ -94,13 +106,18 @@ def main() -> None:
 
     manifest = json.loads((folder / "out" / "manifest.json").read_text("utf-8"))
     rows = manifest["rows"]
-    written = sum(pq.ParquetFile(path).metadata.num_rows for path in (folder / "out" / "parts").iterdir())
+    written = sum(
+        pq.ParquetFile(path).metadata.num_rows for path in (folder / "out" / "parts").iterdir()
+    )
     print(
         json.dumps(
             {
                 "rows": rows,
                 "rows_written": written,
-                "identity_holds": rows["planned"] == sum(rows.values()) - rows["planned"] == written == given.rows,
+                "identity_holds": rows["planned"]
+                == sum(rows.values()) - rows["planned"]
+                == written
+                == given.rows,
                 "state": manifest["state"],
                 "parts": manifest["chunks"]["planned"],
                 "seconds": round(seconds),

@@ -15,17 +15,19 @@ import argparse
 import numpy as np
 import torch
 
-from model.batching import assemble, plan_batches
+from model.audit.metrics import grade
+from model.audit.objective import log_normaliser
 from model.checkpoint import LocalFolder
-from model.metrics import grade
-from model.objective import log_normaliser
-from model.reader import CheckpointReader
-from model.spans import decode_windows
-from model.training_data import make_examples, read_rows
+from model.reading.batching import assemble, plan_batches
+from model.reading.reader import CheckpointReader
+from model.reading.spans import decode_windows
+from model.training.data import make_examples, read_rows
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--input", required=True)
     parser.add_argument("--model", default="model/bundled")
     parser.add_argument("--every_nth", type=int, default=1)
@@ -33,7 +35,9 @@ def main() -> None:
     reader = CheckpointReader(LocalFolder(options.model))
     reader.load()
     rows = [row for row in read_rows(options.input)[:: options.every_nth] if row["answers"]["text"]]
-    windows = make_examples(rows, reader.tokenizer(), max_length=384, overlap=128, max_question=64).windows
+    windows = make_examples(
+        rows, reader.tokenizer(), max_length=384, overlap=128, max_question=64
+    ).windows
     spans = np.zeros((2, len(windows)), np.int64)
     score, softmax = np.zeros(len(windows)), np.zeros(len(windows))
     for chosen in plan_batches(windows.lengths, 4096):
@@ -45,7 +49,9 @@ def main() -> None:
                 start_logits, end_logits, batch.can_start, batch.can_end, -everything, everything,
                 max_answer_length=30, n_best=1, temperature=1.0,
             )  # fmt: skip
-            mass = log_normaliser(start_logits, batch.in_context) + log_normaliser(end_logits, batch.in_context)
+            mass = log_normaliser(start_logits, batch.in_context) + log_normaliser(
+                end_logits, batch.in_context
+            )
         shift = batch.passage_start - batch.context_start
         spans[:, chosen] = np.stack([(side.squeeze(1) + shift).numpy() for side in (start, end)])
         score[chosen] = (a + b).squeeze(1).numpy()

@@ -26,7 +26,9 @@ print(json.dumps([code, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--stage", default="annotate", choices=["annotate", "audit"])
     parser.add_argument("--rows", default="10000,100000")
     options = parser.parse_args()
@@ -36,14 +38,29 @@ def main() -> None:
         for rows in map(int, options.rows.split(",")):
             corpus = f"{folder}/{rows}.parquet"
             write_rows(corpus, rows)
-            command = [options.stage, "--input", corpus, "--output", f"{folder}/out{rows}", "--model", str(model)]
+            command = [
+                options.stage,
+                "--input",
+                corpus,
+                "--output",
+                f"{folder}/out{rows}",
+                "--model",
+                str(model),
+            ]
             environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
             ran = subprocess.run(
-                [sys.executable, "-c", _RUN, *command], stdout=subprocess.PIPE, check=True, text=True, env=environment
+                [sys.executable, "-c", _RUN, *command],
+                stdout=subprocess.PIPE,
+                check=True,
+                text=True,
+                env=environment,
             )
             code, kilobytes = json.loads(ran.stdout.splitlines()[-1])
             peaks.append(kilobytes / 1024)
-            print(f"{options.stage}, {rows} rows: exit code {code}, peak {peaks[-1]:.0f} MiB", flush=True)
+            print(
+                f"{options.stage}, {rows} rows: exit code {code}, peak {peaks[-1]:.0f} MiB",
+                flush=True,
+            )
     print(f"last over first: {peaks[-1] / peaks[0]:.3f}")
 
 

@@ -15,7 +15,9 @@ from benchmarks.serve import serve
 def run_stage(path: str, model: str, stage: str, *arguments: str) -> dict[str, float]:
     """Runs a stage, its report to the terminal unseen. Raises SystemExit if it does not end with 0."""
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):
-        code = run_pipeline.run([stage, f"--input={path}", f"--output={folder}/out", f"--model={model}", *arguments])
+        code = run_pipeline.run(
+            [stage, f"--input={path}", f"--output={folder}/out", f"--model={model}", *arguments]
+        )
     if code:
         raise SystemExit(f"{stage} ended with {code}")
     return {}

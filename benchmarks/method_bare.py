@@ -11,14 +11,16 @@ from collections.abc import Callable
 import torch
 
 from benchmarks.serve import serve
-from model.batching import assemble, plan_batches
+from model.backends.lanes import in_lanes
 from model.checkpoint import LocalFolder
-from model.lanes import in_lanes
-from model.reader import CheckpointReader, resolve_dtype
-from model.training_data import make_examples, read_rows
+from model.reading.batching import assemble, plan_batches
+from model.reading.reader import CheckpointReader, resolve_dtype
+from model.training.data import make_examples, read_rows
 
 
-def limit(path: str, model: str, dtype: str, batch_tokens: int, lanes: int) -> Callable[[], dict[str, float]]:
+def limit(
+    path: str, model: str, dtype: str, batch_tokens: int, lanes: int
+) -> Callable[[], dict[str, float]]:
     """The function that passes all windows through the network; tokens and batches are made before. 0 lanes: annotate's."""
     reader = CheckpointReader(LocalFolder(model), dtype=resolve_dtype(dtype, "auto"))
     reader.load()

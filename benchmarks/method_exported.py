@@ -21,15 +21,15 @@ import torch
 from transformers import AutoModelForQuestionAnswering
 
 from benchmarks.serve import serve
-from model.batching import Batch, assemble, plan_batches
+from model.audit.metrics import grade
+from model.backends.lanes import in_lanes
 from model.checkpoint import LocalFolder
-from model.lanes import in_lanes
-from model.metrics import grade
-from model.prediction import Decoding, predict
-from model.reader import CheckpointReader, Reader, takes_types
-from model.spans import PassageSpans, merge_windows
-from model.tokenizer import Tokenizer
-from model.training_data import best_texts, make_examples, read_rows
+from model.reading.batching import Batch, assemble, plan_batches
+from model.reading.prediction import Decoding, predict
+from model.reading.reader import CheckpointReader, Reader, takes_types
+from model.reading.spans import PassageSpans, merge_windows
+from model.reading.tokenizer import Tokenizer
+from model.training.data import best_texts, make_examples, read_rows
 
 NAMES = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -40,7 +40,9 @@ class ExportedReader:
     def __init__(self, reader: CheckpointReader, engine: str, precision: str):
         self.reader = reader
         # as transformers loads it: what the reader makes of it for the CPU can't be traced
-        network = AutoModelForQuestionAnswering.from_pretrained(reader.folder, dtype=torch.float32).eval()
+        network = AutoModelForQuestionAnswering.from_pretrained(
+            reader.folder, dtype=torch.float32
+        ).eval()
         self.names = NAMES if takes_types(network) else NAMES[:2]
         example = tuple(torch.ones((2, 16), dtype=torch.int64) for _ in self.names)
         example[1][1, 8:] = 0  # a mask of ones alone would be traced away
@@ -61,9 +63,15 @@ class ExportedReader:
     def logits(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         tensors = (batch.input_ids, batch.attention.to(torch.int64), batch.token_types)
         start, end = self.infer(
-            {name: tensor.numpy() for name, tensor in zip(NAMES, tensors, strict=True) if name in self.names}
+            {
+                name: tensor.numpy()
+                for name, tensor in zip(NAMES, tensors, strict=True)
+                if name in self.names
+            }
         )
-        return torch.from_numpy(np.array(start, np.float32)), torch.from_numpy(np.array(end, np.float32))
+        return torch.from_numpy(np.array(start, np.float32)), torch.from_numpy(
+            np.array(end, np.float32)
+        )
 
 
 class _Pair(torch.nn.Module):
@@ -78,7 +86,9 @@ class _Pair(torch.nn.Module):
         return output.start_logits, output.end_logits
 
 
-def _openvino(network: torch.nn.Module, example: Any, names: tuple[str, ...], precision: str, lanes: int) -> Any:
+def _openvino(
+    network: torch.nn.Module, example: Any, names: tuple[str, ...], precision: str, lanes: int
+) -> Any:
     import openvino
 
     converted = openvino.convert_model(_Pair(network, names), example_input=example)
@@ -87,7 +97,11 @@ def _openvino(network: torch.nn.Module, example: Any, names: tuple[str, ...], pr
         given.get_node().set_partial_shape(openvino.PartialShape([-1, -1]))
     converted.validate_nodes_and_infer_types()
     hint = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}[precision]
-    settings = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": lanes, "NUM_STREAMS": lanes}
+    settings = {
+        "INFERENCE_PRECISION_HINT": hint,
+        "INFERENCE_NUM_THREADS": lanes,
+        "NUM_STREAMS": lanes,
+    }
     compiled = openvino.Core().compile_model(converted, "CPU", settings)
     idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
     for _ in range(lanes):
@@ -115,11 +129,15 @@ def _onnx(network: torch.nn.Module, example: Any, names: tuple[str, ...], precis
             dynamic_axes=axes, opset_version=17, dynamo=False,
         )  # fmt: skip
         if precision == "int8":
-            quantize_dynamic(path, Path(folder) / "int8.onnx", per_channel=True, weight_type=QuantType.QInt8)
+            quantize_dynamic(
+                path, Path(folder) / "int8.onnx", per_channel=True, weight_type=QuantType.QInt8
+            )
             path = Path(folder) / "int8.onnx"
         settings = onnxruntime.SessionOptions()
         settings.intra_op_num_threads = 1
-        session = onnxruntime.InferenceSession(path.read_bytes(), settings, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(
+            path.read_bytes(), settings, providers=["CPUExecutionProvider"]
+        )
     return lambda inputs: session.run(["start", "end"], inputs)
 
 
@@ -128,7 +146,9 @@ def main() -> None:
     parser.add_argument("--input", required=True)
     parser.add_argument("--model", required=True)
     parser.add_argument("--engine", choices=["onnxruntime", "openvino", "torch"], required=True)
-    parser.add_argument("--precision", choices=["float32", "bfloat16", "float16", "int8"], default="float32")
+    parser.add_argument(
+        "--precision", choices=["float32", "bfloat16", "float16", "int8"], default="float32"
+    )
     parser.add_argument("--batch_tokens", type=int, default=4096)
     options = parser.parse_args()
     reader = CheckpointReader(LocalFolder(options.model), dtype="float32")
@@ -143,17 +163,23 @@ def main() -> None:
 
     def answers(by: Reader) -> tuple[PassageSpans, float]:
         prediction = predict(by, windows, Decoding(n_best=2), options.batch_tokens)
-        spans = merge_windows(prediction.spans, windows.pair, windows.index, len(rows), n_best=2, temperature=1.0)
+        spans = merge_windows(
+            prediction.spans, windows.pair, windows.index, len(rows), n_best=2, temperature=1.0
+        )
         texts = best_texts(spans, windows, [row["context"] for row in rows])
         golds = [row["answers"]["text"] for row in rows]
-        mean = 100 * float(np.mean([grade(text, gold)[1] for text, gold in zip(texts, golds, strict=True) if gold]))
+        mean = 100 * float(
+            np.mean([grade(text, gold)[1] for text, gold in zip(texts, golds, strict=True) if gold])
+        )
         return spans, mean
 
     @cache  # in the round that warms up
     def gate() -> dict[str, float]:
         reference, f1_float32 = answers(reader)
         spans, f1_exported = answers(exported)
-        equal = (spans.start[:, 0] == reference.start[:, 0]) & (spans.end[:, 0] == reference.end[:, 0])
+        equal = (spans.start[:, 0] == reference.start[:, 0]) & (
+            spans.end[:, 0] == reference.end[:, 0]
+        )
         margin = (reference.span_score[:, 0] - reference.span_score[:, 1])[~equal]
         return {
             "equal_spans_percent": 100 * float(equal.mean()),
@@ -161,7 +187,9 @@ def main() -> None:
             "f1_change": f1_exported - f1_float32,
         }
 
-    batches = [assemble(windows, chosen) for chosen in plan_batches(windows.lengths, options.batch_tokens)]
+    batches = [
+        assemble(windows, chosen) for chosen in plan_batches(windows.lengths, options.batch_tokens)
+    ]
 
     def run() -> dict[str, float]:
         noted = gate()

@@ -27,7 +27,9 @@ class Network(torch.nn.Module):
 
     def __init__(self, folder: str):
         super().__init__()
-        self.network = AutoModelForQuestionAnswering.from_config(AutoConfig.from_pretrained(folder), dtype=torch.float32)
+        self.network = AutoModelForQuestionAnswering.from_config(
+            AutoConfig.from_pretrained(folder), dtype=torch.float32
+        )
 
     def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
         output = self.network(**inputs)
@@ -62,7 +64,8 @@ def decode(element: tuple[Any, PredictionResult]) -> tuple[str, tuple[float, str
     logits = np.where(inside[:, None], result.inference.numpy(), -np.inf)
     starts, ends = (np.argsort(-logits[:, side])[:20] for side in (0, 1))
     score, start, end = max(
-        ((logits[s, 0] + logits[e, 1], s, e) for s in starts for e in ends if s <= e < s + 30), default=(-np.inf, 0, 0)
+        ((logits[s, 0] + logits[e, 1], s, e) for s in starts for e in ends if s <= e < s + 30),
+        default=(-np.inf, 0, 0),
     )
     return row, (float(score), context[offsets[start][0] : offsets[end][1]])
 
@@ -77,14 +80,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         network = Network(options.model)
         network.network.load_state_dict(
-            AutoModelForQuestionAnswering.from_pretrained(options.model, dtype=torch.float32).state_dict()
+            AutoModelForQuestionAnswering.from_pretrained(
+                options.model, dtype=torch.float32
+            ).state_dict()
         )
         torch.save(network.state_dict(), f"{folder}/state.pt")
 
         def run() -> dict[str, float]:
             handler = KeyedModelHandler(
                 PytorchModelHandlerKeyedTensor(
-                    state_dict_path=f"{folder}/state.pt", model_class=Network, model_params={"folder": options.model}
+                    state_dict_path=f"{folder}/state.pt",
+                    model_class=Network,
+                    model_params={"folder": options.model},
                 )
             )
             with beam.Pipeline("FnApiRunner") as pipeline:
@@ -95,7 +102,9 @@ def main() -> None:
                     | RunInference(handler)
                     | beam.Map(decode)
                     | beam.CombinePerKey(max)
-                    | beam.MapTuple(lambda row, best: {"id": row, "answer": best[1], "score": best[0]})
+                    | beam.MapTuple(
+                        lambda row, best: {"id": row, "answer": best[1], "score": best[0]}
+                    )
                     | beam.io.WriteToParquet(f"{folder}/answers", schema)
                 )
             return {}

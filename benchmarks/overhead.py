@@ -24,11 +24,15 @@ MODEL = str(HERE.parent / "model" / "bundled")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--input", required=True, help="Parquet in the input layout")
     parser.add_argument("--rows", type=int, default=2000)
     parser.add_argument("--every_nth", type=int, default=1)
-    parser.add_argument("--one_per_context", action="store_true", help="the first question of every document only")
+    parser.add_argument(
+        "--one_per_context", action="store_true", help="the first question of every document only"
+    )
     parser.add_argument("--rounds", type=int, default=6)
     options = parser.parse_args()
     logging.disable(logging.INFO)
@@ -51,7 +55,11 @@ def main() -> None:
                     seconds[name].append(time.perf_counter() - begun)
                     print(f"round {turn}: {name} {seconds[name][-1]:.2f} s", flush=True)
     medians = {name: statistics.median(each) for name, each in seconds.items()}
-    for name, of in (("annotate", "limit"), ("annotate --audit", "annotate"), ("audit", "annotate")):
+    for name, of in (
+        ("annotate", "limit"),
+        ("annotate --audit", "annotate"),
+        ("audit", "annotate"),
+    ):
         share = medians[name] / medians[of]
         print(f"{name}: {medians[name]:.2f} s, {share:.3f} of {of}")
 

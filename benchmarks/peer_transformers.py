@@ -19,19 +19,31 @@ from transformers import AutoModelForQuestionAnswering, AutoTokenizer, pipeline
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--input", required=True)
     parser.add_argument("--model", required=True)
-    parser.add_argument("--output", help="where the answers go; without it, runs are timed for speed.py")
+    parser.add_argument(
+        "--output", help="where the answers go; without it, runs are timed for speed.py"
+    )
     parser.add_argument("--rows", type=int, default=10**9, help="the first so many")
     parser.add_argument("--every_nth", type=int, default=1, help="every nth of them")
     parser.add_argument("--batch_size", type=int, default=1)
     options = parser.parse_args()
     rows = pq.read_table(options.input).slice(0, options.rows).to_pylist()[:: options.every_nth]
     network = AutoModelForQuestionAnswering.from_pretrained(options.model, dtype=torch.float32)
-    answer = pipeline("question-answering", model=network, tokenizer=AutoTokenizer.from_pretrained(options.model))
+    answer = pipeline(
+        "question-answering", model=network, tokenizer=AutoTokenizer.from_pretrained(options.model)
+    )
     asked = [{"question": row["question"], "context": row["context"]} for row in rows]
-    settings = {"align_to_words": False, "max_answer_len": 30, "max_question_len": 64, "max_seq_len": 384, "doc_stride": 128}
+    settings = {
+        "align_to_words": False,
+        "max_answer_len": 30,
+        "max_question_len": 64,
+        "max_seq_len": 384,
+        "doc_stride": 128,
+    }
     found: list[dict] = []
 
     def run() -> dict[str, float]:
@@ -54,7 +66,9 @@ def main() -> None:
         }
     )
     pq.write_table(table, options.output)
-    print(f"{len(rows)} rows in {seconds:.1f} s: {len(rows) / seconds:.2f} rows/s at batch size {options.batch_size}")
+    print(
+        f"{len(rows)} rows in {seconds:.1f} s: {len(rows) / seconds:.2f} rows/s at batch size {options.batch_size}"
+    )
 
 
 if __name__ == "__main__":

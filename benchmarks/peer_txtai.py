@@ -25,7 +25,9 @@ def main() -> None:
         for row in rows:
             try:
                 answer([row["question"]], [row["context"]])
-            except TypeError:  # of its own: an end that lies in the question has no place in the context
+            except (
+                TypeError
+            ):  # of its own: an end that lies in the question has no place in the context
                 failed += 1
         return {"rows that raised": failed}
 

@@ -24,20 +24,42 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipeline.identity import claim, input_ranges
-from pipeline.job import Job, resolve
-from pipeline.options import parse
+from pipeline.job.identity import claim, input_ranges
+from pipeline.job.options import parse
+from pipeline.job.resolve import Job, resolve
 from transforms.plan_chunks import list_files, plan_chunks
 
 
 def link_files(folder: Path, files: int, rows: int) -> None:
     """So many names of four real files with so many rows in two row groups."""
     folder.mkdir()
-    words = ["the", "keeper", "lit", "the", "lamp", "and", "wrote", "the", "hour", "into", "her", "book", "at", "dusk", "."]
+    words = [
+        "the",
+        "keeper",
+        "lit",
+        "the",
+        "lamp",
+        "and",
+        "wrote",
+        "the",
+        "hour",
+        "into",
+        "her",
+        "book",
+        "at",
+        "dusk",
+        ".",
+    ]
     for kind in range(4):
         draw = random.Random(kind)
         texts = [" ".join(draw.choices(words, k=20)) for _ in range(rows)]
-        table = pa.table({"id": [str(row) for row in range(rows)], "question": ["Who lit the lamp?"] * rows, "context": texts})
+        table = pa.table(
+            {
+                "id": [str(row) for row in range(rows)],
+                "question": ["Who lit the lamp?"] * rows,
+                "context": texts,
+            }
+        )
         pq.write_table(table, folder / f"{kind:07d}.parquet", row_group_size=-(-rows // 2))
     for place in range(4, files):
         os.link(folder / f"{place % 4:07d}.parquet", folder / f"{place:07d}.parquet")
@@ -54,10 +76,14 @@ def plan(job: Job) -> Iterator[int]:
     for listed in input_ranges(job):
         began = time.perf_counter()
         for file in list_files(listed):
-            for run in plan_chunks(file, job.expected, job.texts, job.chunk_size):
+            for run in plan_chunks(
+                file, job.inputs.expected, job.inputs.texts, job.work.chunk_size
+            ):
                 runs += 1
                 chunks += len(run.chunks)
-                if runs % 100 == 1:  # a sample: pickling all of them is the runner's time, not planning's
+                if (
+                    runs % 100 == 1
+                ):  # a sample: pickling all of them is the runner's time, not planning's
                     shuffled += len(pickle.dumps(run)) / len(run.chunks)
                 size = sum(chunk.rows for chunk in run.chunks)
                 rows += size
@@ -96,13 +122,20 @@ def simulate(sizes: list[int], workers: int, row_seconds: float) -> None:
         "one worker at a tenth of the speed": [size * row_seconds for size in sizes],
         "one file with half the rows, many row groups": [size * row_seconds / 2 for size in sizes]
         + [size * row_seconds for size in giant],
-        "one file with half the rows, not cut into runs": [half * row_seconds, *(size * row_seconds / 2 for size in sizes)],
+        "one file with half the rows, not cut into runs": [
+            half * row_seconds,
+            *(size * row_seconds / 2 for size in sizes),
+        ],
     }
-    print(f"formula without its tail: rows x seconds per row / workers = {ideal / 3600:.2f} h on {workers} workers")
+    print(
+        f"formula without its tail: rows x seconds per row / workers = {ideal / 3600:.2f} h on {workers} workers"
+    )
     for name, runs in cases.items():
         straggler = "tenth" in name
         seconds = slow_worker(runs, workers) if straggler else makespan(runs, workers)
-        share, longest = (total / (workers - 0.9), 10 * max(runs)) if straggler else (ideal, max(runs))
+        share, longest = (
+            (total / (workers - 0.9), 10 * max(runs)) if straggler else (ideal, max(runs))
+        )
         by_formula = f"{share / 3600:.2f} to {(share + longest) / 3600:.2f} h by the formula"
         print(
             f"  {name}: {seconds / 3600:.2f} h, {100 * (seconds / ideal - 1):+.1f} %, {by_formula}, longest run {longest:.0f} s"
@@ -119,24 +152,36 @@ def slow_worker(runs: list[float], workers: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--files", type=int, default=100_000)
     parser.add_argument("--rows", type=int, default=10_000, help="per file")
     parser.add_argument("--chunk_rows", type=int, default=2048)
     parser.add_argument("--workers", type=int, default=100)
-    parser.add_argument("--row_seconds", type=float, default=0.01, help="of one worker's time, for the simulation")
+    parser.add_argument(
+        "--row_seconds", type=float, default=0.01, help="of one worker's time, for the simulation"
+    )
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         link_files(Path(folder) / "in", asked.files, asked.rows)
-        arguments = [f"--input={folder}/in", f"--output={folder}/out", f"--chunk_rows={asked.chunk_rows}"]
+        arguments = [
+            f"--input={folder}/in",
+            f"--output={folder}/out",
+            f"--chunk_rows={asked.chunk_rows}",
+        ]
         options, rest = parse(["annotate", *arguments, f"--max_num_workers={asked.workers}"])
         started = time.perf_counter()
         job = resolve(options, PipelineOptions(rest))
-        print(f"launcher: {len(job.files)} files listed, model loaded in {time.perf_counter() - started:.1f} s, {memory()}")
+        print(
+            f"launcher: {len(job.files)} files listed, model loaded in {time.perf_counter() - started:.1f} s, {memory()}"
+        )
         started = time.perf_counter()
         claim(job, overwrite=False)
         size = os.path.getsize(f"{folder}/out/run.json")
-        print(f"launcher: run.json of {size / 2**20:.1f} MiB claimed in {time.perf_counter() - started:.1f} s, {memory()}")
+        print(
+            f"launcher: run.json of {size / 2**20:.1f} MiB claimed in {time.perf_counter() - started:.1f} s, {memory()}"
+        )
         sizes = list(plan(job))
     simulate(sizes, asked.workers, asked.row_seconds)
 

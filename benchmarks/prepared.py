@@ -9,10 +9,10 @@ from typing import Any
 import apache_beam as beam
 
 from pipeline.graph import build
-from pipeline.identity import claim
-from pipeline.job import Job, resolve
-from pipeline.options import BeamOptions, parse
-from pipeline.runners import make_runner
+from pipeline.job.identity import claim
+from pipeline.job.options import BeamOptions, parse
+from pipeline.job.resolve import Job, resolve
+from pipeline.job.runners import make_runner
 
 
 def prepare(
@@ -22,7 +22,9 @@ def prepare(
     options, rest = parse(arguments)
     beam_options = BeamOptions(rest)
     resolved = resolve(options, beam_options)
-    job = replace(resolved, reader=reader_of(resolved.reader))
+    job = replace(
+        resolved, reader=replace(resolved.reader, reader=reader_of(resolved.reader.reader))
+    )
 
     def run() -> None:
         claim(job, options.overwrite)

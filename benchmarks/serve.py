@@ -17,7 +17,10 @@ def serve(run: Callable[[], dict[str, float]]) -> None:
 
     `run` returns figures of its own; a "seconds" among them stands for the wall time of the call.
     """
-    out, sys.stdout = sys.stdout, sys.stderr  # what libraries print must not get between the answers
+    out, sys.stdout = (
+        sys.stdout,
+        sys.stderr,
+    )  # what libraries print must not get between the answers
     print("{}", file=out, flush=True)
     for _ in sys.stdin:
         begun = time.perf_counter()

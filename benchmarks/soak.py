@@ -32,13 +32,20 @@ ROWS = 400
 def content() -> dict[str, str]:
     """The content that manifests tell of, and the names of all files."""
     files = FaultyFileSystem.store
-    told = {name: json.loads(file.getvalue())["content"] for name, file in files.items() if name.endswith("/manifest.json")}
+    told = {
+        name: json.loads(file.getvalue())["content"]
+        for name, file in files.items()
+        if name.endswith("/manifest.json")
+    }
     return {**dict.fromkeys(files, ""), **told}
 
 
 def usage() -> dict[str, float]:
     pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return {"memory_mib": round(pages * os.sysconf("SC_PAGE_SIZE") / 2**20), "open_files": len(os.listdir("/proc/self/fd"))}
+    return {
+        "memory_mib": round(pages * os.sysconf("SC_PAGE_SIZE") / 2**20),
+        "open_files": len(os.listdir("/proc/self/fd")),
+    }
 
 
 def clear() -> None:
@@ -47,7 +54,9 @@ def clear() -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
@@ -57,7 +66,12 @@ def main() -> None:
     golds = pa.array([{"text": ["Ada"], "answer_start": [28]}] * ROWS)
     pq.write_table(examples(ROWS).append_column("answers", golds), sink, row_group_size=150)
     FaultyFileSystem().pipe_file("/bucket/in/a.parquet", sink.getvalue())
-    arguments = ["annotate", "--audit", "--input=faulty://bucket/in/*.parquet", "--output=faulty://bucket/out"]
+    arguments = [
+        "annotate",
+        "--audit",
+        "--input=faulty://bucket/in/*.parquet",
+        "--output=faulty://bucket/out",
+    ]
     arguments += [f"--model={model}", "--chunk_rows=40"]
 
     def once(*more: str) -> int:
@@ -81,10 +95,20 @@ def main() -> None:
         if code and once() == 2:
             assert once("--overwrite") == 0
         assert content() == whole, f"{kind} at {runs}"
-        retries += json.loads(FaultyFileSystem.store["/bucket/out/manifest.json"].getvalue())["retries"]
+        retries += json.loads(FaultyFileSystem.store["/bucket/out/manifest.json"].getvalue())[
+            "retries"
+        ]
         runs += 1
     print(
-        json.dumps({"runs": runs, "retries": retries, "ends": dict(sorted(ends.items())), "before": before, "after": usage()})
+        json.dumps(
+            {
+                "runs": runs,
+                "retries": retries,
+                "ends": dict(sorted(ends.items())),
+                "before": before,
+                "after": usage(),
+            }
+        )
     )
 
 

@@ -43,7 +43,10 @@ OWN = {
     "txtai": ["peer_txtai"],
 }
 REFERENCE = "annotate"
-PEER = {f"transformers 4.57, batch {size}": ["peer_transformers", f"--batch_size={size}"] for size in (1, 8, 16, 32)}
+PEER = {
+    f"transformers 4.57, batch {size}": ["peer_transformers", f"--batch_size={size}"]
+    for size in (1, 8, 16, 32)
+}
 
 
 class Method:
@@ -54,7 +57,11 @@ class Method:
         self.runs: list[dict[str, float]] = []
         started = time.perf_counter()
         script = str(HERE / f"{module}.py")
-        command = [python, script] if module.startswith("peer") else [python, "-m", f"benchmarks.{module}"]
+        command = (
+            [python, script]
+            if module.startswith("peer")
+            else [python, "-m", f"benchmarks.{module}"]
+        )
         self.process = subprocess.Popen(
             [*command, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             cwd=HERE.parent, env={**os.environ, "PYTHONPATH": str(HERE.parent)},
@@ -98,7 +105,9 @@ def select(path: str, rows: int, every_nth: int, one_per_context: bool, output: 
     return len(table)
 
 
-def measure(group: dict[str, tuple[str, list[str]]], common: list[str], rounds: int) -> list[Method]:
+def measure(
+    group: dict[str, tuple[str, list[str]]], common: list[str], rounds: int
+) -> list[Method]:
     """Runs methods, name -> (Python, module and arguments), in turns."""
     methods = []
     for name, (python, (module, *arguments)) in group.items():
@@ -117,11 +126,20 @@ def result_of(method: Method, reference: Method) -> dict[str, Any]:
     """What is kept of a method's runs; `reference` is annotate in the same group."""
     seconds, beside = ([run["seconds"] for run in each.runs] for each in (method, reference))
     return {
-        "seconds": {"median": statistics.median(seconds), "least": min(seconds), "most": max(seconds), "all": seconds},
+        "seconds": {
+            "median": statistics.median(seconds),
+            "least": min(seconds),
+            "most": max(seconds),
+            "all": seconds,
+        },
         "of_annotate": statistics.median(seconds) / statistics.median(beside),
         "ready": method.ready,
         "peak_mib": method.runs[-1]["peak_mib"],
-        "notes": {key: value for key, value in method.runs[-1].items() if key not in ("seconds", "peak_mib")},
+        "notes": {
+            key: value
+            for key, value in method.runs[-1].items()
+            if key not in ("seconds", "peak_mib")
+        },
     }
 
 
@@ -133,7 +151,9 @@ def table_of(results: dict[str, Any]) -> str:
         "| method | rows/s | seconds | of annotate beside it | start-up, s | peak MiB | notes |",
         "|---|---|---|---|---|---|---|",
     ]
-    for name, of in sorted(results["methods"].items(), key=lambda item: item[1]["seconds"]["median"]):
+    for name, of in sorted(
+        results["methods"].items(), key=lambda item: item[1]["seconds"]["median"]
+    ):
         seconds = of["seconds"]
         notes = ", ".join(f"{key} {value:.2f}" for key, value in of["notes"].items())
         lines.append(
@@ -145,19 +165,29 @@ def table_of(results: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
-        "--input", default="", help="Parquet in the input layout (a synthetic corpus made from the bundled sample)"
+        "--input",
+        default="",
+        help="Parquet in the input layout (a synthetic corpus made from the bundled sample)",
     )
     parser.add_argument("--model", default=str(HERE.parent / "model" / "bundled"))
     parser.add_argument("--rows", type=int, default=2000)
     parser.add_argument("--every_nth", type=int, default=1)
-    parser.add_argument("--one_per_context", action="store_true", help="the first question of every document only")
+    parser.add_argument(
+        "--one_per_context", action="store_true", help="the first question of every document only"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--methods", default="", help="names, separated by semicolons; all")
     parser.add_argument("--at_once", type=int, default=5, help="methods in memory beside annotate")
-    parser.add_argument("--peer", default="", help="the Python of an environment with transformers 4.57.6")
-    parser.add_argument("--output", required=True, help="base name of the .json and .md that are written")
+    parser.add_argument(
+        "--peer", default="", help="the Python of an environment with transformers 4.57.6"
+    )
+    parser.add_argument(
+        "--output", required=True, help="base name of the .json and .md that are written"
+    )
     options = parser.parse_args()
     if not options.input and (options.every_nth > 1 or options.one_per_context):
         parser.error("--every_nth and --one_per_context choose rows of --input, which is not given")
@@ -172,7 +202,9 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         corpus = Path(folder) / "rows.parquet"
-        rows = select(options.input, options.rows, options.every_nth, options.one_per_context, corpus)
+        rows = select(
+            options.input, options.rows, options.every_nth, options.one_per_context, corpus
+        )
         common = [f"--input={corpus}", f"--model={Path(options.model).absolute()}"]
         results: dict[str, Any] = {
             "input": Path(options.input).stem or "a synthetic corpus",

@@ -26,13 +26,13 @@ import time; began = time.time()
 import json, os, sys
 import run_pipeline
 imported = time.time()
-import pipeline.job, model.prediction, transforms.predict_spans
-load = pipeline.job._span_reader
+import pipeline.job.resolve, model.reading.prediction, transforms.predict_spans
+load = pipeline.job.resolve._reader
 def timed(*arguments):
     global loading, loaded
     loading = time.time(); reader = load(*arguments); loaded = time.time()
     return reader
-pipeline.job._span_reader = timed
+pipeline.job.resolve._reader = timed
 def first(*arguments, **named):
     at = time.time()
     figures = {"imports": imported - began, "model": loaded - loading, "to first batch": at - float(os.environ["BEGAN"])}
@@ -44,7 +44,9 @@ run_pipeline.main(sys.argv[1:])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--files", type=int, default=1000)
     parser.add_argument("--row_groups", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=5)
@@ -59,13 +61,19 @@ def main() -> None:
             environment = {**os.environ, "PYTHONPATH": str(ROOT), "BEGAN": str(time.time())}
             command = ["annotate", f"--input={folder}/*.parquet", f"--output={folder}/out{k}"]
             ran = subprocess.run(
-                [sys.executable, "-c", _RUN, *command], stdout=subprocess.PIPE, check=True, text=True, env=environment
+                [sys.executable, "-c", _RUN, *command],
+                stdout=subprocess.PIPE,
+                check=True,
+                text=True,
+                env=environment,
             )
             runs.append(json.loads(ran.stdout.splitlines()[-1]))
             print(runs[-1], flush=True)
     for part in runs[0]:
         values = [run[part] for run in runs]
-        print(f"{part}: median {statistics.median(values):.2f} s ({min(values):.2f} to {max(values):.2f})")
+        print(
+            f"{part}: median {statistics.median(values):.2f} s ({min(values):.2f} to {max(values):.2f})"
+        )
 
 
 if __name__ == "__main__":

@@ -19,8 +19,13 @@ def batches(rows: int) -> Iterator[pa.Table]:
         for k in range(begin, min(begin + 10_000, rows)):
             row = sample[k % len(sample)]
             heading = f"Report {k}. "
-            golds = {"text": row["answers"]["text"], "answer_start": [s + len(heading) for s in row["answers"]["answer_start"]]}
-            made.append({**row, "id": str(k), "context": heading + row["context"], "answers": golds})
+            golds = {
+                "text": row["answers"]["text"],
+                "answer_start": [s + len(heading) for s in row["answers"]["answer_start"]],
+            }
+            made.append(
+                {**row, "id": str(k), "context": heading + row["context"], "answers": golds}
+            )
         yield pa.Table.from_pylist(made, schema=pq.read_schema(SAMPLE))
 
 

@@ -8,14 +8,16 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from model.batching import Batch
-from model.prediction import each_batch
-from model.reader import Reader
-from model.tokenizer import Ragged
-from model.windows import Windows
+from model.reading.batching import Batch
+from model.reading.prediction import each_batch
+from model.reading.reader import Reader
+from model.reading.tokenizer import Ragged
+from model.reading.windows import Windows
 
 
-def token_probabilities(reader: Reader, windows: Windows, batch_tokens: int) -> tuple[Ragged, np.ndarray]:
+def token_probabilities(
+    reader: Reader, windows: Windows, batch_tokens: int
+) -> tuple[Ragged, np.ndarray]:
     """The tokens of every pair, and their probabilities under the start and the end network (float32 [2, tokens]).
 
     One softmax over the passage, each token with the logits of its owner. The Ragged holds, for each pair, the places of its
@@ -23,14 +25,26 @@ def token_probabilities(reader: Reader, windows: Windows, batch_tokens: int) -> 
     RuntimeError if a window failed.
     """
     bounds = windows.passages.bounds
-    tokens = Ragged.of([np.arange(bounds[passage], bounds[passage + 1]) for passage in windows.pair_passage])
+    tokens = Ragged.of(
+        [np.arange(bounds[passage], bounds[passage + 1]) for passage in windows.pair_passage]
+    )
     logits = torch.full((2, len(tokens.values)), -torch.inf)
 
-    def keep_owned(batch: Batch, start_logits: torch.Tensor, end_logits: torch.Tensor, chosen: np.ndarray) -> None:
+    def keep_owned(
+        batch: Batch, start_logits: torch.Tensor, end_logits: torch.Tensor, chosen: np.ndarray
+    ) -> None:
         batch, both = batch.to(logits.device), torch.stack([start_logits, end_logits]).cpu()
         place = torch.arange(both.shape[-1])
-        owned = batch.in_context & (2 * place >= batch.owned_low[:, None]) & (2 * place < batch.owned_high[:, None])
-        first = torch.from_numpy(tokens.bounds[windows.pair[chosen]]) + batch.passage_start - batch.context_start
+        owned = (
+            batch.in_context
+            & (2 * place >= batch.owned_low[:, None])
+            & (2 * place < batch.owned_high[:, None])
+        )
+        first = (
+            torch.from_numpy(tokens.bounds[windows.pair[chosen]])
+            + batch.passage_start
+            - batch.context_start
+        )
         logits[:, (first[:, None] + place)[owned]] = both[:, owned]
 
     failed, _ = each_batch(reader, windows, batch_tokens, keep_owned)

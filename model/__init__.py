@@ -1,6 +1,7 @@
-"""Extractive question answering without Beam: tokenizer, windows, reader, prediction loop, span decoding, objective.
+"""Extractive question answering without Beam: tokenizer, windows, network, span decoding, loss.
 
-`from model import SpanReader` is the entrance; loaded when it is asked for: `import model` stays cheap.
+Start with `from model import SpanReader`. The class is imported on first access, so `import model`
+stays cheap.
 """
 
 from __future__ import annotations
@@ -8,17 +9,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from model.span_reader import SpanReader
+    from model.reading.span_reader import SpanReader
 
 __all__ = ["SpanReader"]
 
 DISTRIBUTION = "spanmill"
-"""By which run_pipeline tells this package from another of the same name."""
+"""The distribution's name; run_pipeline checks it, as other packages may be called `model` too."""
 
 
 def __getattr__(name: str) -> Any:
+    """Import a public name on first access. Raises AttributeError for any other name."""
     if name in __all__:
-        from model import span_reader
+        from model.reading import span_reader
 
         return getattr(span_reader, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

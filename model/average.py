@@ -1,8 +1,11 @@
-"""The mean of the weights of several checkpoints: `python -m model.average --checkpoints A,B --output DIR`.
+"""Average the weights of several checkpoints.
 
-Trainings that began from the same weights can be averaged into one network that answers better than each of them and costs
-no more ("model soups", Wortsman et al. 2022, arXiv:2203.05482, section 2: the uniform soup). All but the weights (tokenizer,
-config.json) is the first checkpoint's. Temperature and null threshold must be fitted again: `python -m model.calibrate`.
+    python -m model.average --checkpoints A,B --output DIR
+
+The average of networks that were trained from the same weights answers better than each of them, at
+the cost of one ("model soups", Wortsman et al. 2022, arXiv:2203.05482, section 2: the uniform
+soup). Everything except the weights (tokenizer, config.json) is copied from the first checkpoint.
+Fit the temperature and the null threshold afterwards: `python -m model.calibrate`.
 """
 
 from __future__ import annotations
@@ -18,34 +21,46 @@ from safetensors.torch import load_file, save_file
 
 from model.checkpoint import CheckpointError, LocalFolder, refuse_unsafe
 from model.command import option, run_command
-from model.span_reader import SettingError
+from model.settings import SettingError
 
 WEIGHTS = "model.safetensors"
 
 
 def average(checkpoints: list[Path], output: Path) -> None:
-    """Writes a checkpoint with the mean of the weights, computed in float32 and stored in the first one's precision.
+    """Write a checkpoint with the mean of the weights.
 
-    Raises SettingError where the checkpoints are not of one architecture, and for a folder that is not a checkpoint.
+    The mean is computed in float32 and stored in the dtypes of the first checkpoint.
+
+    Raises SettingError if the checkpoints differ in architecture, and for a folder that isn't a
+    checkpoint, brings code of its own, or has its weights in several files.
     """
     for folder in checkpoints:
         with option("checkpoints", folder):
             refuse_unsafe(LocalFolder(str(folder)).folder())
             if not (folder / WEIGHTS).is_file():
-                raise CheckpointError(f"it has no {WEIGHTS}: weights in several files can't be averaged")
+                raise CheckpointError(
+                    f"it has no {WEIGHTS}: weights in several files can't be averaged"
+                )
     first = _weights(checkpoints[0])
     total = {name: tensor.float() for name, tensor in first.items() if tensor.is_floating_point()}
     for folder in checkpoints[1:]:
         weights = _weights(folder)
         shapes = {name: tensor.shape for name, tensor in weights.items()}
         if shapes != {name: tensor.shape for name, tensor in first.items()}:
-            raise SettingError(f"checkpoints={folder}: it has other weights than {checkpoints[0]}, their mean means nothing")
+            raise SettingError(
+                f"checkpoints={folder}: it has other weights than {checkpoints[0]}, their mean means nothing"
+            )
         for name in total:
             total[name] += weights[name].float()
-    mean = {name: (tensor / len(checkpoints)).to(first[name].dtype).contiguous() for name, tensor in total.items()}
+    mean = {
+        name: (tensor / len(checkpoints)).to(first[name].dtype).contiguous()
+        for name, tensor in total.items()
+    }
     with option("output", output):
         output.mkdir(parents=True, exist_ok=True)
-    for path in (path for pattern in ("*.json", "*.txt", "*.model") for path in checkpoints[0].glob(pattern)):
+    for path in (
+        path for pattern in ("*.json", "*.txt", "*.model") for path in checkpoints[0].glob(pattern)
+    ):
         if path.name != "training.json":
             shutil.copy(path, output)
     save_file({**first, **mean}, output / WEIGHTS, metadata={"format": "pt"})
@@ -61,8 +76,13 @@ def _weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m model.average", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--checkpoints", required=True, help="comma-separated folders, of one architecture")
+    """Average the checkpoints that the command line names."""
+    parser = argparse.ArgumentParser(
+        prog="python -m model.average", description=__doc__, allow_abbrev=False
+    )
+    parser.add_argument(
+        "--checkpoints", required=True, help="comma-separated folders, of one architecture"
+    )
     parser.add_argument("--output", required=True, help="folder of the mean")
     options = parser.parse_args(arguments)
     checkpoints = [Path(folder) for folder in options.checkpoints.split(",") if folder]

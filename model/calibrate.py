@@ -1,9 +1,13 @@
-"""Fits a checkpoint's temperature and null threshold: `python -m model.calibrate --model DIR --data 'a.parquet,b.parquet'`.
+"""Fit a checkpoint's temperature and null threshold on development data.
 
-Half of the passages of the development data are fitted on, the other half is only measured on. The temperature (Guo et al.
-2017, arXiv:1706.04599) is that at which the probabilities of answers to answerable questions are nearest to how often they
-are exactly right; with the null option off, on files without unanswerable rows, if there are any. The threshold gives the
-best F1, by the rules of SQuAD 2.0, on files with unanswerable rows. Both are written to `spanmill` in the folder's config.json.
+    python -m model.calibrate --model DIR --data a.parquet,b.parquet
+
+One half of the passages is used to fit, the other half only to measure. The temperature is the one
+with the least calibration error (Guo et al. 2017, arXiv:1706.04599): the difference between the
+probabilities of answers to answerable questions and the share of them that is exactly right. With
+the null option off it is fitted on files without unanswerable rows, if there are any. The threshold
+is the one with the best F1, by the rules of SQuAD 2.0, on files with unanswerable rows. Both are
+written to `spanmill` in the folder's config.json.
 """
 
 from __future__ import annotations
@@ -18,53 +22,61 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from model.batching import Batch
+from model.audit.distributions import Calibration
+from model.audit.metrics import grade
 from model.checkpoint import LocalFolder, read_config, read_settings
-from model.command import bounded, option, run_command
-from model.distributions import Calibration
-from model.metrics import grade
-from model.prediction import Decoding, predict
-from model.reader import CheckpointReader, Reader, resolve_dtype
-from model.span_reader import SettingError
-from model.spans import PassageSpans, merge_windows
-from model.tokenizer import Tokenizer
-from model.training_data import best_texts, make_examples, read_rows
+from model.command import argument, option, run_command
+from model.reading.batching import Batch
+from model.reading.prediction import Decoding, predict
+from model.reading.reader import CheckpointReader, Reader, resolve_dtype
+from model.reading.spans import PassageSpans, merge_windows
+from model.reading.tokenizer import Tokenizer
+from model.settings import SettingError, whole
+from model.training.data import best_texts, make_examples, read_rows
 
 TEMPERATURES = 2.0 ** (np.arange(-16, 33) / 16)
+"""The temperatures to choose from: 1/2 to 4, each 4.4 % above the one before."""
+
 BATCH_TOKENS = 4096
+"""Padded tokens per batch."""
 
 
 class RecordingReader:
-    """Keeps the logits of another reader's batches, and gives them again when it is asked for the same."""
+    """A reader that caches another one's logits: decoding repeatedly runs the network once."""
 
     def __init__(self, reader: Reader):
         self.reader = reader
         self.kept: dict[bytes, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def load(self) -> None:
+        """Load the other reader."""
         self.reader.load()
 
     def tokenizer(self) -> Tokenizer:
+        """Return the other reader's tokenizer."""
         return self.reader.tokenizer()
 
     def logits(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        read = batch.input_ids.numpy().tobytes() + batch.attention.numpy().tobytes()
-        if read not in self.kept:
-            self.kept[read] = self.reader.logits(batch)
-        return self.kept[read]
+        """Return start and end logits, float32 [B, L] each, computed once per distinct batch."""
+        key = batch.input_ids.numpy().tobytes() + batch.attention.numpy().tobytes()
+        if key not in self.kept:
+            self.kept[key] = self.reader.logits(batch)
+        return self.kept[key]
 
     def lanes(self) -> int:
+        """Return the other reader's number of lanes."""
         return self.reader.lanes()
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """The best span of every row of one file, with what deciding against it takes; R rows.
+    """The best span of every row of one file, and the alternative of no answer; R rows.
 
-    margin       float64 [R], null_score - span_score; -inf where the null option is off
-    exact, f1    float64 [R], of the best span; `null_right` float64 [R], of "no answer"
+    margin       float64 [R], null_score - span_score; -inf if the null option is off
+    exact, f1    float64 [R], exact match and F1 of the best span, in [0, 1]
+    null_right   float64 [R], both scores of no answer: 1 for an unanswerable row, else 0
     probability  float64 [temperatures, R], of the best span
-    fitted_on    bool [R], whether the row is in the half that is fitted on
+    fitted_on    bool [R], whether the row's passage is in the half that is used to fit
     """
 
     margin: np.ndarray
@@ -75,31 +87,50 @@ class Decoded:
     fitted_on: np.ndarray
 
     def mean_f1(self, threshold: float, half: np.ndarray) -> float:
-        """In per cent, under the rules of SQuAD 2.0."""
+        """Return F1 in per cent over the rows of `half` (bool [R]), by the rules of SQuAD 2.0.
+
+        A row whose margin is above `threshold` gets no answer.
+        """
         return 100 * float(np.where(self.margin > threshold, self.null_right, self.f1)[half].mean())
 
 
-def decode_file(reader: Reader, path: str, null: bool, null_trained: bool, max_length: int, overlap: int) -> Decoded:
-    """Runs the network once over the rows of a file and decodes them at every temperature.
+def decode_file(
+    reader: Reader, path: str, null: bool, null_trained: bool, max_length: int, overlap: int
+) -> Decoded:
+    """Run the network once over the rows of a file and decode them at every temperature.
 
-    null          whether probabilities share with the null option
-    null_trained  whether there is a margin to it
+    null                 whether the null option takes part in the probabilities
+    null_trained         whether there is a margin to it; else the margin is -inf
+    max_length, overlap  of the windows, in tokens
     """
     rows = read_rows(path, given_as="data")
     with option("overlap", overlap):
-        windows = make_examples(rows, reader.tokenizer(), max_length, overlap, max_question=64).windows
+        windows = make_examples(
+            rows, reader.tokenizer(), max_length, overlap, max_question=64
+        ).windows
     recorded = RecordingReader(reader)
 
     def decode(temperature: float, null: bool) -> PassageSpans:
         decoding = Decoding(n_best=1, temperature=temperature, null=null)
         prediction = predict(recorded, windows, decoding, BATCH_TOKENS)
-        return merge_windows(prediction.spans, windows.pair, windows.index, len(rows), n_best=1, temperature=temperature)
+        return merge_windows(
+            prediction.spans,
+            windows.pair,
+            windows.index,
+            len(rows),
+            n_best=1,
+            temperature=temperature,
+        )
 
     spans = decode(1.0, null_trained)
-    probability = np.stack([decode(float(temperature), null).probability[:, 0] for temperature in TEMPERATURES])
+    probability = np.stack(
+        [decode(float(temperature), null).probability[:, 0] for temperature in TEMPERATURES]
+    )
     texts = best_texts(spans, windows, [row["context"] for row in rows])
     golds = [row["answers"]["text"] for row in rows]
-    scores = np.array([grade(text, gold) if gold else (0.0, 0.0) for text, gold in zip(texts, golds, strict=True)])
+    scores = np.array(
+        [grade(text, gold) if gold else (0.0, 0.0) for text, gold in zip(texts, golds, strict=True)]
+    )
     margin = spans.null_score.astype(np.float64) - spans.span_score[:, 0]
     return Decoded(
         margin=np.where(np.isnan(margin), -np.inf, margin),
@@ -107,47 +138,64 @@ def decode_file(reader: Reader, path: str, null: bool, null_trained: bool, max_l
         f1=scores[:, 1],
         null_right=np.array([0.0 if gold else 1.0 for gold in golds]),
         probability=probability,
-        fitted_on=np.array([hashlib.sha256(row["context"].encode()).digest()[0] % 2 == 0 for row in rows]),
+        fitted_on=np.array(
+            [hashlib.sha256(row["context"].encode()).digest()[0] % 2 == 0 for row in rows]
+        ),
     )
 
 
 def fit_threshold(files: list[Decoded], half: list[np.ndarray]) -> float:
-    """The threshold of the best F1 over those of the rows that stand in a file with unanswerable ones.
+    """Return the threshold with the best F1 on files with unanswerable rows; 0 without such files.
 
-    Of equals the highest, which refuses least. 0 where there is no such file, or the null option is off.
+    half  per file, bool [R]: the rows to fit on
+
+    Among equally good thresholds the highest is returned, which refuses fewest answers. Also 0 if
+    no row has a finite margin, as with the null option off.
     """
     mixed = [(file, rows) for file, rows in zip(files, half, strict=True) if file.null_right.any()]
     if not mixed:
         return 0.0
     margin, answered, refused = (
-        np.concatenate([getattr(file, name)[rows] for file, rows in mixed]) for name in ("margin", "f1", "null_right")
+        np.concatenate([getattr(file, name)[rows] for file, rows in mixed])
+        for name in ("margin", "f1", "null_right")
     )
     finite = np.isfinite(margin)
     if not finite.any():
         return 0.0
-    levels, place = np.unique(margin[finite], return_inverse=True)
-    gain = np.bincount(place, (refused - answered)[finite])
-    gains = np.concatenate([np.cumsum(gain[::-1])[::-1], [0.0]])  # [k]: of refusing level k and all above it
+    # gains[k] is the change of the F1 sum if all rows with a margin of levels[k] or more get no
+    # answer.
+    levels, level = np.unique(margin[finite], return_inverse=True)
+    gain = np.bincount(level, (refused - answered)[finite])
+    gains = np.concatenate([np.cumsum(gain[::-1])[::-1], [0.0]])
     cuts = np.concatenate([levels[:1] - 1, (levels[:-1] + levels[1:]) / 2, levels[-1:] + 1])
     return round(float(cuts[len(gains) - 1 - gains[::-1].argmax()]), 4)
 
 
 def fit_temperature(probability: np.ndarray, right: np.ndarray) -> int:
-    """Which of the temperatures has the least calibration error; probability [temperatures, R], right bool [R]."""
+    """Return the index of the temperature with the least calibration error.
+
+    probability [temperatures, R], right bool [R].
+    """
     return int(np.argmin([calibration_error(p, right) for p in probability]))
 
 
 def calibration_error(probability: np.ndarray, right: np.ndarray) -> float:
-    """The audit's expected calibration error (15 equal-mass bins)."""
+    """Return the expected calibration error, computed as in the audit: 15 bins of equal mass."""
     calibration = Calibration()
     calibration.add(probability, right.astype(float))
     return float(calibration.summary()["expected_calibration_error"])
 
 
-def calibrate(folder: Path, data: list[str], max_length: int, overlap: int, null: bool | None = None) -> dict[str, float]:
-    """Fits and writes both settings; returns them with the figures of the half that they were not fitted on.
+def calibrate(
+    folder: Path, data: list[str], max_length: int, overlap: int, null: bool | None = None
+) -> dict[str, float]:
+    """Fit both settings and write them; return them with figures of the other half.
 
-    null  what `--null auto` means for this checkpoint from now on, and what its probabilities are fitted for; None leaves it
+    data  Parquet files of development data
+    null  the checkpoint's new value of `--null auto`, for which its probabilities are fitted; None
+          keeps the present one
+
+    Raises ValueError if a half has no answerable question that gets an answer.
     """
     with option("model", folder):
         reader = CheckpointReader(LocalFolder(str(folder)), dtype=resolve_dtype("auto", "auto"))
@@ -157,28 +205,40 @@ def calibrate(folder: Path, data: list[str], max_length: int, overlap: int, null
     if max_length > most:
         raise SettingError(f"max_length={max_length}: the network takes at most {most} tokens")
     settings = replace(
-        settings, null=settings.null if null is None else null, null_trained=settings.null or settings.null_trained
+        settings,
+        null=settings.null if null is None else null,
+        null_trained=settings.null or settings.null_trained,
     )
-    files = [decode_file(reader, path, settings.null, settings.null_trained, max_length, overlap) for path in data]
+
+    # The halves are split by passage, so that no passage is both fitted and measured.
+    files = [
+        decode_file(reader, path, settings.null, settings.null_trained, max_length, overlap)
+        for path in data
+    ]
     fitted = [file.fitted_on for file in files]
     held = [~rows for rows in fitted]
     threshold = fit_threshold(files, fitted)
 
     def events(half: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Probabilities [temperatures, R] of the answers given to answerable questions, and whether they are right [R]."""
+        """Return the answers to answerable questions: probability [temperatures, R], right [R]."""
         given = [rows & (file.null_right == 0) for file, rows in zip(files, half, strict=True)]
         answerable = [not file.null_right.any() for file in files]
         if settings.null:
-            given = [rows & (file.margin <= threshold) for file, rows in zip(files, given, strict=True)]
+            given = [
+                rows & (file.margin <= threshold) for file, rows in zip(files, given, strict=True)
+            ]
         elif any(answerable):
             given = [rows & alone for alone, rows in zip(answerable, given, strict=True)]
         if not any(rows.any() for rows in given):
-            raise SettingError(f"data={','.join(data)}: a half of the passages has no answerable question with an answer given")
+            raise SettingError(
+                f"data={','.join(data)}: a half of the passages has no answerable question with an answer given"
+            )
         probability = [file.probability[:, rows] for file, rows in zip(files, given, strict=True)]
         return np.concatenate(probability, 1), np.concatenate(
             [file.exact[rows] > 0 for file, rows in zip(files, given, strict=True)]
         )
 
+    # Fit on one half, measure before (T = 1) and after on the other.
     chosen = fit_temperature(*events(fitted))
     probability, right = events(held)
     untempered = int(np.argmin(np.abs(TEMPERATURES - 1)))
@@ -188,12 +248,16 @@ def calibrate(folder: Path, data: list[str], max_length: int, overlap: int, null
         "calibration_error_before": calibration_error(probability[untempered], right),
         "calibration_error_after": calibration_error(probability[chosen], right),
     }
+
+    # F1 of the fitted threshold, between the two decisions that need none.
     for path, file, rows in zip(data, files, held, strict=True):
         name = Path(path).stem
         figures[f"f1 {name}, always the best span"] = file.mean_f1(np.inf, rows)
         if settings.null_trained:
             figures[f"f1 {name}, null on"] = file.mean_f1(threshold, rows)
             figures[f"f1 {name}, always no answer"] = 100 * float(file.null_right[rows].mean())
+
+    # Keep what else config.json says.
     config = read_config(folder)
     fitted_settings = {name: figures[name] for name in ("temperature", "null_threshold")}
     config["spanmill"] = {**config.get("spanmill", {}), **asdict(settings), **fitted_settings}
@@ -203,18 +267,32 @@ def calibrate(folder: Path, data: list[str], max_length: int, overlap: int, null
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m model.calibrate", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--model", required=True, help="checkpoint folder; its config.json is written")
-    parser.add_argument("--data", required=True, help="comma-separated Parquet files of development data")
-    parser.add_argument("--max_length", type=bounded(int, 8, 10**6), default=384)
-    parser.add_argument("--overlap", type=bounded(int, 0, 10**6), default=128)
-    parser.add_argument("--null", choices=["on", "off"], help="what `--null auto` shall mean for this checkpoint (as it is)")
+    """Calibrate as the command line says and print the figures as JSON."""
+    parser = argparse.ArgumentParser(
+        prog="python -m model.calibrate", description=__doc__, allow_abbrev=False
+    )
+    parser.add_argument(
+        "--model", required=True, help="checkpoint folder; its config.json is written"
+    )
+    parser.add_argument(
+        "--data", required=True, help="comma-separated Parquet files of development data"
+    )
+    parser.add_argument("--max_length", type=argument(whole(8, 10**6)), default=384)
+    parser.add_argument("--overlap", type=argument(whole(0, 10**6)), default=128)
+    parser.add_argument(
+        "--null",
+        choices=["on", "off"],
+        help="new meaning of `--null auto` for this checkpoint (unchanged)",
+    )
     options = parser.parse_args(arguments)
     null = None if options.null is None else options.null == "on"
     data = [path for path in options.data.split(",") if path]
 
     def work() -> str:
-        return json.dumps(calibrate(Path(options.model), data, options.max_length, options.overlap, null), indent=2)
+        return json.dumps(
+            calibrate(Path(options.model), data, options.max_length, options.overlap, null),
+            indent=2,
+        )
 
     return run_command(work)
 

@@ -1,4 +1,4 @@
-"""Checkpoints: where a model's folder is, what may stand in it, its digest and its own settings."""
+"""Checkpoints: where a model's folder is, which files it may have, its digest and settings."""
 
 from __future__ import annotations
 
@@ -12,22 +12,25 @@ from pathlib import Path
 from typing import Any, Protocol
 
 _READ_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
-"""What loading may read: settings, weights, vocabularies. Never pickles, never code."""
+"""Files that loading may read: settings, weights, vocabularies. Never pickles, never code."""
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that can't or must not be used; the message says what is wrong with it."""
+    """A checkpoint can't or must not be used; the message says why."""
 
 
 class Location(Protocol):
-    """Where a checkpoint is. Workers call `folder` on their own machine."""
+    """Where a checkpoint is. Each worker calls `folder` on its own machine."""
 
     def folder(self) -> Path:
-        """The local folder, fetched first if need be. Raises CheckpointError if there is none."""
+        """Return the local folder, fetched if necessary. Raises CheckpointError without one."""
         ...
 
     def pinned(self, folder: Path, digest: str) -> Location:
-        """The location of the very files that `folder()` gave, whose digest this is: what workers are told to fetch."""
+        """Return a location that always gives the files now in `folder`, which have this digest.
+
+        Workers fetch from it, so that a job uses the same files throughout.
+        """
         ...
 
 
@@ -36,6 +39,7 @@ class Bundled:
     """The checkpoint inside the installed package."""
 
     def folder(self) -> Path:
+        """Return the folder in the package."""
         return Path(__file__).parent / "bundled"
 
     def pinned(self, folder: Path, digest: str) -> Location:
@@ -49,8 +53,11 @@ class LocalFolder:
     path: str
 
     def folder(self) -> Path:
+        """Return the folder. Raises CheckpointError if it has no config.json."""
         if not (Path(self.path) / "config.json").is_file():
-            raise CheckpointError(f"{self.path} has no config.json: it is no Hugging Face checkpoint folder")
+            raise CheckpointError(
+                f"{self.path} has no config.json: it is no Hugging Face checkpoint folder"
+            )
         return Path(self.path)
 
     def pinned(self, folder: Path, digest: str) -> Location:
@@ -65,23 +72,36 @@ class Hub:
     revision: str | None = None
 
     def folder(self) -> Path:
+        """Return the folder in the local cache; download it if necessary. Raises CheckpointError."""
         from huggingface_hub import snapshot_download
 
         try:
-            return Path(snapshot_download(self.repository, revision=self.revision, allow_patterns=list(_READ_FILES)))
+            return Path(
+                snapshot_download(
+                    self.repository, revision=self.revision, allow_patterns=list(_READ_FILES)
+                )
+            )
         except Exception as error:
-            raise CheckpointError(f"{self.repository!r} is no local folder, and the hub gave none: {error}") from error
+            raise CheckpointError(
+                f"{self.repository!r} is no local folder, and the hub gave none: {error}"
+            ) from error
 
     def pinned(self, folder: Path, digest: str) -> Location:
+        """Return the commit of the files: the hub's cache names folders by commit."""
         return replace(self, revision=folder.name)
 
 
 def locate(model: str) -> Location:
-    """The location that a name means: "bundled", a folder, else a hub id[@revision]. Raises CheckpointError for a URL."""
+    """Return the location of a name: "bundled", a folder, else a hub id[@revision].
+
+    Raises CheckpointError for a URL.
+    """
     if model == "bundled":
         return Bundled()
     if "://" in model:
-        raise CheckpointError(f"{model} is a URL: give transforms.stored_folder.StoredFolder({model!r}), which fetches it")
+        raise CheckpointError(
+            f"{model} is a URL: give transforms.stored_folder.StoredFolder({model!r}), which fetches it"
+        )
     if os.path.isdir(model):
         return LocalFolder(os.path.abspath(model))
     repository, _, revision = model.partition("@")
@@ -90,13 +110,13 @@ def locate(model: str) -> Location:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """A checkpoint's own settings, `spanmill: {...}` in its config.json.
+    """A checkpoint's own settings: the object `spanmill` in its config.json.
 
-    null            what `--null auto` means
-    null_trained    whether its null option is trained, so that `--null on` makes sense
-    temperature     T of the posterior; losses are never tempered
+    null            the value of `--null auto`
+    null_trained    whether the null option was trained, so that `--null on` makes sense
+    temperature     T of the posterior; losses do not use it
     null_threshold  default of `--null_score_diff_threshold`
-    link            "softmax" or "sigmoid": what turns its logits into probabilities
+    link            "softmax" or "sigmoid": what turns the logits into probabilities
     """
 
     null: bool = False
@@ -107,6 +127,7 @@ class Settings:
 
     @property
     def usable(self) -> bool:
+        """Return whether every value has its type and is within its limits."""
         numbers = (self.temperature, self.null_threshold)
         return (
             isinstance(self.null, bool)
@@ -118,7 +139,7 @@ class Settings:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The checkpoint's config.json. Raises CheckpointError if it is missing or no JSON object."""
+    """Return the checkpoint's config.json. Raises CheckpointError unless it is a JSON object."""
     try:
         config = json.loads((folder / "config.json").read_text("utf-8"))
     except (OSError, ValueError) as error:
@@ -129,10 +150,15 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_settings(folder: Path) -> Settings:
-    """The checkpoint's own settings, with defaults where it has none. Raises CheckpointError for unusable ones."""
+    """Return the checkpoint's own settings, with defaults for missing ones.
+
+    Raises CheckpointError for unusable ones.
+    """
     given = read_config(folder).get("spanmill", {})
     if isinstance(given, dict):
-        settings = Settings(**{name: given[name] for name in Settings.__dataclass_fields__ if name in given})
+        settings = Settings(
+            **{name: given[name] for name in Settings.__dataclass_fields__ if name in given}
+        )
         if settings.usable:
             return settings
     raise CheckpointError(
@@ -142,17 +168,23 @@ def read_settings(folder: Path) -> Settings:
 
 
 def refuse_unsafe(folder: Path) -> None:
-    """Raises CheckpointError for a checkpoint that brings code of its own or has no safetensors weights."""
+    """Raise CheckpointError if a checkpoint names code of its own or has no safetensors weights."""
     if read_config(folder).get("auto_map"):
-        raise CheckpointError(f"{folder} names code of its own (auto_map in config.json): remote code is never run")
+        raise CheckpointError(
+            f"{folder} names code of its own (auto_map in config.json): remote code is never run"
+        )
     if not list(folder.glob("*.safetensors")):
-        pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(pattern))
+        pickled = sorted(
+            path.name
+            for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt")
+            for path in folder.glob(pattern)
+        )
         found = f"only {', '.join(pickled)}, which is a pickle" if pickled else "no weights at all"
         raise CheckpointError(f"{folder} has {found}: weights must be safetensors")
 
 
 def digest(folder: Path) -> str:
-    """SHA-256 (hex) over the names and bytes of all files that loading may read."""
+    """Return the SHA-256 (hex) over the names and bytes of all files that loading may read."""
     total = hashlib.sha256()
     for path in sorted({path for pattern in _READ_FILES for path in folder.glob(pattern)}):
         s = path.stat()
@@ -163,6 +195,6 @@ def digest(folder: Path) -> str:
 
 @lru_cache(64)
 def _content(path: Path, *state: int) -> bytes:
-    """SHA-256 of a file, which jobs of one process read once while its state is the same."""
+    """Return the SHA-256 of a file; cached per process as long as `state` is the same."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").digest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 import traceback
@@ -11,24 +12,23 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from model.checkpoint import CheckpointError
-from model.span_reader import SettingError
-from model.tokenizer import TokenizerError
+from model.reading.tokenizer import TokenizerError
+from model.settings import Kind, SettingError
 
 
-def bounded(kind: Callable[[str], float], low: float, high: float) -> Callable[[str], float]:
-    """The type of an option that is an int or a float (`kind`) from `low` to `high`."""
+def argument(kind: Kind) -> Callable[[str], Any]:
+    """Return the argparse type of an option that takes values of a kind."""
 
-    def parse(text: str) -> float:
+    def read(text: str) -> Any:
         try:
-            value = kind(text)
-        except ValueError:
-            value = float("nan")
-        if not low <= value <= high:
-            noun = "a whole number" if kind is int else "a number"
-            raise argparse.ArgumentTypeError(f"{text!r} is not {noun} from {low:g} to {high:g}")
+            value = kind.read(text)
+        except (ValueError, KeyError):
+            value = math.nan
+        if not kind.takes(value):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {kind.words}")
         return value
 
-    return parse
+    return read
 
 
 @contextmanager
@@ -56,7 +56,12 @@ def say(text: str, end: str = "\n") -> OSError | None:
         return OSError("it is closed")
     try:
         encoding = stream.encoding or "utf-8"
-        print(text.encode(encoding, "backslashreplace").decode(encoding), end=end, file=stream, flush=True)
+        print(
+            text.encode(encoding, "backslashreplace").decode(encoding),
+            end=end,
+            file=stream,
+            flush=True,
+        )
     except (OSError, ValueError) as error:
         with suppress(OSError, ValueError):
             null = os.open(os.devnull, os.O_WRONLY)
@@ -83,5 +88,8 @@ def run_command(work: Callable[[], str]) -> int:
         return 3
     unsaid = say(text)
     if unsaid:
-        print(f"the result can't be printed: standard output: {unsaid.strerror or unsaid}", file=sys.stderr)
+        print(
+            f"the result can't be printed: standard output: {unsaid.strerror or unsaid}",
+            file=sys.stderr,
+        )
     return 0

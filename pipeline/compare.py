@@ -10,14 +10,14 @@ from typing import Any
 
 import apache_beam as beam
 
-from pipeline.duplicates import audit_configuration
-from pipeline.identity import claimed_outputs
-from pipeline.options import Refused
+from pipeline.job.duplicates import audit_configuration
+from pipeline.job.identity import claimed_outputs
+from pipeline.job.options import Refused
 from transforms.compare_audits import SCORE_COLUMNS, AuditSide, CompareAudits
 from transforms.records import InputFile
-from transforms.storage import StorageError, absolute, join, open_parquet, read
+from transforms.run_files import RunFiles
+from transforms.storage import StorageError, absolute, open_parquet, read
 from transforms.write_comparison import Gate, WriteComparison
-from transforms.write_manifest import MANIFEST
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,14 @@ def resolve(options: argparse.Namespace) -> CompareJob:
     sides = _side(before, "before"), _side(after, "after")
     configuration: dict[str, Any] = {}
     for name, folder in (("before", before), ("after", after)):
-        content = json.loads(read(join(folder, MANIFEST)))["content"]
-        run = hashlib.sha256(read(join(folder, "run.json"))).hexdigest()
+        files = RunFiles(folder)
+        content = json.loads(read(files.manifest))["content"]
+        run = hashlib.sha256(read(files.run)).hexdigest()
         configuration |= {name: folder, f"{name}_run": run, f"{name}_content": content}
-    worst = 50 if options.worst is None else options.worst
-    gate = Gate(options.max_f1_drop, options.max_em_drop, options.max_loss_rise, options.max_failed_fraction)
-    return CompareJob(output, sides, gate, worst, {**configuration, "worst": worst})
+    gate = Gate(
+        options.max_f1_drop, options.max_em_drop, options.max_loss_rise, options.max_failed_fraction
+    )
+    return CompareJob(output, sides, gate, options.worst, {**configuration, "worst": options.worst})
 
 
 def _side(folder: str, option: str) -> AuditSide:
@@ -84,7 +86,9 @@ def _side(folder: str, option: str) -> AuditSide:
             columns = file.schema_arrow.names
         for column in (side.id, *(side.prefix + name for name in SCORE_COLUMNS)):
             if column not in columns:
-                raise Refused(f"--{option}={folder}: its rows have no column {column!r}, which a comparison needs")
+                raise Refused(
+                    f"--{option}={folder}: its rows have no column {column!r}, which a comparison needs"
+                )
     return replace(
         side,
         question=side.question if side.question in columns else "",

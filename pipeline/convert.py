@@ -20,23 +20,33 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import IO, Any
 
-logging.getLogger().addHandler(logging.NullHandler())  # Beam warns of optional packages while it is imported
+logging.getLogger().addHandler(
+    logging.NullHandler()
+)  # Beam warns of optional packages while it is imported
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.imported_rows import NUMBER_AS_TEXT, FormatError, ImportedRow, Layout, row_problem
-from pipeline.options import Refused
-from pipeline.place_golds import OFFSETS, better_unit, place_golds, write_line
-from pipeline.read_formats import READERS, recognise
-from pipeline.terminal import printable
-from pipeline.write_formats import WRITERS
+from pipeline.formats.imported_rows import (
+    NUMBER_AS_TEXT,
+    FormatError,
+    ImportedRow,
+    Layout,
+    row_problem,
+)
+from pipeline.formats.place_golds import OFFSETS, better_unit, place_golds, write_line
+from pipeline.formats.read_formats import READERS, recognise
+from pipeline.formats.write_formats import WRITERS
+from pipeline.job.options import Refused
+from pipeline.looks.terminal import printable
 from transforms.storage import StorageError, absolute, building, open_file
 
 ANSWERS_TYPE = pa.struct([("text", pa.list_(pa.string())), ("answer_start", pa.list_(pa.int32()))])
 
 _CONTRACT = ("id", "question", "context", "answers")
-_ENCODINGS = ": if the file is in another encoding, --encoding=cp1252 (or latin-1, shift_jis, ...) reads it"
+_ENCODINGS = (
+    ": if the file is in another encoding, --encoding=cp1252 (or latin-1, shift_jis, ...) reads it"
+)
 _ROWS_AT_ONCE, _CHARACTERS_AT_ONCE = 1024, 2**24
 
 
@@ -84,17 +94,27 @@ class Survey:
             self._add_column(name, [example.others.get(name) for example in kept])
         self.rows += len(kept)
         for example in kept:
-            self.asked.update(name for name in ("question", "context") if isinstance(getattr(example, name), str))
+            self.asked.update(
+                name for name in ("question", "context") if isinstance(getattr(example, name), str)
+            )
         self.ids = self.ids or any(example.id is not None for example in kept)
-        self.answers = self.answers or any(example.golds is not None or example.problems for example in kept)
+        self.answers = self.answers or any(
+            example.golds is not None or example.problems for example in kept
+        )
 
     def _left_out(self, example: ImportedRow) -> bool:
         problem = row_problem(example)
         for reason, found in example.problems:
-            if not self.first and (example.unreadable or reason in ("question_not_text", "context_not_text")):
-                self.first = f"{example.where}: {reason}, but {type(found).__name__}: {str(found)[:80]}"
+            if not self.first and (
+                example.unreadable or reason in ("question_not_text", "context_not_text")
+            ):
+                self.first = (
+                    f"{example.where}: {reason}, but {type(found).__name__}: {str(found)[:80]}"
+                )
         if problem and not self.first:
-            self.first = f"{example.where}: {problem}" + (_ENCODINGS if problem.endswith("_not_utf8") else "")
+            self.first = f"{example.where}: {problem}" + (
+                _ENCODINGS if problem.endswith("_not_utf8") else ""
+            )
         return bool(problem)
 
     def _add_column(self, name: str, values: list[Any]) -> None:
@@ -112,7 +132,10 @@ class Survey:
         fields = [("id", pa.string())] if self.ids else []
         fields += [("question", pa.string()), ("context", pa.string()), ("answers", ANSWERS_TYPE)]
         others = ((name, kind) for name, kind in self.kinds.items())
-        fields += [(name, pa.string() if kind is None or pa.types.is_null(kind) else kind) for name, kind in others]
+        fields += [
+            (name, pa.string() if kind is None or pa.types.is_null(kind) else kind)
+            for name, kind in others
+        ]
         return pa.schema(fields)
 
 
@@ -131,7 +154,11 @@ class _ColumnError(ValueError):
 
 
 def convert_rows(
-    read: Callable[[], Iterator[ImportedRow]], output: str, unit: str, report: IO[str], counts: Counter[str]
+    read: Callable[[], Iterator[ImportedRow]],
+    output: str,
+    unit: str,
+    report: IO[str],
+    counts: Counter[str],
 ) -> Survey:
     """Writes rows as Parquet, a bounded number at a time; they are read twice, as their types are known at their end.
 
@@ -146,7 +173,9 @@ def convert_rows(
         try:
             _write(read, output, survey, unit, report, counts)
             return survey
-        except _ColumnError as error:  # found while its type was made of many rows: once for each column
+        except (
+            _ColumnError
+        ) as error:  # found while its type was made of many rows: once for each column
             survey.kinds[error.name] = None
             counts.clear()
             report.seek(0)
@@ -156,12 +185,21 @@ def convert_rows(
 def _check(survey: Survey) -> None:
     """Raises FormatError for a file without a row, or without questions or contexts that are text."""
     if not survey.rows:
-        raise FormatError("there is no row in it that Parquet can hold" + (f"; {survey.first}" if survey.first else ""))
+        raise FormatError(
+            "there is no row in it that Parquet can hold"
+            + (f"; {survey.first}" if survey.first else "")
+        )
     for name in ("question", "context"):
         if not survey.asked[name]:
             columns = ", ".join(map(repr, survey.kinds)) or "none"
-            why = survey.first if f"{name}_not_text" in survey.first else f"the other columns are {columns}"
-            raise FormatError(f"no row has text as its {name} ({why}): --{name}_column=NAME names the column that holds it")
+            why = (
+                survey.first
+                if f"{name}_not_text" in survey.first
+                else f"the other columns are {columns}"
+            )
+            raise FormatError(
+                f"no row has text as its {name} ({why}): --{name}_column=NAME names the column that holds it"
+            )
 
 
 def _write(
@@ -179,7 +217,12 @@ def _write(
             for example in batch:
                 if problem := row_problem(example):
                     counts[f"left_out_{problem}"] += 1
-                    write_line(report, example, problem, found=next((str(found)[:200] for _, found in example.problems), None))
+                    write_line(
+                        report,
+                        example,
+                        problem,
+                        found=next((str(found)[:200] for _, found in example.problems), None),
+                    )
                     continue
                 answers = place_golds(example, unit, report, counts)
                 texts = {"id": example.id, "question": example.question, "context": example.context}
@@ -212,12 +255,16 @@ def _array(values: list[Any], kind: pa.DataType | None = None) -> pa.Array:
     held = next((value for value in values if isinstance(value, pa.Array)), None)
     if held is None:
         return pa.array(values, kind)
-    return pa.concat_arrays([pa.nulls(1, held.type) if value is None else value for value in values])
+    return pa.concat_arrays(
+        [pa.nulls(1, held.type) if value is None else value for value in values]
+    )
 
 
 def _as_text(value: Any) -> str | None:
     """A value of a column that holds values of several types: texts as they are, others as JSON."""
-    return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return (
+        value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    )
 
 
 def import_file(options: argparse.Namespace) -> int:
@@ -230,7 +277,10 @@ def import_file(options: argparse.Namespace) -> int:
             kind, encoding = recognise(file, options.input, options.format, options.encoding)
         except FormatError as error:
             raise Refused(f"--input={options.input}: {error}") from error
-    names = {name: getattr(options, f"{name}_column") for name in ("id", "question", "context", "answers", "start")}
+    names = {
+        name: getattr(options, f"{name}_column")
+        for name in ("id", "question", "context", "answers", "start")
+    }
     layout = Layout(**names, encoding=encoding, delimiter=options.delimiter or "")
     drop = {name.strip() for name in (options.drop_columns or "").split(",")}
     counts: Counter[str] = Counter()
@@ -239,7 +289,12 @@ def import_file(options: argparse.Namespace) -> int:
     def read() -> Iterator[ImportedRow]:
         with _blaming("input", options.input), open_file(source) as file:
             for example in READERS[kind](file, layout):
-                yield replace(example, others={name: value for name, value in example.others.items() if name not in drop})
+                yield replace(
+                    example,
+                    others={
+                        name: value for name, value in example.others.items() if name not in drop
+                    },
+                )
 
     try:
         with (
@@ -278,16 +333,26 @@ def _blaming(option: str, value: str) -> Iterator[None]:
         raise Refused(f"--{option}={value}: {reason}") from error
 
 
-def summary(counts: Counter[str], survey: Survey, answers_column: str, listed: str) -> Iterator[str]:
+def summary(
+    counts: Counter[str], survey: Survey, answers_column: str, listed: str
+) -> Iterator[str]:
     """What is to be said of an import, a line for each thing that is there."""
 
     def of(kind: str) -> dict[str, int]:
-        return {name[len(kind) :]: counts[name] for name in sorted(counts) if name.startswith(kind) and counts[name]}
+        return {
+            name[len(kind) :]: counts[name]
+            for name in sorted(counts)
+            if name.startswith(kind) and counts[name]
+        }
 
     golds = of("gold_")
     yield f"golds: {', '.join(f'{count} {name}' for name, count in golds.items()) or 'none'}"
     if not survey.answers:
-        near = [name for name in survey.kinds if any(word in name.casefold() for word in ("answer", "gold"))]
+        near = [
+            name
+            for name in survey.kinds
+            if any(word in name.casefold() for word in ("answer", "gold"))
+        ]
         near += difflib.get_close_matches(answers_column, list(survey.kinds))
         hint = f", but {near[0]!r}: see --answers_column={near[0]}" if near else ""
         yield f"there is no column {answers_column!r}{hint}"
@@ -317,7 +382,11 @@ def summary(counts: Counter[str], survey: Survey, answers_column: str, listed: s
 def export_run(options: argparse.Namespace) -> int:
     """Writes a finished run in another format. Returns the exit code."""
     with _blaming("output", options.output):
-        print(WRITERS[options.format](absolute(options.run), absolute(options.output), options.answers))
+        print(
+            WRITERS[options.format](
+                absolute(options.run), absolute(options.output), options.answers
+            )
+        )
     return 0
 
 
@@ -329,27 +398,74 @@ def make_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     stages = parser.add_subparsers(required=True, metavar="import|export")
-    add = stages.add_parser("import", help="a file to Parquet in the input contract", allow_abbrev=False)
-    add.set_defaults(run_stage=import_file)
-    add.add_argument("--input", required=True, metavar="FILE", help="a file or URL, compressed or not")
-    add.add_argument("--output", required=True, metavar="FILE", help="the Parquet file; beside it comes FILE.golds.jsonl")
-    add.add_argument("--format", choices=list(READERS), help="(by the ending: .json, .jsonl, .csv, .tsv, .parquet; by content)")
-    add.add_argument("--encoding", type=_encoding, metavar="NAME", help="of text (UTF-8, or what its byte order mark says)")
-    add.add_argument("--delimiter", type=_delimiter, metavar="C", help="of csv and tsv, one character or `tab` (, and tab)")
-    add.add_argument("--offsets", choices=list(OFFSETS), default="code_points", help="what starts count (code_points)")
-    for name in ("question", "context", "id", "answers"):
-        add.add_argument(f"--{name}_column", default=name, metavar="NAME", help=f"of all formats but mrqa ({name})")
-    add.add_argument(
-        "--start_column", default="answer_start", metavar="NAME", help="of answers that are plain text (answer_start)"
+    add = stages.add_parser(
+        "import", help="a file to Parquet in the input contract", allow_abbrev=False
     )
-    add.add_argument("--drop_columns", metavar="A,B", help="columns to leave out; all others go along")
-    out = stages.add_parser("export", help="a finished run of annotate to another format", allow_abbrev=False)
+    add.set_defaults(run_stage=import_file)
+    add.add_argument(
+        "--input", required=True, metavar="FILE", help="a file or URL, compressed or not"
+    )
+    add.add_argument(
+        "--output",
+        required=True,
+        metavar="FILE",
+        help="the Parquet file; beside it comes FILE.golds.jsonl",
+    )
+    add.add_argument(
+        "--format",
+        choices=list(READERS),
+        help="(by the ending: .json, .jsonl, .csv, .tsv, .parquet; by content)",
+    )
+    add.add_argument(
+        "--encoding",
+        type=_encoding,
+        metavar="NAME",
+        help="of text (UTF-8, or what its byte order mark says)",
+    )
+    add.add_argument(
+        "--delimiter",
+        type=_delimiter,
+        metavar="C",
+        help="of csv and tsv, one character or `tab` (, and tab)",
+    )
+    add.add_argument(
+        "--offsets",
+        choices=list(OFFSETS),
+        default="code_points",
+        help="what starts count (code_points)",
+    )
+    for name in ("question", "context", "id", "answers"):
+        add.add_argument(
+            f"--{name}_column",
+            default=name,
+            metavar="NAME",
+            help=f"of all formats but mrqa ({name})",
+        )
+    add.add_argument(
+        "--start_column",
+        default="answer_start",
+        metavar="NAME",
+        help="of answers that are plain text (answer_start)",
+    )
+    add.add_argument(
+        "--drop_columns", metavar="A,B", help="columns to leave out; all others go along"
+    )
+    out = stages.add_parser(
+        "export", help="a finished run of annotate to another format", allow_abbrev=False
+    )
     out.set_defaults(run_stage=export_run)
-    out.add_argument("--run", required=True, metavar="DIR", help="output of annotate, a folder or URL")
-    out.add_argument("--output", required=True, metavar="PATH", help="file to write; of predictions, a folder")
+    out.add_argument(
+        "--run", required=True, metavar="DIR", help="output of annotate, a folder or URL"
+    )
+    out.add_argument(
+        "--output", required=True, metavar="PATH", help="file to write; of predictions, a folder"
+    )
     out.add_argument("--format", required=True, choices=list(WRITERS))
     out.add_argument(
-        "--answers", default="predicted", metavar="COLUMN", help="which answers SQuAD JSON holds: a column of golds (predicted)"
+        "--answers",
+        default="predicted",
+        metavar="COLUMN",
+        help="which answers SQuAD JSON holds: a column of golds (predicted)",
     )
     return parser
 
@@ -358,7 +474,9 @@ def _encoding(text: str) -> str:
     try:
         "".encode(text)
     except LookupError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an encoding of text that Python knows, such as cp1252") from error
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not an encoding of text that Python knows, such as cp1252"
+        ) from error
     return text
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import apache_beam as beam
 
-from pipeline.duplicates import list_parts
-from pipeline.identity import claimed_outputs, input_ranges
-from pipeline.job import Job
+from pipeline.job.duplicates import list_parts
+from pipeline.job.identity import claimed_outputs, input_ranges
+from pipeline.job.resolve import Job
+from transforms.accounting import StageOutput
 from transforms.claim import Output
 from transforms.correct_golds import CorrectGolds
 from transforms.decode_answers import DecodeAnswers
@@ -16,43 +17,46 @@ from transforms.measure_loss import MeasureLoss
 from transforms.merge_receipts import MergeReceipts
 from transforms.plan_chunks import PlanChunks
 from transforms.predict_spans import PredictSpans
-from transforms.publish_manifest import PublishManifest
 from transforms.read_chunk import ReadChunk
 from transforms.read_examples import ReadExamples
 from transforms.storage import absolute
+from transforms.write_audit import WriteAudit
 from transforms.write_chunk import WriteChunk
-from transforms.write_manifest import StageOutput, WriteManifest
+from transforms.write_manifest import WriteManifest
 
 
 def build(pipeline: beam.Pipeline, job: Job) -> None:
     """files -> runs -> | shuffle | -> chunk by chunk: read, cut, predict, decode, measure, write -> receipts -> manifest.
 
-    An audit's manifest is pending until its duplicates are found, and those are found in the parts that it has by then.
-    One local worker needs no shuffle, and so works on the first chunk before the last file is planned.
+    An audit's files come before the manifests: its duplicates are found in the parts that it has by then. One local
+    worker needs no shuffle, and so works on the first chunk before the last file is planned.
     """
     outputs = claimed_outputs(job)
-    manifests = tuple(StageOutput(each, job.about(each.stage), tuple(job.corrections)) for each in outputs)
+    corrections = tuple(job.audit.corrections) if job.audit else ()
+    manifests = tuple(StageOutput(each, job.about(each.stage), corrections) for each in outputs)
     process = _ProcessChunks(job, outputs)
-    if job.accelerator:  # for all of them: a hint in their middle would split what a runner fuses
-        process = process.with_resource_hints(accelerator=job.accelerator)
+    if (
+        job.work.accelerator
+    ):  # for all of them: a hint in their middle would split what a runner fuses
+        process = process.with_resource_hints(accelerator=job.work.accelerator)
     runs = (
         pipeline
-        | "ListFiles" >> beam.Create(input_ranges(job), reshuffle=not job.alone)
-        | "PlanChunks" >> PlanChunks(job.expected, job.texts, job.chunk_size)
+        | "ListFiles" >> beam.Create(input_ranges(job), reshuffle=not job.work.alone)
+        | "PlanChunks" >> PlanChunks(job.inputs.expected, job.inputs.texts, job.work.chunk_size)
     )
-    if not job.alone:
+    if not job.work.alone:
         runs |= "Reshuffle" >> beam.Reshuffle()
     totals = runs | "ProcessChunks" >> process | "MergeReceipts" >> MergeReceipts(job.stages)
-    if "audit" in job.stages:
-        totals |= "ReadExamples" >> ReadExamples(job.read)
-    written = totals | "WriteManifest" >> WriteManifest(manifests, job.max_failed_fraction)
-    if "audit" in job.stages:
-        audit = next(each for each in outputs if each.stage == "audit")
-        against = absolute(job.against) if job.against else ""
-        parts = written | "ListParts" >> beam.FlatMap(list_parts, audit.folder, against)
-        if not job.alone:
+    if job.audit:
+        audit = next(each for each in manifests if each.output.stage == "audit")
+        against = absolute(job.audit.against) if job.audit.against else ""
+        totals |= "ReadExamples" >> ReadExamples(job.inputs.columns)
+        totals |= "WriteAudit" >> WriteAudit(audit)
+        parts = totals | "ListParts" >> beam.FlatMap(list_parts, audit.output.folder, against)
+        if not job.work.alone:
             parts |= "ReshuffleParts" >> beam.Reshuffle()
-        _ = parts | "FindDuplicates" >> FindDuplicates(audit, job.against) | "PublishManifest" >> PublishManifest(audit)
+        totals = parts | "FindDuplicates" >> FindDuplicates(audit.output, job.audit.against)
+    _ = totals | "WriteManifest" >> WriteManifest(manifests, job.work.max_failed_fraction)
 
 
 class _ProcessChunks(beam.PTransform):
@@ -64,15 +68,18 @@ class _ProcessChunks(beam.PTransform):
 
     def expand(self, runs: beam.PCollection) -> beam.PCollection:
         job = self.job
-        chunks = runs | "ReadChunk" >> ReadChunk(self.outputs, job.expected)
-        if job.corrections:
-            chunks |= "CorrectGolds" >> CorrectGolds(job.corrections, job.columns.id, job.read.context, job.read.answers)
+        read = job.inputs.columns
+        chunks = runs | "ReadChunk" >> ReadChunk(self.outputs, job.inputs.expected)
+        if job.audit and job.audit.corrections:
+            chunks |= "CorrectGolds" >> CorrectGolds(
+                job.audit.corrections, job.columns.id, read.context, read.answers
+            )
         answered = (
             chunks
-            | "MakeWindows" >> MakeWindows(job.reader, job.limits, job.read)
-            | "PredictSpans" >> PredictSpans(job.reader, job.decoding, job.batch_tokens, job.audit.link)
-            | "DecodeAnswers" >> DecodeAnswers(job.decoding, job.null_threshold, "annotate" in job.stages)
+            | "MakeWindows" >> MakeWindows(job.reader, job.inputs.columns)
+            | "PredictSpans" >> PredictSpans(job.reader)
+            | "DecodeAnswers" >> DecodeAnswers(job.reader, "annotate" in job.stages)
         )
-        if "audit" in job.stages:
-            answered |= "MeasureLoss" >> MeasureLoss(job.decoding, job.audit)
+        if job.audit:
+            answered |= "MeasureLoss" >> MeasureLoss(job.reader, job.audit.options)
         return answered | "WriteChunk" >> WriteChunk(self.outputs, job.columns)

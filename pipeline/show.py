@@ -15,20 +15,22 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-logging.getLogger().addHandler(logging.NullHandler())  # Beam warns of optional packages while it is imported
+logging.getLogger().addHandler(
+    logging.NullHandler()
+)  # Beam warns of optional packages while it is imported
 
 import pyarrow as pa
 from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
+from model.audit.golds import answers_of
 from model.command import say
-from model.golds import answers_of
-from pipeline import where
-from pipeline.choose_rows import choose
-from pipeline.finished import FinishedRun, open_run
-from pipeline.options import Refused
-from pipeline.terminal import one_line, printable
+from pipeline.formats import where
+from pipeline.formats.choose_rows import choose
+from pipeline.formats.finished import FinishedRun, open_run
+from pipeline.job.options import Refused
+from pipeline.looks.terminal import one_line, printable
 from transforms.report.passages import excerpts, pieces
 from transforms.storage import StorageError, absolute
 
@@ -50,7 +52,16 @@ _OUTPUTS = (
         "answer_start",
         "answer_end",
     ),
-    *("prediction", "prediction_start", "prediction_end", "gold_start", "gold_end", "gold_probability", "nll", "f1"),
+    *(
+        "prediction",
+        "prediction_start",
+        "prediction_end",
+        "gold_start",
+        "gold_end",
+        "gold_probability",
+        "nll",
+        "f1",
+    ),
 )
 
 StyledSpan = tuple[int, int, str]
@@ -67,7 +78,11 @@ def spans_of(row: dict[str, Any], golds: Any) -> list[StyledSpan]:
     found: list[tuple[Any, Any, str]] = [(row.get("gold_start"), row.get("gold_end"), GOLD)]
     if golds and golds.get("text") and golds.get("answer_start"):
         placed = zip(golds["text"], golds["answer_start"], strict=False)
-        found += [(start, start + len(text), GOLD) for text, start in placed if text and start is not None and start >= 0]
+        found += [
+            (start, start + len(text), GOLD)
+            for text, start in placed
+            if text and start is not None and start >= 0
+        ]
     for name in ("answer", "prediction"):
         found.append((row.get(f"{name}_start"), row.get(f"{name}_end"), ANSWER))
     return [span for span in dict.fromkeys(found) if span[0] is not None and span[1] is not None]
@@ -79,7 +94,11 @@ def excerpt(context: str, spans: Sequence[StyledSpan], around: int, marked: bool
     marked  whether signs stand around the spans, for terminals without colours
     """
     # Golds of a data set may be anywhere.
-    marks = [(style, (start, min(end, len(context)))) for start, end, style in spans if start < len(context)]
+    marks = [
+        (style, (start, min(end, len(context))))
+        for start, end, style in spans
+        if start < len(context)
+    ]
     parts = excerpts(len(context), [span for _, span in marks], around)
     result = Text()
     for number, (low, high) in enumerate(parts):
@@ -88,10 +107,14 @@ def excerpt(context: str, spans: Sequence[StyledSpan], around: int, marked: bool
         for styles, text in pieces(context, (low, high), marks):
             stop = begin + len(text)
             if marked:
-                result.append("".join(_MARKS[style][0] for style, (start, _) in marks if start == begin))
+                result.append(
+                    "".join(_MARKS[style][0] for style, (start, _) in marks if start == begin)
+                )
             result.append(one_line(text), styles)
             if marked:
-                result.append("".join(_MARKS[style][1] for style, (_, end) in reversed(marks) if end == stop))
+                result.append(
+                    "".join(_MARKS[style][1] for style, (_, end) in reversed(marks) if end == stop)
+                )
             begin = stop
     result.append(" …" if parts[-1][1] < len(context) else "")
     return result
@@ -105,7 +128,9 @@ def lines_of(run: FinishedRun, row: dict[str, Any], around: int, marked: bool) -
         return row.get(name) if name else None
 
     made = {name: row.get(run.output(name)) for name in _OUTPUTS}
-    yield Text.assemble((one_line(str(given("id"))), "bold"), ": ", one_line(str(given("question"))))
+    yield Text.assemble(
+        (one_line(str(given("id"))), "bold"), ": ", one_line(str(given("question")))
+    )
     if made["status"] == "rejected":
         yield Text(f"rejected: {made['reason']}", "red")
     else:
@@ -130,7 +155,11 @@ def lines_of(run: FinishedRun, row: dict[str, Any], around: int, marked: bool) -
         yield excerpt(context, spans_of(made, golds), around, marked)
     others = (made["n_best"] or [])[1:]
     if others:
-        yield Text("then: " + " | ".join(f"{quoted(each['text'])} {each['probability']:.2f}" for each in others), "dim")
+        yield Text(
+            "then: "
+            + " | ".join(f"{quoted(each['text'])} {each['probability']:.2f}" for each in others),
+            "dim",
+        )
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -144,11 +173,21 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("output", help="output of annotate or audit, a folder or URL")
     chosen = parser.add_mutually_exclusive_group()
     chosen.add_argument("--id", metavar="X", help="the row with this id")
-    chosen.add_argument("--worst", type=_count, metavar="N", help="the rows of highest loss, of an audit")
-    chosen.add_argument("--sample", type=_count, default=12, metavar="N", help="rows spread over all of them (12)")
-    parser.add_argument("--where", metavar="CONDITION", help="only rows that meet a condition, see below")
+    chosen.add_argument(
+        "--worst", type=_count, metavar="N", help="the rows of highest loss, of an audit"
+    )
+    chosen.add_argument(
+        "--sample", type=_count, default=12, metavar="N", help="rows spread over all of them (12)"
+    )
     parser.add_argument(
-        "--around", type=_count, default=160, metavar="N", help="characters shown on either side of a span (160)"
+        "--where", metavar="CONDITION", help="only rows that meet a condition, see below"
+    )
+    parser.add_argument(
+        "--around",
+        type=_count,
+        default=160,
+        metavar="N",
+        help="characters shown on either side of a span (160)",
     )
     return parser
 
@@ -161,7 +200,9 @@ def _count(text: str) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = make_parser().parse_args(arguments)
-    seen = Console()  # what the terminal is; a console that writes to it would fail where it is closed or full
+    seen = (
+        Console()
+    )  # what the terminal is; a console that writes to it would fail where it is closed or full
     console = Console(
         width=seen.width,
         color_system=seen.color_system,  # type: ignore[arg-type]  # one of those that it takes

@@ -55,7 +55,7 @@ from transformers import (
 )
 
 from model.checkpoint import LocalFolder
-from model.reader import CheckpointReader
+from model.reading.reader import CheckpointReader
 
 SAMPLE_SOURCES = Path(__file__).parent.parent / "pipeline" / "sample" / "source"
 
@@ -79,9 +79,13 @@ def _wordpieces() -> dict[str, int]:
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(vocab_size=800, special_tokens=_BERT_TOKENS, show_progress=False)
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=800, special_tokens=_BERT_TOKENS, show_progress=False
+    )
     tokenizer.train_from_iterator(sample_texts(), trainer)
-    learnt = sorted(tokenizer.get_vocab().keys() - set(_BERT_TOKENS))  # the trainer numbers them anew in every process
+    learnt = sorted(
+        tokenizer.get_vocab().keys() - set(_BERT_TOKENS)
+    )  # the trainer numbers them anew in every process
     return {token: k for k, token in enumerate([*_BERT_TOKENS, *learnt])}
 
 
@@ -106,7 +110,9 @@ def _unigrams() -> list[tuple[str, float]]:
     """Pieces of a Unigram model over metaspace words, without special tokens; the trainer's scores differ every time."""
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    tokenizer.train_from_iterator(sample_texts(), trainers.UnigramTrainer(vocab_size=800, show_progress=False))
+    tokenizer.train_from_iterator(
+        sample_texts(), trainers.UnigramTrainer(vocab_size=800, show_progress=False)
+    )
     return [(piece, -5.0) for piece in sorted(tokenizer.get_vocab())]
 
 
@@ -144,11 +150,23 @@ def roberta_tokenizer() -> PreTrainedTokenizerFast:
 
 def joined_emoji_tokenizer() -> PreTrainedTokenizerFast:
     """RoBERTa's with bytes for tokens and one merge: the zero-width joiner and half of the emoji after it."""
-    zero_width_joiner, emoji = "âĢį", "ðŁ"  # the letters that stand for the bytes e2 80 8d and f0 9f
+    zero_width_joiner, emoji = (
+        "âĢį",
+        "ðŁ",
+    )  # the letters that stand for the bytes e2 80 8d and f0 9f
     merges = [("â", "Ģ"), ("âĢ", "į"), ("ð", "Ł"), (zero_width_joiner, emoji)]
-    tokens = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    tokens = [
+        "<s>",
+        "<pad>",
+        "</s>",
+        "<unk>",
+        "<mask>",
+        *sorted(pre_tokenizers.ByteLevel.alphabet()),
+    ]
     tokens += [left + right for left, right in merges]
-    return RobertaTokenizer(vocab={token: k for k, token in enumerate(tokens)}, merges=merges, model_max_length=512)
+    return RobertaTokenizer(
+        vocab={token: k for k, token in enumerate(tokens)}, merges=merges, model_max_length=512
+    )
 
 
 def modernbert_tokenizer() -> PreTrainedTokenizerFast:
@@ -199,14 +217,26 @@ class Architecture:
         tokenizer = self.tokenizer()
         torch.manual_seed(seed)
         network = self.network(
-            self.config(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, **{**_SIZES, **self.sizes})
+            self.config(
+                vocab_size=len(tokenizer),
+                pad_token_id=tokenizer.pad_token_id,
+                **{**_SIZES, **self.sizes},
+            )
         )
         network.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         return folder
 
 
-_BERT = Architecture("bert", wordpiece, BertForQuestionAnswering, BertConfig, 512, True, {"max_position_embeddings": 512})
+_BERT = Architecture(
+    "bert",
+    wordpiece,
+    BertForQuestionAnswering,
+    BertConfig,
+    512,
+    True,
+    {"max_position_embeddings": 512},
+)
 
 ARCHITECTURES = [
     _BERT,
@@ -231,7 +261,9 @@ ARCHITECTURES = [
     Architecture(
         "albert",
         lambda: AlbertTokenizer(
-            vocab=_with_special("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"), unk_id=1, model_max_length=512
+            vocab=_with_special("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"),
+            unk_id=1,
+            model_max_length=512,
         ),
         AlbertForQuestionAnswering,
         AlbertConfig,
@@ -259,7 +291,9 @@ ARCHITECTURES = [
     ),
     Architecture(
         "deberta-v2",
-        lambda: DebertaV2Tokenizer(vocab=_with_special("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"), model_max_length=512),
+        lambda: DebertaV2Tokenizer(
+            vocab=_with_special("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"), model_max_length=512
+        ),
         DebertaV2ForQuestionAnswering,
         DebertaV2Config,
         512,
@@ -307,12 +341,43 @@ OTHERS = [
         LongformerConfig,
         512,
         False,
-        {"attention_window": [16, 16], "max_position_embeddings": 514, "type_vocab_size": 1, "sep_token_id": 2},
+        {
+            "attention_window": [16, 16],
+            "max_position_embeddings": 514,
+            "type_vocab_size": 1,
+            "sep_token_id": 2,
+        },
     ),
-    Architecture("fnet", wordpiece, FNetForQuestionAnswering, FNetConfig, 512, True, {}),  # without an attention mask
-    Architecture("yoso", wordpiece, YosoForQuestionAnswering, YosoConfig, 512, False, {"max_position_embeddings": 514}),
-    Architecture("convbert", wordpiece, ConvBertForQuestionAnswering, ConvBertConfig, 512, True, {"embedding_size": 32}),
-    Architecture("ibert", wordpiece, IBertForQuestionAnswering, IBertConfig, 512, False, {"type_vocab_size": 1}),
+    Architecture(
+        "fnet", wordpiece, FNetForQuestionAnswering, FNetConfig, 512, True, {}
+    ),  # without an attention mask
+    Architecture(
+        "yoso",
+        wordpiece,
+        YosoForQuestionAnswering,
+        YosoConfig,
+        512,
+        False,
+        {"max_position_embeddings": 514},
+    ),
+    Architecture(
+        "convbert",
+        wordpiece,
+        ConvBertForQuestionAnswering,
+        ConvBertConfig,
+        512,
+        True,
+        {"embedding_size": 32},
+    ),
+    Architecture(
+        "ibert",
+        wordpiece,
+        IBertForQuestionAnswering,
+        IBertConfig,
+        512,
+        False,
+        {"type_vocab_size": 1},
+    ),
 ]
 """Networks that see the padding of their neighbours, or want what most don't."""
 
@@ -342,7 +407,13 @@ class Checkpoint:
         tokenizer = AutoTokenizer.from_pretrained(self.folder, split_special_tokens=True)
         backend = tokenizer.backend_tokenizer
         if isinstance(backend.model, models.Unigram):
-            spelled = [token for token in tokenizer.all_special_tokens if token != tokenizer.unk_token]
-            first = Regex("|".join(f"{re.escape(token[0])}(?={re.escape(token[1:])})" for token in spelled))
-            backend.pre_tokenizer = pre_tokenizers.Sequence([backend.pre_tokenizer, pre_tokenizers.Split(first, "isolated")])
+            spelled = [
+                token for token in tokenizer.all_special_tokens if token != tokenizer.unk_token
+            ]
+            first = Regex(
+                "|".join(f"{re.escape(token[0])}(?={re.escape(token[1:])})" for token in spelled)
+            )
+            backend.pre_tokenizer = pre_tokenizers.Sequence(
+                [backend.pre_tokenizer, pre_tokenizers.Split(first, "isolated")]
+            )
         return tokenizer

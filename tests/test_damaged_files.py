@@ -15,7 +15,12 @@ from tests.started import start
 
 def annotate(folder: Path, model: Path) -> int:
     """The exit code of a run in a process of its own, which a damaged file might crash."""
-    arguments = [f"--input={folder}/in", f"--output={folder}/out", f"--model={model}", "--max_failed_fraction=1"]
+    arguments = [
+        f"--input={folder}/in",
+        f"--output={folder}/out",
+        f"--model={model}",
+        "--max_failed_fraction=1",
+    ]
     process = start(["annotate", *arguments, f"--chunk_rows={ROW_GROUP // 2}"], folder / "log")
     process.join()
     assert process.exitcode is not None
@@ -48,12 +53,19 @@ def check(folder: Path, model: Path, files: dict[str, bytes]) -> tuple[int, int]
     assert parts["0-first"] == parts["9-last"] == ROWS
     assert sum(parts.values()) + rows["in_failed_chunks"] == rows["planned"]
     for name in files.keys() - refused - failed:
-        assert parts.get(name, 0) == pq.ParquetFile(folder / "in" / f"{name}.parquet").metadata.num_rows
+        assert (
+            parts.get(name, 0)
+            == pq.ParquetFile(folder / "in" / f"{name}.parquet").metadata.num_rows
+        )
     return len(refused), len(failed)
 
 
 def test_some_damaged_files(tmp_path: Path, bert_folder: Path):
-    files = {f"{number:04}-{name}": content for number in range(40) for name, content in [damaged(number)]}
+    files = {
+        f"{number:04}-{name}": content
+        for number in range(40)
+        for name, content in [damaged(number)]
+    }
     refused, failed = check(tmp_path, bert_folder, files)
     assert refused >= 10
     assert failed >= 3
@@ -62,7 +74,9 @@ def test_some_damaged_files(tmp_path: Path, bert_folder: Path):
 def test_odd_files(tmp_path: Path, bert_folder: Path):
     for name, table in odd_tables().items():
         write_input(tmp_path / "odd" / f"{name}.parquet", table)
-    files = {path.stem.replace(" ", "_"): path.read_bytes() for path in (tmp_path / "odd").iterdir()}
+    files = {
+        path.stem.replace(" ", "_"): path.read_bytes() for path in (tmp_path / "odd").iterdir()
+    }
     refused, failed = check(tmp_path, bert_folder, files)
     failures = {Path(each["path"]).stem for each in read_manifest(tmp_path / "out")["failures"]}
     assert failures == {"binary_texts", "list_of_texts", "numbers", "no_context"}
@@ -70,18 +84,29 @@ def test_odd_files(tmp_path: Path, bert_folder: Path):
 
 
 @pytest.mark.torture
-def test_a_thousand_damaged_files(tmp_path: Path, bert_folder: Path, capfd: pytest.CaptureFixture[str]):
+def test_a_thousand_damaged_files(
+    tmp_path: Path, bert_folder: Path, capfd: pytest.CaptureFixture[str]
+):
     refused = failed = 0
     for batch in range(12):
         numbers = range(100 * batch + 1000, 100 * batch + 1100)
-        files = {f"{number:04}-{name}": content for number in numbers for name, content in [damaged(number)]}
+        files = {
+            f"{number:04}-{name}": content
+            for number in numbers
+            for name, content in [damaged(number)]
+        }
         found = check(tmp_path / str(batch), bert_folder, files)
         refused, failed = refused + found[0], failed + found[1]
     logs = [path.read_text("utf-8", "replace") for path in tmp_path.glob("*/log")]
-    peaks = [int(peak) for log in logs for peak in re.findall(r"^peak (\d+) MiB$", log, re.MULTILINE)]
+    peaks = [
+        int(peak) for log in logs for peak in re.findall(r"^peak (\d+) MiB$", log, re.MULTILINE)
+    ]
     with capfd.disabled():
         read = 1200 - refused - failed
-        print(f"\n1200 damaged files: {refused} refused, {failed} failed in part, {read} read", flush=True)
+        print(
+            f"\n1200 damaged files: {refused} refused, {failed} failed in part, {read} read",
+            flush=True,
+        )
         print(f"peak memory of 12 runs: {min(peaks)} to {max(peaks)} MiB", flush=True)
     assert len(peaks) == 12
     assert max(peaks) < min(peaks) + 500

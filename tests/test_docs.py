@@ -13,7 +13,7 @@ import pytest
 
 from model.checkpoint import Bundled
 from pipeline import convert, show
-from pipeline.job import SAMPLE
+from pipeline.sample import SAMPLE
 from tests.runs import run
 
 HOUSE = Path(__file__).parent.parent
@@ -38,17 +38,25 @@ def blocks(page: Path) -> list[tuple[str, str, str]]:
 
 def run_line(line: str, *more: str) -> None:
     command = next((known for known in COMMANDS if line.startswith(f"{known} ")), None)
-    assert command, f"{line!r} is no command of ours: a block that can't be run here is `console`, not `sh`"
+    assert command, (
+        f"{line!r} is no command of ours: a block that can't be run here is `console`, not `sh`"
+    )
     assert COMMANDS[command]([*shlex.split(line[len(command) :]), *more]) == 0, line
 
 
 def test_no_page_is_forgotten():
-    pages = {page.stem for page in (HOUSE / "docs").rglob("*.md") if {"python", "sh"} & {block[0] for block in blocks(page)}}
+    pages = {
+        page.stem
+        for page in (HOUSE / "docs").rglob("*.md")
+        if {"python", "sh"} & {block[0] for block in blocks(page)}
+    }
     assert pages == set(" ".join(RUN_PAGES).split())
 
 
 @pytest.mark.parametrize("names", RUN_PAGES)
-def test_what_a_page_says_to_type_works(names: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_what_a_page_says_to_type_works(
+    names: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.chdir(tmp_path)
     for name in names.split():
         page = HOUSE / "docs" / f"{name}.md"
@@ -70,11 +78,20 @@ def test_what_a_page_says_to_type_works(names: str, tmp_path: Path, monkeypatch:
 def test_commands_in_the_readme_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """On the first rows of the sample, and with the bundled reader as the checkpoint that is named."""
     monkeypatch.chdir(tmp_path)
-    for name, target in (("data/a.parquet", SAMPLE), ("gold/a.parquet", SAMPLE), ("path/to/checkpoint", Bundled().folder())):
+    for name, target in (
+        ("data/a.parquet", SAMPLE),
+        ("gold/a.parquet", SAMPLE),
+        ("path/to/checkpoint", Bundled().folder()),
+    ):
         Path(name).parent.mkdir(parents=True)
         Path(name).symlink_to(target)
     makefile = (HOUSE / "Makefile").read_text("utf-8")
-    lines = [line for language, _, content in blocks(HOUSE / "README.md") if language == "sh" for line in content.splitlines()]
+    lines = [
+        line
+        for language, _, content in blocks(HOUSE / "README.md")
+        if language == "sh"
+        for line in content.splitlines()
+    ]
     assert len(lines) > 5
     for line in lines:
         if line.startswith("make "):
@@ -117,10 +134,14 @@ def test_what_a_page_says_that_convert_prints_is_printed(
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
 def test_links_of_the_repository_lead_somewhere(page: str):
     links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", (HOUSE / page).read_text("utf-8"))
-    assert [link for link in links if not re.match(r"\w+:", link) and not (HOUSE / link).exists()] == []
+    assert [
+        link for link in links if not re.match(r"\w+:", link) and not (HOUSE / link).exists()
+    ] == []
 
 
-NAMED = re.compile(r"(?<![\w./])((?:benchmarks|deploy|docs|model|pipeline|tests|transforms)/[\w./-]*\w)")
+NAMED = re.compile(
+    r"(?<![\w./])((?:benchmarks|deploy|docs|model|pipeline|tests|transforms)/[\w./-]*\w)"
+)
 MODULE = re.compile(r"python -m ((?:benchmarks|model|pipeline)[\w.]*)")
 TEST = re.compile(r"`(test_\w+\.py)")
 FOLDERS = ("benchmarks", "deploy", "docs", "model")

@@ -9,23 +9,37 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from model.span_reader import SpanReader
+from model.reading.span_reader import SpanReader
 from tests.runs import examples, read_parts, read_rejections, write_input
 from tests.started import start
 
 pytestmark = pytest.mark.slow
 
-EXACT = ["answer_text", "answer_start", "answer_end", "window_index", "num_windows", "status", "reason", "question_tokens_cut"]
+EXACT = [
+    "answer_text",
+    "answer_start",
+    "answer_end",
+    "window_index",
+    "num_windows",
+    "status",
+    "reason",
+    "question_tokens_cut",
+]
 
 ENDLESS = {
-    "a question of 100,000 tokens": ("who " * 100_000, "In the year 1801 the keeper Ada lit lamp 1."),
+    "a question of 100,000 tokens": (
+        "who " * 100_000,
+        "In the year 1801 the keeper Ada lit lamp 1.",
+    ),
     "a context of 10 MB": ("Who kept the lamp?", "the lamp " * 1_165_000),
     "a context of 10 million words": ("Who kept the lamp?", "the lamps " * 5_000_000),
     "a context of 10 MB without a space": ("Who kept the lamp?", "灯台。" * 1_111_000),
 }
 
 
-def annotate(rows: list[dict[str, str]], folder: Path) -> tuple[dict[str, dict[str, object]], int, float]:
+def annotate(
+    rows: list[dict[str, str]], folder: Path
+) -> tuple[dict[str, dict[str, object]], int, float]:
     """What was written of each row, by id, and the peak memory (MiB) and seconds of the process."""
     source = write_input(folder / "in.parquet", pa.Table.from_pylist(rows))
     began = time.monotonic()
@@ -38,21 +52,31 @@ def annotate(rows: list[dict[str, str]], folder: Path) -> tuple[dict[str, dict[s
     return {row.pop("id"): row for row in written}, int(peak), time.monotonic() - began
 
 
-def test_neighbours_keep_their_answers_and_memory_is_bounded(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+def test_neighbours_keep_their_answers_and_memory_is_bounded(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
     good = examples(4).to_pylist()
-    endless = [{"id": name, "question": question, "context": context} for name, (question, context) in ENDLESS.items()]
+    endless = [
+        {"id": name, "question": question, "context": context}
+        for name, (question, context) in ENDLESS.items()
+    ]
     start(["--help"], tmp_path / "log").join()  # the server itself is started
     alone, usual, _ = annotate(good, tmp_path / "alone")
     mixed = [row for pair in zip(endless, good, strict=True) for row in pair]
     found, peak, seconds = annotate(mixed, tmp_path / "mixed")
     with capfd.disabled():
-        print(f"\nendless rows: peak {peak} MiB, {usual} MiB without them; {seconds:.1f} s", flush=True)
+        print(
+            f"\nendless rows: peak {peak} MiB, {usual} MiB without them; {seconds:.1f} s",
+            flush=True,
+        )
 
     assert {row["id"]: found[row["id"]] for row in good} == alone
     asked = found.pop("a question of 100,000 tokens")
     assert asked["status"] == "answered"
     assert asked["question_tokens_cut"] == 100_000 - SpanReader.load().limits.max_question
     rejected = [name for name in ENDLESS if "context" in name]
-    assert [(found[name]["status"], found[name]["reason"]) for name in rejected] == [("rejected", "too_many_windows")] * 3
+    assert [(found[name]["status"], found[name]["reason"]) for name in rejected] == [
+        ("rejected", "too_many_windows")
+    ] * 3
     assert [row["id"] for row in read_rejections(tmp_path / "mixed" / "out")] == rejected
     assert peak < usual + 700  # seven copies or so of 70 MB of text

@@ -18,11 +18,29 @@ from dask.distributed import Client
 
 from tests.figures import same_figures
 from tests.pipeline.audits import gold_examples, report
-from tests.runs import HOUSE, part_files, read_manifest, read_parts, read_rejections, run, write_input
+from tests.runs import (
+    HOUSE,
+    part_files,
+    read_manifest,
+    read_parts,
+    read_rejections,
+    run,
+    write_input,
+)
 from tests.servers import free_port, listens, serving
-from transforms.read_chunk import RECEIPT_KEY
+from transforms.records import RECEIPT_KEY
 
-FIGURES = ("rows", "content", "windows", "tokens", "chunks", "distinct_pairs", "reasons", "configuration", "state")
+FIGURES = (
+    "rows",
+    "content",
+    "windows",
+    "tokens",
+    "chunks",
+    "distinct_pairs",
+    "reasons",
+    "configuration",
+    "state",
+)
 ROWS = 48
 
 
@@ -44,8 +62,16 @@ def job(source: Path, bert_folder: Path) -> Job:
     """Runs `annotate --audit` into a folder with the options of an engine; returns the exit code."""
 
     def run_job(output: Path, *options: str) -> int:
-        arguments = (f"--input={source}", f"--output={output}", f"--model={bert_folder}", "--chunk_rows=2", "--audit")
-        return run("annotate", *arguments, "--dtype=float32", *options)  # what auto means here may be another elsewhere
+        arguments = (
+            f"--input={source}",
+            f"--output={output}",
+            f"--model={bert_folder}",
+            "--chunk_rows=2",
+            "--audit",
+        )
+        return run(
+            "annotate", *arguments, "--dtype=float32", *options
+        )  # what auto means here may be another elsewhere
 
     return run_job
 
@@ -75,11 +101,16 @@ def assert_same(output: Path, alone: Path) -> None:
         for figure in FIGURES:
             assert manifest[figure] == wanted[figure], figure
         parts, same = read_parts(output / tree), read_parts(alone / tree)
-        exact = [f.name for f in parts.schema if not pa.types.is_floating(f.type) and f.name != "n_best"]
+        exact = [
+            f.name for f in parts.schema if not pa.types.is_floating(f.type) and f.name != "n_best"
+        ]
         assert parts.select(exact).equals(same.select(exact))
         assert read_rejections(output / tree) == read_rejections(alone / tree)
     same_figures(report(output / "audit"), report(alone / "audit"))
-    duplicates = [json.loads((each / "audit" / "duplicates.json").read_text("utf-8")) for each in (output, alone)]
+    duplicates = [
+        json.loads((each / "audit" / "duplicates.json").read_text("utf-8"))
+        for each in (output, alone)
+    ]
     assert duplicates[0] == duplicates[1]
 
 
@@ -94,7 +125,12 @@ def portable() -> Iterator[list[str]]:
     port = free_port()
     command = [sys.executable, str(HOUSE / "tests" / "job_service.py"), str(port)]
     with serving(command, lambda: listens(port)), _worker_pool() as options:
-        yield ["--runner=PortableRunner", f"--job_endpoint=localhost:{port}", "--direct_num_workers=2", *options]
+        yield [
+            "--runner=PortableRunner",
+            f"--job_endpoint=localhost:{port}",
+            "--direct_num_workers=2",
+            *options,
+        ]
 
 
 @contextmanager
@@ -102,7 +138,12 @@ def _worker_pool() -> Iterator[list[str]]:
     """Starts an SDK worker as a process whenever a runner asks for one; the options by which it asks."""
     port = free_port()
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # it starts `python`
-    command = [sys.executable, "-m", "apache_beam.runners.worker.worker_pool_main", f"--service_port={port}"]
+    command = [
+        sys.executable,
+        "-m",
+        "apache_beam.runners.worker.worker_pool_main",
+        f"--service_port={port}",
+    ]
     with serving(command, lambda: listens(port), PATH=path):
         yield ["--environment_type=EXTERNAL", f"--environment_config=localhost:{port}"]
 
@@ -112,8 +153,21 @@ def dask() -> Iterator[list[str]]:
     """A Dask scheduler and two workers, each a process."""
     port = free_port()
     address = f"tcp://127.0.0.1:{port}"
-    scheduler = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host=127.0.0.1", f"--port={port}"]
-    two = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--nworkers=2", "--nthreads=1"]
+    scheduler = [
+        sys.executable,
+        "-m",
+        "distributed.cli.dask_scheduler",
+        "--host=127.0.0.1",
+        f"--port={port}",
+    ]
+    two = [
+        sys.executable,
+        "-m",
+        "distributed.cli.dask_worker",
+        address,
+        "--nworkers=2",
+        "--nthreads=1",
+    ]
 
     def both_are_there() -> bool:
         with Client(address) as client:
@@ -133,7 +187,9 @@ def flink() -> Iterator[list[str]]:
     """Flink's own local cluster with two slots, in the job server's process, and a pool of SDK workers."""
     jar = os.environ.get("FLINK_JOB_SERVER_JAR")
     if not jar:
-        pytest.skip("FLINK_JOB_SERVER_JAR is not set: the path of beam-runners-flink-*-job-server.jar (deploy/flink)")
+        pytest.skip(
+            "FLINK_JOB_SERVER_JAR is not set: the path of beam-runners-flink-*-job-server.jar (deploy/flink)"
+        )
     flink_options = ["--flink_master=[local]", f"--flink_job_server_jar={jar}", "--parallelism=2"]
     with _worker_pool() as options:
         yield ["--runner=FlinkRunner", *flink_options, "--sdk_worker_parallelism=2", *options]
@@ -144,7 +200,9 @@ def prism() -> Iterator[list[str]]:
     """Prism, and a pool of SDK workers."""
     binary = os.environ.get("PRISM_BINARY")
     if not binary:
-        pytest.skip("PRISM_BINARY is not set: the path of Beam's prism, built with Go or from Beam's releases")
+        pytest.skip(
+            "PRISM_BINARY is not set: the path of Beam's prism, built with Go or from Beam's releases"
+        )
     with _worker_pool() as options:
         yield ["--runner=PrismRunner", f"--prism_location={binary}", *options]
 
@@ -172,10 +230,16 @@ def test_workers_share_the_work_and_give_the_same(
 
 @pytest.mark.parametrize("engine", ["portable", "dask"])
 def test_a_job_that_fails_there_did_not_finish(
-    engine: str, job: Job, tmp_path: Path, request: pytest.FixtureRequest, capfd: pytest.CaptureFixture[str]
+    engine: str,
+    job: Job,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    capfd: pytest.CaptureFixture[str],
 ):
     """No worker has such a device, and no launcher can know that."""
     assert job(tmp_path / "out", *request.getfixturevalue(engine), "--device=cuda:99") == 3
-    told = [line for line in capfd.readouterr().err.splitlines() if "the run did not finish" in line]
+    told = [
+        line for line in capfd.readouterr().err.splitlines() if "the run did not finish" in line
+    ]
     assert re.search(r"device 'cuda:99': this machine has \d+ CUDA devices", told[0])
     assert not (tmp_path / "out" / "manifest.json").exists()

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-import model.prediction
+import model.reading.prediction
 import transforms.decode_answers
 import transforms.make_windows
 import transforms.measure_loss
@@ -28,15 +28,25 @@ LAST = ROWS % CHUNK
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    table = examples(ROWS).set_column(1, "question", pa.array([*["Who?"] * (CHUNK - 1), None, *["Where?"] * (ROWS - CHUNK)]))
-    table = table.append_column("answers", pa.array([{"text": ["Ada"], "answer_start": [28]}] * ROWS))
+    table = examples(ROWS).set_column(
+        1, "question", pa.array([*["Who?"] * (CHUNK - 1), None, *["Where?"] * (ROWS - CHUNK)])
+    )
+    table = table.append_column(
+        "answers", pa.array([{"text": ["Ada"], "answer_start": [28]}] * ROWS)
+    )
     return write_input(tmp_path_factory.mktemp("failed") / "in.parquet", table)
 
 
 @pytest.fixture(scope="module")
 def both(source: Path, bert_folder: Path) -> Callable[[Path], int]:
     """Runs annotate with an audit: `both(output)` is the exit code."""
-    arguments = ("annotate", "--audit", f"--input={source}", f"--model={bert_folder}", f"--chunk_rows={CHUNK}")
+    arguments = (
+        "annotate",
+        "--audit",
+        f"--input={source}",
+        f"--model={bert_folder}",
+        f"--chunk_rows={CHUNK}",
+    )
     return lambda output, *more: run(*arguments, f"--output={output}", *more)
 
 
@@ -57,9 +67,14 @@ def assert_equal_outputs(output: Path, whole: Path) -> None:
     for folder in ("", "audit"):
         assert figures(output / folder) == figures(whole / folder)
         assert read_parts(output / folder).equals(read_parts(whole / folder))
-        names = [sorted(path.name for path in (each / folder).rglob("*.parquet")) for each in (output, whole)]
+        names = [
+            sorted(path.name for path in (each / folder).rglob("*.parquet"))
+            for each in (output, whole)
+        ]
         assert names[0] == names[1]
-    assert (output / "audit" / "audit.json").read_bytes() == (whole / "audit" / "audit.json").read_bytes()
+    assert (output / "audit" / "audit.json").read_bytes() == (
+        whole / "audit" / "audit.json"
+    ).read_bytes()
 
 
 def assert_failed_apart(output: Path, failed: str, whole: Path, step: str, error: str) -> None:
@@ -88,7 +103,9 @@ def assert_failed_apart(output: Path, failed: str, whole: Path, step: str, error
         assert audit["failures"] == []
 
 
-def fail_last(patch: pytest.MonkeyPatch, module: ModuleType, name: str, rows: Callable[..., int]) -> None:
+def fail_last(
+    patch: pytest.MonkeyPatch, module: ModuleType, name: str, rows: Callable[..., int]
+) -> None:
     """Lets a function fail on the last chunk, which `rows` tells from its arguments."""
     function = getattr(module, name)
 
@@ -101,11 +118,41 @@ def fail_last(patch: pytest.MonkeyPatch, module: ModuleType, name: str, rows: Ca
 
 
 IN_ONE_STAGE = {
-    "reading golds": ("audit", "MakeWindows", transforms.make_windows, "read_golds", lambda answers, *_: len(answers)),
-    "placing golds": ("audit", "PredictSpans", model.prediction, "gold_views", lambda _, golds: len(golds.texts)),
-    "measuring": ("audit", "MeasureLoss", model.prediction, "measure_windows", lambda *given, **_: len(given[4].texts)),
-    "losses": ("audit", "MeasureLoss", transforms.measure_loss, "measure", lambda columns, *_: columns.num_rows),
-    "answers": ("", "DecodeAnswers", transforms.decode_answers, "answer_columns", lambda *given: len(given[3])),
+    "reading golds": (
+        "audit",
+        "MakeWindows",
+        transforms.make_windows,
+        "read_golds",
+        lambda answers, *_: len(answers),
+    ),
+    "placing golds": (
+        "audit",
+        "PredictSpans",
+        model.reading.prediction,
+        "gold_views",
+        lambda _, golds: len(golds.texts),
+    ),
+    "measuring": (
+        "audit",
+        "MeasureLoss",
+        model.reading.prediction,
+        "measure_windows",
+        lambda *given, **_: len(given[4].texts),
+    ),
+    "losses": (
+        "audit",
+        "MeasureLoss",
+        transforms.measure_loss,
+        "measure",
+        lambda columns, *_: columns.num_rows,
+    ),
+    "answers": (
+        "",
+        "DecodeAnswers",
+        transforms.decode_answers,
+        "answer_columns",
+        lambda *given: len(given[3]),
+    ),
 }
 """Folder of the stage that fails, the step that names itself, what fails in it, and the rows of a chunk by its arguments."""
 
@@ -125,7 +172,10 @@ def test_a_crash_in_what_a_step_does_for_one_stage(
         assert both(output) == 1
         assert_failed_apart(output, folder, whole, step, f"ZeroDivisionError: in {name}")
         printed = capfd.readouterr().out
-        assert f"failed: {json.loads((output / 'run.json').read_text())['inputs'][0]['path']}" in printed
+        assert (
+            f"failed: {json.loads((output / 'run.json').read_text())['inputs'][0]['path']}"
+            in printed
+        )
         assert f"\nincomplete: {output / folder}\n" in printed
         assert f"\ncomplete: {output / ('audit' if folder == '' else '')}\n" in printed
         kept = {each: identities(output / each) for each in ("", "audit")}
@@ -139,7 +189,9 @@ def test_a_crash_in_what_a_step_does_for_one_stage(
 
 
 @pytest.mark.parametrize("folder", ["audit", ""])
-def test_a_part_that_can_not_be_written(folder: str, both: Callable[[Path], int], whole: Path, output: Path):
+def test_a_part_that_can_not_be_written(
+    folder: str, both: Callable[[Path], int], whole: Path, output: Path
+):
     """A folder is in its place."""
     obstacle = output / folder / "parts" / part_files(whole)[-1].name
     obstacle.mkdir(parents=True)
@@ -174,7 +226,9 @@ def test_a_full_disk_in_one_stage_ends_the_run(
 
 
 @pytest.mark.parametrize("lost", ["audit", ""])
-def test_a_chunk_that_was_cut_off_between_its_parts(lost: str, both: Callable[[Path], int], whole: Path, output: Path):
+def test_a_chunk_that_was_cut_off_between_its_parts(
+    lost: str, both: Callable[[Path], int], whole: Path, output: Path
+):
     """Only the part that is missing is computed and counted; the other keeps its inode and time."""
     shutil.copytree(whole, output)
     part_files(output / lost)[1].unlink()

@@ -47,7 +47,11 @@ class Store:
 
 
 def objects() -> dict[str, bytes]:
-    return {name: file.getvalue() for name, file in FaultyFileSystem.store.items() if name.startswith(OUT)}
+    return {
+        name: file.getvalue()
+        for name, file in FaultyFileSystem.store.items()
+        if name.startswith(OUT)
+    }
 
 
 def content() -> dict[str, Any]:
@@ -57,7 +61,11 @@ def content() -> dict[str, Any]:
         if name.endswith(".parquet"):
             found[name] = pq.ParquetFile(io.BytesIO(value)).read().to_pylist()
         elif name.endswith("manifest.json"):
-            found[name] = {key: told for key, told in json.loads(value).items() if key not in ("steps", "retries")}
+            found[name] = {
+                key: told
+                for key, told in json.loads(value).items()
+                if key not in ("steps", "retries")
+            }
         else:
             found[name] = value
     return found
@@ -78,7 +86,9 @@ def chunks_that_are_done() -> dict[str, Any]:
 def store(bert_folder: Path, request: pytest.FixtureRequest) -> Iterator[Store]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(retries.POLICY, "sleep", lambda _: None)
-        patch.setattr(run_pipeline, "progress", lambda _: contextlib.nullcontext())  # looks when it likes: not countable
+        patch.setattr(
+            run_pipeline, "progress", lambda _: contextlib.nullcontext()
+        )  # looks when it likes: not countable
         yield _make_store(bert_folder, request.param)
         FaultyFileSystem.empty()
 
@@ -87,13 +97,22 @@ def _make_store(bert_folder: Path, stage: str) -> Store:
     """Four chunks for annotate; one, of two rows, where an audit makes a run several times as long."""
     with_audit = stage.endswith("audit")
     rows = 2 if with_audit else 12
-    table = examples(rows).set_column(1, "question", pa.array(["Who?"] * (rows - 2) + [None, "Who?"]))
-    table = table.append_column("answers", pa.array([{"text": ["Ada"], "answer_start": [28]}] * rows))
+    table = examples(rows).set_column(
+        1, "question", pa.array(["Who?"] * (rows - 2) + [None, "Who?"])
+    )
+    table = table.append_column(
+        "answers", pa.array([{"text": ["Ada"], "answer_start": [28]}] * rows)
+    )
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, row_group_size=6)
     FaultyFileSystem.empty()
     FaultyFileSystem().pipe_file("/bucket/in/a.parquet", sink.getvalue().to_pybytes())
-    arguments = ["annotate", "--input=faulty://bucket/in/*.parquet", f"--output=faulty:/{OUT}", f"--model={bert_folder}"]
+    arguments = [
+        "annotate",
+        "--input=faulty://bucket/in/*.parquet",
+        f"--output=faulty:/{OUT}",
+        f"--model={bert_folder}",
+    ]
     made = Store((*arguments, "--chunk_rows=3", f"--audit={str(with_audit).lower()}"), {}, [])
     counting = Fault("none", 0)
     assert made.run(counting) == 0
@@ -111,12 +130,18 @@ def outlive(store: Store, kind: str, at: int, capfd: pytest.CaptureFixture[str])
     where = f"{kind} at {at}, {fault.done[at - 1]}: exit {code}\n{printed}"
     assert code in (0, 1, 2, 3), where
     if code:
-        assert "incomplete:" in printed or "refused:" in printed or "did not finish" in printed, where
+        assert "incomplete:" in printed or "refused:" in printed or "did not finish" in printed, (
+            where
+        )
         kept = chunks_that_are_done()
         again = store.run()
         if again == 2:
-            assert kind in ("tear", "tear and gone"), where  # where torn objects show, a torn run.json bars the way, by name
-            assert "its run.json is damaged. --overwrite removes that first" in capfd.readouterr().err
+            assert kind in ("tear", "tear and gone"), (
+                where
+            )  # where torn objects show, a torn run.json bars the way, by name
+            assert (
+                "its run.json is damaged. --overwrite removes that first" in capfd.readouterr().err
+            )
             kept, again = {}, store.run(None, "--overwrite")
         assert again == 0, where
         if kind != "write lost":  # then what goes with the lost file is made again too
@@ -134,7 +159,9 @@ ONCE = ("fail", "delay", "tear", "answer lost")
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_fault_at_some_operations(store: Store, kind: str, capfd: pytest.CaptureFixture[str]):
-    writes = [number for number, name in enumerate(store.operations, 1) if name.startswith("pipe_file")]
+    writes = [
+        number for number, name in enumerate(store.operations, 1) if name.startswith("pipe_file")
+    ]
     for at in (writes[2], int(0.8 * len(store.operations))):
         code = outlive(store, kind, at, capfd)
         if kind in ONCE:
@@ -149,7 +176,9 @@ def test_a_fault_at_every_operation(store: Store, kind: str, capfd: pytest.Captu
         ends = {code: codes.count(code) for code in sorted(set(codes))}
         print(f"\n{kind} at each of {len(store.operations)} operations: exits {ends}", flush=True)
     if kind in ONCE:
-        torn = sum(name.endswith("run.json") for name in store.operations if name.startswith("pipe_file"))
+        torn = sum(
+            name.endswith("run.json") for name in store.operations if name.startswith("pipe_file")
+        )
         assert len(codes) - codes.count("0") == (torn if kind == "tear" else 0)
     if kind == "full":
         assert "1" not in codes  # a full disk ends the run at once

@@ -10,11 +10,11 @@ import pyarrow as pa
 import pytest
 import torch
 
+from model.audit.golds import read_golds
 from model.checkpoint import LocalFolder
-from model.golds import read_golds
-from model.pairs import WindowLimits, cut_pairs
-from model.prediction import Decoding, predict
-from model.reader import CheckpointReader
+from model.reading.pairs import WindowLimits, cut_pairs
+from model.reading.prediction import Decoding, predict
+from model.reading.reader import CheckpointReader
 from tests.runs import read_manifest, read_parts, run
 
 pytestmark = [
@@ -47,11 +47,15 @@ def near(found: pa.Table, expected: pa.Table) -> None:
 
 
 @pytest.mark.parametrize("max_length", [64, 200])
-def test_nothing_waits_for_the_gpu_until_all_is_launched(bert_folder: Path, max_length: int) -> None:
+def test_nothing_waits_for_the_gpu_until_all_is_launched(
+    bert_folder: Path, max_length: int
+) -> None:
     """With windows that need padding, and with equal ones; whatever waits raises."""
     reader = CheckpointReader(LocalFolder(str(bert_folder)), device="cuda")
     contexts = ["Ada waved. " * 100, "Ada waved at the flag. " * 50]
-    pairs = cut_pairs(["Who waved?"] * 2, contexts, reader.tokenizer(), WindowLimits(max_length, 16, 16, 99))
+    pairs = cut_pairs(
+        ["Who waved?"] * 2, contexts, reader.tokenizer(), WindowLimits(max_length, 16, 16, 99)
+    )
     answers = [{"text": ["Ada"], "answer_start": [0]}] * 2
     golds = read_golds(answers, pairs.contexts, pairs.row_pair, pairs.windows)
     decoding = Decoding(null=True)
@@ -73,7 +77,9 @@ def test_an_audit_on_cuda_says_what_one_on_the_cpu_says(tmp_path: Path) -> None:
         near(read_parts(tmp_path / "cuda" / stage), read_parts(tmp_path / "cpu" / stage))
 
 
-def test_batches_that_do_not_fit_are_halved_until_they_do(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_batches_that_do_not_fit_are_halved_until_they_do(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     assert run("annotate", *SAMPLE, f"--output={tmp_path / 'free'}", "--device=cuda") == 0
     failed = request.getfixturevalue("capped")
     assert run("annotate", *SAMPLE, f"--output={tmp_path / 'capped'}", "--device=cuda") == 0

@@ -22,7 +22,12 @@ pytestmark = pytest.mark.slow
 def shell(*command: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     return subprocess.run(
-        [str(word) for word in command], cwd=cwd, env=inherited | environment, capture_output=True, text=True, check=False
+        [str(word) for word in command],
+        cwd=cwd,
+        env=inherited | environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
@@ -35,10 +40,21 @@ def pip(*arguments: str | Path, cwd: Path) -> None:
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     for name in ("model", "transforms", "pipeline", "tests", "benchmarks", "docs"):
-        shutil.copytree(HOUSE / name, folder / "house" / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            HOUSE / name, folder / "house" / name, ignore=shutil.ignore_patterns("__pycache__")
+        )
     for name in ("run_pipeline.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(HOUSE / name, folder / "house")
-    pip("wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, folder / "house", cwd=folder)
+    pip(
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "--wheel-dir",
+        folder,
+        folder / "house",
+        cwd=folder,
+    )
     (made,) = folder.glob("*.whl")
     return made
 
@@ -71,11 +87,17 @@ def project(tmp_path: Path) -> Path:
 
 
 def test_the_wheel_holds_what_is_ours_and_no_tests(wheel: Path):
-    names = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    names = {
+        name.split("/")[0]
+        for name in zipfile.ZipFile(wheel).namelist()
+        if ".dist-info/" not in name
+    }
     assert names == {"model", "transforms", "pipeline", "run_pipeline.py"}
 
 
-def test_scripts_work_in_a_folder_with_packages_of_the_same_names(environment: Path, project: Path, bert_folder: Path):
+def test_scripts_work_in_a_folder_with_packages_of_the_same_names(
+    environment: Path, project: Path, bert_folder: Path
+):
     """In worker processes too, which Beam starts with `python -m`."""
     command = ("annotate", "--input=rows.parquet", "--output=out", f"--model={bert_folder}")
     workers = ("--direct_running_mode=multi_processing", "--direct_num_workers=1")
@@ -93,32 +115,59 @@ def test_a_stranger_that_stands_before_ours_is_named_and_not_run(environment: Pa
     assert f"the package 'model' is not Spanmill's, but {project}/model.py" in done.stderr
     done = shell(environment / "bin" / "spanmill", "annotate", cwd=project, PYTHONPATH=str(project))
     assert f"{project}/model.py" in done.stderr
-    safe = shell(environment / "bin" / "python", "-P", "-m", "run_pipeline", "annotate", "--help", cwd=project)
+    safe = shell(
+        environment / "bin" / "python",
+        "-P",
+        "-m",
+        "run_pipeline",
+        "annotate",
+        "--help",
+        cwd=project,
+    )
     assert safe.returncode == 0, safe.stderr
 
 
 @pytest.mark.parametrize("package", ["torch", "apache_beam", "pyarrow", "transformers"])
-def test_a_package_that_can_not_be_imported_is_no_finished_run(environment: Path, project: Path, tmp_path: Path, package: str):
+def test_a_package_that_can_not_be_imported_is_no_finished_run(
+    environment: Path, project: Path, tmp_path: Path, package: str
+):
     """Python's own exit code for it, 1, would mean that the run has finished. transformers is imported later."""
     broken = tmp_path / "broken" / package
     broken.mkdir(parents=True)
-    (broken / "__init__.py").write_text("raise OSError('libgomp.so.1: cannot open shared object file')")
+    (broken / "__init__.py").write_text(
+        "raise OSError('libgomp.so.1: cannot open shared object file')"
+    )
     command = ("annotate", "--input=rows.parquet", "--output=out")
-    done = shell(environment / "bin" / "spanmill", *command, cwd=project, PYTHONPATH=str(broken.parent))
+    done = shell(
+        environment / "bin" / "spanmill", *command, cwd=project, PYTHONPATH=str(broken.parent)
+    )
     assert done.returncode == (3 if package == "transformers" else 2), done.stderr
-    assert ("refused: this installation is broken: OSError: libgomp.so.1" in done.stderr) == (package != "transformers")
+    assert ("refused: this installation is broken: OSError: libgomp.so.1" in done.stderr) == (
+        package != "transformers"
+    )
     assert f"broken/{package}/__init__.py" in done.stderr
     assert not (project / "out").exists()
 
 
-def test_another_distribution_of_the_same_files_is_named(environment: Path, wheel: Path, tmp_path: Path):
+def test_another_distribution_of_the_same_files_is_named(
+    environment: Path, wheel: Path, tmp_path: Path
+):
     """pip lets the second overwrite the first, and takes the file along when the second goes."""
     stranger = tmp_path / "stranger-1.0-py3-none-any.whl"
     with zipfile.ZipFile(stranger, "w") as file:
         file.writestr("transforms/__init__.py", "")
-        file.writestr("stranger-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: stranger\nVersion: 1.0\n")
-        file.writestr("stranger-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        file.writestr("stranger-1.0.dist-info/RECORD", "transforms/__init__.py,,\nstranger-1.0.dist-info/RECORD,,\n")
+        file.writestr(
+            "stranger-1.0.dist-info/METADATA",
+            "Metadata-Version: 2.1\nName: stranger\nVersion: 1.0\n",
+        )
+        file.writestr(
+            "stranger-1.0.dist-info/WHEEL",
+            "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        )
+        file.writestr(
+            "stranger-1.0.dist-info/RECORD",
+            "transforms/__init__.py,,\nstranger-1.0.dist-info/RECORD,,\n",
+        )
     python = environment / "bin" / "python"
     packages = site_packages(environment)
 
@@ -126,8 +175,20 @@ def test_another_distribution_of_the_same_files_is_named(environment: Path, whee
         return shell(environment / "bin" / "spanmill", "--help", cwd=tmp_path).stderr
 
     pip("--python", python, "install", "--quiet", stranger, cwd=tmp_path)
-    assert f"the package 'transforms' is not Spanmill's, but {packages}/transforms/__init__.py" in said()
+    assert (
+        f"the package 'transforms' is not Spanmill's, but {packages}/transforms/__init__.py"
+        in said()
+    )
     pip("--python", python, "uninstall", "--quiet", "--yes", "stranger", cwd=tmp_path)
     assert "the package 'transforms' is not Spanmill's, but missing" in said()
-    pip("--python", python, "install", "--quiet", "--no-deps", "--force-reinstall", wheel, cwd=tmp_path)
+    pip(
+        "--python",
+        python,
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--force-reinstall",
+        wheel,
+        cwd=tmp_path,
+    )
     assert said() == ""

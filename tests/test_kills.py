@@ -28,13 +28,23 @@ ROWS = 240
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An input in several row groups, some rows rejected, with golds."""
-    table = examples(ROWS).set_column(1, "question", pa.array(["Who?" if n % 7 else None for n in range(ROWS)]))
-    table = table.append_column("answers", pa.array([{"text": ["Ada"], "answer_start": [28]}] * ROWS))
+    table = examples(ROWS).set_column(
+        1, "question", pa.array(["Who?" if n % 7 else None for n in range(ROWS)])
+    )
+    table = table.append_column(
+        "answers", pa.array([{"text": ["Ada"], "answer_start": [28]}] * ROWS)
+    )
     return write_input(tmp_path_factory.mktemp("kills") / "in.parquet", table, row_group_size=70)
 
 
 def arguments_of(stage: str, source: Path, output: Path, model: Path) -> list[str]:
-    return [*stage.split(), f"--input={source}", f"--output={output}", f"--model={model}", "--chunk_rows=6"]
+    return [
+        *stage.split(),
+        f"--input={source}",
+        f"--output={output}",
+        f"--model={model}",
+        "--chunk_rows=6",
+    ]
 
 
 def content(output: Path) -> dict[str, Any]:
@@ -45,7 +55,9 @@ def content(output: Path) -> dict[str, Any]:
         if path.suffix == ".parquet":
             found[name] = pq.ParquetFile(path).read().to_pylist()
         elif path.name == "manifest.json":
-            found[name] = {key: value for key, value in json.loads(path.read_bytes()).items() if key != "steps"}
+            found[name] = {
+                key: value for key, value in json.loads(path.read_bytes()).items() if key != "steps"
+            }
         else:
             found[name] = path.read_bytes()
     return found
@@ -54,11 +66,20 @@ def content(output: Path) -> dict[str, Any]:
 def committed(output: Path) -> dict[str, tuple[int, int]]:
     """Inode and time of every part: what changes when a part is written again."""
     folder = output / "parts"
-    return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.iterdir()} if folder.exists() else {}
+    return (
+        {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.iterdir()}
+        if folder.exists()
+        else {}
+    )
 
 
 def kill_again_and_again(
-    start_run: Callable[[], Any], stop: Callable[[Any, float], bool], output: Path, kills: int, seconds: float, seed: int
+    start_run: Callable[[], Any],
+    stop: Callable[[Any, float], bool],
+    output: Path,
+    kills: int,
+    seconds: float,
+    seed: int,
 ) -> dict[str, int]:
     """Starts a run and stops it at a random moment within `seconds`, until it was stopped so many times.
 
@@ -83,7 +104,9 @@ def kill_again_and_again(
     return figures
 
 
-def forked(arguments: list[str], log: Path) -> tuple[Callable[[], Any], Callable[[Any, float], bool]]:
+def forked(
+    arguments: list[str], log: Path
+) -> tuple[Callable[[], Any], Callable[[Any, float], bool]]:
     """How a run is started in one process, and killed as a whole."""
 
     def stop(process: Any, seconds: float) -> bool:
@@ -114,7 +137,9 @@ def workers_of(process: int) -> list[int]:
     return found
 
 
-def in_processes(arguments: list[str], output: Path, log: Path) -> tuple[Callable[[], Any], Callable[[Any, float], bool]]:
+def in_processes(
+    arguments: list[str], output: Path, log: Path
+) -> tuple[Callable[[], Any], Callable[[Any, float], bool]]:
     """How a run is started with two workers, and one of them killed once the run writes parts."""
     options = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
     command = [sys.executable, str(HOUSE / "run_pipeline.py"), *arguments, *options]
@@ -126,7 +151,9 @@ def in_processes(arguments: list[str], output: Path, log: Path) -> tuple[Callabl
 
     def stop(process: subprocess.Popen[bytes], seconds: float) -> bool:
         before = committed(output)
-        while process.poll() is None and (committed(output) == before or not workers_of(process.pid)):
+        while process.poll() is None and (
+            committed(output) == before or not workers_of(process.pid)
+        ):
             time.sleep(0.05)
         try:
             code = process.wait(seconds)
@@ -144,7 +171,9 @@ def in_processes(arguments: list[str], output: Path, log: Path) -> tuple[Callabl
     return start_run, stop
 
 
-def undisturbed(stage: str, source: Path, folder: Path, model: Path) -> tuple[dict[str, Any], float]:
+def undisturbed(
+    stage: str, source: Path, folder: Path, model: Path
+) -> tuple[dict[str, Any], float]:
     """What such a run leaves, and how long it takes in a process that is ready."""
     start(["--help"], folder / "log").join()  # the server itself is started
     began = time.monotonic()
@@ -155,7 +184,13 @@ def undisturbed(stage: str, source: Path, folder: Path, model: Path) -> tuple[di
 
 
 def torment(
-    stage: str, kills: int, source: Path, folder: Path, model: Path, seed: int, processes: bool = False
+    stage: str,
+    kills: int,
+    source: Path,
+    folder: Path,
+    model: Path,
+    seed: int,
+    processes: bool = False,
 ) -> dict[str, int]:
     whole, seconds = undisturbed(stage, source, folder, model)
     output = folder / "out"
@@ -173,14 +208,18 @@ def torment(
     return figures
 
 
-@pytest.mark.parametrize(("stage", "kills"), [("annotate", 4), ("audit", 2), ("annotate --audit", 2)])
+@pytest.mark.parametrize(
+    ("stage", "kills"), [("annotate", 4), ("audit", 2), ("annotate --audit", 2)]
+)
 def test_a_few_kills(stage: str, kills: int, source: Path, tmp_path: Path, bert_folder: Path):
     torment(stage, kills, source, tmp_path, bert_folder, seed=5)
 
 
 @pytest.mark.torture
 @pytest.mark.parametrize("stage", ["annotate", "audit"])
-def test_a_hundred_kills(stage: str, source: Path, tmp_path: Path, bert_folder: Path, capfd: pytest.CaptureFixture[str]):
+def test_a_hundred_kills(
+    stage: str, source: Path, tmp_path: Path, bert_folder: Path, capfd: pytest.CaptureFixture[str]
+):
     figures = torment(stage, 100, source, tmp_path, bert_folder, seed=6)
     with capfd.disabled():
         print(f"\n{stage}: {figures}", flush=True)

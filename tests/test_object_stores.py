@@ -44,7 +44,10 @@ def no_models_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def with_golds(count: int, first: int = 0) -> pa.Table:
     table = examples(count, first)
-    golds = [{"text": ["Ada"], "answer_start": [text.index("Ada")]} for text in table["context"].to_pylist()]
+    golds = [
+        {"text": ["Ada"], "answer_start": [text.index("Ada")]}
+        for text in table["context"].to_pylist()
+    ]
     return table.append_column("answers", pa.array(golds))
 
 
@@ -52,7 +55,9 @@ def manifest_of(store: Store, name: str) -> dict:
     return json.loads(read(f"{store.url}/{name}/manifest.json"))
 
 
-def test_annotate_and_audit_as_on_a_local_disk(store: Store, model: str, bert_folder: Path, tmp_path: Path):
+def test_annotate_and_audit_as_on_a_local_disk(
+    store: Store, model: str, bert_folder: Path, tmp_path: Path
+):
     for name, first in (("a", 0), ("b", 100)):
         write_input(tmp_path / "in" / f"{name}.parquet", with_golds(9, first), row_group_size=5)
     source = store.put(tmp_path / "in", "both/in")
@@ -60,11 +65,22 @@ def test_annotate_and_audit_as_on_a_local_disk(store: Store, model: str, bert_fo
         inputs = tmp_path / "in" if local else f"{source}/*.parquet"
         output = tmp_path / "here" if local else f"{store.url}/both/out"
         checkpoint = bert_folder if local else model
-        arguments = (f"--input={inputs}", f"--output={output}", f"--model={checkpoint}", "--chunk_rows=4", "--audit")
+        arguments = (
+            f"--input={inputs}",
+            f"--output={output}",
+            f"--model={checkpoint}",
+            "--chunk_rows=4",
+            "--audit",
+        )
         assert run("annotate", *arguments) == 0
 
     there = store.get("both/out", tmp_path / "there")
-    assert sorted(path.name for path in there.iterdir()) == ["audit", "manifest.json", "parts", "run.json"]
+    assert sorted(path.name for path in there.iterdir()) == [
+        "audit",
+        "manifest.json",
+        "parts",
+        "run.json",
+    ]
     for tree in (".", "audit"):
         here, fetched = read_manifest(tmp_path / "here" / tree), read_manifest(there / tree)
         for figure in ("state", "rows", "content", "windows", "tokens", "chunks", "configuration"):
@@ -106,14 +122,20 @@ def test_a_killed_run_is_gone_on_with(store: Store, model: str, tmp_path: Path):
 def versions(store: Store, folder: str) -> dict[str, str]:
     """When each object of a folder was written."""
     listed = store.files.ls(folder, detail=True)
-    return {entry["name"]: str(entry.get("generation") or entry["LastModified"]) for entry in listed}
+    return {
+        entry["name"]: str(entry.get("generation") or entry["LastModified"]) for entry in listed
+    }
 
 
 def test_another_run_is_refused_and_removed_when_asked(
     store: Store, model: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
     write_input(tmp_path / "in" / "a.parquet", examples(6))
-    arguments = (f"--input={store.put(tmp_path / 'in', 'other/in')}", f"--output={store.url}/other/out", f"--model={model}")
+    arguments = (
+        f"--input={store.put(tmp_path / 'in', 'other/in')}",
+        f"--output={store.url}/other/out",
+        f"--model={model}",
+    )
     assert run("annotate", *arguments, "--chunk_rows=2") == 0
     before = versions(store, f"{store.url}/other/out/parts")
     assert run("annotate", *arguments, "--chunk_rows=4") == 2
@@ -124,12 +146,16 @@ def test_another_run_is_refused_and_removed_when_asked(
     assert manifest_of(store, "other/out")["rows"]["answered"] == 6
 
 
-def test_an_output_whose_name_looks_like_a_glob_touches_no_other(store: Store, model: str, tmp_path: Path):
+def test_an_output_whose_name_looks_like_a_glob_touches_no_other(
+    store: Store, model: str, tmp_path: Path
+):
     """Each of the other names is matched by the output's, were it a pattern."""
     write_input(tmp_path / "in" / "a.parquet", examples(6))
     source = store.put(tmp_path / "in", "glob/in")
     others = [
-        f"{store.url}/glob/{name}/{file}" for name in ("run1x", "run2yz") for file in ("manifest.json", "parts/p", "run.json")
+        f"{store.url}/glob/{name}/{file}"
+        for name in ("run1x", "run2yz")
+        for file in ("manifest.json", "parts/p", "run.json")
     ]
     for path in others:
         store.files.pipe_file(path, path.encode())
@@ -157,7 +183,9 @@ def test_what_is_removed_is_gone_and_nothing_else(store: Store):
     assert sorted(store.files.find(base)) == [f"{base}/partsx", f"{base}/run.json.old"]
 
 
-def test_keys_with_two_slashes_are_found_and_what_marks_a_folder_is_not(store: Store, tmp_path: Path):
+def test_keys_with_two_slashes_are_found_and_what_marks_a_folder_is_not(
+    store: Store, tmp_path: Path
+):
     """Consoles show a folder by an empty object whose key ends with a slash."""
     table = examples(2)
     write_input(tmp_path / "a.parquet", table)
@@ -192,7 +220,9 @@ def test_of_many_that_create_a_file_one_wins(store: Store):
     """The stores decide, so that two runs can never both claim an output."""
     contents = [f"claim {n}".encode() for n in range(8)]
     with ThreadPoolExecutor(8) as pool:
-        created = list(pool.map(lambda content: create(f"{store.url}/claims", content, "run.json"), contents))
+        created = list(
+            pool.map(lambda content: create(f"{store.url}/claims", content, "run.json"), contents)
+        )
     assert sum(created) == 1
     assert read(f"{store.url}/claims/run.json") == contents[created.index(True)]
 
@@ -203,10 +233,15 @@ def fetch(url: str, wanted: str, told: Path) -> int:
     return 0
 
 
-def test_a_model_is_fetched_once_for_all_processes_of_a_machine(store: Store, bert_folder: Path, tmp_path: Path):
+def test_a_model_is_fetched_once_for_all_processes_of_a_machine(
+    store: Store, bert_folder: Path, tmp_path: Path
+):
     url = store.put(bert_folder, "models/shared")
     wanted = digest(bert_folder)
-    processes = [start_function(partial(fetch, url, wanted, tmp_path / f"folder {n}"), tmp_path / "log") for n in (1, 2)]
+    processes = [
+        start_function(partial(fetch, url, wanted, tmp_path / f"folder {n}"), tmp_path / "log")
+        for n in (1, 2)
+    ]
     for process in processes:
         process.join()
         assert process.exitcode == 0, (tmp_path / "log").read_text()

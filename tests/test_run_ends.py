@@ -46,8 +46,12 @@ class TestBadFiles:
         (folder / "2-cut.parquet").write_bytes(good.read_bytes()[:-40])
         (folder / "3-text.parquet").write_text("id,question,context\n" * 20)
         write_input(folder / "4-missing.parquet", examples(3).drop_columns(["context"]))
-        write_input(folder / "5-type.parquet", examples(3).set_column(1, "question", pa.array([1, 2, 3])))
-        write_input(folder / "6-other.parquet", examples(3).set_column(0, "id", pa.array([1, 2, 3])))
+        write_input(
+            folder / "5-type.parquet", examples(3).set_column(1, "question", pa.array([1, 2, 3]))
+        )
+        write_input(
+            folder / "6-other.parquet", examples(3).set_column(0, "id", pa.array([1, 2, 3]))
+        )
         write_input(folder / "7.parquet", examples(3, first=5))
         assert annotate(folder, output) == 1
         manifest = read_manifest(output)
@@ -63,13 +67,20 @@ class TestBadFiles:
         assert "'context' is missing" in causes["4-missing.parquet"]
         assert "'question' is int64, not text" in causes["5-type.parquet"]
         assert "'id' is int64, in the other files it is string" in causes["6-other.parquet"]
-        assert read_parts(output).column("id").to_pylist() == [f"row {n}" for n in (0, 1, 2, 5, 6, 7)]
+        assert read_parts(output).column("id").to_pylist() == [
+            f"row {n}" for n in (0, 1, 2, 5, 6, 7)
+        ]
         printed = capfd.readouterr().out
         assert all(name in printed for name in causes)
 
     @pytest.mark.parametrize("content", [b"", b"PAR1 nothing more"])
     def test_nothing_is_written_when_the_first_file_is_bad(
-        self, tmp_path: Path, annotate: Annotate, output: Path, content: bytes, capfd: pytest.CaptureFixture[str]
+        self,
+        tmp_path: Path,
+        annotate: Annotate,
+        output: Path,
+        content: bytes,
+        capfd: pytest.CaptureFixture[str],
     ):
         write_input(tmp_path / "in" / "b.parquet", examples(3))
         (tmp_path / "in" / "a.parquet").write_bytes(content)
@@ -82,30 +93,52 @@ class TestBadFiles:
     def test_damaged_pages_fail_their_own_row_group_only(
         self, tmp_path: Path, annotate: Annotate, output: Path, capfd: pytest.CaptureFixture[str]
     ):
-        path = write_input(tmp_path / "a.parquet", examples(24), row_group_size=8, compression="none", use_dictionary=False)
+        path = write_input(
+            tmp_path / "a.parquet",
+            examples(24),
+            row_group_size=8,
+            compression="none",
+            use_dictionary=False,
+        )
         whole = path.read_bytes()
         column = pq.ParquetFile(path).metadata.row_group(1).column(2)
         damaged = bytearray(whole)
         begin = column.data_page_offset
-        damaged[begin : begin + column.total_compressed_size] = b"\xff" * column.total_compressed_size
+        damaged[begin : begin + column.total_compressed_size] = (
+            b"\xff" * column.total_compressed_size
+        )
         path.write_bytes(damaged)
 
         assert annotate(path, output, "--chunk_rows=4") == 1
         manifest = read_manifest(output)
         assert manifest["chunks"] == {"planned": 6, "failed": 2}
-        assert manifest["rows"] == {"planned": 24, "answered": 16, "no_answer": 0, "rejected": 0, "in_failed_chunks": 8}
+        assert manifest["rows"] == {
+            "planned": 24,
+            "answered": 16,
+            "no_answer": 0,
+            "rejected": 0,
+            "in_failed_chunks": 8,
+        }
         assert [
-            (failure["path"], failure["row_group"], failure["row_start"], failure["rows"]) for failure in manifest["failures"]
+            (failure["path"], failure["row_group"], failure["row_start"], failure["rows"])
+            for failure in manifest["failures"]
         ] == [
             (str(path), 1, 0, 4),
             (str(path), 1, 4, 4),
         ]
-        assert all(failure["step"] == "ReadChunk" and "damaged" in failure["error"] for failure in manifest["failures"])
-        assert read_parts(output).column("id").to_pylist() == [f"row {n}" for n in (*range(8), *range(16, 24))]
+        assert all(
+            failure["step"] == "ReadChunk" and "damaged" in failure["error"]
+            for failure in manifest["failures"]
+        )
+        assert read_parts(output).column("id").to_pylist() == [
+            f"row {n}" for n in (*range(8), *range(16, 24))
+        ]
         assert f"failed: {path}, row group 1, 4 rows, ReadChunk" in capfd.readouterr().out
 
         done = identities(output)
-        assert annotate(path, output, "--chunk_rows=4") == 1  # tries again what failed, and that alone
+        assert (
+            annotate(path, output, "--chunk_rows=4") == 1
+        )  # tries again what failed, and that alone
         assert identities(output) == done
         path.write_bytes(whole)  # a repaired file is another input
         capfd.readouterr()
@@ -136,11 +169,17 @@ class TestReruns:
         write_input(foreign, examples(3))
         assert annotate(source, output, "--chunk_rows=3") == 0
         assert read_parts(output).equals(table)
-        assert {path.name: identities(output)[path.name] for path in kept} == {path.name: parts[path.name] for path in kept}
-        assert all(identities(output)[path.name] != parts[path.name] for path in (lost, torn, foreign))
+        assert {path.name: identities(output)[path.name] for path in kept} == {
+            path.name: parts[path.name] for path in kept
+        }
+        assert all(
+            identities(output)[path.name] != parts[path.name] for path in (lost, torn, foreign)
+        )
         assert read_manifest(output)["content"] == before["content"]
 
-    def test_rejections_of_an_earlier_try_do_not_stay(self, tmp_path: Path, annotate: Annotate, output: Path):
+    def test_rejections_of_an_earlier_try_do_not_stay(
+        self, tmp_path: Path, annotate: Annotate, output: Path
+    ):
         """Memory may run out in one try and not in the next: an answered row must not stand among the rejections."""
         source = write_input(tmp_path / "a.parquet", examples(2))
         assert annotate(source, output) == 0
@@ -160,7 +199,9 @@ class TestReruns:
         message = capfd.readouterr().err
         assert "chunk_rows was 2, is 4" in message
         assert "--overwrite" in message
-        assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == untouched
+        assert {
+            path: path.read_bytes() for path in output.rglob("*") if path.is_file()
+        } == untouched
         assert annotate(source, output, "--chunk_rows=4", "--overwrite") == 0
         assert len(part_files(output)) == 2
         assert json.loads((output / "run.json").read_text())["configuration"]["chunk_rows"] == 4
@@ -190,10 +231,17 @@ class TestReruns:
 class TestEnds:
     def start(self, folder: Path, bert_folder: Path, **how: Any) -> subprocess.Popen[bytes]:
         """A long run in a process of its own, in its own working folder, with relative paths; returns once it writes parts."""
-        arguments = ("--input=in.parquet", "--output=out", f"--model={bert_folder}", "--chunk_rows=4")
+        arguments = (
+            "--input=in.parquet",
+            "--output=out",
+            f"--model={bert_folder}",
+            "--chunk_rows=4",
+        )
         command = [sys.executable, str(HOUSE / "run_pipeline.py"), "annotate", *arguments]
         done = len(part_files(folder / "out")) if (folder / "out" / "parts").exists() else 0
-        process = subprocess.Popen(command, cwd=folder, env=environment(), stderr=subprocess.PIPE, **how)
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment(), stderr=subprocess.PIPE, **how
+        )
         self.wait_for(process, folder / "out", done + 3)
         return process
 
@@ -216,7 +264,9 @@ class TestEnds:
             signalled = time.monotonic()
             _, errors = process.communicate(timeout=600)
             assert process.returncode == code
-            assert time.monotonic() - signalled < signalled - started  # the imports alone take seconds, on a busy machine more
+            assert (
+                time.monotonic() - signalled < signalled - started
+            )  # the imports alone take seconds, on a busy machine more
             assert f"interrupted by {number.name}: run the same command again" in errors.decode()
             assert b"Traceback" not in errors
             assert not (tmp_path / "out" / "manifest.json").exists()
@@ -224,7 +274,9 @@ class TestEnds:
         assert 9 <= len(kept) < rows / 4
         monkeypatch.chdir(tmp_path)
         assert annotate("in.parquet", "out", "--chunk_rows=4") == 0
-        assert read_parts(tmp_path / "out").column("id").to_pylist() == [f"row {n}" for n in range(rows)]
+        assert read_parts(tmp_path / "out").column("id").to_pylist() == [
+            f"row {n}" for n in range(rows)
+        ]
         assert identities(tmp_path / "out").items() >= kept.items()
         assert not (tmp_path / "out" / storage.TEMPORARY).exists()
 
@@ -262,10 +314,17 @@ class TestEnds:
         message = f"what the run came to can't be printed on standard output ({why}): read {output}/manifest.json"
         assert message in capfd.readouterr().err
 
-    def test_streams_that_are_closed_are_no_place_for_files(self, tmp_path: Path, bert_folder: Path):
+    def test_streams_that_are_closed_are_no_place_for_files(
+        self, tmp_path: Path, bert_folder: Path
+    ):
         """The descriptor of a closed stream would be that of the next file that is opened."""
         source = write_input(tmp_path / "a.parquet", examples(2))
-        arguments = ("annotate", f"--input={source}", f"--output={tmp_path}/out", f"--model={bert_folder}")
+        arguments = (
+            "annotate",
+            f"--input={source}",
+            f"--output={tmp_path}/out",
+            f"--model={bert_folder}",
+        )
         script = "import os, sys, run_pipeline; print(run_pipeline.main(sys.argv[1:]), os.listdir('/proc/self/fd')[:3], "
         script += "*map(os.path.realpath, ('/proc/self/fd/0', '/proc/self/fd/1', '/proc/self/fd/2')), file=open('found', 'w'))"
         command = f"exec {shlex.join([sys.executable, '-c', script, *arguments])} <&- >&- 2>&-"

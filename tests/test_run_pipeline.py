@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from model.columns import ANSWER_SCHEMA
+from model.reading.columns import ANSWER_SCHEMA
 from tests.runs import (
     Annotate,
     examples,
@@ -32,9 +32,12 @@ SMALL_WINDOWS = ("--max_length=48", "--max_question=16", "--max_answer_length=8"
 def nested_columns(count: int) -> dict[str, pa.Array]:
     """Columns of other types, nulls and empty values among them, that a job only passes on."""
     return {
-        "answers": pa.array([{"text": ["Ada"] * (n % 3), "answer_start": [4] * (n % 3)} for n in range(count)]),
+        "answers": pa.array(
+            [{"text": ["Ada"] * (n % 3), "answer_start": [4] * (n % 3)} for n in range(count)]
+        ),
         "tags": pa.array(
-            [None if n % 4 == 0 else [("kind", n), ("empty", None)] for n in range(count)], pa.map_("str", "int32")
+            [None if n % 4 == 0 else [("kind", n), ("empty", None)] for n in range(count)],
+            pa.map_("str", "int32"),
         ),
         "deep": pa.array([[{"x": [n, None]}, None] if n % 2 else [] for n in range(count)]),
         "source": pa.array([f"book {n % 3}" for n in range(count)]).dictionary_encode(),
@@ -45,7 +48,9 @@ def nested_columns(count: int) -> dict[str, pa.Array]:
 
 
 class TestOutputMirrorsInput:
-    def test_every_row_is_there_in_its_place_with_its_own_columns(self, tmp_path: Path, annotate: Annotate, output: Path):
+    def test_every_row_is_there_in_its_place_with_its_own_columns(
+        self, tmp_path: Path, annotate: Annotate, output: Path
+    ):
         """Several files, row groups that no chunk size divides, and a second file that types its texts differently."""
         first = examples(17)
         for name, column in nested_columns(17).items():
@@ -53,17 +58,24 @@ class TestOutputMirrorsInput:
         second = first.slice(3, 9)
         for name in ("question", "context"):
             place = second.column_names.index(name)
-            second = second.set_column(place, name, second.column(name).cast(pa.large_string()).dictionary_encode())
+            second = second.set_column(
+                place, name, second.column(name).cast(pa.large_string()).dictionary_encode()
+            )
         write_input(tmp_path / "in" / "a.parquet", first, row_group_size=7)
         write_input(tmp_path / "in" / "b.parquet", second, row_group_size=5)
 
-        assert annotate(tmp_path / "in", output, "--chunk_rows=4", "--n_best=3", *SMALL_WINDOWS) == 0
+        assert (
+            annotate(tmp_path / "in", output, "--chunk_rows=4", "--n_best=3", *SMALL_WINDOWS) == 0
+        )
 
         written = read_parts(output)
         assert written.column_names == [*first.column_names, *ANSWER_SCHEMA.names]
         for name in first.column_names:
             assert written.schema.field(name).type == first.schema.field(name).type
-            assert written.column(name).to_pylist() == first.column(name).to_pylist() + second.column(name).to_pylist()
+            assert (
+                written.column(name).to_pylist()
+                == first.column(name).to_pylist() + second.column(name).to_pylist()
+            )
         for field in ANSWER_SCHEMA:
             assert written.schema.field(field.name).type == field.type
 
@@ -78,8 +90,14 @@ class TestOutputMirrorsInput:
             assert 0 <= row["window_index"] < row["num_windows"]
             best, *others = row["n_best"]
             assert len(others) == 2
-            assert (best["text"], best["start"], best["end"]) == (row["answer_text"], row["answer_start"], row["answer_end"])
-            assert best["start_logit"] + best["end_logit"] == pytest.approx(row["span_score"], rel=1e-5)
+            assert (best["text"], best["start"], best["end"]) == (
+                row["answer_text"],
+                row["answer_start"],
+                row["answer_end"],
+            )
+            assert best["start_logit"] + best["end_logit"] == pytest.approx(
+                row["span_score"], rel=1e-5
+            )
             for candidate in row["n_best"]:
                 assert candidate["text"] == row["context"][candidate["start"] : candidate["end"]]
             assert sum(candidate["probability"] for candidate in row["n_best"]) <= 1 + 1e-5
@@ -88,29 +106,66 @@ class TestOutputMirrorsInput:
         assert max(row["num_windows"] for row in rows) > 1
 
         chunk_rows = [part.stem.rsplit("-n", 1)[1] for part in part_files(output)]
-        assert chunk_rows == ["4", "3", "4", "3", "3", "4", "1", "4"]  # groups of 7, 7, 3 and of 5, 4
+        assert chunk_rows == [
+            "4",
+            "3",
+            "4",
+            "3",
+            "3",
+            "4",
+            "1",
+            "4",
+        ]  # groups of 7, 7, 3 and of 5, 4
 
     def test_the_manifest_accounts_for_every_row(
         self, tmp_path: Path, annotate: Annotate, output: Path, capfd: pytest.CaptureFixture[str]
     ):
-        source = write_input(tmp_path / "a.parquet", pa.concat_tables([examples(9), examples(4)]), row_group_size=10)
+        source = write_input(
+            tmp_path / "a.parquet", pa.concat_tables([examples(9), examples(4)]), row_group_size=10
+        )
         assert annotate(source, output, "--chunk_rows=6") == 0
         manifest = read_manifest(output)
         assert manifest["state"] == "complete"
         assert manifest["why"] == []
-        assert manifest["rows"] == {"planned": 13, "answered": 13, "no_answer": 0, "rejected": 0, "in_failed_chunks": 0}
+        assert manifest["rows"] == {
+            "planned": 13,
+            "answered": 13,
+            "no_answer": 0,
+            "rejected": 0,
+            "in_failed_chunks": 0,
+        }
         assert manifest["chunks"] == {"planned": 3, "failed": 0}
         assert manifest["distinct_pairs"] == 6 + 4 + 3  # a pair is told apart within a chunk only
-        assert manifest["windows"] == sum(row["num_windows"] for row in read_parts(output).to_pylist())
+        assert manifest["windows"] == sum(
+            row["num_windows"] for row in read_parts(output).to_pylist()
+        )
         assert manifest["tokens"]["padded"] >= manifest["tokens"]["real"] > 13 * 20
         assert manifest["configuration"]["chunk_rows"] == 6
-        assert set(manifest["steps"]) == {"ReadChunk", "MakeWindows", "PredictSpans", "DecodeAnswers", "WriteChunk"}
+        assert set(manifest["steps"]) == {
+            "ReadChunk",
+            "MakeWindows",
+            "PredictSpans",
+            "DecodeAnswers",
+            "WriteChunk",
+        }
         assert manifest["failures"] == []
-        assert "13 rows = 13 answered + 0 no answer + 0 rejected + 0 in failed chunks" in capfd.readouterr().out
-        assert sorted(path.name for path in output.iterdir()) == ["manifest.json", "parts", "run.json"]
-        assert json.loads((output / "run.json").read_text())["inputs"][0]["size"] == source.stat().st_size
+        assert (
+            "13 rows = 13 answered + 0 no answer + 0 rejected + 0 in failed chunks"
+            in capfd.readouterr().out
+        )
+        assert sorted(path.name for path in output.iterdir()) == [
+            "manifest.json",
+            "parts",
+            "run.json",
+        ]
+        assert (
+            json.loads((output / "run.json").read_text())["inputs"][0]["size"]
+            == source.stat().st_size
+        )
 
-    def test_a_row_asked_twice_has_one_answer(self, tmp_path: Path, annotate: Annotate, output: Path):
+    def test_a_row_asked_twice_has_one_answer(
+        self, tmp_path: Path, annotate: Annotate, output: Path
+    ):
         write_input(tmp_path / "a.parquet", pa.concat_tables([examples(3), examples(3)]))
         assert annotate(tmp_path / "a.parquet", output) == 0
         answers = read_parts(output).select(ANSWER_SCHEMA.names)
@@ -127,14 +182,20 @@ class TestOutputMirrorsInput:
 
     def test_only_the_first_rows(self, tmp_path: Path, annotate: Annotate, output: Path):
         for place, name in enumerate("abc"):
-            write_input(tmp_path / "in" / f"{name}.parquet", examples(6, first=10 * place), row_group_size=4)
+            write_input(
+                tmp_path / "in" / f"{name}.parquet", examples(6, first=10 * place), row_group_size=4
+            )
         assert annotate(tmp_path / "in", output, "--limit=11", "--chunk_rows=3") == 0
-        assert read_parts(output).column("id").to_pylist() == [f"row {n}" for n in (0, 1, 2, 3, 4, 5, 10, 11, 12, 13, 14)]
+        assert read_parts(output).column("id").to_pylist() == [
+            f"row {n}" for n in (0, 1, 2, 3, 4, 5, 10, 11, 12, 13, 14)
+        ]
         assert read_manifest(output)["rows"]["planned"] == 11
 
 
 class TestColumns:
-    def test_kept_columns_keep_the_order_that_was_asked_for(self, tmp_path: Path, annotate: Annotate, output: Path):
+    def test_kept_columns_keep_the_order_that_was_asked_for(
+        self, tmp_path: Path, annotate: Annotate, output: Path
+    ):
         write_input(tmp_path / "a.parquet", examples(3).append_column("score", pa.array([1, 2, 3])))
         assert annotate(tmp_path / "a.parquet", output, "--keep_columns=score, id") == 0
         written = read_parts(output)
@@ -144,22 +205,37 @@ class TestColumns:
     def test_a_clash_is_refused_and_a_prefix_resolves_it(
         self, tmp_path: Path, annotate: Annotate, output: Path, capfd: pytest.CaptureFixture[str]
     ):
-        write_input(tmp_path / "a.parquet", examples(2).append_column("status", pa.array(["new", "old"])))
+        write_input(
+            tmp_path / "a.parquet", examples(2).append_column("status", pa.array(["new", "old"]))
+        )
         assert annotate(tmp_path / "a.parquet", output) == 2
         assert "--output_prefix='': the output column 'status'" in capfd.readouterr().err
         assert not output.exists()
         assert annotate(tmp_path / "a.parquet", output, "--output_prefix=qa_") == 0
         written = read_parts(output)
-        assert written.column_names == [*examples(1).column_names, "status", *(f"qa_{name}" for name in ANSWER_SCHEMA.names)]
+        assert written.column_names == [
+            *examples(1).column_names,
+            "status",
+            *(f"qa_{name}" for name in ANSWER_SCHEMA.names),
+        ]
         assert written.column("status").to_pylist() == ["new", "old"]
         assert written.column("qa_status").to_pylist() == ["answered"] * 2
 
-    def test_columns_of_other_names_and_rows_without_an_id(self, tmp_path: Path, annotate: Annotate, output: Path):
+    def test_columns_of_other_names_and_rows_without_an_id(
+        self, tmp_path: Path, annotate: Annotate, output: Path
+    ):
         table = examples(5).select(["question", "context"]).rename_columns(["ask", "text"])
         write_input(
-            tmp_path / "a.parquet", table.set_column(0, "ask", pa.array(["Who?", "", "Who?", "Who?", None])), row_group_size=3
+            tmp_path / "a.parquet",
+            table.set_column(0, "ask", pa.array(["Who?", "", "Who?", "Who?", None])),
+            row_group_size=3,
         )
-        assert annotate(tmp_path / "a.parquet", output, "--question_column=ask", "--context_column=text") == 0
+        assert (
+            annotate(
+                tmp_path / "a.parquet", output, "--question_column=ask", "--context_column=text"
+            )
+            == 0
+        )
         made = ["a.parquet:0:0", "a.parquet:0:1", "a.parquet:0:2", "a.parquet:1:0", "a.parquet:1:1"]
         written = read_parts(output)
         assert written.column_names == ["id", "ask", "text", *ANSWER_SCHEMA.names]
@@ -169,18 +245,30 @@ class TestColumns:
             ("a.parquet:1:1", 4, "question_missing"),
         ]
 
-    def test_made_ids_tell_files_of_one_name_apart(self, tmp_path: Path, annotate: Annotate, output: Path):
+    def test_made_ids_tell_files_of_one_name_apart(
+        self, tmp_path: Path, annotate: Annotate, output: Path
+    ):
         for day in (1, 2):
-            write_input(tmp_path / "in" / f"date={day}" / "part-0.parquet", examples(2).drop_columns(["id"]))
+            write_input(
+                tmp_path / "in" / f"date={day}" / "part-0.parquet", examples(2).drop_columns(["id"])
+            )
         assert annotate(tmp_path / "in", output) == 0
         made = [f"date={day}/part-0.parquet:0:{row}" for day in (1, 2) for row in (0, 1)]
         assert read_parts(output).column("id").to_pylist() == made
 
-    def test_folders_of_the_path_are_columns_and_types_hold_all_files(self, tmp_path: Path, bert_folder: Path, output: Path):
+    def test_folders_of_the_path_are_columns_and_types_hold_all_files(
+        self, tmp_path: Path, bert_folder: Path, output: Path
+    ):
         """As Hive and Spark write them: text, after the file's columns, and there to slice by."""
-        for language, numbers in (("en", pa.nulls(2)), ("fr", pa.array([1, 2], pa.int32())), ("pt", pa.array([3, 4]))):
+        for language, numbers in (
+            ("en", pa.nulls(2)),
+            ("fr", pa.array([1, 2], pa.int32())),
+            ("pt", pa.array([3, 4])),
+        ):
             table = examples(2).append_column("n", numbers)
-            table = table.append_column("answers", pa.array([{"text": ["Ada"], "answer_start": [28]}] * 2))
+            table = table.append_column(
+                "answers", pa.array([{"text": ["Ada"], "answer_start": [28]}] * 2)
+            )
             write_input(tmp_path / "in" / f"lang={language}" / "part-0.parquet", table)
         arguments = (f"--input={tmp_path}/in", f"--output={output}", f"--model={bert_folder}")
         assert run("audit", *arguments, "--slice_by=lang") == 0
@@ -191,11 +279,20 @@ class TestColumns:
         slices = json.loads((output / "audit.json").read_text("utf-8"))["slices"]["lang"]
         assert sorted(slices) == ["en", "fr", "pt"]
 
-    def test_the_id_column_may_have_another_name(self, tmp_path: Path, annotate: Annotate, output: Path):
+    def test_the_id_column_may_have_another_name(
+        self, tmp_path: Path, annotate: Annotate, output: Path
+    ):
         table = examples(2).rename_columns(["key", "question", "context"])
-        write_input(tmp_path / "a.parquet", table.set_column(1, "question", pa.array(["Who?", None])))
+        write_input(
+            tmp_path / "a.parquet", table.set_column(1, "question", pa.array(["Who?", None]))
+        )
         assert annotate(tmp_path / "a.parquet", output, "--id_column=key") == 0
-        assert read_parts(output).column_names == ["key", "question", "context", *ANSWER_SCHEMA.names]
+        assert read_parts(output).column_names == [
+            "key",
+            "question",
+            "context",
+            *ANSWER_SCHEMA.names,
+        ]
         assert [row["id"] for row in read_rejections(output)] == ["row 1"]
 
 
@@ -241,18 +338,26 @@ class TestRejections:
         assert annotate(tmp_path / "good.parquet", tmp_path / "alone", "--max_windows=3") == 0
 
         written = read_parts(output)
-        assert written.column("question").cast(pa.binary()) == table.column("question").cast(pa.binary())
-        assert written.column("context").cast(pa.binary()) == table.column("context").cast(pa.binary())
+        assert written.column("question").cast(pa.binary()) == table.column("question").cast(
+            pa.binary()
+        )
+        assert written.column("context").cast(pa.binary()) == table.column("context").cast(
+            pa.binary()
+        )
         answers = written.select(ANSWER_SCHEMA.names).to_pylist()
         nothing = dict.fromkeys(ANSWER_SCHEMA.names)
-        assert answers[0::2] == [{**nothing, "status": "rejected", "reason": row[2]} for row in self.ROWS]
+        assert answers[0::2] == [
+            {**nothing, "status": "rejected", "reason": row[2]} for row in self.ROWS
+        ]
 
         alone = read_parts(tmp_path / "alone").select(ANSWER_SCHEMA.names).to_pylist()
         inexact = ("probability", "span_score", "n_best")  # another batch rounds differently
         for beside, apart in zip(answers[1::2], alone, strict=True):
             assert beside["probability"] == pytest.approx(apart["probability"], rel=1e-4)
             assert beside["span_score"] == pytest.approx(apart["span_score"], rel=1e-4)
-            assert {k: v for k, v in beside.items() if k not in inexact} == {k: v for k, v in apart.items() if k not in inexact}
+            assert {k: v for k, v in beside.items() if k not in inexact} == {
+                k: v for k, v in apart.items() if k not in inexact
+            }
 
         rejections = read_rejections(output)
         assert [row["row"] for row in rejections] == [0, 2, 4, 6, 8, 10, 12, 14, 16, 18]
@@ -263,25 +368,45 @@ class TestRejections:
             assert found["path"] == str(tmp_path / "mixed.parquet")
             assert found["row_group"] == 0
         manifest = read_manifest(output)
-        assert manifest["rows"] == {"planned": 20, "answered": 10, "no_answer": 0, "rejected": 10, "in_failed_chunks": 0}
+        assert manifest["rows"] == {
+            "planned": 20,
+            "answered": 10,
+            "no_answer": 0,
+            "rejected": 10,
+            "in_failed_chunks": 0,
+        }
         assert manifest["reasons"] == {**{row[2]: 1 for row in self.ROWS}, "question_missing": 2}
         assert read_manifest(tmp_path / "alone")["reasons"] == {}
         assert not (tmp_path / "alone" / "rejections").exists()
 
-    def test_rows_count_from_the_start_of_the_file(self, tmp_path: Path, annotate: Annotate, output: Path):
-        table = examples(10).set_column(1, "question", pa.array(["Who?"] * 7 + [None] + ["Who?"] * 2))
+    def test_rows_count_from_the_start_of_the_file(
+        self, tmp_path: Path, annotate: Annotate, output: Path
+    ):
+        table = examples(10).set_column(
+            1, "question", pa.array(["Who?"] * 7 + [None] + ["Who?"] * 2)
+        )
         write_input(tmp_path / "a.parquet", table, row_group_size=4)
         assert annotate(tmp_path / "a.parquet", output, "--chunk_rows=2") == 0
-        assert [(row["id"], row["row_group"], row["row"]) for row in read_rejections(output)] == [("row 7", 1, 7)]
+        assert [(row["id"], row["row_group"], row["row"]) for row in read_rejections(output)] == [
+            ("row 7", 1, 7)
+        ]
 
-    def test_a_column_of_nulls_is_a_column_of_rejections(self, tmp_path: Path, annotate: Annotate, output: Path):
+    def test_a_column_of_nulls_is_a_column_of_rejections(
+        self, tmp_path: Path, annotate: Annotate, output: Path
+    ):
         write_input(tmp_path / "a.parquet", examples(3).set_column(1, "question", pa.nulls(3)))
         assert annotate(tmp_path / "a.parquet", output, "--max_failed_fraction=1") == 0
         assert read_parts(output).column("reason").to_pylist() == ["question_missing"] * 3
         assert len(read_rejections(output)) == 3
 
-    def test_an_id_that_is_no_utf8_does_not_fail_its_chunk(self, tmp_path: Path, annotate: Annotate, output: Path):
-        table = examples(2).set_column(0, "id", texts(b"\xff", "b")).set_column(1, "question", texts(None, "Who?"))
+    def test_an_id_that_is_no_utf8_does_not_fail_its_chunk(
+        self, tmp_path: Path, annotate: Annotate, output: Path
+    ):
+        table = (
+            examples(2)
+            .set_column(0, "id", texts(b"\xff", "b"))
+            .set_column(1, "question", texts(None, "Who?"))
+        )
         write_input(tmp_path / "a.parquet", table)
         assert annotate(tmp_path / "a.parquet", output) == 0
         assert [(row["id"], row["row"]) for row in read_rejections(output)] == [(None, 0)]
@@ -290,15 +415,21 @@ class TestRejections:
     def test_nothing_but_rejections_is_no_success(
         self, tmp_path: Path, annotate: Annotate, output: Path, capfd: pytest.CaptureFixture[str]
     ):
-        write_input(tmp_path / "a.parquet", examples(4).set_column(1, "question", pa.array([""] * 4)))
+        write_input(
+            tmp_path / "a.parquet", examples(4).set_column(1, "question", pa.array([""] * 4))
+        )
         assert annotate(tmp_path / "a.parquet", output) == 1
         manifest = read_manifest(output)
         assert manifest["state"] == "incomplete"
-        assert manifest["why"] == ["4 of 4 rows were rejected or failed, more than --max_failed_fraction=0.5"]
+        assert manifest["why"] == [
+            "4 of 4 rows were rejected or failed, more than --max_failed_fraction=0.5"
+        ]
         assert manifest["rows"]["rejected"] == 4
         assert "--max_failed_fraction=0.5" in capfd.readouterr().out
         before = identities(output)
-        assert annotate(tmp_path / "a.parquet", output, "--max_failed_fraction=1") == 0  # no part of the identity: no new work
+        assert (
+            annotate(tmp_path / "a.parquet", output, "--max_failed_fraction=1") == 0
+        )  # no part of the identity: no new work
         assert read_manifest(output)["state"] == "complete"
         assert identities(output) == before
 
@@ -317,11 +448,30 @@ class TestTheSameContent:
             assert annotate(source, tmp_path / way, "--chunk_rows=4", *options) == 0
         one, *others = ways
         manifest, parts = read_manifest(tmp_path / one), read_parts(tmp_path / one)
-        assert manifest["rows"] == {"planned": 40, "answered": 20, "no_answer": 0, "rejected": 20, "in_failed_chunks": 0}
-        exact = [field.name for field in parts.schema if not pa.types.is_floating(field.type) and field.name != "n_best"]
+        assert manifest["rows"] == {
+            "planned": 40,
+            "answered": 20,
+            "no_answer": 0,
+            "rejected": 20,
+            "in_failed_chunks": 0,
+        }
+        exact = [
+            field.name
+            for field in parts.schema
+            if not pa.types.is_floating(field.type) and field.name != "n_best"
+        ]
         for way in others:
             other = read_manifest(tmp_path / way)
-            for figure in ("rows", "content", "windows", "tokens", "chunks", "distinct_pairs", "reasons", "configuration"):
+            for figure in (
+                "rows",
+                "content",
+                "windows",
+                "tokens",
+                "chunks",
+                "distinct_pairs",
+                "reasons",
+                "configuration",
+            ):
                 assert other[figure] == manifest[figure]
             assert read_parts(tmp_path / way).select(exact).equals(parts.select(exact))
             assert read_rejections(tmp_path / way) == read_rejections(tmp_path / one)
@@ -330,16 +480,25 @@ class TestTheSameContent:
         source = write_input(tmp_path / "a.parquet", examples(5))
         assert annotate(source, tmp_path / "long") == 0
         assert annotate(source, tmp_path / "short", "--max_answer_length=1") == 0
-        assert read_manifest(tmp_path / "long")["content"] != read_manifest(tmp_path / "short")["content"]
+        assert (
+            read_manifest(tmp_path / "long")["content"]
+            != read_manifest(tmp_path / "short")["content"]
+        )
 
 
-def test_an_object_store_from_end_to_end(bert_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_an_object_store_from_end_to_end(
+    bert_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """Input, model and output behind fsspec; the memory file system stands for a bucket."""
     monkeypatch.setattr(storage.tempfile, "tempdir", str(tmp_path))
     store = fsspec.filesystem("memory")
     store.store.clear()
     sink = pa.BufferOutputStream()
-    pq.write_table(examples(7).set_column(1, "question", pa.array(["Who?"] * 6 + [None])), sink, row_group_size=4)
+    pq.write_table(
+        examples(7).set_column(1, "question", pa.array(["Who?"] * 6 + [None])),
+        sink,
+        row_group_size=4,
+    )
     store.pipe_file("/bucket/in/a.parquet", sink.getvalue().to_pybytes())
     for path in bert_folder.iterdir():
         store.pipe_file(f"/bucket/model/{path.name}", path.read_bytes())

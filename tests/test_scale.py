@@ -34,11 +34,16 @@ def folder(benchmark: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) 
 
 def planned(folder: Path, size: ChunkSize) -> list[ChunkRun]:
     files = enumerate(sorted(folder.iterdir()))
-    listed = [InputFile(place, str(path), path.stat().st_size, "", path.name) for place, path in files]
+    listed = [
+        InputFile(place, str(path), path.stat().st_size, "", path.name) for place, path in files
+    ]
     return [run for file in listed for run in plan_file(file, pq.read_metadata(file.path), size)]
 
 
-@pytest.mark.parametrize("size", [ChunkSize(100, 2**20), ChunkSize(2048, 2**20), ChunkSize(2048, 2000), ChunkSize(7, 2**20, 4)])
+@pytest.mark.parametrize(
+    "size",
+    [ChunkSize(100, 2**20), ChunkSize(2048, 2**20), ChunkSize(2048, 2000), ChunkSize(7, 2**20, 4)],
+)
 def test_chunks(folder: Path, size: ChunkSize):
     by_formula = 0
     for path in folder.iterdir():
@@ -53,9 +58,14 @@ def test_chunks(folder: Path, size: ChunkSize):
 
 
 @pytest.mark.parametrize("uneven", [False, True])
-def test_hours_lie_between_the_work_of_a_worker_and_that_with_the_tail(benchmark: dict[str, Any], folder: Path, uneven: bool):
+def test_hours_lie_between_the_work_of_a_worker_and_that_with_the_tail(
+    benchmark: dict[str, Any], folder: Path, uneven: bool
+):
     plan = enumerate(planned(folder, ChunkSize(100, 2**20)))
-    runs = [sum(chunk.rows for chunk in run.chunks) * (1.0 + place % 7 if uneven else 1.0) for place, run in plan]
+    runs = [
+        sum(chunk.rows for chunk in run.chunks) * (1.0 + place % 7 if uneven else 1.0)
+        for place, run in plan
+    ]
     share, longest = sum(runs) / WORKERS, max(runs)
     assert share <= benchmark["makespan"](runs, WORKERS) <= share + longest
     slowed = sum(runs) / (WORKERS - 0.9)
@@ -71,4 +81,6 @@ def test_the_figures_of_a_trial_give_back_its_own_seconds():
     tokens_per_row = trial["tokens"]["real"] / rows
     network = trial["steps"]["PredictSpans"]
     outside = 1 - network["seconds"] / sum(step["seconds"] for step in trial["steps"].values())
-    assert rows * tokens_per_row / (network["tokens_per_second"] * (1 - outside)) == pytest.approx(100.0)
+    assert rows * tokens_per_row / (network["tokens_per_second"] * (1 - outside)) == pytest.approx(
+        100.0
+    )

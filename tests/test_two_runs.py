@@ -31,15 +31,22 @@ def alone(arguments: list[str], folder: Path) -> dict[str, Any]:
 def test_the_same_run_twice_at_a_time_is_harmless(tmp_path: Path, arguments: list[str]):
     arguments = [*arguments, "--chunk_rows=10"]
     whole = alone(arguments, tmp_path)
-    processes = [start([*arguments, f"--output={tmp_path}/out"], tmp_path / f"log {n}") for n in (1, 2)]
+    processes = [
+        start([*arguments, f"--output={tmp_path}/out"], tmp_path / f"log {n}") for n in (1, 2)
+    ]
     for process in processes:
         process.join()
     codes = sorted(process.exitcode for process in processes)
-    assert codes in ([0, 0], [0, 3])  # the one that ends first may miss the manifest, which the other has still to write
+    assert codes in (
+        [0, 0],
+        [0, 3],
+    )  # the one that ends first may miss the manifest, which the other has still to write
     assert content(tmp_path / "out") == whole
 
 
-def test_a_run_whose_output_is_overwritten_ends_and_leaves_nothing(tmp_path: Path, arguments: list[str]):
+def test_a_run_whose_output_is_overwritten_ends_and_leaves_nothing(
+    tmp_path: Path, arguments: list[str]
+):
     other = [*arguments, "--chunk_rows=30", "--n_best=2"]
     whole = alone(other, tmp_path)
     first = start([*arguments, "--chunk_rows=3", f"--output={tmp_path}/out"], tmp_path / "first")
@@ -53,9 +60,15 @@ def test_a_run_whose_output_is_overwritten_ends_and_leaves_nothing(tmp_path: Pat
     for process in (first, second):
         process.join()
     assert first.exitcode == 3
-    assert "belongs to another run now: nothing more is written there" in (tmp_path / "first").read_text()
+    assert (
+        "belongs to another run now: nothing more is written there"
+        in (tmp_path / "first").read_text()
+    )
     assert second.exitcode == 0, (tmp_path / "second").read_text()
     found = content(tmp_path / "out")
-    for each in (found, whole):  # a removal that met the other's last write was tried again, and counted
+    for each in (
+        found,
+        whole,
+    ):  # a removal that met the other's last write was tried again, and counted
         del each["manifest.json"]["retries"]
     assert found == whole

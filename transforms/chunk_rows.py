@@ -12,13 +12,16 @@ import pyarrow as pa
 from transforms.records import Chunk, ChunkSpec
 
 
-def chunk_rows(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> Chunk:
+def chunk_rows(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> Chunk[None]:
     """The columns that the schema names, null where a row has no such key, as one chunk that belongs to no file.
 
     Raises what pyarrow raises for a value that does not fit its column.
     """
     table = pa.Table.from_pylist(list(rows), schema=schema)
-    return Chunk(ChunkSpec("rows", label="rows", row_group=0, row_start=0, first_row=0, rows=len(rows), part="rows"), table)
+    spec = ChunkSpec(
+        "rows", label="rows", row_group=0, row_start=0, first_row=0, rows=len(rows), part="rows"
+    )
+    return Chunk(spec, table, None)
 
 
 @dataclass

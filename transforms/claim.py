@@ -7,10 +7,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from transforms.run_files import RunFiles
 from transforms.storage import commit, exists, join, read, remove
-
-RUN = "run.json"
-"""What a run is, its fingerprint first. One output, one identity."""
 
 _HEAD = 100
 """Bytes of `run.json` that hold the fingerprint: the list of inputs after it may be long."""
@@ -31,6 +29,11 @@ class Output:
     folder: str
     run: str
 
+    @property
+    def files(self) -> RunFiles:
+        """The files of the output."""
+        return RunFiles(self.folder)
+
     def commit(self, content: bytes | pa.Buffer, *names: str) -> None:
         """Publishes finished bytes as the file `folder/names...`. Raises ClaimLost."""
         self._check()
@@ -40,7 +43,9 @@ class Output:
         """`commit` for a file that nobody counts later: it is read again. Raises ClaimLost, OSError if it was lost."""
         self.commit(content, *names)
         if read(join(self.folder, *names)) != content:
-            raise OSError(errno.EIO, "it was written, but is not what is read", join(self.folder, *names))
+            raise OSError(
+                errno.EIO, "it was written, but is not what is read", join(self.folder, *names)
+            )
 
     def remove(self, *names: str) -> None:
         """Removes a file of the output, if it is there. Raises ClaimLost."""
@@ -50,8 +55,10 @@ class Output:
 
     def _check(self) -> None:
         try:
-            head = read(join(self.folder, RUN), _HEAD)
+            head = read(self.files.run, _HEAD)
         except FileNotFoundError:
             head = b""
         if f'"{self.run}"'.encode() not in head:
-            raise ClaimLost(f"{self.folder} belongs to another run now: nothing more is written there")
+            raise ClaimLost(
+                f"{self.folder} belongs to another run now: nothing more is written there"
+            )

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import apache_beam as beam
 import pyarrow as pa
 
-from model.columns import as_texts
-from model.comparison import METRICS, Comparison, Score
-from model.slices import given_labels, slice_labels
-from transforms.storage import join, list_names, open_parquet
+from model.audit.comparison import METRICS, Comparison, Score
+from model.audit.slices import given_labels, slice_labels
+from model.reading.columns import as_texts
+from transforms.run_files import RunFiles
+from transforms.storage import open_parquet
 
 _MEASURED = ("context_characters", "num_tokens", "num_windows", "golds", "gold_start", "gold_end")
 SCORE_COLUMNS = (*METRICS, "status", "pair_hash", "gold_hash", *_MEASURED)
@@ -38,8 +39,8 @@ class AuditSide:
 
     def paths(self) -> list[str]:
         """Its parts, in order: a row is known by the place of its part."""
-        folder = join(self.folder, "parts")
-        return [join(folder, name) for name in list_names(folder)]
+        files = RunFiles(self.folder)
+        return [files.part(name) for name in files.part_names()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +71,35 @@ def read_scores(part: ScoredPart) -> Iterator[tuple[str | None, Score]]:
             labels = slice_labels(audit, questions or [None] * batch.num_rows)
             if not side.question:
                 del labels["question_word"]
-            labels.update({name: given_labels(as_texts(batch.column(name))) for name in side.slices})
-            values = zip(*(audit.column(name).fill_null(float("nan")).to_pylist() for name in METRICS), strict=True)
+            labels.update(
+                {name: given_labels(as_texts(batch.column(name))) for name in side.slices}
+            )
+            values = zip(
+                *(audit.column(name).fill_null(float("nan")).to_pylist() for name in METRICS),
+                strict=True,
+            )
             rest = (audit.column(name).to_pylist() for name in ("status", "pair_hash", "gold_hash"))
             rows = zip(as_texts(batch.column(side.id)), values, *rest, strict=True)
             for row, (row_id, figures, status, pair, golds) in enumerate(rows):
-                mine = tuple((name, column[row]) for name, column in labels.items()) if not side.after else ()
-                yield row_id, Score(side.after, row_id or "", part.index, begin + row, status, figures, pair, golds, mine)
+                mine = (
+                    tuple((name, column[row]) for name, column in labels.items())
+                    if not side.after
+                    else ()
+                )
+                yield (
+                    row_id,
+                    Score(
+                        side.after,
+                        row_id or "",
+                        part.index,
+                        begin + row,
+                        status,
+                        figures,
+                        pair,
+                        golds,
+                        mine,
+                    ),
+                )
             begin += batch.num_rows
 
 
@@ -94,7 +117,9 @@ def pair_scores(row_id: str | None, scores: Iterable[Score]) -> Iterator[Pairing
     by_texts: dict[bytes, tuple[list[Score], list[Score]]] = defaultdict(lambda: ([], []))
     for score in scores:
         by_texts[score.pair or b""][score.after].append(score)
-    before, after = ([score for sides in by_texts.values() for score in sides[side]] for side in (False, True))
+    before, after = (
+        [score for sides in by_texts.values() for score in sides[side]] for side in (False, True)
+    )
     if len(before) <= 1 and len(after) <= 1:
         yield _judged(before, after)
     else:

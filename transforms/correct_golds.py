@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
-import apache_beam as beam
 import pyarrow as pa
 
-from model.columns import as_texts, read_texts
-from model.golds import locate_gold
+from model.audit.golds import locate_gold
+from model.reading.columns import as_texts, read_texts
 from transforms.chunk_step import ChunkStep
-from transforms.records import Chunk
-from transforms.relabel import Correction
-from transforms.write_chunk import row_ids
+from transforms.records import Chunk, Correction, row_ids
 
 _WHERE = {
     "gold_absent": "does not stand in the context",
@@ -23,7 +20,13 @@ _WHERE = {
 }
 
 
-def correct_golds(chunk: Chunk, corrections: Mapping[str, Correction], id_column: str, context: str, answers: str) -> Chunk:
+def correct_golds(
+    chunk: Chunk[None],
+    corrections: Mapping[str, Correction],
+    id_column: str,
+    context: str,
+    answers: str,
+) -> Chunk[None]:
     """The chunk with corrected golds in the column `answers`, and the ids of the rows that have them.
 
     A corrected text without a start is `unplaced` (and its row will be rejected) where it stands nowhere, more than once, or
@@ -57,33 +60,31 @@ def correct_golds(chunk: Chunk, corrections: Mapping[str, Correction], id_column
     for number, row in enumerate(rows):
         order[row] = table.num_rows + number
     table = table.set_column(place, table.schema.field(place), column.take(pa.array(order)))
-    return replace(chunk, table=table, corrected=tuple(str(ids[row]) for row in rows), unplaced=unplaced)
+    return replace(
+        chunk, table=table, corrected=tuple(str(ids[row]) for row in rows), unplaced=unplaced
+    )
 
 
 def _gold_by_gold(answers: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
     """Lists of texts and starts as a column of list<struct<text, answer_start>> has them."""
-    return [{"text": text, "answer_start": start} for text, start in zip(answers["text"], answers["answer_start"], strict=True)]
+    return [
+        {"text": text, "answer_start": start}
+        for text, start in zip(answers["text"], answers["answer_start"], strict=True)
+    ]
 
 
 @dataclass
-class CorrectGolds(beam.PTransform):
-    """Chunk -> Chunk."""
+class CorrectGolds(ChunkStep[Chunk[None], Chunk[None]]):
+    """Chunk -> Chunk with corrected golds."""
+
+    stage: ClassVar[str] = "audit"
 
     corrections: Mapping[str, Correction]
     id: str
     context: str
     answers: str
 
-    def expand(self, chunks: beam.PCollection) -> beam.PCollection:
-        return chunks | beam.ParDo(_CorrectGolds(self.corrections, self.id, self.context, self.answers))
-
-
-class _CorrectGolds(ChunkStep):
-    stage = "audit"
-
-    def __init__(self, corrections: Mapping[str, Correction], *columns: str):
-        super().__init__()
-        self.corrections, self.columns = corrections, columns
-
-    def apply(self, chunk: Chunk) -> Chunk:
-        return correct_golds(chunk, self.corrections, *self.columns) if chunk.wants("audit") else chunk
+    def apply(self, chunk: Chunk[None]) -> Iterator[Chunk[None]]:
+        if chunk.wants("audit"):
+            chunk = correct_golds(chunk, self.corrections, self.id, self.context, self.answers)
+        yield chunk

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
-import apache_beam as beam
-
-from model.columns import answer_columns
-from model.prediction import Decoding, decide
+from model.reading.columns import answer_columns
+from model.reading.prediction import Decoding, decide
+from model.reading.span_reader import SpanReader
 from transforms.chunk_step import ChunkStep
-from transforms.records import AnsweredChunk, Outcome, PredictedChunk, Rejection
+from transforms.records import Answered, Chunk, Outcome, Predicted, Rejection, reasons_of
 
 
-def decode_answers(
-    predicted: PredictedChunk, decoding: Decoding, null_threshold: float, annotate: bool = True
-) -> AnsweredChunk:
-    """Merges windows to passages and decides between the best span and no answer, see `model.prediction.decide`.
+def decode_answers(predicted: Predicted, decoding: Decoding, annotate: bool = True) -> Answered:
+    """Merge windows to passages and decide between the best span and no answer, see `model.reading.prediction.decide`.
 
     With `annotate`, the outcome has annotate's columns. Rejections: those of earlier steps and of `decide`.
     """
     windowed, prediction = predicted.windowed, predicted.prediction
     windows = windowed.windows
     pairs = len(windows.pair_passage)
-    decision = decide(prediction, windows, windowed.row_pair, decoding, null_threshold)
+    decision = decide(prediction, windows, windowed.row_pair, decoding)
     spans, no_answer = decision.spans, decision.no_answer
     rejected = {rejection.row: rejection for rejection in windowed.rejections}
     for row, (reason, message) in decision.problems.items():
@@ -52,36 +51,18 @@ def decode_answers(
         )
         statuses = Counter(columns.column("status").to_pylist())
         outcomes = (Outcome("annotate", columns, rejections, {**counts, **statuses}),)
-    return AnsweredChunk(predicted.chunk, predicted, spans, no_answer, rejections, counts, outcomes)
-
-
-def reasons_of(rejections: tuple[Rejection, ...], rows: int) -> list[str | None]:
-    """The reason of every row, None for one that is not rejected."""
-    reasons: list[str | None] = [None] * rows
-    for rejection in rejections:
-        reasons[rejection.row] = rejection.reason
-    return reasons
+    return Answered(predicted, spans, no_answer, rejections, counts, outcomes)
 
 
 @dataclass
-class DecodeAnswers(beam.PTransform):
-    """PredictedChunk -> AnsweredChunk."""
+class DecodeAnswers(ChunkStep[Chunk[Predicted], Chunk[Answered]]):
+    """Chunk[Predicted] -> Chunk[Answered], with annotate's outcome if `annotate` is set."""
 
-    decoding: Decoding
-    null_threshold: float
+    stage: ClassVar[str] = "annotate"
+
+    reader: SpanReader
     annotate: bool = True
 
-    def expand(self, chunks: beam.PCollection) -> beam.PCollection:
-        return chunks | beam.ParDo(_DecodeAnswers(self.decoding, self.null_threshold, self.annotate))
-
-
-class _DecodeAnswers(ChunkStep):
-    stage = "annotate"
-
-    def __init__(self, decoding: Decoding, null_threshold: float, annotate: bool):
-        super().__init__()
-        self.decoding, self.null_threshold, self.annotate = decoding, null_threshold, annotate
-
-    def apply(self, predicted: PredictedChunk) -> AnsweredChunk:
-        annotate = self.annotate and predicted.chunk.wants("annotate")
-        return decode_answers(predicted, self.decoding, self.null_threshold, annotate)
+    def apply(self, chunk: Chunk[Predicted]) -> Iterator[Chunk[Answered]]:
+        annotate = self.annotate and chunk.wants("annotate")
+        yield chunk.carrying(decode_answers(chunk.payload, self.reader.decoding, annotate))

@@ -10,12 +10,14 @@ from typing import Any
 
 import apache_beam as beam
 
-from model.columns import as_texts
+from model.reading.columns import as_texts
 from transforms.claim import Output
+from transforms.run_files import RunFiles
 from transforms.storage import open_parquet
 
-DUPLICATES = "duplicates.json"
 KINDS = ("pair", "context", "question")
+SENTINEL = ("", b"")
+"""The key of what is no part but is handed on when all parts are read: zero rows have duplicates.json, too."""
 _MOST_EXAMPLES = 100
 _MOST_IDS = 5
 
@@ -50,13 +52,15 @@ class Same:
         )
 
 
-def read_hashes(part: AuditedPart | None, kinds: tuple[str, ...]) -> Iterator[tuple[tuple[str, bytes], Same]]:
-    """((kind, hash), Same) of every row of a part that was not rejected; one of no rows for None, the sentinel.
+def read_hashes(
+    part: AuditedPart | Any, kinds: tuple[str, ...]
+) -> Iterator[tuple[tuple[str, bytes], Any]]:
+    """((kind, hash), Same) of every row of a part that was not rejected; the sentinel under the key `SENTINEL`.
 
     A row whose id was not kept, is null or is no text goes by the name of its part and its place there.
     """
-    if part is None:
-        yield (kinds[0], b""), Same()
+    if not isinstance(part, AuditedPart):
+        yield SENTINEL, part
         return
     names = [f"{part.prefix}{kind}_hash" for kind in (*kinds, "gold")]
     row = 0
@@ -71,38 +75,49 @@ def read_hashes(part: AuditedPart | None, kinds: tuple[str, ...]) -> Iterator[tu
                 for kind, value in zip(kinds, hashes, strict=True):
                     if value is not None:
                         golds = {gold} if kind == "pair" and part.own else set()
-                        yield (kind, value), Same(1, 0, shown, [], golds) if part.own else Same(0, 1, [], shown, golds)
+                        yield (
+                            (kind, value),
+                            Same(1, 0, shown, [], golds)
+                            if part.own
+                            else Same(0, 1, [], shown, golds),
+                        )
 
 
 class _SameFn(beam.CombineFn):
-    """Same of one hash, merged; a CombineFn so that the runner may merge before the shuffle."""
+    """Same of one hash, merged, or the one sentinel; a CombineFn so that the runner may merge before the shuffle."""
 
-    def create_accumulator(self) -> Same:
-        return Same()
+    def create_accumulator(self) -> Any:
+        return None
 
-    def add_input(self, merged: Same, same: Same) -> Same:
-        return merged.merge(same)
+    def add_input(self, merged: Any, same: Any) -> Any:
+        return same if merged is None else merged.merge(same)
 
-    def merge_accumulators(self, several: Iterable[Same]) -> Same:
-        merged = Same()
+    def merge_accumulators(self, several: Iterable[Any]) -> Any:
+        merged = None
         for same in several:
-            merged = merged.merge(same)
+            merged = merged if same is None else self.add_input(merged, same)
         return merged
 
-    def extract_output(self, merged: Same) -> Same:
+    def extract_output(self, merged: Any) -> Any:
         return merged
 
 
 class _CountFn(beam.CombineFn):
-    """((kind, hash), Same) -> the counts and examples of `duplicates.json`."""
+    """((kind, hash), Same) -> the counts and examples of `duplicates.json`, and the sentinel under "waiting"."""
 
     def create_accumulator(self) -> dict[str, Any]:
-        counts = dict.fromkeys(("repeated_pairs", "rows_of_repeated_pairs", "pairs_with_conflicting_golds"), 0)
+        counts = dict.fromkeys(
+            ("repeated_pairs", "rows_of_repeated_pairs", "pairs_with_conflicting_golds"), 0
+        )
         overlap = {kind: {"shared": 0, "own_rows": 0, "other_rows": 0} for kind in KINDS}
-        return {**counts, "overlap": overlap, "repeated": [], "shared": []}
+        return {**counts, "overlap": overlap, "repeated": [], "shared": [], "waiting": None}
 
-    def add_input(self, total: dict[str, Any], entry: tuple[tuple[str, bytes], Same]) -> dict[str, Any]:
+    def add_input(
+        self, total: dict[str, Any], entry: tuple[tuple[str, bytes], Any]
+    ) -> dict[str, Any]:
         (kind, value), same = entry
+        if (kind, value) == SENTINEL:
+            return {**total, "waiting": same}
         if kind == "pair" and same.own > 1:
             total["repeated_pairs"] += 1
             total["rows_of_repeated_pairs"] += same.own
@@ -119,7 +134,9 @@ class _CountFn(beam.CombineFn):
         return total
 
     def _keep(self, total: dict[str, Any], name: str, value: bytes, found: dict[str, Any]) -> None:
-        total[name] = heapq.nsmallest(_MOST_EXAMPLES, [*total[name], (value.hex(), json.dumps(found))])
+        total[name] = heapq.nsmallest(
+            _MOST_EXAMPLES, [*total[name], (value.hex(), json.dumps(found))]
+        )
 
     def merge_accumulators(self, several: Iterable[dict[str, Any]]) -> dict[str, Any]:
         merged = self.create_accumulator()
@@ -130,18 +147,22 @@ class _CountFn(beam.CombineFn):
             for kind, counts in total["overlap"].items():
                 for name, count in counts.items():
                     merged["overlap"][kind][name] += count
+            if total["waiting"] is not None:
+                merged["waiting"] = total["waiting"]
             for name in ("repeated", "shared"):
                 merged[name] = heapq.nsmallest(_MOST_EXAMPLES, [*merged[name], *total[name]])
         return merged
 
     def extract_output(self, total: dict[str, Any]) -> dict[str, Any]:
-        examples = {name: [json.loads(found) for _, found in total[name]] for name in ("repeated", "shared")}
+        examples = {
+            name: [json.loads(found) for _, found in total[name]] for name in ("repeated", "shared")
+        }
         return {**total, **examples}
 
 
 @dataclass
 class FindDuplicates(beam.PTransform):
-    """AuditedPart, or None as the sentinel, -> `duplicates.json`.
+    """AuditedParts and one sentinel of any other type -> the sentinel, once `duplicates.json` is written.
 
     against  the folder of the other audit, "" without one: then only pairs are looked at
     """
@@ -155,14 +176,18 @@ class FindDuplicates(beam.PTransform):
             parts
             | "ReadHashes" >> beam.FlatMap(read_hashes, kinds)
             | "MergeSame" >> beam.CombinePerKey(_SameFn())
-            | "Count" >> beam.CombineGlobally(_CountFn()).without_defaults()  # the sentinel is always there
+            | "Count"
+            >> beam.CombineGlobally(_CountFn()).without_defaults()  # the sentinel is always there
             | "WriteDuplicates" >> beam.Map(write_duplicates, self.output, self.against)
         )
 
 
-def write_duplicates(found: dict[str, Any], output: Output, against: str) -> None:
-    """Writes what was found; the parts about the other audit only if there is one."""
+def write_duplicates(found: dict[str, Any], output: Output, against: str) -> Any:
+    """Write what was found, about the other audit only if there is one. Returns the sentinel."""
+    waiting = found["waiting"]
+    found = {name: value for name, value in found.items() if name != "waiting"}
     if not against:
         found = {name: value for name, value in found.items() if name not in ("overlap", "shared")}
     content = {"against": against, **found} if against else found
-    output.publish(json.dumps(content, indent=2, ensure_ascii=False).encode(), DUPLICATES)
+    output.publish(json.dumps(content, indent=2, ensure_ascii=False).encode(), RunFiles.DUPLICATES)
+    return waiting

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
-import apache_beam as beam
-
-from model.audit import audit_columns
-from model.columns import as_texts
-from model.golds import gold_views
-from model.losses import likely_tokens, passage_losses
-from model.prediction import Decoding
-from model.statistics import measure
+from model.audit.golds import gold_views
+from model.audit.losses import likely_tokens, passage_losses
+from model.audit.rows import audit_columns
+from model.audit.statistics import measure, shortened
+from model.reading.columns import as_texts
+from model.reading.prediction import Decoding
+from model.reading.span_reader import SpanReader
 from transforms.chunk_step import ChunkStep
-from transforms.decode_answers import reasons_of
-from transforms.make_windows import STAGE as GOLDS_READ_IN
-from transforms.records import AnsweredChunk, Outcome, Rejection
-from transforms.report.passages import shortened
-from transforms.write_chunk import row_ids
+from transforms.records import Answered, Chunk, Outcome, Rejection, reasons_of, row_ids
 
 NEAR = "golds misaligned only in "
 """What the counts of such golds begin with."""
@@ -28,17 +24,22 @@ NEAR = "golds misaligned only in "
 
 @dataclass(frozen=True, slots=True)
 class AuditOptions:
-    """link of the tokenwise loss; id column; columns of --slice_by; lengths of the lists of highest losses and of suspects."""
+    """id column; columns of --slice_by; lengths of the lists of highest losses and of suspects."""
 
-    link: str = "softmax"
     id: str = "id"
     slice_by: tuple[str, ...] = ()
     worst: int = 50
     suspects: int = 100
 
 
-def measure_loss(answered: AnsweredChunk, decoding: Decoding, options: AuditOptions) -> AnsweredChunk:
-    """Adds the audit's outcome to a chunk. Raises ValueError if its golds were not measured."""
+def measure_loss(
+    chunk: Chunk[Answered], decoding: Decoding, options: AuditOptions, link: str = "softmax"
+) -> Answered:
+    """Add the audit's outcome to what the stages have made of a chunk; `link` makes logits probabilities (tokenwise).
+
+    Raises ValueError if its golds were not measured, RuntimeError if not one pair of several could be measured.
+    """
+    answered = chunk.payload
     windowed, prediction = answered.predicted.windowed, answered.predicted.prediction
     golds, windows = windowed.golds, windowed.windows
     if golds is None or prediction.losses is None:
@@ -51,7 +52,7 @@ def measure_loss(answered: AnsweredChunk, decoding: Decoding, options: AuditOpti
     for row, pair in enumerate(windowed.row_pair.tolist()):
         if pair in prediction.unmeasured:
             rejected.setdefault(row, Rejection(row, "PredictSpans", *prediction.unmeasured[pair]))
-    losses = passage_losses(windows, golds, views, prediction.losses, options.link)
+    losses = passage_losses(windows, golds, views, prediction.losses, link)
     columns = audit_columns(
         windows=windows,
         spans=answered.spans,
@@ -67,11 +68,14 @@ def measure_loss(answered: AnsweredChunk, decoding: Decoding, options: AuditOpti
         null=decoding.null,
     )
     for row, (reason, message) in golds.problems.items():
-        rejected.setdefault(row, Rejection(row, GOLDS_READ_IN, reason, message))
-    table = answered.chunk.table
+        rejected.setdefault(row, Rejection(row, "MakeWindows", reason, message))
+    table = chunk.table
     given = {name: as_texts(table.column(name)) for name in options.slice_by}
-    questions = [windowed.questions[windows.pair_question[pair]] if pair >= 0 else "" for pair in windowed.row_pair]
-    spec, ids = answered.chunk.spec, row_ids(answered.chunk, options.id)
+    questions = [
+        windowed.questions[windows.pair_question[pair]] if pair >= 0 else ""
+        for pair in windowed.row_pair
+    ]
+    spec, ids = chunk.spec, row_ids(chunk, options.id)
 
     def example_of(row: int) -> dict[str, Any]:
         return {
@@ -101,31 +105,26 @@ def measure_loss(answered: AnsweredChunk, decoding: Decoding, options: AuditOpti
             **Counter(columns.column("status").to_pylist()),
             "golds_dropped": int(golds.dropped.sum()),
             **{f"{NEAR}{name}": count for name, count in golds.near.items()},
-            "rows_corrected": len(answered.chunk.corrected),
+            "rows_corrected": len(chunk.corrected),
         },
         statistics=statistics,
-        corrected=tuple(sorted(set(answered.chunk.corrected))),
+        corrected=tuple(sorted(set(chunk.corrected))),
     )
     return replace(answered, outcomes=(*answered.outcomes, outcome))
 
 
 @dataclass
-class MeasureLoss(beam.PTransform):
-    """AnsweredChunk -> AnsweredChunk with the audit's outcome."""
+class MeasureLoss(ChunkStep[Chunk[Answered], Chunk[Answered]]):
+    """Chunk[Answered] -> the same with the audit's outcome."""
 
-    decoding: Decoding
-    options: AuditOptions
+    stage: ClassVar[str] = "audit"
 
-    def expand(self, chunks: beam.PCollection) -> beam.PCollection:
-        return chunks | beam.ParDo(_MeasureLoss(self.decoding, self.options))
+    reader: SpanReader
+    options: AuditOptions = AuditOptions()
 
-
-class _MeasureLoss(ChunkStep):
-    stage = "audit"
-
-    def __init__(self, decoding: Decoding, options: AuditOptions):
-        super().__init__()
-        self.decoding, self.options = decoding, options
-
-    def apply(self, answered: AnsweredChunk) -> AnsweredChunk:
-        return measure_loss(answered, self.decoding, self.options) if answered.chunk.wants("audit") else answered
+    def apply(self, chunk: Chunk[Answered]) -> Iterator[Chunk[Answered]]:
+        if chunk.wants("audit"):
+            chunk = chunk.carrying(
+                measure_loss(chunk, self.reader.decoding, self.options, self.reader.link)
+            )
+        yield chunk

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import apache_beam as beam
 
-from model.statistics import Statistics
+from model.audit.statistics import Statistics
 from transforms.records import Receipt
 
 MOST_FAILURES = 1000

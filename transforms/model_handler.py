@@ -7,13 +7,13 @@ from typing import Any
 
 from apache_beam.ml.inference.base import ModelHandler, PredictionResult
 
-from model.reader import shared
-from model.span_reader import SpanReader
+from model.reading.reader import shared
+from model.reading.span_reader import SpanReader
 from transforms.chunk_step import NAMESPACE
 
 
 class SpanReaderModelHandler(ModelHandler[Mapping[str, Any], PredictionResult, SpanReader]):
-    """Mappings with `question` and `context` -> PredictionResult, whose inference is a `model.span_reader.Answer`.
+    """Mappings with `question` and `context` -> PredictionResult, whose inference is a `model.reading.span_reader.Answer`.
 
     reader  what `SpanReader.load` gives; workers load its checkpoint themselves, from the same place
     others  of Beam's ModelHandler: `min_batch_size`, `max_batch_size`, ...; a batch is sorted by length inside
@@ -31,7 +31,10 @@ class SpanReaderModelHandler(ModelHandler[Mapping[str, Any], PredictionResult, S
         return self.reader
 
     def run_inference(
-        self, batch: Sequence[Mapping[str, Any]], model: SpanReader, inference_args: dict[str, Any] | None = None
+        self,
+        batch: Sequence[Mapping[str, Any]],
+        model: SpanReader,
+        inference_args: dict[str, Any] | None = None,
     ) -> Iterable[PredictionResult]:
         questions: list[Any] = [example.get("question") for example in batch]
         contexts: list[Any] = [example.get("context") for example in batch]
@@ -42,7 +45,9 @@ class SpanReaderModelHandler(ModelHandler[Mapping[str, Any], PredictionResult, S
     def validate_inference_args(self, inference_args: dict[str, Any] | None) -> None:
         strange = sorted((inference_args or {}).keys() - {"n_best"})
         if strange:
-            raise ValueError(f"inference_args: {strange[0]!r} is none; there is n_best (the rest is set by SpanReader.load)")
+            raise ValueError(
+                f"inference_args: {strange[0]!r} is none; there is n_best (the rest is set by SpanReader.load)"
+            )
 
     def get_metrics_namespace(self) -> str:
         return NAMESPACE

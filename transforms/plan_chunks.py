@@ -42,7 +42,10 @@ def is_text(kind: pa.DataType) -> bool:
     if pa.types.is_dictionary(kind):
         return is_text(kind.value_type)
     return bool(
-        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind) or pa.types.is_null(kind)
+        pa.types.is_string(kind)
+        or pa.types.is_large_string(kind)
+        or pa.types.is_string_view(kind)
+        or pa.types.is_null(kind)
     )
 
 
@@ -54,11 +57,15 @@ def is_answers(kind: pa.DataType) -> bool:
     """Whether a column of this type holds gold answers, see ANSWERS."""
     structs = _item_type(kind)
     fields = kind if structs is None else structs
-    if not (pa.types.is_struct(fields) and {field.name for field in fields} >= {"text", "answer_start"}):
+    if not (
+        pa.types.is_struct(fields) and {field.name for field in fields} >= {"text", "answer_start"}
+    ):
         return False
     text, start = (fields.field(name).type for name in ("text", "answer_start"))
     if structs is None:
-        text, start = (each if pa.types.is_null(each) else _item_type(each) for each in (text, start))
+        text, start = (
+            each if pa.types.is_null(each) else _item_type(each) for each in (text, start)
+        )
         if text is None or start is None:
             return False
     return is_text(text) and (pa.types.is_integer(start) or pa.types.is_null(start))
@@ -83,16 +90,27 @@ def wider(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
         return one
     if _is_number(one) and _is_number(other):
         kind = np.promote_types(_numpy(one), _numpy(other))
-        lossy = kind == np.float64 and any(pa.types.is_integer(each) and each.bit_width == 64 for each in (one, other))
+        lossy = kind == np.float64 and any(
+            pa.types.is_integer(each) and each.bit_width == 64 for each in (one, other)
+        )
         return None if lossy else pa.from_numpy_dtype(kind)
     if _is_list(one) and _is_list(other):
         value = wider(one.value_type, other.value_type)
         make = pa.large_list if pa.types.is_large_list(one) else pa.list_
         return value and make(one.value_field.with_type(value).with_nullable(True))
-    if pa.types.is_struct(one) and pa.types.is_struct(other) and [f.name for f in one] == [f.name for f in other]:
+    if (
+        pa.types.is_struct(one)
+        and pa.types.is_struct(other)
+        and [f.name for f in one] == [f.name for f in other]
+    ):
         kinds = [wider(ours.type, theirs.type) for ours, theirs in zip(one, other, strict=True)]
         if None not in kinds:
-            return pa.struct([field.with_type(kind).with_nullable(True) for field, kind in zip(one, kinds, strict=True)])
+            return pa.struct(
+                [
+                    field.with_type(kind).with_nullable(True)
+                    for field, kind in zip(one, kinds, strict=True)
+                ]
+            )
     return one if one == other else None
 
 
@@ -102,7 +120,13 @@ def _is_number(kind: pa.DataType) -> bool:
 
 def _numpy(kind: pa.DataType) -> np.dtype:
     """NumPy's type of these numbers. (`to_pandas_dtype` wants pandas.)"""
-    name = "float" if pa.types.is_floating(kind) else "uint" if pa.types.is_unsigned_integer(kind) else "int"
+    name = (
+        "float"
+        if pa.types.is_floating(kind)
+        else "uint"
+        if pa.types.is_unsigned_integer(kind)
+        else "int"
+    )
     return np.dtype(f"{name}{kind.bit_width}")
 
 
@@ -112,7 +136,16 @@ def _is_list(kind: pa.DataType) -> bool:
 
 def with_path_columns(schema: pa.Schema, path: str) -> pa.Schema:
     """The columns of a file, then those that only its path holds (`transforms.records.path_columns`)."""
-    return pa.schema([*schema, *(pa.field(name, pa.string()) for name in path_columns(path) if name not in schema.names)])
+    return pa.schema(
+        [
+            *schema,
+            *(
+                pa.field(name, pa.string())
+                for name in path_columns(path)
+                if name not in schema.names
+            ),
+        ]
+    )
 
 
 def schema_problem(schema: pa.Schema, expected: pa.Schema, texts: tuple[str, ...]) -> str:
@@ -164,12 +197,16 @@ def plan_file(file: InputFile, metadata: pq.FileMetaData, size: ChunkSize) -> It
         first_row += group.num_rows
 
 
-def plan_chunks(file: InputFile, expected: pa.Schema, texts: tuple[str, ...], size: ChunkSize) -> Iterator[ChunkRun]:
+def plan_chunks(
+    file: InputFile, expected: pa.Schema, texts: tuple[str, ...], size: ChunkSize
+) -> Iterator[ChunkRun]:
     """Plans one file; a file that can't be read, or whose schema does not fit, is one refusal by name."""
     try:
         with open_parquet(file.path, file.state) as opened:
             metadata = opened.metadata
-            refused = schema_problem(with_path_columns(opened.schema_arrow, file.path), expected, texts)
+            refused = schema_problem(
+                with_path_columns(opened.schema_arrow, file.path), expected, texts
+            )
             refused = refused or implausible(metadata, file.size, expected.names)
     except Exception as error:
         refused = f"{type(error).__name__}: {error}"
@@ -179,7 +216,10 @@ def plan_chunks(file: InputFile, expected: pa.Schema, texts: tuple[str, ...], si
         groups = metadata.num_row_groups
         if groups >= _MANY_ROW_GROUPS and metadata.num_rows < _FEW_ROWS * groups:
             _log.warning(
-                "%s has %d rows in %d row groups: each becomes a part of its own", file.path, metadata.num_rows, groups
+                "%s has %d rows in %d row groups: each becomes a part of its own",
+                file.path,
+                metadata.num_rows,
+                groups,
             )
         yield from plan_file(file, metadata, size)
 

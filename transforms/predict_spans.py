@@ -2,51 +2,45 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
-import apache_beam as beam
-
-from model.prediction import Decoding, predict
-from model.reader import Reader, shared
+from model.reading.prediction import Decoding, predict
+from model.reading.reader import Reader, shared
+from model.reading.span_reader import SpanReader
 from transforms.chunk_step import ChunkStep
-from transforms.records import PredictedChunk, WindowedChunk
+from transforms.records import Chunk, Predicted, Windowed
 
 
 def predict_spans(
-    windowed: WindowedChunk, reader: Reader, decoding: Decoding, batch_tokens: int, link: str = "softmax"
-) -> PredictedChunk:
-    """Runs the reader over the windows of a chunk; batches depend on the chunk alone.
+    windowed: Windowed, reader: Reader, decoding: Decoding, batch_tokens: int, link: str = "softmax"
+) -> Predicted:
+    """Run the reader over the windows of a chunk and measure its golds, if it has any.
 
-    Measures the chunk's golds if it has any and wants an audit.
+    Batches depend on the chunk alone.
     """
-    golds = windowed.golds if windowed.chunk.wants("audit") else None
-    prediction = predict(reader, windowed.windows, decoding, batch_tokens, golds, link)
-    return PredictedChunk(windowed.chunk, windowed, prediction)
+    return Predicted(
+        windowed, predict(reader, windowed.windows, decoding, batch_tokens, windowed.golds, link)
+    )
 
 
 @dataclass
-class PredictSpans(beam.PTransform):
-    """WindowedChunk -> PredictedChunk. The network is loaded once per process."""
+class PredictSpans(ChunkStep[Chunk[Windowed], Chunk[Predicted]]):
+    """Chunk[Windowed] -> Chunk[Predicted]. The network is loaded once per process."""
 
-    reader: Reader
-    decoding: Decoding
-    batch_tokens: int
-    link: str = "softmax"
+    stage: ClassVar[str] = "audit"
 
-    def expand(self, chunks: beam.PCollection) -> beam.PCollection:
-        return chunks | beam.ParDo(_PredictSpans(self.reader, self.decoding, self.batch_tokens, self.link))
-
-
-class _PredictSpans(ChunkStep):
-    stage = "audit"
-
-    def __init__(self, reader: Reader, decoding: Decoding, batch_tokens: int, link: str):
-        super().__init__()
-        self.reader, self.decoding, self.batch_tokens, self.link = reader, decoding, batch_tokens, link
+    reader: SpanReader
 
     def setup(self) -> None:
-        self.loaded = shared(self.reader)
+        self.loaded = shared(self.reader.reader)
         self.loaded.load()
 
-    def apply(self, windowed: WindowedChunk) -> PredictedChunk:
-        return predict_spans(windowed, self.loaded, self.decoding, self.batch_tokens, self.link)
+    def apply(self, chunk: Chunk[Windowed]) -> Iterator[Chunk[Predicted]]:
+        reader, windowed = self.reader, chunk.payload
+        if not chunk.wants("audit"):
+            windowed = replace(windowed, golds=None)
+        yield chunk.carrying(
+            predict_spans(windowed, self.loaded, reader.decoding, reader.batch_tokens, reader.link)
+        )

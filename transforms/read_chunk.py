@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-import apache_beam as beam
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from transforms.chunk_step import NAMESPACE, is_systemic
+from transforms.chunk_step import NAMESPACE, ChunkStep, is_systemic
 from transforms.claim import Output
-from transforms.records import Chunk, ChunkRun, ChunkSpec, Receipt, failed_receipts, path_columns
-from transforms.retries import take_retries
+from transforms.records import (
+    RECEIPT_KEY,
+    Chunk,
+    ChunkRun,
+    ChunkSpec,
+    Receipt,
+    failed_receipts,
+    path_columns,
+)
 from transforms.sizes import MOST_BYTES, TooLarge, memory_of, rows_at_once
-from transforms.storage import exists, is_local, join, open_parquet
-
-RECEIPT_KEY = b"spanmill.receipt"
-"""Under which a part's Parquet metadata holds its receipt."""
+from transforms.storage import exists, is_local, open_parquet
 
 _log = logging.getLogger(NAMESPACE)
 
@@ -34,17 +36,21 @@ def committed_receipt(output: Output, part: str) -> Receipt | None:
 
     None if there is none, or a damaged one, or if its rejections are missing.
     """
-    path = join(output.folder, "parts", part)
+    path = output.files.part(part)
     if not exists(path):
         return None
     try:
         with open_parquet(path) as file:
             receipt = Receipt.from_json(json.loads((file.metadata.metadata or {})[RECEIPT_KEY]))
         rejects = receipt.counts.get("rejected", 0) > 0
-        whole = not rejects or exists(join(output.folder, "rejections", part))
+        whole = not rejects or exists(output.files.rejection(part))
         if whole and receipt.run == output.run:
             return receipt
-        _log.warning("%s %s and is made again", path, "is of another run" if whole else "has lost its rejections")
+        _log.warning(
+            "%s %s and is made again",
+            path,
+            "is of another run" if whole else "has lost its rejections",
+        )
         return None
     except Exception as error:  # making a chunk again is always right, and a run that stumbles here could never end
         _log.warning("%s is damaged and is made again: %s: %s", path, type(error).__name__, error)
@@ -58,7 +64,9 @@ def read_tables(run: ChunkRun, chunks: list[ChunkSpec], expected: pa.Schema) -> 
     """
     names = expected.names
     with open_parquet(run.path, run.state) as file:
-        at_once = rows_at_once(run.path, file.metadata, run.row_group, names, max(c.rows for c in chunks))
+        at_once = rows_at_once(
+            run.path, file.metadata, run.row_group, names, max(c.rows for c in chunks)
+        )
         batches = _batches(file, at_once, run, names)
         held: list[pa.RecordBatch] = []
         begin = 0
@@ -66,9 +74,13 @@ def read_tables(run: ChunkRun, chunks: list[ChunkSpec], expected: pa.Schema) -> 
             while begin + sum(batch.num_rows for batch in held) < spec.row_start + spec.rows:
                 batch = next(batches, None)
                 if batch is None:
-                    raise ValueError(f"row group {run.row_group} ends before row {spec.row_start + spec.rows}")
+                    raise ValueError(
+                        f"row group {run.row_group} ends before row {spec.row_start + spec.rows}"
+                    )
                 held.append(batch)
-                while held and begin + held[0].num_rows <= spec.row_start:  # rows of chunks that are committed
+                while (
+                    held and begin + held[0].num_rows <= spec.row_start
+                ):  # rows of chunks that are committed
                     begin += held.pop(0).num_rows
                 size = sum(map(memory_of, held))
                 if size > MOST_BYTES:
@@ -77,22 +89,32 @@ def read_tables(run: ChunkRun, chunks: list[ChunkSpec], expected: pa.Schema) -> 
                         f"{size} bytes and more in memory, {MOST_BYTES} at most are held: give a smaller --chunk_rows"
                     )
             table = pa.Table.from_batches(held)
-            rows = _with_path_columns(table.slice(spec.row_start - begin, spec.rows), run.path, names)
+            rows = _with_path_columns(
+                table.slice(spec.row_start - begin, spec.rows), run.path, names
+            )
             yield rows.select(names).cast(expected)
             used = spec.row_start + spec.rows - begin
             begin += used
             held = table.slice(used).to_batches()
 
 
-def _batches(file: pq.ParquetFile, rows: int, run: ChunkRun, names: list[str]) -> Iterator[pa.RecordBatch]:
+def _batches(
+    file: pq.ParquetFile, rows: int, run: ChunkRun, names: list[str]
+) -> Iterator[pa.RecordBatch]:
     """The row group of a run, so many rows at once. Raises UnreadableColumn, or what pyarrow raises."""
     try:
         yield from file.iter_batches(batch_size=rows, row_groups=[run.row_group], columns=names)
     except Exception as error:
-        if not (isinstance(error, pa.ArrowException) or is_local(run.path)):  # a store that fails, fails for all
+        if not (
+            isinstance(error, pa.ArrowException) or is_local(run.path)
+        ):  # a store that fails, fails for all
             raise
         here = [field for field in file.schema_arrow if field.name in names]
-        bad = [f"{field.name!r} ({field.type})" for field in here if not _is_readable(file, run.row_group, field.name)]
+        bad = [
+            f"{field.name!r} ({field.type})"
+            for field in here
+            if not _is_readable(file, run.row_group, field.name)
+        ]
         if not bad or len(bad) == len(here):
             raise
         raise UnreadableColumn(
@@ -114,9 +136,13 @@ def _with_path_columns(table: pa.Table, path: str, names: Collection[str]) -> pa
     """A table with those columns of its path that are asked for. Raises ValueError for one that holds something else."""
     for name, value in path_columns(path).items():
         if name in names and name not in table.column_names:
-            table = table.append_column(name, pa.repeat(pa.scalar(value, pa.string()), table.num_rows))
+            table = table.append_column(
+                name, pa.repeat(pa.scalar(value, pa.string()), table.num_rows)
+            )
         elif name in names and not _holds_only(table.column(name), value):
-            raise ValueError(f"column {name!r} holds other values than {value!r}, which its path says: {path}")
+            raise ValueError(
+                f"column {name!r} holds other values than {value!r}, which its path says: {path}"
+            )
     return table
 
 
@@ -130,7 +156,9 @@ def _holds_only(column: pa.ChunkedArray, text: str | None) -> bool:
     return all(held == value.as_py() for held in column.cast(kind).unique().to_pylist())
 
 
-def read_run(run: ChunkRun, outputs: tuple[Output, ...], expected: pa.Schema) -> Iterator[Chunk | Receipt]:
+def read_run(
+    run: ChunkRun, outputs: tuple[Output, ...], expected: pa.Schema
+) -> Iterator[Chunk[None] | Receipt]:
     """Chunks of a run that still have to be done, and the receipts of those that are committed.
 
     outputs: in the order of writing. A chunk is done if it has a part of every stage; one that lacks some is computed for those
@@ -139,7 +167,9 @@ def read_run(run: ChunkRun, outputs: tuple[Output, ...], expected: pa.Schema) ->
     A read error fails the chunk at hand and the rest of the run: what comes after it can't be reached.
     """
     if not run.chunks:
-        yield Receipt(path=run.path, failed_step="PlanChunks" if run.refused else "", error=run.refused)
+        yield Receipt(
+            path=run.path, failed_step="PlanChunks" if run.refused else "", error=run.refused
+        )
         return
     missing = []
     lacking = []
@@ -148,39 +178,36 @@ def read_run(run: ChunkRun, outputs: tuple[Output, ...], expected: pa.Schema) ->
         yield from filter(None, receipts)
         if None in receipts:
             missing.append(spec)
-            lacking.append(tuple(output.stage for output, made in zip(outputs, receipts, strict=True) if made is None))
+            lacking.append(
+                tuple(
+                    output.stage
+                    for output, made in zip(outputs, receipts, strict=True)
+                    if made is None
+                )
+            )
     if not missing:
         return
     done = 0
     try:
-        started = time.perf_counter()
         for table in read_tables(run, missing, expected):
-            seconds = {"ReadChunk": time.perf_counter() - started}
-            yield Chunk(missing[done], table, seconds, stages=lacking[done])
+            yield Chunk(missing[done], table, None, stages=lacking[done])
             done += 1
-            started = time.perf_counter()
     except Exception as error:
-        if is_systemic(error) and not isinstance(error, PermissionError):  # a file that must not be read is its own matter
+        if is_systemic(error) and not isinstance(
+            error, PermissionError
+        ):  # a file that must not be read is its own matter
             raise
         _log.warning("reading %s, row group %d failed: %s", run.path, run.row_group, error)
         for spec, stages in zip(missing[done:], lacking[done:], strict=True):
-            yield from failed_receipts(spec, stages, "ReadChunk", error, {}, take_retries())
+            yield from failed_receipts(spec, stages, "ReadChunk", error, {})
 
 
 @dataclass
-class ReadChunk(beam.PTransform):
+class ReadChunk(ChunkStep[ChunkRun, Chunk[None]]):
     """ChunkRun -> Chunk, or Receipt where there is nothing left to do."""
 
     outputs: tuple[Output, ...]
     expected: pa.Schema
 
-    def expand(self, runs: beam.PCollection) -> beam.PCollection:
-        return runs | beam.ParDo(_ReadChunk(self.outputs, self.expected))
-
-
-class _ReadChunk(beam.DoFn):
-    def __init__(self, outputs: tuple[Output, ...], expected: pa.Schema):
-        self.outputs, self.expected = outputs, expected
-
-    def process(self, run: ChunkRun) -> Iterator[Chunk | Receipt]:
+    def apply(self, run: ChunkRun) -> Iterator[Chunk[None] | Receipt]:
         yield from read_run(run, self.outputs, self.expected)

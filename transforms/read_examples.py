@@ -14,11 +14,11 @@ from typing import Any
 import apache_beam as beam
 import pyarrow as pa
 
-from model.columns import NotUTF8, each_value
-from model.statistics import WITH_TOKENS, Statistics
+from model.audit.statistics import WITH_TOKENS, Statistics
+from model.reading.columns import NotUTF8, each_value
 from transforms.chunk_step import NAMESPACE
-from transforms.make_windows import InputColumns
 from transforms.merge_receipts import Totals
+from transforms.records import InputColumns
 from transforms.storage import open_parquet
 
 _log = logging.getLogger(NAMESPACE)
@@ -45,7 +45,9 @@ def read_rows(places: Iterable[Place], columns: list[str]) -> dict[Place, dict[s
         try:
             found.update(_read_file(path, rows, columns))
         except Exception as error:  # a list is no reason to lose a run that is done
-            _log.warning("rows of %s can't be read again and are shown without their texts: %s", path, error)
+            _log.warning(
+                "rows of %s can't be read again and are shown without their texts: %s", path, error
+            )
     return found
 
 
@@ -57,7 +59,9 @@ def _read_file(path: str, rows: set[int], columns: list[str]) -> dict[Place, dic
             count = file.metadata.row_group(group).num_rows
             wanted = sorted(row for row in rows if first <= row < first + count)
             begin = first
-            for batch in file.iter_batches(1024, row_groups=[group], columns=columns) if wanted else ():
+            for batch in (
+                file.iter_batches(1024, row_groups=[group], columns=columns) if wanted else ()
+            ):
                 here = [row for row in wanted if begin <= row < begin + batch.num_rows]
                 taken = batch.take(pa.array([row - begin for row in here], pa.int64()))
                 values = [each_value(taken.column(name)) for name in columns]
@@ -73,9 +77,15 @@ def _read_file(path: str, rows: set[int], columns: list[str]) -> dict[Place, dic
 
 def read_examples(statistics: Statistics, columns: InputColumns) -> dict[Place, Example]:
     """The texts of the examples of highest loss that a report shows, and of all suspects."""
-    worst, suspects = ([entry[1:3] for entry in ranking.entries] for ranking in (statistics.worst, statistics.suspects))
+    worst, suspects = (
+        [entry[1:3] for entry in ranking.entries]
+        for ranking in (statistics.worst, statistics.suspects)
+    )
     rows = read_rows([*worst[:WITH_TOKENS], *suspects], [columns.question, columns.context])
-    return {place: Example(row[columns.question] or "", row[columns.context] or "") for place, row in rows.items()}
+    return {
+        place: Example(row[columns.question] or "", row[columns.context] or "")
+        for place, row in rows.items()
+    }
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The records that travel between steps: one frozen record per hop, each holding the same chunk."""
+"""The records that travel between steps: a chunk, whose payload is what the last step made of its rows."""
 
 from __future__ import annotations
 
@@ -6,20 +6,52 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import PurePosixPath
-from typing import Any, Self
+from typing import Any, Generic, Self, TypeVar
 from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
 
-from model.golds import Golds
-from model.prediction import Prediction
-from model.spans import PassageSpans
-from model.statistics import Statistics
-from model.windows import Windows
+from model.audit.golds import Golds
+from model.audit.statistics import Statistics
+from model.reading.prediction import Prediction
+from model.reading.spans import PassageSpans
+from model.reading.windows import Windows
 
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 """What Hive, Spark and pyarrow write into a path for a null."""
+
+
+RECEIPT_KEY = b"spanmill.receipt"
+"""The key of the receipt in a part's Parquet metadata."""
+
+CorrectedGold = tuple[str | None, int | None, int | None]
+"""Text, start and end (code points) of a corrected gold. Without a text: what stands there; without a start: where the text
+stands, if it stands in one place only."""
+
+Correction = tuple[CorrectedGold, ...]
+"""What the golds of a row should be; none: the question has no answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class InputColumns:
+    """Names of the columns that are read; `answers` is "" where no golds are measured."""
+
+    question: str = "question"
+    context: str = "context"
+    answers: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class OutputColumns:
+    """Which input columns are kept, in which order, what stands before the names of output columns, the id column.
+
+    An input without the id column gets one: file base name, row group, row.
+    """
+
+    keep: tuple[str, ...]
+    prefix: str = ""
+    id: str = "id"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,27 +145,39 @@ class ChunkRun:
     refused: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """The rows of one chunk.
+Payload = TypeVar("Payload")
+Next = TypeVar("Next")
 
-    seconds    time that each step has spent on it so far
-    stages     stages that still lack their part of it, in the order of writing: neither committed nor failed so far. Empty
-               for rows that belong to no file: then every stage that the steps compute
+
+@dataclass(frozen=True, slots=True)
+class Chunk(Generic[Payload]):
+    """The rows of one chunk, and what the last step made of them.
+
+    payload    None once the rows are read; then Windowed, Predicted, Answered
+    seconds    time that each step has spent on the chunk so far
+    stages     stages that still lack their part of the chunk, in the order of writing: neither committed nor failed so
+               far. Empty for rows that belong to no file: then every stage that the steps compute
     corrected  ids of the rows whose golds were corrected
     unplaced   row -> (reason, message) of those whose corrected gold has no place in the context
     """
 
     spec: ChunkSpec
     table: pa.Table
+    payload: Payload
     seconds: Mapping[str, float] = field(default_factory=dict)
     corrected: tuple[str, ...] = ()
     unplaced: Mapping[int, tuple[str, str]] = field(default_factory=dict)
     stages: tuple[str, ...] = ()
 
     def wants(self, stage: str) -> bool:
-        """Whether the stage still has to be computed."""
+        """Return whether the stage still has to be computed."""
         return not self.stages or stage in self.stages
+
+    def carrying(self, payload: Next) -> Chunk[Next]:
+        """Return the chunk with another payload."""
+        return Chunk(
+            self.spec, self.table, payload, self.seconds, self.corrected, self.unplaced, self.stages
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +191,8 @@ class Rejection:
 
 
 @dataclass(frozen=True, slots=True)
-class WindowedChunk:
-    """A chunk with the context windows of its distinct question/context pairs.
+class Windowed:
+    """The context windows of a chunk's distinct question/context pairs.
 
     row_pair       int64 [rows], which pair each row asks; -1 for a row rejected for its texts
     questions      the distinct questions, in the order of those of `windows`
@@ -159,7 +203,6 @@ class WindowedChunk:
     golds          the rows' gold answers, where they are measured
     """
 
-    chunk: Chunk
     row_pair: np.ndarray
     questions: list[str]
     contexts: list[str]
@@ -172,11 +215,10 @@ class WindowedChunk:
 
 
 @dataclass(frozen=True, slots=True)
-class PredictedChunk:
-    """A windowed chunk with what the network said of its windows."""
+class Predicted:
+    """The windows of a chunk, and what the network says of them."""
 
-    chunk: Chunk
-    windowed: WindowedChunk
+    windowed: Windowed
     prediction: Prediction
 
 
@@ -201,14 +243,13 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class AnsweredChunk:
-    """A predicted chunk whose windows are merged to passages, and what the stages so far made of it.
+class Answered:
+    """What is predicted of a chunk, its windows merged to passages, and what the stages have made of it so far.
 
     no_answer  bool [pairs], whether the null option wins
     """
 
-    chunk: Chunk
-    predicted: PredictedChunk
+    predicted: Predicted
     spans: PassageSpans
     no_answer: np.ndarray
     rejections: tuple[Rejection, ...]
@@ -260,7 +301,9 @@ class Receipt:
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
         statistics = known.get("statistics") and Statistics.from_json(known["statistics"])
-        return cls(**known | {"corrected": tuple(known.get("corrected", ())), "statistics": statistics})
+        return cls(
+            **known | {"corrected": tuple(known.get("corrected", ())), "statistics": statistics}
+        )
 
 
 def failed_receipts(
@@ -284,3 +327,22 @@ def failed_receipts(
         retries=retries,
     )
     return [replace(receipt, stage=stage) for stage in stages or ("",)]
+
+
+def row_ids(chunk: Chunk[Any], column: str) -> pa.ChunkedArray:
+    """The ids of a chunk's rows, or what stands in for them: `label of the file:row group:row`."""
+    table, spec = chunk.table, chunk.spec
+    if column in table.column_names:
+        return table.column(column)
+    rows = range(spec.row_start, spec.row_start + spec.rows)
+    return pa.chunked_array(
+        [pa.array([f"{spec.label}:{spec.row_group}:{row}" for row in rows], pa.string())]
+    )
+
+
+def reasons_of(rejections: tuple[Rejection, ...], rows: int) -> list[str | None]:
+    """The reason of every row, None for one that is not rejected."""
+    reasons: list[str | None] = [None] * rows
+    for rejection in rejections:
+        reasons[rejection.row] = rejection.reason
+    return reasons

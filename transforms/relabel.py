@@ -9,20 +9,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from transforms.read_examples import Example, Place
+from transforms.records import CorrectedGold, Correction
 from transforms.report.passages import excerpts
 
-RELABEL_CSV = "relabel.csv"
-RELABEL_JSON = "relabel.json"
-
-CorrectedGold = tuple[str | None, int | None, int | None]
-"""Text, start and end (code points) of a corrected gold. Without a text: what stands there; without a start: where the text
-stands, if it stands in one place only."""
-
-Correction = tuple[CorrectedGold, ...]
-"""What the golds of a row should be; none: the question has no answer."""
-
 COLUMNS = (
-    *("id", "question", "passage", "gold", "gold_start", "gold_end", "prediction", "prediction_start", "prediction_end"),
+    *(
+        "id",
+        "question",
+        "passage",
+        "gold",
+        "gold_start",
+        "gold_end",
+        "prediction",
+        "prediction_start",
+        "prediction_end",
+    ),
     *("label_error", "reason", "decision", "corrected_text", "corrected_start"),
 )
 DECISIONS = ("gold", "prediction", "unanswerable", "other")
@@ -91,14 +92,31 @@ def label_studio(suspects: Sequence[Mapping[str, Any]], examples: Mapping[Place,
         example = examples.get((entry["path"], entry["row"]))
         if example is None:
             continue
-        data: dict[str, Any] = {"id": entry["id"], "question": example.question, "context": example.context}
+        data: dict[str, Any] = {
+            "id": entry["id"],
+            "question": example.question,
+            "context": example.context,
+        }
         data |= {"label_error": entry["label_error"], "reason": entry["label_error_reason"]}
         predictions = []
-        for name, score in (("gold", entry["gold_probability"]), ("prediction", entry["probability"])):
+        for name, score in (
+            ("gold", entry["gold_probability"]),
+            ("prediction", entry["probability"]),
+        ):
             start, end = entry[f"{name}_start"], entry[f"{name}_end"]
             if start is not None and end is not None:
-                value = {"start": start, "end": end, "text": example.context[start:end], "labels": ["Answer"]}
-                result = {"from_name": "answer", "to_name": "context", "type": "labels", "value": value}
+                value = {
+                    "start": start,
+                    "end": end,
+                    "text": example.context[start:end],
+                    "labels": ["Answer"],
+                }
+                result = {
+                    "from_name": "answer",
+                    "to_name": "context",
+                    "type": "labels",
+                    "value": value,
+                }
                 predictions.append({"model_version": name, "score": score, "result": [result]})
         tasks.append({"data": data, "predictions": predictions})
     return json.dumps(tasks, indent=1, ensure_ascii=False).encode("utf-8", "replace")
@@ -114,7 +132,9 @@ def read_corrections(content: bytes) -> dict[str, Correction]:
     except UnicodeDecodeError as error:
         raise CorrectionsError(f"it is no UTF-8: {error}") from error
     found: dict[str, Correction] = {}
-    for where, row_id, correction in (_from_label_studio if text.lstrip().startswith("[") else _from_csv)(text):
+    for where, row_id, correction in (
+        _from_label_studio if text.lstrip().startswith("[") else _from_csv
+    )(text):
         if not row_id:
             raise CorrectionsError(f"{where}: it is decided, but has no id to know the row by")
         if row_id in found:
@@ -125,18 +145,26 @@ def read_corrections(content: bytes) -> dict[str, Correction]:
 
 def _from_csv(text: str) -> Iterator[tuple[str, str, Any]]:
     head = text.partition("\n")[0]
-    delimiter = ";" if ";" in head and "," not in head else ","  # what spreadsheets save where the comma is decimal
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, restval="", strict=True)
+    delimiter = (
+        ";" if ";" in head and "," not in head else ","
+    )  # what spreadsheets save where the comma is decimal
+    reader = csv.DictReader(
+        io.StringIO(text, newline=""), delimiter=delimiter, restval="", strict=True
+    )
     missing = [name for name in ("id", "decision") if name not in (reader.fieldnames or ())]
     if missing:
-        raise CorrectionsError(f"it has no column {missing[0]!r}: it is neither a relabel.csv nor a Label Studio export")
+        raise CorrectionsError(
+            f"it has no column {missing[0]!r}: it is neither a relabel.csv nor a Label Studio export"
+        )
     for row in _rows(reader):
         where = f"line {reader.line_num}"
         decision = (row["decision"] or "").strip().lower()
         if not decision:
             continue
         if decision not in DECISIONS:
-            raise CorrectionsError(f"{where}: decision {decision!r} is none of {', '.join(DECISIONS)}")
+            raise CorrectionsError(
+                f"{where}: decision {decision!r} is none of {', '.join(DECISIONS)}"
+            )
         yield where, unguard(row["id"]), _decided(decision, row, where)
 
 
@@ -156,7 +184,9 @@ def _decided(decision: str, row: Mapping[str, str | None], where: str) -> Correc
         start, end = (_number(row, f"prediction_{side}", where) for side in ("start", "end"))
         if start is None and end is None:
             if row.get("prediction_start") is None or row.get("prediction"):
-                raise CorrectionsError(f"{where}: decision 'prediction' needs prediction_start and prediction_end")
+                raise CorrectionsError(
+                    f"{where}: decision 'prediction' needs prediction_start and prediction_end"
+                )
             return ()  # the model's decision was that there is no answer
         return ((None, *_range(start, end, where)),)
     corrected = row.get("corrected_text") or ""
@@ -193,15 +223,21 @@ def _from_label_studio(text: str) -> Iterator[tuple[str, str, Any]]:
             done = [each for each in task.get("annotations", []) if not each.get("was_cancelled")]
             results = done[-1]["result"] if done else []
             spans = [each["value"] for each in results if each["type"] == "labels"]
-            marks = [(*_range(value["start"], value["end"], where), value.get("text")) for value in spans]
+            marks = [
+                (*_range(value["start"], value["end"], where), value.get("text")) for value in spans
+            ]
             context = task["data"].get("context")
-            correction = tuple(_marked(*mark, context) for mark in sorted(marks, key=lambda mark: mark[:2]))
+            correction = tuple(
+                _marked(*mark, context) for mark in sorted(marks, key=lambda mark: mark[:2])
+            )
             nothing = any(each["type"] == "choices" for each in results)
             row_id = str(task["data"]["id"] or "")
         except CorrectionsError:
             raise
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
-            raise CorrectionsError(f"{where} is no task of a Label Studio export: {error!r}") from error
+            raise CorrectionsError(
+                f"{where} is no task of a Label Studio export: {error!r}"
+            ) from error
         if correction or nothing:
             yield where, row_id, correction
 

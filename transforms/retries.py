@@ -16,12 +16,29 @@ R = TypeVar("R")
 
 _log = logging.getLogger("spanmill")
 
-_LASTING = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
+_LASTING = (
+    FileNotFoundError,
+    FileExistsError,
+    PermissionError,
+    IsADirectoryError,
+    NotADirectoryError,
+)
 
 _TRANSIENT_ERRNOS = {
     getattr(errno, f"E{name}")
     for name in (
-        *("AGAIN", "BUSY", "INTR", "IO", "STALE", "PIPE", "TIMEDOUT", "CONNABORTED", "CONNREFUSED", "CONNRESET"),
+        *(
+            "AGAIN",
+            "BUSY",
+            "INTR",
+            "IO",
+            "STALE",
+            "PIPE",
+            "TIMEDOUT",
+            "CONNABORTED",
+            "CONNREFUSED",
+            "CONNRESET",
+        ),
         *("HOSTDOWN", "HOSTUNREACH", "NETDOWN", "NETRESET", "NETUNREACH"),
         "NOTEMPTY",  # another process wrote into a folder while it was being removed
     )
@@ -56,13 +73,20 @@ def is_transient(error: BaseException) -> bool:
         return True
     if isinstance(error, OSError) and error.errno in _TRANSIENT_ERRNOS:
         return True
-    return any(f"{kind.__module__.split('.')[0]}.{kind.__name__}" in _TRANSIENT_CLASSES for kind in type(error).__mro__)
+    return any(
+        f"{kind.__module__.split('.')[0]}.{kind.__name__}" in _TRANSIENT_CLASSES
+        for kind in type(error).__mro__
+    )
 
 
 def _http_status(error: BaseException) -> int | None:
     """The HTTP status that an error of botocore, aiohttp or gcsfs tells."""
     response = getattr(error, "response", None)
-    told = response.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(response, dict) else None
+    told = (
+        response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        if isinstance(response, dict)
+        else None
+    )
     for status in (told, *(getattr(error, name, None) for name in ("status", "code"))):
         if isinstance(status, int) and 400 <= status < 600:
             return status

@@ -39,7 +39,9 @@ def implausible(metadata: pq.FileMetaData, size: int, columns: Collection[str]) 
         return f"it declares {metadata.num_rows} rows in {size} bytes"
     flat = [
         place
-        for place, column in ((place, metadata.schema.column(place)) for place in range(metadata.num_columns))
+        for place, column in (
+            (place, metadata.schema.column(place)) for place in range(metadata.num_columns)
+        )
         if column.path in columns and column.max_repetition_level == 0
     ]
     for group, count in enumerate(rows):
@@ -54,18 +56,24 @@ def implausible(metadata: pq.FileMetaData, size: int, columns: Collection[str]) 
     return ""
 
 
-def rows_at_once(path: str, metadata: pq.FileMetaData, row_group: int, columns: Collection[str], most: int) -> int:
+def rows_at_once(
+    path: str, metadata: pq.FileMetaData, row_group: int, columns: Collection[str], most: int
+) -> int:
     """How many rows, `most` at most, can be decoded at once without passing `MOST_BYTES`, whatever they hold.
 
     One value of a dictionary may stand in every row: a file of kilobytes may be gigabytes of text.
     """
     largest = max(_dictionary_sizes(path, metadata.row_group(row_group), columns), default=0)
     if largest > MOST_BYTES:
-        raise TooLarge(f"row group {row_group} has a dictionary of {largest} bytes: more than {MOST_BYTES}")
+        raise TooLarge(
+            f"row group {row_group} has a dictionary of {largest} bytes: more than {MOST_BYTES}"
+        )
     return max(1, min(most, MOST_BYTES // max(1, largest)))
 
 
-def _dictionary_sizes(path: str, group: pq.RowGroupMetaData, columns: Collection[str]) -> Iterator[int]:
+def _dictionary_sizes(
+    path: str, group: pq.RowGroupMetaData, columns: Collection[str]
+) -> Iterator[int]:
     """Sizes of the dictionaries of some columns, uncompressed: pyarrow refuses a page that has another than it declares."""
     for place in range(group.num_columns):
         column = group.column(place)

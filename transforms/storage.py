@@ -31,6 +31,7 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.utils import glob_translate
 from pyarrow import dataset
 
+from model.settings import split_names
 from transforms.records import InputFile
 from transforms.retries import retried
 
@@ -40,7 +41,9 @@ TEMPORARY = "_tmp"
 
 _log = logging.getLogger("spanmill")
 
-_NOT_DATA = re.compile(r"\.|_(?!.*=)|~\$|(@eaDir|#recycle|\$RECYCLE\.BIN|lost\+found|System Volume Information)$")
+_NOT_DATA = re.compile(
+    r"\.|_(?!.*=)|~\$|(@eaDir|#recycle|\$RECYCLE\.BIN|lost\+found|System Volume Information)$"
+)
 """Names that writers, editors and operating systems give to what is not data; the partition `_c0=1` is."""
 
 _TABLES = {"_delta_log": "Delta Lake", ".hoodie": "Hudi"}
@@ -64,7 +67,9 @@ def _locate(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
         local = LocalFileSystem()
         return local, local._strip_protocol(path)
     try:
-        return fsspec.core.url_to_fs(path, use_listings_cache=False)  # others write there too: a cached listing is old
+        return fsspec.core.url_to_fs(
+            path, use_listings_cache=False
+        )  # others write there too: a cached listing is old
     except (ImportError, ValueError) as error:
         raise StorageError(f"{path}: {error}") from error
 
@@ -77,7 +82,11 @@ def is_local(path: str) -> bool:
 def absolute(path: str) -> str:
     """The path as it is the same from any working folder: absolute if local, the full URL else."""
     fs, inner = _locate(path)
-    return inner.rstrip("/") if isinstance(fs, LocalFileSystem) else fs.unstrip_protocol(inner).rstrip("/")
+    return (
+        inner.rstrip("/")
+        if isinstance(fs, LocalFileSystem)
+        else fs.unstrip_protocol(inner).rstrip("/")
+    )
 
 
 def join(folder: str, *names: str) -> str:
@@ -86,12 +95,6 @@ def join(folder: str, *names: str) -> str:
         if name in ("", ".", "..") or "/" in name or "\\" in name:
             raise StorageError(f"{name!r} is no name of a file below {folder}")
     return "/".join([folder.rstrip("/"), *names])
-
-
-def split_names(listed: str) -> list[str]:
-    """The names in a comma-separated list, each once; a backslash before a comma makes it part of a name."""
-    names = (name.strip().replace("\\,", ",") for name in re.split(r"(?<!\\),", listed))
-    return list(dict.fromkeys(filter(None, names)))
 
 
 def find_inputs(patterns: str) -> list[InputFile]:
@@ -127,7 +130,11 @@ def _each_once(found: Iterable[str]) -> list[str]:
             chosen[real] = path
     again = sorted(set(found) - set(chosen.values()))
     if again:
-        _log.warning("left out, since they lead to files that are read already: %d (%s)", len(again), _some(again))
+        _log.warning(
+            "left out, since they lead to files that are read already: %d (%s)",
+            len(again),
+            _some(again),
+        )
     return sorted(chosen.values())
 
 
@@ -163,17 +170,26 @@ def _matches(pattern: str) -> dict[str, dict[str, Any]]:
         except ValueError as error:
             raise StorageError(f"{pattern!r}: {error}") from error
 
-        def wanted(path: str) -> bool:  # `**` stands for any folders, and so for those without a name
-            return bool(glob.match(path) or ("**" in inner and glob.match(re.sub("//+", "/", path))))
+        def wanted(
+            path: str,
+        ) -> bool:  # `**` stands for any folders, and so for those without a name
+            return bool(
+                glob.match(path) or ("**" in inner and glob.match(re.sub("//+", "/", path)))
+            )
 
         if _info(fs, root or "/"):
             matches = _search(fs, root or "/", inner, wanted)
     if not matches:
         raise StorageError(f"{pattern!r} matches no {'.parquet file' if info else 'file'}")
-    return {path if isinstance(fs, LocalFileSystem) else fs.unstrip_protocol(path): info for path, info in matches.items()}
+    return {
+        path if isinstance(fs, LocalFileSystem) else fs.unstrip_protocol(path): info
+        for path, info in matches.items()
+    }
 
 
-def _search(fs: fsspec.AbstractFileSystem, root: str, pattern: str, wanted: Callable[[str], bool]) -> dict[str, dict[str, Any]]:
+def _search(
+    fs: fsspec.AbstractFileSystem, root: str, pattern: str, wanted: Callable[[str], bool]
+) -> dict[str, dict[str, Any]]:
     """The files below a folder that are wanted, with what the store tells of them, but for those that are not data."""
     _refuse_table(fs, root)
     signs = {part[:1] for part in pattern[len(root) :].split("/")}
@@ -199,7 +215,11 @@ def _search(fs: fsspec.AbstractFileSystem, root: str, pattern: str, wanted: Call
             left_out.append(path)
     if left_out:
         names = _some(sorted(left_out))
-        _log.warning("left out, since names like _x and .x mark what is not data: %d (%s)", len(left_out), names)
+        _log.warning(
+            "left out, since names like _x and .x mark what is not data: %d (%s)",
+            len(left_out),
+            names,
+        )
     return matches
 
 
@@ -212,7 +232,10 @@ def _is_data(path: str, pattern: str) -> bool:
     if "**" in parts:
         begin, end = parts.index("**"), len(parts) - parts[::-1].index("**")
         parts = [*parts[:begin], *[""] * (len(names) - begin - len(parts) + end), *parts[end:]]
-    return all(not _NOT_DATA.match(name) or part[:1] == name[:1] for name, part in zip(names, parts, strict=False))
+    return all(
+        not _NOT_DATA.match(name) or part[:1] == name[:1]
+        for name, part in zip(names, parts, strict=False)
+    )
 
 
 def _refuse_table(fs: fsspec.AbstractFileSystem, folder: str) -> None:
@@ -221,7 +244,11 @@ def _refuse_table(fs: fsspec.AbstractFileSystem, folder: str) -> None:
         found = [kind for name, kind in _TABLES.items() if _info(fs, f"{folder}/{name}")]
         metadata = f"{folder}/metadata"
         if not found and _info(fs, metadata):
-            found = ["Iceberg" for info in fs.ls(metadata, detail=True) if info["name"].endswith(".metadata.json")]
+            found = [
+                "Iceberg"
+                for info in fs.ls(metadata, detail=True)
+                if info["name"].endswith(".metadata.json")
+            ]
         if found:
             raise StorageError(
                 f"{folder} is a table of {found[0]}: its Parquet files hold deleted and old rows too. "
@@ -256,7 +283,9 @@ def _files_below(
                 continue
             via = links | {real}
         if info["type"] == "file":
-            if info["size"] or not info["name"].endswith("/"):  # else what a console made to show a folder
+            if info["size"] or not info["name"].endswith(
+                "/"
+            ):  # else what a console made to show a folder
                 yield path, info
         elif info["type"] == "directory" and levels != 1:
             if path == folder.rstrip("/"):
@@ -269,9 +298,15 @@ def _files_below_no_name(
     fs: fsspec.AbstractFileSystem, folder: str, info: dict[str, Any]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Objects whose keys have two slashes after a folder: `fs.ls` takes the second away, and lists the folder again."""
-    found = {path: each for path, each in fs.find(folder, detail=True, prefix="/").items() if path.startswith(f"{folder}//")}
+    found = {
+        path: each
+        for path, each in fs.find(folder, detail=True, prefix="/").items()
+        if path.startswith(f"{folder}//")
+    }
     if not found and info["name"].endswith("/"):
-        raise OSError(errno.EINVAL, "a folder without a name can't be listed in this store", f"{folder}//")
+        raise OSError(
+            errno.EINVAL, "a folder without a name can't be listed in this store", f"{folder}//"
+        )
     yield from found.items()
 
 
@@ -312,11 +347,18 @@ def open_parquet(path: str, state: tuple[int, str] | None = None) -> Iterator[pq
     now = int(info["size"] or 0), _version(info)
     if state is not None and state != now:
         was, now_is = described(*state), described(*now)
-        raise StorageError(f"{path} has changed since the run was started: it had {was}, it has {now_is}")
+        raise StorageError(
+            f"{path} has changed since the run was started: it had {was}, it has {now_is}"
+        )
     local = isinstance(fs, LocalFileSystem)
     source: Any = pa.OSFile(inner) if local else _StoredFile(path, now[0])
     known = _last_read.footer if state is not None and _last_read.file == (path, state) else None
-    with source, pq.ParquetFile(source, metadata=known, pre_buffer=not local, page_checksum_verification=True) as file:
+    with (
+        source,
+        pq.ParquetFile(
+            source, metadata=known, pre_buffer=not local, page_checksum_verification=True
+        ) as file,
+    ):
         if state is not None and state[1]:
             _last_read.file, _last_read.footer = (path, state), file.metadata
         yield file
@@ -446,7 +488,11 @@ def list_names(folder: str) -> list[str]:
     """Names of the files in a folder, sorted; none if there is no such folder."""
     fs, inner = _locate(folder)
     try:
-        return sorted(PurePosixPath(entry["name"]).name for entry in fs.ls(inner, detail=True) if entry["type"] == "file")
+        return sorted(
+            PurePosixPath(entry["name"]).name
+            for entry in fs.ls(inner, detail=True)
+            if entry["type"] == "file"
+        )
     except FileNotFoundError:
         return []
 
@@ -478,7 +524,9 @@ def create(output: str, content: bytes, name: str) -> bool:
         return True
     with _temporary_file(output, content) as temporary:
         try:
-            os.link(temporary, inner)  # fails if the name exists, and never shows a file that is half written
+            os.link(
+                temporary, inner
+            )  # fails if the name exists, and never shows a file that is half written
         except FileExistsError:
             return False
     _sync_folder(os.path.dirname(inner))
@@ -521,7 +569,11 @@ def sweep_temporary(output: str) -> None:
         return
     for name in os.listdir(folder):
         host, owner, *_ = *name.rsplit("-", 2), ""
-        gone = host == _HOST and owner.isdigit() and (int(owner) == os.getpid() or not _is_running(int(owner)))
+        gone = (
+            host == _HOST
+            and owner.isdigit()
+            and (int(owner) == os.getpid() or not _is_running(int(owner)))
+        )
         with suppress(FileNotFoundError):
             path = os.path.join(folder, name)
             if gone or time.time() - os.stat(path).st_mtime > _LONGEST_WRITE:
@@ -555,5 +607,7 @@ def remove(output: str, *names: str) -> None:
             with ThreadPoolExecutor(_REMOVALS_AT_ONCE) as pool:
                 list(pool.map(fs.rm_file, files))
     except (FileNotFoundError, IsADirectoryError) as error:
-        if _info(fs, inner):  # another process writes and removes there still: what was seen is another thing now
+        if _info(
+            fs, inner
+        ):  # another process writes and removes there still: what was seen is another thing now
             raise OSError(errno.ENOTEMPTY, f"{inner} changed while it was being removed") from error

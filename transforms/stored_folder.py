@@ -33,16 +33,22 @@ class StoredFolder:
         cache.mkdir(mode=0o700, exist_ok=True)
         found = cache.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
-            raise CheckpointError(f"{cache} is not a folder that only this user can write: models can't be kept there")
+            raise CheckpointError(
+                f"{cache} is not a folder that only this user can write: models can't be kept there"
+            )
         if self.digest and (cache / self.digest).is_dir():
             return cache / self.digest
         with _alone(cache):
-            if self.digest and (cache / self.digest).is_dir():  # another process has fetched it meanwhile
+            if (
+                self.digest and (cache / self.digest).is_dir()
+            ):  # another process has fetched it meanwhile
                 return cache / self.digest
             return self._fetch_into(cache)
 
     def _fetch_into(self, cache: Path) -> Path:
-        for unfinished in cache.glob(f"{_FETCHING}*"):  # of processes that were killed: nobody else fetches now
+        for unfinished in cache.glob(
+            f"{_FETCHING}*"
+        ):  # of processes that were killed: nobody else fetches now
             shutil.rmtree(unfinished, ignore_errors=True)
         fetched = Path(tempfile.mkdtemp(prefix=_FETCHING, dir=cache))
         try:
@@ -50,10 +56,14 @@ class StoredFolder:
                 if name.endswith((".json", ".safetensors", ".txt", ".model")):
                     fetch(join(self.url, name), str(fetched / name))
             if not (fetched / "config.json").is_file():
-                raise CheckpointError(f"{self.url} has no config.json: it is no Hugging Face checkpoint folder")
+                raise CheckpointError(
+                    f"{self.url} has no config.json: it is no Hugging Face checkpoint folder"
+                )
             fetched_digest = digest(fetched)
             if self.digest and fetched_digest != self.digest:
-                raise CheckpointError(f"the checkpoint at {self.url} is not the one that this run was started with")
+                raise CheckpointError(
+                    f"the checkpoint at {self.url} is not the one that this run was started with"
+                )
             with suppress(OSError):  # it was there: its folder has the same digest
                 fetched.rename(cache / fetched_digest)
             return cache / fetched_digest

@@ -7,25 +7,55 @@ import json
 import os
 import socket
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-import apache_beam as beam
 import pyarrow as pa
 import pyarrow.parquet as pq
 from apache_beam.metrics import Metrics
 
-from model.columns import as_texts
-from transforms.chunk_step import NAMESPACE, ChunkStep
+from model.reading.columns import as_texts
+from transforms.chunk_step import NAMESPACE, ChunkStep, failures
 from transforms.claim import Output
-from transforms.read_chunk import RECEIPT_KEY
-from transforms.records import AnsweredChunk, Chunk, Outcome, Receipt, Rejection
+from transforms.records import (
+    RECEIPT_KEY,
+    Answered,
+    Chunk,
+    Outcome,
+    OutputColumns,
+    Receipt,
+    Rejection,
+    row_ids,
+)
+from transforms.run_files import RunFiles
 
 EXACT_COLUMNS = {
-    "annotate": ("answer_start", "answer_end", "window_index", "num_windows", "status", "reason", "question_tokens_cut"),
-    "audit": ("num_tokens", "num_windows", "windows_whole", "golds", "gold_start", "gold_end", "pair_hash", "status", "reason"),
+    "annotate": (
+        "answer_start",
+        "answer_end",
+        "window_index",
+        "num_windows",
+        "status",
+        "reason",
+        "question_tokens_cut",
+    ),
+    "audit": (
+        "num_tokens",
+        "num_windows",
+        "windows_whole",
+        "golds",
+        "gold_start",
+        "gold_end",
+        "pair_hash",
+        "status",
+        "reason",
+    ),
 }
 """Columns that agree to the bit wherever logits agree to rounding; the digest of a part covers them."""
+
+COUNTED = ("rows", "windows", "real_tokens", "padded_tokens", "answered", "no_answer", "rejected")
+"""What Beam's counters count, once per chunk, for dashboards."""
 
 REJECTION_SCHEMA = pa.schema(
     [
@@ -41,28 +71,7 @@ REJECTION_SCHEMA = pa.schema(
 """`row` is the row within the file."""
 
 
-@dataclass(frozen=True, slots=True)
-class OutputColumns:
-    """Which input columns are kept, in which order, what stands before the names of output columns, the id column.
-
-    An input without the id column gets one: file base name, row group, row.
-    """
-
-    keep: tuple[str, ...]
-    prefix: str = ""
-    id: str = "id"
-
-
-def row_ids(chunk: Chunk, column: str) -> pa.ChunkedArray:
-    """The ids of a chunk's rows, or what stands in for them: `label of the file:row group:row`."""
-    table, spec = chunk.table, chunk.spec
-    if column in table.column_names:
-        return table.column(column)
-    rows = range(spec.row_start, spec.row_start + spec.rows)
-    return pa.chunked_array([pa.array([f"{spec.label}:{spec.row_group}:{row}" for row in rows], pa.string())])
-
-
-def output_table(chunk: Chunk, outcome: Outcome, columns: OutputColumns) -> pa.Table:
+def output_table(chunk: Chunk[Any], outcome: Outcome, columns: OutputColumns) -> pa.Table:
     """Input columns that are kept, then the output columns; one row per input row, in its place."""
     table = chunk.table.select(list(columns.keep))
     if columns.id not in chunk.table.column_names:
@@ -78,7 +87,9 @@ def content_digest(table: pa.Table) -> str:
     return hashlib.sha256(json.dumps(values, default=bytes.hex).encode()).hexdigest()
 
 
-def write_outcome(chunk: Chunk, outcome: Outcome, output: Output, columns: OutputColumns) -> Receipt:
+def write_outcome(
+    chunk: Chunk[Any], outcome: Outcome, output: Output, columns: OutputColumns
+) -> Receipt:
     """Writes the rejections of one stage, if there are any, then its part. Returns the receipt that stands in the part."""
     spec = chunk.spec
     receipt = Receipt(
@@ -99,38 +110,57 @@ def write_outcome(chunk: Chunk, outcome: Outcome, output: Output, columns: Outpu
     )
     if outcome.rejections:
         table = _rejection_table(chunk, outcome.rejections, columns.id)
-        output.commit(to_parquet(table), "rejections", spec.part)
+        output.commit(to_parquet(table), RunFiles.REJECTIONS, spec.part)
     else:
-        output.remove("rejections", spec.part)  # an earlier try may have left some
+        output.remove(RunFiles.REJECTIONS, spec.part)  # an earlier try may have left some
     table = output_table(chunk, outcome, columns)
-    output.commit(to_parquet(table, {RECEIPT_KEY: json.dumps(receipt.to_json()).encode()}), "parts", spec.part)
+    output.commit(
+        to_parquet(table, {RECEIPT_KEY: json.dumps(receipt.to_json()).encode()}),
+        RunFiles.PARTS,
+        spec.part,
+    )
     return receipt
 
 
 def to_parquet(table: pa.Table, metadata: Mapping[bytes, bytes] | None = None) -> pa.Buffer:
     """The bytes of a Parquet file with one row group, `metadata` in its footer."""
     sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(sink, table.schema, compression="zstd", write_page_checksum=True) as writer:
+    with pq.ParquetWriter(
+        sink, table.schema, compression="zstd", write_page_checksum=True
+    ) as writer:
         writer.write_table(table, row_group_size=max(1, table.num_rows))
         writer.add_key_value_metadata(metadata or {})
     return sink.getvalue()
 
 
-def _rejection_table(chunk: Chunk, rejections: tuple[Rejection, ...], id_column: str) -> pa.Table:
+def _rejection_table(
+    chunk: Chunk[Any], rejections: tuple[Rejection, ...], id_column: str
+) -> pa.Table:
     spec = chunk.spec
     ids = as_texts(row_ids(chunk, id_column))
     values = [
-        (ids[each.row], spec.path, spec.row_group, spec.first_row + each.row, each.stage, each.reason, each.message)
+        (
+            ids[each.row],
+            spec.path,
+            spec.row_group,
+            spec.first_row + each.row,
+            each.stage,
+            each.reason,
+            each.message,
+        )
         for each in rejections
     ]
     columns = zip(*values, strict=True)
-    arrays = [pa.array(column, field.type) for column, field in zip(columns, REJECTION_SCHEMA, strict=True)]
+    arrays = [
+        pa.array(column, field.type)
+        for column, field in zip(columns, REJECTION_SCHEMA, strict=True)
+    ]
     return pa.Table.from_arrays(arrays, schema=REJECTION_SCHEMA)
 
 
 @dataclass
-class WriteChunk(beam.PTransform):
-    """AnsweredChunk -> one Receipt per stage that the chunk wants, once its part is committed; failed if it can't be.
+class WriteChunk(ChunkStep[Chunk[Answered], Receipt]):
+    """Chunk[Answered] -> one Receipt per stage that the chunk wants, once its part is committed; failed if it can't be.
 
     outputs  in the order of writing
     """
@@ -138,27 +168,18 @@ class WriteChunk(beam.PTransform):
     outputs: tuple[Output, ...]
     columns: OutputColumns
 
-    def expand(self, chunks: beam.PCollection) -> beam.PCollection:
-        return chunks | beam.ParDo(_WriteChunk(self.outputs, self.columns))
-
-
-class _WriteChunk(ChunkStep):
-    def __init__(self, outputs: tuple[Output, ...], columns: OutputColumns):
-        super().__init__()
-        self.outputs, self.columns = outputs, columns
-        self.counters = {
-            name: Metrics.counter(NAMESPACE, name)
-            for name in ("rows", "windows", "real_tokens", "padded_tokens", "answered", "no_answer", "rejected")
-        }
-
-    def apply(self, answered: AnsweredChunk) -> list[Receipt]:
-        outcomes = {outcome.stage: outcome for outcome in answered.outcomes}
-        receipts = []
-        for output in (output for output in self.outputs if answered.chunk.wants(output.stage)):
+    def apply(self, chunk: Chunk[Answered]) -> Iterator[Receipt]:
+        outcomes = {outcome.stage: outcome for outcome in chunk.payload.outcomes}
+        counts: Mapping[str, int] = {}
+        for output in self.outputs:
+            if not chunk.wants(output.stage):
+                continue
             try:
-                receipts.append(write_outcome(answered.chunk, outcomes[output.stage], output, self.columns))
+                receipt = write_outcome(chunk, outcomes[output.stage], output, self.columns)
             except Exception as error:  # the other stage's part is sound
-                receipts += self.failed(answered.chunk, (output.stage,), error)
-        for name, counter in self.counters.items():
-            counter.inc(receipts[-1].counts.get(name, 0))
-        return receipts
+                yield from failures(chunk, (output.stage,), type(self).__name__, error)
+            else:
+                counts = receipt.counts
+                yield receipt
+        for name in COUNTED:
+            Metrics.counter(NAMESPACE, name).inc(counts.get(name, 0))

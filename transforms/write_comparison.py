@@ -8,16 +8,15 @@ from typing import Any
 
 import apache_beam as beam
 
-from model.comparison import Change, Comparison
-from model.golds import answers_of
+from model.audit.comparison import Change, Comparison
+from model.audit.golds import answers_of
+from model.audit.statistics import shortened
+from transforms.accounting import as_json
 from transforms.claim import Output
 from transforms.compare_audits import AuditSide
 from transforms.read_examples import Place, read_rows
 from transforms.report.page import comparison_page
-from transforms.report.passages import shortened
-from transforms.write_manifest import MANIFEST, REPORT, as_json
-
-COMPARISON = "comparison.json"
+from transforms.run_files import RunFiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +42,9 @@ class Gate:
             found.append("no example stands in both audits")
         elif unpaired > self.max_failed_fraction * rows:
             limit = f"--max_failed_fraction={self.max_failed_fraction}"
-            found.append(f"{unpaired} of {rows} rows have no partner in the other audit, more than {limit}")
+            found.append(
+                f"{unpaired} of {rows} rows have no partner in the other audit, more than {limit}"
+            )
         limits = (
             ("f1", "F1", -1, "max_f1_drop"),
             ("exact_match", "EM", -1, "max_em_drop"),
@@ -52,10 +53,14 @@ class Gate:
         for metric, name, sign, option in limits:
             limit, difference = getattr(self, option), summary["all"][metric].get("difference")
             if limit is not None and difference is None:
-                found.append(f"no pair has a {name} on both sides: --{option}={limit} can't be judged")
+                found.append(
+                    f"no pair has a {name} on both sides: --{option}={limit} can't be judged"
+                )
             elif limit is not None and sign * difference > limit:
                 verb = "rose" if sign > 0 else "fell"
-                found.append(f"{name} {verb} by {sign * difference:.4f}, more than --{option}={limit}")
+                found.append(
+                    f"{name} {verb} by {sign * difference:.4f}, more than --{option}={limit}"
+                )
         return found
 
 
@@ -73,11 +78,17 @@ class WriteComparison(beam.PTransform):
     about: Mapping[str, Any]
 
     def expand(self, comparisons: beam.PCollection) -> beam.PCollection:
-        return comparisons | beam.Map(write_comparison, self.output, self.sides, self.gate, self.about)
+        return comparisons | beam.Map(
+            write_comparison, self.output, self.sides, self.gate, self.about
+        )
 
 
 def write_comparison(
-    comparison: Comparison, output: Output, sides: tuple[AuditSide, AuditSide], gate: Gate, about: Mapping[str, Any]
+    comparison: Comparison,
+    output: Output,
+    sides: tuple[AuditSide, AuditSide],
+    gate: Gate,
+    about: Mapping[str, Any],
 ) -> None:
     """Writes the files of a comparison, the manifest last: `state` is "complete" if the gate lets it pass."""
     content = {**about, **comparison.summary()}
@@ -86,19 +97,27 @@ def write_comparison(
         content[name] = _listed(getattr(comparison, name), sides, paths)
     why = gate.problems(content)
     content["why"] = why
-    output.commit(as_json(content), COMPARISON)
-    output.commit(comparison_page(content), REPORT)
-    counts = {"paired": content["paired"], **{kind: each["rows"] for kind, each in content["unpaired"].items()}}
+    output.commit(as_json(content), RunFiles.COMPARISON)
+    output.commit(comparison_page(content), RunFiles.REPORT)
+    counts = {
+        "paired": content["paired"],
+        **{kind: each["rows"] for kind, each in content["unpaired"].items()},
+    }
     manifest = {"state": "incomplete" if why else "complete", "why": why, **about, "rows": counts}
-    output.commit(as_json(manifest), MANIFEST)
+    output.commit(as_json(manifest), RunFiles.MANIFEST)
 
 
-def _listed(changes: list[Change], sides: tuple[AuditSide, AuditSide], paths: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
+def _listed(
+    changes: list[Change], sides: tuple[AuditSide, AuditSide], paths: Sequence[Sequence[str]]
+) -> list[dict[str, Any]]:
     """Changes with their texts, which are read again from the parts."""
     texts: list[dict[Place, dict[str, Any]]] = []
     for side, parts in zip(sides, paths, strict=True):
         scores = [change[4] if side.after else change[3] for change in changes]
-        columns = [side.prefix + "prediction", *filter(None, [side.question, side.answers if side.after else ""])]
+        columns = [
+            side.prefix + "prediction",
+            *filter(None, [side.question, side.answers if side.after else ""]),
+        ]
         texts.append(read_rows([(parts[score.part], score.row) for score in scores], columns))
     listed = []
     for _, _, row_id, *both in changes:

@@ -16,11 +16,11 @@ from pathlib import Path
 import apache_beam as beam
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions, TestOptions
 
-from pipeline.dates import each_day
 from pipeline.graph import build
-from pipeline.job import resolve
-from pipeline.options import parse
-from pipeline.runners import make_runner
+from pipeline.job.dates import each_day
+from pipeline.job.options import parse
+from pipeline.job.resolve import resolve
+from pipeline.job.runners import make_runner
 
 
 def write_graph(folder: Path, arguments: Sequence[str]) -> None:

@@ -7,22 +7,25 @@ import json
 from pathlib import Path
 from typing import Any
 
-from apache_beam.options.pipeline_options import DebugOptions, GoogleCloudOptions, WorkerOptions, _BeamArgumentParser
+from apache_beam.options.pipeline_options import (
+    DebugOptions,
+    GoogleCloudOptions,
+    WorkerOptions,
+    _BeamArgumentParser,
+)
 
-from pipeline.options import STAGES, make_parser
+from model.settings import declared
+from pipeline.job.options import make_parser
+from pipeline.job.settings import ALL, GROUPS
 
 METADATA = Path(__file__).with_name("metadata.json")
 
-_NUMBER = r"-?[0-9]+(\.[0-9]+)?([eE]-?[0-9]+)?"
-_PATTERNS = {  # by what an option takes and the ones below it in this list do not
-    "true": "true|false",
-    "cuda:1": r"auto|cpu|cuda(:[0-9]+)?",
-    "2026-11-01..2026-11-02": r"[0-9]{4}-[0-9]{2}-[0-9]{2}(\.\.[0-9]{4}-[0-9]{2}-[0-9]{2})?",
-    "0.5": _NUMBER,
-    "20": "[0-9]+",
-}
-
-_BEAMS = ("sdk_container_image", "number_of_worker_harness_threads", "disk_size_gb", "dataflow_service_options")
+_BEAMS = (
+    "sdk_container_image",
+    "number_of_worker_harness_threads",
+    "disk_size_gb",
+    "dataflow_service_options",
+)
 """Beam's options that a launch gives as parameters: one that the metadata does not name may be refused."""
 
 
@@ -42,7 +45,10 @@ def metadata() -> dict[str, Any]:
 
 
 def _parameter(action: argparse.Action) -> dict[str, Any]:
-    others = {"stage": "annotate or audit", **dict.fromkeys(_BEAMS, "Apache Beam's option of this name")}
+    others = {
+        "stage": "annotate or audit",
+        **dict.fromkeys(_BEAMS, "Apache Beam's option of this name"),
+    }
     return {
         "name": action.dest,
         "label": f"--{action.dest}",
@@ -55,21 +61,17 @@ def _parameter(action: argparse.Action) -> dict[str, Any]:
 
 def _pattern(action: argparse.Action) -> str:
     if action.dest == "stage":
-        return "|".join(STAGES)
-    if action.choices:
-        return "|".join(map(str, action.choices))
-    if action.type is None:
-        return ".*"
-    return next(pattern for example, pattern in _PATTERNS.items() if takes(action, example))
+        return "|".join(ALL)
+    kinds = {
+        name: declaration.kind
+        for group in GROUPS.values()
+        for name, _, declaration in declared(group)
+    }
+    return kinds[action.dest].pattern if action.dest in kinds else _pattern_of_beams(action)
 
 
-def takes(action: argparse.Action, text: str) -> bool:
-    """Whether an option takes a value."""
-    try:
-        action.type(text)
-    except (argparse.ArgumentTypeError, ValueError):
-        return False
-    return True
+def _pattern_of_beams(action: argparse.Action) -> str:
+    return "[0-9]+" if action.type is int else ".*"
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ import torch
 from matplotlib import pyplot
 
 from model import SpanReader
-from model.batching import assemble
-from model.pairs import cut_pairs
+from model.reading.batching import assemble
+from model.reading.pairs import cut_pairs
 from pipeline.sample.build import load
 
 EXAMPLE = "kitchen-rye-loaf-q1"
@@ -53,7 +53,10 @@ def draw_example(reader: SpanReader, row: dict, folder: Path) -> None:
 
 def draw_losses(rows: list[dict], folder: Path) -> None:
     """The distribution of the loss, and what either network has to do with it."""
-    start, end = (np.array([row[name] for row in rows if row["nll"] is not None]) for name in ("nll_start", "nll_end"))
+    start, end = (
+        np.array([row[name] for row in rows if row["nll"] is not None])
+        for name in ("nll_start", "nll_end")
+    )
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.4))
     left.hist(start + end, 40, color=OTHER)
     left.set(xlabel="nll, nats", ylabel="examples")
@@ -68,18 +71,25 @@ def draw_posterior(reader: SpanReader, row: dict, folder: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(9, 3.2))
     names = [f"{each.text[:40]} (window {each.window_index + 1})" for each in answer.n_best]
     axes.barh(names[::-1], [each.probability for each in answer.n_best][::-1], color=START)
-    axes.set(xlabel=f"share of the passage's posterior, {answer.num_windows} windows", title=row["question"])
+    axes.set(
+        xlabel=f"share of the passage's posterior, {answer.num_windows} windows",
+        title=row["question"],
+    )
     save(figure, folder / "posterior.svg")
 
 
 def draw_reliability(rows: list[dict], folder: Path) -> None:
     """How often answers of a probability are right; bins of equal mass."""
     shown = [row for row in rows if row["prediction"]]
-    probability, right = (np.array([row[name] for row in shown]) for name in ("probability", "exact_match"))
+    probability, right = (
+        np.array([row[name] for row in shown]) for name in ("probability", "exact_match")
+    )
     bins = np.array_split(np.argsort(probability), 10)
     figure, axes = pyplot.subplots(figsize=(4.2, 4))
     axes.plot([0, 1], [0, 1], color=OTHER, linewidth=1, linestyle="--")
-    axes.plot([probability[b].mean() for b in bins], [right[b].mean() for b in bins], "o-", color=START)
+    axes.plot(
+        [probability[b].mean() for b in bins], [right[b].mean() for b in bins], "o-", color=START
+    )
     axes.set(xlabel="mean probability", ylabel="share of exact matches", xlim=(0, 1), ylim=(0, 1))
     save(figure, folder / "reliability.svg")
 
@@ -91,10 +101,16 @@ def save(figure: pyplot.Figure, path: Path) -> None:
 
 
 def main(run: str, folder: str) -> None:
-    matplotlib.rcParams.update({"svg.hashsalt": "spanmill", "axes.spines.top": False, "axes.spines.right": False})
+    matplotlib.rcParams.update(
+        {"svg.hashsalt": "spanmill", "axes.spines.top": False, "axes.spines.right": False}
+    )
     reader = SpanReader.load()
     sample = {row["id"]: row for row in load()}
-    audited = [row for part in sorted(Path(run, "audit", "parts").glob("*.parquet")) for row in pq.read_table(part).to_pylist()]
+    audited = [
+        row
+        for part in sorted(Path(run, "audit", "parts").glob("*.parquet"))
+        for row in pq.read_table(part).to_pylist()
+    ]
     draw_example(reader, sample[EXAMPLE], Path(folder))
     draw_posterior(reader, sample[LONG], Path(folder))
     draw_losses(audited, Path(folder))

@@ -1,1 +1,6 @@
-"""The bundled sample data set: readable sources and the script that builds them into Parquet."""
+"""The bundled sample of `--input bundled`, and what it is built from."""
+
+import os
+
+SAMPLE = os.path.join(os.path.dirname(__file__), "sample.parquet")
+"""What `--input bundled` reads."""

@@ -40,7 +40,10 @@ SCHEMA = pa.schema(
         ("source", pa.string()),
         ("question", pa.string()),
         ("context", pa.string()),
-        ("answers", pa.struct([("text", pa.list_(pa.string())), ("answer_start", pa.list_(pa.int32()))])),
+        (
+            "answers",
+            pa.struct([("text", pa.list_(pa.string())), ("answer_start", pa.list_(pa.int32()))]),
+        ),
     ]
 )
 
@@ -59,10 +62,14 @@ def locate(context: str, gold: str) -> tuple[str, int]:
     if not starts:
         raise SourceError(f"the answer {text!r} is not in the passage")
     if len(starts) > 1 and not marked:
-        raise SourceError(f"the answer {text!r} occurs {len(starts)} times: say which one is meant, e.g. '{text} [1]'")
+        raise SourceError(
+            f"the answer {text!r} occurs {len(starts)} times: say which one is meant, e.g. '{text} [1]'"
+        )
     nth = int(marked[2]) if marked else 1
     if not 1 <= nth <= len(starts):
-        raise SourceError(f"the answer {text!r} has no occurrence [{nth}]: the passage holds {len(starts)}")
+        raise SourceError(
+            f"the answer {text!r} has no occurrence [{nth}]: the passage holds {len(starts)}"
+        )
     return text, starts[nth - 1]
 
 
@@ -87,12 +94,17 @@ def parse_passage(source: str, block: str) -> list[dict[str, Any]]:
     where = f"passage {passage!r}"
     try:
         if not re.fullmatch(r"[a-z0-9-]+", passage) or not context or not tail.strip():
-            raise SourceError('a passage needs an id of a-z, 0-9 and "-", a text and questions under "### Questions"')
+            raise SourceError(
+                'a passage needs an id of a-z, 0-9 and "-", a text and questions under "### Questions"'
+            )
         rows = []
         for number, (question, golds) in enumerate(parse_questions(tail), 1):
             where = f"passage {passage!r}, question {number} ({question!r})"
             spans = [locate(context, gold) for gold in golds]
-            answers = {"text": [text for text, _ in spans], "answer_start": [start for _, start in spans]}
+            answers = {
+                "text": [text for text, _ in spans],
+                "answer_start": [start for _, start in spans],
+            }
             rows.append(
                 {
                     "id": f"{passage}-q{number}",
@@ -112,7 +124,9 @@ def parse(text: str) -> list[dict[str, Any]]:
     title, *blocks = re.split(r"^## ", text, flags=re.MULTILINE)
     source = re.fullmatch(r"# (\S+)\n+", title)
     if not source or not blocks:
-        raise SourceError(f"a source file holds '# NAME' and then passages; this one starts with {title[:60]!r}")
+        raise SourceError(
+            f"a source file holds '# NAME' and then passages; this one starts with {title[:60]!r}"
+        )
     return [row for block in blocks for row in parse_passage(source[1], block)]
 
 
@@ -158,7 +172,9 @@ def main() -> None:
         sys.exit(f"error: {error}")
     unanswerable = sum(not row["answers"]["text"] for row in rows)
     passages = len({row["context"] for row in rows})
-    print(f"{output}: {len(rows)} questions on {passages} passages, {unanswerable} of them without an answer")
+    print(
+        f"{output}: {len(rows)} questions on {passages} passages, {unanswerable} of them without an answer"
+    )
 
 
 if __name__ == "__main__":

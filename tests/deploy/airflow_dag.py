@@ -13,7 +13,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from airflow.dag_processing.dagbag import DagBag
-from airflow.providers.google.cloud.hooks.dataflow import process_line_and_extract_dataflow_job_id_callback
+from airflow.providers.google.cloud.hooks.dataflow import (
+    process_line_and_extract_dataflow_job_id_callback,
+)
 from airflow.sdk.exceptions import AirflowFailException
 
 
@@ -50,7 +52,9 @@ if __name__ == "__main__":
     day = datetime.fromisoformat(sys.argv[2]).replace(tzinfo=UTC)
     about = {
         "import_errors": bag.import_errors,
-        "tasks": {each.task_id: [each.task_type, *sorted(each.downstream_task_ids)] for each in dag.tasks},
+        "tasks": {
+            each.task_id: [each.task_type, *sorted(each.downstream_task_ids)] for each in dag.tasks
+        },
         "retries": {each.task_id: each.retries for each in dag.tasks},
     }
     done = {"run": run, "execute": execute, "poke": poke}[sys.argv[3]](dag, day, *sys.argv[4:])

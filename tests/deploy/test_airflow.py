@@ -13,14 +13,16 @@ from typing import Any
 
 import pytest
 
-from pipeline.options import parse
+from pipeline.job.options import parse
 from tests.runs import HOUSE, examples, read_manifest, read_parts, write_input
 
 AIRFLOW_PYTHON = os.environ.get("AIRFLOW_PYTHON", "")
 DAY = "2026-11-23"
 DAGS = HOUSE / "deploy" / "airflow"
 
-pytestmark = pytest.mark.skipif(not AIRFLOW_PYTHON, reason="AIRFLOW_PYTHON is not set: `make airflow` sets it")
+pytestmark = pytest.mark.skipif(
+    not AIRFLOW_PYTHON, reason="AIRFLOW_PYTHON is not set: `make airflow` sets it"
+)
 
 Airflow = Callable[..., dict[str, Any]]
 
@@ -35,10 +37,18 @@ def airflow(tmp_path_factory: pytest.TempPathFactory) -> Airflow:
         "SPANMILL_HOME": str(HOUSE),
     }
     own = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | settings
-    subprocess.run([AIRFLOW_PYTHON, "-m", "airflow", "db", "migrate"], env=own, check=True, capture_output=True)
+    subprocess.run(
+        [AIRFLOW_PYTHON, "-m", "airflow", "db", "migrate"], env=own, check=True, capture_output=True
+    )
 
     def ask(*arguments: str, **environment: str) -> dict[str, Any]:
-        command = [AIRFLOW_PYTHON, str(Path(__file__).with_name("airflow_dag.py")), str(DAGS), DAY, *arguments]
+        command = [
+            AIRFLOW_PYTHON,
+            str(Path(__file__).with_name("airflow_dag.py")),
+            str(DAGS),
+            DAY,
+            *arguments,
+        ]
         done = subprocess.run(command, env=own | environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-5000:] + done.stdout[-5000:]
         return json.loads(done.stdout.splitlines()[-1])
@@ -107,7 +117,9 @@ class TestOnDataflow:
         """`test_dataflow_jobs.py` holds that it prints this line."""
         assert found["execute"]["job_ids"] == ["2026-11-23_02_31_00-1"]
 
-    def test_the_command_is_one_that_we_take(self, found: dict[str, Any], recorded: Path, tmp_path: Path):
+    def test_the_command_is_one_that_we_take(
+        self, found: dict[str, Any], recorded: Path, tmp_path: Path
+    ):
         program, *arguments = recorded.read_text("utf-8").splitlines()
         assert program == str(HOUSE / "run_pipeline.py")
         options, rest = parse(arguments)
@@ -115,16 +127,25 @@ class TestOnDataflow:
         assert options.input == "gs://my-bucket/in/date={date}/*.parquet"
         assert "--runner=DataflowRunner" in rest
 
-        write_input(tmp_path / f"date={DAY}" / "a.parquet", examples(3))  # the same job, of files that are here
-        arguments += [f"--input={tmp_path}/date={{date}}/*.parquet", f"--output={tmp_path}/out/date={{date}}"]
-        runpy.run_path(str(HOUSE / "deploy" / "dataflow" / "graph.py"))["write_graph"](tmp_path / "job", arguments)
+        write_input(
+            tmp_path / f"date={DAY}" / "a.parquet", examples(3)
+        )  # the same job, of files that are here
+        arguments += [
+            f"--input={tmp_path}/date={{date}}/*.parquet",
+            f"--output={tmp_path}/out/date={{date}}",
+        ]
+        runpy.run_path(str(HOUSE / "deploy" / "dataflow" / "graph.py"))["write_graph"](
+            tmp_path / "job", arguments
+        )
         job = json.loads((tmp_path / "job" / "job.json").read_text("utf-8"))
         assert job["name"].startswith("spanmill-20261123-")
         assert list(job["labels"]) == ["airflow-version"]
         assert job["environment"]["workerPools"][0]["machineType"] == "n2-standard-8"
 
 
-def test_the_sensor_waits_for_a_manifest_and_fails_for_good_on_an_incomplete_one(airflow: Airflow, tmp_path: Path):
+def test_the_sensor_waits_for_a_manifest_and_fails_for_good_on_an_incomplete_one(
+    airflow: Airflow, tmp_path: Path
+):
     for name, content in (
         ("complete", {"state": "complete", "why": [], "rows": {"planned": 3}}),
         ("incomplete", {"state": "incomplete", "why": ["2 chunks failed", "1 files were refused"]}),
@@ -133,4 +154,8 @@ def test_the_sensor_waits_for_a_manifest_and_fails_for_good_on_an_incomplete_one
         (tmp_path / name / "manifest.json").write_text(json.dumps(content))
     folders = [str(tmp_path / name) for name in ("missing", "complete", "incomplete")]
     said = airflow("poke", *folders)["poke"]
-    assert said == [[False, None], [True, {"planned": 3}], f"{folders[2]}: 2 chunks failed; 1 files were refused"]
+    assert said == [
+        [False, None],
+        [True, {"planned": 3}],
+        f"{folders[2]}: 2 chunks failed; 1 files were refused",
+    ]

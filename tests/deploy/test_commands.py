@@ -9,11 +9,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline.options import parse
+from pipeline.job.options import parse
 from tests.runs import HOUSE
 
 DEPLOY = HOUSE / "deploy"
-VARIABLES = {"BUCKET": "gs://my-bucket", "PROJECT": "my-project", "REGION": "us-central1", "IMAGE": "docker.pkg.dev/p/spanmill"}
+VARIABLES = {
+    "BUCKET": "gs://my-bucket",
+    "PROJECT": "my-project",
+    "REGION": "us-central1",
+    "IMAGE": "docker.pkg.dev/p/spanmill",
+}
 
 
 def with_variables(text: str) -> str:
@@ -25,12 +30,19 @@ def commands(page: str, program: str) -> Iterator[list[str]]:
     text = (DEPLOY / page).read_text("utf-8").replace("\\\n", " ")
     for line in text.splitlines():
         if line.startswith(program):
-            yield shlex.split(with_variables(line.removeprefix(program).replace("$(date -u +%Y%m%d)", "20261124")))
+            yield shlex.split(
+                with_variables(line.removeprefix(program).replace("$(date -u +%Y%m%d)", "20261124"))
+            )
 
 
 def parameters() -> set[str]:
     """The names that the Flex Template's metadata has: a launch with another may be refused."""
-    return {each["name"] for each in json.loads((DEPLOY / "dataflow" / "metadata.json").read_text("utf-8"))["parameters"]}
+    return {
+        each["name"]
+        for each in json.loads((DEPLOY / "dataflow" / "metadata.json").read_text("utf-8"))[
+            "parameters"
+        ]
+    }
 
 
 @pytest.mark.parametrize(("page", "count"), [("dataflow/README.md", 2), ("flink/README.md", 1)])
@@ -46,11 +58,20 @@ def test_jobs(page: str, count: int):
 def test_the_templates_launch():
     """Its launcher passes every parameter as an option."""
     (arguments,) = commands("dataflow/README.md", "gcloud dataflow flex-template run ")
-    given = [argument.split("^~^")[1].split("~") for argument in arguments if argument.startswith("--parameters=")]
+    given = [
+        argument.split("^~^")[1].split("~")
+        for argument in arguments
+        if argument.startswith("--parameters=")
+    ]
     assert {each.split("=")[0] for several in given for each in several} <= parameters()
-    options, rest = parse([f"--{each}" for several in given for each in several] + ["--runner=DataflowRunner"])
+    options, rest = parse(
+        [f"--{each}" for several in given for each in several] + ["--runner=DataflowRunner"]
+    )
     assert (options.stage, options.device, options.dtype) == ("annotate", "cuda", "bfloat16")
-    assert any(argument.startswith("--dataflow_service_options=worker_accelerator=type:nvidia-l4;count:1") for argument in rest)
+    assert any(
+        argument.startswith("--dataflow_service_options=worker_accelerator=type:nvidia-l4;count:1")
+        for argument in rest
+    )
 
 
 def test_the_nightly_launch():

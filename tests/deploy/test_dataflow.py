@@ -19,15 +19,30 @@ from apache_beam.portability.api import beam_runner_api_pb2
 from apache_beam.portability.common_urns import primitives
 from apache_beam.runners.portability.fn_api_runner import translations
 
-from pipeline.options import Refused, parse
+from pipeline.job.options import Refused, parse
 from tests.runs import HOUSE, examples, write_input
 
 DEPLOY = HOUSE / "deploy" / "dataflow"
 GPU = "type:nvidia-l4;count:1;install-nvidia-driver"
 IMAGE = "us-docker.pkg.dev/my-project/spanmill/spanmill:0.1.0"
-STEPS = ["ListFiles", "PlanChunks", "Reshuffle", "ProcessChunks", "MergeReceipts", "ReadExamples", "WriteManifest"]
-LAST_STEPS = ["ListParts", "ReshuffleParts", "FindDuplicates", "PublishManifest"]
-CHUNK_STEPS = ["ReadChunk", "MakeWindows", "PredictSpans", "DecodeAnswers", "MeasureLoss", "WriteChunk"]
+STEPS = [
+    "ListFiles",
+    "PlanChunks",
+    "Reshuffle",
+    "ProcessChunks",
+    "MergeReceipts",
+    "ReadExamples",
+    "WriteAudit",
+]
+LAST_STEPS = ["ListParts", "ReshuffleParts", "FindDuplicates", "WriteManifest"]
+CHUNK_STEPS = [
+    "ReadChunk",
+    "MakeWindows",
+    "PredictSpans",
+    "DecodeAnswers",
+    "MeasureLoss",
+    "WriteChunk",
+]
 ACCELERATOR = "beam:resources:accelerator:v1"
 
 Transform = beam_runner_api_pb2.PTransform
@@ -46,7 +61,11 @@ class Made:
 
     @property
     def leaves(self) -> dict[str, Transform]:
-        return {each.unique_name: each for each in self.graph.components.transforms.values() if not each.subtransforms}
+        return {
+            each.unique_name: each
+            for each in self.graph.components.transforms.values()
+            if not each.subtransforms
+        }
 
     def hint(self, transform: Transform) -> str:
         environment = self.graph.components.environments[transform.environment_id]
@@ -93,7 +112,10 @@ def make(arguments: list[str], folder: Path) -> Made:
 
 @pytest.fixture(scope="module")
 def on_gpu_workers(arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> Made:
-    return make([*arguments, f"--dataflow_service_options=worker_accelerator={GPU}"], tmp_path_factory.mktemp("workers"))
+    return make(
+        [*arguments, f"--dataflow_service_options=worker_accelerator={GPU}"],
+        tmp_path_factory.mktemp("workers"),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -115,21 +137,43 @@ class TestTheGraph:
         assert inside == set(CHUNK_STEPS)
 
     def test_it_is_linear(self, made: Made):
-        read = Counter(collection for leaf in made.leaves.values() for collection in leaf.inputs.values())
+        read = Counter(
+            collection for leaf in made.leaves.values() for collection in leaf.inputs.values()
+        )
         assert max(read.values()) == 1
         assert {len(leaf.outputs) for leaf in made.leaves.values()} == {1}
-        assert sum(output not in read for leaf in made.leaves.values() for output in leaf.outputs.values()) == 1
+        assert (
+            sum(
+                output not in read
+                for leaf in made.leaves.values()
+                for output in leaf.outputs.values()
+            )
+            == 1
+        )
 
     def test_only_ranges_runs_receipts_and_hashes_cross_a_shuffle(self, made: Made):
-        shuffles = [name for name, leaf in made.leaves.items() if leaf.spec.urn == primitives.GROUP_BY_KEY.urn]
+        shuffles = [
+            name
+            for name, leaf in made.leaves.items()
+            if leaf.spec.urn == primitives.GROUP_BY_KEY.urn
+        ]
         combines = {name.split("/")[0] for name in shuffles}
-        assert combines == {"ListFiles", "Reshuffle", "MergeReceipts", "ReshuffleParts", "FindDuplicates"}
+        assert combines == {
+            "ListFiles",
+            "Reshuffle",
+            "MergeReceipts",
+            "ReshuffleParts",
+            "FindDuplicates",
+        }
         outer = {each.unique_name: each for each in made.graph.components.transforms.values()}
-        reads = {step: set(outer[step].inputs.values()) for step in ("PlanChunks", "Reshuffle", "MergeReceipts", *LAST_STEPS)}
+        reads = {
+            step: set(outer[step].inputs.values())
+            for step in ("PlanChunks", "Reshuffle", "MergeReceipts", *LAST_STEPS)
+        }
         assert reads["PlanChunks"] == set(outer["ListFiles"].outputs.values())
         assert reads["Reshuffle"] == set(outer["PlanChunks"].outputs.values())
         assert reads["MergeReceipts"] == set(outer["ProcessChunks/WriteChunk"].outputs.values())
-        for before, step in pairwise(["WriteManifest", *LAST_STEPS]):
+        for before, step in pairwise([STEPS[-1], *LAST_STEPS]):
             assert reads[step] == set(outer[before].outputs.values())
 
     def test_all_steps_on_chunks_are_fused_into_one_stage(self, made: Made):
@@ -167,16 +211,24 @@ class TestGpus:
         with pytest.raises(Refused, match="it or worker_accelerator, never both"):
             make([*arguments, *both], tmp_path)
 
-    def test_the_launcher_needs_none_but_must_be_told_the_dtype(self, arguments: list[str], tmp_path: Path):
+    def test_the_launcher_needs_none_but_must_be_told_the_dtype(
+        self, arguments: list[str], tmp_path: Path
+    ):
         arguments = [argument for argument in arguments if not argument.startswith("--dtype")]
-        with pytest.raises(Refused, match="--dtype=auto: the workers' CUDA devices can't be asked from here"):
+        with pytest.raises(
+            Refused, match="--dtype=auto: the workers' CUDA devices can't be asked from here"
+        ):
             make(arguments, tmp_path)
 
 
 class TestTheJob:
     def test_machines_and_containers_are_those_asked_for(self, made: Made):
         (pool,) = made.environment["workerPools"]
-        assert (pool["machineType"], pool["diskSizeGb"], pool["numThreadsPerWorker"]) == ("g2-standard-8", 50, 2)
+        assert (pool["machineType"], pool["diskSizeGb"], pool["numThreadsPerWorker"]) == (
+            "g2-standard-8",
+            50,
+            2,
+        )
         assert pool["autoscalingSettings"]["maxNumWorkers"] == 20
         assert {each["containerImage"] for each in pool["sdkHarnessContainerImages"]} == {IMAGE}
 
@@ -216,7 +268,9 @@ class TestTheFlexTemplate:
             ("dataflow_service_options", [f"worker_accelerator={GPU}"], []),
         ],
     )
-    def test_its_expressions_take_what_the_options_take(self, name: str, good: list[str], bad: list[str]):
+    def test_its_expressions_take_what_the_options_take(
+        self, name: str, good: list[str], bad: list[str]
+    ):
         parameters = json.loads((DEPLOY / "metadata.json").read_text("utf-8"))["parameters"]
         (expressions,) = [each["regexes"] for each in parameters if each["name"] == name]
         for value in good:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from tests.pipeline.test_duplicates import ada
+from tests.pipeline.job.test_duplicates import ada
 from tests.runs import examples, read_manifest, run, wait_until, write_input
 from tests.servers import free_port, listens, serving
 from tests.started import start
@@ -31,7 +31,9 @@ def store() -> Iterator[Store]:
 def service(store: Store) -> Iterator[str]:
     """Where jobs are sent."""
     port = free_port()
-    with serving([sys.executable, "-m", "tests.dataflow_service", str(port)], lambda: listens(port)):
+    with serving(
+        [sys.executable, "-m", "tests.dataflow_service", str(port)], lambda: listens(port)
+    ):
         yield f"http://localhost:{port}"  # not 127.0.0.1: Beam speaks plain HTTP with this name alone
 
 
@@ -49,7 +51,16 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def alone(source: Path, bert_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output of the run in one process, on the local disk."""
     output = tmp_path_factory.mktemp("alone") / "out"
-    assert run("annotate", "--audit", f"--input={source}", f"--output={output}", f"--model={bert_folder}") == 0
+    assert (
+        run(
+            "annotate",
+            "--audit",
+            f"--input={source}",
+            f"--output={output}",
+            f"--model={bert_folder}",
+        )
+        == 0
+    )
     return output
 
 
@@ -85,12 +96,17 @@ def assert_same(output: Path, alone: Path) -> None:
         manifest, wanted = read_manifest(output / tree), read_manifest(alone / tree)
         for figure in ("state", "rows", "content", "windows", "reasons"):
             assert manifest[figure] == wanted[figure], figure
-    duplicates = [json.loads((each / "audit" / "duplicates.json").read_text("utf-8")) for each in (output, alone)]
+    duplicates = [
+        json.loads((each / "audit" / "duplicates.json").read_text("utf-8"))
+        for each in (output, alone)
+    ]
     assert duplicates[0] == duplicates[1]
     assert duplicates[0]["repeated_pairs"] == 1
 
 
-def test_a_job_gives_the_same_and_its_id_is_told(launched: list[str], store: Store, alone: Path, tmp_path: Path):
+def test_a_job_gives_the_same_and_its_id_is_told(
+    launched: list[str], store: Store, alone: Path, tmp_path: Path
+):
     said = launch([*launched, f"--output={store.url}/waited"], tmp_path / "log")
     assert re.search(r"Created job with id: \[2026-11-24_00_00_00-\d+\]", said)
     assert "10 rows" in said
@@ -101,11 +117,16 @@ def test_a_template_makes_all_of_it_when_its_launcher_has_ended(
     launched: list[str], service: str, store: Store, alone: Path, tmp_path: Path
 ):
     template = f"{store.url}/templates/audit.json"
-    launch([*launched, f"--output={store.url}/staged", f"--template_location={template}"], tmp_path / "log")
+    launch(
+        [*launched, f"--output={store.url}/staged", f"--template_location={template}"],
+        tmp_path / "log",
+    )
     assert not store.files.exists(f"{store.url}/staged/manifest.json")
 
     jobs = f"{service}/v1b3/projects/my-project/locations/us-central1/jobs"
-    with urllib.request.urlopen(urllib.request.Request(jobs, store.files.cat_file(template))) as answer:
+    with urllib.request.urlopen(
+        urllib.request.Request(jobs, store.files.cat_file(template))
+    ) as answer:
         job = json.load(answer)
 
     def state() -> str:
@@ -121,7 +142,12 @@ def test_a_job_that_fails_did_not_finish_and_the_next_one_goes_on(
     launched: list[str], store: Store, capfd: pytest.CaptureFixture[str]
 ):
     """No worker has such a device, and no launcher can know that."""
-    arguments = [*launched, f"--output={store.url}/failed", "--dtype=float32", "--batch_tokens=4096"]
+    arguments = [
+        *launched,
+        f"--output={store.url}/failed",
+        "--dtype=float32",
+        "--batch_tokens=4096",
+    ]
     assert run(*arguments, "--device=cuda:99") == 3
     printed, logged = capfd.readouterr()
     (told,) = [line for line in logged.splitlines() if "did not finish" in line]

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model.audit import AUDIT_SCHEMA, RowLosses, audit_columns, row_losses
-from model.golds import Golds, gold_views
-from model.losses import PassageLosses, passage_losses
-from model.prediction import Decoding, predict
-from model.spans import merge_windows
-from model.tokenizer import Ragged
-from model.windows import Windows
+from model.audit.golds import Golds, gold_views
+from model.audit.losses import PassageLosses, passage_losses
+from model.audit.rows import AUDIT_SCHEMA, RowLosses, audit_columns, row_losses
+from model.reading.prediction import Decoding, predict
+from model.reading.spans import merge_windows
+from model.reading.tokenizer import Ragged
+from model.reading.windows import Windows
 from tests.model.fakes import FakeReader, make_windows
 
 SEED = 11
@@ -36,12 +36,23 @@ ROWS: list[tuple[int, list[tuple[int, int]]]] = [
 
 def make_golds(problems: dict[int, tuple[str, str]] | None = None) -> Golds:
     place: dict[tuple[int, int, int], int] = {}
-    of_row = [[place.setdefault((pair, *span), len(place)) for span in spans] for pair, spans in ROWS]
+    of_row = [
+        [place.setdefault((pair, *span), len(place)) for span in spans] for pair, spans in ROWS
+    ]
     columns = np.array(list(place), np.int64)
     dropped = np.arange(len(ROWS))
     texts = [[f"gold {k}" for k in range(len(spans))] for _, spans in ROWS]
     char_spans = [sorted({(2 * first, 2 * last + 1) for first, last in spans}) for _, spans in ROWS]
-    return Golds(columns[:, 0], columns[:, 1], columns[:, 2], Ragged.of(of_row), dropped, problems or {}, texts, char_spans)
+    return Golds(
+        columns[:, 0],
+        columns[:, 1],
+        columns[:, 2],
+        Ragged.of(of_row),
+        dropped,
+        problems or {},
+        texts,
+        char_spans,
+    )
 
 
 @dataclass
@@ -64,9 +75,13 @@ def audit(null: bool, temperature: float = 1.0) -> Audited:
     decoding = Decoding(n_best=3, max_answer_length=4, temperature=temperature, null=null)
     prediction = predict(FakeReader(SEED, levels=0), windows, decoding, 64, golds)
     pairs = len(LENGTHS)
-    spans = merge_windows(prediction.spans, windows.pair, windows.index, pairs, n_best=3, temperature=temperature)
+    spans = merge_windows(
+        prediction.spans, windows.pair, windows.index, pairs, n_best=3, temperature=temperature
+    )
     assert prediction.losses is not None
-    losses = passage_losses(windows, golds, gold_views(windows, golds), prediction.losses, "softmax")
+    losses = passage_losses(
+        windows, golds, gold_views(windows, golds), prediction.losses, "softmax"
+    )
     questions = [f"question {pair}" for pair in range(pairs)]
     contexts = [" ".join("abcdefghij"[k % 10] for k in range(length)) for length in LENGTHS]
     with np.errstate(invalid="ignore"):

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model.prediction import Decoding
-from model.windows import Windows
+from model.reading.prediction import Decoding
+from model.reading.windows import Windows
 from tests.model.fakes import fake_logits
 
 
@@ -20,7 +20,11 @@ def window_bounds(windows: Windows, pair: int) -> list[tuple[int, int]]:
 
 def owner(bounds: list[tuple[int, int]], i: int, j: int) -> int | None:
     """The window in which span (i, j) stands farthest from the nearer edge, the lowest of equals; None if none holds it."""
-    depths = {w: min(i - start, stop - 1 - j) for w, (start, stop) in enumerate(bounds) if start <= i and j < stop}
+    depths = {
+        w: min(i - start, stop - 1 - j)
+        for w, (start, stop) in enumerate(bounds)
+        if start <= i and j < stop
+    }
     return max(depths, key=lambda w: (depths[w], -w)) if depths else None
 
 
@@ -37,12 +41,17 @@ class Span:
         return float(np.float32(self.start_logit) + np.float32(self.end_logit))
 
 
-def spans_of(windows: Windows, pair: int, seed: int, levels: int, max_answer_length: int) -> list[Span]:
+def spans_of(
+    windows: Windows, pair: int, seed: int, levels: int, max_answer_length: int
+) -> list[Span]:
     """All admissible spans of a pair, each with its owner's fake logits, best first."""
     bounds = window_bounds(windows, pair)
     logits = [fake_logits(seed, pair, start, stop - start, levels)[:, 1:] for start, stop in bounds]
     first, last = windows.passages.bounds[pair], windows.passages.bounds[pair + 1]
-    can_start, can_end = windows.passages.can_start[first:last], windows.passages.can_end[first:last]
+    can_start, can_end = (
+        windows.passages.can_start[first:last],
+        windows.passages.can_end[first:last],
+    )
     spans = []
     for i in range(last - first):
         for j in range(i, min(i + max_answer_length, last - first)):
@@ -57,16 +66,23 @@ def spans_of(windows: Windows, pair: int, seed: int, levels: int, max_answer_len
 def null_score(windows: Windows, pair: int, seed: int, levels: int) -> float:
     """The least a_0 + b_0 of a pair's windows."""
     return min(
-        float(fake_logits(seed, pair, start, stop - start, levels)[:, 0].sum()) for start, stop in window_bounds(windows, pair)
+        float(fake_logits(seed, pair, start, stop - start, levels)[:, 0].sum())
+        for start, stop in window_bounds(windows, pair)
     )
 
 
 def log_normaliser(scores: list[float], temperature: float) -> float:
     """log of the sum of exp(score / T)."""
-    return math.log(math.fsum(math.exp(score / temperature) for score in scores)) if scores else -math.inf
+    return (
+        math.log(math.fsum(math.exp(score / temperature) for score in scores))
+        if scores
+        else -math.inf
+    )
 
 
-def options(windows: Windows, pair: int, seed: int, levels: int, decoding: Decoding) -> tuple[list[Span], float | None]:
+def options(
+    windows: Windows, pair: int, seed: int, levels: int, decoding: Decoding
+) -> tuple[list[Span], float | None]:
     """The spans of a pair, best first, and its null score or None."""
     spans = spans_of(windows, pair, seed, levels, decoding.max_answer_length)
     return spans, null_score(windows, pair, seed, levels) if decoding.null else None

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from model.batching import Batch
-from model.tokenizer import PairFormat, Passages, Ragged, Tokenizer
-from model.windows import Windows, cut_windows
+from model.reading.batching import Batch
+from model.reading.tokenizer import PairFormat, Passages, Ragged, Tokenizer
+from model.reading.windows import Windows, cut_windows
 
 QUESTION_FIRST = PairFormat(
     before=(1,),
@@ -44,11 +44,15 @@ _FIRST_TOKEN, _FIRST_QUESTION = 100, 100_000
 
 
 def make_passages(
-    lengths: Sequence[int], can_start: Sequence[bool] | None = None, can_end: Sequence[bool] | None = None
+    lengths: Sequence[int],
+    can_start: Sequence[bool] | None = None,
+    can_end: Sequence[bool] | None = None,
 ) -> Passages:
     """Passages of one-letter words, `a a a`: token k stands at characters [2k, 2k + 1). All may start and end by default."""
     total = sum(lengths)
-    place = np.concatenate([np.arange(length) for length in lengths] or [np.zeros(0)]).astype(np.int32)
+    place = np.concatenate([np.arange(length) for length in lengths] or [np.zeros(0)]).astype(
+        np.int32
+    )
     return Passages(
         ids=np.arange(_FIRST_TOKEN, _FIRST_TOKEN + total, dtype=np.int32),
         char_start=2 * place,
@@ -76,7 +80,14 @@ def make_windows(
     passages = make_passages(lengths, can_start, can_end)
     pairs = np.arange(len(lengths))
     return cut_windows(
-        pair_format, passages, questions, pairs, pairs, max_length=max_length, overlap=overlap, max_windows=max_windows
+        pair_format,
+        passages,
+        questions,
+        pairs,
+        pairs,
+        max_length=max_length,
+        overlap=overlap,
+        max_windows=max_windows,
     )
 
 
@@ -87,7 +98,9 @@ def fake_logits(seed: int, pair: int, start: int, tokens: int, levels: int) -> n
     """
     random = np.random.default_rng([seed, pair, start])
     shape = 2, 1 + tokens
-    drawn = random.integers(0, levels, shape) - levels // 2 if levels else random.normal(0, 3, shape)
+    drawn = (
+        random.integers(0, levels, shape) - levels // 2 if levels else random.normal(0, 3, shape)
+    )
     return drawn.astype(np.float32)
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from model.average import WEIGHTS, main
 from model.checkpoint import LocalFolder, read_settings
-from model.reader import CheckpointReader
+from model.reading.reader import CheckpointReader
 
 
 def moved(source: Path, folder: Path, by: float) -> Path:
@@ -34,7 +34,9 @@ def test_the_mean_lies_between_and_loads(bert_folder: Path, tmp_path: Path) -> N
     CheckpointReader(LocalFolder(str(tmp_path / "mean")), dtype="float32").load()
 
 
-def test_weights_of_another_shape_are_refused(bert_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_weights_of_another_shape_are_refused(
+    bert_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     two = moved(bert_folder, tmp_path / "two", 0)
     weights = load_file(two / WEIGHTS)
     name = "qa_outputs.bias"
@@ -51,7 +53,10 @@ def test_a_folder_that_is_not_a_checkpoint_is_named(
     damaged = moved(bert_folder, tmp_path / "damaged", 0)
     (damaged / WEIGHTS).write_bytes(b"\0" * 30)
     for folder in (tmp_path / "nowhere", damaged):
-        assert main(["--checkpoints", f"{bert_folder},{folder}", "--output", str(tmp_path / "mean")]) == 2
+        assert (
+            main(["--checkpoints", f"{bert_folder},{folder}", "--output", str(tmp_path / "mean")])
+            == 2
+        )
         assert f"refused: --checkpoints={folder}: " in capsys.readouterr().err
     assert main(["--checkpoints", str(bert_folder), "--output", str(damaged / WEIGHTS)]) == 2
     assert f"refused: --output={damaged / WEIGHTS}: File exists" in capsys.readouterr().err

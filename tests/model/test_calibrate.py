@@ -11,12 +11,20 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from model.calibrate import TEMPERATURES, Decoded, calibrate, decode_file, fit_temperature, fit_threshold, main
+from model.calibrate import (
+    TEMPERATURES,
+    Decoded,
+    calibrate,
+    decode_file,
+    fit_temperature,
+    fit_threshold,
+    main,
+)
 from model.checkpoint import LocalFolder, read_settings
-from model.prediction import Decoding, predict
-from model.reader import CheckpointReader
-from model.spans import merge_windows
-from model.training_data import make_examples, read_rows
+from model.reading.prediction import Decoding, predict
+from model.reading.reader import CheckpointReader
+from model.reading.spans import merge_windows
+from model.training.data import make_examples, read_rows
 
 SAMPLE = Path(__file__).parents[2] / "pipeline" / "sample" / "sample.parquet"
 
@@ -32,7 +40,14 @@ def test_the_temperature_that_made_the_events_is_found() -> None:
 
 def decoded(margin: np.ndarray, answered: np.ndarray, answerable: np.ndarray) -> Decoded:
     scores = np.where(answerable, answered, 0)
-    return Decoded(margin, scores, scores, 1.0 * ~answerable, np.ones((1, len(margin))), np.ones(len(margin), bool))
+    return Decoded(
+        margin,
+        scores,
+        scores,
+        1.0 * ~answerable,
+        np.ones((1, len(margin))),
+        np.ones(len(margin), bool),
+    )
 
 
 def test_the_threshold_parts_what_a_threshold_can_part() -> None:
@@ -67,7 +82,9 @@ def test_no_threshold_is_better_on_files_that_hold_unanswerable_rows(seed: int) 
     generator = np.random.default_rng(seed)
     answerable = generator.random(400) < 0.6
     mixed = decoded(generator.normal(0, 3, 400) - 2 * answerable, generator.random(400), answerable)
-    alone = decoded(generator.normal(5, 3, 400), generator.random(400), np.ones(400, bool))  # would have it high
+    alone = decoded(
+        generator.normal(5, 3, 400), generator.random(400), np.ones(400, bool)
+    )  # would have it high
     halves = [generator.random(400) < 0.5 for _ in range(2)]
     threshold = fit_threshold([mixed, alone], halves)
     best = max(mixed.mean_f1(at, halves[0]) for at in [*mixed.margin, np.inf])
@@ -98,12 +115,21 @@ def test_settings_are_written_and_the_pipeline_decodes_as_was_measured(
 
     reader = CheckpointReader(LocalFolder(str(folder)))
     reader.load()
-    decoded = decode_file(reader, str(few), settings.null, null_trained=True, max_length=128, overlap=32)
+    decoded = decode_file(
+        reader, str(few), settings.null, null_trained=True, max_length=128, overlap=32
+    )
     rows = read_rows(str(few))
     windows = make_examples(rows, reader.tokenizer(), 128, 32, 64).windows
     decoding = Decoding(n_best=1, temperature=float(TEMPERATURES[3]), null=settings.null)
     prediction = predict(reader, windows, decoding, 4096)
-    spans = merge_windows(prediction.spans, windows.pair, windows.index, len(rows), n_best=1, temperature=decoding.temperature)
+    spans = merge_windows(
+        prediction.spans,
+        windows.pair,
+        windows.index,
+        len(rows),
+        n_best=1,
+        temperature=decoding.temperature,
+    )
     np.testing.assert_allclose(decoded.probability[3], spans.probability[:, 0], rtol=1e-5)
     assert 0.2 < decoded.fitted_on.mean() < 0.8
     assert decoded.null_right.sum() == sum(not row["answers"]["text"] for row in rows)
@@ -116,7 +142,10 @@ def test_settings_are_written_and_the_pipeline_decodes_as_was_measured(
         ({"model": "nowhere"}, "--model=nowhere: "),
         ({"max_length": 4096}, "--max_length=4096: the network takes at most "),
         ({"overlap": 127, "data": "one.parquet"}, "--overlap=127: a question leaves room for "),
-        ({"data": "one.parquet"}, "--data=one.parquet: a half of the passages has no answerable question"),
+        (
+            {"data": "one.parquet"},
+            "--data=one.parquet: a half of the passages has no answerable question",
+        ),
     ],
 )
 def test_what_can_not_be_calibrated_is_refused_by_name(

@@ -18,7 +18,7 @@ from model.checkpoint import (
     read_settings,
     refuse_unsafe,
 )
-from model.reader import CheckpointReader
+from model.reading.reader import CheckpointReader
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -60,7 +60,9 @@ def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("revision", [None, "main", COMMIT])
-def test_a_hub_repository_is_found_in_the_local_cache(hub_cache: Path, revision: str | None) -> None:
+def test_a_hub_repository_is_found_in_the_local_cache(
+    hub_cache: Path, revision: str | None
+) -> None:
     repository = hub_cache / "models--someone--answers"
     write(repository / "snapshots" / COMMIT, config__json="{}")
     write(repository / "refs", main=COMMIT)
@@ -68,8 +70,12 @@ def test_a_hub_repository_is_found_in_the_local_cache(hub_cache: Path, revision:
 
 
 @pytest.mark.parametrize("repository", ["someone/answers", "no/such/name", "missing folder"])
-def test_a_repository_that_the_hub_does_not_give_is_refused_by_name(hub_cache: Path, repository: str) -> None:
-    with pytest.raises(CheckpointError, match=f"'{repository}' is no local folder, and the hub gave none: "):
+def test_a_repository_that_the_hub_does_not_give_is_refused_by_name(
+    hub_cache: Path, repository: str
+) -> None:
+    with pytest.raises(
+        CheckpointError, match=f"'{repository}' is no local folder, and the hub gave none: "
+    ):
         Hub(repository).folder()
 
 
@@ -81,7 +87,9 @@ def test_locations_are_values() -> None:
 # Config and settings
 
 
-@pytest.mark.parametrize("content", ["", "{", "\xff", b"\xff\xfe"], ids=["empty", "cut off", "no JSON", "no UTF-8"])
+@pytest.mark.parametrize(
+    "content", ["", "{", "\xff", b"\xff\xfe"], ids=["empty", "cut off", "no JSON", "no UTF-8"]
+)
 def test_an_unreadable_config_is_refused(tmp_path: Path, content: str | bytes) -> None:
     with pytest.raises(CheckpointError, match=r"config\.json can't be read"):
         read_config(write(tmp_path, config__json=content))
@@ -99,9 +107,13 @@ def settings_of(folder: Path, **config: Any) -> Settings:
 
 
 def test_settings_have_defaults_one_by_one(tmp_path: Path) -> None:
-    assert settings_of(tmp_path) == Settings(null=False, temperature=1.0, null_threshold=0.0, link="softmax")
+    assert settings_of(tmp_path) == Settings(
+        null=False, temperature=1.0, null_threshold=0.0, link="softmax"
+    )
     assert settings_of(tmp_path, spanmill={}) == Settings()
-    assert settings_of(tmp_path, spanmill={"null": True, "temperature": 2}) == Settings(null=True, temperature=2)
+    assert settings_of(tmp_path, spanmill={"null": True, "temperature": 2}) == Settings(
+        null=True, temperature=2
+    )
     whole = {"null": True, "temperature": 1.5, "null_threshold": -2.5, "link": "sigmoid"}
     assert settings_of(tmp_path, spanmill=whole) == Settings(**whole)
 
@@ -138,7 +150,9 @@ def test_unusable_settings_are_refused(tmp_path: Path, given: Any) -> None:
 @pytest.mark.parametrize("name", ["pytorch_model__bin", "model__pt", "model__pth", "model__ckpt"])
 def test_pickled_weights_alone_are_refused_by_name(tmp_path: Path, name: str) -> None:
     folder = write(tmp_path, config__json="{}", **{name: b""})
-    with pytest.raises(CheckpointError, match=f"has only {name.replace('__', '.')}, which is a pickle"):
+    with pytest.raises(
+        CheckpointError, match=f"has only {name.replace('__', '.')}, which is a pickle"
+    ):
         refuse_unsafe(folder)
     refuse_unsafe(write(tmp_path, model__safetensors=b""))
 
@@ -149,7 +163,11 @@ def test_no_weights_are_refused(tmp_path: Path) -> None:
 
 
 def test_code_of_its_own_is_refused(tmp_path: Path) -> None:
-    folder = write(tmp_path, config__json='{"auto_map": {"AutoConfig": "configuration.Mine"}}', model__safetensors=b"")
+    folder = write(
+        tmp_path,
+        config__json='{"auto_map": {"AutoConfig": "configuration.Mine"}}',
+        model__safetensors=b"",
+    )
     with pytest.raises(CheckpointError, match="remote code is never run"):
         refuse_unsafe(folder)
 
@@ -158,7 +176,12 @@ def test_code_of_its_own_is_refused(tmp_path: Path) -> None:
 
 
 def test_digest_depends_on_every_file_that_loading_may_read_and_on_no_other(tmp_path: Path) -> None:
-    files = {"config__json": "{}", "model__safetensors": b"\0", "vocab__txt": "a\nb", "spiece__model": b"\1"}
+    files = {
+        "config__json": "{}",
+        "model__safetensors": b"\0",
+        "vocab__txt": "a\nb",
+        "spiece__model": b"\1",
+    }
     folder = write(tmp_path / "first", **files)
     before = digest(folder)
     assert len(before) == 64
@@ -167,9 +190,16 @@ def test_digest_depends_on_every_file_that_loading_may_read_and_on_no_other(tmp_
     for name in files:
         changed = write(tmp_path / f"changed {name}", **(files | {name: b"other"}))
         assert digest(changed) != before, name
-        fewer = write(tmp_path / f"without {name}", **{other: files[other] for other in files if other != name})
+        fewer = write(
+            tmp_path / f"without {name}",
+            **{other: files[other] for other in files if other != name},
+        )
         assert digest(fewer) != before, name
-    moved = write(tmp_path / "moved", **{name: files[name] for name in files if name != "vocab__txt"}, words__txt="a\nb")
+    moved = write(
+        tmp_path / "moved",
+        **{name: files[name] for name in files if name != "vocab__txt"},
+        words__txt="a\nb",
+    )
     assert digest(moved) != before
 
 

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from model.audit import AUDIT_SCHEMA, audit_columns, row_losses, statuses
-from model.golds import Golds, gold_views
-from model.losses import passage_losses
-from model.prediction import Decoding, predict
-from model.spans import merge_windows
-from model.tokenizer import Ragged
+from model.audit.golds import Golds, gold_views
+from model.audit.losses import passage_losses
+from model.audit.rows import AUDIT_SCHEMA, audit_columns, row_losses, statuses
+from model.reading.prediction import Decoding, predict
+from model.reading.spans import merge_windows
+from model.reading.tokenizer import Ragged
 from tests.model.audited import ROWS, SEED, audit, make_golds
 from tests.model.fakes import FakeReader, make_windows
 
@@ -42,11 +42,19 @@ class TestRowLosses:
 
             total = [float(losses.nll[:, g].sum()) for g in mine]
             least = mine[total.index(min(total))]
-            assert rows.min_nll[:, row].tolist() == losses.nll[:, least].tolist()  # its own start and end
-            assert rows.min_tokenwise[row] == pytest.approx(min(losses.tokenwise[:, g].sum() for g in mine))
-            assert rows.marginal_joint[row] == pytest.approx(minus_log_sum(total), rel=1e-9, abs=1e-12)
+            assert (
+                rows.min_nll[:, row].tolist() == losses.nll[:, least].tolist()
+            )  # its own start and end
+            assert rows.min_tokenwise[row] == pytest.approx(
+                min(losses.tokenwise[:, g].sum() for g in mine)
+            )
+            assert rows.marginal_joint[row] == pytest.approx(
+                minus_log_sum(total), rel=1e-9, abs=1e-12
+            )
             for side, tokens in enumerate((audited.golds.first, audited.golds.last)):
-                of_token = {tokens[g]: float(losses.nll[side, g]) for g in mine}  # each start, and each end, once
+                of_token = {
+                    tokens[g]: float(losses.nll[side, g]) for g in mine
+                }  # each start, and each end, once
                 expected = minus_log_sum(list(of_token.values()))
                 assert rows.marginal[side, row] == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
@@ -63,7 +71,12 @@ class TestRowLosses:
         assert rows.first_gold[3] == -1
         expected = losses.null_nll[:, 2]
         assert np.isfinite(expected).all()
-        assert rows.nll[:, 3].tolist() == rows.min_nll[:, 3].tolist() == rows.marginal[:, 3].tolist() == expected.tolist()
+        assert (
+            rows.nll[:, 3].tolist()
+            == rows.min_nll[:, 3].tolist()
+            == rows.marginal[:, 3].tolist()
+            == expected.tolist()
+        )
         assert rows.marginal_joint[3] == expected.sum()
         assert rows.native[:, 3].tolist() == losses.null_native[:, 2].tolist()
         assert rows.tokenwise[:, 3].tolist() == losses.null_tokenwise[:, 2].tolist()
@@ -73,7 +86,15 @@ class TestRowLosses:
 
     def test_and_no_loss_at_all_without_a_null_option(self):
         rows = audit(null=False).rows
-        for name in ("nll", "min_nll", "marginal_joint", "marginal", "native", "tokenwise", "min_tokenwise"):
+        for name in (
+            "nll",
+            "min_nll",
+            "marginal_joint",
+            "marginal",
+            "native",
+            "tokenwise",
+            "min_tokenwise",
+        ):
             assert np.isnan(getattr(rows, name)[..., 3]).all(), name
 
     def test_rejected_rows_have_none_either(self):
@@ -83,12 +104,19 @@ class TestRowLosses:
 
     def test_no_gold_in_the_whole_chunk(self):
         none = np.zeros(0, np.int64)
-        golds = Golds(none, none, none, Ragged.of([[], []]), np.zeros(2, np.int64), {}, [[], []], [[], []])
+        golds = Golds(
+            none, none, none, Ragged.of([[], []]), np.zeros(2, np.int64), {}, [[], []], [[], []]
+        )
         windows = make_windows([5, 7], max_length=16, overlap=5)
         prediction = predict(FakeReader(SEED), windows, Decoding(null=True), 64, golds)
         assert prediction.losses is not None
-        losses = passage_losses(windows, golds, gold_views(windows, golds), prediction.losses, "softmax")
-        assert row_losses(golds, losses, np.array([1, 0])).nll.tolist() == losses.null_nll[:, ::-1].tolist()
+        losses = passage_losses(
+            windows, golds, gold_views(windows, golds), prediction.losses, "softmax"
+        )
+        assert (
+            row_losses(golds, losses, np.array([1, 0])).nll.tolist()
+            == losses.null_nll[:, ::-1].tolist()
+        )
 
 
 class TestStatuses:
@@ -112,15 +140,25 @@ class TestStatuses:
     def test_an_earlier_rejection_stands_before_a_problem_of_the_golds(self):
         golds = make_golds({0: ("gold_blank", ""), 1: ("gold_blank", "")})
         rows = audit(null=False).rows
-        status, reason = statuses(["question_blank", *[None] * 8], rows, golds, False, np.zeros(9, bool))
+        status, reason = statuses(
+            ["question_blank", *[None] * 8], rows, golds, False, np.zeros(9, bool)
+        )
         assert (status[0], reason[0]) == ("rejected", "question_blank")
         assert (status[1], reason[1]) == ("rejected", "gold_blank")
 
     def test_an_unreachable_gold_has_its_passage_loss_and_no_other(self):
         row = audit(null=True).columns[6]
-        assert row["nll"] == pytest.approx(row["nll_start"] + row["nll_end"])  # start and end have different owners
+        assert row["nll"] == pytest.approx(
+            row["nll_start"] + row["nll_end"]
+        )  # start and end have different owners
         assert row["tokenwise"] > 0
-        assert row["native_nll"] is row["native_tokenwise"] is row["gold_probability"] is row["gold_rank"] is None
+        assert (
+            row["native_nll"]
+            is row["native_tokenwise"]
+            is row["gold_probability"]
+            is row["gold_rank"]
+            is None
+        )
         assert (row["windows_whole"], row["windows_partly"], row["windows_without"]) == (0, 3, 0)
         assert row["num_windows"] == 3
 
@@ -133,19 +171,28 @@ class TestStatuses:
     def test_a_rejected_row_has_a_status_and_a_reason_and_nothing_else(self):
         for row in (5, 8):
             columns = audit(null=True).columns[row]
-            assert {name for name, value in columns.items() if value is not None} == {"status", "reason"}
+            assert {name for name, value in columns.items() if value is not None} == {
+                "status",
+                "reason",
+            }
 
     def test_nothing_but_rejected_rows(self):
         none = np.zeros(0, np.int64)
         windows = make_windows([], max_length=16, overlap=5)
-        golds = Golds(none, none, none, Ragged.of([[], []]), np.zeros(2, np.int64), {}, [[], []], [[], []])
+        golds = Golds(
+            none, none, none, Ragged.of([[], []]), np.zeros(2, np.int64), {}, [[], []], [[], []]
+        )
         prediction = predict(FakeReader(SEED), windows, Decoding(), 64, golds)
         assert prediction.losses is not None
         table = audit_columns(
             windows=windows,
-            spans=merge_windows(prediction.spans, windows.pair, windows.index, 0, n_best=5, temperature=1.0),
+            spans=merge_windows(
+                prediction.spans, windows.pair, windows.index, 0, n_best=5, temperature=1.0
+            ),
             golds=golds,
-            losses=passage_losses(windows, golds, gold_views(windows, golds), prediction.losses, "softmax"),
+            losses=passage_losses(
+                windows, golds, gold_views(windows, golds), prediction.losses, "softmax"
+            ),
             questions=[],
             contexts=[],
             row_pair=np.array([-1, -1]),

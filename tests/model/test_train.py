@@ -1,4 +1,4 @@
-"""Training a tiny network on the bundled sample: it learns, resumes to the same weights, and leaves a checkpoint."""
+"""Training a tiny network on the bundled sample: it learns, resumes, and writes a checkpoint."""
 
 from __future__ import annotations
 
@@ -14,22 +14,31 @@ import torch
 from safetensors.torch import load_file
 
 import model.train
-from model.batching import Batch, assemble
 from model.checkpoint import LocalFolder, read_settings
-from model.reader import CheckpointReader
+from model.reading.batching import Batch, assemble
+from model.reading.reader import CheckpointReader
+from model.reading.windows import Windows
 from model.train import make_parser, train
-from model.training_data import read_rows
-from model.training_loss import passage_loss, window_loss
-from model.windows import Windows
+from model.training.data import read_rows
+from model.training.loss import passage_loss, window_loss
+from tests.model.audit.test_losses import Passage, logsumexp
 from tests.model.fakes import FakeReader, make_windows
-from tests.model.test_losses import Passage, logsumexp
 
 SAMPLE = Path(__file__).parents[2] / "pipeline" / "sample" / "sample.parquet"
 
 
 def options(base: Path, output: Path, **changed: Any) -> argparse.Namespace:
-    parsed = make_parser().parse_args(["--train", str(SAMPLE), "--output", str(output), "--base", str(base)])
-    defaults = {"epochs": 0.05, "warmup": 1, "learning_rate": 3e-3, "average": 0.5, "max_length": 128, "overlap": 32}
+    parsed = make_parser().parse_args(
+        ["--train", str(SAMPLE), "--output", str(output), "--base", str(base)]
+    )
+    defaults = {
+        "epochs": 0.05,
+        "warmup": 1,
+        "learning_rate": 3e-3,
+        "average": 0.5,
+        "max_length": 128,
+        "overlap": 32,
+    }
     for name, value in {**defaults, "batch_tokens": 1024, "log_seconds": 0.0, **changed}.items():
         assert hasattr(parsed, name)
         setattr(parsed, name, value)
@@ -43,7 +52,9 @@ def trained(bert_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return folder
 
 
-def test_the_loss_falls(bert_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_loss_falls(
+    bert_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level("INFO", "spanmill.train"):
         train(options(bert_folder, tmp_path, epochs=0.15))
     losses = [record.args[2] for record in caplog.records if record.args and "loss" in record.msg]
@@ -55,11 +66,13 @@ def test_the_folder_is_a_checkpoint_with_settings_of_its_own(trained: Path) -> N
     reader.load()
     assert reader.tokenizer().format.classifier == 0
     assert read_settings(trained).null
-    assert {weights.dtype for weights in load_file(trained / "model.safetensors").values()} == {torch.float16}
+    assert {weights.dtype for weights in load_file(trained / "model.safetensors").values()} == {
+        torch.float16
+    }
 
 
 @pytest.mark.parametrize("taught", [False, True])
-def test_a_run_that_was_cut_off_goes_on_to_the_same_weights(
+def test_an_interrupted_training_resumes_to_the_same_weights(
     trained: Path, bert_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taught: bool
 ) -> None:
     changed = {"save_minutes": 0.0, **({"teacher": str(trained)} if taught else {})}
@@ -78,15 +91,23 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_weights(
         train(options(bert_folder, tmp_path / "resumed", **changed))
     monkeypatch.undo()
     train(options(bert_folder, tmp_path / "resumed", **changed))
-    whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "resumed"))
+    whole, resumed = (
+        load_file(tmp_path / name / "model.safetensors") for name in ("whole", "resumed")
+    )
     assert whole.keys() == resumed.keys()
     for name, weights in whole.items():
         torch.testing.assert_close(resumed[name], weights, msg=name)
 
 
-@pytest.mark.parametrize("changed", [{"objective": "tokenwise", "link": "sigmoid"}, {"shared_normalisation": True}])
-def test_other_objectives_train_too(bert_folder: Path, tmp_path: Path, changed: dict[str, Any]) -> None:
-    result = train(options(bert_folder, tmp_path, eval=str(SAMPLE), eval_every_nth=40, epochs=0.025, **changed))
+@pytest.mark.parametrize(
+    "changed", [{"objective": "tokenwise", "link": "sigmoid"}, {"shared_normalisation": True}]
+)
+def test_other_objectives_train_too(
+    bert_folder: Path, tmp_path: Path, changed: dict[str, Any]
+) -> None:
+    result = train(
+        options(bert_folder, tmp_path, eval=str(SAMPLE), eval_every_nth=40, epochs=0.025, **changed)
+    )
     assert 0 <= result["em"] <= result["f1"] <= 100
     assert read_settings(tmp_path).link == changed.get("link", "softmax")
 
@@ -100,7 +121,10 @@ GOLDS = {0: (0, 2), 1: (18, 20)}
 
 
 def laid_out() -> tuple[Windows, Batch, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Two passages in windows, logits of a fake network, and where the golds are (-1: not whole in this window)."""
+    """Return windows of two passages, their batch, start and end logits of a fake network, and targets.
+
+    A target is -1 if the window does not contain the whole gold.
+    """
     windows = make_windows([9, 40], max_length=16, overlap=5)
     batch = assemble(windows, np.arange(len(windows)))
     logits = FakeReader(7, levels=0).logits(batch)
@@ -124,22 +148,43 @@ def test_shared_normalisation_is_the_passage_loss_of_the_audit(null: bool) -> No
     for pair, gold in GOLDS.items():
         passage = Passage(windows, pair)
         expected = sum(
-            logsumexp(passage.union(side, null=null)) - passage.token(side, passage.owner(token, token), token)
+            logsumexp(passage.union(side, null=null))
+            - passage.token(side, passage.owner(token, token), token)
             for side, token in enumerate(gold)
         )
         assert found[pair].item() == pytest.approx(expected, rel=1e-5)
     without = targets[0] == batch.classifier
     assert len(found) == len(GOLDS) + (int(without.sum()) if null else 0)
     if null:
-        expected = window_loss(start_logits, end_logits, batch, targets, argparse.Namespace(null=True, objective="categorical"))
+        expected = window_loss(
+            start_logits,
+            end_logits,
+            batch,
+            targets,
+            argparse.Namespace(null=True, objective="categorical"),
+        )
         torch.testing.assert_close(found[len(GOLDS) :], expected[without])
 
 
 def test_windows_of_one_group_share_a_normaliser_though_their_passages_differ() -> None:
     windows, batch, start_logits, end_logits, targets = laid_out()
     targets[:, windows.pair == 1] = -1
-    apart = passage_loss(start_logits, end_logits, batch, targets, torch.from_numpy(windows.pair.astype(np.int64)), False)
-    together = passage_loss(start_logits, end_logits, batch, targets, torch.zeros(len(windows), dtype=torch.int64), False)
+    apart = passage_loss(
+        start_logits,
+        end_logits,
+        batch,
+        targets,
+        torch.from_numpy(windows.pair.astype(np.int64)),
+        False,
+    )
+    together = passage_loss(
+        start_logits,
+        end_logits,
+        batch,
+        targets,
+        torch.zeros(len(windows), dtype=torch.int64),
+        False,
+    )
     assert len(apart) == len(together) == 1
     assert together[0] > apart[0]
 
@@ -147,7 +192,10 @@ def test_windows_of_one_group_share_a_normaliser_though_their_passages_differ() 
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (["--objective=tokenwise", "--shared_normalisation"], "--shared_normalisation goes with --objective categorical"),
+        (
+            ["--objective=tokenwise", "--shared_normalisation"],
+            "--shared_normalisation goes with --objective categorical",
+        ),
         (["--objective=tokenwise", "--teacher=a"], "--teacher goes with --objective categorical"),
         (["--teacher_share=0"], "--teacher_share: '0' is not a number from 1e-06 to 1"),
         (["--learning_rate=-1"], "--learning_rate: '-1' is not a number from 1e-12 to 1000"),
@@ -158,7 +206,9 @@ def test_windows_of_one_group_share_a_normaliser_though_their_passages_differ() 
         (["--mix=squad=-1"], "--mix: '-1' is not a number from 0 "),
     ],
 )
-def test_options_that_mean_nothing_are_refused(given: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_options_that_mean_nothing_are_refused(
+    given: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as stopped:
         model.train.main(["--train=x", "--output=y", *given])
     assert stopped.value.code == 2
@@ -170,20 +220,41 @@ def test_options_that_mean_nothing_are_refused(given: list[str], said: str, caps
     [
         ({"train": "nowhere.parquet"}, "--train=nowhere.parquet: "),
         ({"train": "text.parquet"}, "--train=text.parquet: "),
-        ({"train": "columns.parquet"}, "--train=columns.parquet: it has no column 'context', but question, answers"),
-        ({"train": "types.parquet"}, "--train=types.parquet: its column 'question' is int64, not text"),
-        ({"train": "unusable.parquet"}, "--train=unusable.parquet: no row has a question, a context and whole golds"),
-        ({"train": "none.parquet"}, "--train=none.parquet: no row has a question, a context and whole golds"),
-        ({"mix": "squad=2", "train": "good.parquet"}, "--train=good.parquet: it has no column 'source'"),
+        (
+            {"train": "columns.parquet"},
+            "--train=columns.parquet: it has no column 'context', but question, answers",
+        ),
+        (
+            {"train": "types.parquet"},
+            "--train=types.parquet: its column 'question' is int64, not text",
+        ),
+        (
+            {"train": "unusable.parquet"},
+            "--train=unusable.parquet: no row has a question, a context and whole golds",
+        ),
+        (
+            {"train": "none.parquet"},
+            "--train=none.parquet: no row has a question, a context and whole golds",
+        ),
+        (
+            {"mix": "squad=2", "train": "good.parquet"},
+            "--train=good.parquet: it has no column 'source'",
+        ),
         ({"eval": "nowhere.parquet"}, "--eval=nowhere.parquet: "),
-        ({"keep_out": "good.parquet"}, "--keep_out=good.parquet: this passage is among the training rows"),
+        (
+            {"keep_out": "good.parquet"},
+            "--keep_out=good.parquet: this passage is among the training rows",
+        ),
         ({"base": "empty"}, "--base=empty: "),
         ({"teacher": "empty"}, "--teacher=empty: "),
         ({"max_length": 4096}, "--max_length=4096: the network takes at most "),
         ({"overlap": 127}, "--overlap=127: a question leaves room for "),
         ({"output": "text.parquet"}, "--output=text.parquet: File exists"),
         ({"output": "text.parquet/out"}, "--output=text.parquet/out: Not a directory"),
-        ({"output": "other"}, "--output=other: its state.pt is damaged, or of another network (RuntimeError: "),
+        (
+            {"output": "other"},
+            "--output=other: its state.pt is damaged, or of another network (RuntimeError: ",
+        ),
     ],
 )
 def test_what_can_not_be_trained_on_is_refused_by_name(
@@ -206,7 +277,14 @@ def test_what_can_not_be_trained_on_is_refused_by_name(
     Path("other").mkdir()
     torch.save({"network": {"weight": torch.zeros(1)}}, "other/state.pt")
     before = sorted(tmp_path.rglob("*"))
-    asked = {"train": "good.parquet", "output": "out", "base": bert_folder, "max_length": 128, "overlap": 32, **given}
+    asked = {
+        "train": "good.parquet",
+        "output": "out",
+        "base": bert_folder,
+        "max_length": 128,
+        "overlap": 32,
+        **given,
+    }
     assert model.train.main([f"--{name}={value}" for name, value in asked.items()]) == 2
     printed = capsys.readouterr()
     assert f"refused: {said}" in printed.err
@@ -214,7 +292,9 @@ def test_what_can_not_be_trained_on_is_refused_by_name(
     assert [path for path in sorted(tmp_path.rglob("*")) if path.name != "state.tmp"] == before
 
 
-def test_rows_that_can_not_be_used_do_not_spoil_the_others(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_rows_that_can_not_be_used_do_not_spoil_the_others(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     golds = [
         {"text": ["Ada"], "answer_start": [0]},
         {"text": [], "answer_start": []},

@@ -24,7 +24,9 @@ def long_context(characters: int = 2000) -> str:
     """Prose of the sample with every tricky context inside."""
     prose = "\n".join(sample_texts())
     step = characters // len(TRICKY_CONTEXTS)
-    parts = [prose[k * step : (k + 1) * step] + text for k, text in enumerate(TRICKY_CONTEXTS.values())]
+    parts = [
+        prose[k * step : (k + 1) * step] + text for k, text in enumerate(TRICKY_CONTEXTS.values())
+    ]
     return "".join(parts)
 
 

@@ -55,7 +55,10 @@ def golds_of(number: int, context: str) -> tuple[Any, str | None]:
         (places(("Ada", ada[1] + 1)), "gold_misaligned"),
         (places(("Ada", 0), ("lit", context.index("lit"))), None),  # one of two is misaligned
         malformed[number // 11 % len(malformed)],
-        (places((context, 0)), None),  # longer than max_answer_length, where not longer than a window
+        (
+            places((context, 0)),
+            None,
+        ),  # longer than max_answer_length, where not longer than a window
         (places(("灯台", context.index("灯台"))), None),
         (places(ada), "question_missing"),
         (places(("keeper", ada[1] - 7)), None),

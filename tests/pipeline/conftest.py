@@ -15,8 +15,15 @@ from tests.runs import read_parts, run, write_input
 def audit(bert_folder: Path) -> Audit:
     """Runs a stage with the tiny checkpoint: `audit(input, output, *options, stage="audit")` is the exit code."""
 
-    def run_audit(inputs: Path | str, output: Path | str, *options: str, stage: str = "audit") -> int:
-        arguments = (f"--input={inputs}", f"--output={output}", f"--model={bert_folder}", "--dtype=float32")
+    def run_audit(
+        inputs: Path | str, output: Path | str, *options: str, stage: str = "audit"
+    ) -> int:
+        arguments = (
+            f"--input={inputs}",
+            f"--output={output}",
+            f"--model={bert_folder}",
+            "--dtype=float32",
+        )
         return run(stage, *arguments, *options)
 
     return run_audit
@@ -36,7 +43,9 @@ def gold(audit: Audit, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for row in read_parts(folder / "answers").to_pylist()[10::11]:
         number = int(row["id"].split()[1])
         answers[number] = {"text": [row["answer_text"]], "answer_start": [row["answer_start"]]}
-    table = table.set_column(table.column_names.index("answers"), "answers", pa.array(answers, ANSWERS))
+    table = table.set_column(
+        table.column_names.index("answers"), "answers", pa.array(answers, ANSWERS)
+    )
     write_input(folder / "in" / "a.parquet", table.slice(0, 40), row_group_size=20)
     write_input(folder / "in" / "b.parquet", table.slice(40), row_group_size=15)
     return folder / "in"

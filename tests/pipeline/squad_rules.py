@@ -1,6 +1,6 @@
 """The official SQuAD 2.0 scoring, from its description: predictions and probabilities of no answer against a file of golds.
 
-Written from the papers (arXiv:1606.05250, section 6.1; arXiv:1806.03822, section 5), apart from `model.metrics`.
+Written from the papers (arXiv:1606.05250, section 6.1; arXiv:1806.03822, section 5), apart from `model.audit.metrics`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from typing import Any
 
 
 def _words(text: str) -> list[str]:
-    lowered = "".join(character for character in text.lower() if character not in string.punctuation)
+    lowered = "".join(
+        character for character in text.lower() if character not in string.punctuation
+    )
     return [word for word in _without_articles(lowered).split() if word]
 
 
@@ -39,14 +41,20 @@ def _overlap(prediction: list[str], gold: list[str]) -> float:
     return 2 * common / (len(prediction) + len(gold))
 
 
-def score(squad: Mapping[str, Any], predictions: Mapping[str, str], na_prob: Mapping[str, float]) -> dict[str, float]:
+def score(
+    squad: Mapping[str, Any], predictions: Mapping[str, str], na_prob: Mapping[str, float]
+) -> dict[str, float]:
     """EM and F1 in percent over all questions, at the default threshold: no answer above probability 1."""
     exact, f1 = [], []
     for article in squad["data"]:
         for paragraph in article["paragraphs"]:
             for asked in paragraph["qas"]:
                 said = _words("" if na_prob[asked["id"]] > 1.0 else predictions[asked["id"]])
-                golds = [words for words in (_words(answer["text"]) for answer in asked["answers"]) if words] or [[]]
+                golds = [
+                    words
+                    for words in (_words(answer["text"]) for answer in asked["answers"])
+                    if words
+                ] or [[]]
                 exact.append(float(said in golds))
                 f1.append(max(_overlap(said, gold) for gold in golds))
     return {"exact": 100 * sum(exact) / len(exact), "f1": 100 * sum(f1) / len(f1)}

@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 from torchmetrics.text import SQuAD
 
-from model.audit import AUDIT_SCHEMA
-from model.distributions import QUANTILES, RELATIVE_ACCURACY
-from model.slices import question_word
-from model.statistics import LOSSES
+from model.audit.distributions import QUANTILES, RELATIVE_ACCURACY
+from model.audit.rows import AUDIT_SCHEMA
+from model.audit.slices import question_word
+from model.audit.statistics import LOSSES
 from tests.pipeline.audits import OPTIONS, ROWS, STATUSES, Audit, Json, report
 from tests.runs import part_files, read_manifest, read_parts, read_rejections
 
@@ -34,14 +34,20 @@ def check_figures(found: Json, rows: Iterable[Json]) -> None:
         assert loss["mean"] == pytest.approx(np.mean(values), rel=1e-9)
         assert (loss["min"], loss["max"]) == (values[0], values[-1])
         if len(values) > 1:
-            assert loss["standard_error"] == pytest.approx(np.std(values, ddof=1) / math.sqrt(len(values)), rel=1e-6, abs=1e-9)
+            assert loss["standard_error"] == pytest.approx(
+                np.std(values, ddof=1) / math.sqrt(len(values)), rel=1e-6, abs=1e-9
+            )
         for q in QUANTILES:
             exact = np.quantile(values, q, method="lower")
             assert loss[f"p{round(100 * q)}"] == pytest.approx(exact, rel=RELATIVE_ACCURACY)
     for side in ("start", "end"):
         if found["losses"][f"nll_{side}"]["count"]:
-            assert found[f"perplexity_{side}"] == pytest.approx(math.exp(found["losses"][f"nll_{side}"]["mean"]))
-    assert found["exact_match"]["percent"] == pytest.approx(100 * np.mean([row["exact_match"] for row in rows]))
+            assert found[f"perplexity_{side}"] == pytest.approx(
+                math.exp(found["losses"][f"nll_{side}"]["mean"])
+            )
+    assert found["exact_match"]["percent"] == pytest.approx(
+        100 * np.mean([row["exact_match"] for row in rows])
+    )
     assert found["f1"]["percent"] == pytest.approx(100 * np.mean([row["f1"] for row in rows]))
     for score in ("exact_match", "f1"):
         low, high = found[score]["interval"]
@@ -55,16 +61,24 @@ def check_figures(found: Json, rows: Iterable[Json]) -> None:
         assert found["calibration"]["brier"] == pytest.approx(np.mean((p - right) ** 2), rel=1e-9)
         shown = found["calibration"]["reliability"]
         assert sum(bin["count"] for bin in shown) == len(given)
-        assert sum(bin["count"] * bin["mean_probability"] for bin in shown) == pytest.approx(p.sum(), rel=1e-9)
-        assert sum(bin["count"] * bin["accuracy"] for bin in shown) == pytest.approx(right.sum(), abs=1e-9)
-        gap = sum(bin["count"] * abs(bin["mean_probability"] - bin["accuracy"]) for bin in shown) / len(given)
+        assert sum(bin["count"] * bin["mean_probability"] for bin in shown) == pytest.approx(
+            p.sum(), rel=1e-9
+        )
+        assert sum(bin["count"] * bin["accuracy"] for bin in shown) == pytest.approx(
+            right.sum(), abs=1e-9
+        )
+        gap = sum(
+            bin["count"] * abs(bin["mean_probability"] - bin["accuracy"]) for bin in shown
+        ) / len(given)
         assert found["calibration"]["expected_calibration_error"] == pytest.approx(gap, rel=1e-9)
 
 
 class TestRows:
     def test_every_row_is_there_in_its_place_with_its_own_columns(self, gold: Path, finished: Path):
         written = read_parts(finished)
-        source = pa.concat_tables([pq.ParquetFile(gold / name).read() for name in ("a.parquet", "b.parquet")])
+        source = pa.concat_tables(
+            [pq.ParquetFile(gold / name).read() for name in ("a.parquet", "b.parquet")]
+        )
         assert written.column_names == [*source.column_names, *AUDIT_SCHEMA.names]
         for name in source.column_names:
             assert written.schema.field(name).type == source.schema.field(name).type
@@ -80,16 +94,23 @@ class TestRows:
                 assert (row["status"], row["reason"]) == ("rejected", row["why"])
                 assert row["nll"] is row["prediction"] is row["pair_hash"] is None
             elif not row["answers"]["text"]:
-                expected = ("null_scored", None) if null == "on" else ("unreachable", "no_null_option")
+                expected = (
+                    ("null_scored", None) if null == "on" else ("unreachable", "no_null_option")
+                )
                 assert (row["status"], row["reason"]) == expected
                 assert (row["nll"] is None) == (null == "off")
             elif row["answers"]["text"] == [row["context"]]:
-                assert (row["status"], row["reason"]) in (("scored", "gold_too_long"), ("unreachable", "gold_in_no_window"))
+                assert (row["status"], row["reason"]) in (
+                    ("scored", "gold_too_long"),
+                    ("unreachable", "gold_in_no_window"),
+                )
                 assert row["nll"] > 0
                 assert row["gold_probability"] is row["gold_rank"] is None
             else:
                 assert (row["status"], row["reason"]) == ("scored", None)
-                assert row["golds_dropped"] == (len(row["answers"]["text"]) == 2)  # the first of the two is misaligned
+                assert row["golds_dropped"] == (
+                    len(row["answers"]["text"]) == 2
+                )  # the first of the two is misaligned
                 assert row["native_nll"] > 0
 
     def test_the_identity(self, finished: Path):
@@ -98,13 +119,19 @@ class TestRows:
         assert rows == report(finished)["rows"]
         assert rows["planned"] == ROWS == sum(rows[status] for status in STATUSES)
         counted = Counter(read_parts(finished)["status"].to_pylist())
-        assert {status: rows[status] for status in STATUSES} == {status: counted[status] for status in STATUSES}
+        assert {status: rows[status] for status in STATUSES} == {
+            status: counted[status] for status in STATUSES
+        }
         assert rows["in_failed_chunks"] == 0
         assert read_manifest(finished)["reasons"] == report(finished)["reasons"]
-        assert report(finished)["reasons"] == dict(Counter(filter(None, read_parts(finished)["reason"].to_pylist())))
+        assert report(finished)["reasons"] == dict(
+            Counter(filter(None, read_parts(finished)["reason"].to_pylist()))
+        )
 
     def test_rejections_are_listed(self, finished: Path):
-        expected = [(row["id"], row["why"]) for row in read_parts(finished).to_pylist() if row["why"]]
+        expected = [
+            (row["id"], row["why"]) for row in read_parts(finished).to_pylist() if row["why"]
+        ]
         assert len(expected) == 18
         found = read_rejections(finished)
         assert [(row["id"], row["reason"]) for row in found] == expected
@@ -115,23 +142,36 @@ class TestRows:
         rows = [row for row in read_parts(finished).to_pylist() if row["status"] != "rejected"]
         for row in rows:
             if row["prediction"]:
-                assert row["prediction"] == row["context"][row["prediction_start"] : row["prediction_end"]]
+                assert (
+                    row["prediction"]
+                    == row["context"][row["prediction_start"] : row["prediction_end"]]
+                )
             else:
                 assert row["prediction_start"] is row["prediction_end"] is None
             if row["golds"]:
                 kept = next(
                     text
-                    for text, start in zip(row["answers"]["text"], row["answers"]["answer_start"], strict=True)
+                    for text, start in zip(
+                        row["answers"]["text"], row["answers"]["answer_start"], strict=True
+                    )
                     if row["context"][start:].startswith(text)
                 )
                 covered = row["context"][row["gold_start"] : row["gold_end"]]
                 assert kept in covered
                 assert len(covered) < len(kept) + 4  # tokens that reach beyond it: "lamp 12" of "1"
-        assert max(row["num_windows"] for row in rows) > 1 == min(row["num_windows"] for row in rows)
+        assert (
+            max(row["num_windows"] for row in rows) > 1 == min(row["num_windows"] for row in rows)
+        )
 
-    def test_the_probability_of_a_gold_in_one_window_is_at_least_its_likelihood(self, finished: Path):
+    def test_the_probability_of_a_gold_in_one_window_is_at_least_its_likelihood(
+        self, finished: Path
+    ):
         """-log P(gold) = nll + log M with M <= 1, design section 5; several windows promise no such thing."""
-        rows = [row for row in read_parts(finished).to_pylist() if row["num_windows"] == 1 and row["gold_probability"]]
+        rows = [
+            row
+            for row in read_parts(finished).to_pylist()
+            if row["num_windows"] == 1 and row["gold_probability"]
+        ]
         assert len([row for row in rows if row["golds"]]) > 5
         for row in rows:
             assert row["gold_probability"] >= math.exp(-row["nll"]) * (1 - 1e-5)
@@ -142,7 +182,9 @@ class TestRows:
                 assert row["gold_probability"] == pytest.approx(row["probability"], rel=1e-5)
             elif row["golds"] and row["gold_probability"]:
                 assert row["gold_probability"] <= row["probability"] * (1 + 1e-6)
-            assert (row["null_probability"] is None) == (null == "off" or row["status"] == "rejected")
+            assert (row["null_probability"] is None) == (
+                null == "off" or row["status"] == "rejected"
+            )
 
     def test_min_and_marginals_are_no_more_than_the_first(self, finished: Path):
         rows = [row for row in read_parts(finished).to_pylist() if row["nll"] is not None]
@@ -163,7 +205,9 @@ class TestGrades:
                 continue
             aligned = [
                 text
-                for text, start in zip(row["answers"]["text"], row["answers"]["answer_start"], strict=True)
+                for text, start in zip(
+                    row["answers"]["text"], row["answers"]["answer_start"], strict=True
+                )
                 if row["context"][start : start + len(text)] == text
             ] or [""]
             metric = SQuAD()
@@ -197,11 +241,19 @@ class TestFigures:
         def answer_range(row: Json) -> str:
             length = row["gold_end"] - row["gold_start"] if row["golds"] else None
             bounds = [(0, 4), (5, 9), (10, 19), (20, 39), (40, 79)]
-            named = [f"{low:05d}-{high:05d}" for low, high in bounds if length is not None and low <= length <= high]
+            named = [
+                f"{low:05d}-{high:05d}"
+                for low, high in bounds
+                if length is not None and low <= length <= high
+            ]
             return "none" if length is None else named[0] if named else "00080+"
 
         def position(row: Json) -> str:
-            return f"{math.floor(5 * row['gold_start'] / len(row['context'])) + 1} of 5" if row["golds"] else "none"
+            return (
+                f"{math.floor(5 * row['gold_start'] / len(row['context'])) + 1} of 5"
+                if row["golds"]
+                else "none"
+            )
 
         labels: dict[str, Callable[[Json], str]] = {
             "source": lambda row: row["source"] or "(null)",
@@ -288,7 +340,10 @@ class TestFigures:
         told = [hint for hint in found["hints"] if "--null on gives them one" in hint]
         assert [hint.split()[0] for hint in told] == ([str(rows)] if null == "off" else [])
         assert all("must be trained in the checkpoint" in hint for hint in told)
-        assert any(hint.startswith(f"{found['reasons']['gold_blank']} rows have a blank gold") for hint in found["hints"])
+        assert any(
+            hint.startswith(f"{found['reasons']['gold_blank']} rows have a blank gold")
+            for hint in found["hints"]
+        )
 
     def test_no_figure_is_below_zero(self, finished: Path):
         """Nor -0.0: all are counts, losses, places, probabilities and per cents."""
@@ -304,7 +359,9 @@ class TestFigures:
         assert len(found) > 1000
         assert {math.copysign(1, number) for number in found} == {1}
 
-    def test_they_are_printed(self, gold: Path, audit: Audit, output: Path, capfd: pytest.CaptureFixture[str]):
+    def test_they_are_printed(
+        self, gold: Path, audit: Audit, output: Path, capfd: pytest.CaptureFixture[str]
+    ):
         assert audit(gold, output, *OPTIONS) == 0
         printed = capfd.readouterr().out
         found = report(output)["all"]
@@ -317,4 +374,11 @@ class TestFigures:
         assert "calibration error " in printed
         assert "question/context pairs stand in it more than once" in printed
         names = {path.name for path in output.iterdir()}
-        assert names >= {"audit.json", "duplicates.json", "manifest.json", "parts", "rejections", "run.json"}
+        assert names >= {
+            "audit.json",
+            "duplicates.json",
+            "manifest.json",
+            "parts",
+            "rejections",
+            "run.json",
+        }

@@ -12,12 +12,20 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from model.audit import AUDIT_SCHEMA
-from model.columns import ANSWER_SCHEMA
-from model.distributions import RELATIVE_ACCURACY
+from model.audit.distributions import RELATIVE_ACCURACY
+from model.audit.rows import AUDIT_SCHEMA
+from model.reading.columns import ANSWER_SCHEMA
 from tests.figures import same_figures
 from tests.pipeline.audits import ANSWERS, OPTIONS, ROWS, Audit, gold_examples, report
-from tests.runs import examples, identities, part_files, read_manifest, read_parts, read_rejections, write_input
+from tests.runs import (
+    examples,
+    identities,
+    part_files,
+    read_manifest,
+    read_parts,
+    read_rejections,
+    write_input,
+)
 
 
 def same_rows(found: pa.Table, expected: pa.Table) -> None:
@@ -26,7 +34,9 @@ def same_rows(found: pa.Table, expected: pa.Table) -> None:
     for name in expected.column_names:
         if pa.types.is_floating(expected.schema.field(name).type):
             assert found[name].is_null().equals(expected[name].is_null()), name
-            one, other = (np.array(table[name].drop_null().to_pylist()) for table in (found, expected))
+            one, other = (
+                np.array(table[name].drop_null().to_pylist()) for table in (found, expected)
+            )
             np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6, err_msg=name)
         elif name == "n_best":
             assert [[c["text"] for c in row or []] for row in found[name].to_pylist()] == [
@@ -38,26 +48,38 @@ def same_rows(found: pa.Table, expected: pa.Table) -> None:
 
 class TestAnnotateWithAudit:
     @pytest.fixture(scope="class")
-    def both(self, gold: Path, audit: Audit, null: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    def both(
+        self, gold: Path, audit: Audit, null: str, tmp_path_factory: pytest.TempPathFactory
+    ) -> Path:
         output = tmp_path_factory.mktemp("both") / "out"
         assert audit(gold, output, "--audit", f"--null={null}", *OPTIONS, stage="annotate") == 0
         return output
 
     def test_the_audit_is_the_one_that_runs_apart(self, both: Path, finished: Path):
         same_rows(read_parts(both / "audit"), read_parts(finished))
-        assert [path.name for path in part_files(both / "audit")] == [path.name for path in part_files(finished)]
+        assert [path.name for path in part_files(both / "audit")] == [
+            path.name for path in part_files(finished)
+        ]
         assert read_rejections(both / "audit") == read_rejections(finished)
         same_figures(report(both / "audit"), report(finished), sums=1e-6)
-        assert json.loads((both / "audit" / "run.json").read_text()) == json.loads((finished / "run.json").read_text())
-        assert (both / "audit" / "duplicates.json").read_text() == (finished / "duplicates.json").read_text()
+        assert json.loads((both / "audit" / "run.json").read_text()) == json.loads(
+            (finished / "run.json").read_text()
+        )
+        assert (both / "audit" / "duplicates.json").read_text() == (
+            finished / "duplicates.json"
+        ).read_text()
 
-    def test_the_annotation_is_the_one_that_runs_apart(self, gold: Path, audit: Audit, null: str, both: Path, tmp_path: Path):
+    def test_the_annotation_is_the_one_that_runs_apart(
+        self, gold: Path, audit: Audit, null: str, both: Path, tmp_path: Path
+    ):
         options = [option for option in OPTIONS if not option.startswith(("--worst", "--slice_by"))]
         assert audit(gold, tmp_path / "alone", f"--null={null}", *options, stage="annotate") == 0
         same_rows(read_parts(both), read_parts(tmp_path / "alone"))
         assert read_parts(both).column_names[-len(ANSWER_SCHEMA) :] == ANSWER_SCHEMA.names
         assert read_rejections(both) == read_rejections(tmp_path / "alone")
-        assert json.loads((both / "run.json").read_text()) == json.loads((tmp_path / "alone" / "run.json").read_text())
+        assert json.loads((both / "run.json").read_text()) == json.loads(
+            (tmp_path / "alone" / "run.json").read_text()
+        )
         self.same_manifest(both, tmp_path / "alone")
 
     def test_so_are_the_figures_of_the_manifest(self, both: Path, finished: Path):
@@ -69,7 +91,9 @@ class TestAnnotateWithAudit:
             manifest.pop("steps")  # times
         assert found == expected
 
-    def test_a_run_of_both_goes_on_with_what_one_of_them_has_done(self, gold: Path, audit: Audit, output: Path):
+    def test_a_run_of_both_goes_on_with_what_one_of_them_has_done(
+        self, gold: Path, audit: Audit, output: Path
+    ):
         """A chunk is done if both have their part: here annotate's are all there, and the audit's are not."""
         arguments = ("--audit", *OPTIONS)
         assert audit(gold, output, *arguments, stage="annotate") == 0
@@ -82,7 +106,9 @@ class TestAnnotateWithAudit:
 
 
 class TestTheSameFigures:
-    def test_a_rerun_skips_what_is_committed(self, gold: Path, audit: Audit, output: Path, null: str, finished: Path):
+    def test_a_rerun_skips_what_is_committed(
+        self, gold: Path, audit: Audit, output: Path, null: str, finished: Path
+    ):
         shutil.copytree(finished, output)
         before, figures = identities(output), report(output)
         assert audit(gold, output, f"--null={null}", *OPTIONS) == 0
@@ -105,10 +131,14 @@ class TestTheSameFigures:
         same_rows(read_parts(output), read_parts(finished))
         same_figures(report(output), report(finished))
         assert read_manifest(output)["content"] == read_manifest(finished)["content"]
-        assert (output / "duplicates.json").read_text() == (finished / "duplicates.json").read_text()
+        assert (output / "duplicates.json").read_text() == (
+            finished / "duplicates.json"
+        ).read_text()
 
     @pytest.mark.parametrize("null", ["on"], indirect=True)  # off: tests/test_engines.py
-    def test_two_processes_have_the_figures_of_one(self, gold: Path, audit: Audit, output: Path, null: str, finished: Path):
+    def test_two_processes_have_the_figures_of_one(
+        self, gold: Path, audit: Audit, output: Path, null: str, finished: Path
+    ):
         """Batches depend on the chunk alone, and so small a network rounds alike for any number of threads."""
         ways = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
         assert audit(gold, output, f"--null={null}", *OPTIONS, *ways) == 0
@@ -116,7 +146,9 @@ class TestTheSameFigures:
         same_figures(report(output), report(finished))
         assert read_manifest(output)["content"] == read_manifest(finished)["content"]
 
-    def test_other_chunks_have_the_same_figures(self, gold: Path, audit: Audit, output: Path, finished: Path, null: str):
+    def test_other_chunks_have_the_same_figures(
+        self, gold: Path, audit: Audit, output: Path, finished: Path, null: str
+    ):
         """Other batches round logits otherwise: sums agree within 1e-5, and a quantile may leave its bin."""
         options = [option for option in OPTIONS if not option.startswith("--chunk_rows")]
         assert audit(gold, output, f"--null={null}", "--chunk_rows=1000", *options) == 0
@@ -137,12 +169,20 @@ class TestTheSameFigures:
                 assert one["losses"][name]["count"] == loss["count"]
                 if loss["count"]:
                     for figure in ("mean", "min", "max"):
-                        assert one["losses"][name][figure] == pytest.approx(loss[figure], rel=1e-5, abs=1e-5)
+                        assert one["losses"][name][figure] == pytest.approx(
+                            loss[figure], rel=1e-5, abs=1e-5
+                        )
                     for q in ("p50", "p90", "p95", "p99"):
-                        assert one["losses"][name][q] == pytest.approx(loss[q], rel=2.1 * RELATIVE_ACCURACY)
-        assert [example["id"] for example in found["highest_loss"]] == [example["id"] for example in expected["highest_loss"]]
+                        assert one["losses"][name][q] == pytest.approx(
+                            loss[q], rel=2.1 * RELATIVE_ACCURACY
+                        )
+        assert [example["id"] for example in found["highest_loss"]] == [
+            example["id"] for example in expected["highest_loss"]
+        ]
 
-    def test_one_row_per_chunk_has_no_more_highest_losses_than_one_chunk(self, audit: Audit, tmp_path: Path):
+    def test_one_row_per_chunk_has_no_more_highest_losses_than_one_chunk(
+        self, audit: Audit, tmp_path: Path
+    ):
         source = write_input(tmp_path / "a.parquet", gold_examples(11))
         for rows in (1, 100):
             assert audit(source, tmp_path / str(rows), "--worst=2", f"--chunk_rows={rows}") == 0
@@ -157,7 +197,9 @@ class TestRefusals:
         assert not output.exists()
         return capfd.readouterr().err
 
-    def test_no_answers_column(self, audit: Audit, tmp_path: Path, output: Path, capfd: pytest.CaptureFixture[str]):
+    def test_no_answers_column(
+        self, audit: Audit, tmp_path: Path, output: Path, capfd: pytest.CaptureFixture[str]
+    ):
         write_input(tmp_path / "a.parquet", examples(3))
         message = self.refused(audit(tmp_path / "a.parquet", output), output, capfd)
         assert "--answers_column=answers" in message
@@ -185,13 +227,23 @@ class TestRefusals:
         ],
     )
     def test_wrong_nesting_in_the_first_file(
-        self, audit: Audit, tmp_path: Path, output: Path, answers: list[Any], capfd: pytest.CaptureFixture[str]
+        self,
+        audit: Audit,
+        tmp_path: Path,
+        output: Path,
+        answers: list[Any],
+        capfd: pytest.CaptureFixture[str],
     ):
         write_input(tmp_path / "a.parquet", examples(3).append_column("answers", pa.array(answers)))
         message = self.refused(audit(tmp_path / "a.parquet", output), output, capfd)
         assert "--answers_column=answers" in message
-        assert "not struct<text: list<string>, answer_start: list<int32>> or list<struct<text" in message
-        assert f"`python -m pipeline.convert import --input {tmp_path}/a.parquet --output " in message
+        assert (
+            "not struct<text: list<string>, answer_start: list<int32>> or list<struct<text"
+            in message
+        )
+        assert (
+            f"`python -m pipeline.convert import --input {tmp_path}/a.parquet --output " in message
+        )
 
     def test_wrong_nesting_in_a_later_file(self, audit: Audit, tmp_path: Path, output: Path):
         folder = tmp_path / "in"
@@ -215,7 +267,9 @@ class TestRefusals:
         self, audit: Audit, tmp_path: Path, output: Path, capfd: pytest.CaptureFixture[str]
     ):
         write_input(tmp_path / "a.parquet", gold_examples(3))
-        message = self.refused(audit(tmp_path / "a.parquet", output, "--slice_by=source,sauce"), output, capfd)
+        message = self.refused(
+            audit(tmp_path / "a.parquet", output, "--slice_by=source,sauce"), output, capfd
+        )
         assert "--slice_by" in message
         assert "'sauce'" in message
         assert "source" in message
@@ -223,7 +277,9 @@ class TestRefusals:
     def test_a_clash_with_a_column_of_the_audit(
         self, audit: Audit, tmp_path: Path, output: Path, capfd: pytest.CaptureFixture[str]
     ):
-        write_input(tmp_path / "a.parquet", gold_examples(3).append_column("nll", pa.array([1.0, 2, 3])))
+        write_input(
+            tmp_path / "a.parquet", gold_examples(3).append_column("nll", pa.array([1.0, 2, 3]))
+        )
         message = self.refused(audit(tmp_path / "a.parquet", output), output, capfd)
         assert "the output column 'nll' is an input column already" in message
         assert audit(tmp_path / "a.parquet", output, "--output_prefix=qa_") == 0
@@ -235,13 +291,23 @@ class TestInputsOfOtherKinds:
     def test_columns_of_other_names_and_types(self, audit: Audit, tmp_path: Path, output: Path):
         """Names of one's own, long starts, large lists, no ids, and a prefix."""
         table = gold_examples(11).drop_columns(["id"])
-        wide = pa.struct([("answer_start", pa.large_list(pa.int64())), ("text", pa.large_list(pa.large_string()))])
+        wide = pa.struct(
+            [
+                ("answer_start", pa.large_list(pa.int64())),
+                ("text", pa.large_list(pa.large_string())),
+            ]
+        )
         answers = pa.array(table["answers"].to_pylist(), wide)
         table = table.set_column(table.column_names.index("answers"), "answers", answers)
         renamed = table.rename_columns({"answers": "gold", "question": "ask", "context": "passage"})
         write_input(tmp_path / "a.parquet", renamed)
         write_input(tmp_path / "b.parquet", gold_examples(11))
-        columns = ("--answers_column=gold", "--question_column=ask", "--context_column=passage", "--output_prefix=qa_")
+        columns = (
+            "--answers_column=gold",
+            "--question_column=ask",
+            "--context_column=passage",
+            "--output_prefix=qa_",
+        )
         assert audit(tmp_path / "a.parquet", output, *columns) == 0
         assert audit(tmp_path / "b.parquet", tmp_path / "plain") == 0
         found, plain = read_parts(output), read_parts(tmp_path / "plain")
@@ -254,20 +320,38 @@ class TestInputsOfOtherKinds:
         "item",
         [
             pa.struct([("text", pa.string()), ("answer_start", pa.int64())]),
-            pa.struct([("id", pa.int8()), ("answer_start", pa.int16()), ("text", pa.dictionary(pa.int8(), pa.large_string()))]),
+            pa.struct(
+                [
+                    ("id", pa.int8()),
+                    ("answer_start", pa.int16()),
+                    ("text", pa.dictionary(pa.int8(), pa.large_string())),
+                ]
+            ),
         ],
     )
     @pytest.mark.parametrize("list_of", [pa.list_, pa.large_list])
     @pytest.mark.parametrize("stage", ["audit", "annotate"])
     def test_golds_as_a_list_of_structs(
-        self, audit: Audit, tmp_path: Path, output: Path, item: pa.StructType, list_of: Callable, stage: str
+        self,
+        audit: Audit,
+        tmp_path: Path,
+        output: Path,
+        item: pa.StructType,
+        list_of: Callable,
+        stage: str,
     ):
         """What libraries of data sets and JSON readers make of SQuAD's own layout; the column passes through as it came."""
         plain = gold_examples(77)
-        lengths = [len(each["text"] or "") - len(each["answer_start"]) if each else 0 for each in plain["answers"].to_pylist()]
-        plain = plain.take([row for row, length in enumerate(lengths) if length == 0])  # a list has a text for every start
+        lengths = [
+            len(each["text"] or "") - len(each["answer_start"]) if each else 0
+            for each in plain["answers"].to_pylist()
+        ]
+        plain = plain.take(
+            [row for row, length in enumerate(lengths) if length == 0]
+        )  # a list has a text for every start
         values = [
-            each and [dict(zip(each, gold, strict=True)) for gold in zip(*each.values(), strict=True)]
+            each
+            and [dict(zip(each, gold, strict=True)) for gold in zip(*each.values(), strict=True)]
             for each in plain["answers"].to_pylist()
         ]
         listed = plain.set_column(4, "answers", pa.array(values, list_of(item)))
@@ -276,7 +360,10 @@ class TestInputsOfOtherKinds:
         both = ("--audit",) if stage == "annotate" else ()
         assert audit(tmp_path / "listed.parquet", output, *both, stage=stage) == 0
         assert audit(tmp_path / "plain.parquet", tmp_path / "expected") == 0
-        found, expected = read_parts(output / "audit" if both else output), read_parts(tmp_path / "expected")
+        found, expected = (
+            read_parts(output / "audit" if both else output),
+            read_parts(tmp_path / "expected"),
+        )
         assert found["answers"].to_pylist() == listed["answers"].to_pylist()
         for name in AUDIT_SCHEMA.names:
             assert found[name].to_pylist() == expected[name].to_pylist(), name
@@ -294,7 +381,9 @@ class TestInputsOfOtherKinds:
             [f"{name}:1", f"{name}:3"],
         ]
 
-    @pytest.mark.parametrize("ids", [[b"\xff", b"\xfe", b"c"], [1, 2, 3], [1.5, 2.5, 3.5], [None, None, None]])
+    @pytest.mark.parametrize(
+        "ids", [[b"\xff", b"\xfe", b"c"], [1, 2, 3], [1.5, 2.5, 3.5], [None, None, None]]
+    )
     def test_ids_of_other_types(self, audit: Audit, tmp_path: Path, output: Path, ids: list[Any]):
         column = pa.array(ids)
         write_input(tmp_path / "a.parquet", gold_examples(3).set_column(0, "id", column))
@@ -303,7 +392,9 @@ class TestInputsOfOtherKinds:
         shown = {example["id"] for example in report(output)["highest_loss"]}
         assert shown == {None if each is None else str(each) for each in ids}
 
-    def test_zero_rows(self, audit: Audit, tmp_path: Path, output: Path, capfd: pytest.CaptureFixture[str]):
+    def test_zero_rows(
+        self, audit: Audit, tmp_path: Path, output: Path, capfd: pytest.CaptureFixture[str]
+    ):
         write_input(tmp_path / "a.parquet", gold_examples(3).slice(0, 0))
         assert audit(tmp_path / "a.parquet", output) == 0
         assert report(output)["all"]["rows"] == 0
@@ -314,8 +405,13 @@ class TestInputsOfOtherKinds:
     def test_nothing_but_rejections_is_no_success(self, audit: Audit, tmp_path: Path, output: Path):
         table = gold_examples(4)
         place = table.column_names.index("answers")
-        write_input(tmp_path / "a.parquet", table.set_column(place, "answers", pa.array([None] * 4, ANSWERS)))
+        write_input(
+            tmp_path / "a.parquet",
+            table.set_column(place, "answers", pa.array([None] * 4, ANSWERS)),
+        )
         assert audit(tmp_path / "a.parquet", output) == 1
         assert report(output)["rows"]["rejected"] == 4
         assert report(output)["reasons"] == {"answers_missing": 4}
-        assert read_manifest(output)["why"] == ["4 of 4 rows were rejected or failed, more than --max_failed_fraction=0.5"]
+        assert read_manifest(output)["why"] == [
+            "4 of 4 rows were rejected or failed, more than --max_failed_fraction=0.5"
+        ]

@@ -21,8 +21,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.convert import ANSWERS_TYPE, convert_rows, main
-from pipeline.imported_rows import FormatError, ImportedRow, Layout
-from pipeline.read_formats import READERS
+from pipeline.formats.imported_rows import FormatError, ImportedRow, Layout
+from pipeline.formats.read_formats import READERS
 from tests.runs import read_manifest, run
 
 CONTEXT = "Ada 🌊 lit the lamp. Ben rang the bell."
@@ -39,7 +39,13 @@ def write_lines(path: Path, *rows: dict[str, Any]) -> Path:
 
 def asked(number: int = 0, start: int | None = 14, **others: Any) -> dict[str, Any]:
     answers = {"text": ["lamp"], "answer_start": [start]}
-    return {"id": f"row {number}", "question": "What?", "context": CONTEXT, "answers": answers, **others}
+    return {
+        "id": f"row {number}",
+        "question": "What?",
+        "context": CONTEXT,
+        "answers": answers,
+        **others,
+    }
 
 
 def test_what_is_written_is_the_input_of_an_audit(tmp_path: Path, bert_folder: Path):
@@ -52,25 +58,42 @@ def test_what_is_written_is_the_input_of_an_audit(tmp_path: Path, bert_folder: P
         {**asked(0), "page": 3},
         {**unanswerable, "page": None},
     ]
-    assert run("audit", f"--input={tmp_path}/a.parquet", f"--output={tmp_path}/out", f"--model={bert_folder}") == 0
+    assert (
+        run(
+            "audit",
+            f"--input={tmp_path}/a.parquet",
+            f"--output={tmp_path}/out",
+            f"--model={bert_folder}",
+        )
+        == 0
+    )
     assert read_manifest(tmp_path / "out")["rows"]["scored"] == 1
 
 
-def test_misaligned_golds_are_kept_reported_and_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_misaligned_golds_are_kept_reported_and_explained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     source = write_lines(tmp_path / "a.jsonl", asked(0), asked(1, 15), asked(2, 15), asked(3, None))
     assert convert(source, tmp_path / "a.parquet") == 0
     told = capsys.readouterr().out
     assert "4 rows" in told
     assert "golds: 1 aligned, 1 located, 2 misaligned" in told
     assert "2 of them are right if starts count utf16: see --offsets=utf16" in told
-    lines = [json.loads(line) for line in (tmp_path / "a.parquet.golds.jsonl").read_text("utf-8").splitlines()]
+    lines = [
+        json.loads(line)
+        for line in (tmp_path / "a.parquet.golds.jsonl").read_text("utf-8").splitlines()
+    ]
     assert [(line["id"], line["reason"], line["fits"]) for line in lines] == [
         ("row 1", "gold_misaligned", "utf16"),
         ("row 2", "gold_misaligned", "utf16"),
     ]
-    starts = [row["answers"]["answer_start"] for row in pq.read_table(tmp_path / "a.parquet").to_pylist()]
+    starts = [
+        row["answers"]["answer_start"] for row in pq.read_table(tmp_path / "a.parquet").to_pylist()
+    ]
     assert starts == [[14], [15], [15], [14]]
-    assert convert(write_lines(source, asked(1, 15)), tmp_path / "a.parquet", "--offsets=utf16") == 0
+    assert (
+        convert(write_lines(source, asked(1, 15)), tmp_path / "a.parquet", "--offsets=utf16") == 0
+    )
     assert pq.read_table(tmp_path / "a.parquet").to_pylist()[0]["answers"]["answer_start"] == [14]
     assert (tmp_path / "a.parquet.golds.jsonl").read_text() == ""
 
@@ -78,7 +101,9 @@ def test_misaligned_golds_are_kept_reported_and_explained(tmp_path: Path, capsys
 @pytest.mark.parametrize("name", ["a.json", "a.json.gz"])
 def test_the_ending_says_the_format_and_the_compression(name: str, tmp_path: Path):
     qas = [{"id": 1, "question": "What?", "answers": [{"text": "lamp", "answer_start": 14}]}]
-    content = json.dumps({"data": [{"title": "Lamps", "paragraphs": [{"context": CONTEXT, "qas": qas}]}]}).encode()
+    content = json.dumps(
+        {"data": [{"title": "Lamps", "paragraphs": [{"context": CONTEXT, "qas": qas}]}]}
+    ).encode()
     (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
     assert convert(tmp_path / name, tmp_path / "a.parquet") == 0
     (row,) = pq.read_table(tmp_path / "a.parquet").to_pylist()
@@ -90,7 +115,11 @@ def test_from_store_to_store():
     fs.pipe_file("/convert/a.csv", f'question,context,answers\nWhat?,"{CONTEXT}",lamp\n'.encode())
     assert convert("memory://convert/a.csv", "memory://convert/a.parquet") == 0
     (row,) = pq.read_table(fs.open("/convert/a.parquet")).to_pylist()
-    assert row == {"question": "What?", "context": CONTEXT, "answers": {"text": ["lamp"], "answer_start": [14]}}
+    assert row == {
+        "question": "What?",
+        "context": CONTEXT,
+        "answers": {"text": ["lamp"], "answer_start": [14]},
+    }
 
 
 def test_many_rows_are_written_in_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -99,7 +128,11 @@ def test_many_rows_are_written_in_row_groups(tmp_path: Path, monkeypatch: pytest
     source = write_lines(tmp_path / "a.jsonl", *[asked(n) for n in range(8)])
     assert convert(source, tmp_path / "a.parquet") == 0
     file = pq.ParquetFile(tmp_path / "a.parquet")
-    assert [file.metadata.row_group(k).num_rows for k in range(file.num_row_groups)] == [3, 3, 2]  # of 39 characters each
+    assert [file.metadata.row_group(k).num_rows for k in range(file.num_row_groups)] == [
+        3,
+        3,
+        2,
+    ]  # of 39 characters each
     assert file.read().column("id").to_pylist() == [f"row {n}" for n in range(8)]
 
 
@@ -115,10 +148,17 @@ def test_columns_have_the_type_that_holds_all_rows(tmp_path: Path, monkeypatch: 
     table = pq.read_table(tmp_path / "a.parquet")
     assert table.column("page").to_pylist() == [None, None, 1.0, 2.5]
     assert table.column("tags").to_pylist() == [None, [], ["a"], None]
-    assert table.column("at").to_pylist() == [None, None, {"x": 1, "y": None}, {"x": None, "y": "b"}]
+    assert table.column("at").to_pylist() == [
+        None,
+        None,
+        {"x": 1, "y": None},
+        {"x": None, "y": "b"},
+    ]
 
 
-def test_rows_that_parquet_can_t_hold_are_left_out_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_rows_that_parquet_can_t_hold_are_left_out_by_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     bad: dict[str, Any] = {
         "question_not_utf8": asked(1) | {"question": "\ud83c?"},
         "context_not_utf8": asked(2) | {"context": "\udf0a lit"},
@@ -135,7 +175,10 @@ def test_rows_that_parquet_can_t_hold_are_left_out_by_name(tmp_path: Path, capsy
     reasons = ", ".join(f"1 {reason}" for reason in sorted(bad))
     assert f"6 rows left out, which Parquet can't hold: {reasons}: " in told
     assert "text that is not UTF-8: if the file is in another encoding, --encoding=cp1252" in told
-    lines = [json.loads(line) for line in (tmp_path / "a.parquet.golds.jsonl").read_text("utf-8").splitlines()]
+    lines = [
+        json.loads(line)
+        for line in (tmp_path / "a.parquet.golds.jsonl").read_text("utf-8").splitlines()
+    ]
     assert [(line["id"], line["where"], line["reason"]) for line in lines] == [
         (row["id"], f"line {number}", reason) for number, (reason, row) in enumerate(bad.items(), 2)
     ]
@@ -150,7 +193,9 @@ def test_a_start_that_parquet_can_t_hold_is_left_out(tmp_path: Path):
 
 def test_half_a_surrogate_pair_in_squad_json(tmp_path: Path):
     qas = [{"id": name, "question": name, "answers": []} for name in ("a?", "b\ud83c")]
-    (tmp_path / "a.json").write_text(json.dumps({"data": [{"paragraphs": [{"context": CONTEXT, "qas": qas}]}]}))
+    (tmp_path / "a.json").write_text(
+        json.dumps({"data": [{"paragraphs": [{"context": CONTEXT, "qas": qas}]}]})
+    )
     assert convert(tmp_path / "a.json", tmp_path / "a.parquet") == 0
     assert pq.read_table(tmp_path / "a.parquet").column("question").to_pylist() == ["a?"]
 
@@ -160,12 +205,36 @@ class TestRefusals:
         ("rows", "options", "message"),
         [
             ([], (), "there is no row in it"),
-            ([{"question": "Who?", "text": "a"}], (), "no row has text as its context (the other columns are 'text')"),
-            ([{"question": "Who?", "text": "a"}], (), "--context_column=NAME names the column that holds it"),
-            ([asked() | {"context": ["a", "b"]}], (), "(line 1: context_not_text, but list: ['a', 'b'])"),
-            ([asked() | {"context": "\ud83c"}], (), "line 1: context_not_utf8: if the file is in another encoding"),
-            ([asked() | {"id": "\ud83c"}], (), "there is no row in it that Parquet can hold; line 1: id_not_utf8"),
-            ([asked() | {"ask": "Who?"}], ("--question_column=ask",), "column 'question' stands beside the one"),
+            (
+                [{"question": "Who?", "text": "a"}],
+                (),
+                "no row has text as its context (the other columns are 'text')",
+            ),
+            (
+                [{"question": "Who?", "text": "a"}],
+                (),
+                "--context_column=NAME names the column that holds it",
+            ),
+            (
+                [asked() | {"context": ["a", "b"]}],
+                (),
+                "(line 1: context_not_text, but list: ['a', 'b'])",
+            ),
+            (
+                [asked() | {"context": "\ud83c"}],
+                (),
+                "line 1: context_not_utf8: if the file is in another encoding",
+            ),
+            (
+                [asked() | {"id": "\ud83c"}],
+                (),
+                "there is no row in it that Parquet can hold; line 1: id_not_utf8",
+            ),
+            (
+                [asked() | {"ask": "Who?"}],
+                ("--question_column=ask",),
+                "column 'question' stands beside the one",
+            ),
         ],
     )
     def test_what_is_wrong_is_named_and_nothing_is_left_behind(
@@ -185,20 +254,31 @@ class TestRefusals:
 
     def test_what_can_be_read_only_once(self, tmp_path: Path):
         rows = iter([ImportedRow("1", "Who?", CONTEXT, [])])
-        with pytest.raises(FormatError, match="it had 1 rows, then 0: it was changed, or is a pipe"):
-            convert_rows(lambda: rows, str(tmp_path / "a.parquet"), "code_points", io.StringIO(), Counter())
+        with pytest.raises(
+            FormatError, match="it had 1 rows, then 0: it was changed, or is a pipe"
+        ):
+            convert_rows(
+                lambda: rows, str(tmp_path / "a.parquet"), "code_points", io.StringIO(), Counter()
+            )
         assert not (tmp_path / "a.parquet").exists()
 
-    def test_files_that_are_not_there_or_say_no_format(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    def test_files_that_are_not_there_or_say_no_format(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ):
         assert convert(tmp_path / "a.json", tmp_path / "b.parquet") == 2
         assert f"--input={tmp_path}/a.json: No such file" in capsys.readouterr().err
         assert convert(tmp_path, tmp_path / "b.parquet") == 2
         assert f"--input={tmp_path}: Is a directory" in capsys.readouterr().err
         (tmp_path / "a.data").write_text("Who?")
         assert convert(tmp_path / "a.data", tmp_path / "b.parquet") == 2
-        assert "the ending says no format, give --format=squad|mrqa|jsonl|csv|tsv|parquet" in capsys.readouterr().err
+        assert (
+            "the ending says no format, give --format=squad|mrqa|jsonl|csv|tsv|parquet"
+            in capsys.readouterr().err
+        )
 
-    def test_an_output_that_can_not_be_written(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    def test_an_output_that_can_not_be_written(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ):
         source = write_lines(tmp_path / "a.jsonl", asked())
         assert convert(source, source / "b.parquet") == 2
         assert f"--output={source}/b.parquet: " in capsys.readouterr().err
@@ -206,15 +286,21 @@ class TestRefusals:
         assert f"--output={source} is the --input itself" in capsys.readouterr().err
         assert source.read_text("utf-8") == json.dumps(asked())
 
-    def test_a_compressed_file_that_is_cut(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    def test_a_compressed_file_that_is_cut(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ):
         content = gzip.compress("\n".join(json.dumps(asked(n)) for n in range(500)).encode())
         (tmp_path / "a.jsonl.gz").write_bytes(content[: len(content) // 2])
         assert convert(tmp_path / "a.jsonl.gz", tmp_path / "b.parquet") == 2
         assert f"--input={tmp_path}/a.jsonl.gz: Compressed file ended" in capsys.readouterr().err
         assert not (tmp_path / "b.parquet").exists()
 
-    @pytest.mark.parametrize("option", ["--encoding=nonesuch", "--encoding=hex", "--delimiter=ab", "--delimiter="])
-    def test_options_that_mean_nothing(self, option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    @pytest.mark.parametrize(
+        "option", ["--encoding=nonesuch", "--encoding=hex", "--delimiter=ab", "--delimiter="]
+    )
+    def test_options_that_mean_nothing(
+        self, option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ):
         (tmp_path / "a.csv").write_text("question,context\nWho?,a\n")
         with pytest.raises(SystemExit, match="2"):
             convert(tmp_path / "a.csv", tmp_path / "b.parquet", option)
@@ -239,14 +325,25 @@ def gold(text: Any, start: Any) -> dict[str, Any]:
 CASES: dict[str, tuple[str, str, list[Any], list[str]]] = {
     "the title comes after the paragraphs": (
         "a.json",
-        squad({"id": "a", "question": "When?", "answers": [gold("noon", 28)], "question_type": "when"}, title="Ferry"),
+        squad(
+            {
+                "id": "a",
+                "question": "When?",
+                "answers": [gold("noon", 28)],
+                "question_type": "when",
+            },
+            title="Ferry",
+        ),
         [gold(["noon"], [28]) | {"title": "Ferry", "question_type": "when"}],
         ["golds: 1 aligned"],
     ),
     "a number and a null where texts belong": (
         "a.json",
         squad(
-            *({"id": str(n), "question": "?", "answers": [each]} for n, each in enumerate([gold("noon", 28), gold(340, 50)])),
+            *(
+                {"id": str(n), "question": "?", "answers": [each]}
+                for n, each in enumerate([gold("noon", 28), gold(340, 50)])
+            ),
             {"id": "c", "question": "?", "answers": [gold(None, 0)]},
             {"id": "d", "question": "?", "answers": [gold("Holm", 13)]},
         ),
@@ -255,7 +352,12 @@ CASES: dict[str, tuple[str, str, list[Any], list[str]]] = {
     ),
     "one start is missing": (
         "a.jsonl",
-        lines(*({"question": "?", "context": FERRY, "answers": gold(["noon"], starts)} for starts in ([28], [], [28]))),
+        lines(
+            *(
+                {"question": "?", "context": FERRY, "answers": gold(["noon"], starts)}
+                for starts in ([28], [], [28])
+            )
+        ),
         [gold(["noon"], [28]), gold(["noon"], []), gold(["noon"], [28])],
         ["golds: 2 aligned", "problems: 1 answers_unequal: "],
     ),
@@ -268,15 +370,30 @@ CASES: dict[str, tuple[str, str, list[Any], list[str]]] = {
             {"question": "?", "answers": [], "is_impossible": False},
         ),
         [gold([], []), gold([], []), None, None],
-        ["golds: none", "problems: 1 answers_missing_though_possible: ", "written as text: is_impossible"],
+        [
+            "golds: none",
+            "problems: 1 answers_missing_though_possible: ",
+            "written as text: is_impossible",
+        ],
     ),
     "starts from one": (
         "a.json",
-        squad({"question": "?", "answers": [gold("noon", 29)]}, {"question": "?", "answers": [gold("Holm", 14)]}),
+        squad(
+            {"question": "?", "answers": [gold("noon", 29)]},
+            {"question": "?", "answers": [gold("Holm", 14)]},
+        ),
         [gold(["noon"], [29]), gold(["Holm"], [14])],
-        ["golds: 2 misaligned", "2 of them are right if starts count from 1: see --offsets=from_one"],
+        [
+            "golds: 2 misaligned",
+            "2 of them are right if starts count from 1: see --offsets=from_one",
+        ],
     ),
-    "no ids": ("a.json", squad({"question": "?", "answers": [gold("noon", 28)]}), [gold(["noon"], [28])], ["1 rows"]),
+    "no ids": (
+        "a.json",
+        squad({"question": "?", "answers": [gold("noon", 28)]}),
+        [gold(["noon"], [28])],
+        ["1 rows"],
+    ),
     "answers as Python and numpy print them": (
         "a.csv",
         f"question,context,answers\n?,{FERRY},\"{{'text': array(['noon'], dtype=object), 'answer_start': array([28])}}\"\n"
@@ -286,13 +403,21 @@ CASES: dict[str, tuple[str, str, list[Any], list[str]]] = {
     ),
     "inside a word": (
         "a.jsonl",
-        lines(*({"question": "?", "context": "Otto often mends 12016 nets.", "answers": [text]} for text in ("ten", "2016"))),
+        lines(
+            *(
+                {"question": "?", "context": "Otto often mends 12016 nets.", "answers": [text]}
+                for text in ("ten", "2016")
+            )
+        ),
         [None, None],
         ["golds: 2 inside_word", "2 rows have golds of which none has a place"],
     ),
     "case alone": (
         "a.json",
-        squad({"question": "?", "answers": [gold("the ferry", 0)]}, {"question": "?", "answers": [gold("The barge", 0)]}),
+        squad(
+            {"question": "?", "answers": [gold("the ferry", 0)]},
+            {"question": "?", "answers": [gold("The barge", 0)]},
+        ),
         [gold(["the ferry"], [0]), gold(["The barge"], [0])],
         ["golds: 2 misaligned", "1 of them differs only in case"],
     ),
@@ -316,19 +441,30 @@ CASES: dict[str, tuple[str, str, list[Any], list[str]]] = {
     ),
     "a number as a context": (
         "a.jsonl",
-        lines({"question": "?", "context": 2024, "answers": ["2024"]}, {"question": "?", "context": FERRY}),
+        lines(
+            {"question": "?", "context": 2024, "answers": ["2024"]},
+            {"question": "?", "context": FERRY},
+        ),
         [gold(["2024"], [0]), None],
         ["golds: 1 located", "1 numbers read as text"],
     ),
     "a list as a context among texts": (
         "a.jsonl",
-        lines({"question": "?", "context": [FERRY], "answers": ["noon"]}, {"question": "?", "context": FERRY}),
+        lines(
+            {"question": "?", "context": [FERRY], "answers": ["noon"]},
+            {"question": "?", "context": FERRY},
+        ),
         [None, None],
         ["2 rows", "problems: 1 context_not_text: "],
     ),
     "columns with values of several types": (
         "a.jsonl",
-        lines(*({"question": "?", "context": FERRY, "page": page} for page in (1, "two", None, [3.5], {}, True))),
+        lines(
+            *(
+                {"question": "?", "context": FERRY, "page": page}
+                for page in (1, "two", None, [3.5], {}, True)
+            )
+        ),
         [{"page": page} for page in ("1", "two", None, "[3.5]", "{}", "true")],
         ["columns with values of several types, written as text: page"],
     ),
@@ -340,7 +476,9 @@ CASES: dict[str, tuple[str, str, list[Any], list[str]]] = {
     ),
     "numbers without bounds": (
         "a.json",
-        squad({"question": "?", "answers": [gold("noon", 28)], "page": 3}).replace("3}", "1" + "0" * 5000 + "}"),
+        squad({"question": "?", "answers": [gold("noon", 28)], "page": 3}).replace(
+            "3}", "1" + "0" * 5000 + "}"
+        ),
         [gold(["noon"], [28]) | {"page": "1" + "0" * 5000}],
         ["golds: 1 aligned"],
     ),
@@ -357,30 +495,43 @@ def test_files_of_other_people(case: str, tmp_path: Path, capsys: pytest.Capture
     for line in said:
         assert line in told
     for made, row in zip(pq.read_table(tmp_path / "made.parquet").to_pylist(), rows, strict=True):
-        wanted = {"text": row.pop("text"), "answer_start": row.pop("answer_start")} if row and "text" in row else None
+        wanted = (
+            {"text": row.pop("text"), "answer_start": row.pop("answer_start")}
+            if row and "text" in row
+            else None
+        )
         assert made["answers"] == wanted
         assert row is None or row.items() <= made.items()
 
 
 def test_a_table_in_another_encoding(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "a.csv").write_bytes(
-        "question,context,answers,answer_start\ncafé?,Café Zorn opens at six.,six,19\n".encode("cp1252")
+        "question,context,answers,answer_start\ncafé?,Café Zorn opens at six.,six,19\n".encode(
+            "cp1252"
+        )
     )
     assert convert(tmp_path / "a.csv", tmp_path / "a.parquet") == 2
-    assert "line 2: question_not_utf8: if the file is in another encoding, --encoding=cp1252" in capsys.readouterr().err
+    assert (
+        "line 2: question_not_utf8: if the file is in another encoding, --encoding=cp1252"
+        in capsys.readouterr().err
+    )
     assert convert(tmp_path / "a.csv", tmp_path / "a.parquet", "--encoding=cp1252") == 0
     assert "golds: 1 aligned" in capsys.readouterr().out
 
 
 def test_a_table_with_another_delimiter(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    (tmp_path / "a.csv").write_text("\ufeffquestion;context;answers;answer_start\n?;It leaves at noon.;noon;13\n", "utf-8")
+    (tmp_path / "a.csv").write_text(
+        "\ufeffquestion;context;answers;answer_start\n?;It leaves at noon.;noon;13\n", "utf-8"
+    )
     assert convert(tmp_path / "a.csv", tmp_path / "a.parquet") == 2
     assert "its header is divided by ';', not by ',': --delimiter=';'" in capsys.readouterr().err
     assert convert(tmp_path / "a.csv", tmp_path / "a.parquet", "--delimiter=;") == 0
     assert "golds: 1 aligned" in capsys.readouterr().out
 
 
-def test_parquet_whose_answers_are_of_another_shape(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_parquet_whose_answers_are_of_another_shape(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     table = pa.table(
         {
             "id": ["a", "b"],
@@ -407,7 +558,10 @@ ODD = st.recursive(
     | st.floats()
     | st.text(st.characters(), max_size=5)
     | st.sampled_from(["\ud83c", "the bell", "false"]),
-    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["text", "answer_start", "x", ""]), inner),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(st.sampled_from(["text", "answer_start", "x", ""]), inner)
+    ),
     max_leaves=6,
 )
 NAMES = ("id", "question", "context", "answers", "answer_start", "is_impossible", "page")
@@ -438,20 +592,28 @@ def of_ours(rows: list[dict[str, Any]], ours: list[dict[str, Any]]) -> list[dict
 
 @settings(max_examples=150, deadline=None)  # files are written
 @given(st.lists(BROKEN, max_size=4), st.integers(0, 4))
-@example([{"page": {}}, {"page": 2**70}, {"context": 7, "answers": {"text": ["a"], "answer_start": []}}], 1)
+@example(
+    [{"page": {}}, {"page": 2**70}, {"context": 7, "answers": {"text": ["a"], "answer_start": []}}],
+    1,
+)
 def test_no_broken_row_refuses_or_changes_its_neighbours(broken: list[Any], place: int):
     good = [asked(0, page=3), asked(1, 15, page=4), asked(2, None, page=5)]
     rows = [*broken[:place], good[0], *broken[place:], *good[1:]]
     wrapped = {
         "jsonl": lambda rows: lines(*rows),
-        "squad": lambda rows: json.dumps({"data": [{"paragraphs": [{"context": CONTEXT, "qas": rows}]}]}),
+        "squad": lambda rows: json.dumps(
+            {"data": [{"paragraphs": [{"context": CONTEXT, "qas": rows}]}]}
+        ),
         "csv": lambda rows: csv_of([row for row in rows if isinstance(row, dict)]),
     }
     with tempfile.TemporaryDirectory() as name:
         for kind, wrap in wrapped.items():
             if kind == "squad":  # which has no numbers that are none
                 rows = [row for row in rows if not re.search("NaN|Infinity", json.dumps(row))]
-            alone, among = made_of(wrap(good), kind, Path(name)), made_of(wrap(rows), kind, Path(name))
+            alone, among = (
+                made_of(wrap(good), kind, Path(name)),
+                made_of(wrap(rows), kind, Path(name)),
+            )
             assert of_ours(among, good) == of_ours(alone, good), kind
             assert len(of_ours(alone, good)) == len(good)
 
@@ -461,5 +623,10 @@ def csv_of(rows: list[dict[str, Any]]) -> str:
     writer = csv.DictWriter(text, NAMES, extrasaction="ignore")
     writer.writeheader()
     for row in rows:
-        writer.writerow({name: value if isinstance(value, str) else json.dumps(value) for name, value in row.items()})
+        writer.writerow(
+            {
+                name: value if isinstance(value, str) else json.dumps(value)
+                for name, value in row.items()
+            }
+        )
     return text.getvalue()

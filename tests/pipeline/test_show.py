@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from pipeline.convert import ANSWERS_TYPE
-from pipeline.finished import FinishedRun
+from pipeline.formats.finished import FinishedRun
 from pipeline.show import ANSWER, GOLD, excerpt, lines_of, main, spans_of
 from tests.runs import examples, run, write_input
 
@@ -23,7 +23,14 @@ CONFIGURATION = {
     "output_prefix": "qa_",
     **{f"{kind}_column": kind for kind in ("id", "question", "context", "answers")},
 }
-SCHEMA = pa.schema([("id", pa.string()), ("question", pa.string()), ("context", pa.string()), ("answers", ANSWERS_TYPE)])
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("question", pa.string()),
+        ("context", pa.string()),
+        ("answers", ANSWERS_TYPE),
+    ]
+)
 RUN = FinishedRun("/out", "annotate", ("p",), SCHEMA, CONFIGURATION)
 AUDIT = FinishedRun("/out", "audit", ("p",), SCHEMA, CONFIGURATION)
 
@@ -54,17 +61,35 @@ class TestLines:
     def test_no_answer(self):
         """Its probability is that of no answer, not that of the best span."""
         nothing = {"qa_answer_text": None, "qa_answer_start": None, "qa_answer_end": None}
-        row = {**ROW, **nothing, "qa_status": "no_answer", "qa_probability": 0.11, "qa_null_probability": 0.88}
-        assert lines(row)[1:] == ["no answer, probability 0.88, window 2 of 3", "Ada did, Ben did not."]
+        row = {
+            **ROW,
+            **nothing,
+            "qa_status": "no_answer",
+            "qa_probability": 0.11,
+            "qa_null_probability": 0.88,
+        }
+        assert lines(row)[1:] == [
+            "no answer, probability 0.88, window 2 of 3",
+            "Ada did, Ben did not.",
+        ]
 
     def test_a_rejection_with_nothing_to_show(self):
-        row = {**dict.fromkeys(ROW), "id": 7, "qa_status": "rejected", "qa_reason": "question_missing"}
+        row = {
+            **dict.fromkeys(ROW),
+            "id": 7,
+            "qa_status": "rejected",
+            "qa_reason": "question_missing",
+        }
         assert lines(row) == ["7: None", "rejected: question_missing"]
 
     @pytest.mark.parametrize(
         ("answers", "gold", "passage"),
         [
-            ({"text": ["Ben", "Ben did"], "answer_start": [9, 9]}, "gold: 'Ben' | 'Ben did'", "«Ada» did, ‹‹Ben› did› not."),
+            (
+                {"text": ["Ben", "Ben did"], "answer_start": [9, 9]},
+                "gold: 'Ben' | 'Ben did'",
+                "«Ada» did, ‹‹Ben› did› not.",
+            ),
             ({"text": ["Ada"], "answer_start": [0]}, "gold: 'Ada'", "‹«Ada»› did, Ben did not."),
             ({"text": [], "answer_start": []}, "gold: none", "«Ada» did, Ben did not."),
         ],
@@ -74,9 +99,18 @@ class TestLines:
 
     def test_golds_as_a_list_of_structs(self):
         item = pa.struct([("text", pa.string()), ("answer_start", pa.int32())])
-        audit = FinishedRun("/out", "annotate", ("p",), SCHEMA.set(3, pa.field("answers", pa.list_(item))), CONFIGURATION)
+        audit = FinishedRun(
+            "/out",
+            "annotate",
+            ("p",),
+            SCHEMA.set(3, pa.field("answers", pa.list_(item))),
+            CONFIGURATION,
+        )
         golds = [{"text": "Ben", "answer_start": 9}, None]
-        assert lines({**ROW, "answers": golds}, audit)[2:] == ["gold: 'Ben'", "«Ada» did, ‹Ben› did not."]
+        assert lines({**ROW, "answers": golds}, audit)[2:] == [
+            "gold: 'Ben'",
+            "«Ada» did, ‹Ben› did not.",
+        ]
 
     def test_a_long_answer_is_cut_where_it_is_quoted(self):
         shown = lines({**ROW, "qa_answer_text": "x" * 5000, "context": None})
@@ -84,7 +118,10 @@ class TestLines:
 
     def test_a_column_called_answers_may_be_anything(self):
         schema = SCHEMA.set(3, pa.field("answers", pa.string()))
-        assert lines({**ROW, "answers": "Ada"}, FinishedRun("/out", "annotate", ("p",), schema, CONFIGURATION)) == lines(ROW)
+        assert lines(
+            {**ROW, "answers": "Ada"},
+            FinishedRun("/out", "annotate", ("p",), schema, CONFIGURATION),
+        ) == lines(ROW)
 
     def test_other_candidates(self):
         n_best = [{"text": "Ada", "probability": 0.876}, {"text": "Ben\n", "probability": 0.1}]
@@ -93,8 +130,19 @@ class TestLines:
     def test_an_audited_row(self):
         row = {
             **{name: ROW[name] for name in ("id", "question", "context", "qa_probability")},
-            **{"qa_prediction": "Ada", "qa_prediction_start": 0, "qa_prediction_end": 3, "qa_nll": 7.654, "qa_f1": 0.0},
-            **{"qa_gold_start": 9, "qa_gold_end": 12, "qa_status": "scored", "qa_reason": "gold_too_long"},
+            **{
+                "qa_prediction": "Ada",
+                "qa_prediction_start": 0,
+                "qa_prediction_end": 3,
+                "qa_nll": 7.654,
+                "qa_f1": 0.0,
+            },
+            **{
+                "qa_gold_start": 9,
+                "qa_gold_end": 12,
+                "qa_status": "scored",
+                "qa_reason": "gold_too_long",
+            },
         }
         assert lines(row, AUDIT)[1:] == [
             "'Ada', probability 0.88, loss of the gold 7.65, F1 0.00",
@@ -103,7 +151,9 @@ class TestLines:
         ]
 
     def test_columns_that_were_not_kept_are_not_shown(self):
-        run_without = FinishedRun("/out", "annotate", ("p",), pa.schema([("id", pa.string())]), CONFIGURATION)
+        run_without = FinishedRun(
+            "/out", "annotate", ("p",), pa.schema([("id", pa.string())]), CONFIGURATION
+        )
         assert lines(ROW, run_without) == ["row 1: None", "'Ada', probability 0.88, window 2 of 3"]
 
 
@@ -130,21 +180,39 @@ class TestExcerpt:
     def test_spans_are_styled_where_there_are_colours(self):
         text = excerpt("Ada did.", [(0, 3, ANSWER), (0, 7, GOLD)], 9, marked=False)
         assert text.plain == "Ada did."
-        assert [(span.start, span.end, span.style) for span in text.spans] == [(0, 3, f"{ANSWER} {GOLD}"), (3, 7, GOLD)]
+        assert [(span.start, span.end, span.style) for span in text.spans] == [
+            (0, 3, f"{ANSWER} {GOLD}"),
+            (3, 7, GOLD),
+        ]
 
     def test_a_span_ends_with_the_passage(self):
         """Golds of a data set may be anywhere."""
-        assert excerpt("Ada", [(90, 95, GOLD), (1, 99, GOLD), (0, 1, ANSWER)], 2, marked=True).plain == "«A»‹da›"
+        assert (
+            excerpt("Ada", [(90, 95, GOLD), (1, 99, GOLD), (0, 1, ANSWER)], 2, marked=True).plain
+            == "«A»‹da›"
+        )
 
     def test_escapes_move_no_span(self):
-        assert excerpt("\x1b\x1bAda\n!", [(2, 5, ANSWER)], 9, marked=True).plain == "\\x1b\\x1b«Ada» !"
+        assert (
+            excerpt("\x1b\x1bAda\n!", [(2, 5, ANSWER)], 9, marked=True).plain == "\\x1b\\x1b«Ada» !"
+        )
 
 
 def test_nothing_that_is_printed_can_be_obeyed():
     """Through rich and all: its own markup, escapes, and an answer that is one."""
     evil = "\x1b[2J[bold red]x[/] :smile: \x07\u202e"
-    row = {**ROW, "id": evil, "question": evil, "context": evil, "qa_answer_text": evil, "qa_answer_end": 9}
-    row |= {"answers": {"text": [evil], "answer_start": [0]}, "qa_n_best": [{"text": evil, "probability": 0.5}] * 2}
+    row = {
+        **ROW,
+        "id": evil,
+        "question": evil,
+        "context": evil,
+        "qa_answer_text": evil,
+        "qa_answer_end": 9,
+    }
+    row |= {
+        "answers": {"text": [evil], "answer_start": [0]},
+        "qa_n_best": [{"text": evil, "probability": 0.5}] * 2,
+    }
     out = io.StringIO()
     console = Console(file=out, highlight=False, markup=False, emoji=False, width=500)
     for line in lines_of(RUN, row, 99, marked=True):
@@ -155,7 +223,10 @@ def test_nothing_that_is_printed_can_be_obeyed():
 
 def test_spans_without_a_place_are_left_out():
     golds = {"text": ["Ada", "", "Ben", "Cy"], "answer_start": [3, 1, None, -1]}
-    assert spans_of({"gold_start": None, "prediction_start": 3, "prediction_end": 6}, golds) == [(3, 6, GOLD), (3, 6, ANSWER)]
+    assert spans_of({"gold_start": None, "prediction_start": 3, "prediction_end": 6}, golds) == [
+        (3, 6, GOLD),
+        (3, 6, ANSWER),
+    ]
 
 
 class TestMain:
@@ -164,7 +235,10 @@ class TestMain:
         """A run of ten rows in four parts, the last rejected, one with bytes that are no text, with prefixed columns."""
         folder = tmp_path_factory.mktemp("show")
         table = examples(10).set_column(1, "question", pa.array(["Who?"] * 9 + [None]))
-        broken = pa.array([row.encode() for row in table.column("context").to_pylist()[:8]] + [b"\xff"] * 2, pa.binary())
+        broken = pa.array(
+            [row.encode() for row in table.column("context").to_pylist()[:8]] + [b"\xff"] * 2,
+            pa.binary(),
+        )
         table = table.set_column(2, "context", broken.view(pa.string()))
         source = write_input(folder / "a.parquet", table)
         options = ("--chunk_rows=3", "--output_prefix=qa_", f"--model={bert_folder}")
@@ -173,26 +247,37 @@ class TestMain:
 
     def shown(self, capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> list[str]:
         assert main([str(argument) for argument in arguments]) == 0
-        return [line.split(":")[0] for line in capsys.readouterr().out.splitlines() if not line.startswith(" ")]
+        return [
+            line.split(":")[0]
+            for line in capsys.readouterr().out.splitlines()
+            if not line.startswith(" ")
+        ]
 
     def test_rows_are_chosen(self, output: Path, capsys: pytest.CaptureFixture[str]):
         assert self.shown(capsys, output) == [f"row {n}" for n in range(10)]
         assert self.shown(capsys, output, "--sample=3") == ["row 0", "row 3", "row 6"]
         assert self.shown(capsys, output, "--id", "row 4") == ["row 4"]
-        assert self.shown(capsys, output, "--where", "qa_status == 'rejected'") == ["row 8", "row 9"]
+        assert self.shown(capsys, output, "--where", "qa_status == 'rejected'") == [
+            "row 8",
+            "row 9",
+        ]
 
     def test_a_rejected_row_is_shown(self, output: Path, capsys: pytest.CaptureFixture[str]):
         assert main([str(output), "--id=row 9"]) == 0
         assert "    rejected: question_missing" in capsys.readouterr().out
 
-    def test_spans_stand_out_without_colours(self, output: Path, capsys: pytest.CaptureFixture[str]):
+    def test_spans_stand_out_without_colours(
+        self, output: Path, capsys: pytest.CaptureFixture[str]
+    ):
         assert main([str(output), "--id=row 4"]) == 0
         assert "«" in capsys.readouterr().out
 
     def test_a_run_on_a_store(self, output: Path, capsys: pytest.CaptureFixture[str]):
         fs = fsspec.filesystem("memory")
         fs.put(f"{output}/", "/show/", recursive=True)
-        assert self.shown(capsys, "memory://show", "--where=qa_probability > 2 or id == 'row 5'") == ["row 5"]
+        assert self.shown(
+            capsys, "memory://show", "--where=qa_probability > 2 or id == 'row 5'"
+        ) == ["row 5"]
 
     @pytest.mark.parametrize(
         ("arguments", "code", "message"),
@@ -204,12 +289,19 @@ class TestMain:
         ],
     )
     def test_what_can_not_be_shown_is_named(
-        self, output: Path, arguments: tuple[str, ...], code: int, message: str, capsys: pytest.CaptureFixture[str]
+        self,
+        output: Path,
+        arguments: tuple[str, ...],
+        code: int,
+        message: str,
+        capsys: pytest.CaptureFixture[str],
     ):
         assert main([str(output), *arguments]) == code
         assert message in capsys.readouterr().err
 
-    @pytest.mark.parametrize("arguments", [("--sample=0",), ("--sample=3", "--id=7"), ("--worst=x",)])
+    @pytest.mark.parametrize(
+        "arguments", [("--sample=0",), ("--sample=3", "--id=7"), ("--worst=x",)]
+    )
     def test_options_that_mean_nothing(self, output: Path, arguments: tuple[str, ...]):
         with pytest.raises(SystemExit) as stopped:
             main([str(output), *arguments])
@@ -217,7 +309,11 @@ class TestMain:
 
     @pytest.mark.parametrize("output", ["nothing here", "nowhere://a"])
     def test_an_output_that_is_none_is_named(
-        self, output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+        self,
+        output: str,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
     ):
         monkeypatch.chdir(tmp_path)
         assert main([output]) == 2
@@ -225,14 +321,19 @@ class TestMain:
         assert message.startswith("refused: ")
         assert output.split(":")[0] in message
 
-    def test_a_part_that_is_damaged_is_refused(self, output: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    def test_a_part_that_is_damaged_is_refused(
+        self, output: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ):
         copy = Path(shutil.copytree(output, tmp_path / "out"))
-        (copy / "parts" / sorted(path.name for path in (copy / "parts").iterdir())[0]).write_bytes(b"")
+        (copy / "parts" / sorted(path.name for path in (copy / "parts").iterdir())[0]).write_bytes(
+            b""
+        )
         assert main([str(copy)]) == 2
         assert f"refused: {copy} can't be read: " in capsys.readouterr().err
 
     @pytest.mark.parametrize(
-        ("target", "code", "message"), [("/dev/full", 3, "standard output: No space left"), ("pipe", 0, "")]
+        ("target", "code", "message"),
+        [("/dev/full", 3, "standard output: No space left"), ("pipe", 0, "")],
     )
     def test_output_that_nobody_takes(
         self,

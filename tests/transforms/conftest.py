@@ -8,7 +8,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from model.tokenizer import Tokenizer
+from model.reading.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="session")

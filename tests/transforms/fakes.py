@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import torch
 
-from model.batching import Batch
-from model.pairs import WindowLimits
-from model.prediction import Decoding
-from model.tokenizer import Tokenizer
-from transforms.claim import RUN, Output
+from model.reading.batching import Batch
+from model.reading.pairs import WindowLimits
+from model.reading.prediction import Decoding
+from model.reading.reader import Reader
+from model.reading.span_reader import SpanReader
+from model.reading.tokenizer import Tokenizer
+from transforms.chunk_step import ChunkStep, _RunStep
+from transforms.claim import Output
 from transforms.decode_answers import decode_answers
 from transforms.make_windows import make_windows
 from transforms.predict_spans import predict_spans
-from transforms.records import AnsweredChunk, Chunk, ChunkSpec
+from transforms.records import Answered, Chunk, ChunkSpec
+from transforms.run_files import RunFiles
 from transforms.storage import create
 
 LIMITS = WindowLimits(max_length=32, overlap=8, max_question=8, max_windows=4)
@@ -51,7 +56,9 @@ class FakeReader:
         return 1
 
     def logits(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        ids = {letter: int(self.words.questions([letter]).values[0]) for letter in "abcdefghiklmnop"}
+        ids = {
+            letter: int(self.words.questions([letter]).values[0]) for letter in "abcdefghiklmnop"
+        }
         held = torch.where(batch.in_context, batch.input_ids, -1)
         self.batches.append({letter for letter, token in ids.items() if (held == token).any()})
         if self.trouble:
@@ -66,16 +73,22 @@ class FakeReader:
 
 
 def make_chunk(
-    table: pa.Table, path: str = "/in/a.parquet", row_group: int = 0, row_start: int = 0, first_row: int = 0
+    table: pa.Table,
+    path: str = "/in/a.parquet",
+    row_group: int = 0,
+    row_start: int = 0,
+    first_row: int = 0,
 ) -> Chunk:
     label = path.rsplit("/", 1)[-1]
     part = f"000000-a-g{row_group:05d}-r{row_start:09d}-n{table.num_rows}.parquet"
-    return Chunk(ChunkSpec(path, label, row_group, row_start, first_row, table.num_rows, part), table)
+    return Chunk(
+        ChunkSpec(path, label, row_group, row_start, first_row, table.num_rows, part), table, None
+    )
 
 
 def claimed(folder: Path | str, stage: str = "annotate") -> Output:
     """A folder as the output of a run that has begun."""
-    create(str(folder), b'{"run": "this run"}', RUN)
+    create(str(folder), b'{"run": "this run"}', RunFiles.RUN)
     return Output(stage, str(folder), "this run")
 
 
@@ -91,8 +104,30 @@ def asked(*contexts: str | None, question: str = "who?") -> pa.Table:
 
 
 def answer(
-    table: pa.Table, reader: FakeReader, decoding: Decoding = DECODING, null_threshold: float = 0.0, batch_tokens: int = 200
-) -> AnsweredChunk:
-    """A chunk through all steps up to its answers."""
+    table: pa.Table,
+    reader: FakeReader,
+    decoding: Decoding = DECODING,
+    null_threshold: float = 0.0,
+    batch_tokens: int = 200,
+) -> Answered:
+    """The answers of a chunk, through all steps."""
     windowed = make_windows(make_chunk(table), reader.words, LIMITS)
-    return decode_answers(predict_spans(windowed, reader, decoding, batch_tokens), decoding, null_threshold)
+    decoding = replace(decoding, null_score_diff_threshold=null_threshold)
+    return decode_answers(predict_spans(windowed, reader, decoding, batch_tokens), decoding)
+
+
+def answered_chunk(table: pa.Table, reader: FakeReader, *settings: Any) -> Chunk[Answered]:
+    """A chunk with its answers, as the steps hand it on."""
+    return make_chunk(table).carrying(answer(table, reader, *settings))
+
+
+def run_step(step: ChunkStep, element: Any) -> list[Any]:
+    """What a step makes of an element, as the DoFn that runs it hands it on."""
+    runner = _RunStep(step)
+    runner.setup()
+    return list(runner.process(element))
+
+
+def span_reader(reader: Reader, decoding: Decoding = DECODING) -> SpanReader:
+    """A reader with the settings of these tests, as the steps take it."""
+    return SpanReader(reader, LIMITS, decoding, link="softmax", batch_tokens=100)

@@ -32,7 +32,9 @@ def test_a_value_that_does_not_fit_its_column_is_an_error():
 def test_chunks_are_bounded():
     def check(chunks: list[Chunk]) -> None:
         assert sorted(chunk.spec.rows for chunk in chunks) == [1, 3, 3]
-        assert sorted(row["page"] for chunk in chunks for row in chunk.table.to_pylist()) == list(range(7))
+        assert sorted(row["page"] for chunk in chunks for row in chunk.table.to_pylist()) == list(
+            range(7)
+        )
 
     with beam.Pipeline(runner="FnApiRunner") as pipeline:
         rows = pipeline | beam.Create([{"page": page} for page in range(7)], reshuffle=False)
@@ -41,7 +43,11 @@ def test_chunks_are_bounded():
 
 def test_rows_of_different_beam_windows_are_not_mixed():
     def check(chunks: list[Chunk]) -> None:
-        assert sorted(chunk.table.column("page").to_pylist() for chunk in chunks) == [[1, 2], [12, 13], [25]]
+        assert sorted(chunk.table.column("page").to_pylist() for chunk in chunks) == [
+            [1, 2],
+            [12, 13],
+            [25],
+        ]
 
     with beam.Pipeline(runner="FnApiRunner") as pipeline:
         rows = pipeline | beam.Create([1, 2, 12, 13, 25], reshuffle=False)

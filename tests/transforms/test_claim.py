@@ -8,7 +8,8 @@ import pytest
 
 from tests.transforms.fakes import claimed
 from transforms import claim
-from transforms.claim import RUN, ClaimLost
+from transforms.claim import ClaimLost
+from transforms.run_files import RunFiles
 
 
 def test_while_the_claim_stands_files_come_and_go(tmp_path: Path):
@@ -24,9 +25,9 @@ def test_while_the_claim_stands_files_come_and_go(tmp_path: Path):
 def test_in_the_output_of_another_run_nothing_is_changed(tmp_path: Path, left: bytes | None):
     output = claimed(tmp_path)
     output.commit(b"theirs", "parts", "p")
-    (tmp_path / RUN).unlink()
+    (tmp_path / RunFiles.RUN).unlink()
     if left is not None:
-        (tmp_path / RUN).write_bytes(left)
+        (tmp_path / RunFiles.RUN).write_bytes(left)
     with pytest.raises(ClaimLost, match="belongs to another run now"):
         output.commit(b"mine", "parts", "p")
     with pytest.raises(ClaimLost, match="belongs to another run now"):
@@ -35,7 +36,9 @@ def test_in_the_output_of_another_run_nothing_is_changed(tmp_path: Path, left: b
 
 
 @pytest.mark.parametrize("before", [None, b"of an earlier try"])
-def test_what_is_published_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: bytes | None):
+def test_what_is_published_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: bytes | None
+):
     output = claimed(tmp_path)
     output.publish(b"content", "audit.json")
     assert (tmp_path / "audit.json").read_bytes() == b"content"

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from model.audit import AUDIT_SCHEMA
-from model.comparison import Comparison
-from tests.model.test_comparison import score
+from model.audit.comparison import Comparison
+from model.audit.rows import AUDIT_SCHEMA
+from tests.model.audit.test_comparison import score
 from transforms.compare_audits import AuditSide, CompareAudits, ScoredPart, pair_scores, read_scores
 
 VALUES = (1.0, 0.0, 0.5)
@@ -24,8 +24,16 @@ VALUES = (1.0, 0.0, 0.5)
 
 def sides(*pairs: bytes | None) -> tuple[list[Any], list[Any]]:
     """Scores of both sides with these hashes of question and context: `b...` stand before, `a...` after."""
-    before = [score(False, row, VALUES, pair=pair[1:] or None) for row, pair in enumerate(pairs) if pair and pair[:1] == b"b"]
-    after = [score(True, row, VALUES, pair=pair[1:] or None) for row, pair in enumerate(pairs) if pair and pair[:1] == b"a"]
+    before = [
+        score(False, row, VALUES, pair=pair[1:] or None)
+        for row, pair in enumerate(pairs)
+        if pair and pair[:1] == b"b"
+    ]
+    after = [
+        score(True, row, VALUES, pair=pair[1:] or None)
+        for row, pair in enumerate(pairs)
+        if pair and pair[:1] == b"a"
+    ]
     return before, after
 
 
@@ -64,7 +72,11 @@ def test_thousands_of_rows_of_one_id_are_looked_at_once_each():
         __hash__ = bytes.__hash__
 
     rows = range(4000)
-    scores = [score(side, row, VALUES, pair=Looked(row.to_bytes(4))) for side in (False, True) for row in rows]
+    scores = [
+        score(side, row, VALUES, pair=Looked(row.to_bytes(4)))
+        for side in (False, True)
+        for row in rows
+    ]
     assert Counter(kind for kind, _, _ in pair_scores("id", scores)) == {"paired": len(rows)}
     assert Looked.times < 3 * len(scores)
 
@@ -79,10 +91,20 @@ def side(after: bool, prefix: str = "", question: str = "question") -> AuditSide
 
 
 def audited(path: Path, ids: list[Any], prefix: str = "", **columns: list[Any]) -> Path:
-    values: dict[str, list[Any]] = {name: [None] * len(ids) for name in AUDIT_SCHEMA.names} | columns
-    table = pa.table([pa.array(values[field.name], field.type) for field in AUDIT_SCHEMA], names=AUDIT_SCHEMA.names)
+    values: dict[str, list[Any]] = {
+        name: [None] * len(ids) for name in AUDIT_SCHEMA.names
+    } | columns
+    table = pa.table(
+        [pa.array(values[field.name], field.type) for field in AUDIT_SCHEMA],
+        names=AUDIT_SCHEMA.names,
+    )
     table = table.rename_columns([prefix + name for name in table.column_names])
-    pq.write_table(table.add_column(0, "id", pa.array(ids)).append_column("question", pa.array(["Who?"] * len(ids))), path)
+    pq.write_table(
+        table.add_column(0, "id", pa.array(ids)).append_column(
+            "question", pa.array(["Who?"] * len(ids))
+        ),
+        path,
+    )
     return path
 
 
@@ -122,7 +144,10 @@ def test_two_audits_in_a_pipeline(tmp_path: Path):
         (folder / "parts").mkdir(parents=True)
         for index, names in enumerate(ids):
             hashes = [name.encode() * 16 for name in names]
-            figures: dict[str, list[Any]] = {"f1": [0.25 + after / 2] * len(names), "exact_match": [0.0] * len(names)}
+            figures: dict[str, list[Any]] = {
+                "f1": [0.25 + after / 2] * len(names),
+                "exact_match": [0.0] * len(names),
+            }
             path = folder / "parts" / f"{index}.parquet"
             audited(path, names, pair_hash=hashes, status=["scored"] * len(names), **figures)
         both.append(replace(side(after), folder=str(folder)))
@@ -132,7 +157,11 @@ def test_two_audits_in_a_pipeline(tmp_path: Path):
             pipeline
             | beam.Create(both)
             | CompareAudits(5)
-            | beam.Map(lambda each: pq.write_table(pa.table({"found": [pickle.dumps(each)]}), tmp_path / "found.parquet"))
+            | beam.Map(
+                lambda each: pq.write_table(
+                    pa.table({"found": [pickle.dumps(each)]}), tmp_path / "found.parquet"
+                )
+            )
         )
     found = [pickle.loads(pq.read_table(tmp_path / "found.parquet")["found"][0].as_py())]
     summary = found[0].summary()

@@ -9,16 +9,18 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from tests.pipeline.test_duplicates import ada
+from tests.pipeline.job.test_duplicates import ada
 from tests.runs import examples, read_parts, read_rejections, run, write_input
 from tests.transforms.fakes import asked, make_chunk
 from tests.transforms.test_measure_loss import gold, with_answers
 from tests.transforms.test_relabel import filled
 from transforms.correct_golds import correct_golds
-from transforms.relabel import Correction
+from transforms.records import Correction
 
 
-def corrected(table: pa.Table, corrections: dict[str, Correction]) -> tuple[list[Any], tuple[str, ...]]:
+def corrected(
+    table: pa.Table, corrections: dict[str, Correction]
+) -> tuple[list[Any], tuple[str, ...]]:
     chunk = correct_golds(make_chunk(table), corrections, "id", "context", "answers")
     assert chunk.table.schema == table.schema
     assert chunk.table.drop_columns("answers").equals(table.drop_columns("answers"))
@@ -26,7 +28,9 @@ def corrected(table: pa.Table, corrections: dict[str, Correction]) -> tuple[list
 
 
 def test_golds_are_replaced_by_id():
-    table = with_answers(asked("a b", "a b", "a b", "a b a"), gold("a", 0), gold("a", 0), None, gold("b", 2))
+    table = with_answers(
+        asked("a b", "a b", "a b", "a b a"), gold("a", 0), gold("a", 0), None, gold("b", 2)
+    )
     corrections: dict[str, Correction] = {
         "row 1": ((None, 2, 3), (None, 0, 1)),
         "row 2": (),
@@ -34,7 +38,12 @@ def test_golds_are_replaced_by_id():
         "elsewhere": (),
     }
     assert corrected(table, corrections) == (
-        [gold("a", 0), {"text": ["b", "a"], "answer_start": [2, 0]}, {"text": [], "answer_start": []}, gold("b a", 2)],
+        [
+            gold("a", 0),
+            {"text": ["b", "a"], "answer_start": [2, 0]},
+            {"text": [], "answer_start": []},
+            gold("b a", 2),
+        ],
         ("row 1", "row 2", "row 3"),
     )
 
@@ -42,18 +51,30 @@ def test_golds_are_replaced_by_id():
 def test_a_text_that_stands_twice_or_nowhere_has_no_start():
     table = with_answers(asked("a b a", "a b a"), gold("b", 2), gold("b", 2))
     chunk = correct_golds(
-        make_chunk(table), {"row 0": (("a", None, None),), "row 1": (("c", None, None),)}, "id", "context", "answers"
+        make_chunk(table),
+        {"row 0": (("a", None, None),), "row 1": (("c", None, None),)},
+        "id",
+        "context",
+        "answers",
     )
-    assert [answer["answer_start"] for answer in chunk.table["answers"].to_pylist()] == [[None], [None]]
+    assert [answer["answer_start"] for answer in chunk.table["answers"].to_pylist()] == [
+        [None],
+        [None],
+    ]
     assert chunk.unplaced == {
-        0: ("gold_ambiguous", "the corrected text 'a' stands in the context more than once, and the correction gives no start"),
+        0: (
+            "gold_ambiguous",
+            "the corrected text 'a' stands in the context more than once, and the correction gives no start",
+        ),
         1: ("gold_absent", "the corrected text 'c' does not stand in the context"),
     }
 
 
 def test_a_text_that_stands_only_inside_a_word_has_no_start():
     table = with_answers(asked("Otto often mends nets."), gold("nets", 17))
-    chunk = correct_golds(make_chunk(table), {"row 0": (("ten", None, None),)}, "id", "context", "answers")
+    chunk = correct_golds(
+        make_chunk(table), {"row 0": (("ten", None, None),)}, "id", "context", "answers"
+    )
     message = "the corrected text 'ten' stands only inside longer words of the context, and the correction gives no start"
     assert chunk.unplaced == {0: ("gold_inside_word", message)}
 
@@ -76,18 +97,37 @@ def test_a_list_of_structs_stays_one():
     table = asked("a b", "a b", "a b").append_column("answers", pa.array(given, pa.list_(item)))
     found, _ = corrected(table, {"row 0": ((None, 2, 3), ("a", 0, None)), "row 2": ()})
     golds = [("b", 2), ("a", 0)]
-    assert found == [[{"text": text, "answer_start": start, "votes": None} for text, start in golds], given[1], []]
+    assert found == [
+        [{"text": text, "answer_start": start, "votes": None} for text, start in golds],
+        given[1],
+        [],
+    ]
 
 
 @pytest.fixture
 def audited(bert_folder: Path, tmp_path: Path) -> Path:
     write_input(tmp_path / "a.parquet", ada(examples(12)), row_group_size=5)
-    assert run("audit", f"--input={tmp_path}/a.parquet", f"--output={tmp_path}/first", f"--model={bert_folder}") == 0
+    assert (
+        run(
+            "audit",
+            f"--input={tmp_path}/a.parquet",
+            f"--output={tmp_path}/first",
+            f"--model={bert_folder}",
+        )
+        == 0
+    )
     return tmp_path
 
 
-def again(folder: Path, bert_folder: Path, corrections: Path, output: str = "second", *options: str) -> int:
-    arguments = (f"--input={folder}/a.parquet", f"--output={folder}/{output}", f"--model={bert_folder}", *options)
+def again(
+    folder: Path, bert_folder: Path, corrections: Path, output: str = "second", *options: str
+) -> int:
+    arguments = (
+        f"--input={folder}/a.parquet",
+        f"--output={folder}/{output}",
+        f"--model={bert_folder}",
+        *options,
+    )
     return run("audit", *arguments, f"--corrections={corrections}", "--chunk_rows=3")
 
 
@@ -95,7 +135,10 @@ def test_from_an_audit_through_a_spreadsheet_into_an_audit(audited: Path, bert_f
     """The untrained checkpoint's answers are taken for right: their loss is no suspicion any more."""
     content = (audited / "first" / "relabel.csv").read_bytes()
     decided = {f"row_{row}": {"decision": "prediction"} for row in range(5)}
-    decided["row_5"] = {"decision": "other", "corrected_text": "the"}  # stands in more than one place
+    decided["row_5"] = {
+        "decision": "other",
+        "corrected_text": "the",
+    }  # stands in more than one place
     (audited / "judged.csv").write_bytes(filled(content, **decided))
     assert again(audited, bert_folder, audited / "judged.csv") == 0
     before, after = (read_parts(audited / name).to_pylist() for name in ("first", "second"))
@@ -105,17 +148,26 @@ def test_from_an_audit_through_a_spreadsheet_into_an_audit(audited: Path, bert_f
     assert after[5]["reason"] == "gold_ambiguous"
     (rejection,) = read_rejections(audited / "second")
     assert (rejection["id"], rejection["reason"]) == ("row 5", "gold_ambiguous")
-    assert rejection["message"].startswith("the corrected text 'the' stands in the context more than once")
+    assert rejection["message"].startswith(
+        "the corrected text 'the' stands in the context more than once"
+    )
     for row in range(6, 12):
         assert after[row]["answers"] == before[row]["answers"]
         assert after[row]["nll"] == pytest.approx(before[row]["nll"], rel=1e-4)
     audit = json.loads((audited / "second" / "audit.json").read_text("utf-8"))
-    assert audit["corrections"]["rows_corrected"] == audit["corrections"]["matched"] == audit["corrections"]["given"] == 6
+    assert (
+        audit["corrections"]["rows_corrected"]
+        == audit["corrections"]["matched"]
+        == audit["corrections"]["given"]
+        == 6
+    )
     listed = {entry["id"] for entry in audit["suspected_label_errors"]}
     assert listed == {f"row {row}" for row in range(6, 12)}
 
 
-def test_corrections_of_no_row_are_told(audited: Path, bert_folder: Path, capfd: pytest.CaptureFixture[str]):
+def test_corrections_of_no_row_are_told(
+    audited: Path, bert_folder: Path, capfd: pytest.CaptureFixture[str]
+):
     """A rerun takes what it knows from the receipts of the parts that are done."""
     judged = audited / "judged.csv"
     judged.write_text(
@@ -129,12 +181,22 @@ def test_corrections_of_no_row_are_told(audited: Path, bert_folder: Path, capfd:
         for name in ("audit.json", "manifest.json"):
             told = json.loads((audited / "second" / name).read_text("utf-8"))["corrections"]
             assert told.pop("file")
-            assert told == {"given": 4, "matched": 2, "rows_corrected": 2, "ids_of_no_row": ["ROW 2", "row 99"]}
+            assert told == {
+                "given": 4,
+                "matched": 2,
+                "rows_corrected": 2,
+                "ids_of_no_row": ["ROW 2", "row 99"],
+            }
     assert again(audited, bert_folder, judged, "part", "--limit=3") == 0
-    assert "no row that was read has the id of 3 corrections: 'ROW 2', 'row 4', 'row 99'\n" in capfd.readouterr().out
+    assert (
+        "no row that was read has the id of 3 corrections: 'ROW 2', 'row 4', 'row 99'\n"
+        in capfd.readouterr().out
+    )
 
 
-def test_corrections_are_part_of_what_a_run_is(audited: Path, bert_folder: Path, capfd: pytest.CaptureFixture[str]):
+def test_corrections_are_part_of_what_a_run_is(
+    audited: Path, bert_folder: Path, capfd: pytest.CaptureFixture[str]
+):
     judged = audited / "judged.csv"
     judged.write_text("id,decision\nrow 1,unanswerable\n")
     assert again(audited, bert_folder, judged) == 0
@@ -152,6 +214,11 @@ def test_refusals(audited: Path, bert_folder: Path, capfd: pytest.CaptureFixture
     assert again(audited, bert_folder, audited / "nowhere.csv") == 2
     assert "--corrections=" in capfd.readouterr().err
     judged.write_text("id,decision\n")
-    arguments = (f"--input={audited}/a.parquet", f"--output={audited}/both", f"--model={bert_folder}", "--audit")
+    arguments = (
+        f"--input={audited}/a.parquet",
+        f"--output={audited}/both",
+        f"--model={bert_folder}",
+        "--audit",
+    )
     assert run("annotate", *arguments, f"--corrections={judged}") == 2
     assert "annotate --audit would write them" in capfd.readouterr().err

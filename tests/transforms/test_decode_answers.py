@@ -10,30 +10,34 @@ import numpy as np
 import pytest
 import torch
 
-from model.prediction import Decoding
-from model.tokenizer import Tokenizer
+from model.reading.prediction import Decoding
+from model.reading.tokenizer import Tokenizer
 from tests.transforms.fakes import DECODING, LIMITS, FakeReader, answer, asked, make_chunk
 from transforms.decode_answers import decode_answers
 from transforms.make_windows import make_windows
 from transforms.predict_spans import predict_spans
-from transforms.records import AnsweredChunk
+from transforms.records import Answered
 
 Letters = dict[str, tuple[float, float]]
 
 
-def rows(answered: AnsweredChunk) -> list[dict]:
+def rows(answered: Answered) -> list[dict]:
     (outcome,) = answered.outcomes
     assert outcome.stage == "annotate"
     return outcome.columns.to_pylist()
 
 
-def spans_of(context: str, letters: dict[str, tuple[float, float]], longest: int) -> dict[str, float]:
+def spans_of(
+    context: str, letters: dict[str, tuple[float, float]], longest: int
+) -> dict[str, float]:
     """Every admissible span's text with its score, in the order of equal scores: lowest start, then shortest."""
     words = context.split()
     scores = {}
     for i, first in enumerate(words):
         for j in range(i, min(i + longest, len(words))):
-            scores[" ".join(words[i : j + 1])] = letters.get(first, (0, 0))[0] + letters.get(words[j], (0, 0))[1]
+            scores[" ".join(words[i : j + 1])] = (
+                letters.get(first, (0, 0))[0] + letters.get(words[j], (0, 0))[1]
+            )
     return scores
 
 
@@ -50,27 +54,45 @@ class TestSpans:
         assert row["span_score"] == 12
         assert [candidate["text"] for candidate in row["n_best"]] == ranked == ["b c", "a b c", "c"]
         for candidate in row["n_best"]:
-            assert candidate["probability"] == pytest.approx(math.exp(scores[candidate["text"]]) / total, rel=1e-5)
+            assert candidate["probability"] == pytest.approx(
+                math.exp(scores[candidate["text"]]) / total, rel=1e-5
+            )
         assert row["probability"] == row["n_best"][0]["probability"]
         assert (row["n_best"][0]["start_logit"], row["n_best"][0]["end_logit"]) == (5, 7)
-        assert (row["status"], row["reason"], row["window_index"], row["num_windows"]) == ("answered", None, 0, 1)
+        assert (row["status"], row["reason"], row["window_index"], row["num_windows"]) == (
+            "answered",
+            None,
+            0,
+            1,
+        )
 
     def test_temperature_flattens_probabilities_and_not_scores(self, words: Tokenizer):
         scores = spans_of("a b c", self.LETTERS, DECODING.max_answer_length)
         total = math.fsum(math.exp(score / 4) for score in scores.values())
-        (row,) = rows(answer(asked("a b c"), FakeReader(words, self.LETTERS), replace(DECODING, temperature=4.0)))
+        (row,) = rows(
+            answer(
+                asked("a b c"), FakeReader(words, self.LETTERS), replace(DECODING, temperature=4.0)
+            )
+        )
         assert row["probability"] == pytest.approx(math.exp(12 / 4) / total, rel=1e-5)
         assert row["span_score"] == 12
 
     def test_fewer_spans_than_candidates(self, words: Tokenizer):
-        (row,) = rows(answer(asked("b"), FakeReader(words, self.LETTERS), replace(DECODING, n_best=4)))
+        (row,) = rows(
+            answer(asked("b"), FakeReader(words, self.LETTERS), replace(DECODING, n_best=4))
+        )
         assert [candidate["text"] for candidate in row["n_best"]] == ["b"]
         assert row["probability"] == pytest.approx(1)
 
     def test_the_longest_answer_bounds_every_candidate(self, words: Tokenizer):
         letters = {"a": (9.0, 0.0), "e": (0.0, 9.0)}
-        (row,) = rows(answer(asked("a b c d e"), FakeReader(words, letters), replace(DECODING, n_best=50)))
-        assert max(len(candidate["text"].split()) for candidate in row["n_best"]) == DECODING.max_answer_length
+        (row,) = rows(
+            answer(asked("a b c d e"), FakeReader(words, letters), replace(DECODING, n_best=50))
+        )
+        assert (
+            max(len(candidate["text"].split()) for candidate in row["n_best"])
+            == DECODING.max_answer_length
+        )
         assert row["answer_text"] == "a"  # "a b c d e" would score 18, but is one token too long
 
     def test_an_answer_late_in_a_long_context(self, words: Tokenizer):
@@ -84,7 +106,12 @@ class TestSpans:
         assert row["num_windows"] == 3
         assert row["window_index"] == 2
         assert row["probability"] == pytest.approx(
-            math.exp(12) / math.fsum(math.exp(self.score(filler, i, j)) for i in range(50) for j in range(i, min(i + 4, 50))),
+            math.exp(12)
+            / math.fsum(
+                math.exp(self.score(filler, i, j))
+                for i in range(50)
+                for j in range(i, min(i + 4, 50))
+            ),
             rel=1e-4,
         )
 
@@ -116,7 +143,9 @@ class TestNull:
     def test_no_answer_when_null_beats_the_best_span_by_more_than_the_threshold(
         self, words: Tokenizer, null: tuple[float, float], threshold: float, status: str
     ):
-        answered = answer(asked("a b c"), FakeReader(words, self.LETTERS, null), self.NULL, threshold)
+        answered = answer(
+            asked("a b c"), FakeReader(words, self.LETTERS, null), self.NULL, threshold
+        )
         (row,) = rows(answered)
         assert row["status"] == status
         assert row["null_score"] == sum(null)
@@ -124,14 +153,18 @@ class TestNull:
         assert answered.outcomes[0].counts[status] == 1
 
     def test_null_has_its_share_of_the_probability(self, words: Tokenizer):
-        (row,) = rows(answer(asked("a b c"), FakeReader(words, self.LETTERS, (1.0, 1.0)), self.NULL))
+        (row,) = rows(
+            answer(asked("a b c"), FakeReader(words, self.LETTERS, (1.0, 1.0)), self.NULL)
+        )
         scores = spans_of("a b c", self.LETTERS, 4)
         total = math.fsum(math.exp(score) for score in scores.values()) + math.exp(2)
         assert row["null_probability"] == pytest.approx(math.exp(2) / total, rel=1e-5)
         assert row["probability"] == pytest.approx(math.exp(3) / total, rel=1e-5)
 
     def test_without_an_answer_the_candidates_stay(self, words: Tokenizer):
-        (row,) = rows(answer(asked("a b c"), FakeReader(words, self.LETTERS, (9.0, 9.0)), self.NULL))
+        (row,) = rows(
+            answer(asked("a b c"), FakeReader(words, self.LETTERS, (9.0, 9.0)), self.NULL)
+        )
         assert (row["answer_text"], row["answer_start"], row["answer_end"]) == (None, None, None)
         assert row["n_best"][0]["text"] == "b"
         assert row["probability"] == row["n_best"][0]["probability"]
@@ -153,10 +186,12 @@ class TestRejections:
     CONTEXTS = ("a b", "c a", "d a b")
     """The second is the one in trouble."""
 
-    def check(self, answered: AnsweredChunk, words: Tokenizer, reason: str, message: str) -> None:
+    def check(self, answered: Answered, words: Tokenizer, reason: str, message: str) -> None:
         """The second row is rejected by name; the others are answered exactly as without it."""
         first, second, third = rows(answered)
-        alone = rows(answer(asked(self.CONTEXTS[0], self.CONTEXTS[2]), FakeReader(words, self.LETTERS)))
+        alone = rows(
+            answer(asked(self.CONTEXTS[0], self.CONTEXTS[2]), FakeReader(words, self.LETTERS))
+        )
         assert [first, third] == alone
         assert (second["status"], second["reason"]) == ("rejected", reason)
         assert {name for name, value in second.items() if value is not None} == {"status", "reason"}
@@ -172,7 +207,9 @@ class TestRejections:
         logits = [0.0, 0.0]
         logits[side] = value
         reader = FakeReader(words, {**self.LETTERS, "c": (logits[0], logits[1])})
-        self.check(answer(asked(*self.CONTEXTS), reader), words, "non_finite_logits", "not all finite")
+        self.check(
+            answer(asked(*self.CONTEXTS), reader), words, "non_finite_logits", "not all finite"
+        )
 
     @pytest.mark.parametrize(
         ("error", "reason"),
@@ -199,9 +236,16 @@ class TestRejections:
         passages = windowed.windows.passages
         unfit = passages.can_start.copy()
         unfit[passages.bounds[1] : passages.bounds[2]] = False
-        windowed = replace(windowed, windows=replace(windowed.windows, passages=replace(passages, can_start=unfit)))
-        answered = decode_answers(predict_spans(windowed, reader, DECODING, 200), DECODING, 0.0)
-        self.check(answered, words, "no_admissible_span", "no token of the context can start and end an answer")
+        windowed = replace(
+            windowed, windows=replace(windowed.windows, passages=replace(passages, can_start=unfit))
+        )
+        answered = decode_answers(predict_spans(windowed, reader, DECODING, 200), DECODING)
+        self.check(
+            answered,
+            words,
+            "no_admissible_span",
+            "no token of the context can start and end an answer",
+        )
 
     def test_every_row_of_a_pair_is_rejected(self, words: Tokenizer):
         reader = FakeReader(words, {"c": (math.nan, 0.0)})
@@ -211,7 +255,9 @@ class TestRejections:
 
     def test_one_bad_window_rejects_the_whole_passage(self, words: Tokenizer):
         context = " ".join(["a"] * 40 + ["c"] + ["a"] * 5)
-        answered = answer(asked(context, "b"), FakeReader(words, {**self.LETTERS, "c": (math.nan, 0.0)}))
+        answered = answer(
+            asked(context, "b"), FakeReader(words, {**self.LETTERS, "c": (math.nan, 0.0)})
+        )
         assert [row["reason"] for row in rows(answered)] == ["non_finite_logits", None]
 
     def test_earlier_rejections_come_first(self, words: Tokenizer):
@@ -222,7 +268,12 @@ class TestRejections:
             (1, "context_missing"),
             (3, "context_blank"),
         ]
-        assert [row["reason"] for row in rows(answered)] == ["non_finite_logits", "context_missing", None, "context_blank"]
+        assert [row["reason"] for row in rows(answered)] == [
+            "non_finite_logits",
+            "context_missing",
+            None,
+            "context_blank",
+        ]
 
 
 def test_counts_add_up(words: Tokenizer):
@@ -246,4 +297,4 @@ def test_nothing_but_rejections_is_a_whole_table_too(words: Tokenizer):
 def test_for_an_audit_alone_no_answers_are_made(words: Tokenizer):
     windowed = make_windows(make_chunk(asked("a b")), words, LIMITS)
     predicted = predict_spans(windowed, FakeReader(words), DECODING, 100)
-    assert decode_answers(predicted, DECODING, 0.0, annotate=False).outcomes == ()
+    assert decode_answers(predicted, DECODING, annotate=False).outcomes == ()

@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.testing.util import assert_that, equal_to
 
 from tests.runs import write_input
 from tests.transforms.fakes import claimed
 from transforms.find_duplicates import (
-    DUPLICATES,
     KINDS,
     AuditedPart,
     FindDuplicates,
@@ -28,6 +28,10 @@ from transforms.find_duplicates import (
     read_hashes,
     write_duplicates,
 )
+from transforms.run_files import RunFiles
+
+WAITING = {"audit": "the totals, which wait for duplicates.json"}
+"""What is handed on as it came."""
 
 Row = tuple[str | None, str | None, str | None, str | None]
 """id, question, context, gold; texts stand for their hashes, None in all three for a rejected row."""
@@ -37,7 +41,14 @@ def hashed(text: str | None) -> bytes | None:
     return None if text is None else text.encode().ljust(16, b".")
 
 
-def part(folder: Path, rows: Sequence[Row], *, own: bool = True, prefix: str = "", name: str = "p.parquet") -> AuditedPart:
+def part(
+    folder: Path,
+    rows: Sequence[Row],
+    *,
+    own: bool = True,
+    prefix: str = "",
+    name: str = "p.parquet",
+) -> AuditedPart:
     """A part with the columns that matter, and one of text that does not."""
     table = pa.table(
         {
@@ -45,7 +56,9 @@ def part(folder: Path, rows: Sequence[Row], *, own: bool = True, prefix: str = "
             "context": [f"a long text {row[2]}" for row in rows],
             f"{prefix}question_hash": pa.array([hashed(row[1]) for row in rows], pa.binary(16)),
             f"{prefix}context_hash": pa.array([hashed(row[2]) for row in rows], pa.binary(16)),
-            f"{prefix}pair_hash": pa.array([hashed(row[1] and f"{row[1]}/{row[2]}") for row in rows], pa.binary(16)),
+            f"{prefix}pair_hash": pa.array(
+                [hashed(row[1] and f"{row[1]}/{row[2]}") for row in rows], pa.binary(16)
+            ),
             f"{prefix}gold_hash": pa.array([hashed(row[3]) for row in rows], pa.binary(16)),
         }
     )
@@ -65,7 +78,12 @@ OWN: list[Row] = [
     ("i", "q1", "c3", "g1"),
 ]
 OTHER_ROWS: list[Row] = [
-    ("t", "q1", "c1", "g9"),  # two shared pairs; golds of the other audit are no conflict of this one
+    (
+        "t",
+        "q1",
+        "c1",
+        "g9",
+    ),  # two shared pairs; golds of the other audit are no conflict of this one
     ("a", "q2", "c1", "g9"),
     ("z", "q2", "c1", "g8"),
     ("y", "q9", "c2", "g1"),  # a shared context
@@ -90,8 +108,13 @@ EXPECTED = {
 def find(tmp_path: Path, parts: Sequence[AuditedPart], against: str = "") -> dict[str, Any]:
     """`duplicates.json` of these parts, through Beam."""
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
-        _ = pipeline | beam.Create([None, *parts]) | FindDuplicates(claimed(tmp_path / "out", "audit"), against)
-    return json.loads((tmp_path / "out" / DUPLICATES).read_text("utf-8"))
+        found = (
+            pipeline
+            | beam.Create([WAITING, *parts])
+            | FindDuplicates(claimed(tmp_path / "out", "audit"), against)
+        )
+        assert_that(found, equal_to([WAITING]))
+    return json.loads((tmp_path / "out" / RunFiles.DUPLICATES).read_text("utf-8"))
 
 
 def in_random_order(rows: Sequence[tuple[tuple[str, bytes], Same]], seed: int) -> dict[str, Any]:
@@ -108,7 +131,9 @@ def in_random_order(rows: Sequence[tuple[tuple[str, bytes], Same]], seed: int) -
             place = order.randrange(2)
             halves[place] = merge.add_input(halves[place], same)
         place = order.randrange(3)
-        totals[place] = count.add_input(totals[place], (key, merge.extract_output(merge.merge_accumulators(halves))))
+        totals[place] = count.add_input(
+            totals[place], (key, merge.extract_output(merge.merge_accumulators(halves)))
+        )
     order.shuffle(totals)
     return count.extract_output(count.merge_accumulators(totals))
 
@@ -134,7 +159,10 @@ def test_overlap_with_another_audit(tmp_path: Path):
     found = find(tmp_path, parts, against="/other")
     assert found["against"] == "/other"
     assert {name: found[name] for name in EXPECTED} == EXPECTED
-    assert found["shared"] == [{"ids": ["a", "b"], "other_ids": ["t"]}, {"ids": ["c", "d", "e"], "other_ids": ["a", "z"]}]
+    assert found["shared"] == [
+        {"ids": ["a", "b"], "other_ids": ["t"]},
+        {"ids": ["c", "d", "e"], "other_ids": ["a", "z"]},
+    ]
     assert [entry["conflicting_golds"] for entry in found["repeated"]] == [False, True]
 
 
@@ -163,8 +191,14 @@ def test_many_rows_of_one_hash_keep_a_few_ids(tmp_path: Path):
     """A hash that half of the corpus shares must not gather the corpus."""
     rows: list[Row] = [(f"{k:04d}", "q", "c", f"g{k}") for k in range(500)]
     (entry,) = find(tmp_path, [part(tmp_path, rows)])["repeated"]
-    assert entry == {"rows": 500, "ids": ["0000", "0001", "0002", "0003", "0004"], "conflicting_golds": True}
-    merged = _SameFn().merge_accumulators(same for _, same in read_hashes(part(tmp_path, rows), ("pair",)))
+    assert entry == {
+        "rows": 500,
+        "ids": ["0000", "0001", "0002", "0003", "0004"],
+        "conflicting_golds": True,
+    }
+    merged = _SameFn().merge_accumulators(
+        same for _, same in read_hashes(part(tmp_path, rows), ("pair",))
+    )
     assert len(merged.golds) == 2
 
 
@@ -178,7 +212,12 @@ def test_of_many_repeated_pairs_some_are_shown_and_all_are_counted(tmp_path: Pat
 
 def test_rows_whose_id_is_of_no_use_go_by_their_place(tmp_path: Path):
     """`--keep_columns` may have left the ids out, and a writer may have stored what is no UTF-8."""
-    rows: list[Row] = [(None, "q", "c", "g"), ("b", "q", "c", "g"), ("c", "q2", "c", "g"), ("d", "q2", "c", "g")]
+    rows: list[Row] = [
+        (None, "q", "c", "g"),
+        ("b", "q", "c", "g"),
+        ("c", "q2", "c", "g"),
+        ("d", "q2", "c", "g"),
+    ]
     made = part(tmp_path, rows)
     assert find(tmp_path, [made])["repeated"][0]["ids"] == ["b", "p.parquet:0"]
     table = pq.ParquetFile(made.path).read()
@@ -205,7 +244,11 @@ def test_no_part_has_no_duplicates(tmp_path: Path):
 
 
 @pytest.mark.parametrize("against", ["", "/other"])
-def test_what_is_written_is_about_the_other_audit_only_if_there_is_one(tmp_path: Path, against: str):
-    write_duplicates({"repeated_pairs": 3, "overlap": {}, "repeated": [], "shared": []}, claimed(tmp_path, "audit"), against)
-    found = json.loads((tmp_path / DUPLICATES).read_text())
+def test_what_is_written_is_about_the_other_audit_only_if_there_is_one(
+    tmp_path: Path, against: str
+):
+    made = {"repeated_pairs": 3, "overlap": {}, "repeated": [], "shared": [], "waiting": WAITING}
+    assert write_duplicates(made, claimed(tmp_path, "audit"), against) is WAITING
+    found = json.loads((tmp_path / RunFiles.DUPLICATES).read_text())
     assert ("overlap" in found, "shared" in found, "against" in found) == (bool(against),) * 3
+    assert "waiting" not in found

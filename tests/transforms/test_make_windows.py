@@ -7,18 +7,18 @@ from dataclasses import replace
 import pyarrow as pa
 import pytest
 
-from model.reader import shared
-from model.tokenizer import Tokenizer
-from tests.transforms.fakes import LIMITS, asked, make_chunk
-from transforms.make_windows import InputColumns, _MakeWindows, make_windows
-from transforms.records import WindowedChunk
+from model.reading.reader import shared
+from model.reading.tokenizer import Tokenizer
+from tests.transforms.fakes import LIMITS, asked, make_chunk, span_reader
+from transforms.make_windows import MakeWindows, make_windows
+from transforms.records import InputColumns, Windowed
 
 
-def cut(table: pa.Table, words: Tokenizer, **limits: object) -> WindowedChunk:
+def cut(table: pa.Table, words: Tokenizer, **limits: object) -> Windowed:
     return make_windows(make_chunk(table), words, replace(LIMITS, **limits))
 
 
-def reasons(windowed: WindowedChunk) -> dict[int, str]:
+def reasons(windowed: Windowed) -> dict[int, str]:
     return {rejection.row: rejection.reason for rejection in windowed.rejections}
 
 
@@ -53,7 +53,9 @@ def test_rejected_rows_have_no_pair_and_leave_no_text(words: Tokenizer):
     assert reasons(windowed) == {1: "context_missing", 2: "context_blank"}
 
 
-@pytest.mark.parametrize("kind", [pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string())])
+@pytest.mark.parametrize(
+    "kind", [pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string())]
+)
 def test_any_type_of_text(words: Tokenizer, kind: pa.DataType):
     table = asked("a b", None, "c d")
     typed = table.set_column(2, "context", table.column("context").cast(kind))
@@ -91,7 +93,9 @@ def test_too_many_windows_is_told_with_the_limit(words: Tokenizer):
 
 def test_one_endless_row_does_not_take_its_twins_along(words: Tokenizer):
     """The same context under two questions: each row has its own rejection."""
-    table = pa.table({"question": ["who?", "what?", "who?"], "context": ["a " * 500, "a " * 500, "a"]})
+    table = pa.table(
+        {"question": ["who?", "what?", "who?"], "context": ["a " * 500, "a " * 500, "a"]}
+    )
     assert reasons(cut(table, words)) == {0: "too_many_windows", 1: "too_many_windows"}
 
 
@@ -106,7 +110,9 @@ def test_one_endless_row_does_not_take_its_twins_along(words: Tokenizer):
         ("\u200b".encode(), "without_tokens"),
     ],
 )
-def test_every_unusable_text_is_named(words: Tokenizer, column: str, text: bytes | None, reason: str):
+def test_every_unusable_text_is_named(
+    words: Tokenizer, column: str, text: bytes | None, reason: str
+):
     table = asked("a b", "a b", "a b")
     texts = pa.array([b"c d", text, b"e f"], pa.binary()).view(pa.string())
     windowed = cut(table.set_column(table.column_names.index(column), column, texts), words)
@@ -117,13 +123,20 @@ def test_every_unusable_text_is_named(words: Tokenizer, column: str, text: bytes
 
 
 def test_a_row_has_one_rejection_the_question_first(words: Tokenizer):
-    windowed = cut(pa.table({"question": [None, "\u200b"], "context": pa.array([None, "\u200b"], pa.string())}), words)
+    windowed = cut(
+        pa.table(
+            {"question": [None, "\u200b"], "context": pa.array([None, "\u200b"], pa.string())}
+        ),
+        words,
+    )
     assert reasons(windowed) == {0: "question_missing", 1: "question_without_tokens"}
 
 
 def test_columns_have_the_names_that_are_given(words: Tokenizer):
     table = pa.table({"ask": ["who?"], "text": ["a b"]})
-    assert make_windows(make_chunk(table), words, LIMITS, InputColumns("ask", "text")).contexts == ["a b"]
+    assert make_windows(make_chunk(table), words, LIMITS, InputColumns("ask", "text")).contexts == [
+        "a b"
+    ]
 
 
 def test_golds_are_read_only_where_they_are_measured(words: Tokenizer):
@@ -143,7 +156,7 @@ def test_the_step_loads_the_tokenizer_and_not_the_network():
             return "the tokenizer"
 
     reader = FakeReader()
-    step = _MakeWindows(reader, LIMITS)
+    step = MakeWindows(span_reader(reader), InputColumns())
     step.setup()
     assert step.tokenizer == "the tokenizer"
     assert shared(reader) is reader

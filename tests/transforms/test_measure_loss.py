@@ -15,18 +15,26 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from model.audit import AUDIT_SCHEMA
-from model.columns import as_texts
-from model.prediction import Decoding
-from model.statistics import Statistics
-from model.tokenizer import Tokenizer
-from tests.transforms.fakes import DECODING, LIMITS, FakeReader, asked, make_chunk
+from model.audit.rows import AUDIT_SCHEMA
+from model.audit.statistics import Statistics
+from model.reading.columns import as_texts
+from model.reading.prediction import Decoding
+from model.reading.tokenizer import Tokenizer
+from tests.transforms.fakes import (
+    DECODING,
+    LIMITS,
+    FakeReader,
+    asked,
+    make_chunk,
+    run_step,
+    span_reader,
+)
+from transforms.accounting import STATUSES
 from transforms.decode_answers import decode_answers
-from transforms.make_windows import InputColumns, make_windows
-from transforms.measure_loss import AuditOptions, _MeasureLoss, measure_loss
+from transforms.make_windows import make_windows
+from transforms.measure_loss import AuditOptions, MeasureLoss, measure_loss
 from transforms.predict_spans import predict_spans
-from transforms.records import AnsweredChunk, Outcome
-from transforms.write_manifest import STATUSES
+from transforms.records import Answered, Chunk, InputColumns, Outcome
 
 NOTHING: dict[str, list[Any]] = {"text": [], "answer_start": []}
 
@@ -41,15 +49,33 @@ def with_answers(table: pa.Table, *answers: Any) -> pa.Table:
     return table.append_column("answers", pa.array(answers, ANSWERS))
 
 
-def answer(table: pa.Table, reader: FakeReader, decoding: Decoding = DECODING, *, golds: bool = True) -> AnsweredChunk:
+def answer(
+    table: pa.Table, reader: FakeReader, decoding: Decoding = DECODING, *, golds: bool = True
+) -> Answered:
     """A chunk through all steps up to its answers, with its golds measured; no annotate."""
     columns = InputColumns(answers="answers" if golds else "")
     windowed = make_windows(make_chunk(table, first_row=100), reader.words, LIMITS, columns)
-    return decode_answers(predict_spans(windowed, reader, decoding, 200), decoding, 0.0, annotate=False)
+    return decode_answers(predict_spans(windowed, reader, decoding, 200), decoding, annotate=False)
 
 
-def audit(table: pa.Table, reader: FakeReader, decoding: Decoding = DECODING, **options: Any) -> Outcome:
-    answered = measure_loss(answer(table, reader, decoding), decoding, AuditOptions(**options))
+def chunk_of(table: pa.Table, answered: Answered) -> Chunk[Answered]:
+    return make_chunk(table, first_row=100).carrying(answered)
+
+
+def measured(
+    table: pa.Table,
+    answered: Answered,
+    decoding: Decoding = DECODING,
+    link: str = "softmax",
+    **options: Any,
+) -> Answered:
+    return measure_loss(chunk_of(table, answered), decoding, AuditOptions(**options), link)
+
+
+def audit(
+    table: pa.Table, reader: FakeReader, decoding: Decoding = DECODING, **options: Any
+) -> Outcome:
+    answered = measured(table, answer(table, reader, decoding), decoding, **options)
     (outcome,) = answered.outcomes
     assert outcome.stage == "audit"
     assert outcome.columns.schema == AUDIT_SCHEMA
@@ -75,7 +101,9 @@ def test_a_loss_worked_by_hand(words: Tokenizer):
     assert row["prediction"] == "a b c"
     assert row["probability"] == pytest.approx(math.exp(5 - mass), rel=1e-5)
     assert row["gold_probability"] == pytest.approx(math.exp(2 - mass), rel=1e-5)
-    assert row["gold_rank"] is None  # three candidates are kept: ac, then bc and cc; aa would be the fourth
+    assert (
+        row["gold_rank"] is None
+    )  # three candidates are kept: ac, then bc and cc; aa would be the fourth
     assert row["exact_match"] == 0
     assert row["f1"] == pytest.approx(0.0)  # SQuAD drops the article "a"
     assert (row["status"], row["reason"]) == ("scored", None)
@@ -86,10 +114,14 @@ def test_the_link_of_the_tokenwise_loss_is_the_one_that_was_asked_for(words: Tok
     table = with_answers(asked("a b c"), gold("a", 0))
     reader = FakeReader(words, {"a": (2.0, 0.0)})
     windowed = make_windows(make_chunk(table), words, LIMITS, InputColumns(answers="answers"))
-    answered = decode_answers(predict_spans(windowed, reader, DECODING, 200, "sigmoid"), DECODING, 0.0, annotate=False)
-    (outcome,) = measure_loss(answered, DECODING, AuditOptions(link="sigmoid")).outcomes
+    answered = decode_answers(
+        predict_spans(windowed, reader, DECODING, 200, "sigmoid"), DECODING, annotate=False
+    )
+    (outcome,) = measured(table, answered, link="sigmoid").outcomes
     row = outcome.columns.to_pylist()[0]
-    assert row["tokenwise_start"] == pytest.approx(math.log1p(math.exp(-2)) + 2 * math.log(2), rel=1e-6)
+    assert row["tokenwise_start"] == pytest.approx(
+        math.log1p(math.exp(-2)) + 2 * math.log(2), rel=1e-6
+    )
     assert row["tokenwise_end"] == pytest.approx(3 * math.log(2), rel=1e-6)
 
 
@@ -127,7 +159,13 @@ def test_statuses_reasons_counts_and_rejections(words: Tokenizer, null: bool):
     ]
     counts = dict(outcome.counts)
     assert counts["rows"] == 8
-    assert counts["scored"] + counts.get("null_scored", 0) + counts.get("unreachable", 0) + counts["rejected"] == 8
+    assert (
+        counts["scored"]
+        + counts.get("null_scored", 0)
+        + counts.get("unreachable", 0)
+        + counts["rejected"]
+        == 8
+    )
     assert counts["rejected"] == 4
     assert counts["golds_dropped"] == 2
     assert rows[7]["golds_dropped"] == 1
@@ -136,7 +174,11 @@ def test_statuses_reasons_counts_and_rejections(words: Tokenizer, null: bool):
 
 @pytest.mark.parametrize("answers", [NOTHING, None, gold("b", 0)])
 def test_a_chunk_without_a_single_gold(words: Tokenizer, answers: Any):
-    outcome = audit(with_answers(asked("a b", "a c"), answers, answers), FakeReader(words), replace(DECODING, null=True))
+    outcome = audit(
+        with_answers(asked("a b", "a c"), answers, answers),
+        FakeReader(words),
+        replace(DECODING, null=True),
+    )
     (status,) = set(outcome.columns["status"].to_pylist())
     assert status == ("null_scored" if answers is NOTHING else "rejected")
     assert len(summary(outcome)["highest_loss"]) == (2 if answers is NOTHING else 0)
@@ -147,7 +189,10 @@ def test_a_chunk_without_a_single_gold(words: Tokenizer, answers: Any):
 @pytest.mark.parametrize(
     ("contexts", "answers"),
     [
-        (["a"], [gold("a", 0)]),  # every passage has one token: no token is left beside the likeliest
+        (
+            ["a"],
+            [gold("a", 0)],
+        ),  # every passage has one token: no token is left beside the likeliest
         (["a", "b"], [gold("a", 0), NOTHING]),
         (["a"], [NOTHING]),
         (["a b"], [gold("a", 0)]),
@@ -158,12 +203,14 @@ def test_a_chunk_without_a_single_gold(words: Tokenizer, answers: Any):
         ([], []),
     ],
 )
-def test_a_chunk_whose_selections_are_empty(words: Tokenizer, contexts: list, answers: list, link: str, null: bool):
+def test_a_chunk_whose_selections_are_empty(
+    words: Tokenizer, contexts: list, answers: list, link: str, null: bool
+):
     table = with_answers(asked(*contexts), *answers)
     decoding = replace(DECODING, null=null)
     windowed = make_windows(make_chunk(table), words, LIMITS, InputColumns(answers="answers"))
     predicted = predict_spans(windowed, FakeReader(words), decoding, 200, link)
-    both = measure_loss(decode_answers(predicted, decoding, 0.0), decoding, AuditOptions(link=link))
+    both = measured(table, decode_answers(predicted, decoding), decoding, link)
     annotated, audited = both.outcomes
     assert annotated.columns.num_rows == audited.columns.num_rows == len(contexts)
     assert sum(audited.counts.get(status, 0) for status in STATUSES["audit"]) == len(contexts)
@@ -172,27 +219,35 @@ def test_a_chunk_whose_selections_are_empty(words: Tokenizer, contexts: list, an
 
 @pytest.mark.parametrize("null", [False, True])
 @pytest.mark.parametrize("link", ["softmax", "sigmoid"])
-def test_a_passage_of_one_token_costs_what_it_costs_beside_a_longer_one(words: Tokenizer, link: str, null: bool):
+def test_a_passage_of_one_token_costs_what_it_costs_beside_a_longer_one(
+    words: Tokenizer, link: str, null: bool
+):
     reader, decoding = FakeReader(words, {"a": (1.0, 2.0)}), replace(DECODING, null=null)
 
     def rows(*contexts: str) -> list[dict[str, Any]]:
         table = with_answers(asked(*contexts), *[gold("a", 0)] * len(contexts))
         windowed = make_windows(make_chunk(table), words, LIMITS, InputColumns(answers="answers"))
-        answered = decode_answers(predict_spans(windowed, reader, decoding, 200, link), decoding, 0.0, annotate=False)
-        (outcome,) = measure_loss(answered, decoding, AuditOptions(link=link)).outcomes
+        answered = decode_answers(
+            predict_spans(windowed, reader, decoding, 200, link), decoding, annotate=False
+        )
+        (outcome,) = measured(table, answered, decoding, link).outcomes
         return outcome.columns.to_pylist()
 
     (alone,), (beside, _) = rows("a"), rows("a", "a b c")
     assert alone == beside
     assert alone["status"] == "scored"
-    assert alone["nll"] == pytest.approx(math.log1p(math.exp(-1)) + math.log1p(math.exp(-2)) if null else 0.0, abs=1e-6)
+    assert alone["nll"] == pytest.approx(
+        math.log1p(math.exp(-1)) + math.log1p(math.exp(-2)) if null else 0.0, abs=1e-6
+    )
 
 
 def test_rows_that_the_network_failed_are_rejected(words: Tokenizer):
     reader = FakeReader(words, {"b": (math.nan, 0.0)})
     outcome = audit(with_answers(asked("a b", "a c"), gold("a", 0), gold("c", 2)), reader)
     assert outcome.columns.column("status").to_pylist() == ["rejected", "scored"]
-    assert [(rejection.stage, rejection.reason) for rejection in outcome.rejections] == [("PredictSpans", "non_finite_logits")]
+    assert [(rejection.stage, rejection.reason) for rejection in outcome.rejections] == [
+        ("PredictSpans", "non_finite_logits")
+    ]
     assert summary(outcome)["all"]["losses"]["nll"]["count"] == 1
 
 
@@ -212,13 +267,19 @@ def test_temperature_is_of_probabilities_only(words: Tokenizer):
     assert warm["nll"] == cold["nll"]
     for row, temperature in ((cold, 1), (warm, 2)):  # spans aa 3, ab 2, bb 0
         shares = [math.exp(score / temperature) for score in (3, 2, 0)]
-        assert row["gold_probability"] == row["probability"] == pytest.approx(shares[0] / sum(shares), rel=1e-6)
+        assert (
+            row["gold_probability"]
+            == row["probability"]
+            == pytest.approx(shares[0] / sum(shares), rel=1e-6)
+        )
 
 
 def test_a_gold_in_no_window_is_unreachable_and_has_its_passage_loss(words: Tokenizer):
     """Windows of 32 tokens hold 28 or fewer of the context: 40 letters, and a gold from the first to the last."""
     context = " ".join("abcdefghij" * 4)
-    outcome = audit(with_answers(asked(context), gold(context, 0)), FakeReader(words, {"a": (1.0, 0.0)}))
+    outcome = audit(
+        with_answers(asked(context), gold(context, 0)), FakeReader(words, {"a": (1.0, 0.0)})
+    )
     (row,) = outcome.columns.to_pylist()
     assert (row["status"], row["reason"]) == ("unreachable", "gold_in_no_window")
     assert row["windows_whole"] == 0
@@ -244,8 +305,17 @@ def test_equal_rows_are_measured_alike_and_each_counts(words: Tokenizer):
 
 def test_every_row_has_the_hashes_of_its_own_texts(words: Tokenizer):
     """Questions and contexts recur across pairs: neither stands at the place of its pair."""
-    texts = [("who?", "a b"), ("who?", "a c"), ("what?", "a b"), ("where?", "a c"), ("who?", "a c"), ("what?", "a d")]
-    table = pa.table({"id": list("uvwxyz"), "question": [q for q, _ in texts], "context": [c for _, c in texts]})
+    texts = [
+        ("who?", "a b"),
+        ("who?", "a c"),
+        ("what?", "a b"),
+        ("where?", "a c"),
+        ("who?", "a c"),
+        ("what?", "a d"),
+    ]
+    table = pa.table(
+        {"id": list("uvwxyz"), "question": [q for q, _ in texts], "context": [c for _, c in texts]}
+    )
     rows = audit(with_answers(table, *[gold("a", 0)] * 6), FakeReader(words)).columns.to_pylist()
     for (question, context), row in zip(texts, rows, strict=True):
         assert row["question_hash"] == hashlib.blake2b(question.encode(), digest_size=16).digest()
@@ -255,10 +325,18 @@ def test_every_row_has_the_hashes_of_its_own_texts(words: Tokenizer):
 
 def test_what_the_list_of_highest_losses_shows(words: Tokenizer):
     long = "what is " * 100
-    table = with_answers(asked("a b", "a c", question=long), gold("a", 0), {"text": ["c"] * 5, "answer_start": [2] * 5})
+    table = with_answers(
+        asked("a b", "a c", question=long),
+        gold("a", 0),
+        {"text": ["c"] * 5, "answer_start": [2] * 5},
+    )
     reader = FakeReader(words, {"a": (1.0, 3.0)})
     highest, other = summary(audit(table, reader))["highest_loss"]
-    assert (highest["id"], highest["path"], highest["row"]) == ("row 1", "/in/a.parquet", 101)  # the row within the file
+    assert (highest["id"], highest["path"], highest["row"]) == (
+        "row 1",
+        "/in/a.parquet",
+        101,
+    )  # the row within the file
     assert highest["gold"] == ["c"] * 3
     assert highest["question"] == long[:300] + "…"
     assert highest["prediction"] == "a"
@@ -275,12 +353,21 @@ def test_what_the_list_of_highest_losses_shows(words: Tokenizer):
 
 
 def test_slices_by_columns_of_the_input(words: Tokenizer):
-    table = with_answers(asked("a b", "a c", None, "a d"), gold("a", 0), gold("c", 2), gold("a", 0), NOTHING)
+    table = with_answers(
+        asked("a b", "a c", None, "a d"), gold("a", 0), gold("c", 2), gold("a", 0), NOTHING
+    )
     table = table.append_column("source", pa.array(["x", None, "x", "y"]).dictionary_encode())
     table = table.append_column("tags", pa.array([[1], [1], [2], None]))
     slices = summary(audit(table, FakeReader(words), slice_by=("source", "tags")))["slices"]
-    assert {value: part["rows"] for value, part in slices["source"].items()} == {"x": 1, "(null)": 1, "y": 1}
-    assert {value: part["rows"] for value, part in slices["tags"].items()} == {"[1]": 2, "(null)": 1}
+    assert {value: part["rows"] for value, part in slices["source"].items()} == {
+        "x": 1,
+        "(null)": 1,
+        "y": 1,
+    }
+    assert {value: part["rows"] for value, part in slices["tags"].items()} == {
+        "[1]": 2,
+        "(null)": 1,
+    }
 
 
 @pytest.mark.parametrize(
@@ -289,19 +376,31 @@ def test_slices_by_columns_of_the_input(words: Tokenizer):
         (pa.array([7, 8]), ["7", "8"]),
         (pa.array([None, "x"]), [None, "x"]),
         (pa.array([b"\xff", b"x"]), [r"b'\xff'", "b'x'"]),
-        (pa.array([b"\xff", b"x"]).view(pa.string()), [None, "x"]),  # a string as its writer left it
-        (pa.array([datetime(1843, 1, 2), datetime(1844, 1, 2)]), ["1843-01-02 00:00:00", "1844-01-02 00:00:00"]),
+        (
+            pa.array([b"\xff", b"x"]).view(pa.string()),
+            [None, "x"],
+        ),  # a string as its writer left it
+        (
+            pa.array([datetime(1843, 1, 2), datetime(1844, 1, 2)]),
+            ["1843-01-02 00:00:00", "1844-01-02 00:00:00"],
+        ),
         (pa.array(["same", "same"]).dictionary_encode(), ["same", "same"]),
     ],
 )
-def test_ids_of_any_type_are_shown_as_text(words: Tokenizer, ids: pa.Array, shown: list[str | None]):
+def test_ids_of_any_type_are_shown_as_text(
+    words: Tokenizer, ids: pa.Array, shown: list[str | None]
+):
     """A receipt is JSON: an id that is none must not fail its chunk."""
     assert as_texts(ids) == shown
     table = with_answers(asked("a b", "a c").set_column(0, "id", ids), gold("a", 0), gold("c", 2))
     outcome = audit(table, FakeReader(words), slice_by=("id",))
     highest = summary(outcome)["highest_loss"]
-    assert [example["id"] for example in sorted(highest, key=lambda example: example["row"])] == shown
-    assert set(summary(outcome)["slices"]["id"]) == {"(null)" if each is None else each for each in shown}
+    assert [
+        example["id"] for example in sorted(highest, key=lambda example: example["row"])
+    ] == shown
+    assert set(summary(outcome)["slices"]["id"]) == {
+        "(null)" if each is None else each for each in shown
+    }
 
 
 def test_rows_without_an_id_go_by_their_place(words: Tokenizer):
@@ -313,25 +412,28 @@ def test_annotate_comes_before_and_stays(words: Tokenizer):
     table = with_answers(asked("a b"), gold("a", 0))
     reader = FakeReader(words)
     windowed = make_windows(make_chunk(table), words, LIMITS, InputColumns(answers="answers"))
-    answered = decode_answers(predict_spans(windowed, reader, DECODING, 200), DECODING, 0.0)
-    both = measure_loss(answered, DECODING, AuditOptions())
+    answered = decode_answers(predict_spans(windowed, reader, DECODING, 200), DECODING)
+    both = measured(table, answered)
     assert [outcome.stage for outcome in both.outcomes] == ["annotate", "audit"]
     assert both.outcomes[0] is answered.outcomes[0]
     assert both.outcomes[1].columns.equals(audit(table, reader).columns)
 
 
 def test_golds_must_have_been_measured(words: Tokenizer):
-    answered = answer(with_answers(asked("a b"), gold("a", 0)), FakeReader(words), golds=False)
+    table = with_answers(asked("a b"), gold("a", 0))
+    answered = answer(table, FakeReader(words), golds=False)
     with pytest.raises(ValueError, match="without its golds"):
-        measure_loss(answered, DECODING, AuditOptions())
+        measured(table, answered)
 
 
 def test_a_row_that_could_not_be_measured_is_rejected(words: Tokenizer):
     table = with_answers(asked("a b", "a c", "a b"), gold("a", 0), gold("c", 2), gold("b", 2))
     answered = answer(table, FakeReader(words))
-    prediction = replace(answered.predicted.prediction, unmeasured={0: ("loss_error", "ValueError: odd")})
+    prediction = replace(
+        answered.predicted.prediction, unmeasured={0: ("loss_error", "ValueError: odd")}
+    )
     answered = replace(answered, predicted=replace(answered.predicted, prediction=prediction))
-    (outcome,) = measure_loss(answered, DECODING, AuditOptions()).outcomes
+    (outcome,) = measured(table, answered).outcomes
     assert outcome.columns.column("status").to_pylist() == ["rejected", "scored", "rejected"]
     assert [(each.row, each.reason, each.message) for each in outcome.rejections] == [
         (row, "loss_error", "ValueError: odd") for row in (0, 2)
@@ -341,17 +443,19 @@ def test_a_row_that_could_not_be_measured_is_rejected(words: Tokenizer):
 
 def test_where_nothing_could_be_measured_no_row_is_to_blame(words: Tokenizer):
     """Rejected rows would be committed, and never tried again."""
-    answered = answer(with_answers(asked("a b", "a c"), gold("a", 0), gold("c", 2)), FakeReader(words))
+    table = with_answers(asked("a b", "a c"), gold("a", 0), gold("c", 2))
+    answered = answer(table, FakeReader(words))
     unmeasured = dict.fromkeys((0, 1), ("loss_error", "ValueError: odd"))
     prediction = replace(answered.predicted.prediction, unmeasured=unmeasured)
     with pytest.raises(RuntimeError, match="nothing could be measured: ValueError: odd"):
         predicted = replace(answered.predicted, prediction=prediction)
-        measure_loss(replace(answered, predicted=predicted), DECODING, AuditOptions())
+        measured(table, replace(answered, predicted=predicted))
 
 
 def test_the_step_fails_its_chunk_and_not_the_run(words: Tokenizer):
-    answered = answer(with_answers(asked("a b"), gold("a", 0)), FakeReader(words), golds=False)
-    (receipt,) = _MeasureLoss(DECODING, AuditOptions()).process(answered)
+    table = with_answers(asked("a b"), gold("a", 0))
+    answered = answer(table, FakeReader(words), golds=False)
+    (receipt,) = run_step(MeasureLoss(span_reader(FakeReader(words))), chunk_of(table, answered))
     assert receipt.failed_step == "MeasureLoss"
     assert "without its golds" in receipt.error
     assert receipt.rows == 1
@@ -360,10 +464,10 @@ def test_the_step_fails_its_chunk_and_not_the_run(words: Tokenizer):
 def test_the_step_is_the_function(words: Tokenizer):
     table = with_answers(asked("a b", "a b c"), gold("a", 0), gold("c", 4))
     answered = answer(table, FakeReader(words))
-    (found,) = _MeasureLoss(DECODING, AuditOptions()).process(answered)
-    assert found.outcomes[0].columns.equals(measure_loss(answered, DECODING, AuditOptions()).outcomes[0].columns)
-    assert found.chunk.seconds["MeasureLoss"] > 0
-    assert np.isfinite(found.outcomes[0].columns.column("nll").to_numpy()).all()
+    (found,) = run_step(MeasureLoss(span_reader(FakeReader(words))), chunk_of(table, answered))
+    assert found.payload.outcomes[0].columns.equals(measured(table, answered).outcomes[0].columns)
+    assert found.seconds["MeasureLoss"] > 0
+    assert np.isfinite(found.payload.outcomes[0].columns.column("nll").to_numpy()).all()
 
 
 CONTEXTS = st.one_of(
@@ -386,28 +490,39 @@ def rows_of_any_golds(draw: st.DrawFn) -> tuple[list[str | None], list[Any], boo
         if draw(st.integers(0, 9)) == 0:
             answers.append(None)
         elif listed:
-            answers.append([gold and dict(zip(("text", "answer_start"), gold, strict=True)) for gold in golds])
+            answers.append(
+                [gold and dict(zip(("text", "answer_start"), gold, strict=True)) for gold in golds]
+            )
         else:
             texts, starts = [text for text, _ in golds], [start for _, start in golds]
             malformed = draw(st.integers(0, 9))
             answers.append(
-                {"text": None if malformed == 0 else texts, "answer_start": starts[1:] if malformed == 1 else starts}
+                {
+                    "text": None if malformed == 0 else texts,
+                    "answer_start": starts[1:] if malformed == 1 else starts,
+                }
             )
     return contexts, answers, listed
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(rows_of_any_golds(), st.booleans(), st.sampled_from(["softmax", "sigmoid"]))
 def test_no_mixture_of_golds_fails_its_chunk(words: Tokenizer, rows: tuple, null: bool, link: str):
     contexts, answers, listed = rows
     item = pa.struct([("text", pa.string()), ("answer_start", pa.int64())])
-    kind = pa.list_(item) if listed else pa.struct([(field.name, pa.list_(field.type)) for field in item])
+    kind = (
+        pa.list_(item)
+        if listed
+        else pa.struct([(field.name, pa.list_(field.type)) for field in item])
+    )
     table = asked(*contexts).append_column("answers", pa.array(answers, kind))
     decoding = replace(DECODING, null=null)
     reader = FakeReader(words, {"a": (1.5, 0.5), "b": (-1.0, 2.0)})
     windowed = make_windows(make_chunk(table), words, LIMITS, InputColumns(answers="answers"))
-    answered = decode_answers(predict_spans(windowed, reader, decoding, 200, link), decoding, 0.0)
-    annotated, audited = measure_loss(answered, decoding, AuditOptions(link=link)).outcomes
+    answered = decode_answers(predict_spans(windowed, reader, decoding, 200, link), decoding)
+    annotated, audited = measured(table, answered, decoding, link).outcomes
 
     rows_of = audited.columns.to_pylist()
     counts = [audited.counts.get(status, 0) for status in STATUSES["audit"]]
@@ -421,5 +536,7 @@ def test_no_mixture_of_golds_fails_its_chunk(words: Tokenizer, rows: tuple, null
             assert 0 <= row["gold_start"] < row["gold_end"] <= len(context)
     json.dumps(summary(audited), allow_nan=False)
     alone = make_windows(make_chunk(table.drop_columns("answers")), words, LIMITS)
-    (without,) = decode_answers(predict_spans(alone, reader, decoding, 200, link), decoding, 0.0).outcomes
+    (without,) = decode_answers(
+        predict_spans(alone, reader, decoding, 200, link), decoding
+    ).outcomes
     assert annotated.columns.equals(without.columns)

@@ -8,7 +8,9 @@ from typing import Any
 
 import apache_beam as beam
 import pytest
-from apache_beam.testing.test_pipeline import TestPipeline as PipelineOfTests  # pytest would collect `Test...`
+from apache_beam.testing.test_pipeline import (
+    TestPipeline as PipelineOfTests,
+)  # pytest would collect `Test...`
 from apache_beam.testing.util import assert_that
 
 from transforms.merge_receipts import MOST_FAILURES, MergeReceipts, ReceiptsCombineFn, Totals
@@ -45,7 +47,9 @@ def refused(number: int) -> Receipt:
     return Receipt(path=f"/in/bad {number}.parquet", failed_step="PlanChunks", error="no Parquet")
 
 
-def combine(receipts: list[Receipt], stages: tuple[str, ...] = ("annotate",), pieces: int = 1) -> dict[str, Totals]:
+def combine(
+    receipts: list[Receipt], stages: tuple[str, ...] = ("annotate",), pieces: int = 1
+) -> dict[str, Totals]:
     """What a runner makes of the receipts when it spreads them over so many accumulators."""
     fn = ReceiptsCombineFn(stages)
     accumulators = [fn.create_accumulator() for _ in range(pieces)]
@@ -57,7 +61,12 @@ def combine(receipts: list[Receipt], stages: tuple[str, ...] = ("annotate",), pi
 def test_sums():
     receipts = [*(done(number) for number in range(6)), failed(1), failed(2), refused(1), Receipt()]
     totals = combine(receipts)["annotate"]
-    assert (totals.chunks, totals.failed_chunks, totals.failed_rows, totals.refused_files) == (8, 2, 8, 1)
+    assert (totals.chunks, totals.failed_chunks, totals.failed_rows, totals.refused_files) == (
+        8,
+        2,
+        8,
+        1,
+    )
     assert totals.counts == {"rows": 60, "answered": 54, "rejected": 6}
     assert totals.corrected == {f"row {number}" for number in range(6)}
     assert totals.reasons == {"question_blank": 6}
@@ -85,7 +94,9 @@ def test_no_receipts_are_no_rows():
 def test_all_failures_are_counted_and_the_first_listed():
     numbers = list(range(3 * MOST_FAILURES))
     random.Random(0).shuffle(numbers)
-    totals = combine([replace(failed(number), path="/in/a.parquet") for number in numbers], pieces=3)["annotate"]
+    totals = combine(
+        [replace(failed(number), path="/in/a.parquet") for number in numbers], pieces=3
+    )["annotate"]
     assert totals.failed_chunks == 3 * MOST_FAILURES
     assert [failure[1] for failure in totals.failures] == list(range(MOST_FAILURES))
 
@@ -122,4 +133,7 @@ def test_in_a_pipeline_plannings_own_receipt_is_a_total_of_nothing():
         assert found == [{"annotate": Totals()}]
 
     with PipelineOfTests() as pipeline:
-        assert_that(pipeline | beam.Create([Receipt()], reshuffle=False) | MergeReceipts(("annotate",)), check)
+        assert_that(
+            pipeline | beam.Create([Receipt()], reshuffle=False) | MergeReceipts(("annotate",)),
+            check,
+        )

@@ -15,7 +15,11 @@ from transforms.model_handler import SpanReaderModelHandler
 EXAMPLES = [
     {"question": "Who lit the lamp?", "context": "Ada lit the lamp. Ben rang the bell.", "page": 1},
     {"question": "Who?", "page": 2},
-    {"question": "Who rang the bell?", "context": "Ada lit the lamp. Ben rang the bell.", "page": 3},
+    {
+        "question": "Who rang the bell?",
+        "context": "Ada lit the lamp. Ben rang the bell.",
+        "page": 3,
+    },
 ]
 
 
@@ -25,7 +29,9 @@ def reader(bert_folder: Path) -> SpanReader:
 
 
 def test_run_inference(reader: SpanReader):
-    expected = reader.answer([row["question"] for row in EXAMPLES], [row.get("context") for row in EXAMPLES], n_best=2)
+    expected = reader.answer(
+        [row["question"] for row in EXAMPLES], [row.get("context") for row in EXAMPLES], n_best=2
+    )
 
     def check(results: list[tuple[int, PredictionResult]]) -> None:
         assert [key for key, _ in sorted(results, key=lambda result: result[0])] == [1, 2, 3]
@@ -44,7 +50,9 @@ def test_run_inference(reader: SpanReader):
 
 def test_batches_are_bounded(reader: SpanReader):
     assert SpanReaderModelHandler(reader).batch_elements_kwargs() == {"max_batch_size": 256}
-    assert SpanReaderModelHandler(reader, max_batch_size=8).batch_elements_kwargs() == {"max_batch_size": 8}
+    assert SpanReaderModelHandler(reader, max_batch_size=8).batch_elements_kwargs() == {
+        "max_batch_size": 8
+    }
 
 
 def test_an_inference_argument_that_is_none_is_named(reader: SpanReader):

@@ -10,24 +10,26 @@ import pytest
 import torch
 
 from model.checkpoint import CheckpointError, LocalFolder
-from model.reader import CheckpointReader
-from model.tokenizer import Tokenizer
-from tests.transforms.fakes import DECODING, LIMITS, FakeReader, asked, make_chunk
+from model.reading.reader import CheckpointReader
+from model.reading.tokenizer import Tokenizer
+from tests.transforms.fakes import DECODING, LIMITS, FakeReader, asked, make_chunk, span_reader
 from transforms.make_windows import make_windows
-from transforms.predict_spans import _PredictSpans, predict_spans
-from transforms.records import PredictedChunk
+from transforms.predict_spans import PredictSpans, predict_spans
+from transforms.records import Predicted
 
 LETTERS = "abcdefghiklmnop"
 
 
-def predict(reader: FakeReader, *contexts: str | None, batch_tokens: int = 200) -> PredictedChunk:
+def predict(reader: FakeReader, *contexts: str | None, batch_tokens: int = 200) -> Predicted:
     windowed = make_windows(make_chunk(asked(*contexts)), reader.words, LIMITS)
     return predict_spans(windowed, reader, DECODING, batch_tokens)
 
 
 def test_every_window_is_predicted_once_within_the_budget(words: Tokenizer):
     reader = FakeReader(words)
-    predicted = predict(reader, *LETTERS, batch_tokens=21)  # a window is [CLS] who ? [SEP] letter [SEP], six tokens
+    predicted = predict(
+        reader, *LETTERS, batch_tokens=21
+    )  # a window is [CLS] who ? [SEP] letter [SEP], six tokens
     assert [len(batch) for batch in reader.batches] == [3, 3, 3, 3, 3]
     assert set().union(*reader.batches) == set(LETTERS)
     assert predicted.prediction.real_tokens == 15 * 6
@@ -35,11 +37,10 @@ def test_every_window_is_predicted_once_within_the_budget(words: Tokenizer):
     assert predicted.prediction.failures == {}
 
 
-def test_the_chunk_and_its_windows_travel_along(words: Tokenizer):
+def test_the_windows_travel_along(words: Tokenizer):
     windowed = make_windows(make_chunk(asked("a b")), words, LIMITS)
     predicted = predict_spans(windowed, FakeReader(words), DECODING, 100)
     assert predicted.windowed is windowed
-    assert predicted.chunk is windowed.chunk
     assert predicted.prediction.losses is None
 
 
@@ -64,7 +65,9 @@ def test_padding_does_not_change_what_is_predicted(words: Tokenizer):
     apart = predict(FakeReader(words, letters), "a b c", batch_tokens=10)
     beside = predict(FakeReader(words, letters), "a b c", "d " * 20, batch_tokens=1000)
     for name in ("start", "end", "start_logit", "end_logit", "log_mass"):
-        np.testing.assert_array_equal(getattr(apart.prediction.spans, name)[0], getattr(beside.prediction.spans, name)[0])
+        np.testing.assert_array_equal(
+            getattr(apart.prediction.spans, name)[0], getattr(beside.prediction.spans, name)[0]
+        )
 
 
 class TestFailures:
@@ -99,7 +102,7 @@ class TestLoading:
     def test_equal_readers_share_one_network(self, bert_folder: Path):
         """Threads and steps of a process each unpickle their own reader."""
         steps = [
-            _PredictSpans(CheckpointReader(LocalFolder(str(bert_folder)), device="cpu"), DECODING, 100, "softmax")
+            PredictSpans(span_reader(CheckpointReader(LocalFolder(str(bert_folder)), device="cpu")))
             for _ in range(2)
         ]
         for step in steps:
@@ -108,7 +111,7 @@ class TestLoading:
         assert steps[0].loaded._network is steps[1].loaded._network
 
     def test_a_model_that_can_not_be_loaded_ends_the_run(self, tmp_path: Path):
-        step = _PredictSpans(CheckpointReader(LocalFolder(str(tmp_path)), device="cpu"), DECODING, 100, "softmax")
+        step = PredictSpans(span_reader(CheckpointReader(LocalFolder(str(tmp_path)), device="cpu")))
         with pytest.raises(CheckpointError, match=r"no config\.json"):
             step.setup()
 
@@ -121,5 +124,5 @@ class TestLoading:
                 self.loads += 1
 
         reader = FakeLoading()
-        _PredictSpans(reader, DECODING, 100, "softmax").setup()
+        PredictSpans(span_reader(reader)).setup()
         assert reader.loads == 1

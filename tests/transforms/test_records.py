@@ -7,7 +7,7 @@ from collections import Counter
 
 import numpy as np
 
-from model.statistics import Ranking, Slice, Statistics
+from model.audit.statistics import Ranking, Slice, Statistics
 from transforms.records import Receipt
 
 _SLICE = Slice(rows=2, right=1, graded=2, f1=1.5)
@@ -23,7 +23,9 @@ RECEIPT = Receipt(
         everything=_SLICE,
         slices={"by": {"ä": Slice(rows=1)}},
         grid=Counter({(0, 3): 2}),
-        worst=Ranking(1, [(-1.5, "file", 3, {"path": "file", "row": 3, "likely_tokens": [[0, 2, 0.5, None]]})]),
+        worst=Ranking(
+            1, [(-1.5, "file", 3, {"path": "file", "row": 3, "likely_tokens": [[0, 2, 0.5, None]]})]
+        ),
     ),
 )
 

@@ -12,7 +12,15 @@ from typing import Any
 import pytest
 
 from transforms.read_examples import Example, Place
-from transforms.relabel import COLUMNS, CorrectionsError, guard, label_studio, read_corrections, relabel_csv, unguard
+from transforms.relabel import (
+    COLUMNS,
+    CorrectionsError,
+    guard,
+    label_studio,
+    read_corrections,
+    relabel_csv,
+    unguard,
+)
 
 CONTEXT = '=SUM(A1) 🌊 was lit by Ada, keeper;\n"dusk" came.'
 
@@ -20,7 +28,11 @@ CONTEXT = '=SUM(A1) 🌊 was lit by Ada, keeper;\n"dusk" came.'
 def studio(start: bytes) -> bytes:
     """An export of one task whose span starts there and ends at 2."""
     value = b'{"start": ' + start + b', "end": 2}'
-    return b'[{"annotations": [{"result": [{"type": "labels", "value": ' + value + b'}]}], "data": {"id": "1"}}]'
+    return (
+        b'[{"annotations": [{"result": [{"type": "labels", "value": '
+        + value
+        + b'}]}], "data": {"id": "1"}}]'
+    )
 
 
 def suspect(row: int, row_id: str | None = None, **changes: Any) -> dict[str, Any]:
@@ -64,7 +76,10 @@ def filled(content: bytes, **decided: dict[str, str]) -> bytes:
 class TestOut:
     def test_no_cell_of_corpus_text_is_a_formula(self):
         signs = ["=1+1", "+1", "-1", "@x", "\tx", "\rx", "\nx", "＝1", "＋1", "－1", "＠x"]
-        suspects = [suspect(row, row_id=sign, gold=[sign], prediction=sign, question=sign) for row, sign in enumerate(signs)]
+        suspects = [
+            suspect(row, row_id=sign, gold=[sign], prediction=sign, question=sign)
+            for row, sign in enumerate(signs)
+        ]
         for line, sign in zip(lines(relabel_csv(suspects, {})), signs, strict=True):
             for name in ("id", "gold", "prediction", "question"):
                 assert line[name] == "'" + sign
@@ -94,7 +109,9 @@ class TestOut:
         assert line["passage"] == ""
 
     def test_label_studio_marks_gold_and_prediction_by_code_points(self):
-        (task,) = json.loads(label_studio([suspect(0), suspect(1)], texts(0)))  # the second row could not be read again
+        (task,) = json.loads(
+            label_studio([suspect(0), suspect(1)], texts(0))
+        )  # the second row could not be read again
         assert task["data"]["context"] == CONTEXT
         assert [each["model_version"] for each in task["predictions"]] == ["gold", "prediction"]
         for each in task["predictions"]:
@@ -131,7 +148,9 @@ class TestBack:
         }
 
     def test_a_prediction_of_no_answer(self):
-        content = relabel_csv([suspect(0, prediction="", prediction_start=None, prediction_end=None)], {})
+        content = relabel_csv(
+            [suspect(0, prediction="", prediction_start=None, prediction_end=None)], {}
+        )
         assert read_corrections(filled(content, row_0={"decision": "prediction"})) == {"row 0": ()}
 
     def test_ids_come_back_as_they_were(self):
@@ -141,31 +160,56 @@ class TestBack:
         assert set(read_corrections(filled(content, **decided))) == set(ids)
 
     def annotated(self, *results: list[dict[str, Any]] | None) -> bytes:
-        tasks = json.loads(label_studio([suspect(row) for row in range(len(results))], texts(*range(len(results)))))
+        tasks = json.loads(
+            label_studio([suspect(row) for row in range(len(results))], texts(*range(len(results))))
+        )
         cancelled = {"result": [{"type": "labels", "value": {}}], "was_cancelled": True}
         for task, result in zip(tasks, results, strict=True):
-            task["annotations"] = [] if result is None else [cancelled, {"result": result, "was_cancelled": False}]
+            task["annotations"] = (
+                [] if result is None else [cancelled, {"result": result, "was_cancelled": False}]
+            )
         return json.dumps(tasks).encode()
 
     def test_label_studio(self):
         def marked(text: str) -> dict[str, Any]:
             start = CONTEXT.index(text)
-            return {"type": "labels", "value": {"start": start, "end": start + len(text), "text": text, "labels": ["Answer"]}}
+            return {
+                "type": "labels",
+                "value": {
+                    "start": start,
+                    "end": start + len(text),
+                    "text": text,
+                    "labels": ["Answer"],
+                },
+            }
 
         nothing = {"type": "choices", "value": {"choices": ["unanswerable"]}}
-        found = read_corrections(self.annotated([marked("keeper"), marked("Ada")], [nothing], [], None))
+        found = read_corrections(
+            self.annotated([marked("keeper"), marked("Ada")], [nothing], [], None)
+        )
         start = CONTEXT.index("Ada")
-        assert found == {"row 0": ((None, start, start + 3), (None, start + 5, start + 11)), "row 1": ()}
+        assert found == {
+            "row 0": ((None, start, start + 3), (None, start + 5, start + 11)),
+            "row 1": (),
+        }
 
     def test_a_mark_in_label_studio_that_says_another_text(self):
         """Some versions count an emoji as two; a line end is written in a way of its own."""
         start, end = CONTEXT.index("keeper"), CONTEXT.index(" came")
 
         def marked(shift: int, text: str) -> dict[str, Any]:
-            return {"type": "labels", "value": {"start": start + shift, "end": end + shift, "text": text}}
+            return {
+                "type": "labels",
+                "value": {"start": start + shift, "end": end + shift, "text": text},
+            }
 
-        found = read_corrections(self.annotated([marked(1, CONTEXT[start:end])], [marked(0, 'keeper;\\n"dusk"')]))
-        assert found == {"row 0": ((CONTEXT[start:end], start + 1, None),), "row 1": ((None, start, end),)}
+        found = read_corrections(
+            self.annotated([marked(1, CONTEXT[start:end])], [marked(0, 'keeper;\\n"dusk"')])
+        )
+        assert found == {
+            "row 0": ((CONTEXT[start:end], start + 1, None),),
+            "row 1": ((None, start, end),),
+        }
 
     @pytest.mark.parametrize(
         ("content", "message"),
@@ -173,15 +217,36 @@ class TestBack:
             (b"id,gold\n1,x\n", "it has no column 'decision'"),
             (b"", "it has no column 'id'"),
             (b"\xff\xfe", "it is no UTF-8"),
-            (b"id,decision\n1,perhaps\n", "line 2: decision 'perhaps' is none of gold, prediction, unanswerable, other"),
+            (
+                b"id,decision\n1,perhaps\n",
+                "line 2: decision 'perhaps' is none of gold, prediction, unanswerable, other",
+            ),
             (b"id,decision\n1,unanswerable\n1,gold\n", "line 3: the id '1' is decided twice"),
             (b"id,decision\n,gold\n", "line 2: it is decided, but has no id"),
-            (b"id,decision,corrected_text\n1,other, \n", "line 2: decision 'other' needs a corrected_text"),
-            (b"id,decision,prediction_start,prediction_end\n1,prediction,1.0,2\n", "prediction_start '1.0' is no whole number"),
-            (b"id,decision\n1,prediction\n", "line 2: decision 'prediction' needs prediction_start and prediction_end"),
-            (b"id,decision,prediction_start,prediction_end\n1,prediction,5,\n", "line 2: from 5 to None is no span"),
-            (b"id,decision,prediction_start,prediction_end\n1,prediction,5,2\n", "line 2: from 5 to 2 is no span"),
-            (b"id,decision,corrected_text,corrected_start\n1,other,Ada,99999999999\n", "a start is at most 2147483647"),
+            (
+                b"id,decision,corrected_text\n1,other, \n",
+                "line 2: decision 'other' needs a corrected_text",
+            ),
+            (
+                b"id,decision,prediction_start,prediction_end\n1,prediction,1.0,2\n",
+                "prediction_start '1.0' is no whole number",
+            ),
+            (
+                b"id,decision\n1,prediction\n",
+                "line 2: decision 'prediction' needs prediction_start and prediction_end",
+            ),
+            (
+                b"id,decision,prediction_start,prediction_end\n1,prediction,5,\n",
+                "line 2: from 5 to None is no span",
+            ),
+            (
+                b"id,decision,prediction_start,prediction_end\n1,prediction,5,2\n",
+                "line 2: from 5 to 2 is no span",
+            ),
+            (
+                b"id,decision,corrected_text,corrected_start\n1,other,Ada,99999999999\n",
+                "a start is at most 2147483647",
+            ),
             (b"decision,id\ngold\n", "line 2: it is decided, but has no id"),
             (b'id,decision\n"a', "unexpected end of data"),
             (
@@ -194,7 +259,10 @@ class TestBack:
             ),
             (b"[{", "it is no JSON"),
             (b"[1]", "task 1 is no task of a Label Studio export"),
-            (b'[{"annotations": [{"result": [{"type": "labels", "value": {}}]}], "data": {"id": "1"}}]', "task 1 is no task"),
+            (
+                b'[{"annotations": [{"result": [{"type": "labels", "value": {}}]}], "data": {"id": "1"}}]',
+                "task 1 is no task",
+            ),
         ],
     )
     def test_what_can_t_be_used_is_named(self, content: bytes, message: str):
@@ -202,5 +270,7 @@ class TestBack:
             read_corrections(content)
 
     def test_a_table_with_semicolons_is_read(self):
-        content = b"id;decision;prediction_start;prediction_end\n1;prediction;2;5\n2;unanswerable;;\n"
+        content = (
+            b"id;decision;prediction_start;prediction_end\n1;prediction;2;5\n2;unanswerable;;\n"
+        )
         assert read_corrections(content) == {"1": ((None, 2, 5),), "2": ()}

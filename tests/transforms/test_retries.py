@@ -29,7 +29,10 @@ def of_library(module: str, name: str, base: type[Exception] = Exception) -> Exc
 
 
 TRANSIENT = [
-    *(OSError(number, "odd") for number in (errno.EIO, errno.ECONNRESET, errno.ETIMEDOUT, errno.EBUSY, errno.ESTALE)),
+    *(
+        OSError(number, "odd")
+        for number in (errno.EIO, errno.ECONNRESET, errno.ETIMEDOUT, errno.EBUSY, errno.ESTALE)
+    ),
     ConnectionResetError(errno.ECONNRESET, "odd"),
     OSError("a store's own"),
     TimeoutError(),
@@ -38,8 +41,16 @@ TRANSIENT = [
     _Told(status=502),
     _Told(response={"ResponseMetadata": {"HTTPStatusCode": 503}}),
     of_library("aiohttp.client_exceptions", "ClientPayloadError"),
-    of_library("aiohttp.client_exceptions", "ServerDisconnectedError", type(of_library("aiohttp.x", "ClientConnectionError"))),
-    of_library("botocore.exceptions", "ReadTimeoutError", type(of_library("botocore.exceptions", "HTTPClientError"))),
+    of_library(
+        "aiohttp.client_exceptions",
+        "ServerDisconnectedError",
+        type(of_library("aiohttp.x", "ClientConnectionError")),
+    ),
+    of_library(
+        "botocore.exceptions",
+        "ReadTimeoutError",
+        type(of_library("botocore.exceptions", "HTTPClientError")),
+    ),
 ]
 
 LASTING = [
@@ -92,7 +103,9 @@ def failing(times: int, error: BaseException) -> Callable[[str], str]:
     return fetch
 
 
-def test_a_fault_that_passes_is_outlived_and_told(pauses: list[float], caplog: pytest.LogCaptureFixture):
+def test_a_fault_that_passes_is_outlived_and_told(
+    pauses: list[float], caplog: pytest.LogCaptureFixture
+):
     with caplog.at_level(logging.WARNING, "spanmill"):
         assert failing(3, OSError(errno.EIO, "odd"))("/a/b") == "content of /a/b"
     assert len(pauses) == 3

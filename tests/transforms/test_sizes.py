@@ -51,7 +51,9 @@ def records(path: str, rows: int = 2048) -> list[Chunk | Receipt]:
 
 
 @pytest.mark.parametrize("stored_as", ["dictionary", "string"])
-def test_a_dictionary_that_would_be_gigabytes_of_text_is_refused_before_it_is(tmp_path: Path, limit: int, stored_as: str):
+def test_a_dictionary_that_would_be_gigabytes_of_text_is_refused_before_it_is(
+    tmp_path: Path, limit: int, stored_as: str
+):
     """A file of kilobytes: 8 MB of text, 20,000 times over. Both as Arrow dictionaries and as what other writers make."""
     table = repeated("x" * (8 * MB), 20_000)
     path = write(tmp_path / "bomb.parquet", table, store_schema=stored_as == "dictionary")
@@ -78,7 +80,9 @@ def test_with_smaller_chunks_the_same_text_can_be_read(tmp_path: Path, limit: in
 def test_a_dictionary_beyond_the_limit_is_refused_by_its_declared_size(tmp_path: Path, limit: int):
     path = write(tmp_path / "a.parquet", repeated("x" * (17 * MB), 3))
     metadata = pq.ParquetFile(path).metadata
-    with pytest.raises(TooLarge, match=f"row group 0 has a dictionary of 1782\\d+ bytes: more than {limit}"):
+    with pytest.raises(
+        TooLarge, match=f"row group 0 has a dictionary of 1782\\d+ bytes: more than {limit}"
+    ):
         rows_at_once(path, metadata, 0, SCHEMA.names, 2048)
     assert rows_at_once(path, metadata, 0, ["question"], 2048) == 2048
 
@@ -93,20 +97,32 @@ def test_one_value_of_a_plain_page_beyond_the_limit_is_refused(tmp_path: Path, l
 
 @pytest.mark.parametrize("dictionary", [True, False])
 def test_ordinary_files_are_decoded_a_thousand_rows_at_once(tmp_path: Path, dictionary: bool):
-    table = pa.table({"question": [f"q {n}" for n in range(3000)], "context": [f"c {n}" * 50 for n in range(3000)]})
+    table = pa.table(
+        {
+            "question": [f"q {n}" for n in range(3000)],
+            "context": [f"c {n}" * 50 for n in range(3000)],
+        }
+    )
     path = write(tmp_path / "a.parquet", table, use_dictionary=dictionary)
     metadata = pq.ParquetFile(path).metadata
-    assert rows_at_once(path, metadata, 0, SCHEMA.names, 2048) > 1000  # writers end a dictionary at 1 MiB
+    assert (
+        rows_at_once(path, metadata, 0, SCHEMA.names, 2048) > 1000
+    )  # writers end a dictionary at 1 MiB
     assert implausible(metadata, Path(path).stat().st_size, SCHEMA.names) == ""
 
 
 def test_many_rows_in_few_bytes_are_implausible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Nulls take no room: planning would make a million chunks of nothing."""
     monkeypatch.setattr(sizes, "_SURELY_REAL_ROWS", 100_000)
-    table = pa.table({"question": pa.nulls(400_000, pa.string()), "context": pa.nulls(400_000, pa.string())})
+    table = pa.table(
+        {"question": pa.nulls(400_000, pa.string()), "context": pa.nulls(400_000, pa.string())}
+    )
     path = write(tmp_path / "a.parquet", table)
     size = Path(path).stat().st_size
-    assert implausible(pq.ParquetFile(path).metadata, size, SCHEMA.names) == f"it declares 400000 rows in {size} bytes"
+    assert (
+        implausible(pq.ParquetFile(path).metadata, size, SCHEMA.names)
+        == f"it declares 400000 rows in {size} bytes"
+    )
 
 
 def test_memory_counts_the_text_that_rows_share():
@@ -116,7 +132,9 @@ def test_memory_counts_the_text_that_rows_share():
     assert 50_000 <= memory_of(plain) < 52_000
 
 
-@pytest.mark.parametrize("header", [b"\x16" * 16, b"\x15" + b"\xff" * 15, b"\x15\x04\x00" + b"\0" * 13])
+@pytest.mark.parametrize(
+    "header", [b"\x16" * 16, b"\x15" + b"\xff" * 15, b"\x15\x04\x00" + b"\0" * 13]
+)
 def test_a_damaged_page_header_is_told(header: bytes):
     with pytest.raises(ValueError, match="page header is damaged"):
         sizes._dictionary_size(header)

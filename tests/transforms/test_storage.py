@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from model.settings import split_names
 from transforms import storage
 from transforms.storage import (
     StorageError,
@@ -34,7 +35,6 @@ from transforms.storage import (
     open_parquet,
     read,
     remove,
-    split_names,
 )
 
 
@@ -57,12 +57,16 @@ class TestFindInputs:
             (tmp_path / name).parent.mkdir(exist_ok=True)
             (tmp_path / name).write_bytes(b"12345")
         found = find_inputs(f"{tmp_path}/b.parquet, {tmp_path}/*.parquet,{tmp_path}")
-        assert [file.path for file in found] == [f"{tmp_path}/{name}" for name in ("a.parquet", "b.parquet", "deep/c.parquet")]
+        assert [file.path for file in found] == [
+            f"{tmp_path}/{name}" for name in ("a.parquet", "b.parquet", "deep/c.parquet")
+        ]
         assert [file.index for file in found] == [0, 1, 2]
         assert {file.size for file in found} == {5}
         assert all(file.rows is None for file in found)
 
-    def test_a_relative_pattern_becomes_absolute(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def test_a_relative_pattern_becomes_absolute(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
         (tmp_path / "a.parquet").touch()
         monkeypatch.chdir(tmp_path)
         assert [file.path for file in find_inputs("*.parquet")] == [f"{tmp_path}/a.parquet"]
@@ -72,7 +76,9 @@ class TestFindInputs:
         (tmp_path / "blob").write_bytes(b"123")
         (tmp_path / "links").mkdir()
         (tmp_path / "links" / "a.parquet").symlink_to(tmp_path / "blob")
-        by_glob, by_folder, by_name = (find_inputs(f"{tmp_path}/links{end}") for end in ("/*.parquet", "", "/a.parquet"))
+        by_glob, by_folder, by_name = (
+            find_inputs(f"{tmp_path}/links{end}") for end in ("/*.parquet", "", "/a.parquet")
+        )
         assert by_glob == by_folder == by_name
         assert by_glob[0].size == 3
         (tmp_path / "blob").write_bytes(b"456")
@@ -84,16 +90,23 @@ class TestFindInputs:
         (tmp_path / "a.parquet").symlink_to(tmp_path / "gone")
         (tmp_path / "b.parquet").touch()
         for pattern in (f"{tmp_path}", f"{tmp_path}/*.parquet"):
-            assert [Path(file.path).name for file in find_inputs(pattern)] == ["a.parquet", "b.parquet"]
+            assert [Path(file.path).name for file in find_inputs(pattern)] == [
+                "a.parquet",
+                "b.parquet",
+            ]
 
-    def test_a_link_to_a_folder_is_looked_into_and_one_to_a_folder_above_it_is_not(self, tmp_path: Path):
+    def test_a_link_to_a_folder_is_looked_into_and_one_to_a_folder_above_it_is_not(
+        self, tmp_path: Path
+    ):
         (tmp_path / "in").mkdir()
         (tmp_path / "data").mkdir()
         (tmp_path / "data" / "a.parquet").touch()
         (tmp_path / "in" / "today").symlink_to(tmp_path / "data")
         (tmp_path / "data" / "round").symlink_to(tmp_path)
         for pattern in (f"{tmp_path}/in", f"{tmp_path}/in/*/*.parquet"):
-            assert [file.path for file in find_inputs(pattern)] == [f"{tmp_path}/in/today/a.parquet"]
+            assert [file.path for file in find_inputs(pattern)] == [
+                f"{tmp_path}/in/today/a.parquet"
+            ]
 
     def test_links_that_lead_round_and_round_end(self, tmp_path: Path):
         for folder, other in (("a", "b"), ("b", "a")):
@@ -104,9 +117,14 @@ class TestFindInputs:
         found = [f"{tmp_path}/a/a.parquet", f"{tmp_path}/b/b.parquet"]
         assert [file.path for file in find_inputs(str(tmp_path))] == found
         assert len(find_inputs(f"{tmp_path}/a")) == 2
-        assert [file.path for file in find_inputs(f"{tmp_path}/a/tw*/*.parquet")] == [f"{tmp_path}/a/two/b.parquet"]
+        assert [file.path for file in find_inputs(f"{tmp_path}/a/tw*/*.parquet")] == [
+            f"{tmp_path}/a/two/b.parquet"
+        ]
 
-    @pytest.mark.parametrize("again", ["{0}/a/../a/x.parquet", "{0}//a/x.parquet", "{0}/links", "{0}/a/link.parquet", "{0}"])
+    @pytest.mark.parametrize(
+        "again",
+        ["{0}/a/../a/x.parquet", "{0}//a/x.parquet", "{0}/links", "{0}/a/link.parquet", "{0}"],
+    )
     def test_a_file_that_several_paths_lead_to_is_found_once(
         self, tmp_path: Path, again: str, caplog: pytest.LogCaptureFixture
     ):
@@ -123,13 +141,19 @@ class TestFindInputs:
     def test_a_folder_that_a_glob_matches_is_no_input(self, tmp_path: Path):
         (tmp_path / "folder.parquet").mkdir()
         (tmp_path / "a.parquet").touch()
-        assert [file.path for file in find_inputs(f"{tmp_path}/*.parquet")] == [f"{tmp_path}/a.parquet"]
+        assert [file.path for file in find_inputs(f"{tmp_path}/*.parquet")] == [
+            f"{tmp_path}/a.parquet"
+        ]
 
     def test_a_name_that_looks_like_a_glob_finds_its_own_file(self, tmp_path: Path):
         (tmp_path / "a[1].parquet").touch()
-        assert [file.path for file in find_inputs(f"{tmp_path}/a[1].parquet")] == [f"{tmp_path}/a[1].parquet"]
+        assert [file.path for file in find_inputs(f"{tmp_path}/a[1].parquet")] == [
+            f"{tmp_path}/a[1].parquet"
+        ]
 
-    @pytest.mark.parametrize("name", ["a,b.parquet", "a::b.parquet", "a:b.parquet", "a#b.parquet", "a%20b.parquet"])
+    @pytest.mark.parametrize(
+        "name", ["a,b.parquet", "a::b.parquet", "a:b.parquet", "a#b.parquet", "a%20b.parquet"]
+    )
     def test_any_name_can_be_given(self, tmp_path: Path, name: str):
         (tmp_path / name).touch()
         (tmp_path / "c.parquet").touch()
@@ -141,7 +165,9 @@ class TestFindInputs:
         with pytest.raises(StorageError, match=r"a\*\*.parquet': Invalid pattern"):
             find_inputs(f"{tmp_path}/a**.parquet")
 
-    @pytest.mark.parametrize("pattern", ["{0}/none.parquet", "{0}/*.csv", "{0}", "{0}/a.parquet,{0}/none.parquet"])
+    @pytest.mark.parametrize(
+        "pattern", ["{0}/none.parquet", "{0}/*.csv", "{0}", "{0}/a.parquet,{0}/none.parquet"]
+    )
     def test_a_pattern_that_matches_nothing_is_named(self, tmp_path: Path, pattern: str):
         (tmp_path / "sub").mkdir()
         if "a.parquet" in pattern:
@@ -169,7 +195,9 @@ class TestFindInputs:
         os.utime(path, (2, 2))
         assert find_inputs(str(path))[0].version != before
 
-    @pytest.mark.parametrize("name", ["ETag", "etag", "generation", "mtime", "updated", "LastModified", "last_modified"])
+    @pytest.mark.parametrize(
+        "name", ["ETag", "etag", "generation", "mtime", "updated", "LastModified", "last_modified"]
+    )
     def test_the_version_is_what_the_store_offers(self, name: str):
         assert storage._version({"size": 3, name: "v1"}) == "v1"
         assert storage._version({"size": 3}) == ""
@@ -197,7 +225,10 @@ class TestFindInputs:
         ("names", "labels"),
         [
             (["a/x.parquet", "b/y.parquet"], ["x.parquet", "y.parquet"]),
-            (["a/x.parquet", "b/x.parquet", "b/y.parquet"], ["a/x.parquet", "b/x.parquet", "b/y.parquet"]),
+            (
+                ["a/x.parquet", "b/x.parquet", "b/y.parquet"],
+                ["a/x.parquet", "b/x.parquet", "b/y.parquet"],
+            ),
             (["1/a/x.parquet", "2/a/x.parquet"], ["1/a/x.parquet", "2/a/x.parquet"]),
         ],
     )
@@ -212,11 +243,16 @@ class TestFindInputs:
     def test_the_ending_may_be_of_any_case(self, tmp_path: Path):
         for name in ("a.PARQUET", "b.Parquet"):
             (tmp_path / name).touch()
-        assert [Path(file.path).name for file in find_inputs(str(tmp_path))] == ["a.PARQUET", "b.Parquet"]
+        assert [Path(file.path).name for file in find_inputs(str(tmp_path))] == [
+            "a.PARQUET",
+            "b.Parquet",
+        ]
 
     def test_objects_keep_their_protocol(self, memory: fsspec.AbstractFileSystem):
         memory.pipe_file("/in/a.parquet", b"12")
-        assert [(file.path, file.size) for file in find_inputs("memory://in/*.parquet")] == [("memory:///in/a.parquet", 2)]
+        assert [(file.path, file.size) for file in find_inputs("memory://in/*.parquet")] == [
+            ("memory:///in/a.parquet", 2)
+        ]
 
 
 class TestWhatIsNotData:
@@ -224,8 +260,20 @@ class TestWhatIsNotData:
     def folder(self, tmp_path: Path) -> str:
         """Data, and what Spark, notebooks, editors and disk stations leave beside it."""
         for name in (
-            *("a.parquet", "_c0=1/b.parquet", "_temporary/0/c.parquet", ".ipynb_checkpoints/a-checkpoint.parquet"),
-            *("_x.parquet", ".x.parquet", "deep/_y.parquet", "deep/z.parquet", "@eaDir/a.parquet", "~$a.parquet"),
+            *(
+                "a.parquet",
+                "_c0=1/b.parquet",
+                "_temporary/0/c.parquet",
+                ".ipynb_checkpoints/a-checkpoint.parquet",
+            ),
+            *(
+                "_x.parquet",
+                ".x.parquet",
+                "deep/_y.parquet",
+                "deep/z.parquet",
+                "@eaDir/a.parquet",
+                "~$a.parquet",
+            ),
             "_SUCCESS",
         ):
             (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
@@ -249,7 +297,9 @@ class TestWhatIsNotData:
         ],
     )
     def test_it_is_left_out_unless_it_is_named(self, folder: str, pattern: str, names: list[str]):
-        assert [file.path for file in find_inputs(folder + pattern)] == [f"{folder}/{name}" for name in names]
+        assert [file.path for file in find_inputs(folder + pattern)] == [
+            f"{folder}/{name}" for name in names
+        ]
 
     def test_the_log_says_how_many(self, folder: str, caplog: pytest.LogCaptureFixture):
         find_inputs(folder)
@@ -259,7 +309,10 @@ class TestWhatIsNotData:
         find_inputs(f"{folder}/deep/z.parquet,{folder}/a*")
         assert caplog.text == ""
 
-    @pytest.mark.parametrize("pattern", ["", "/table", "/table/*.parquet", "/table/data", "/table/data/day=1/*.parquet", "/**"])
+    @pytest.mark.parametrize(
+        "pattern",
+        ["", "/table", "/table/*.parquet", "/table/data", "/table/data/day=1/*.parquet", "/**"],
+    )
     @pytest.mark.parametrize(
         ("sign", "kind"),
         [
@@ -274,7 +327,9 @@ class TestWhatIsNotData:
             commit(f"{output}/table", b"x", *name.split("/"))
         with pytest.raises(StorageError, match=f"table is a table of {kind}"):
             find_inputs(output + pattern)
-        assert find_inputs(f"{output}/table/a.parquet")[0].path == absolute(f"{output}/table/a.parquet")
+        assert find_inputs(f"{output}/table/a.parquet")[0].path == absolute(
+            f"{output}/table/a.parquet"
+        )
 
     def test_a_folder_called_metadata_makes_no_table(self, output: str):
         commit(output, b"x", "metadata", "notes.json")
@@ -284,10 +339,16 @@ class TestWhatIsNotData:
 
 @pytest.mark.parametrize(
     ("listed", "names"),
-    [("a, b,a,,", ["a", "b"]), (r"a\,b,c", ["a,b", "c"]), (r"a\b", [r"a\b"]), ("", []), (" , ", [])],
+    [
+        ("a, b,a,,", ["a", "b"]),
+        (r"a\,b,c", ["a,b", "c"]),
+        (r"a\b", [r"a\b"]),
+        ("", []),
+        (" , ", []),
+    ],
 )
 def test_names_of_a_list(listed: str, names: list[str]):
-    assert split_names(listed) == names
+    assert split_names(listed) == tuple(names)
 
 
 class TestPaths:
@@ -303,7 +364,9 @@ class TestPaths:
         assert join("/out/", "parts", "a") == "/out/parts/a"
         assert join("gs://bucket/out", "parts") == "gs://bucket/out/parts"
 
-    def test_absolute_is_the_same_from_any_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def test_absolute_is_the_same_from_any_folder(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
         monkeypatch.chdir(tmp_path)
         assert absolute("out/") == f"{tmp_path}/out"
         assert absolute(f"{tmp_path}/out") == f"{tmp_path}/out"
@@ -401,7 +464,10 @@ class TestCommit:
         commit(output, sink.getvalue(), "a.parquet")
         with open_parquet(join(output, "a.parquet")) as file:
             assert file.read_row_group(3).equals(table.slice(2100, 700))
-            assert pa.Table.from_batches(file.iter_batches(batch_size=999, row_groups=[0, 7])).num_rows == 800
+            assert (
+                pa.Table.from_batches(file.iter_batches(batch_size=999, row_groups=[0, 7])).num_rows
+                == 800
+            )
 
     def test_a_file_is_opened_in_its_state_only(self, output: str):
         sink = pa.BufferOutputStream()
@@ -410,7 +476,10 @@ class TestCommit:
         (found,) = find_inputs(join(output, "a.parquet"))
         with open_parquet(found.path, found.state) as file:
             assert file.metadata.num_rows == 1
-        with pytest.raises(StorageError, match="has changed"), open_parquet(found.path, (found.size + 1, found.version)):
+        with (
+            pytest.raises(StorageError, match="has changed"),
+            open_parquet(found.path, (found.size + 1, found.version)),
+        ):
             pass
 
     def test_the_footer_of_a_file_is_parsed_once(self, tmp_path: Path):
@@ -443,7 +512,9 @@ class TestCommit:
         os.utime(path, (2, 2))
         with pytest.raises(StorageError) as changed, open_parquet(found.path, found.state):
             pass
-        was, now = (f"{size} bytes, version of 1970-01-01T00:00:0{second}+00:00" for second in (1, 2))
+        was, now = (
+            f"{size} bytes, version of 1970-01-01T00:00:0{second}+00:00" for second in (1, 2)
+        )
         assert f"it had {was}, it has {now}" in str(changed.value)
         assert storage.described(3, "1795861317016580") == "3 bytes, version 1795861317016580"
         assert storage.described(3, '"9dd4"') == '3 bytes, version "9dd4"'
@@ -486,7 +557,9 @@ class TestCommit:
         assert files_below(tmp_path) == ["parts/a"]
         assert (tmp_path / "parts" / "a").read_bytes() == b"old"
 
-    def test_a_create_that_breaks_leaves_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def test_a_create_that_breaks_leaves_nothing(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
         def fail(*_: object) -> None:
             raise OSError(28, "No space left on device")
 
@@ -532,8 +605,13 @@ class TestBuilding:
         assert (tmp_path / "a.json").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
-@pytest.mark.parametrize(("name", "compress"), [("a.txt", bytes), ("a.txt.gz", gzip.compress), ("a.txt.bz2", bz2.compress)])
-def test_a_file_is_decompressed_by_its_ending(output: str, name: str, compress: Callable[[bytes], bytes]):
+@pytest.mark.parametrize(
+    ("name", "compress"),
+    [("a.txt", bytes), ("a.txt.gz", gzip.compress), ("a.txt.bz2", bz2.compress)],
+)
+def test_a_file_is_decompressed_by_its_ending(
+    output: str, name: str, compress: Callable[[bytes], bytes]
+):
     commit(output, compress(b"one\ntwo\n"), name)
     with open_file(join(output, name)) as file:
         assert list(file) == [b"one\n", b"two\n"]
@@ -545,5 +623,8 @@ def test_files_are_one_dataset(output: str):
         pq.write_table(pa.table({"n": [number, number * 10], "text": ["a", "b"]}), sink)
         commit(output, sink.getvalue(), f"{number}.parquet")
     found = open_dataset([join(output, "1.parquet"), join(output, "2.parquet")])
-    assert found.to_table(columns=["n"], filter=pc.field("n") >= 10).to_pylist() == [{"n": 10}, {"n": 20}]
+    assert found.to_table(columns=["n"], filter=pc.field("n") >= 10).to_pylist() == [
+        {"n": 10},
+        {"n": 20},
+    ]
     assert [fragment.count_rows() for fragment in found.get_fragments()] == [2, 2]

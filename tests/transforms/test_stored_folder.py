@@ -18,7 +18,12 @@ from transforms.stored_folder import StoredFolder
 
 
 @pytest.fixture
-def url(memory: fsspec.AbstractFileSystem, bert_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def url(
+    memory: fsspec.AbstractFileSystem,
+    bert_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> str:
     """The tiny checkpoint in an object store; the cache of this machine is empty."""
     for path in bert_folder.iterdir():
         memory.pipe_file(f"/models/bert/{path.name}", path.read_bytes())
@@ -33,14 +38,18 @@ def test_it_is_fetched_whole_without_code(url: str, bert_folder: Path):
     assert not list(folder.glob("*.py"))
 
 
-def test_with_its_digest_it_is_fetched_once(url: str, bert_folder: Path, memory: fsspec.AbstractFileSystem):
+def test_with_its_digest_it_is_fetched_once(
+    url: str, bert_folder: Path, memory: fsspec.AbstractFileSystem
+):
     location = StoredFolder(url, digest(bert_folder))
     folder = location.folder()
     memory.store.clear()  # a second fetch would fail
     assert location.folder() == folder
 
 
-def test_of_many_at_once_one_fetches_and_the_others_wait(url: str, bert_folder: Path, monkeypatch: pytest.MonkeyPatch):
+def test_of_many_at_once_one_fetches_and_the_others_wait(
+    url: str, bert_folder: Path, monkeypatch: pytest.MonkeyPatch
+):
     fetched: Counter[str] = Counter()
     together = Barrier(8)
 

@@ -29,7 +29,9 @@ def test_only_files_of_dead_processes_are_removed(tmp_path: Path):
     finally:
         alive.communicate(b"\n")
     for name in kept:
-        os.utime(folder / name, (1, time.time() - storage._LONGEST_WRITE - 60))  # of no machine that still writes it
+        os.utime(
+            folder / name, (1, time.time() - storage._LONGEST_WRITE - 60)
+        )  # of no machine that still writes it
     sweep_temporary(str(tmp_path))
     assert list(tmp_path.iterdir()) == []
 

@@ -6,13 +6,16 @@ from typing import Any
 
 import pytest
 
-from tests.model.test_comparison import compared, drawn_pairs, score
+from tests.model.audit.test_comparison import compared, drawn_pairs, score
 from transforms.write_comparison import Gate
 
 
 def summary(before: float, after: float) -> dict[str, Any]:
     """Ten pairs whose F1 goes from one value to another, whose loss the other way."""
-    pairs = [(score(False, row, (after, 0.0, before)), score(True, row, (before, 0.0, after))) for row in range(10)]
+    pairs = [
+        (score(False, row, (after, 0.0, before)), score(True, row, (before, 0.0, after)))
+        for row in range(10)
+    ]
     return compared(pairs).summary()
 
 
@@ -57,7 +60,10 @@ def test_too_many_rows_without_a_partner():
     comparison.add_unpaired("only_after", [score(True, row, (1.0, 1.0, 1.0)) for row in range(21)])
     assert Gate(max_failed_fraction=0.6).problems(comparison.summary()) == []
     (problem,) = Gate().problems(comparison.summary())
-    assert problem == "21 of 41 rows have no partner in the other audit, more than --max_failed_fraction=0.5"
+    assert (
+        problem
+        == "21 of 41 rows have no partner in the other audit, more than --max_failed_fraction=0.5"
+    )
 
 
 def test_a_limit_that_can_t_be_judged_is_not_kept():

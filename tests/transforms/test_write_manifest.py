@@ -8,22 +8,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from markupsafe import escape
 
-from pipeline.summary import audit_figures
 from tests.transforms.fakes import claimed
 from tests.transforms.report.samples import ABOUT
-from transforms.measure_loss import NEAR
+from transforms.accounting import StageOutput
 from transforms.merge_receipts import Totals
-from transforms.report.page import audit_page
 from transforms.retries import retried, take_retries
-from transforms.write_manifest import PENDING, StageOutput, _WriteManifest, audit_report, manifest
+from transforms.write_manifest import manifest, write_manifests
 
 
-def totals(answered: int = 0, no_answer: int = 0, rejected: int = 0, lost: int = 0, **others: Any) -> Totals:
+def totals(
+    answered: int = 0, no_answer: int = 0, rejected: int = 0, lost: int = 0, **others: Any
+) -> Totals:
     """Totals of rows by status, `lost` of which have none."""
     rows = answered + no_answer + rejected + lost
-    return Totals(chunks=2, counts=Counter(rows=rows, answered=answered, no_answer=no_answer, rejected=rejected), **others)
+    return Totals(
+        chunks=2,
+        counts=Counter(rows=rows, answered=answered, no_answer=no_answer, rejected=rejected),
+        **others,
+    )
 
 
 def state(of: Totals, max_failed_fraction: float = 0.5) -> tuple[str, list[str]]:
@@ -44,8 +47,16 @@ def test_complete():
         (totals(9, failed_chunks=1, failed_rows=3), 1, "1 chunks failed"),
         (totals(9, lost=1), 1, "1 rows are not accounted for"),
         (totals(9, lost=-1), 1, "-1 rows are not accounted for"),
-        (totals(4, rejected=6), 0.5, "6 of 10 rows were rejected or failed, more than --max_failed_fraction=0.5"),
-        (totals(9, rejected=1), 0, "1 of 10 rows were rejected or failed, more than --max_failed_fraction=0"),
+        (
+            totals(4, rejected=6),
+            0.5,
+            "6 of 10 rows were rejected or failed, more than --max_failed_fraction=0.5",
+        ),
+        (
+            totals(9, rejected=1),
+            0,
+            "1 of 10 rows were rejected or failed, more than --max_failed_fraction=0",
+        ),
     ],
 )
 def test_incomplete_says_why(of: Totals, allowed: float, why: str):
@@ -59,12 +70,21 @@ def test_the_allowed_share_itself_is_allowed(rejected: int, expected: str):
 
 def test_rows_in_failed_chunks_count_towards_the_share():
     _, why = state(totals(4, rejected=2, failed_chunks=1, failed_rows=4))
-    assert why == ["1 chunks failed", "6 of 10 rows were rejected or failed, more than --max_failed_fraction=0.5"]
+    assert why == [
+        "1 chunks failed",
+        "6 of 10 rows were rejected or failed, more than --max_failed_fraction=0.5",
+    ]
 
 
 def test_rows_planned_are_the_sum_of_what_became_of_them():
     rows = manifest("annotate", totals(5, 3, 2, failed_chunks=1, failed_rows=7), {}, 1)["rows"]
-    assert rows == {"planned": 17, "answered": 5, "no_answer": 3, "rejected": 2, "in_failed_chunks": 7}
+    assert rows == {
+        "planned": 17,
+        "answered": 5,
+        "no_answer": 3,
+        "rejected": 2,
+        "in_failed_chunks": 7,
+    }
 
 
 def test_the_audit_accounts_by_its_own_statuses():
@@ -85,13 +105,17 @@ def test_the_audit_accounts_by_its_own_statuses():
 def test_parts_that_were_lost_or_are_of_another_run_are_told(parts: int):
     """A store may say that it wrote and not have; a worker of another run may have been late."""
     made = manifest("annotate", totals(9), {}, 0.5, parts)
-    assert made["why"] == [f"{parts} parts are there, but 2 chunks were done: parts were lost, or are none of this run's"]
+    assert made["why"] == [
+        f"{parts} parts are there, but 2 chunks were done: parts were lost, or are none of this run's"
+    ]
     assert manifest("annotate", totals(9), {}, 0.5, 2)["state"] == "complete"
 
 
 def test_a_failed_chunk_may_have_a_part_of_the_other_stage():
     of = totals(9, failed_chunks=1, failed_rows=3)
-    assert [manifest("annotate", of, {}, 1, parts)["why"] for parts in (1, 2)] == [["1 chunks failed"]] * 2
+    assert [manifest("annotate", of, {}, 1, parts)["why"] for parts in (1, 2)] == [
+        ["1 chunks failed"]
+    ] * 2
 
 
 def test_lost_rejections_are_told():
@@ -112,7 +136,7 @@ def test_retries_are_told(tmp_path: Path):
             raise error
 
     operation()
-    _WriteManifest((StageOutput(claimed(tmp_path), about),), 0.5).process({"annotate": Totals(retries=3)})
+    write_manifests({"annotate": Totals(retries=3)}, (StageOutput(claimed(tmp_path), about),), 0.5)
     assert json.loads((tmp_path / "manifest.json").read_text("utf-8"))["retries"] == 4
 
 
@@ -149,52 +173,12 @@ def test_every_stage_has_its_own_file(tmp_path: Path):
     audit = StageOutput(claimed(tmp_path / "audit", "audit"), about)
     outputs = (audit, StageOutput(claimed(tmp_path), about))
     of = {"audit": Totals(counts=Counter(rows=2, scored=2)), "annotate": totals(1, lost=1)}
-    assert _WriteManifest(outputs, 0.5).process(of) == ["incomplete"]
+    assert write_manifests(of, outputs, 0.5) == "incomplete"
     assert json.loads((tmp_path / "manifest.json").read_text("utf-8"))["state"] == "incomplete"
-    assert json.loads((tmp_path / "audit" / PENDING).read_text("utf-8"))["rows"]["scored"] == 2
-    assert json.loads((tmp_path / "audit" / "audit.json").read_text("utf-8"))["rows"]["planned"] == 2
+    assert (
+        json.loads((tmp_path / "audit" / "manifest.json").read_text("utf-8"))["rows"]["scored"] == 2
+    )
     assert "größe" in (tmp_path / "manifest.json").read_text("utf-8")
-    assert not (tmp_path / "audit.json").exists()
-    assert b"2 examples" in (tmp_path / "audit" / "report.html").read_bytes()
-    assert (tmp_path / "audit" / "relabel.csv").read_bytes().startswith(b'\xef\xbb\xbf"id"')
-    assert json.loads((tmp_path / "audit" / "relabel.json").read_bytes()) == []
-
-
-@pytest.mark.parametrize(("unknown", "warned"), [(0, False), (50, False), (51, True), (1000, True)])
-def test_much_text_that_the_tokenizer_does_not_know_is_a_warning(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, unknown: int, warned: bool
-):
-    outputs = (StageOutput(claimed(tmp_path / "audit", "audit"), ABOUT), StageOutput(claimed(tmp_path), ABOUT))
-    counts = {"characters": 1000, "unknown_characters": unknown}
-    of = {
-        "audit": Totals(counts=Counter(counts, rows=1, scored=1)),
-        "annotate": Totals(counts=Counter(counts, rows=1, answered=1)),
-    }
-    assert _WriteManifest(outputs, 0.5).process(of) == ["complete"]
-    for path in ("manifest.json", f"audit/{PENDING}", "audit/audit.json"):
-        found = json.loads((tmp_path / path).read_text("utf-8"))["unknown_text"]
-        assert bool(found.pop("warning")) == warned
-        assert found == {**counts, "share": unknown / 1000}
-    page = (tmp_path / "audit" / "report.html").read_text("utf-8")
-    assert len(caplog.records) == page.count('role="alert"') == warned
-    if warned:
-        assert f"{unknown / 10:.1f} % of the contexts' characters are in unknown tokens" in caplog.text
-        assert f"{unknown / 10:.1f} % of the contexts" in page
-
-
-@pytest.mark.parametrize("trained", [True, False])
-def test_hints_say_what_to_do_about_rows_without_a_loss(trained: bool):
-    about = {**ABOUT, "null_trained": trained}
-    of = Totals(reasons=Counter(no_null_option=22, gold_blank=3, gold_misaligned=2))
-    of.counts[f"{NEAR}case"] = 2
-    unanswerable, blank, case = audit_report(of, about)["hints"]
-    assert unanswerable.startswith("22 rows without golds have no loss: --null on gives them one (the null option ")
-    assert ("is trained in this checkpoint" in unanswerable) == trained
-    assert blank.startswith("3 rows have a blank gold: unanswerable questions have empty lists")
-    assert case == "2 misaligned golds differ from the text at their start only in case"
-    report = audit_report(of, about)
-    assert report["golds_misaligned_only_in"] == {"case": 2}
-    page = audit_page(report, {}, about).decode()
-    assert all(f"<p>{escape(hint)}.</p>" in page for hint in report["hints"])
-    assert all(hint in audit_figures(report).splitlines() for hint in report["hints"])
-    assert audit_report(Totals(), about)["hints"] == []
+    assert {path.name for path in tmp_path.rglob("*.json")} == {"run.json", "manifest.json"}, (
+        "and nothing else"
+    )

@@ -48,6 +48,10 @@ def scaled(means: Sequence[Mean]) -> Bars:
     def bar(each: Mean) -> Bar:
         ends = sorted((place(0), place(each.mean)))
         low, high = place(each.low), place(each.high)
-        return Bar(each.name, each.text, *(round(number, 2) for number in (ends[0], ends[1] - ends[0], low, high - low)))
+        return Bar(
+            each.name,
+            each.text,
+            *(round(number, 2) for number in (ends[0], ends[1] - ends[0], low, high - low)),
+        )
 
     return Bars(round(place(0), 2), [bar(each) for each in means])

@@ -37,7 +37,9 @@ class _Drawing:
 
         self.name = name
         self.figure = Figure(figsize=(5, 3))
-        self.axes: Axes = self.figure.add_axes((0.18, 0.18, 0.78, 0.77), facecolor="none", xticks=(), yticks=())
+        self.axes: Axes = self.figure.add_axes(
+            (0.18, 0.18, 0.78, 0.77), facecolor="none", xticks=(), yticks=()
+        )
         self.axes.set(xlim=(0, width), ylim=(0, height))
         for spine in self.axes.spines.values():
             spine.set_color(_RULE)
@@ -53,28 +55,47 @@ class _Drawing:
         self._text(0.5, -0.14, across, "center", "top")
         self._text(-0.2, 0.5, up, "center", "center", rotation=90)
 
-    def _text(self, x: float, y: float, text: str, horizontal: str, vertical: str, rotation: float = 0) -> None:
+    def _text(
+        self, x: float, y: float, text: str, horizontal: str, vertical: str, rotation: float = 0
+    ) -> None:
         within = self.axes.transAxes
-        self.axes.text(x, y, text, color=_TEXT, fontsize=10, transform=within, ha=horizontal, va=vertical, rotation=rotation)
+        self.axes.text(
+            x,
+            y,
+            text,
+            color=_TEXT,
+            fontsize=10,
+            transform=within,
+            ha=horizontal,
+            va=vertical,
+            rotation=rotation,
+        )
 
     def svg(self, description: str) -> str:
         """The figure's `<svg>`, named for screen readers. Its ids are its own."""
         from matplotlib import rc_context
 
         out = io.StringIO()
-        with rc_context({"svg.fonttype": "none", "svg.hashsalt": self.name, "font.family": "sans-serif"}):
+        with rc_context(
+            {"svg.fonttype": "none", "svg.hashsalt": self.name, "font.family": "sans-serif"}
+        ):
             self.figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
         svg = out.getvalue()
         svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
         svg = re.sub(r' id="[A-Za-z0-9.]+_\d+"', "", svg)
-        svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1), count=1)
+        svg = re.sub(
+            r'(<svg[^>]*?) width="[^"]*"',
+            r"\1",
+            re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1),
+            count=1,
+        )
         for drawn, shown in _COLOURS.items():
             svg = svg.replace(drawn, shown)
         return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(description)}" ', 1)
 
 
 def loss_histogram(counts: Sequence[int]) -> str:
-    """Rows by loss, in the bins of `model.distributions.loss_bin`."""
+    """Rows by loss, in the bins of `model.audit.distributions.loss_bin`."""
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
     most = max(1.05 * max(counts), 1)
@@ -98,7 +119,9 @@ def start_against_end(grid: Sequence[Sequence[int]], bins: int) -> str:
     shares = [round(0.12 + 0.88 * (rows / most) ** 0.3, 2) for _, _, rows in grid]
     shown = PolyCollection(cells, facecolors=_ACCENT, alpha=shares or None, linewidths=0)
     drawing.axes.add_collection(shown, autolim=False)
-    drawing.scales(("loss of the start, nats", _loss_ticks(bins)), ("loss of the end, nats", _loss_ticks(bins)))
+    drawing.scales(
+        ("loss of the start, nats", _loss_ticks(bins)), ("loss of the end, nats", _loss_ticks(bins))
+    )
     return drawing.svg("loss of the start against loss of the end")
 
 

@@ -12,13 +12,13 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from model.distributions import LOSS_BINS, Z_95
-from model.slices import SLICES
-from model.statistics import WITH_TOKENS
+from model.audit.distributions import LOSS_BINS, Z_95
+from model.audit.slices import SLICES
+from model.audit.statistics import WITH_TOKENS, shortened
 from transforms.read_examples import Example, Place
 from transforms.report import figures
 from transforms.report.bars import Bars, Mean, scaled
-from transforms.report.passages import shortened, shown_passage
+from transforms.report.passages import shown_passage
 
 MOST_BYTES = 3_000_000
 """A page is below this; where texts are very long, fewer examples are shown."""
@@ -56,7 +56,10 @@ DOUBTS = {
 
 
 def audit_page(
-    audit: Mapping[str, Any], examples: Mapping[Place, Example], about: Mapping[str, Any], title: str = "Audit"
+    audit: Mapping[str, Any],
+    examples: Mapping[Place, Example],
+    about: Mapping[str, Any],
+    title: str = "Audit",
 ) -> bytes:
     """`report.html` of an audit: `audit.json` as people read it."""
     everything = audit["all"]
@@ -72,7 +75,11 @@ def audit_page(
         for name, what in (*_SLICED.items(), *zip(given, given, strict=True))
         if (drawn_bars := _losses_of(slices.get(name, {}))).bars
     ]
-    rows = [{"slice": name, "value": value, **part} for name, values in slices.items() for value, part in values.items()]
+    rows = [
+        {"slice": name, "value": value, **part}
+        for name, values in slices.items()
+        for value, part in values.items()
+    ]
     for shown in (WITH_TOKENS, WITH_TOKENS // 4, 0):
         page = render(
             "audit.html",
@@ -80,7 +87,9 @@ def audit_page(
             audit=audit,
             all=everything,
             about=about,
-            figures={name: Markup(svg) for name, svg in drawn.items()},  # our own drawing: no text of the corpus is in it
+            figures={
+                name: Markup(svg) for name, svg in drawn.items()
+            },  # our own drawing: no text of the corpus is in it
             sliced=sliced,
             most_bars=_MOST_BARS,
             slice_rows=rows[:_MOST_SLICES],
@@ -96,9 +105,19 @@ def audit_page(
 def comparison_page(comparison: Mapping[str, Any]) -> bytes:
     """`report.html` of a comparison: `comparison.json` as people read it."""
     slices = comparison["slices"]
-    rows = [{"slice": name, "value": value, **part} for name, values in slices.items() for value, part in values.items()]
-    groups = [("all", comparison["all"]), *((f"{row['slice']}: {row['value']}", row) for row in rows[:_MOST_BARS])]
-    differences = {metric: _differences_of([(name, group[metric]) for name, group in groups]) for metric in ("f1", "nll")}
+    rows = [
+        {"slice": name, "value": value, **part}
+        for name, values in slices.items()
+        for value, part in values.items()
+    ]
+    groups = [
+        ("all", comparison["all"]),
+        *((f"{row['slice']}: {row['value']}", row) for row in rows[:_MOST_BARS]),
+    ]
+    differences = {
+        metric: _differences_of([(name, group[metric]) for name, group in groups])
+        for metric in ("f1", "nll")
+    }
     for shown in (len(comparison["regressions"]) + len(comparison["improvements"]), _FEWER, 0):
         page = render(
             "comparison.html",
@@ -134,7 +153,11 @@ def _differences_of(groups: Sequence[tuple[str, Mapping[str, Any]]]) -> Bars:
     for name, each in groups:
         if each["count"]:
             mean, (low, high) = each["difference"], each["interval"]
-            text = f"{mean:+z.3f} [{low:+z.3f}, {high:+z.3f}]" if each["count"] > 1 else f"{mean:+z.3f}"
+            text = (
+                f"{mean:+z.3f} [{low:+z.3f}, {high:+z.3f}]"
+                if each["count"] > 1
+                else f"{mean:+z.3f}"
+            )
             means.append(Mean(name, text, mean, low, high))
     return scaled(means)
 
@@ -164,7 +187,9 @@ def render(template: str, **values: Any) -> bytes:
     script, style = _asset("page.js"), _asset("page.css")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     text = (
-        _environment().get_template(template).render(script=Markup(script), style=Markup(style), script_digest=digest, **values)
+        _environment()
+        .get_template(template)
+        .render(script=Markup(script), style=Markup(style), script_digest=digest, **values)
     )
     return text.encode("utf-8", "replace")
 
@@ -176,9 +201,13 @@ def _asset(name: str) -> str:
 @cache
 def _environment() -> jinja2.Environment:
     loader = jinja2.FunctionLoader(_asset)
-    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
     environment.globals["z_95"] = Z_95
-    environment.filters["number"] = lambda value, digits=2: "–" if value is None else f"{value:z.{digits}f}"
+    environment.filters["number"] = lambda value, digits=2: (
+        "–" if value is None else f"{value:z.{digits}f}"
+    )
     environment.filters["signed"] = lambda value: "–" if value is None else f"{value:+z.3f}"
     environment.filters["count"] = lambda value: f"{value:,}"
     return environment

@@ -10,16 +10,8 @@ from transforms.read_examples import Example
 _AROUND = 240
 """Characters that are shown on either side of a span's start and of its end."""
 
-_SHOWN_CHARACTERS = 300
-
 Span = tuple[int, int]
 Mark = tuple[str, Span]
-
-
-def shortened(text: str | None) -> str:
-    """A text for a list of examples: its first characters, with a sign if there are more. Doing it twice changes nothing."""
-    text = text or ""
-    return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "…"
 
 
 def excerpts(length: int, spans: Sequence[Span], around: int = _AROUND) -> list[Span]:
@@ -38,9 +30,14 @@ def excerpts(length: int, spans: Sequence[Span], around: int = _AROUND) -> list[
 
 def pieces(text: str, part: Span, marks: Sequence[Mark]) -> list[tuple[str, str]]:
     """(names of the marks, text) of a part, cut wherever a mark begins or ends."""
-    borders = sorted({*part, *(border for _, span in marks for border in span if part[0] < border < part[1])})
+    borders = sorted(
+        {*part, *(border for _, span in marks for border in span if part[0] < border < part[1])}
+    )
     return [
-        (" ".join(name for name, (low, high) in marks if low <= start and end <= high), text[start:end])
+        (
+            " ".join(name for name, (low, high) in marks if low <= start and end <= high),
+            text[start:end],
+        )
         for start, end in zip(borders, borders[1:], strict=False)
     ]
 
@@ -50,7 +47,7 @@ def shown_passage(
 ) -> list[dict[str, Any]]:
     """The parts of an example's context: whether text is left out before and after, the pieces, and `tokens`.
 
-    tokens: the likely ones, as `model.losses.LikelyToken`s, but in code points of the part and per mille.
+    tokens: the likely ones, as `model.audit.losses.LikelyToken`s, but in code points of the part and per mille.
     """
     if example is None or not example.context:
         return []
@@ -59,11 +56,20 @@ def shown_passage(
     shown = []
     for low, high in parts:
         tokens = [
-            [start - low, end - low, *(None if p is None else round(1000 * p) for p in probabilities)]
+            [
+                start - low,
+                end - low,
+                *(None if p is None else round(1000 * p) for p in probabilities),
+            ]
             for start, end, *probabilities in likely_tokens
             if low <= start and end <= high
         ]
         shown.append(
-            {"before": low > 0, "pieces": pieces(text, (low, high), marks), "tokens": tokens, "after": high < len(text)}
+            {
+                "before": low > 0,
+                "pieces": pieces(text, (low, high), marks),
+                "tokens": tokens,
+                "after": high < len(text),
+            }
         )
     return shown

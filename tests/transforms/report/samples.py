@@ -6,24 +6,52 @@ from typing import Any
 
 import pyarrow as pa
 
-from model.statistics import Statistics
-from tests.model.test_statistics import audit_table, measured
+from model.audit.statistics import Statistics
+from tests.model.audit.test_statistics import audit_table, measured
 from transforms.merge_receipts import Totals
 from transforms.read_examples import Example, Place
-from transforms.write_manifest import audit_report
+from transforms.write_audit import audit_report
 
-SCRIPT = "</script><script>document.title = 'run'</script><img src=x onerror=\"document.title='run'\">"
+SCRIPT = (
+    "</script><script>document.title = 'run'</script><img src=x onerror=\"document.title='run'\">"
+)
 
 PASSAGES = {
-    "latin": ("Who lit the lamp?", "At dusk the keeper Ada lit the lamp, and Otto wound the clock.", "Ada", "Otto"),
-    "arabic": ("من أشعل المصباح؟", "عند الغروب أشعلت سلمى المصباح، ثم أدار عمر الساعة.", "سلمى", "عمر"),
-    "chinese": ("谁点亮了灯？", "黄昏时分，守塔人小林点亮了灯🌊，老王给钟上了发条。", "小林", "老王"),
+    "latin": (
+        "Who lit the lamp?",
+        "At dusk the keeper Ada lit the lamp, and Otto wound the clock.",
+        "Ada",
+        "Otto",
+    ),
+    "arabic": (
+        "من أشعل المصباح؟",
+        "عند الغروب أشعلت سلمى المصباح، ثم أدار عمر الساعة.",
+        "سلمى",
+        "عمر",
+    ),
+    "chinese": (
+        "谁点亮了灯？",
+        "黄昏时分，守塔人小林点亮了灯🌊，老王给钟上了发条。",
+        "小林",
+        "老王",
+    ),
     "script": (f"Who wrote {SCRIPT}?", f"Ada wrote {SCRIPT} and Otto read it.", "Ada", "Otto"),
-    "overlap": ("When?", "It was in the early spring of 1871, they say.", "spring of 1871", "early spring"),
+    "overlap": (
+        "When?",
+        "It was in the early spring of 1871, they say.",
+        "spring of 1871",
+        "early spring",
+    ),
 }
 """Name -> question, context, gold, prediction."""
 
-CONFIGURATION = {"model_digest": "0" * 64, "null": True, "link": "softmax", "temperature": 1.0, "corrections": None}
+CONFIGURATION = {
+    "model_digest": "0" * 64,
+    "null": True,
+    "link": "softmax",
+    "temperature": 1.0,
+    "corrections": None,
+}
 ABOUT = {"model": "bundled", "null_trained": True, "input_files": 1, "configuration": CONFIGURATION}
 
 
@@ -67,7 +95,9 @@ def likely_tokens(name: str) -> list[list[float | None]]:
 def sample_audit(rows: int = 200) -> tuple[dict[str, Any], dict[Place, Example]]:
     """`audit.json` of drawn rows, with the examples above in both lists."""
     table: pa.Table = audit_table(rows)
-    statistics: Statistics = measured(table, [f"book {row % 3}" if row % 7 else SCRIPT for row in range(rows)])
+    statistics: Statistics = measured(
+        table, [f"book {row % 3}" if row % 7 else SCRIPT for row in range(rows)]
+    )
     totals = Totals(statistics=statistics)
     for status in ("scored", "null_scored", "unreachable", "rejected"):
         totals.counts[status] = table["status"].to_pylist().count(status)
@@ -79,4 +109,6 @@ def sample_audit(rows: int = 200) -> tuple[dict[str, Any], dict[Place, Example]]
         *audit["highest_loss"][:4],
         {**entry("overlap", 4), "label_error_reason": "other_borders"},
     ]
-    return audit, {("/in/a.parquet", row): Example(*texts[:2]) for row, texts in enumerate(PASSAGES.values())}
+    return audit, {
+        ("/in/a.parquet", row): Example(*texts[:2]) for row, texts in enumerate(PASSAGES.values())
+    }

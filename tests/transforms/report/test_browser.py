@@ -21,7 +21,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 
-from tests.model.test_comparison import compared, drawn_pairs
+from tests.model.audit.test_comparison import compared, drawn_pairs
 from tests.transforms.report.samples import ABOUT, PASSAGES, SCRIPT, sample_audit
 from transforms.report.page import audit_page, comparison_page
 
@@ -29,7 +29,9 @@ CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
 pytestmark = [
     pytest.mark.browser,
-    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="no browser: apt-get install chromium chromium-driver"),
+    pytest.mark.skipif(
+        not (CHROMIUM and DRIVER), reason="no browser: apt-get install chromium chromium-driver"
+    ),
 ]
 
 
@@ -37,7 +39,12 @@ pytestmark = [
 def browser() -> Iterator[Chrome]:
     options = Options()
     options.binary_location = str(CHROMIUM)
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--hide-scrollbars"):
+    for argument in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-dev-shm-usage",
+        "--hide-scrollbars",
+    ):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = Chrome(options=options, service=Service(DRIVER))
@@ -56,9 +63,13 @@ def audit_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def audit(browser: Chrome, audit_file: Path) -> Iterator[Chrome]:
     """The audit's page, fresh, on a desktop screen. It must have said nothing to the console by the end."""
     browser.set_window_size(1200, 900)
-    browser.get("about:blank")  # on a busy machine a page that is loaded once more is taken for loaded too early
+    browser.get(
+        "about:blank"
+    )  # on a busy machine a page that is loaded once more is taken for loaded too early
     browser.get(audit_file.as_uri())
-    WebDriverWait(browser, 600).until(lambda _: browser.execute_script("return document.readyState") == "complete")
+    WebDriverWait(browser, 600).until(
+        lambda _: browser.execute_script("return document.readyState") == "complete"
+    )
     yield browser
     assert browser.get_log("browser") == []
     assert browser.title == "Audit – Spanmill"  # what the script among the texts would have changed
@@ -104,27 +115,37 @@ def column(browser: Chrome, table: str, number: int) -> list[str]:
 
 
 def test_it_loads_without_a_request_and_says_nothing_to_the_console(audit: Chrome):
-    entries = audit.execute_script("return performance.getEntriesByType('resource').map((entry) => entry.name)")
+    entries = audit.execute_script(
+        "return performance.getEntriesByType('resource').map((entry) => entry.name)"
+    )
     assert [entry for entry in entries if not entry.startswith("data:")] == []
     assert len(every(audit, "figure svg")) == 3
     screenshot(audit, "audit", 3000)
 
 
 def test_bars_are_as_long_as_their_means_and_whiskers_end_at_their_intervals(audit: Chrome):
-    losses = [part["losses"]["nll"] for part in sample_audit()[0]["slices"]["answer_position"].values()]
+    losses = [
+        part["losses"]["nll"] for part in sample_audit()[0]["slices"]["answer_position"].values()
+    ]
     bars = next(table for table in every(audit, ".bars") if "1 of 5" in table.text)
     tracks = every(bars, ".track")
     assert len(tracks) == len(losses)
     left, room = tracks[0].rect["x"], tracks[0].rect["width"]
     most = max(loss["mean"] + 1.96 * loss["standard_error"] for loss in losses)
     for track, loss in zip(tracks, losses, strict=True):
-        bar, spread, half = one(track, ".bar").rect, one(track, ".spread").rect, 1.96 * loss["standard_error"]
+        bar, spread, half = (
+            one(track, ".bar").rect,
+            one(track, ".spread").rect,
+            1.96 * loss["standard_error"],
+        )
         assert bar["width"] == pytest.approx(room * loss["mean"] / most, abs=1)
         assert spread["x"] - left == pytest.approx(room * (loss["mean"] - half) / most, abs=1)
         assert spread["width"] == pytest.approx(room * 2 * half / most, abs=1)
         assert bar["height"] > spread["height"] > 0
     parts = every(audit, ".shares span")
-    rows = [count for name, count in sample_audit()[0]["rows"].items() if name != "planned" and count]
+    rows = [
+        count for name, count in sample_audit()[0]["rows"].items() if name != "planned" and count
+    ]
     widths = [part.rect["width"] for part in parts]
     assert widths == pytest.approx([sum(widths) * count / sum(rows) for count in rows], abs=1)
     assert one(audit, ".shares-legend li").text == f"scored: {rows[0]} rows"
@@ -139,7 +160,9 @@ def test_tables_sort_by_number_and_by_text(audit: Chrome):
     assert values == sorted(values, reverse=True)
     assert len(set(values)) > 5
     examples.send_keys(Keys.SPACE)
-    assert [int(text.replace(",", "")) for text in column(audit, "slice-table", 3)] == sorted(values)
+    assert [int(text.replace(",", "")) for text in column(audit, "slice-table", 3)] == sorted(
+        values
+    )
     one(audit, "#slice-table th:nth-child(1) button").click()
     names = column(audit, "slice-table", 1)
     assert names == sorted(names, reverse=True)
@@ -147,7 +170,9 @@ def test_tables_sort_by_number_and_by_text(audit: Chrome):
 
 
 def test_cells_without_a_value_sort_to_the_end_either_way(audit: Chrome):
-    audit.execute_script("document.querySelector('#slice-table tbody tr:nth-child(2) td:nth-child(4)').textContent = '–'")
+    audit.execute_script(
+        "document.querySelector('#slice-table tbody tr:nth-child(2) td:nth-child(4)').textContent = '–'"
+    )
     for _ in range(2):
         one(audit, "#slice-table th:nth-child(4) button").click()
         values = column(audit, "slice-table", 4)
@@ -165,7 +190,13 @@ def test_tables_and_examples_are_filtered(audit: Chrome):
     assert counter.text == f"{len(shown)} of {len(rows)}"
     assert counter.get_attribute("aria-live") == "polite"
     one(audit, "#suspects-filter").send_keys("سلمى")
-    assert [details.is_displayed() for details in every(audit, "#suspect-list details")] == [False, True, False, False, False]
+    assert [details.is_displayed() for details in every(audit, "#suspect-list details")] == [
+        False,
+        True,
+        False,
+        False,
+        False,
+    ]
     one(audit, "#suspects-filter").send_keys(Keys.BACKSPACE * 4)
     assert all(details.is_displayed() for details in every(audit, "#suspect-list details"))
 
@@ -175,7 +206,13 @@ def test_gold_and_prediction_are_marked_in_their_passage(audit: Chrome):
         details = example(audit, name)
         assert one(details, ".passage .text").get_attribute("textContent") == context
         for kind, text in (("gold", gold), ("prediction", prediction)):
-            assert "".join(mark.get_attribute("textContent") for mark in every(details, f".passage mark.{kind}")) == text
+            assert (
+                "".join(
+                    mark.get_attribute("textContent")
+                    for mark in every(details, f".passage mark.{kind}")
+                )
+                == text
+            )
     (both,) = every(audit, "#suspect-list details:nth-child(5) .passage mark.gold.prediction")
     assert both.get_attribute("textContent") == "spring"
 
@@ -234,10 +271,16 @@ def test_script_in_a_text_stays_text(audit: Chrome):
     assert len(every(audit, "script")) == 1
 
 
-def test_the_page_s_policy_stops_a_script_that_got_in(browser: Chrome, audit_file: Path, tmp_path: Path):
+def test_the_page_s_policy_stops_a_script_that_got_in(
+    browser: Chrome, audit_file: Path, tmp_path: Path
+):
     """Were a text ever not escaped, it would still not run."""
     broken = tmp_path / "broken.html"
-    broken.write_bytes(audit_file.read_bytes().replace(b"<footer>", b"<script>document.title = 'run'</script><footer>"))
+    broken.write_bytes(
+        audit_file.read_bytes().replace(
+            b"<footer>", b"<script>document.title = 'run'</script><footer>"
+        )
+    )
     browser.get(broken.as_uri())
     assert browser.title == "Audit – Spanmill"
     assert "Content Security Policy" in browser.get_log("browser")[0]["message"]
@@ -252,10 +295,17 @@ return [...document.querySelectorAll("figure .bars")].some((table) => table.offs
 @pytest.mark.parametrize("width", [320, 390, 800])
 def test_small_screens_scroll_in_one_direction(audit: Chrome, width: int):
     with phone(audit, width):
-        audit.execute_script("for (const each of document.querySelectorAll('details')) each.open = true")
+        audit.execute_script(
+            "for (const each of document.querySelectorAll('details')) each.open = true"
+        )
         assert audit.execute_script("return document.documentElement.scrollWidth") <= width
         assert not audit.execute_script(OVERFLOWING)
-        assert audit.execute_script("return document.querySelector('.wide:has(#slice-table)').scrollWidth") > width
+        assert (
+            audit.execute_script(
+                "return document.querySelector('.wide:has(#slice-table)').scrollWidth"
+            )
+            > width
+        )
         if width == 390 and os.environ.get("SPANMILL_SCREENSHOTS"):
             audit.save_screenshot(str(Path(os.environ["SPANMILL_SCREENSHOTS"]) / "phone.png"))
 
@@ -283,11 +333,16 @@ return [...document.querySelectorAll('p, dt, dd, th, td, a, mark, button, figcap
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_texts_can_be_read_in_both_schemes(audit: Chrome, scheme: str):
-    audit.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
+    audit.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia",
+        {"features": [{"name": "prefers-color-scheme", "value": scheme}]},
+    )
     try:
         ground = audit.execute_script("return getComputedStyle(document.body).backgroundColor")
         assert ground == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(20, 24, 29)")
-        audit.execute_script("for (const each of document.querySelectorAll('details')) each.open = true")
+        audit.execute_script(
+            "for (const each of document.querySelectorAll('details')) each.open = true"
+        )
         assert audit.execute_script(CONTRAST) == []
         label, text = audit.execute_script(
             "return [getComputedStyle(document.querySelector('figure svg text')).fill, getComputedStyle(document.body).color]"
@@ -301,8 +356,21 @@ def test_texts_can_be_read_in_both_schemes(audit: Chrome, scheme: str):
 def test_what_a_screen_reader_is_told(audit: Chrome):
     """Chromium's own accessibility tree: everything that can be used has a name, figures and tables too."""
     nodes = audit.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
-    roles = [(node["role"]["value"], node.get("name", {}).get("value", "")) for node in nodes if not node["ignored"]]
-    for role in ("button", "searchbox", "image", "table", "link", "region", "columnheader", "navigation"):
+    roles = [
+        (node["role"]["value"], node.get("name", {}).get("value", ""))
+        for node in nodes
+        if not node["ignored"]
+    ]
+    for role in (
+        "button",
+        "searchbox",
+        "image",
+        "table",
+        "link",
+        "region",
+        "columnheader",
+        "navigation",
+    ):
         names = [name for found, name in roles if found == role]
         assert names, role
         assert all(name.strip() for name in names), role
@@ -320,11 +388,14 @@ def test_the_first_stop_of_the_keyboard_leads_past_the_top(audit: Chrome):
 
 def test_it_prints_in_black_on_white_without_what_paper_can_t_do(audit: Chrome):
     audit.execute_cdp_cmd(
-        "Emulation.setEmulatedMedia", {"media": "print", "features": [{"name": "prefers-color-scheme", "value": "dark"}]}
+        "Emulation.setEmulatedMedia",
+        {"media": "print", "features": [{"name": "prefers-color-scheme", "value": "dark"}]},
     )
     try:
         assert one(audit, "body").value_of_css_property("color") == "rgba(0, 0, 0, 1)"
-        assert not any(element.is_displayed() for element in every(audit, "nav, .filter, button.heat"))
+        assert not any(
+            element.is_displayed() for element in every(audit, "nav, .filter, button.heat")
+        )
         assert one(audit, ".wide").value_of_css_property("overflow-x") == "visible"
     finally:
         audit.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
@@ -332,23 +403,43 @@ def test_it_prints_in_black_on_white_without_what_paper_can_t_do(audit: Chrome):
 
 
 def test_a_comparison_s_page(browser: Chrome, tmp_path: Path):
-    content = {"stage": "compare", "configuration": {"before": "/a", "after": "/b"}, **compared(drawn_pairs(60)).summary()}
+    content = {
+        "stage": "compare",
+        "configuration": {"before": "/a", "after": "/b"},
+        **compared(drawn_pairs(60)).summary(),
+    }
     sides: list[dict[str, Any]] = [
         {"prediction": SCRIPT, "nll": 1.5, "f1": 0.5, "status": "scored"},
         {"prediction": "", "nll": None, "f1": 0.0, "status": "scored"},
     ]
-    change = {"id": "row 1", "question": PASSAGES["arabic"][0], "gold": ["灯"], "before": sides[0], "after": sides[1]}
-    content |= {"regressions": [change], "improvements": [], "why": ["F1 fell by 2.0000, more than --max_f1_drop=1.0"]}
+    change = {
+        "id": "row 1",
+        "question": PASSAGES["arabic"][0],
+        "gold": ["灯"],
+        "before": sides[0],
+        "after": sides[1],
+    }
+    content |= {
+        "regressions": [change],
+        "improvements": [],
+        "why": ["F1 fell by 2.0000, more than --max_f1_drop=1.0"],
+    }
     path = tmp_path / "report.html"
     path.write_bytes(comparison_page(content))
     browser.set_window_size(1200, 900)
     browser.get(path.as_uri())
-    assert one(browser, "[role=alert]").text == "Not passed: F1 fell by 2.0000, more than --max_f1_drop=1.0."
+    assert (
+        one(browser, "[role=alert]").text
+        == "Not passed: F1 fell by 2.0000, more than --max_f1_drop=1.0."
+    )
     assert column(browser, "regression-table", 4) == [SCRIPT]
     assert column(browser, "regression-table", 5) == ["(no answer)"]
     one(browser, "#slice-table th:nth-child(3) button").click()
     assert column(browser, "slice-table", 3) == ["30", "30"]
-    assert [len(every(table, ".bar")) for table in every(browser, ".bars")] == [3, 3]  # of all, and of two slices
+    assert [len(every(table, ".bar")) for table in every(browser, ".bars")] == [
+        3,
+        3,
+    ]  # of all, and of two slices
     for table in every(browser, ".bars"):
         zero = float(str(table.get_attribute("style")).partition("--zero:")[2].strip(" %;")) / 100
         for row in every(table, "tr"):

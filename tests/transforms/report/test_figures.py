@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from model.distributions import LOSS_BINS, loss_bin
+from model.audit.distributions import LOSS_BINS, loss_bin
 from transforms.report.figures import loss_histogram, reliability, start_against_end
 
 LEFT, RIGHT, TOP, BOTTOM = 64.8, 345.6, 10.8, 177.12
@@ -17,16 +17,25 @@ LEFT, RIGHT, TOP, BOTTOM = 64.8, 345.6, 10.8, 177.12
 
 def texts(svg: str) -> list[tuple[str, float, float]]:
     """The level texts of a figure, and where they stand: ticks below it, then beside it, then the label below."""
-    level = [text for text in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text") if text.get("x")]
+    level = [
+        text
+        for text in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")
+        if text.get("x")
+    ]
     return [(text.text or "", float(text.attrib["x"]), float(text.attrib["y"])) for text in level]
 
 
 def corners(svg: str, style: str) -> list[list[tuple[float, float]]]:
     """The corners of each path whose style holds these words."""
     paths = [
-        path for path in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}path") if style in path.attrib["style"]
+        path
+        for path in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}path")
+        if style in path.attrib["style"]
     ]
-    return [[(float(x), float(y)) for x, y in re.findall(r"[ML] ([\d.]+) ([\d.]+)", path.attrib["d"])] for path in paths]
+    return [
+        [(float(x), float(y)) for x, y in re.findall(r"[ML] ([\d.]+) ([\d.]+)", path.attrib["d"])]
+        for path in paths
+    ]
 
 
 def across(share: float) -> float:
@@ -50,14 +59,23 @@ def test_bars_are_as_high_as_their_ticks_say():
     beside = [(text, y) for text, x, y in texts(svg) if x < LEFT]
     assert [text for text, _ in beside] == ["0", "400", "800", "1.2k"]
     assert [y for _, y in beside] == pytest.approx(lines, abs=4), "half a letter"
-    heights = [BOTTOM - min(y for x, y in bars if x == pytest.approx(across(k / LOSS_BINS))) for k in range(5)]
+    heights = [
+        BOTTOM - min(y for x, y in bars if x == pytest.approx(across(k / LOSS_BINS)))
+        for k in range(5)
+    ]
     assert heights[3] == pytest.approx(BOTTOM - lines[-1])
-    assert heights == pytest.approx([heights[3] * rows / 1200 for rows in (3, 500, 500, 1200, 1200)]), "of the higher neighbour"
+    assert heights == pytest.approx(
+        [heights[3] * rows / 1200 for rows in (3, 500, 500, 1200, 1200)]
+    ), "of the higher neighbour"
 
 
-@pytest.mark.parametrize(("most", "last"), [(1, "1"), (7, "6"), (99_000, "90k"), (5_000_000, "4.5M")])
+@pytest.mark.parametrize(
+    ("most", "last"), [(1, "1"), (7, "6"), (99_000, "90k"), (5_000_000, "4.5M")]
+)
 def test_however_many_examples_ticks_have_room(most: int, last: str):
-    ticks = [text for text, x, _ in texts(loss_histogram([most, *[0] * (LOSS_BINS - 1)])) if x < LEFT]
+    ticks = [
+        text for text, x, _ in texts(loss_histogram([most, *[0] * (LOSS_BINS - 1)])) if x < LEFT
+    ]
     assert ticks[0] == "0" and ticks[-1] == last
     assert 2 <= len(ticks) <= 6 and max(map(len, ticks)) <= 4
 
@@ -72,12 +90,19 @@ def test_start_runs_across_and_end_runs_up():
 
 def test_points_of_reliability():
     svg = reliability([{"mean_probability": 0.5, "accuracy": 0.25}])
-    marks = [use.attrib for use in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}use")]
-    assert [(float(mark["x"]), float(mark["y"])) for mark in marks] == [pytest.approx((across(0.5), up(0.25)))]
+    marks = [
+        use.attrib for use in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}use")
+    ]
+    assert [(float(mark["x"]), float(mark["y"])) for mark in marks] == [
+        pytest.approx((across(0.5), up(0.25)))
+    ]
     (beside,) = [y for text, x, y in texts(svg) if text == "0.75" and x < LEFT]
     assert beside == pytest.approx(up(0.75), abs=4)
 
 
-@pytest.mark.parametrize("draw", [lambda: loss_histogram([0] * 24), lambda: start_against_end([], 24), lambda: reliability([])])
+@pytest.mark.parametrize(
+    "draw",
+    [lambda: loss_histogram([0] * 24), lambda: start_against_end([], 24), lambda: reliability([])],
+)
 def test_figures_of_no_example(draw: Callable[[], str]):
     assert ElementTree.fromstring(draw()).attrib["aria-label"]

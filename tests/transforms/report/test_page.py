@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from model.statistics import WITH_TOKENS
-from tests.model.test_comparison import compared, drawn_pairs
+from model.audit.statistics import WITH_TOKENS, shortened
+from tests.model.audit.test_comparison import compared, drawn_pairs
 from tests.transforms.report.samples import ABOUT, PASSAGES, SCRIPT, entry, sample_audit
 from transforms.merge_receipts import Totals
 from transforms.read_examples import Example
 from transforms.report.page import MOST_BYTES, audit_page, comparison_page
-from transforms.report.passages import excerpts, pieces, shortened, shown_passage
-from transforms.write_manifest import audit_report
+from transforms.report.passages import excerpts, pieces, shown_passage
+from transforms.write_audit import audit_report
 
 
 class Elements(HTMLParser):
@@ -45,7 +45,9 @@ def test_nothing_is_loaded_and_no_text_is_markup(page: bytes):
     tags = Elements(page).tags
     assert SCRIPT.encode() not in page
     assert [attributes for tag, attributes in tags if tag == "script"] == [{}]
-    assert not [tag for tag, _ in tags if tag in ("img", "iframe", "object", "embed", "base", "form")]
+    assert not [
+        tag for tag, _ in tags if tag in ("img", "iframe", "object", "embed", "base", "form")
+    ]
     for tag, attributes in tags:
         assert not any(name.startswith("on") for name in attributes), tag
         for name in ("src", "href", "xlink:href", "action"):
@@ -68,9 +70,14 @@ def test_ids_are_unique_and_what_points_to_them_finds_them(page: bytes):
 def test_every_figure_has_a_name_and_follows_the_pages_colours(page: bytes):
     drawings = [attributes for tag, attributes in Elements(page).tags if tag == "svg"]
     assert len(drawings) == 3
-    assert all(figure["role"] == "img" and figure["aria-label"] and "width" not in figure for figure in drawings)
+    assert all(
+        figure["role"] == "img" and figure["aria-label"] and "width" not in figure
+        for figure in drawings
+    )
     drawn = page[page.index(b"<svg") : page.rindex(b"</svg>")]
-    assert set(re.findall(rb"#[0-9a-f]{6}\b", drawn)) <= {b"#000000"}  # matplotlib's default for its empty shapes
+    assert set(re.findall(rb"#[0-9a-f]{6}\b", drawn)) <= {
+        b"#000000"
+    }  # matplotlib's default for its empty shapes
     assert b"var(--accent)" in drawn
 
 
@@ -78,7 +85,10 @@ def test_figures_stand_with_their_intervals(page: bytes):
     audit, _ = sample_audit()
     text = page.decode()
     nll, f1 = audit["all"]["losses"]["nll"], audit["all"]["f1"]
-    assert f'<strong>{nll["mean"]:.3f}</strong> <span class="interval">± {1.96 * nll["standard_error"]:.3f}</span>' in text
+    assert (
+        f'<strong>{nll["mean"]:.3f}</strong> <span class="interval">± {1.96 * nll["standard_error"]:.3f}</span>'
+        in text
+    )
     assert f"[{f1['interval'][0]:.2f}, {f1['interval'][1]:.2f}]" in text
     perplexity = [audit["all"][f"perplexity_{side}_interval"] for side in ("start", "end")]
     assert " / ".join(f"[{low:.2f}, {high:.2f}]" for low, high in perplexity) in text
@@ -107,12 +117,19 @@ def test_a_column_of_any_name_and_of_many_values():
 
 def test_one_example_has_no_interval():
     audit, examples = sample_audit()
-    audit["all"]["losses"]["nll"]["count"] = audit["slices"]["source"]["book 1"]["losses"]["nll"]["count"] = 1
+    audit["all"]["losses"]["nll"]["count"] = audit["slices"]["source"]["book 1"]["losses"]["nll"][
+        "count"
+    ] = 1
     page = page_of(audit, examples).decode()
     assert f"{audit['all']['losses']['nll']['mean']:.3f}</strong><p>" in page
-    rows = re.findall(r'<th scope="row">source</th><td><bdi>book (\d)</bdi></td>(?:<td.*?</td>){2}<td>(.*?)</td>', page)
+    rows = re.findall(
+        r'<th scope="row">source</th><td><bdi>book (\d)</bdi></td>(?:<td.*?</td>){2}<td>(.*?)</td>',
+        page,
+    )
     assert [interval == "–" for _, interval in rows] == [False, True, False]
-    assert len(re.findall(r"<td>\d+\.\d{3}</td></tr>\n<tr><th scope=\"row\"><bdi>book 2<", page)) == 1
+    assert (
+        len(re.findall(r"<td>\d+\.\d{3}</td></tr>\n<tr><th scope=\"row\"><bdi>book 2<", page)) == 1
+    )
 
 
 def test_the_same_audit_is_the_same_page(page: bytes):
@@ -127,12 +144,16 @@ def test_no_row_at_all():
 
 def test_a_row_that_could_not_be_read_again_is_shown_without_its_passage():
     audit, _ = sample_audit()
-    assert page_of(audit, {}).decode().count("Its row could not be read again.") == 2 * len(PASSAGES)
+    assert page_of(audit, {}).decode().count("Its row could not be read again.") == 2 * len(
+        PASSAGES
+    )
 
 
 def test_bars_say_their_means_and_intervals(page: bytes):
     audit, _ = sample_audit()
-    found = re.findall(r'<bdi>(.*?)</bdi></th><td class="track">.*?</td><td>(.*?)</td>', page.decode())
+    found = re.findall(
+        r'<bdi>(.*?)</bdi></th><td class="track">.*?</td><td>(.*?)</td>', page.decode()
+    )
     rows = [(unescape(name), text) for name, text in found]
     for name in ("context_tokens", "answer_position", "question_word", "source"):
         for value, part in audit["slices"][name].items():
@@ -143,8 +164,15 @@ def test_bars_say_their_means_and_intervals(page: bytes):
 
 def test_rows_by_what_became_of_them_share_one_bar(page: bytes):
     audit, _ = sample_audit()
-    shares = {name: int(count) for name, count in re.findall(r'<span class="(\w+)" style="flex-grow: (\d+)">', page.decode())}
-    assert shares == {name: count for name, count in audit["rows"].items() if count and name != "planned"}
+    shares = {
+        name: int(count)
+        for name, count in re.findall(
+            r'<span class="(\w+)" style="flex-grow: (\d+)">', page.decode()
+        )
+    }
+    assert shares == {
+        name: count for name, count in audit["rows"].items() if count and name != "planned"
+    }
 
 
 def test_where_no_token_is_coloured_it_is_said():
@@ -152,8 +180,15 @@ def test_where_no_token_is_coloured_it_is_said():
     audit["highest_loss"][0]["likely_tokens"] = []
     del audit["highest_loss"][1]["likely_tokens"]  # a chunk of an older version was taken over
     page = page_of(audit, examples).decode()
-    assert page.count('<p class="interval">No token that is shown is a likely start or end.</p>') == 2
-    assert page.count('<p class="interval">Token probabilities were not kept when its chunk was written.</p>') == 2
+    assert (
+        page.count('<p class="interval">No token that is shown is a likely start or end.</p>') == 2
+    )
+    assert (
+        page.count(
+            '<p class="interval">Token probabilities were not kept when its chunk was written.</p>'
+        )
+        == 2
+    )
     assert page.count('class="heat"') == 2 * (len(PASSAGES) - 2)
 
 
@@ -162,12 +197,22 @@ def test_it_stays_small_whatever_the_texts(letter: str):
     """Long texts that escaping makes longer, every character a token that is likely."""
     text = letter * 4000
     audit, _ = sample_audit(600)
-    audit["slices"]["source"] = {f"{letter * 79}{k}": part for k, part in zip(range(100), [audit["all"]] * 100, strict=False)}
+    audit["slices"]["source"] = {
+        f"{letter * 79}{k}": part for k, part in zip(range(100), [audit["all"]] * 100, strict=False)
+    }
     audit["slices"] |= {f"source {k}": audit["slices"]["source"] for k in range(20)}
     changes = {"question": text, "gold": [text] * 3, "prediction": text, "id": text}
-    places = {"gold_start": 1000, "gold_end": 1500, "prediction_start": 2500, "prediction_end": 3000}
+    places = {
+        "gold_start": 1000,
+        "gold_end": 1500,
+        "prediction_start": 2500,
+        "prediction_end": 3000,
+    }
     tokens = [[place, place + 1, 0.0021, 0.0021] for place in range(4000)]
-    entries = [{**entry("latin", row), **changes, **places, "likely_tokens": tokens} for row in range(10**4)]
+    entries = [
+        {**entry("latin", row), **changes, **places, "likely_tokens": tokens}
+        for row in range(10**4)
+    ]
     audit["highest_loss"], audit["suspected_label_errors"] = entries, entries[::-1]
     page = page_of(audit, {("/in/a.parquet", row): Example(text, text) for row in range(10**4)})
     assert len(page) < MOST_BYTES == 3_000_000
@@ -181,10 +226,16 @@ def comparison(slices: int, pairs: int, listed: int) -> dict[str, Any]:
         for k, (before, after) in enumerate(drawn_pairs(pairs))
     ]
     content = compared(drawn).summary()
-    content["slices"] = {f"by {k}": part for k, part in enumerate([content["slices"]["source"]] * (1 + slices // 100))}
+    content["slices"] = {
+        f"by {k}": part
+        for k, part in enumerate([content["slices"]["source"]] * (1 + slices // 100))
+    }
     side = {"prediction": "Ada", "nll": 1.0, "f1": 0.5, "status": "scored"}
     change = {"id": "a", "question": "Who?", "gold": ["Otto"], "before": side, "after": side}
-    lists = {name: [change] * min(listed, content["changes"][name]) for name in ("regressions", "improvements")}
+    lists = {
+        name: [change] * min(listed, content["changes"][name])
+        for name in ("regressions", "improvements")
+    }
     return {"configuration": {"before": "/a", "after": "/b"}, "why": [], **content, **lists}
 
 
@@ -193,8 +244,14 @@ class TestComparison:
         content = comparison(slices=2, pairs=40, listed=100)
         page = comparison_page(content).decode()
         cells = re.findall(r"<td>(.*?)</td>", page[page.index('<table id="slice-table">') :])[2:11]
-        f1, em, nll = (content["slices"]["by 0"]["000"][name] for name in ("f1", "exact_match", "nll"))
-        assert cells == [f"{value:+.3f}" for each in (f1, em, nll) for value in (each["difference"], *each["interval"])]
+        f1, em, nll = (
+            content["slices"]["by 0"]["000"][name] for name in ("f1", "exact_match", "nll")
+        )
+        assert cells == [
+            f"{value:+.3f}"
+            for each in (f1, em, nll)
+            for value in (each["difference"], *each["interval"])
+        ]
 
     def test_one_pair_has_no_interval(self):
         page = comparison_page(comparison(slices=2, pairs=2, listed=2)).decode()
@@ -203,7 +260,15 @@ class TestComparison:
 
     def test_bars_say_differences_and_intervals(self):
         content = comparison(slices=2, pairs=40, listed=1)
-        f1 = {"count": 2, "difference": -1.5, "interval": [-2.0, -1.0], "before": 0, "after": 0, "better": 0, "worse": 2}
+        f1 = {
+            "count": 2,
+            "difference": -1.5,
+            "interval": [-2.0, -1.0],
+            "before": 0,
+            "after": 0,
+            "better": 0,
+            "worse": 2,
+        }
         alone, none = {**f1, "count": 1, "difference": 0.0625}, {"count": 0}
         part = {"rows": 2, "exact_match": none, "nll": none}
         content["slices"] = {
@@ -219,7 +284,10 @@ class TestComparison:
         content = comparison(slices=2, pairs=40, listed=1)
         nothing = {"difference": -1e-5, "interval": [-2e-5, -0.0], "before": 0.5, "after": 0.5}
         for metric in ("f1", "exact_match", "nll"):
-            for each in (content["all"], *(part for values in content["slices"].values() for part in values.values())):
+            for each in (
+                content["all"],
+                *(part for values in content["slices"].values() for part in values.values()),
+            ):
                 each[metric].update(nothing)
         page = comparison_page(content).decode()
         assert "+0.000 [+0.000, +0.000]" in page
@@ -233,7 +301,9 @@ class TestComparison:
         assert "The figures show all pairs and the first 40 of 600 slices." in page
         assert "500 of 600 slices are shown; comparison.json has all." in page
         for name in ("regressions", "improvements"):
-            assert f"7 of {content['changes'][name]} {name} are shown; comparison.json has 7." in page
+            assert (
+                f"7 of {content['changes'][name]} {name} are shown; comparison.json has 7." in page
+            )
         assert "(20 ids are shown, comparison.json has 100)" in page
 
     def test_nothing_is_said_where_nothing_is_left_out(self):
@@ -251,13 +321,21 @@ class TestPassages:
     def test_parts_around_borders(self):
         assert excerpts(100, [(40, 45)]) == [(0, 100)]
         assert excerpts(5000, [(2000, 2010), (4900, 4950)]) == [(1760, 2250), (4660, 5000)]
-        assert excerpts(5000, [(1000, 4000)]) == [(760, 1240), (3760, 4240)]  # the middle of a long answer is left out
+        assert excerpts(5000, [(1000, 4000)]) == [
+            (760, 1240),
+            (3760, 4240),
+        ]  # the middle of a long answer is left out
         assert excerpts(5000, []) == [(0, 240)]
 
     def test_pieces_put_together_are_the_part(self):
         text = "abcdefghij"
         found = pieces(text, (1, 9), [("gold", (2, 6)), ("prediction", (4, 12))])
-        assert found == [("", "b"), ("gold", "cd"), ("gold prediction", "ef"), ("prediction", "ghi")]
+        assert found == [
+            ("", "b"),
+            ("gold", "cd"),
+            ("gold prediction", "ef"),
+            ("prediction", "ghi"),
+        ]
 
     def test_tokens_count_code_points_of_their_part(self):
         context = "🌊" * 1000 + "Ada"

@@ -1,0 +1,1 @@
+"""What a data set's gold answers cost, and what that says about them."""

@@ -1,0 +1,371 @@
+"""Mergeable statistics of an audit: the same for any chunking, any order and any number of workers.
+
+Counts and sketches merge exactly; sums are of float64 and agree to 1e-9.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+
+from model.audit.distributions import Z_95, Calibration, Distribution, loss_bin
+from model.audit.losses import LikelyToken
+from model.audit.slices import MOST_SLICES, OTHER, given_labels, slice_labels
+
+LOSSES = (
+    "nll",
+    "nll_start",
+    "nll_end",
+    "min_nll",
+    "native_nll",
+    "tokenwise",
+    "nll_per_token",
+    "marginal_joint_nll",
+)
+"""Losses that have statistics; all others stand in the rows."""
+
+WITH_TOKENS = 20
+"""How many examples of a list come with their likely tokens: those that a report shows."""
+
+Entry = tuple[float, str, int, dict[str, Any]]
+"""-value, path, row, and what is shown of it."""
+
+ExampleOf = Callable[[int], dict[str, Any]]
+TokensOf = Callable[[int], Sequence[LikelyToken]]
+"""Of a row of the chunk: what a list shows of it beside SHOWN, and its likely tokens."""
+
+_SHOWN_CHARACTERS = 300
+
+_LARGEST_EXPONENT = math.log(sys.float_info.max)
+
+
+def shortened(text: str | None) -> str:
+    """Cut a text for a list of examples to its first characters, marked with an ellipsis if there are more. Idempotent."""
+    text = text or ""
+    return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "…"
+
+
+@dataclass(slots=True)
+class Slice:
+    """Statistics of some examples: losses, EM and F1, answerability, calibration."""
+
+    rows: int = 0
+    losses: dict[str, Distribution] = field(
+        default_factory=lambda: {name: Distribution() for name in LOSSES}
+    )
+    right: int = 0
+    graded: int = 0
+    f1: float = 0.0
+    f1_squares: float = 0.0
+    character_f1: float = 0.0
+    answerability: int = 0
+    calibration: Calibration = field(default_factory=Calibration)
+
+    def add(self, columns: Mapping[str, np.ndarray]) -> None:
+        self.rows += len(columns["nll"])
+        for name, distribution in self.losses.items():
+            values = columns[name]
+            distribution.add(np.maximum(values[np.isfinite(values)], 0.0))
+        graded = np.isfinite(columns["f1"])
+        self.graded += int(graded.sum())
+        self.right += int(columns["exact_match"][graded].sum())
+        self.f1 += float(columns["f1"][graded].sum())
+        self.f1_squares += float((columns["f1"][graded] ** 2).sum())
+        self.character_f1 += float(columns["character_f1"][graded].sum())
+        self.answerability += int((columns["answerable"] == columns["answered"])[graded].sum())
+        shown = graded & (columns["answered"] > 0) & np.isfinite(columns["probability"])
+        self.calibration.add(columns["probability"][shown], columns["exact_match"][shown])
+
+    def merge(self, other: Self) -> None:
+        self.rows += other.rows
+        for name, distribution in self.losses.items():
+            distribution.merge(other.losses[name])
+        self.right += other.right
+        self.graded += other.graded
+        self.f1 += other.f1
+        self.f1_squares += other.f1_squares
+        self.character_f1 += other.character_f1
+        self.answerability += other.answerability
+        self.calibration.merge(other.calibration)
+
+    def summary(self) -> dict[str, Any]:
+        losses = {name: distribution.summary() for name, distribution in self.losses.items()}
+        result: dict[str, Any] = {"rows": self.rows, "losses": losses}
+        for side in ("start", "end"):
+            loss = losses[f"nll_{side}"]
+            if loss["count"]:
+                half = Z_95 * loss["standard_error"]
+                result[f"perplexity_{side}"] = _exp(loss["mean"])
+                result[f"perplexity_{side}_interval"] = [
+                    _exp(max(0.0, loss["mean"] - half)),
+                    _exp(loss["mean"] + half),
+                ]
+        if self.graded:
+            mean = self.f1 / self.graded
+            spread = math.sqrt(max(0.0, self.f1_squares / self.graded - mean * mean) / self.graded)
+            result["exact_match"] = {
+                "percent": 100 * self.right / self.graded,
+                "interval": _wilson(self.right, self.graded),
+            }
+            interval = [100 * max(0.0, mean - Z_95 * spread), 100 * min(1.0, mean + Z_95 * spread)]
+            result["f1"] = {"percent": 100 * mean, "interval": interval}
+            result["character_f1"] = {"percent": 100 * self.character_f1 / self.graded}
+            result["answerability_accuracy"] = 100 * self.answerability / self.graded
+            result["answerability_interval"] = _wilson(self.answerability, self.graded)
+        result["calibration"] = self.calibration.summary()
+        return result
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "rows": self.rows,
+            "losses": {name: distribution.to_json() for name, distribution in self.losses.items()},
+            "grades": [
+                self.right,
+                self.graded,
+                self.f1,
+                self.f1_squares,
+                self.answerability,
+                self.character_f1,
+            ],
+            "calibration": self.calibration.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        losses = {name: Distribution.from_json(each) for name, each in values["losses"].items()}
+        right, graded, f1, f1_squares, answerability, *later = values["grades"]
+        character_f1 = later[0] if later else f1  # receipts of earlier versions do not have it
+        calibration = Calibration.from_json(values["calibration"])
+        return cls(
+            values["rows"],
+            losses,
+            right,
+            graded,
+            f1,
+            f1_squares,
+            character_f1,
+            answerability,
+            calibration,
+        )
+
+
+def _exp(mean: float) -> float | None:
+    """The perplexity of a mean loss; None where it is no float."""
+    return math.exp(mean) if mean < _LARGEST_EXPONENT else None
+
+
+def _wilson(right: int, count: int) -> list[float]:
+    """95 % interval of a share, in per cent (Wilson 1927)."""
+    z, share = Z_95, right / count
+    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = (
+        z
+        / (1 + z * z / count)
+        * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    )
+    # Rounding leaves -3e-17 for a share of 0.
+    return [100 * max(0.0, middle - half), 100 * min(1.0, middle + half)]
+
+
+@dataclass(slots=True)
+class Ranking:
+    """The examples of highest value, at most `most`: (-value, path, row, what is shown of it), sorted.
+
+    The first WITH_TOKENS have `likely_tokens`, in a chunk as in all of them.
+    """
+
+    most: int = 0
+    entries: list[Entry] = field(default_factory=list)
+
+    def add(
+        self, values: np.ndarray, audit: pa.Table, example_of: ExampleOf, tokens_of: TokensOf
+    ) -> None:
+        """Adds the rows of one chunk; those whose value is not finite are left out."""
+        values = np.where(np.isfinite(values), values, -np.inf)
+        for place, row in enumerate(
+            np.lexsort((np.arange(len(values)), -values))[: self.most].tolist()
+        ):
+            if values[row] > -np.inf:
+                example = {
+                    **example_of(row),
+                    **{name: audit.column(name)[row].as_py() for name in SHOWN},
+                }
+                if place < WITH_TOKENS:
+                    example["likely_tokens"] = tokens_of(row)
+                self.entries.append(
+                    (-float(values[row]), str(example["path"]), int(example["row"]), example)
+                )
+
+    def merge(self, other: Self) -> None:
+        self.most = max(self.most, other.most)
+        entries = heapq.nsmallest(
+            self.most, [*self.entries, *other.entries], key=lambda entry: entry[:3]
+        )
+        self.entries = [*entries[:WITH_TOKENS], *map(_without_tokens, entries[WITH_TOKENS:])]
+
+    def to_json(self) -> list[Any]:
+        return [self.most, self.entries]
+
+    @classmethod
+    def from_json(cls, values: list[Any]) -> Self:
+        return cls(values[0], [(entry[0], entry[1], entry[2], entry[3]) for entry in values[1]])
+
+
+def _without_tokens(entry: Entry) -> Entry:
+    loss, path, row, example = entry
+    return (
+        loss,
+        path,
+        row,
+        {name: value for name, value in example.items() if name != "likely_tokens"},
+    )
+
+
+@dataclass(slots=True)
+class Statistics:
+    """Statistics of all examples and of every slice, start against end loss, and the examples to look at first.
+
+    grid      (bin of nll_start, bin of nll_end) -> rows: at most LOSS_BINS^2 entries
+    worst     by nll; suspects: by label_error, where it is above 0
+    """
+
+    everything: Slice = field(default_factory=Slice)
+    slices: dict[str, dict[str, Slice]] = field(default_factory=dict)
+    grid: Counter[tuple[int, int]] = field(default_factory=Counter)
+    worst: Ranking = field(default_factory=Ranking)
+    suspects: Ranking = field(default_factory=Ranking)
+
+    def merge(self, other: Self) -> None:
+        self.everything.merge(other.everything)
+        for name, values in other.slices.items():
+            mine = self.slices.setdefault(name, {})
+            for value, part in values.items():
+                mine.setdefault(value, Slice()).merge(part)
+            fold_rare(mine)
+        self.grid.update(other.grid)
+        self.worst.merge(other.worst)
+        self.suspects.merge(other.suspects)
+
+    def summary(self) -> dict[str, Any]:
+        return {
+            "all": self.everything.summary(),
+            "slices": {
+                name: {value: values[value].summary() for value in sorted(values)}
+                for name, values in sorted(self.slices.items())
+            },
+            "nll_histogram": self.everything.losses["nll"].histogram(),
+            "start_against_end": sorted([*place, rows] for place, rows in self.grid.items()),
+            "highest_loss": [
+                {"nll": -loss, **example} for loss, _, _, example in self.worst.entries
+            ],
+            "suspected_label_errors": [example for _, _, _, example in self.suspects.entries],
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "all": self.everything.to_json(),
+            "slices": {
+                name: {value: part.to_json() for value, part in values.items()}
+                for name, values in self.slices.items()
+            },
+            "grid": sorted([*place, rows] for place, rows in self.grid.items()),
+            "worst": self.worst.to_json(),
+            "suspects": self.suspects.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        slices = {
+            name: {value: Slice.from_json(part) for value, part in each.items()}
+            for name, each in values["slices"].items()
+        }
+        grid = Counter({(start, end): rows for start, end, rows in values["grid"]})
+        rankings = [Ranking.from_json(values[name]) for name in ("worst", "suspects")]
+        return cls(Slice.from_json(values["all"]), slices, grid, *rankings)
+
+
+def fold_rare(values: dict[str, Slice]) -> None:
+    """Folds all but the first MOST_SLICES values, in the order of their text, into OTHER.
+
+    The first in an order are first in every part that holds them, so what is kept does not depend on how parts merge.
+    """
+    for value in sorted(value for value in values if value != OTHER)[MOST_SLICES:]:
+        values.setdefault(OTHER, Slice()).merge(values.pop(value))
+
+
+SHOWN = (
+    "prediction",
+    "prediction_start",
+    "prediction_end",
+    "probability",
+    "gold_start",
+    "gold_end",
+    "gold_probability",
+    "null_probability",
+    "nll_start",
+    "nll_end",
+    "f1",
+    "label_error",
+    "label_error_reason",
+)
+"""Audit columns that the lists of highest loss and of suspected label errors show of each row."""
+
+
+def measure(
+    audit: pa.Table,
+    questions: list[str],
+    given: Mapping[str, Sequence[object]],
+    example_of: ExampleOf,
+    tokens_of: TokensOf,
+    most_worst: int,
+    most_suspects: int = 0,
+) -> Statistics:
+    """The statistics of one chunk.
+
+    audit       its audit columns; rejected rows are left out
+    given       columns of `--slice_by`, [rows] values each
+    example_of  what the lists show of a row beside SHOWN: path, row, id, question, gold (JSON values)
+    tokens_of   its likely tokens, see `model.audit.losses.likely_tokens`
+    """
+    names = (*LOSSES, "exact_match", "f1", "character_f1", "probability", "label_error")
+    columns = {
+        name: audit.column(name).to_numpy(zero_copy_only=False).astype(np.float64) for name in names
+    }
+    status = np.array(audit.column("status").to_pylist())
+    kept = status != "rejected"
+    golds = audit.column("golds").fill_null(0).to_numpy()
+    columns["answerable"] = (golds > 0).astype(np.float64)
+    columns["answered"] = np.array(
+        [bool(text) for text in audit.column("prediction").to_pylist()], np.float64
+    )
+    labels = {
+        **slice_labels(audit, questions),
+        **{name: given_labels(values) for name, values in given.items()},
+    }
+    result = Statistics(worst=Ranking(most_worst), suspects=Ranking(most_suspects))
+    result.everything.add({name: values[kept] for name, values in columns.items()})
+    for name, values in labels.items():
+        of_slice = np.array(values, dtype=object)
+        parts = result.slices.setdefault(name, {})
+        for value in sorted(set(of_slice[kept].tolist())):
+            inside = kept & (of_slice == value)
+            parts.setdefault(value, Slice()).add(
+                {each: array[inside] for each, array in columns.items()}
+            )
+        fold_rare(parts)
+
+    sides = np.stack([np.where(kept, columns[f"nll_{side}"], np.nan) for side in ("start", "end")])
+    sides = np.maximum(sides[:, np.isfinite(sides).all(0)], 0.0)
+    result.grid.update(zip(*(loss_bin(side).tolist() for side in sides), strict=True))
+    suspicion = np.where(kept & (columns["label_error"] > 0), columns["label_error"], np.nan)
+    result.worst.add(np.where(kept, columns["nll"], np.nan), audit, example_of, tokens_of)
+    result.suspects.add(suspicion, audit, example_of, tokens_of)
+    return result

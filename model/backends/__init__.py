@@ -1,0 +1,1 @@
+"""Fast paths of particular hardware, each probed before it is used."""

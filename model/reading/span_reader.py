@@ -1,0 +1,292 @@
+"""SpanReader: answer questions in Python, without Beam, with the same results as annotate."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self, overload
+
+from model.checkpoint import CheckpointError, Location, digest, locate, read_settings
+from model.reading.columns import NotUTF8, answer_columns, is_utf8
+from model.reading.pairs import WindowLimits, cut_pairs
+from model.reading.prediction import Decoding, decide, predict
+from model.reading.reader import (
+    CheckpointReader,
+    ModelSettings,
+    resolve_device,
+    resolve_dtype,
+    shared,
+)
+from model.settings import SettingError, make, make_all
+
+_log = logging.getLogger("spanmill")
+
+Texts = list[str] | tuple[str, ...]
+
+CPU_BATCH_TOKENS, CUDA_BATCH_TOKENS = 4096, 65536
+"""Default padded tokens per batch."""
+
+_ROWS_AT_ONCE = 2048
+"""Rows of a list that are answered together.
+
+Bounds memory, and gives the same batches as annotate with its default --chunk_rows.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One of the n best spans. Offsets count code points of the context; `end` is exclusive."""
+
+    text: str
+    start: int
+    end: int
+    probability: float
+    start_logit: float
+    end_logit: float
+    window_index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The answer to one question, with the columns that annotate writes.
+
+    status            "answered", "no_answer" or "rejected"
+    reason, message   why the row was rejected, as a fixed word and in plain text; else None
+    answer_text       `context[answer_start:answer_end]`; None, like both offsets, unless the status
+                      is "answered"
+    probability       posterior of the best span given the passage, in [0, 1]
+    span_score        start logit + end logit of the best span
+    window_index      index of the context window that the best span is from
+    num_windows       number of context windows
+    n_best            the best candidates, best first
+    null_probability  posterior of no answer; None if the null option is off
+    null_score        score of no answer, comparable to `span_score`; None if the null option is off
+    question_tokens_cut  number of question tokens beyond `max_question`, which were not read
+
+    All but status, reason and message are None for a rejected row, `n_best` is empty.
+    """
+
+    answer_text: str | None
+    answer_start: int | None
+    answer_end: int | None
+    probability: float | None
+    null_probability: float | None
+    span_score: float | None
+    null_score: float | None
+    window_index: int | None
+    num_windows: int | None
+    status: str
+    reason: str | None
+    n_best: tuple[Candidate, ...]
+    question_tokens_cut: int | None
+    message: str | None = None
+
+
+@dataclass(frozen=True)
+class SpanReader:
+    """A checkpoint with all settings that answers depend on, resolved.
+
+    Instances are picklable values; each process loads the network once.
+
+    reader        the network and its tokenizer
+    limits        how contexts are cut into windows
+    decoding      how answers are decided
+    link          "softmax" or "sigmoid": what turns logits into probabilities in the tokenwise loss
+    batch_tokens  padded tokens per batch
+    """
+
+    reader: CheckpointReader
+    limits: WindowLimits
+    decoding: Decoding
+    link: str
+    batch_tokens: int
+
+    @classmethod
+    def load(cls, model: str | Location = "bundled", **settings: Any) -> Self:
+        """Load a checkpoint.
+
+        model     a folder, a hub id[@revision], "bundled", or a location such as
+                  `transforms.stored_folder.StoredFolder(url)`
+        settings  annotate's options of the groups model, windows and answers, by name
+
+        Raises CheckpointError or TokenizerError if the checkpoint can't be loaded, SettingError for
+        a value outside its limits, TypeError for a name that isn't a setting.
+        """
+        runs, limits, decoding = make_all((ModelSettings, WindowLimits, Decoding), settings)
+        reader = _reader(locate(model) if isinstance(model, str) else model, runs)
+        own = read_settings(reader.folder)
+        if decoding.null and reader.tokenizer().format.classifier is None:
+            raise SettingError(
+                "null=on: the tokenizer puts no classifier token into a pair, the model has no null option"
+            )
+        threshold = decoding.null_score_diff_threshold
+        on_cuda = resolve_device(runs.device).type == "cuda"
+        return cls(
+            reader=reader,
+            limits=_limits(reader, limits, decoding.max_answer_length),
+            decoding=replace(
+                decoding,
+                temperature=own.temperature,
+                null=own.null if decoding.null is None else decoding.null,
+                null_score_diff_threshold=own.null_threshold if threshold is None else threshold,
+            ),
+            link=own.link,
+            batch_tokens=runs.batch_tokens or (CUDA_BATCH_TOKENS if on_cuda else CPU_BATCH_TOKENS),
+        )
+
+    @overload
+    def answer(self, question: str, context: str, n_best: int = 5) -> Answer: ...
+
+    @overload
+    def answer(self, question: Texts, context: str | Texts, n_best: int = 5) -> list[Answer]: ...
+
+    @overload
+    def answer(self, question: str, context: Texts, n_best: int = 5) -> list[Answer]: ...
+
+    def answer(
+        self, question: str | Texts, context: str | Texts, n_best: int = 5
+    ) -> Answer | list[Answer]:
+        """Answer a question from a context, or a list of questions from a list of contexts.
+
+        One text with a list is used for every element of the list. Repeated texts are tokenized
+        once. A row that can't be answered (a text is None, blank or too long) gives an Answer of
+        status "rejected" with its reason, and does not affect others.
+
+        n_best  how many candidates to return
+
+        Returns an Answer for two texts, else a list of Answers. Raises TypeError for an argument
+        that is neither text nor None, ValueError for lists of different lengths, SettingError for
+        an n_best outside its limits.
+        """
+        decoding = replace(self.decoding, n_best=make(Decoding, {"n_best": n_best}).n_best)
+        questions, contexts = _texts("question", question), _texts("context", context)
+        if isinstance(question, str | None) and isinstance(context, str | None):
+            return next(self._answers(questions, contexts, decoding))
+        if isinstance(question, str | None):
+            questions *= len(contexts)
+        elif isinstance(context, str | None):
+            contexts *= len(questions)
+        if len(questions) != len(contexts):
+            raise ValueError(f"there are {len(questions)} questions, but {len(contexts)} contexts")
+        groups = [
+            slice(begin, begin + _ROWS_AT_ONCE) for begin in range(0, len(questions), _ROWS_AT_ONCE)
+        ]
+        return [
+            answer
+            for rows in groups
+            for answer in self._answers(questions[rows], contexts[rows], decoding)
+        ]
+
+    def _answers(
+        self, questions: Sequence[Any], contexts: Sequence[Any], decoding: Decoding
+    ) -> Iterator[Answer]:
+        """Yield the answer of every row; texts as `_texts` returns them, lists of one length."""
+        reader = shared(self.reader)
+        pairs = cut_pairs(questions, contexts, reader.tokenizer(), self.limits)
+        prediction = predict(reader, pairs.windows, decoding, self.batch_tokens)
+        decision = decide(prediction, pairs.windows, pairs.row_pair, decoding)
+        problems = decision.problems | pairs.problems
+        reasons = [problems[row][0] if row in problems else None for row in range(len(questions))]
+        columns = answer_columns(
+            decision.spans,
+            pairs.windows,
+            pairs.contexts,
+            pairs.row_pair,
+            reasons,
+            pairs.questions_cut,
+            decision.no_answer,
+        )
+        for row, values in enumerate(columns.to_pylist()):
+            n_best_found = tuple(Candidate(**candidate) for candidate in values.pop("n_best") or ())
+            yield Answer(
+                **values, n_best=n_best_found, message=problems[row][1] if row in problems else None
+            )
+
+
+def _texts(name: str, given: Any) -> list[Any]:
+    """Return an argument's texts; those that UTF-8 can't encode (lone surrogates) as `NotUTF8`.
+
+    Raises TypeError for anything but text, None or an iterable of both.
+    """
+    if not isinstance(given, str | Iterable | None) or isinstance(given, bytes | dict):
+        raise TypeError(
+            f"{name} is {type(given).__name__}, neither text nor a list of texts: {given!r:.80}"
+        )
+    values = [given] if isinstance(given, str | None) else list(given)
+    for place, value in enumerate(values):
+        if not isinstance(value, str | None):
+            raise TypeError(f"{name} {place} is {type(value).__name__}, not text: {value!r:.80}")
+    return [value if is_utf8(value) else NotUTF8() for value in values]
+
+
+def _reader(location: Location, settings: ModelSettings) -> CheckpointReader:
+    """Return the reader of a location, after loading its network to check that it can be loaded.
+
+    Raises CheckpointError, TokenizerError, or SettingError for a device or dtype that is missing.
+    """
+    folder = location.folder()
+    found = digest(folder)
+    try:
+        dtype = resolve_dtype(settings.dtype, settings.device)
+        resolve_device(settings.device)
+    except (ValueError, RuntimeError) as error:
+        raise SettingError(f"device={settings.device}: {error}") from error
+    reader = shared(
+        CheckpointReader(
+            location.pinned(folder, found), found, settings.device, dtype, settings.compile
+        )
+    )
+    try:
+        reader.load()
+    except (
+        CheckpointError
+    ) as error:  # some networks can't in half precision, whatever the device can
+        if settings.dtype != "auto" or dtype == "float32":
+            raise
+        _log.info("dtype auto: %s; trying float32", error)
+        reader = shared(replace(reader, dtype="float32"))
+        reader.load()
+    tokenizer = reader.tokenizer()
+    if None not in (tokenizer.padding, reader.padding()) and tokenizer.padding != reader.padding():
+        raise CheckpointError(
+            f"{folder}: its tokenizer pads with token {tokenizer.padding}, but the config of the network says pad_token_id "
+            f"{reader.padding()}: they do not match"
+        )
+    return reader
+
+
+def _limits(reader: CheckpointReader, asked: WindowLimits, max_answer_length: int) -> WindowLimits:
+    """Return limits that the model supports and that give every admissible answer a window.
+
+    Raises SettingError if the limits asked for are impossible.
+    """
+    tokenizer = reader.tokenizer()
+    special = tokenizer.format.special_tokens
+    capacity = min(tokenizer.max_length, reader.positions() or tokenizer.max_length)
+    length = asked.max_length or min(WindowLimits().max_length, capacity)
+    if length > capacity:
+        raise SettingError(f"max_length={length}: the model takes at most {capacity} tokens")
+    least = max_answer_length - 1
+    room = length - asked.max_question - special
+    overlap = asked.overlap
+    if room <= least and (overlap is None or overlap >= least):
+        wanted = asked.max_question + special + max_answer_length
+        longer = f"a max_length of {wanted} or more, or " if wanted <= capacity else ""
+        raise SettingError(
+            f"max_length={length}: max_question={asked.max_question} and {special} special tokens leave {max(room, 0)} "
+            f"tokens for the context, so that overlap must be below {max(room, 0)}, but at least max_answer_length - 1 = "
+            f"{least}: give {longer}a lower max_question or max_answer_length"
+        )
+    if overlap is None:
+        overlap = max(least, min(WindowLimits().overlap, length // 3, room - 1))
+    if overlap < least:
+        raise SettingError(
+            f"overlap={overlap}: must be at least max_answer_length - 1 = {least}, or some answers fit in no window"
+        )
+    if room <= overlap:
+        raise SettingError(
+            f"overlap={overlap}: must be below {max(room, 0)}, the context tokens that fit beside a question in "
+            f"max_length={length} less max_question={asked.max_question} less {special} special tokens"
+        )
+    return replace(asked, max_length=length, overlap=overlap)

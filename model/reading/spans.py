@@ -1,0 +1,260 @@
+"""Span decoding: exact n-best of each window on the device, merged to passages on the host.
+
+Eq. 1.25 of Xiao & Zhu, "Foundations of Large Language Models" (arXiv:2501.09223): the answer is
+argmax over j1 <= j2 of log p_beg(j1) + log p_end(j2). The normalisers of both softmaxes are
+constant within a window, so spans are ordered by span_score = start_logit + end_logit. The
+posterior of a span, given its passage, is exp(span_score / T) / (sum over the passage's valid spans
+of exp(span_score / T) + exp(null_score / T)).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn.functional import pad
+
+_INDEX_BITS = 32
+"""Low bits of an order key that hold the index; the score has the high ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class WindowSpans:
+    """The decoded spans of each window; k = n_best.
+
+    start, end              int64 [windows, k], passage tokens, `end` inclusive, best first
+    start_logit, end_logit  float32 [windows, k]; -inf where the window owns fewer than k spans
+    log_mass                float32 [windows], log of the sum of exp(span_score / T) over the spans
+                            that the window owns
+    null_score              float32 [windows], start logit + end logit at the classifier token; nan
+                            if the null option is off
+    finite                  bool [windows], whether all logits that decoding used are finite
+    """
+
+    start: np.ndarray
+    end: np.ndarray
+    start_logit: np.ndarray
+    end_logit: np.ndarray
+    log_mass: np.ndarray
+    null_score: np.ndarray
+    finite: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class PassageSpans:
+    """The decoded answer candidates of each pair; k = n_best.
+
+    start, end              int64 [pairs, k], passage tokens, `end` inclusive, best first
+    start_logit, end_logit  float32 [pairs, k]
+    probability             float64 [pairs, k], posterior of the candidate; 0 beyond the last one
+    window_index            int32 [pairs, k], the window that owns the candidate
+    found                   int64 [pairs], number of candidates, at most k
+    log_normaliser          float64 [pairs], log of the posterior's denominator
+    null_score              float32 [pairs], minimum over the windows; nan if the null option is off
+    null_probability        float64 [pairs], posterior of no answer; nan if the null option is off
+    finite                  bool [pairs], whether all of the pair's windows are finite
+    """
+
+    start: np.ndarray
+    end: np.ndarray
+    start_logit: np.ndarray
+    end_logit: np.ndarray
+    probability: np.ndarray
+    window_index: np.ndarray
+    found: np.ndarray
+    log_normaliser: np.ndarray
+    null_score: np.ndarray
+    null_probability: np.ndarray
+    finite: np.ndarray
+
+    @property
+    def span_score(self) -> np.ndarray:
+        """Return start_logit + end_logit, float32 [pairs, k]; -inf beyond the last candidate."""
+        return self.start_logit + self.end_logit
+
+
+def order_keys(scores: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """Return distinct int64 keys that sort by score, and among equal scores by the lower index.
+
+    With them `topk` is deterministic; torch promises nothing about the order of equal values.
+    scores float32 without nan, index int64 in [0, 2**32), both of the same shape.
+    """
+    bits = (scores + 0.0).view(torch.int32)  # + 0.0 makes -0.0 equal to 0.0
+    # Floats sort like their bits read as integers, except that negative ones sort backwards.
+    ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).to(torch.int64)
+    return (ordered << _INDEX_BITS) + (2**_INDEX_BITS - 1 - index)
+
+
+def decode_windows(
+    start_logits: torch.Tensor,
+    end_logits: torch.Tensor,
+    can_start: torch.Tensor,
+    can_end: torch.Tensor,
+    owned_low: torch.Tensor,
+    owned_high: torch.Tensor,
+    *,
+    max_answer_length: int,
+    n_best: int,
+    temperature: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Decode the exact n-best of the spans that each window owns, and the log of the mass of all.
+
+    B windows, L positions. Logits are float32 [B, L], masks bool [B, L], bounds int64 [B] (see
+    `model.reading.windows`). Among equal scores the lowest start comes first, then the shortest.
+
+    Returns start and end, int64 [B, n_best], `end` inclusive; their logits, float32 [B, n_best],
+    -inf beyond the last span; and log_mass, float32 [B], log of the sum of exp(score / T).
+    """
+    batch, length = start_logits.shape
+    width = min(max_answer_length, length)
+    a = torch.where(can_start, start_logits, -torch.inf)
+    b = torch.where(can_end, end_logits, -torch.inf)
+
+    # Owned spans that start at i have offsets (end - start) in [least, least + count).
+    position = torch.arange(length, device=a.device)
+    least = (owned_low[:, None] - 2 * position).clamp(min=0, max=width)
+    count = (owned_high[:, None] - 2 * position).clamp(min=0, max=width).sub_(least).clamp_(min=0)
+    padded = pad(b, (0, width), value=-torch.inf)
+    best_end, end_mass = _over_ends(padded, position + least, count, width, temperature)
+    log_mass = torch.logsumexp(a / temperature + end_mass, 1)
+
+    # The n best spans begin at the n best starts, ranked by the best span of each: search only
+    # those.
+    kept = min(n_best, length)
+    best_starts = order_keys(a + best_end, position.expand(batch, length)).topk(kept, 1).indices
+    offset = torch.arange(width, device=a.device)
+    ends = (best_starts.unsqueeze(2) + offset).flatten(1)
+    low = least.gather(1, best_starts).unsqueeze(2)
+    inside = (offset >= low) & (offset < low + count.gather(1, best_starts).unsqueeze(2))
+    rows = a.gather(1, best_starts).unsqueeze(2) + padded.gather(1, ends).view(batch, kept, width)
+    rows = torch.where(inside, rows, -torch.inf).flatten(1)
+
+    # Rank the spans of these starts. `index` encodes (start, offset), so that it breaks ties as
+    # promised.
+    index = (best_starts.unsqueeze(2) * width + offset).flatten(1)
+    kept = min(n_best, rows.shape[1])
+    chosen = order_keys(rows, index).topk(kept, 1).indices
+    best = rows.gather(1, chosen)
+    index = index.gather(1, chosen)
+    start, end = index // width, (index // width + index % width).clamp(max=length - 1)
+    found = best > -torch.inf
+    start_logit = torch.where(found, start_logits.gather(1, start), -torch.inf)
+    end_logit = torch.where(found, end_logits.gather(1, end), -torch.inf)
+
+    # A window may be too short for n_best spans: fill up the columns.
+    short = n_best - kept
+    if short:
+        start, end = pad(start, (0, short)), pad(end, (0, short))
+        start_logit, end_logit = (
+            pad(x, (0, short), value=-torch.inf) for x in (start_logit, end_logit)
+        )
+    return start, end, start_logit, end_logit, log_mass
+
+
+def _over_ends(
+    end_logits: torch.Tensor,
+    first: torch.Tensor,
+    count: torch.Tensor,
+    width: int,
+    temperature: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return, for every start, the maximum and the log mass of `count` end logits from `first` on.
+
+    end_logits    float32 [B, L + width], the last `width` of them -inf
+    first, count  int64 [B, L]; counts are at most `width`
+
+    Both results are float32 [B, L], -inf where the count is 0; the mass is the sum of exp(logit /
+    T).
+
+    A count is a sum of powers of two, so each range is a sequence of stretches of 1, 2, 4, ...
+    neighbours. That takes O(L log width) operations instead of O(L width) for all spans.
+    """
+    best = torch.full_like(first, -torch.inf, dtype=torch.float32)
+    mass = best
+    highest = end_logits.amax(1, keepdim=True).clamp(min=torch.finfo(torch.float32).min)
+    # Subtracting the maximum keeps the largest terms near 0, where float32 is most precise.
+    stretch_best, stretch_mass = end_logits, (end_logits - highest) / temperature
+    size = 1
+    while True:
+        taken = count & size
+        at = torch.where(taken > 0, first, stretch_best.shape[1] - 1)  # the last is -inf: no effect
+        best = torch.maximum(best, stretch_best.gather(1, at))
+        mass = torch.logaddexp(mass, stretch_mass.gather(1, at))
+        if 2 * size > width:
+            return best, mass + highest / temperature
+        first = first + taken
+        stretch_best = torch.maximum(stretch_best[:, :-size], stretch_best[:, size:])
+        stretch_mass = torch.logaddexp(stretch_mass[:, :-size], stretch_mass[:, size:])
+        size *= 2
+
+
+def merge_windows(
+    spans: WindowSpans,
+    pair: np.ndarray,
+    index: np.ndarray,
+    pairs: int,
+    *,
+    n_best: int,
+    temperature: float,
+) -> PassageSpans:
+    """Merge the windows of each pair to its passage.
+
+    pair   int [windows], ascending: which pair the window belongs to
+    index  int [windows]: the window's index within its pair
+    pairs  number of pairs; one without windows gets no candidates
+
+    One window owns each span. Therefore the n-best of a passage are among the n-best of its
+    windows, and its mass is the sum of theirs.
+    """
+    held, first = np.unique(pair, return_index=True)
+    log_normaliser = np.full(pairs, -np.inf)
+    null_score = np.full(pairs, np.nan, np.float32)
+    finite = np.zeros(pairs, bool)
+    start, end = np.zeros((pairs, n_best), np.int64), np.zeros((pairs, n_best), np.int64)
+    start_logit = np.full((pairs, n_best), -np.inf, np.float32)
+    end_logit = np.full((pairs, n_best), -np.inf, np.float32)
+    window_index = np.zeros((pairs, n_best), np.int32)
+    found = np.zeros(pairs, np.int64)
+    if len(held):
+        with np.errstate(invalid="ignore"):  # `finite` reports logits that are not
+            log_normaliser[held] = np.logaddexp.reduceat(spans.log_mass.astype(np.float64), first)
+        null_score[held] = np.minimum.reduceat(spans.null_score, first)
+        finite[held] = np.logical_and.reduceat(spans.finite, first)
+
+        # Sort all candidates by pair, score, start and end; keep the first `n_best` of each pair.
+        window, rank = np.nonzero(np.isfinite(spans.start_logit + spans.end_logit))
+        s, e = spans.start[window, rank], spans.end[window, rank]
+        score = spans.start_logit[window, rank] + spans.end_logit[window, rank]
+        order = np.lexsort((e, s, -score, pair[window]))
+        owner = pair[window[order]]
+        new_rank = np.arange(len(order)) - np.searchsorted(owner, owner)
+        chosen = new_rank < n_best
+        order, to = order[chosen], (owner[chosen], new_rank[chosen])
+        start[to], end[to] = s[order], e[order]
+        start_logit[to] = spans.start_logit[window, rank][order]
+        end_logit[to] = spans.end_logit[window, rank][order]
+        window_index[to] = index[window[order]]
+        np.add.at(found, to[0], 1)
+    # The null option, where it is on, is one more term of the posterior's denominator.
+    null_term = np.where(np.isnan(null_score), -np.inf, null_score.astype(np.float64) / temperature)
+    with np.errstate(invalid="ignore"):
+        log_normaliser = np.logaddexp(log_normaliser, null_term)
+        scaled = (start_logit + end_logit).astype(np.float64) / temperature
+        probability = np.where(np.isfinite(scaled), np.exp(scaled - log_normaliser[:, None]), 0.0)
+        null_probability = np.where(
+            np.isnan(null_score), np.nan, np.exp(null_term - log_normaliser)
+        )
+    return PassageSpans(
+        start=start,
+        end=end,
+        start_logit=start_logit,
+        end_logit=end_logit,
+        probability=probability,
+        window_index=window_index,
+        found=found,
+        log_normaliser=log_normaliser,
+        null_score=null_score,
+        null_probability=null_probability,
+        finite=finite,
+    )

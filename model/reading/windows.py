@@ -1,0 +1,118 @@
+"""Context windows: how a long passage is cut into model inputs, and which window owns which span.
+
+A window is a slice of the passage's tokens that the network reads together with the question.
+Neighbouring windows share `overlap` context tokens, so several of them may contain a span. Only
+one of them, the owner, decodes, counts and normalises it: the window in which the span is farthest
+from the nearer edge.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from model.reading.tokenizer import PairFormat, Passages, Ragged, consecutive
+
+_UNBOUNDED = 2**31 - 1
+"""Bound of `owned_low` (negated) and `owned_high` at the ends of a passage."""
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """The context windows of question/passage pairs, grouped by pair, in order of position.
+
+    format                special tokens around question and context
+    passages, questions   the tokens of the distinct texts
+    pair_passage          int32 [pairs], index of the pair's passage
+    pair_question         int32 [pairs], index of the pair's question
+    counts                int32 [pairs], windows per pair; 0 for a pair without context tokens or
+                          with more than `max_windows`
+    pair                  int32 [windows], index of the window's pair
+    index                 int32 [windows], index of the window within its pair (`window_index`)
+    start, stop           int32 [windows], the window's passage tokens: [start, stop)
+    owned_low, owned_high int32 [windows]; the window owns the span (i, j) of passage tokens iff it
+                          contains the span and owned_low <= i + j < owned_high
+    """
+
+    format: PairFormat
+    passages: Passages
+    questions: Ragged
+    pair_passage: np.ndarray
+    pair_question: np.ndarray
+    counts: np.ndarray
+    pair: np.ndarray
+    index: np.ndarray
+    start: np.ndarray
+    stop: np.ndarray
+    owned_low: np.ndarray
+    owned_high: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.pair)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Return the tokens per window, question and special tokens included, int64 [windows]."""
+        question = self.questions.lengths[self.pair_question[self.pair]]
+        return self.stop - self.start + question + self.format.special_tokens
+
+
+def count_windows(tokens: np.ndarray, room: np.ndarray, overlap: int) -> np.ndarray:
+    """Return how many windows cover `tokens` context tokens, int64 [pairs]; 0 for 0 tokens.
+
+    tokens, room  int [pairs]; a window has room for `room` context tokens, more than `overlap`
+    """
+    beyond = np.maximum(tokens - room, 0)
+    return np.where(tokens > 0, 1 + -(-beyond // (room - overlap)), 0)
+
+
+def most_tokens(room: int, overlap: int, max_windows: int) -> int:
+    """Return the largest number of context tokens that `max_windows` windows cover."""
+    return room + (max_windows - 1) * (room - overlap)
+
+
+def cut_windows(
+    pair_format: PairFormat,
+    passages: Passages,
+    questions: Ragged,
+    pair_passage: np.ndarray,
+    pair_question: np.ndarray,
+    *,
+    max_length: int,
+    overlap: int,
+    max_windows: int,
+) -> Windows:
+    """Cut the passage of every pair into windows of at most `max_length` tokens, question included.
+
+    pair_passage, pair_question  int [pairs], indices into `passages` and `questions`
+    overlap                      context tokens that neighbouring windows share
+
+    A pair that needs more than `max_windows` windows gets none, and the caller rejects its rows.
+    Raises ValueError if a question leaves room for no more context tokens than `overlap`.
+    """
+    tokens = passages.lengths[pair_passage]
+    room = max_length - pair_format.special_tokens - questions.lengths[pair_question]
+    if len(room) and room.min() <= overlap:
+        raise ValueError(
+            f"a question leaves room for {room.min()} context tokens in a window of {max_length}, "
+            f"but neighbouring windows share {overlap}: the room must exceed the overlap"
+        )
+    counts = count_windows(tokens, room, overlap)
+    counts = np.where(counts > max_windows, 0, counts)
+
+    pair = np.repeat(np.arange(len(counts)), counts)
+    index = consecutive(0, counts)
+    start = index * (room - overlap)[pair]
+    stop = np.minimum(start + room[pair], tokens[pair])
+
+    # Of neighbours w and w + 1, w has the span (i, j) farther from its edges iff
+    # i + j <= (stop_w - 1) + start_{w+1}.
+    followed = index + 1 < counts[pair]
+    border = stop + np.concatenate([start[1:], [0]])[: len(start)]
+    owned_high = np.where(followed, border, _UNBOUNDED)
+    owned_low = np.where(index > 0, np.concatenate([[0], border[:-1]])[: len(start)], -_UNBOUNDED)
+    columns = (pair_passage, pair_question, counts, pair, index, start, stop, owned_low, owned_high)
+    return Windows(
+        pair_format, passages, questions, *(np.asarray(column, np.int32) for column in columns)
+    )

@@ -1,0 +1,313 @@
+"""Training data: rows of Parquet files, cut into windows with targets, planned into batches.
+
+A row is a dict of `question`, `context` and `answers` = {"text": [...], "answer_start": [...]},
+with offsets in code points of the context; without answers it is unanswerable.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import random
+from collections import Counter
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from functools import lru_cache
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from model.audit.golds import answers_of, gold_tokens
+from model.audit.metrics import normalise
+from model.command import option
+from model.reading.spans import PassageSpans
+from model.reading.tokenizer import Tokenizer
+from model.reading.windows import Windows, cut_windows
+from model.settings import SettingError
+from model.training.unanswerables import unanswerables
+
+_log = logging.getLogger("spanmill.train")
+
+ABSENT, NULL = -2, -1
+"""Targets of a window that contains a part of the gold (no target), or nothing of it (null)."""
+
+STRETCH = 1500
+"""Groups that are sorted by length together: many for little padding, few so that epochs differ."""
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """Training windows with their targets; W windows.
+
+    start, end  int64 [W], passage tokens of the gold, `end` inclusive; or ABSENT or NULL
+    group       int64 [W], ascending: number of the original row. The windows of a row and of the
+                unanswerable rows made from it form a group; they stay in one batch and may share
+                one normaliser.
+    """
+
+    windows: Windows
+    start: np.ndarray
+    end: np.ndarray
+    group: np.ndarray
+
+
+def read_rows(
+    files: str, mix: dict[str, float] | None = None, seed: int = 0, given_as: str = "train"
+) -> list[dict]:
+    """Read the rows of comma-separated Parquet files in the layout of the input contract.
+
+    Leaves out, with a warning, rows without a question, a context or whole golds. Raises
+    SettingError, which names the option `given_as`, for a file that can't be read or lacks columns,
+    and if no row is left.
+
+    mix   glob pattern of the column `source` -> how many times to take a row: 2 means twice, 0.3
+          means with a chance of 0.3. The first pattern that matches counts; other rows are taken
+          once.
+    seed  of the random choice
+    """
+    columns = ["question", "context", "answers", *(["source"] if mix else [])]
+    tables = []
+    for path in filter(None, files.split(",")):
+        with option(given_as, path):
+            tables.append(_read_columns(path, columns))
+    rows = pa.concat_tables(tables, promote_options="permissive").to_pylist()
+    rows = [{**row, "answers": answers_of(row["answers"])} for row in rows]
+    chosen = random.Random(seed)
+    taken = []
+    usable = [row for row in rows if _is_usable(row)]
+    if len(usable) < len(rows):
+        left_out = len(rows) - len(usable)
+        _log.warning(
+            "--%s: %d of %d rows lack a question, a context or whole golds, and are left out",
+            given_as,
+            left_out,
+            len(rows),
+        )
+    if not usable:
+        raise SettingError(f"{given_as}={files}: no row has a question, a context and whole golds")
+    for row in usable:
+        weight = next(
+            (share for pattern, share in (mix or {}).items() if fnmatch(row["source"], pattern)),
+            1.0,
+        )
+        taken += [row] * (int(weight) + (chosen.random() < weight % 1))
+    return taken
+
+
+def _read_columns(path: str, columns: list[str]) -> pa.Table:
+    """Read columns of a Parquet file, or of a folder of them.
+
+    Raises ValueError for one that lacks them, and what pyarrow raises.
+    """
+    dataset = pq.ParquetDataset(path)
+    missing = [name for name in columns if name not in dataset.schema.names]
+    if missing:
+        raise ValueError(
+            f"it has no column {missing[0]!r}, but {', '.join(dataset.schema.names) or 'none'}"
+        )
+    for name in ("question", "context"):
+        kind = dataset.schema.field(name).type
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if not (
+            pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)
+        ):
+            raise ValueError(f"its column {name!r} is {kind}, not text")
+    return dataset.read(columns=columns)
+
+
+def _is_usable(row: dict) -> bool:
+    golds = row["answers"]
+    if not all((row[name] or "").strip() for name in ("question", "context")) or not isinstance(
+        golds, dict
+    ):
+        return False
+    texts, starts = golds.get("text"), golds.get("answer_start")
+    if not isinstance(texts, list) or not isinstance(starts, list) or len(texts) != len(starts):
+        return False
+    return all(isinstance(text, str) and text.strip() for text in texts) and all(
+        isinstance(start, int) for start in starts
+    )
+
+
+def refuse_known(rows: list[dict], files: str) -> int:
+    """Check that rows and files share no passage; return how many distinct ones the files have.
+
+    Passages that differ only in case, punctuation, articles or white space are the same. Raises
+    SettingError that quotes the first common one.
+    """
+    kept_out = {passage_digest(row["context"]) for row in read_rows(files, given_as="keep_out")}
+    for row in rows:
+        if passage_digest(row["context"]) in kept_out:
+            raise SettingError(
+                f"keep_out={files}: this passage is among the training rows: {row['context'][:80]!r}"
+            )
+    return len(kept_out)
+
+
+@lru_cache(maxsize=100_000)
+def passage_digest(context: str) -> bytes:
+    """Return the SHA-256 of a passage's normalised text."""
+    return hashlib.sha256(normalise(context).encode()).digest()
+
+
+def with_unanswerables(rows: list[dict], share: float, seed: int) -> list[dict]:
+    """Return the rows, each followed by the unanswerable ones that were made from it.
+
+    `share` is the number of rows to make per row. A row and those made from it get the same number
+    in a new field `group`.
+    """
+    made: dict[int, list[dict]] = {}
+    for row in unanswerables(rows, share, seed):
+        made.setdefault(row["made_from"], []).append(row)
+    grouped = []
+    for group, original in enumerate(rows):
+        grouped += [{**row, "group": group} for row in [original, *made.get(group, [])]]
+    return grouped
+
+
+def with_joined_passages(rows: list[dict], share: float, passages: int, seed: int) -> list[dict]:
+    """Return the rows, a share of the answerable ones with a long passage.
+
+    A long passage joins the row's own with its neighbours in the data, without those that contain
+    one of the row's golds. The position of the row's own among them is uniformly random, except
+    near the ends of the data.
+
+    share     chance of an answerable row
+    passages  most passages to join, at least 1
+    """
+    chosen = random.Random(seed)
+    contexts = list(dict.fromkeys(row["context"] for row in rows if row["answers"]["text"]))
+    index = {context: k for k, context in enumerate(contexts)}
+    joined = []
+    for row in rows:
+        if row["answers"]["text"] and chosen.random() < share:
+            own = index[row["context"]]
+            low = max(0, own - chosen.randrange(passages))
+            golds = [gold.lower() for gold in row["answers"]["text"]]
+            before = _without_golds(contexts[low:own], golds)
+            after = _without_golds(contexts[own + 1 : low + passages], golds)
+            shift = sum(len(passage) + 1 for passage in before)
+            starts = [start + shift for start in row["answers"]["answer_start"]]
+            answers = {**row["answers"], "answer_start": starts}
+            row = {
+                **row,
+                "context": "\n".join([*before, row["context"], *after]),
+                "answers": answers,
+            }
+        joined.append(row)
+    return joined
+
+
+def _without_golds(passages: list[str], golds: list[str]) -> list[str]:
+    """Return the passages that contain none of the golds, which are in lower case."""
+    return [passage for passage in passages if not any(gold in passage.lower() for gold in golds)]
+
+
+def majority_gold(answers: dict) -> tuple[int, int] | None:
+    """Return [char_start, char_end) of the gold that most annotators gave; None without golds.
+
+    Golds count as equal if their normalised texts are; among equally frequent ones the first wins.
+    """
+    if not answers["text"]:
+        return None
+    votes = Counter(normalise(text) for text in answers["text"])
+    chosen = max(
+        range(len(answers["text"])), key=lambda k: (votes[normalise(answers["text"][k])], -k)
+    )
+    return answers["answer_start"][chosen], answers["answer_start"][chosen] + len(
+        answers["text"][chosen]
+    )
+
+
+def make_examples(
+    rows: list[dict], tokenizer: Tokenizer, max_length: int, overlap: int, max_question: int
+) -> Examples:
+    """Cut the rows into windows and locate the majority gold of each row in them.
+
+    max_length, overlap, max_question  in tokens, as in `model.reading.pairs.WindowLimits`
+    """
+    contexts = list(dict.fromkeys(row["context"] for row in rows))
+    index = {context: k for k, context in enumerate(contexts)}
+    passages = tokenizer.passages(contexts)
+    questions = tokenizer.questions([row["question"] for row in rows]).cut(max_question)
+    passage = np.array([index[row["context"]] for row in rows])
+    windows = cut_windows(
+        tokenizer.format,
+        passages,
+        questions,
+        passage,
+        np.arange(len(rows)),
+        max_length=max_length,
+        overlap=overlap,
+        max_windows=10_000,
+    )
+
+    # Golds in passage tokens, per row: NULL for a row without.
+    golds = {k: gold for k, row in enumerate(rows) if (gold := majority_gold(row["answers"]))}
+    begin, stop = np.array(list(golds.values()), np.int64).reshape(-1, 2).T
+    first, last = np.full(len(rows), NULL, np.int64), np.full(len(rows), NULL, np.int64)
+    first[list(golds)], last[list(golds)] = gold_tokens(passages, passage[list(golds)], begin, stop)
+
+    # Each window has the whole gold, none of it (as NULL is before every window), or a part.
+    start, end = first[windows.pair], last[windows.pair]
+    whole = (start >= windows.start) & (end < windows.stop)
+    outside = (end < windows.start) | (start >= windows.stop)
+    target = np.where(whole, 0, np.where(outside, NULL, ABSENT))
+    group = np.array([row.get("group", k) for k, row in enumerate(rows)])
+    return Examples(
+        windows,
+        np.where(target == 0, start, target),
+        np.where(target == 0, end, target),
+        group[windows.pair],
+    )
+
+
+def best_texts(spans: PassageSpans, windows: Windows, contexts: list[str]) -> list[str]:
+    """Return the text of every row's best span, "" where there is none; [rows].
+
+    Row k must be pair k; contexts [rows].
+    """
+    passages = windows.passages
+    base = passages.bounds[windows.pair_passage]
+    begin, stop = (
+        passages.char_start[base + spans.start[:, 0]],
+        passages.char_end[base + spans.end[:, 0]],
+    )
+    return [
+        context[low:high] if found else ""
+        for context, low, high, found in zip(contexts, begin, stop, spans.found, strict=True)
+    ]
+
+
+def plan_epoch(
+    examples: Examples, usable: np.ndarray, batch_tokens: int, order: np.random.Generator
+) -> list[np.ndarray]:
+    """Return random batches of windows within a budget of padded tokens; groups stay together.
+
+    usable  int64, ascending indices of windows
+    order   the source of randomness
+
+    Returns int64 index arrays that partition `usable`. A group above the budget gets a batch of its
+    own.
+    """
+    lengths = examples.windows.lengths
+    _, first = np.unique(examples.group[usable], return_index=True)
+    groups = np.split(usable, first[1:])
+    longest = np.array([lengths[group].max() for group in groups])
+
+    # Batches are similar in length within a stretch of shuffled groups, and random across
+    # stretches.
+    batches = []
+    shuffled = order.permutation(len(groups))
+    for stretch in np.array_split(shuffled, max(1, len(shuffled) // STRETCH)):
+        batch: list[int] = []
+        widest = 0
+        for k in stretch[np.argsort(-longest[stretch], kind="stable")]:
+            if batch and (len(batch) + len(groups[k])) * widest > batch_tokens:
+                batches.append(np.array(batch))
+                batch = []
+            widest = widest if batch else longest[k]
+            batch += list(groups[k])
+        batches.append(np.array(batch))
+    return [batches[k] for k in order.permutation(len(batches))]

@@ -1,0 +1,1 @@
+"""Other formats than Parquet, and rows of finished runs."""

@@ -1,0 +1,249 @@
+"""SQuAD JSON, read paragraph by paragraph, and JSON files that hold rows or articles in a list."""
+
+from __future__ import annotations
+
+import codecs
+import decimal
+import pickle
+import re
+import tempfile
+from collections.abc import Iterator
+from typing import IO, Any
+
+import ijson
+
+from pipeline.formats.imported_rows import (
+    FormatError,
+    ImportedRow,
+    Layout,
+    make_row,
+    plain,
+    unreadable_row,
+)
+from pipeline.formats.read_answers import read_answers
+
+_HELD_BYTES = 2**24
+_CONTRACT = ("id", "question", "context", "answers")
+_WHOLE = ("end_map", "end_array", "string", "number", "boolean", "null")
+"""Events of the parser at which a value is complete."""
+
+
+def read_squad(file: IO[bytes], layout: Layout) -> Iterator[ImportedRow]:
+    """SQuAD 1.1 and 2.0: `data[].paragraphs[].qas[]`; also a list of such articles, and rows in place of articles.
+
+    All other keys of questions, paragraphs and articles go along, wherever they are; a name that a question has too becomes
+    `paragraph_...` or `article_...`. One paragraph is in memory at a time, and those of one article in a temporary file.
+    Raises FormatError for a file that is not JSON, or has no article.
+    """
+    articles = number = 0
+    with tempfile.SpooledTemporaryFile(_HELD_BYTES) as spool:
+        held = _Held(spool)
+        try:
+            for article in _articles(file, layout, held):
+                yield from _rows(article, held, (articles, number), layout)
+                articles, number = articles + 1, number + len(held)
+                held.clear()
+        except ijson.JSONError as error:
+            raise FormatError(
+                f"paragraph {number + len(held)}: no JSON: {_in_short(error)}"
+            ) from error
+        except decimal.InvalidOperation as error:
+            raise FormatError(
+                f"paragraph {number + len(held)}: a number beyond all bounds"
+            ) from error
+        except RecursionError as error:
+            raise FormatError(f"paragraph {number + len(held)}: it is nested too deeply") from error
+    if not articles:
+        raise FormatError("it has no article (`data[]`) and is no list")
+
+
+def _articles(file: IO[bytes], layout: Layout, held: _Held) -> Iterator[Any]:
+    """Each article with an empty list of paragraphs, once they are in `held`."""
+    root = item = ""
+    paragraph = article = None
+    for prefix, event, value in _events(file, layout):
+        if not root:
+            if event not in ("start_map", "start_array"):
+                raise FormatError(
+                    f"at its top is neither an object with `data` nor a list, but {event}"
+                )
+            root = "data.item" if event == "start_map" else "item"
+            item = f"{root}.paragraphs.item"
+        elif prefix == item or prefix.startswith(f"{item}."):
+            paragraph = paragraph or ijson.ObjectBuilder()
+            paragraph.event(event, value)
+            if prefix == item and event in _WHOLE:
+                held.add(paragraph.value)
+                paragraph = None
+        elif prefix == root or prefix.startswith(f"{root}."):
+            article = article or ijson.ObjectBuilder()
+            article.event(event, value)
+            if prefix == root and event in _WHOLE:
+                yield article.value
+                article = None
+
+
+def _in_short(error: Exception) -> str:
+    """What a parser says of its error: the lines below show the place in the file's own text."""
+    first = str(error).removeprefix("b'").split("\\n")[0].splitlines()[0]
+    return (
+        f"{first} (more than one object: --format=jsonl)" if "trailing garbage" in first else first
+    )
+
+
+class _Held:
+    """The paragraphs of an article until all its keys are known: in memory, beyond `_HELD_BYTES` in a temporary file."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._count = file, 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, paragraph: Any) -> None:
+        pickle.dump(paragraph, self._file)
+        self._count += 1
+
+    def __iter__(self) -> Iterator[Any]:
+        self._file.seek(0)
+        for _ in range(self._count):
+            yield pickle.load(self._file)
+
+    def clear(self) -> None:
+        self._file.seek(0)
+        self._file.truncate()
+        self._count = 0
+
+
+def _rows(
+    article: Any, paragraphs: _Held, before: tuple[int, int], layout: Layout
+) -> Iterator[ImportedRow]:
+    """The rows of an article, which may be a row itself.
+
+    before  how many articles and paragraphs come before it
+    """
+    where = f"article {before[0]}"
+    if not isinstance(article, dict):
+        yield unreadable_row("not_an_object", where, article)
+    elif "paragraphs" not in article and layout.question in article and layout.context in article:
+        yield flat_row(article, layout, where)
+    elif not isinstance(article.get("paragraphs"), list):
+        yield unreadable_row("no_paragraphs", where, article.get("paragraphs"))
+    else:
+        others = {name: value for name, value in article.items() if name != "paragraphs"}
+        for number, paragraph in enumerate(paragraphs, before[1]):
+            yield from _paragraph(paragraph, others, f"paragraph {number}", layout)
+
+
+def _paragraph(
+    paragraph: Any, article: dict[str, Any], where: str, layout: Layout
+) -> Iterator[ImportedRow]:
+    if not isinstance(paragraph, dict):
+        yield unreadable_row("not_an_object", where, paragraph)
+        return
+    questions = paragraph.get("qas", [])
+    if not isinstance(questions, list):
+        yield unreadable_row("no_questions", where, questions)
+        return
+    beside = {
+        name: value for name, value in paragraph.items() if name not in ("qas", layout.context)
+    }
+    used = {layout.id, layout.question, layout.answers}
+    for place, qa in enumerate(questions):
+        here = f"{where}, question {place}"
+        if not isinstance(qa, dict):
+            yield unreadable_row("not_an_object", here, qa)
+            continue
+        own = {name: value for name, value in qa.items() if name not in used}
+        others: dict[str, Any] = {}
+        for level, values in (("question", own), ("paragraph", beside), ("article", article)):
+            for name, value in values.items():
+                others[f"{level}_{name}" if name in others or name in _CONTRACT else name] = plain(
+                    value
+                )
+        others.setdefault("title", None)
+        answers = read_answers(qa.get(layout.answers), None, qa.get(layout.impossible))
+        context = paragraph.get(layout.context)
+        yield make_row(qa.get(layout.id), qa.get(layout.question), context, answers, others, here)
+
+
+def flat_row(row: dict[str, Any], layout: Layout, where: str) -> ImportedRow:
+    """The row that one object holds: JSON lines, rows in a list, lines of a table."""
+    answers, start = row.get(layout.answers), row.get(layout.start)
+    used = {layout.id, layout.question, layout.context, layout.answers}
+    parallel = (
+        isinstance(answers, list)
+        and isinstance(start, list)
+        and not any(isinstance(each, dict) for each in answers)
+    )
+    if not isinstance(answers, list | dict | None) or start is None or parallel:
+        used.add(layout.start)  # beside other answers it is something else, as in rows of annotate
+    return make_row(
+        row.get(layout.id),
+        row.get(layout.question),
+        row.get(layout.context),
+        read_answers(answers, start, row.get(layout.impossible)),
+        {name: plain(value) for name, value in row.items() if name not in used},
+        where,
+    )
+
+
+_BLOCK = 2**16
+_ESCAPES = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.?)",
+    re.DOTALL,
+)
+"""Escapes of JSON, surrogate pairs as one; the group is half a pair that stands alone."""
+_LONGEST = len(rb"\ud83c\udf0a")
+_MARK = "\uffff"
+"""No character: marks bytes that are no text, and half a surrogate pair, of which the parser would make a question mark."""
+
+
+def _events(file: IO[bytes], layout: Layout) -> Iterator[tuple[str, str, Any]]:
+    """The parser's events; half a surrogate pair in a text where the file has one, or bytes that are no text."""
+    for prefix, event, value in ijson.parse(
+        ijson.from_iter(_json_blocks(_utf8_blocks(file, layout.encoding)))
+    ):
+        if event in ("string", "map_key") and _MARK in value:
+            value = value.replace(_MARK, "\ud800")
+        yield prefix, event, value
+
+
+def _utf8_blocks(file: IO[bytes], encoding: str) -> Iterator[bytes]:
+    """The text of a file as UTF-8 without a byte order mark, bytes that are no text marked."""
+    decoder = codecs.getincrementaldecoder(encoding)("surrogateescape")
+    while block := file.read(_BLOCK):
+        yield _encoded(decoder.decode(block))
+    yield _encoded(decoder.decode(b"", final=True))
+
+
+def _encoded(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return re.sub("[\ud800-\udfff]", _MARK, text).encode()
+
+
+def _json_blocks(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """The same blocks, cut so that no escape lies across two, halves of surrogate pairs that stand alone marked."""
+    held = b""
+    for read in blocks:
+        block = held + read
+        space = block.rfind(
+            b" ", 0, max(0, len(block) - _LONGEST)
+        )  # is in no escape: where to look from
+        escapes = (escape.start() for escape in _ESCAPES.finditer(block, space + 1))
+        cut = next(
+            (start for start in escapes if start > len(block) - _LONGEST), len(block)
+        )  # it may go on in the next block
+        if cut:
+            yield _marked(block[:cut])
+        held = block[cut:]
+    if held:
+        yield _marked(held)
+
+
+def _marked(text: bytes) -> bytes:
+    if not re.search(rb"\\u[dD][89a-fA-F]", text):  # as almost always, and much faster
+        return text
+    return _ESCAPES.sub(lambda escape: rb"\uffff" if escape[1] else escape[0], text)

@@ -1,0 +1,208 @@
+"""A finished run of annotate in other formats, written row by row: SQuAD JSON, predictions.json, JSON lines."""
+
+from __future__ import annotations
+
+import json
+import math
+from array import array
+from collections.abc import Callable, Iterator
+from typing import IO, Any
+
+import numpy as np
+import pyarrow as pa
+
+from model.audit.golds import answers_of
+from pipeline.formats.finished import FinishedRun, open_run
+from pipeline.job.options import Refused
+from transforms.plan_chunks import ANSWERS, is_answers
+from transforms.storage import StorageError, building, join
+
+PREDICTIONS, NA_PROB = "predictions.json", "na_prob.json"
+
+
+def write_squad(run: str, output: str, answers: str) -> str:
+    """SQuAD 2.0 JSON: consecutive rows of one title make an article, of one context a paragraph.
+
+    answers  "predicted": the answer of each row, none where that was no answer; else the column that holds golds
+
+    Rows that no such file can hold, rejected ones and those without golds, are left out and counted.
+    """
+    finished = _annotated(run)
+    question, context = _needed(finished, "question"), _needed(finished, "context")
+    text, start, status = (
+        finished.output(name) for name in ("answer_text", "answer_start", "status")
+    )
+    golds = None if answers == "predicted" else answers
+    if golds and golds not in finished.columns:
+        raise Refused(f"--answers={golds}: {run} has the columns {', '.join(finished.columns)}")
+    if golds and not is_answers(finished.schema.field(golds).type):
+        raise Refused(
+            f"--answers={golds}: it is {finished.schema.field(golds).type}, not {ANSWERS}"
+        )
+    title = ["title"] if "title" in finished.columns else []
+    columns = [
+        _needed(finished, "id"),
+        question,
+        context,
+        *title,
+        *([golds] if golds else [text, start, status]),
+    ]
+    written, left_out = 0, 0
+
+    def questions() -> Iterator[tuple[str, str, dict[str, Any]]]:
+        nonlocal written, left_out
+        for row in finished.rows(columns):
+            found = _golds(row[golds]) if golds else _predicted(row[status], row[text], row[start])
+            if found is None or row[context] is None or row[question] is None:
+                left_out += 1
+                continue
+            written += 1
+            asked = {
+                "id": str(row[columns[0]]),
+                "question": row[question],
+                "answers": found,
+                "is_impossible": not found,
+            }
+            yield str(row.get("title") or ""), row[context], asked
+
+    with building(output) as path, open(path, "w", encoding="utf-8") as file:
+        _write_articles(file, questions())
+    return f"{written} questions: {output}; {left_out} rows left out"
+
+
+def _golds(value: Any) -> list[dict[str, Any]] | None:
+    """The answers of a row as SQuAD JSON has them; None where they are missing or malformed."""
+    answers = answers_of(value)
+    texts, starts = (answers["text"], answers["answer_start"]) if answers else (None, None)
+    if (
+        texts is None
+        or starts is None
+        or len(texts) != len(starts)
+        or None in texts
+        or None in starts
+    ):
+        return None
+    return [
+        {"text": text, "answer_start": start} for text, start in zip(texts, starts, strict=True)
+    ]
+
+
+def _predicted(status: str, text: str | None, start: int | None) -> list[dict[str, Any]] | None:
+    """The same of what a run answered; None for a rejected row."""
+    if status == "rejected":
+        return None
+    return [{"text": text, "answer_start": start}] if status == "answered" else []
+
+
+def _write_articles(file: IO[str], questions: Iterator[tuple[str, str, dict[str, Any]]]) -> None:
+    """`data[].paragraphs[].qas[]`, a paragraph opened and closed as titles and contexts change."""
+    last: tuple[str, str] | None = None
+    file.write('{"version": "v2.0", "data": [')
+    for title, context, asked in questions:
+        if last is None or last[0] != title:
+            file.write("]}]}, " if last else "")
+            file.write(f'\n{{"title": {_json(title)}, "paragraphs": [')
+        if last != (title, context):
+            file.write("]}, " if last and last[0] == title else "")
+            file.write(f'\n {{"context": {_json(context)}, "qas": [')
+        else:
+            file.write(", ")
+        file.write(f"\n  {_json(asked)}")
+        last = title, context
+    file.write("]}]}" if last else "")
+    file.write("]}\n")
+
+
+def write_predictions(run: str, output: str, answers: str) -> str:
+    """`predictions.json`, id -> text ("" for no answer and for rejected rows), and `na_prob.json`, id -> probability of
+    no answer: the null probability, 0 where the null option is off, 1 for a rejected row.
+
+    Raises Refused if two rows have one id: a JSON object can't hold both.
+    """
+    finished = _annotated(run)
+    names = [finished.output(name) for name in ("answer_text", "null_probability", "status")]
+    identifier = _needed(finished, "id")
+    hashes = array("q")  # eight bytes a row: all that is kept of them
+    with (
+        building(join(output, PREDICTIONS)) as predictions,
+        building(join(output, NA_PROB)) as na_prob,
+        open(predictions, "w", encoding="utf-8") as texts,
+        open(na_prob, "w", encoding="utf-8") as probabilities,
+    ):
+        for row in finished.rows([identifier, *names]):
+            text, null, status = (row[name] for name in names)
+            name = str(row[identifier])
+            opening = ",\n" if hashes else "{"
+            hashes.append(hash(name))
+            texts.write(f"{opening}{_json(name)}: {_json(text or '')}")
+            probabilities.write(
+                f"{opening}{_json(name)}: {1.0 if status == 'rejected' else null or 0.0}"
+            )
+        for file in (texts, probabilities):
+            file.write("}\n" if hashes else "{}\n")
+        repeated = len(hashes) - len(np.unique(np.frombuffer(hashes, np.int64)))
+        if repeated:
+            raise Refused(
+                f"--run={run}: {repeated} rows have an id that another row has: {PREDICTIONS} can't hold both"
+            )
+    return f"{len(hashes)} predictions: {output}"
+
+
+def write_jsonl(run: str, output: str, answers: str) -> str:
+    """All columns of all rows, one JSON object a line; numbers that are none are null, bytes hexadecimal."""
+    finished = _annotated(run)
+    count = 0
+    with building(output) as path, open(path, "w", encoding="utf-8") as file:
+        for row in finished.rows(finished.columns):
+            file.write(_json(_plain(row)) + "\n")
+            count += 1
+    return f"{count} rows: {output}"
+
+
+WRITERS: dict[str, Callable[[str, str, str], str]] = {
+    "squad": write_squad,
+    "predictions": write_predictions,
+    "jsonl": write_jsonl,
+}
+"""By format: (run, output, which answers) -> what was done, in words."""
+
+
+def _annotated(run: str) -> FinishedRun:
+    """Raises Refused for a run that is not one of annotate, or not finished."""
+    try:
+        finished = open_run(run)
+    except (Refused, StorageError, OSError, pa.ArrowException) as error:
+        raise Refused(f"--run={run}: {error}") from error
+    if finished.stage != "annotate":
+        raise Refused(
+            f"--run={run} is an output of {finished.stage}: only annotated rows can be exported"
+        )
+    if not finished.state:
+        raise Refused(f"--run={run} has no manifest: the run did not finish")
+    return finished
+
+
+def _needed(finished: FinishedRun, kind: str) -> str:
+    name = finished.input(kind)
+    if name is None:
+        raise Refused(
+            f"--run={finished.folder} has no column {finished.configuration[f'{kind}_column']!r}: it was not kept"
+        )
+    return name
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON can hold it."""
+    if isinstance(value, dict):
+        return {str(name): _plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, bytes):
+        return value.hex()
+    return value if value is None or isinstance(value, str | int) else str(value)

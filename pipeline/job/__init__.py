@@ -1,0 +1,1 @@
+"""What a job is: its options, its identity, its runner."""

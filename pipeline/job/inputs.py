@@ -1,0 +1,187 @@
+"""What a job reads: its files, and their columns by the first file's schema."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+
+from model.audit.rows import AUDIT_SCHEMA
+from model.reading.columns import ANSWER_SCHEMA
+from model.settings import ANNOTATE, AUDIT
+from pipeline.job.options import Refused
+from pipeline.job.settings import Columns, Files
+from pipeline.sample import SAMPLE
+from transforms.plan_chunks import (
+    ANSWERS,
+    is_answers,
+    is_text,
+    schema_problem,
+    wider,
+    with_path_columns,
+)
+from transforms.records import InputColumns, InputFile, OutputColumns
+from transforms.storage import find_inputs, lies_below, open_parquet
+
+_MOST_FOOTERS = 1000
+"""How many files are asked for the types of their columns before a run; of more, one with a wider type is refused."""
+
+_FOOTERS_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The input of a job.
+
+    expected  the columns that are read, with their types
+    columns   which of them are the question, the context and the golds
+    """
+
+    files: tuple[InputFile, ...]
+    expected: pa.Schema
+    columns: InputColumns
+
+    @property
+    def texts(self) -> tuple[str, str]:
+        """The columns that must hold text."""
+        return self.columns.question, self.columns.context
+
+
+def find_files(files: Files, output: str) -> tuple[InputFile, ...]:
+    """Find the input files, up to the row limit. Raises Refused for one inside the output, StorageError for none."""
+    found = _limit(find_inputs(SAMPLE if files.input == "bundled" else files.input), files.limit)
+    inside = [file.path for file in found if lies_below(file.path, output)]
+    if inside:
+        raise Refused(f"--input={files.input}: {inside[0]} lies in --output={files.output}")
+    return found
+
+
+def _limit(files: Sequence[InputFile], rows: int | None) -> tuple[InputFile, ...]:
+    """Return the files that hold the first `rows` rows, the last of them to be read in part."""
+    if rows is None:
+        return tuple(files)
+    chosen: list[InputFile] = []
+    for file in files:
+        if rows <= 0:
+            break
+        try:
+            with open_parquet(file.path) as opened:
+                held = min(rows, opened.metadata.num_rows)
+        except Exception:  # an unreadable file has no rows; planning refuses it by name
+            held = 0
+        chosen.append(replace(file, rows=held))
+        rows -= held
+    return tuple(chosen)
+
+
+def choose_columns(
+    files: tuple[InputFile, ...],
+    columns: Columns,
+    slice_by: tuple[str, ...],
+    stages: tuple[str, ...],
+) -> tuple[Inputs, OutputColumns]:
+    """Choose the columns to read, with the types of the first file, and those of the output. Raises Refused."""
+    first, texts = files[0], (columns.question_column, columns.context_column)
+    audited = AUDIT in stages
+    schema = _schema(first)
+    for option in ("question_column", "context_column"):
+        _require(
+            schema,
+            [getattr(columns, option)],
+            f"--{option}={getattr(columns, option)}: {first.path} has the columns",
+        )
+    keep = tuple(schema.names) if columns.keep_columns is None else columns.keep_columns
+    _require(schema, keep, f"--keep_columns: {first.path} has no column {{}}, only")
+    read = [*keep, *texts]
+    if audited:
+        _require_answers(schema, first, columns.answers_column)
+        _require(schema, slice_by, f"--slice_by: {first.path} has no column {{}}, only")
+        read += [columns.answers_column, *slice_by]
+    if columns.id_column in schema.names:
+        read.append(columns.id_column)
+
+    wanted = [schema.field(name) for name in dict.fromkeys(read) if schema.names.count(name) == 1]
+    problem = schema_problem(schema, pa.schema(wanted), texts)
+    if problem:
+        raise Refused(f"--input: {first.path}: {problem}")
+    _refuse_clash(columns, keep, stages)
+    expected = pa.schema([_nullable(field, field.name in texts) for field in wanted])
+    expected = _widened(expected, files[1:_MOST_FOOTERS])
+    inputs = Inputs(
+        files, expected, InputColumns(*texts, columns.answers_column if audited else "")
+    )
+    return inputs, OutputColumns(keep, columns.output_prefix, columns.id_column)
+
+
+def _schema(file: InputFile) -> pa.Schema:
+    """Return the columns of a file and of its path. Raises Refused."""
+    try:
+        with open_parquet(file.path) as opened:
+            return with_path_columns(opened.schema_arrow, file.path)
+    except Exception as error:
+        raise Refused(f"--input: {file.path} can't be read as Parquet: {error}") from error
+
+
+def _require(schema: pa.Schema, columns: Iterable[str], message: str) -> None:
+    """Raise Refused with the message, in which {} is the column, for the first column that the schema lacks."""
+    for name in columns:
+        if name not in schema.names:
+            raise Refused(f"{message.format(repr(name))} {', '.join(schema.names)}")
+
+
+def _require_answers(schema: pa.Schema, file: InputFile, column: str) -> None:
+    _require(schema, [column], f"--answers_column={column}: {file.path} has the columns")
+    kind = schema.field(column).type
+    if not is_answers(kind):
+        raise Refused(
+            f"--answers_column={column}: {file.path}: it is {kind}, not {ANSWERS}; other shapes, JSON in text too, become the "
+            f"first by `python -m pipeline.convert import --input {file.path} --output GOLDS.parquet`"
+        )
+
+
+def _refuse_clash(columns: Columns, keep: tuple[str, ...], stages: tuple[str, ...]) -> None:
+    """Raise Refused if an output column has the name of a column that the output keeps."""
+    schemas = {ANNOTATE: ANSWER_SCHEMA, AUDIT: AUDIT_SCHEMA}
+    made = {columns.output_prefix + name for stage in stages for name in schemas[stage].names}
+    clash = sorted(made & set(keep)) or sorted(made & {columns.id_column})
+    if clash:
+        raise Refused(
+            f"--output_prefix={columns.output_prefix!r}: the output column {clash[0]!r} is an input column already; "
+            "give another prefix, or leave it out of --keep_columns"
+        )
+
+
+def _widened(expected: pa.Schema, files: Sequence[InputFile]) -> pa.Schema:
+    """Return the columns with types that hold those of the other files too.
+
+    Where no type does, planning refuses the other file.
+    """
+    if all(is_text(field.type) and not pa.types.is_null(field.type) for field in expected):
+        return expected
+    with ThreadPoolExecutor(_FOOTERS_AT_ONCE) as pool:
+        for schema in filter(None, pool.map(_readable_schema, files)):
+            for place, field in enumerate(expected):
+                if schema.names.count(field.name) == 1:
+                    kind = wider(field.type, schema.field(field.name).type)
+                    expected = expected.set(place, field.with_type(kind or field.type))
+    return pa.schema([_nullable(field, False) for field in expected])
+
+
+def _readable_schema(file: InputFile) -> pa.Schema | None:
+    try:
+        with open_parquet(file.path) as opened:
+            return opened.schema_arrow
+    except Exception:  # planning refuses it by name
+        return None
+
+
+def _nullable(field: pa.Field, is_text_column: bool) -> pa.Field:
+    """Return the first file's field, fit for other files: nulls, text, more than 127 dictionary values."""
+    kind = field.type
+    if is_text_column and pa.types.is_null(kind):
+        kind = pa.string()
+    if pa.types.is_dictionary(kind):
+        kind = pa.dictionary(pa.int32(), kind.value_type, kind.ordered)
+    return pa.field(field.name, kind, nullable=True, metadata=field.metadata)

@@ -1,0 +1,167 @@
+"""All flags of run_pipeline.py, their help and their bounds. Beam's own options pass through."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from apache_beam.options.pipeline_options import (
+    PipelineOptions,
+    StandardOptions,
+    _BeamArgumentParser,
+)
+
+from model.command import argument
+from model.settings import ANNOTATE, AUDIT, COMPARE, Setting, declared
+from pipeline.job.runners import load
+from pipeline.job.settings import ALL, GROUPS
+
+DESCRIPTION = """Extractive question answering over whole corpora, Parquet to Parquet, on Apache Beam.
+
+  annotate   answer every passage/question row: answer span, calibrated probability, n-best candidates
+  audit      measure the span-prediction loss of a data set with gold answers, row by row and in total
+  compare    two audits of the same data, example by example: what got better and what got worse, as a gate if you like
+
+A finished run leaves OUTPUT/parts/*.parquet (one row per input row, in order), OUTPUT/rejections/*.parquet (rows that
+could not be answered, and why), OUTPUT/run.json (what the run is) and OUTPUT/manifest.json (what it did, written last).
+A rerun of the same job goes on where the last one stopped.
+
+Exit codes: 0 all rows accounted for; 1 finished, but files, chunks or too many rows failed; 2 refused before any row;
+3 did not finish; 129/130/143 interrupted, resumable. Of several days, the highest."""
+
+EPILOG = """Any option of Apache Beam can be given too, for example --runner=DataflowRunner --project=P --region=R, or
+--direct_running_mode=multi_processing --direct_num_workers=4 for several processes on this machine."""
+
+
+class Refused(ValueError):
+    """The job can't be started; the message names the option, its value and the limit. Exit code 2."""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of all settings."""
+    parser = argparse.ArgumentParser(
+        prog="run_pipeline.py",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="run_pipeline.py annotate|audit --input PATTERN[,PATTERN] --output DIR [options] [Beam options]\n"
+        "       run_pipeline.py compare --before DIR --after DIR --output DIR [options] [Beam options]",
+    )
+    parser.add_argument(
+        "--stage",
+        metavar="STAGE",
+        help="the stage as an option, for launchers that pass nothing else",
+    )
+    for title, group in GROUPS.items():
+        arguments = parser.add_argument_group(title)
+        for name, default, declaration in declared(group):
+            if declaration.option:
+                _add_argument(arguments, name, default, declaration)
+    return parser
+
+
+def _add_argument(
+    arguments: argparse._ArgumentGroup, name: str, default: Any, declaration: Setting
+) -> None:
+    kind = declaration.kind
+    bare: dict[str, Any] = {"nargs": "?", "const": True} if isinstance(default, bool) else {}
+    words = default_in_words(default, declaration)
+    arguments.add_argument(
+        f"--{name}",
+        type=argument(kind),
+        default=default,
+        required=name == "output",
+        metavar=kind.metavar,
+        help=declaration.help + (f" (default: {words})" if words else ""),
+        **bare,
+    )
+
+
+def default_in_words(default: Any, declaration: Setting) -> str:
+    """Return what leaving a setting out means, in words; "" where that is nothing."""
+    if declaration.unset:
+        return declaration.unset
+    return "" if default in (None, "", (), False) else str(default)
+
+
+def _check_stage(stage: str, audited: bool, given: Mapping[str, Any]) -> None:
+    """Raise Refused for a setting that the stage doesn't take, and for a required one that is missing."""
+    declarations = {
+        name: declaration for group in GROUPS.values() for name, _, declaration in declared(group)
+    }
+    for name, value in given.items():
+        stages = declarations[name].stages if name in declarations else ()
+        if stages and stage not in stages and not (audited and AUDIT in stages):
+            hint = (
+                ": give the stage audit, or --audit too"
+                if stage == ANNOTATE and AUDIT in stages
+                else ""
+            )
+            raise Refused(
+                f"--{name}={value} applies to {' and '.join(stages)}, not to {stage}{hint}"
+            )
+    for name in ("before", "after") if stage == COMPARE else ("input",):
+        if not given.get(name):
+            raise Refused(f"--{name} is missing: {stage} needs it")
+
+
+class BeamOptions(PipelineOptions):
+    """Beam's options, each group parsed once: Beam would parse one anew a hundred times and more for one job."""
+
+    def view_as(self, cls: type[Any]) -> Any:
+        views = self.__dict__.setdefault("_views", {})  # no attribute: those are options
+        if cls not in views:
+            views[cls] = super().view_as(cls)
+        return views[cls]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in super().__getstate__().items() if name != "_views"}
+
+
+def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Our options, checked one by one, and the arguments that are Beam's.
+
+    Raises Refused for a missing stage and for an argument that neither Beam nor we know; argparse itself prints other
+    errors and exits with 2.
+    """
+    parser = make_parser()
+    options, rest = parser.parse_known_args(list(arguments))
+    runner = PipelineOptions(rest).view_as(StandardOptions).runner
+    try:
+        load(runner)
+    except ImportError as error:
+        raise Refused(f"--runner={runner}: {error}") from error
+    beam_parser = _BeamArgumentParser(allow_abbrev=False, add_help=False)
+    for group in {str(group): group for group in PipelineOptions.__subclasses__()}.values():
+        group._add_argparse_args(beam_parser)
+    _, unknown = beam_parser.parse_known_args(
+        rest
+    )  # the stage is among these: only now is it no value of an option
+    strange = [argument for argument in unknown if argument.startswith("-")]
+    if strange:
+        known = [
+            name
+            for p in (parser, beam_parser)
+            for action in p._actions
+            for name in action.option_strings
+        ]
+        name = strange[0].split("=", 1)[0]
+        nearest = difflib.get_close_matches(name, known, 1)
+        hint = f": did you mean {nearest[0]}?" if nearest else ""
+        raise Refused(f"{name} is an option neither of Spanmill nor of Beam{hint}")
+    stages = list(dict.fromkeys([*unknown, *filter(None, [options.stage])]))
+    if len(stages) != 1 or stages[0] not in ALL:
+        raise Refused(
+            f"STAGE: give one of {', '.join(ALL)}, not {' and '.join(map(repr, stages)) or 'none'}"
+        )
+    options.stage = stages[0]
+    for action in parser._actions:  # now only what was given
+        action.default = argparse.SUPPRESS
+    given = vars(parser.parse_known_args(list(arguments))[0])
+    _check_stage(options.stage, options.audit, given)
+    for word in unknown:
+        rest.remove(word)
+    return options, rest

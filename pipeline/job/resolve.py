@@ -1,0 +1,285 @@
+"""From options to a job: everything that can be refused is refused here, before a row is read."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import logging
+import math
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+from importlib.metadata import version
+from typing import Any
+
+from apache_beam.options.pipeline_options import (
+    DirectOptions,
+    GoogleCloudOptions,
+    PipelineOptions,
+    WorkerOptions,
+)
+
+from model.audit.slices import SLICES
+from model.checkpoint import CheckpointError, read_settings
+from model.reading.pairs import WindowLimits
+from model.reading.prediction import Decoding
+from model.reading.reader import ModelSettings
+from model.reading.span_reader import CUDA_BATCH_TOKENS, SpanReader
+from model.reading.tokenizer import TokenizerError
+from model.settings import AUDIT, SettingError, declared, identity_of, make
+from pipeline.job.inputs import Inputs, choose_columns, find_files
+from pipeline.job.options import Refused
+from pipeline.job.runners import is_local
+from pipeline.job.settings import Audit, Columns, Files, Work
+from transforms.measure_loss import AuditOptions
+from transforms.plan_chunks import ChunkSize
+from transforms.records import Correction, InputFile, OutputColumns
+from transforms.relabel import CorrectionsError, read_corrections
+from transforms.run_files import RunFiles
+from transforms.storage import StorageError, absolute, read
+from transforms.stored_folder import StoredFolder
+
+_log = logging.getLogger("spanmill")
+
+
+@dataclass(frozen=True)
+class JobAudit:
+    """What an audit measures and reports.
+
+    corrections  corrected golds by id
+    against      another audit's output, "" for none
+    """
+
+    options: AuditOptions
+    corrections: Mapping[str, Correction] = field(default_factory=dict)
+    against: str = ""
+
+
+@dataclass(frozen=True)
+class JobWork:
+    """How the work is cut and run.
+
+    alone  whether one local worker does all of it, so that nothing needs to be spread
+    """
+
+    chunk_size: ChunkSize
+    max_failed_fraction: float
+    accelerator: str
+    alone: bool
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job with every default resolved: what the builder builds from.
+
+    model          `--model` as it was given
+    outputs        (stage, folder) in the order of writing: what annotate writes comes last
+    configuration  by stage: what changes its answers or boundaries, by name of its option; the same whether the stage runs
+                   alone or with the other
+    """
+
+    model: str
+    outputs: tuple[tuple[str, str], ...]
+    inputs: Inputs
+    reader: SpanReader
+    columns: OutputColumns
+    audit: JobAudit | None
+    work: JobWork
+    configuration: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def output(self) -> str:
+        return self.outputs[-1][1]
+
+    @property
+    def files(self) -> tuple[InputFile, ...]:
+        return self.inputs.files
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        return tuple(stage for stage, _ in self.outputs)
+
+    def configuration_of(self, stage: str) -> dict[str, Any]:
+        return {"stage": stage, **self.configuration[stage]}
+
+    def about(self, stage: str) -> dict[str, Any]:
+        """Return what the manifest of a stage says of the job, beyond what it did."""
+        return {
+            "stage": stage,
+            "configuration": self.configuration_of(stage),
+            "model": self.model,
+            "null_trained": read_settings(self.reader.reader.folder).null_trained,
+            "input_files": len(self.files),
+            "versions": {"python": platform.python_version(), **_versions()},
+        }
+
+
+@cache
+def _versions() -> dict[str, str]:
+    """Return the versions of the packages that answers may depend on."""
+    return {
+        name: version(name)
+        for name in ("apache-beam", "torch", "transformers", "tokenizers", "pyarrow")
+    }
+
+
+def resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
+    """Find the inputs, open the first, load the model and resolve every default. Raises Refused."""
+    try:
+        return _resolve(options, beam_options)
+    except SettingError as error:  # settings have the names of their options
+        raise Refused(f"--{error}") from error
+    except (StorageError, CheckpointError, TokenizerError) as error:
+        raise Refused(str(error)) from error
+
+
+def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
+    given = vars(options)
+    files, columns = make(Files, given), make(Columns, given)
+    audit, work = make(Audit, given), make(Work, given)
+    output = absolute(files.output)
+    audited = options.stage == AUDIT or audit.audit
+    beside = ((AUDIT, RunFiles(output).beside),) if audited and options.stage != AUDIT else ()
+    outputs = (*beside, (options.stage, output))
+    stages = tuple(stage for stage, _ in outputs)
+
+    _refuse_two_accelerators(work, beam_options)
+    _refuse_slices(audit)
+    corrections, digest = _corrections(audit, options.stage)
+    inputs, kept = choose_columns(find_files(files, output), columns, audit.slice_by, stages)
+    reader = _reader(make(ModelSettings, given), given, is_local(beam_options))
+    audit_options = AuditOptions(columns.id_column, audit.slice_by, audit.worst, audit.suspects)
+
+    resolved = (
+        work,
+        files,
+        replace(columns, keep_columns=kept.keep),
+        reader.limits,
+        reader.decoding,
+    )
+    return Job(
+        model=options.model,
+        outputs=outputs,
+        inputs=inputs,
+        reader=reader,
+        columns=kept,
+        audit=JobAudit(audit_options, corrections, audit.against) if audited else None,
+        work=_work(work, len(inputs.files), beam_options),
+        configuration={
+            stage: _configuration(stage, reader, resolved, audit, digest) for stage in stages
+        },
+    )
+
+
+def _configuration(
+    stage: str, reader: SpanReader, groups: tuple[Any, ...], audit: Audit, corrections: str | None
+) -> dict[str, Any]:
+    """Return what the answers or boundaries of a stage depend on, as run.json holds it.
+
+    corrections  SHA-256 (hex) of the file of corrections
+    """
+    network = reader.reader
+    found = {
+        "model_digest": network.digest,
+        "dtype": network.dtype,
+        "batch_tokens": reader.batch_tokens,
+    }
+    for group in groups:
+        found |= identity_of(group, stage)
+    if stage == AUDIT:
+        found |= {"link": reader.link, **identity_of(audit, stage), "corrections": corrections}
+    return {
+        name: list(value) if isinstance(value, tuple) else value for name, value in found.items()
+    }
+
+
+def _refuse_two_accelerators(work: Work, beam_options: PipelineOptions) -> None:
+    service = beam_options.view_as(GoogleCloudOptions).dataflow_service_options or []
+    if work.accelerator and any(option.startswith("worker_accelerator") for option in service):
+        raise Refused(
+            f"--accelerator={work.accelerator}: Dataflow takes it or worker_accelerator, never both"
+        )
+
+
+def _refuse_slices(audit: Audit) -> None:
+    built_in = sorted(set(audit.slice_by) & set(SLICES))
+    if built_in:
+        raise Refused(
+            f"--slice_by: {built_in[0]!r} is the name of a slice that every audit has ({', '.join(SLICES)})"
+        )
+
+
+def _corrections(audit: Audit, stage: str) -> tuple[dict[str, Correction], str | None]:
+    """Return the corrections by id and the SHA-256 (hex) of their file; none, and None, without one. Raises Refused."""
+    if not audit.corrections:
+        return {}, None
+    if stage != AUDIT:
+        raise Refused(
+            f"--corrections={audit.corrections}: annotate --audit would write them into annotate's rows too"
+        )
+    try:
+        content = read(audit.corrections)
+        return read_corrections(content), hashlib.sha256(content).hexdigest()
+    except (OSError, CorrectionsError) as error:
+        raise Refused(f"--corrections={audit.corrections}: {error}") from error
+
+
+def _work(work: Work, files: int, beam_options: PipelineOptions) -> JobWork:
+    count = workers(beam_options)
+    return JobWork(
+        chunk_size=ChunkSize(work.chunk_rows, work.chunk_bytes, math.ceil(4 * count / files)),
+        max_failed_fraction=work.max_failed_fraction,
+        accelerator=work.accelerator,
+        alone=is_local(beam_options) and count == 1,
+    )
+
+
+def workers(beam_options: PipelineOptions) -> int:
+    """Return how many workers a job may have, as far as its options say."""
+    direct = beam_options.view_as(DirectOptions).direct_num_workers
+    remote = beam_options.view_as(WorkerOptions)
+    local = (os.cpu_count() or 1) if direct == 0 else direct or 1
+    return max(local, remote.num_workers or 1, remote.max_num_workers or 1)
+
+
+def _reader(model: ModelSettings, given: Mapping[str, Any], local: bool) -> SpanReader:
+    """Return the checkpoint with its settings, loaded once to see that it can be.
+
+    Workers elsewhere have other devices and cores: nothing is decided by those of this machine, whose CPU only checks.
+    Raises CheckpointError, TokenizerError, SettingError, Refused.
+    """
+    names = [
+        name
+        for group in (ModelSettings, WindowLimits, Decoding)
+        for name, _, each in declared(group)
+        if each.option
+    ]
+    settings = {name: given[name] for name in names if name != "model"}
+    location = StoredFolder(model.model) if "://" in model.model else model.model
+    if local:
+        return SpanReader.load(location, **settings)
+    if model.device.startswith("cuda"):
+        if model.dtype == "auto":
+            raise Refused(
+                "--dtype=auto: the workers' CUDA devices can't be asked from here; give float32, or bfloat16 from Ampere on"
+            )
+        settings["batch_tokens"] = model.batch_tokens or CUDA_BATCH_TOKENS
+    dtype = "float32" if model.dtype == "auto" else model.dtype
+    settings |= {"device": "cpu", "dtype": dtype, "compile": False}
+    try:
+        reader = SpanReader.load(location, **settings)
+    except CheckpointError as error:
+        if not isinstance(error.__cause__, NotImplementedError):
+            raise
+        _log.info(
+            "--dtype=%s: this machine's CPU can't compute in it, the checkpoint is checked in float32 (%s)",
+            dtype,
+            error,
+        )
+        reader = SpanReader.load(location, **{**settings, "dtype": "float32"})
+    return replace(
+        reader,
+        reader=replace(reader.reader, device=model.device, dtype=dtype, compile=model.compile),
+    )

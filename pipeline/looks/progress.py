@@ -1,0 +1,98 @@
+"""Progress of a run, seen from beside it: a thread that counts committed parts, whose names tell their rows."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tqdm import tqdm
+
+from pipeline.job.resolve import Job
+from transforms.records import rows_of_part
+from transforms.run_files import RunFiles
+from transforms.storage import is_local, open_parquet
+
+_log = logging.getLogger("spanmill")
+
+_LOG_SECONDS = 30.0
+
+_MOST_FOOTERS = 100
+"""How many files are asked for their rows; of more, the rest is estimated by size."""
+
+
+@contextmanager
+def progress(job: Job) -> Iterator[None]:
+    """Shows rows done of rows planned while the body runs: a bar in a terminal, log lines elsewhere."""
+    stopped = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(job, stopped), daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        watcher.join(timeout=30)
+
+
+def _watch(job: Job, stopped: threading.Event) -> None:
+    try:
+        _show(job, stopped)
+    except Exception:  # progress is a courtesy: it must never end a run
+        _log.warning("progress can't be shown", exc_info=True)
+
+
+def _show(job: Job, stopped: threading.Event) -> None:
+    files = RunFiles(job.output)
+    before = _rows_done(files)
+    planned, exact = _rows_planned(job)
+    terminal = sys.stderr.isatty()
+    pause = (0.5 if terminal else 2.0) if is_local(job.output) else 10.0
+    started = logged = time.monotonic()
+    with tqdm(
+        total=planned,
+        initial=before,
+        unit="row",
+        desc=" and ".join(job.stages),
+        disable=not terminal,
+        file=sys.stderr,
+    ) as bar:
+        finished = False
+        while not finished:
+            finished = stopped.wait(pause)
+            listing = time.monotonic()
+            done = _rows_done(files)
+            pause = max(
+                pause, 20 * (time.monotonic() - listing)
+            )  # a long list is not asked for all the time
+            bar.update(done - bar.n)
+            now = time.monotonic()
+            if not terminal and (finished or now - logged >= _LOG_SECONDS):
+                rate = (done - before) / max(now - started, 1e-9)
+                left = f", {(planned - done) / rate:.0f} s left" if rate and done < planned else ""
+                total = f"{planned}" if exact else f"about {planned}"
+                _log.info("%d of %s rows done, %.1f rows/s%s", done, total, rate, left)
+                logged = now
+
+
+def _rows_done(files: RunFiles) -> int:
+    return sum(rows_of_part(name) for name in files.part_names())
+
+
+def _rows_planned(job: Job) -> tuple[int, bool]:
+    """The rows of all files, and whether they are counted (else estimated from some files' rows and all files' sizes)."""
+    asked = job.files[:: math.ceil(len(job.files) / _MOST_FOOTERS)]
+    rows = 0
+    for file in asked:
+        try:
+            with open_parquet(file.path) as opened:
+                rows += opened.metadata.num_rows if file.rows is None else file.rows
+        except Exception:  # planning refuses the file by name
+            continue
+    size = sum(file.size for file in asked)
+    if len(asked) == len(job.files) or not size:
+        return rows, len(asked) == len(job.files)
+    return round(rows * sum(file.size for file in job.files) / size), False

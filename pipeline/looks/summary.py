@@ -1,0 +1,134 @@
+"""What a run prints at its end: the accounting of its manifest, in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.looks.terminal import printable
+
+
+def accounting(manifest: dict[str, Any], output: str) -> str:
+    """Rows planned = the sum of what became of them, and what else a person wants to know."""
+    rows = manifest["rows"]
+    parts = [
+        f"{count} {name.replace('_', ' ')}" for name, count in rows.items() if name != "planned"
+    ]
+    lines = [f"{rows['planned']} rows = {' + '.join(parts)}"]
+    lines += [f"  {reason}: {count}" for reason, count in manifest["reasons"].items()]
+    tokens = manifest["tokens"]
+    lines.append(
+        f"{manifest['windows']} windows of {manifest['distinct_pairs']} distinct pairs, {tokens['real']} tokens, "
+        f"{100 * tokens['padding']:.1f} % padding"
+    )
+    unknown = manifest["unknown_text"]
+    if unknown["unknown_characters"]:
+        lines.append(
+            f"{100 * unknown['share']:.2g} % of the contexts' characters are in tokens that the tokenizer does not know"
+        )
+    steps = manifest["steps"]
+    total = sum(step["seconds"] for step in steps.values())
+    if total:
+        shares = [f"{name} {100 * step['seconds'] / total:.0f} %" for name, step in steps.items()]
+        lines.append(f"{total:.1f} s of work: {', '.join(shares)}")
+    if manifest["retries"]:
+        lines.append(f"{manifest['retries']} retries after faults of the store")
+    for failure in manifest["failures"][:20]:
+        where = failure["path"] + (
+            f", row group {failure['row_group']}" if failure["row_group"] >= 0 else ""
+        )
+        lines.append(
+            f"failed: {where}, {failure['rows']} rows, {failure['step']}: {failure['error']}"
+        )
+    unlisted = len(manifest["failures"][20:]) + manifest["failures_not_listed"]
+    if unlisted:
+        lines.append(f"... and {unlisted} failures more (see {output}/manifest.json)")
+    lines.append(
+        f"{manifest['state']}: {output}" + "".join(f"\n  {reason}" for reason in manifest["why"])
+    )
+    return printable("\n".join(lines))
+
+
+def audit_figures(audit: dict[str, Any]) -> str:
+    """The headline figures of an audit, in words."""
+    everything = audit["all"]
+    lines = []
+    for name in ("nll", "nll_start", "nll_end"):
+        loss = everything["losses"][name]
+        if loss["count"]:
+            lines.append(
+                f"{name}: mean {loss['mean']:.4f} +- {loss['standard_error']:.4f}, median {loss['p50']:.4f}, "
+                f"p95 {loss['p95']:.4f}, max {loss['max']:.4f} over {loss['count']} rows"
+            )
+    if "f1" in everything:
+        em, f1, other = (everything[name] for name in ("exact_match", "f1", "character_f1"))
+        by_character = (
+            f"by character {other['percent']:.2f}, " if other["percent"] != f1["percent"] else ""
+        )
+        lines.append(
+            f"EM {em['percent']:.2f} [{em['interval'][0]:.2f}, {em['interval'][1]:.2f}], "
+            f"F1 {f1['percent']:.2f} [{f1['interval'][0]:.2f}, {f1['interval'][1]:.2f}], "
+            f"{by_character}"
+            f"answerability {everything['answerability_accuracy']:.2f} %"
+        )
+    calibration = everything["calibration"]
+    if calibration["count"]:
+        low, high = calibration["expected_calibration_error_interval"]
+        interval = f" [{low:.4f}, {high:.4f}]" if calibration["count"] > 1 else ""
+        lines.append(
+            f"calibration error {calibration['expected_calibration_error']:.4f}{interval}, "
+            f"Brier score {calibration['brier']:.4f} over {calibration['count']} answers"
+        )
+    lines += audit["hints"]
+    corrections = audit["corrections"]
+    if corrections["file"]:
+        lines.append(
+            f"{corrections['matched']} of {corrections['given']} corrections matched, {corrections['rows_corrected']} rows "
+            "have them"
+        )
+    missing = corrections["ids_of_no_row"]
+    if missing:
+        count = corrections["given"] - corrections["matched"]
+        named = ", ".join(map(repr, missing[:10])) + (", ..." if count > 10 else "")
+        lines.append(f"no row that was read has the id of {count} corrections: {named}")
+    return printable("\n".join(lines))
+
+
+def comparison_figures(comparison: dict[str, Any], output: str) -> str:
+    """What a comparison found, in words."""
+    unpaired = [
+        f"{each['rows']} {kind.replace('_', ' ')}"
+        for kind, each in comparison["unpaired"].items()
+        if each["rows"]
+    ]
+    lines = [f"{comparison['paired']} examples in both" + "".join(f", {each}" for each in unpaired)]
+    for metric, name, unit in (
+        ("f1", "F1", "points"),
+        ("exact_match", "EM", "points"),
+        ("nll", "loss", "nats"),
+    ):
+        found = comparison["all"][metric]
+        if found["count"]:
+            low, high = found["interval"]
+            lines.append(
+                f"{name}: {found['before']:.4f} -> {found['after']:.4f}, "
+                f"{found['difference']:+z.4f} [{low:+z.4f}, {high:+z.4f}] {unit} "
+                f"over {found['count']} pairs ({found['better']} better, {found['worse']} worse)"
+            )
+    lines.append(
+        f"{'not passed' if comparison['why'] else 'passed'}: {output}"
+        + "".join(f"\n  {why}" for why in comparison["why"])
+    )
+    return "\n".join(lines)
+
+
+def duplicate_figures(found: dict[str, Any]) -> str:
+    """What `duplicates.json` found, in words."""
+    lines = [
+        f"{found['repeated_pairs']} question/context pairs stand in it more than once ({found['rows_of_repeated_pairs']} "
+        f"rows), {found['pairs_with_conflicting_golds']} of them with conflicting golds"
+    ]
+    for kind, shared in found.get("overlap", {}).items():
+        lines.append(
+            f"{shared['shared']} {kind}s shared with {found['against']} ({shared['own_rows']} rows)"
+        )
+    return printable("\n".join(lines))

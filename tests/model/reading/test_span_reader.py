@@ -1,0 +1,314 @@
+"""The reader as a library: what annotate writes of a row is what `answer` returns for it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from model import SpanReader
+from model.checkpoint import CheckpointError
+from model.reading.columns import ANSWER_SCHEMA
+from model.reading.span_reader import Answer
+from model.settings import SettingError
+from pipeline.sample import SAMPLE
+from tests.checkpoints import ARCHITECTURES
+from tests.runs import read_parts, read_rejections, run, write_input
+from transforms.stored_folder import StoredFolder
+
+SETTINGS: dict[str, Any] = {
+    "max_length": 96,
+    "overlap": 30,
+    "max_question": 16,
+    "max_answer_length": 12,
+    "max_windows": 200,
+}
+
+
+@pytest.fixture(scope="module")
+def reader(bert_folder: Path) -> SpanReader:
+    return SpanReader.load(str(bert_folder), **SETTINGS, null="on", null_score_diff_threshold=-14.0)
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[dict[str, Any]]:
+    """Every eleventh row of the sample (several scripts, several windows), rows that can't be answered, one row twice."""
+    table = pq.read_table(SAMPLE, columns=["question", "context"])
+    usable = table.take(list(range(0, table.num_rows, 11))).to_pylist()
+    bad = [
+        {"question": None, "context": "a"},
+        {"question": "Who?", "context": " "},
+        {"question": "Who?", "context": "\u200b"},
+        {"question": "Who?", "context": "a lamp " * 6000},
+    ]
+    return [*bad, *usable, usable[0], *bad[:1]]
+
+
+@pytest.fixture(scope="module")
+def annotated(
+    rows: list[dict[str, Any]], bert_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    folder = tmp_path_factory.mktemp("annotated")
+    source = write_input(folder / "a.parquet", pa.Table.from_pylist(rows))
+    options = [f"--{name}={value}" for name, value in SETTINGS.items()]
+    null = ("--null=on", "--null_score_diff_threshold=-14.0", "--n_best=4")
+    assert (
+        run(
+            "annotate",
+            f"--input={source}",
+            f"--output={folder}/out",
+            f"--model={bert_folder}",
+            *options,
+            *null,
+        )
+        == 0
+    )
+    return folder / "out"
+
+
+def as_row(answer: Answer) -> dict[str, Any]:
+    """An answer in the shape in which annotate's columns hold it."""
+    values = asdict(answer)
+    del values["message"]
+    values["n_best"] = list(values["n_best"]) if answer.status != "rejected" else None
+    return values
+
+
+class TestTheSameAsAnnotate:
+    def test_a_list_to_the_last_bit(
+        self, reader: SpanReader, rows: list[dict[str, Any]], annotated: Path
+    ):
+        answers = reader.answer(
+            [row["question"] for row in rows], [row["context"] for row in rows], n_best=4
+        )
+        expected = read_parts(annotated).select(ANSWER_SCHEMA.names).to_pylist()
+        assert [as_row(answer) for answer in answers] == expected
+        assert {answer.status for answer in answers} == {"answered", "no_answer", "rejected"}
+        assert max(answer.num_windows or 0 for answer in answers) > 2
+
+    def test_one_at_a_time_to_rounding(
+        self, reader: SpanReader, rows: list[dict[str, Any]], annotated: Path
+    ):
+        """Alone, a row has other batches: logits agree to 4e-5 of their size, so characters do and probabilities nearly."""
+        for row, expected in zip(
+            rows, read_parts(annotated).select(ANSWER_SCHEMA.names).to_pylist(), strict=True
+        ):
+            answer = as_row(reader.answer(row["question"], row["context"], n_best=4))
+            for mine, wanted in zip(
+                [answer, *(answer["n_best"] or ())],
+                [expected, *(expected["n_best"] or ())],
+                strict=True,
+            ):
+                for name, value in wanted.items():
+                    if isinstance(value, float):
+                        assert mine[name] == pytest.approx(value, rel=1e-4, abs=1e-4)
+                    elif name != "n_best":
+                        assert mine[name] == value
+
+    def test_rejections_have_the_same_names_and_messages(
+        self, reader: SpanReader, rows: list[dict[str, Any]], annotated: Path
+    ):
+        answers = reader.answer([row["question"] for row in rows], [row["context"] for row in rows])
+        found = [
+            (row, each.reason, each.message)
+            for row, each in enumerate(answers)
+            if each.status == "rejected"
+        ]
+        assert found == [
+            (each["row"], each["reason"], each["message"]) for each in read_rejections(annotated)
+        ]
+        reasons = [
+            "question_missing",
+            "context_blank",
+            "context_without_tokens",
+            "too_many_windows",
+            "question_missing",
+        ]
+        assert [reason for _, reason, _ in found] == reasons
+
+    def test_settings_are_resolved_as_for_a_run(
+        self, bert_folder: Path, annotated: Path, reader: SpanReader
+    ):
+        configuration = json.loads((annotated / "run.json").read_text())["configuration"]
+        assert configuration["model_digest"] == reader.reader.digest
+        assert configuration["batch_tokens"] == reader.batch_tokens
+        assert configuration["dtype"] == reader.reader.dtype
+        plain = SpanReader.load(str(bert_folder))
+        assert (plain.limits.max_length, plain.limits.overlap, plain.decoding.null) == (
+            384,
+            128,
+            False,
+        )
+
+
+class TestShapesOfTheQuestion:
+    CONTEXT = "Ada lit the lamp at dusk. Ben rang the bell."
+
+    def test_a_span_is_a_slice_of_its_context(self, reader: SpanReader):
+        answer = reader.answer("Who lit it?", self.CONTEXT, n_best=2)
+        assert len(answer.n_best) == 2
+        for each in answer.n_best:
+            assert each.text == self.CONTEXT[each.start : each.end]
+
+    def test_one_context_serves_all_questions_and_the_other_way_round(self, reader: SpanReader):
+        questions = ["Who lit it?", "Who rang it?"]
+        assert reader.answer(questions, self.CONTEXT) == reader.answer(
+            questions, [self.CONTEXT] * 2
+        )
+        assert reader.answer("Who?", (self.CONTEXT, "Ben")) == reader.answer(
+            ["Who?"] * 2, [self.CONTEXT, "Ben"]
+        )
+
+    def test_no_questions_have_no_answers(self, reader: SpanReader):
+        assert reader.answer([], []) == []
+        assert reader.answer([], self.CONTEXT) == []
+
+    def test_more_rows_than_are_read_at_once(
+        self, reader: SpanReader, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setattr("model.reading.span_reader._ROWS_AT_ONCE", 2)
+        answers = reader.answer("Who?", ["Ada", "", "Ben", "Cy", "Dee"])
+        assert [answer.status == "rejected" for answer in answers] == [
+            False,
+            True,
+            False,
+            False,
+            False,
+        ]
+
+    def test_a_lone_surrogate_is_rejected_like_bytes_that_are_no_utf8(self, reader: SpanReader):
+        answer = reader.answer("Who \ud800?", self.CONTEXT)
+        assert (answer.status, answer.reason) == ("rejected", "question_not_utf8")
+        assert (answer.answer_text, answer.probability, answer.n_best) == (None, None, ())
+
+    def test_what_is_no_text_is_named(self, reader: SpanReader):
+        for odd in (1, 2.5, b"Who?", {"question": "Who?"}, True):
+            with pytest.raises(
+                TypeError,
+                match=f"question is {type(odd).__name__}, neither text nor a list of texts: ",
+            ):
+                reader.answer(odd, "Ada")
+            with pytest.raises(TypeError, match=f"context is {type(odd).__name__}, neither"):
+                reader.answer("Who?", odd)
+        with pytest.raises(TypeError, match="context 1 is int, not text: 7"):
+            reader.answer(["Who?", "Who?"], ["Ada", 7])
+        with pytest.raises(ValueError, match="3 questions, but 2 contexts"):
+            reader.answer(["Who?"] * 3, ["Ada", "Ben"])
+        for odd in (0, True, 1.0):
+            with pytest.raises(SettingError, match=f"n_best={odd}: must be a whole number from 1"):
+                reader.answer("Who?", "Ada", n_best=odd)
+
+
+class TestLoading:
+    def test_it_travels_to_other_processes(self, reader: SpanReader):
+        copy = pickle.loads(pickle.dumps(reader))
+        assert copy == reader
+        assert copy.answer("Who?", "Ada lit it.") == reader.answer("Who?", "Ada lit it.")
+
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({"max_length": 513}, "max_length=513: the model takes at most 512 tokens"),
+            ({"max_length": 7}, "max_length=7: must be a whole number from 8"),
+            ({"max_length": 99.5}, "max_length=99.5: must be a whole number"),
+            (
+                {"max_length": 64},
+                "max_length=64: max_question=64 and 3 special tokens leave 0 tokens for the context",
+            ),
+            (
+                {"max_length": 96, "overlap": 29},
+                "max_length=96: max_question=64 and 3 special tokens leave 29 tokens",
+            ),
+            ({"overlap": 3}, "overlap=3: must be at least max_answer_length - 1 = 29"),
+            ({"null": "maybe"}, "null=maybe: must be auto, on or off"),
+            ({"dtype": "int8"}, "dtype=int8: must be auto, float32"),
+            ({"device": "cuda:99", "dtype": "float32"}, "device=cuda:99: "),
+            ({"device": "abacus"}, "device=abacus: "),
+            (
+                {"null_score_diff_threshold": float("nan")},
+                "null_score_diff_threshold=nan: must be a number from -1e+06",
+            ),
+        ],
+    )
+    def test_a_setting_out_of_its_limits_is_named(
+        self, bert_folder: Path, settings: dict[str, Any], message: str
+    ):
+        with pytest.raises(SettingError) as refused:
+            SpanReader.load(str(bert_folder), **settings)
+        assert str(refused.value).startswith(message)
+
+    def test_too_short_a_window_is_refused_with_the_shortest_that_will_do(self, bert_folder: Path):
+        with pytest.raises(
+            SettingError,
+            match="give a max_length of 97 or more, or a lower max_question or max_answer_length",
+        ):
+            SpanReader.load(str(bert_folder), max_length=96)
+        assert SpanReader.load(str(bert_folder), max_length=97).limits.overlap == 29
+        assert (
+            SpanReader.load(str(bert_folder), max_length=64, max_question=31).limits.overlap == 29
+        )
+        with pytest.raises(
+            SettingError, match="= 499: give a lower max_question or max_answer_length"
+        ):
+            SpanReader.load(str(bert_folder), max_answer_length=500)
+
+    def test_a_checkpoint_in_a_store(self, bert_folder: Path, reader: SpanReader):
+        fs = fsspec.filesystem("memory")
+        fs.put(f"{bert_folder}/", "/readers/bert/", recursive=True)
+        with pytest.raises(
+            CheckpointError,
+            match=r"give transforms\.stored_folder\.StoredFolder\('memory://readers/bert'\)",
+        ):
+            SpanReader.load("memory://readers/bert")
+        stored = SpanReader.load(StoredFolder("memory://readers/bert"))
+        assert stored.reader.digest == reader.reader.digest
+        assert stored.answer("Who?", "Ada lit it.") == SpanReader.load(str(bert_folder)).answer(
+            "Who?", "Ada lit it."
+        )
+
+    def test_a_folder_that_is_no_checkpoint(self, tmp_path: Path):
+        with pytest.raises(CheckpointError, match=r"has no config\.json"):
+            SpanReader.load(str(tmp_path))
+
+
+def test_importing_model_is_cheap():
+    """Neither torch nor transformers, before SpanReader is asked for; and a name that is not there is still an error."""
+    code = (
+        "import sys, model\n"
+        "assert not {'torch', 'transformers', 'apache_beam', 'numpy'} & sys.modules.keys()\n"
+        "from model import SpanReader\n"
+        "assert SpanReader.__module__ == 'model.reading.span_reader' and 'torch' in sys.modules\n"
+        "assert 'apache_beam' not in sys.modules\n"
+        "try: model.Nothing\n"
+        "except AttributeError: sys.exit(7)"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[3]).returncode == 7
+    )
+
+
+def test_auto_is_float32_for_a_network_that_can_not_compute_in_less(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """transformers keeps XLNet's relative positions in float32, whatever the core is fast at."""
+    (kind,) = [each for each in ARCHITECTURES if each.name == "xlnet"]
+    folder = str(kind.build(tmp_path / "xlnet"))
+    monkeypatch.setattr("model.reading.reader.bfloat16_is_faster", lambda _: True)
+    with caplog.at_level(logging.INFO, "spanmill"):
+        reader = SpanReader.load(folder, device="cpu")
+    assert reader.reader.dtype == "float32"
+    assert "dtype auto: " in caplog.text
+    assert "can't read tokens in torch.bfloat16" in caplog.text
+    assert reader.answer("Who?", "Ada waved.").status == "answered"
+    with pytest.raises(CheckpointError, match=r"can't read tokens in torch\.bfloat16"):
+        SpanReader.load(folder, device="cpu", dtype="bfloat16")

@@ -1,0 +1,377 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model.reading.prediction import Decoding, predict
+from model.reading.spans import PassageSpans, decode_windows, merge_windows, order_keys
+from model.reading.windows import Windows
+from tests.model.brute_force import Span, log_normaliser, null_score, spans_of
+from tests.model.fakes import CONTEXT_FIRST, QUESTION_FIRST, FakeReader, make_windows
+
+UNBOUNDED = 2**31 - 1
+
+
+# The order of candidates
+
+
+@given(
+    st.lists(
+        st.floats(width=32, allow_nan=False)
+        | st.sampled_from([0.0, -0.0, math.inf, -math.inf, 2.0**-149]),
+        min_size=1,
+    )
+)
+def test_order_keys_sort_by_score_then_lowest_index(scores: list[float]) -> None:
+    index = torch.arange(len(scores))
+    keys = order_keys(torch.tensor(scores), index)
+    assert keys.argsort(descending=True).tolist() == sorted(
+        range(len(scores)), key=lambda k: (-scores[k], k)
+    )
+    assert len(set(keys.tolist())) == len(scores)
+
+
+def test_order_keys_distinguish_indices_up_to_32_bits() -> None:
+    index = torch.tensor([2**32 - 1, 0, 2**31])
+    assert order_keys(torch.zeros(3), index).argsort(descending=True).tolist() == [1, 2, 0]
+    assert order_keys(torch.tensor([-0.0, 0.0]), torch.tensor([0, 1])).argsort(
+        descending=True
+    ).tolist() == [0, 1]
+
+
+# One window
+
+
+def decode(start_logits: Any, end_logits: Any, **changes: Any) -> list[tuple[int, int, float]]:
+    """Return (start, end, score) of the candidates of one window; by default it owns all spans."""
+    logits = torch.tensor([start_logits, end_logits], dtype=torch.float32)
+    length = logits.shape[1]
+    settings = {
+        "max_answer_length": length,
+        "n_best": 3,
+        "temperature": 1.0,
+        "low": -UNBOUNDED,
+        "high": UNBOUNDED,
+    }
+    settings |= {"can_start": [True] * length, "can_end": [True] * length} | changes
+    bounds = torch.tensor([[settings.pop("low")], [settings.pop("high")]])
+    masks = torch.tensor([settings.pop("can_start"), settings.pop("can_end")])
+    start, end, a, b, _ = decode_windows(
+        logits[:1], logits[1:], masks[:1], masks[1:], *bounds, **settings
+    )
+    valid = a[0] > -math.inf
+    return list(
+        zip(
+            start[0][valid].tolist(),
+            end[0][valid].tolist(),
+            (a + b)[0][valid].tolist(),
+            strict=True,
+        )
+    )
+
+
+def test_the_best_spans_of_a_hand_worked_window() -> None:
+    assert decode([1, 5, 0], [0, 4, 2]) == [(1, 1, 9), (1, 2, 7), (0, 1, 5)]
+
+
+def test_a_span_never_ends_before_it_starts() -> None:
+    assert decode([0, 0, 9], [9, 0, 0], n_best=1) == [(0, 0, 9)]
+    assert decode([0, 0, 9], [8, 0, 1], n_best=1) == [(2, 2, 10)]
+
+
+def test_equal_scores_go_to_the_lowest_start_then_the_shortest() -> None:
+    assert decode([0, 0, 0], [0, 0, 0], n_best=6) == [
+        (0, 0, 0),
+        (0, 1, 0),
+        (0, 2, 0),
+        (1, 1, 0),
+        (1, 2, 0),
+        (2, 2, 0),
+    ]
+    assert decode([-0.0, 0.0], [-0.0, 0.0], n_best=3) == [(0, 0, 0), (0, 1, 0), (1, 1, 0)]
+
+
+def test_max_answer_length_counts_tokens() -> None:
+    assert decode([9, 0, 0], [0, 0, 9], max_answer_length=2)[0] == (0, 0, 9)
+    assert decode([9, 0, 0], [0, 0, 9], max_answer_length=3)[0] == (0, 2, 18)
+
+
+def test_only_owned_spans_count() -> None:
+    assert decode([9, 0, 0], [9, 0, 0], low=1, high=3, n_best=4) == [
+        (0, 1, 9),
+        (0, 2, 9),
+        (1, 1, 0),
+    ]
+
+
+def test_fewer_spans_than_n_best() -> None:
+    assert decode([1, 1], [1, 1], can_start=[False, True], n_best=5) == [(1, 1, 2)]
+    assert decode([1, 1], [1, 1], can_start=[False, False], n_best=5) == []
+    assert decode([1], [2], n_best=50, max_answer_length=400) == [(0, 0, 3)]
+
+
+def test_log_mass_is_minus_infinity_where_no_span_is_owned() -> None:
+    logits, mask, bound = torch.zeros(1, 2), torch.ones(1, 2, dtype=torch.bool), torch.tensor([0])
+    options = {"max_answer_length": 2, "n_best": 1, "temperature": 1.0}
+    *_, log_mass = decode_windows(logits, logits, mask, ~mask, -bound - 9, bound + 9, **options)
+    assert log_mass.tolist() == [-math.inf]
+
+
+@st.composite
+def single_windows(draw: st.DrawFn) -> dict[str, Any]:
+    rows, length = draw(st.integers(1, 3)), draw(st.integers(1, 9))
+    level = st.integers(-2, 2).map(float) if draw(st.booleans()) else st.floats(-30, 30, width=32)
+
+    def table(values: st.SearchStrategy) -> list[list[Any]]:
+        return [[draw(values) for _ in range(length)] for _ in range(rows)]
+
+    lows = [draw(st.sampled_from([-UNBOUNDED, 0, 2, 5])) for _ in range(rows)]
+    return {
+        "start_logits": torch.tensor(table(level)),
+        "end_logits": torch.tensor(table(level)),
+        "can_start": torch.tensor(table(st.booleans())),
+        "can_end": torch.tensor(table(st.booleans())),
+        "owned_low": torch.tensor(lows),
+        "owned_high": torch.tensor(
+            [draw(st.sampled_from([low + 1, low + 4, UNBOUNDED])) for low in lows]
+        ),
+        "max_answer_length": draw(st.integers(1, length + 2)),
+        "n_best": draw(st.integers(1, 12)),
+        "temperature": draw(st.sampled_from([0.5, 1.0, 2.0])),
+    }
+
+
+@given(single_windows())
+def test_decoding_equals_brute_force(window: dict[str, Any]) -> None:
+    start, end, start_logit, end_logit, log_mass = decode_windows(**window)
+    n_best, longest = window["n_best"], window["max_answer_length"]
+    rows, length = window["start_logits"].shape
+    for row in range(rows):
+        a, b, can_start, can_end, low, high = (
+            window[name][row].tolist()
+            for name in (
+                "start_logits",
+                "end_logits",
+                "can_start",
+                "can_end",
+                "owned_low",
+                "owned_high",
+            )
+        )
+        spans = [
+            Span(i, j, a[i], b[j], 0)
+            for i in range(length)
+            for j in range(i, min(i + longest, length))
+            if can_start[i] and can_end[j] and low <= i + j < high
+        ]
+        best = sorted(spans, key=lambda span: (-span.score, span.start, span.end))[:n_best]
+        kept = len(best)
+        assert start[row, :kept].tolist() == [span.start for span in best]
+        assert end[row, :kept].tolist() == [span.end for span in best]
+        assert start_logit[row].tolist() == [span.start_logit for span in best] + [-math.inf] * (
+            n_best - kept
+        )
+        assert end_logit[row].tolist() == [span.end_logit for span in best] + [-math.inf] * (
+            n_best - kept
+        )
+        expected = log_normaliser([span.score for span in spans], window["temperature"])
+        assert log_mass[row].item() == pytest.approx(expected, rel=1e-5, abs=1e-5)
+
+
+# Passages of several windows
+
+
+@st.composite
+def passages(draw: st.DrawFn) -> dict[str, Any]:
+    """Draw pairs whose passages are cut into overlapping windows; some tokens can't start or end."""
+    lengths = draw(st.lists(st.integers(1, 24), min_size=1, max_size=3))
+    max_answer_length = draw(st.integers(1, 5))
+    room = draw(st.integers(max_answer_length, 12))
+    overlap = draw(st.integers(max_answer_length - 1, room - 1))
+    marks = st.lists(
+        st.sampled_from([True, True, True, False]), min_size=sum(lengths), max_size=sum(lengths)
+    )
+    questions = [draw(st.integers(1, 4)) for _ in lengths]
+    return {
+        "windows": make_windows(
+            lengths,
+            max_length=room + max(questions) + 3,
+            overlap=overlap,
+            question_tokens=questions,
+            pair_format=draw(st.sampled_from([QUESTION_FIRST, CONTEXT_FIRST])),
+            can_start=draw(marks),
+            can_end=draw(marks),
+        ),
+        "reader": FakeReader(draw(st.integers(0, 10_000)), levels=draw(st.sampled_from([0, 3, 5]))),
+        "decoding": Decoding(
+            n_best=draw(st.integers(1, 8)),
+            max_answer_length=max_answer_length,
+            temperature=draw(st.sampled_from([0.5, 1.0, 2.0])),
+            null=draw(st.booleans()),
+        ),
+        "batch_tokens": draw(st.sampled_from([1, 40, 10_000])),
+    }
+
+
+def merged(
+    windows: Windows, reader: FakeReader, decoding: Decoding, batch_tokens: int
+) -> PassageSpans:
+    spans = predict(reader, windows, decoding, batch_tokens).spans
+    pairs = len(windows.counts)
+    options = {"n_best": decoding.n_best, "temperature": decoding.temperature}
+    return merge_windows(spans, windows.pair, windows.index, pairs, **options)
+
+
+@given(passages())
+def test_merged_windows_equal_brute_force_over_the_passage(passage: dict[str, Any]) -> None:
+    found = merged(**passage)
+    windows, decoding = passage["windows"], passage["decoding"]
+    seed, levels = passage["reader"].seed, passage["reader"].levels
+    for pair in range(len(windows.counts)):
+        spans = spans_of(windows, pair, seed, levels, decoding.max_answer_length)
+        best = spans[: decoding.n_best]
+        kept = len(best)
+        assert found.found[pair] == kept
+        assert found.start[pair, :kept].tolist() == [span.start for span in best]
+        assert found.end[pair, :kept].tolist() == [span.end for span in best]
+        assert found.start_logit[pair, :kept].tolist() == [span.start_logit for span in best]
+        assert found.end_logit[pair, :kept].tolist() == [span.end_logit for span in best]
+        assert found.span_score[pair, :kept].tolist() == [span.score for span in best]
+        assert found.window_index[pair, :kept].tolist() == [span.window for span in best]
+
+        scores = [span.score for span in spans]
+        if decoding.null:
+            null = null_score(windows, pair, seed, levels)
+            scores.append(null)
+            assert found.null_score[pair] == pytest.approx(null)
+        else:
+            assert np.isnan(found.null_score[pair])
+        normaliser = log_normaliser(scores, decoding.temperature)
+        assert found.log_normaliser[pair] == pytest.approx(normaliser, rel=1e-5, abs=1e-5)
+        shares = [math.exp(span.score / decoding.temperature - normaliser) for span in best]
+        assert found.probability[pair].tolist() == pytest.approx(
+            shares + [0.0] * (decoding.n_best - kept), rel=1e-4
+        )
+        if decoding.null:
+            assert found.null_probability[pair] == pytest.approx(
+                math.exp(null / decoding.temperature - normaliser), rel=1e-4
+            )
+
+
+@given(passages())
+def test_probabilities_of_all_options_sum_to_one(passage: dict[str, Any]) -> None:
+    given = passage["decoding"]
+    every = Decoding(200, given.max_answer_length, given.temperature, given.null)
+    found = merged(passage["windows"], passage["reader"], every, passage["batch_tokens"])
+    assert (found.found < 200).all()
+    for pair in range(len(found.found)):
+        options = found.probability[pair].sum() + (
+            found.null_probability[pair] if every.null else 0.0
+        )
+        assert options == pytest.approx(1.0 if every.null or found.found[pair] else 0.0, rel=1e-5)
+
+
+@given(passages(), st.randoms(use_true_random=False))
+def test_the_order_of_windows_within_a_pair_and_their_batches_change_nothing(
+    passage: dict[str, Any], random: Any
+) -> None:
+    """Candidates are bitwise equal; masses only nearly, because the order of sums may differ."""
+    whole = merged(**passage)
+    windows, decoding = passage["windows"], passage["decoding"]
+    spans = predict(passage["reader"], windows, decoding, random.choice([1, 23, 60])).spans
+    order = np.arange(len(windows))
+    random.shuffle(order)
+    order = order[np.argsort(windows.pair[order], kind="stable")]
+    shuffled = type(spans)(
+        *(getattr(spans, name)[order] for name in type(spans).__dataclass_fields__)
+    )
+    again = merge_windows(
+        shuffled,
+        windows.pair[order],
+        windows.index[order],
+        len(windows.counts),
+        n_best=decoding.n_best,
+        temperature=decoding.temperature,
+    )
+    for name in (
+        "start",
+        "end",
+        "start_logit",
+        "end_logit",
+        "window_index",
+        "found",
+        "null_score",
+        "finite",
+    ):
+        assert np.array_equal(
+            getattr(again, name), getattr(whole, name), equal_nan=name == "null_score"
+        ), name
+    for name in ("probability", "log_normaliser", "null_probability"):
+        np.testing.assert_allclose(getattr(again, name), getattr(whole, name), rtol=1e-5, atol=1e-6)
+
+
+def test_an_answer_in_two_windows_is_counted_once_with_its_owners_logits() -> None:
+    """Windows [0, 6) and [2, 8) of 8 tokens: span (2, 2) is at depth 2 in the first, 0 in the second."""
+    windows = make_windows([8], max_length=10, overlap=4)
+
+    def spoil(pair: int, start: int, logits: np.ndarray) -> None:
+        logits[:] = -50
+        logits[:, 1 + 2 - start] = 10 if start else 1
+
+    found = merged(windows, FakeReader(spoil=spoil), Decoding(n_best=2, max_answer_length=1), 100)
+    assert (found.start[0, 0], found.span_score[0, 0], found.window_index[0, 0]) == (2, 2.0, 0)
+    assert found.span_score[0, 1] == -100.0
+    assert found.log_normaliser[0] == pytest.approx(2.0)
+
+
+def test_a_pair_without_windows_has_no_candidate_and_its_neighbours_keep_theirs() -> None:
+    windows = make_windows([4, 0, 4], max_length=10, overlap=2)
+    found = merged(windows, FakeReader(), Decoding(n_best=2, null=True), 100)
+    assert found.found.tolist() == [2, 0, 2]
+    assert found.finite.tolist() == [True, False, True]
+    assert found.probability[1].tolist() == [0.0, 0.0]
+    assert np.isnan(found.null_score[1]) and np.isnan(found.null_probability[1])
+    assert np.isfinite(found.null_score[[0, 2]]).all()
+
+
+def test_no_window_at_all() -> None:
+    found = merged(
+        make_windows([0], max_length=10, overlap=2), FakeReader(), Decoding(n_best=2), 100
+    )
+    assert (found.found.tolist(), found.finite.tolist()) == ([0], [False])
+    assert (
+        len(merged(make_windows([], max_length=10, overlap=2), FakeReader(), Decoding(), 100).found)
+        == 0
+    )
+
+
+def test_a_low_temperature_sharpens_probabilities_and_keeps_scores() -> None:
+    windows = make_windows([6], max_length=12, overlap=3)
+    warm, cold = (
+        merged(windows, FakeReader(levels=0), Decoding(temperature=temperature, null=True), 100)
+        for temperature in (2.0, 0.5)
+    )
+    assert cold.probability[0, 0] > warm.probability[0, 0]
+    assert cold.span_score.tolist() == warm.span_score.tolist()
+    ratio = math.exp((cold.span_score[0, 0] - cold.span_score[0, 1]) / 0.5)
+    assert cold.probability[0, 0] / cold.probability[0, 1] == pytest.approx(ratio, rel=1e-5)
+
+
+def test_the_null_score_is_the_least_of_the_windows() -> None:
+    windows = make_windows([8], max_length=10, overlap=4)
+    nulls = {0: [3.0, 1.0], 2: [-2.0, 1.5]}
+
+    def spoil(pair: int, start: int, logits: np.ndarray) -> None:
+        logits[:, 0] = nulls[start]
+
+    found = merged(windows, FakeReader(spoil=spoil), Decoding(null=True), 100)
+    assert found.null_score.tolist() == [-0.5]
+    assert np.isnan(
+        merged(windows, FakeReader(spoil=spoil), Decoding(null=False), 100).null_probability
+    ).all()

@@ -1,0 +1,154 @@
+"""The files and columns of a job: what can't be read is refused by name, before a row is read."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from pipeline.job.options import Refused, parse
+from pipeline.job.resolve import Job, resolve
+from tests.runs import examples, write_input
+
+Resolve = Callable[..., Job]
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return write_input(tmp_path / "a.parquet", examples(3))
+
+
+@pytest.fixture
+def job(bert_folder: Path, source: Path, tmp_path: Path) -> Resolve:
+    """Resolves a command line on one small file with the tiny checkpoint; later arguments replace earlier ones."""
+
+    def resolve_job(*arguments: str, stage: str = "annotate") -> Job:
+        files = (f"--input={source}", f"--output={tmp_path}/out", f"--model={bert_folder}")
+        options, rest = parse([stage, *files, *arguments])
+        return resolve(options, PipelineOptions(rest))
+
+    return resolve_job
+
+
+def with_config(bert_folder: Path, folder: Path, **changes: Any) -> Path:
+    """A copy of the tiny checkpoint with another config.json."""
+    shutil.copytree(bert_folder, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+    return folder
+
+
+class TestInputRefusals:
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (("--input=/nowhere/*.parquet",), "'/nowhere/*.parquet' matches no file"),
+            (("--input=",), "--input is missing"),
+            (("--output=",), "empty path"),
+            (
+                ("--question_column=ask",),
+                "--question_column=ask: {source} has the columns id, question, context",
+            ),
+            (
+                ("--context_column=text",),
+                "--context_column=text: {source} has the columns id, question, context",
+            ),
+            (
+                ("--keep_columns=id,score",),
+                "--keep_columns: {source} has no column 'score', only id, question, context",
+            ),
+            (
+                ("--output_prefix=q", "--id_column=qstatus"),
+                "the output column 'qstatus' is an input column already",
+            ),
+        ],
+    )
+    def test_what_is_not_there_is_named(
+        self, job: Resolve, source: Path, arguments: tuple[str, ...], message: str
+    ):
+        with pytest.raises(Refused) as refused:
+            job(*arguments)
+        assert message.format(source=source) in str(refused.value)
+
+    def test_an_input_below_the_output_is_refused(self, job: Resolve, source: Path, tmp_path: Path):
+        """A rerun would read its own parts."""
+        with pytest.raises(Refused, match=f"{source} lies in --output={tmp_path}"):
+            job(f"--output={tmp_path}")
+        (tmp_path / "link").symlink_to(tmp_path)
+        with pytest.raises(Refused, match="lies in --output="):
+            job(f"--output={tmp_path}/link")
+        assert (
+            job(f"--output={str(source)[:-1]}").output == str(source)[:-1]
+        )  # a prefix of the name is no folder above it
+
+    @pytest.mark.parametrize(
+        ("column", "values", "message"),
+        [
+            ("question", pa.array([1, 2, 3]), "column 'question' is int64, not text"),
+            ("context", pa.array([["a"]] * 3), "column 'context' is list<"),
+        ],
+    )
+    def test_texts_must_be_text(
+        self, job: Resolve, tmp_path: Path, column: str, values: pa.Array, message: str
+    ):
+        table = examples(3)
+        path = write_input(
+            tmp_path / "b.parquet",
+            table.set_column(table.column_names.index(column), column, values),
+        )
+        with pytest.raises(Refused) as refused:
+            job(f"--input={path}")
+        assert f"--input: {path}: {message}" in str(refused.value)
+
+    def test_a_column_twice_is_refused(self, job: Resolve, tmp_path: Path):
+        table = examples(3).append_column("id", pa.array([1, 2, 3]))
+        path = write_input(tmp_path / "b.parquet", table)
+        with pytest.raises(Refused, match="column 'id' stands in it more than once"):
+            job(f"--input={path}")
+
+    def test_types_hold_what_all_files_have(self, job: Resolve, tmp_path: Path):
+        """Whichever file comes first. One that is damaged, or fits no type, is planning's to refuse."""
+        columns = {
+            "a": (pa.array([None] * 3), pa.array([1, 2, 3])),
+            "b": (pa.array([1, 2, 3], pa.int32()), pa.array([1, 2, 3], pa.int64())),
+            "c": (pa.array([[None]] * 3), pa.array([["x"]] * 3)),
+            "d": (pa.array([1, 2, 3]), pa.array(["1", "2", "3"])),
+        }
+        for place in (0, 1):
+            table = examples(3)
+            for name, values in columns.items():
+                table = table.append_column(name, values[place])
+            write_input(tmp_path / f"in{place}" / "x.parquet", table)
+            write_input(tmp_path / f"in{1 - place}" / "z.parquet", table)
+            (tmp_path / f"in{place}" / "y.parquet").write_bytes(b"damaged")
+        for place in (0, 1):
+            found = job(f"--input={tmp_path}/in{place}").inputs.expected
+            assert found.field("a").type == found.field("b").type == pa.int64()
+            assert found.field("c").type == pa.list_(pa.string())
+            assert found.field("d").type == columns["d"][place].type
+
+    def test_folders_of_the_path_are_columns(self, job: Resolve, tmp_path: Path):
+        path = write_input(tmp_path / "in" / "lang=en" / "id=7" / "a.parquet", examples(3))
+        found = job(f"--input={path}")
+        assert found.inputs.expected == examples(3).schema.append(pa.field("lang", pa.string()))
+        assert found.columns.keep == ("id", "question", "context", "lang")
+        assert job(f"--input={path}", "--keep_columns=id").inputs.expected.names == [
+            "id",
+            "question",
+            "context",
+        ]
+
+    def test_a_limit_takes_the_first_files_only(self, job: Resolve, tmp_path: Path):
+        for name in "xyz":
+            write_input(tmp_path / "in" / f"{name}.parquet", examples(4))
+        found = job(f"--input={tmp_path}/in", "--limit=6")
+        assert [(Path(file.path).name, file.rows) for file in found.files] == [
+            ("x.parquet", 4),
+            ("y.parquet", 2),
+        ]

@@ -1,0 +1,68 @@
+"""What totals say: in the manifest of each stage, in audit.json and in the report, the same."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from markupsafe import escape
+
+from pipeline.looks.summary import audit_figures
+from tests.transforms.fakes import claimed
+from tests.transforms.report.samples import ABOUT
+from transforms.accounting import StageOutput
+from transforms.measure_loss import NEAR
+from transforms.merge_receipts import Totals
+from transforms.report.page import audit_page
+from transforms.write_audit import audit_report, write_audit
+from transforms.write_manifest import write_manifests
+
+
+@pytest.mark.parametrize(("unknown", "warned"), [(0, False), (50, False), (51, True), (1000, True)])
+def test_much_text_that_the_tokenizer_does_not_know_is_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, unknown: int, warned: bool
+):
+    outputs = (
+        StageOutput(claimed(tmp_path / "audit", "audit"), ABOUT),
+        StageOutput(claimed(tmp_path), ABOUT),
+    )
+    counts = {"characters": 1000, "unknown_characters": unknown}
+    of = {
+        "audit": Totals(counts=Counter(counts, rows=1, scored=1)),
+        "annotate": Totals(counts=Counter(counts, rows=1, answered=1)),
+    }
+    write_audit(of, outputs[0])
+    assert write_manifests(of, outputs, 0.5) == "complete"
+    for path in ("manifest.json", "audit/manifest.json", "audit/audit.json"):
+        found = json.loads((tmp_path / path).read_text("utf-8"))["unknown_text"]
+        assert bool(found.pop("warning")) == warned
+        assert found == {**counts, "share": unknown / 1000}
+    page = (tmp_path / "audit" / "report.html").read_text("utf-8")
+    assert len(caplog.records) == page.count('role="alert"') == warned
+    if warned:
+        assert (
+            f"{unknown / 10:.1f} % of the contexts' characters are in unknown tokens" in caplog.text
+        )
+        assert f"{unknown / 10:.1f} % of the contexts" in page
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_hints_say_what_to_do_about_rows_without_a_loss(trained: bool):
+    about = {**ABOUT, "null_trained": trained}
+    of = Totals(reasons=Counter(no_null_option=22, gold_blank=3, gold_misaligned=2))
+    of.counts[f"{NEAR}case"] = 2
+    unanswerable, blank, case = audit_report(of, about)["hints"]
+    assert unanswerable.startswith(
+        "22 rows without golds have no loss: --null on gives them one (the null option "
+    )
+    assert ("is trained in this checkpoint" in unanswerable) == trained
+    assert blank.startswith("3 rows have a blank gold: unanswerable questions have empty lists")
+    assert case == "2 misaligned golds differ from the text at their start only in case"
+    report = audit_report(of, about)
+    assert report["golds_misaligned_only_in"] == {"case": 2}
+    page = audit_page(report, {}, about).decode()
+    assert all(f"<p>{escape(hint)}.</p>" in page for hint in report["hints"])
+    assert all(hint in audit_figures(report).splitlines() for hint in report["hints"])
+    assert audit_report(Totals(), about)["hints"] == []

@@ -1,0 +1,57 @@
+"""The names of a run's files: one class knows them, and --overwrite removes all of them."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from tests.runs import HOUSE
+from transforms.run_files import RunFiles
+
+PRODUCT = [
+    path for layer in ("transforms", "pipeline") for path in sorted((HOUSE / layer).rglob("*.py"))
+]
+
+
+def test_paths_lie_in_the_folder():
+    files = RunFiles("memory://bucket/out")
+    assert files.run == "memory://bucket/out/run.json"
+    assert files.part("a.parquet") == "memory://bucket/out/parts/a.parquet"
+    assert files.rejection("a.parquet") == "memory://bucket/out/rejections/a.parquet"
+    assert RunFiles(files.beside).manifest == "memory://bucket/out/audit/manifest.json"
+
+
+def test_every_name_is_among_those_that_are_removed():
+    names = {
+        value for name, value in vars(RunFiles).items() if name.isupper() and isinstance(value, str)
+    }
+    assert names | {"_tmp"} == {*RunFiles.ALL}
+    assert RunFiles.ALL[0] == RunFiles.RUN, "first what lets workers of another run write"
+
+
+def test_parts_are_listed_in_order(tmp_path: Path):
+    files = RunFiles(str(tmp_path))
+    assert files.part_names() == files.rejection_names() == []
+    for name in ("b", "a"):
+        Path(files.part(name)).parent.mkdir(exist_ok=True)
+        Path(files.part(name)).touch()
+    assert files.part_names() == ["a", "b"]
+
+
+@pytest.mark.parametrize("path", PRODUCT, ids=lambda path: str(path.relative_to(HOUSE)))
+def test_no_other_file_spells_a_name(path: Path):
+    if path.name == "run_files.py":
+        return
+    names = {*RunFiles.ALL} - {RunFiles.BESIDE, "_tmp"}
+    calls = [
+        node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)
+    ]
+    given = [
+        argument.value
+        for call in calls
+        for argument in call.args
+        if isinstance(argument, ast.Constant)
+    ]
+    assert not names & {value for value in given if isinstance(value, str)}

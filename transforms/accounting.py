@@ -1,0 +1,109 @@
+"""What the totals of a stage say in its manifest and in its report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transforms.claim import Output
+from transforms.measure_loss import NEAR
+from transforms.merge_receipts import Totals
+
+MOST_UNKNOWN = 0.05
+"""A share of unknown text above this is a warning."""
+
+MOST_NAMED = 100
+"""How many ids of corrections without a row are named; all are counted."""
+
+STATUSES = {
+    "annotate": ("answered", "no_answer", "rejected"),
+    "audit": ("scored", "null_scored", "unreachable", "rejected"),
+}
+"""Every row that was read has one of these."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageOutput:
+    """Where a stage writes, what its manifest says the job is, and the ids that were to be corrected."""
+
+    output: Output
+    about: Mapping[str, Any]
+    corrections: tuple[str, ...] = ()
+
+
+def row_accounting(stage: str, totals: Totals) -> dict[str, int]:
+    """Rows planned, and what became of them: planned = the sum of the rest, if nothing is lost or counted twice."""
+    planned = totals.counts["rows"] + totals.failed_rows
+    by_status = {status: totals.counts[status] for status in STATUSES[stage]}
+    return {"planned": planned, **by_status, "in_failed_chunks": totals.failed_rows}
+
+
+def failures(totals: Totals) -> list[dict[str, Any]]:
+    """The refused files and failed chunks that are listed one by one."""
+    return [
+        dict(zip(("path", "row_group", "row_start", "rows", "step", "error"), failure, strict=True))
+        for failure in totals.failures
+    ]
+
+
+def unknown_text(totals: Totals) -> dict[str, Any]:
+    """Counts the characters of the rows' contexts, and those in unknown tokens, with their share.
+
+    `warning` is "" up to a share of MOST_UNKNOWN.
+    """
+    characters, unknown = totals.counts["characters"], totals.counts["unknown_characters"]
+    share = unknown / characters if characters else 0.0
+    warning = (
+        f"{100 * share:.1f} % of the contexts' characters are in unknown tokens: the tokenizer does "
+        "not know their script, and losses and answers there are meaningless; use a checkpoint that "
+        "was trained on these languages"
+    )
+    named = {"characters": characters, "unknown_characters": unknown, "share": round(share, 6)}
+    return {**named, "warning": warning if share > MOST_UNKNOWN else ""}
+
+
+def hints(totals: Totals, about: Mapping[str, Any]) -> list[str]:
+    """Says what can be done about rows without a loss: sentences without a full stop."""
+    reasons, found = totals.reasons, []
+    if reasons["no_null_option"]:
+        trained = (
+            "is trained in this checkpoint"
+            if about["null_trained"]
+            else "must be trained in the checkpoint"
+        )
+        found.append(
+            f"{reasons['no_null_option']} rows without golds have no loss: --null on gives them one (the null option {trained})"
+        )
+    if reasons["gold_blank"]:
+        found.append(
+            f"{reasons['gold_blank']} rows have a blank gold: unanswerable questions have empty lists "
+            "(`python -m pipeline.convert import` writes them), and a loss with --null on"
+        )
+    for name, count in nearly_aligned(totals).items():
+        found.append(f"{count} misaligned golds differ from the text at their start only in {name}")
+    return found
+
+
+def nearly_aligned(totals: Totals) -> dict[str, int]:
+    """Counts misaligned golds by what `model.audit.golds.differs_only_in` says of them."""
+    counts = sorted(totals.counts.items())
+    return {name.removeprefix(NEAR): count for name, count in counts if name.startswith(NEAR)}
+
+
+def corrections_report(totals: Totals, digest: str | None, ids: Sequence[str]) -> dict[str, Any]:
+    """What became of the corrections of these ids, and the first ids that no row has."""
+    missing = sorted(set(ids) - totals.corrected)
+    return {
+        "file": digest,
+        "given": len(ids),
+        "matched": len(ids) - len(missing),
+        "rows_corrected": totals.counts["rows_corrected"],
+        "ids_of_no_row": missing[:MOST_NAMED],
+    }
+
+
+def as_json(content: Mapping[str, Any]) -> bytes:
+    """A value as the JSON files of an output have it."""
+    return json.dumps(content, indent=2, ensure_ascii=False).encode()

@@ -1,0 +1,82 @@
+"""RunFiles: the names of all files that a run leaves in its output folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from transforms.storage import TEMPORARY, join, list_names
+
+
+@dataclass(frozen=True, slots=True)
+class RunFiles:
+    """The files of one output folder. The constants are names in the folder, the properties are whole paths."""
+
+    RUN: ClassVar[str] = "run.json"
+    """What the run is, its fingerprint first. One output, one identity."""
+    MANIFEST: ClassVar[str] = "manifest.json"
+    """What the run did, written last."""
+    AUDIT: ClassVar[str] = "audit.json"
+    REPORT: ClassVar[str] = "report.html"
+    RELABEL_CSV: ClassVar[str] = "relabel.csv"
+    RELABEL_JSON: ClassVar[str] = "relabel.json"
+    DUPLICATES: ClassVar[str] = "duplicates.json"
+    COMPARISON: ClassVar[str] = "comparison.json"
+    PARTS: ClassVar[str] = "parts"
+    """A file per chunk, one row per input row."""
+    REJECTIONS: ClassVar[str] = "rejections"
+    """A file per chunk with rejected rows."""
+    BESIDE: ClassVar[str] = "audit"
+    """The folder of the audit of `annotate --audit`."""
+
+    ALL: ClassVar[tuple[str, ...]] = (
+        *(RUN, MANIFEST, AUDIT, REPORT, RELABEL_CSV, RELABEL_JSON, DUPLICATES, COMPARISON),
+        *(PARTS, REJECTIONS, TEMPORARY, BESIDE),
+    )
+    """In the order in which `--overwrite` removes them: first what lets workers of the other run write."""
+
+    folder: str
+
+    @property
+    def run(self) -> str:
+        return join(self.folder, self.RUN)
+
+    @property
+    def manifest(self) -> str:
+        return join(self.folder, self.MANIFEST)
+
+    @property
+    def audit(self) -> str:
+        return join(self.folder, self.AUDIT)
+
+    @property
+    def report(self) -> str:
+        return join(self.folder, self.REPORT)
+
+    @property
+    def duplicates(self) -> str:
+        return join(self.folder, self.DUPLICATES)
+
+    @property
+    def comparison(self) -> str:
+        return join(self.folder, self.COMPARISON)
+
+    @property
+    def beside(self) -> str:
+        return join(self.folder, self.BESIDE)
+
+    def part(self, name: str) -> str:
+        """Return the path of a part."""
+        return join(self.folder, self.PARTS, name)
+
+    def rejection(self, name: str) -> str:
+        """Return the path of the rejections of the part of this name."""
+        return join(self.folder, self.REJECTIONS, name)
+
+    def part_names(self) -> list[str]:
+        """Return the names of all parts, in the order of the input."""
+        return list_names(join(self.folder, self.PARTS))
+
+    def rejection_names(self) -> list[str]:
+        """Return the names of all files of rejections, in the order of the input."""
+        return list_names(join(self.folder, self.REJECTIONS))

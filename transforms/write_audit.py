@@ -1,0 +1,100 @@
+"""WriteAudit: what an audit leaves to be read: `audit.json`, `report.html` and the files for relabelling."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import apache_beam as beam
+
+from model.audit.distributions import FINE_BINS, MASS_BINS, RELATIVE_ACCURACY
+from model.audit.losses import LEAST_PROBABILITY, TOPS
+from model.audit.metrics import UNSPACED
+from model.audit.slices import MOST_SLICES
+from model.audit.statistics import WITH_TOKENS, Statistics
+from transforms.accounting import (
+    StageOutput,
+    as_json,
+    corrections_report,
+    failures,
+    hints,
+    nearly_aligned,
+    row_accounting,
+    unknown_text,
+)
+from transforms.merge_receipts import Totals
+from transforms.relabel import label_studio, relabel_csv
+from transforms.report.page import audit_page
+from transforms.run_files import RunFiles
+
+
+def audit_report(
+    totals: Totals, about: Mapping[str, Any], corrections: Sequence[str] = ()
+) -> dict[str, Any]:
+    """`audit.json`: the accounting, the statistics of all examples and of every slice, and what was computed how.
+
+    corrections  ids that were to be corrected
+    """
+    configuration = about["configuration"]
+    null = configuration["null"]
+    return {
+        "rows": row_accounting("audit", totals),
+        "reasons": dict(sorted(totals.reasons.items())),
+        "failures": failures(totals),
+        "golds_dropped": totals.counts["golds_dropped"],
+        "golds_misaligned_only_in": nearly_aligned(totals),
+        "unknown_text": unknown_text(totals),
+        "hints": hints(totals, about),
+        "corrections": corrections_report(totals, configuration["corrections"], corrections),
+        **(totals.statistics or Statistics()).summary(),
+        "fine_print": {
+            "objective": "categorical: nll = nll_start + nll_end, negative log-likelihoods in nats of the start and the end "
+            "network (Xiao & Zhu, arXiv:2501.09223, Eq. 1.24, summed); nll_per_token = nll / n as Eq. 1.24 is written; "
+            f"tokenwise: binary cross-entropy over the n context tokens, link {configuration['link']}",
+            "unknown_text": "characters of the rows' contexts, and those in the token that replaces what the vocabulary lacks",
+            "support": "the context's tokens; padding, question and special tokens never count",
+            "normaliser": "one softmax over the passage's tokens, each with the logits of the window that owns it"
+            + (", and the null option's" if null else "")
+            + "; native losses: each window's own softmax, mean over the windows that hold the gold whole",
+            "null_option": "on" if null else "off",
+            "temperature": f"{configuration['temperature']} in probabilities, never in losses",
+            "likely_tokens": f"of a list's first {WITH_TOKENS} examples: [start, end, start probability, end probability], "
+            f"code points of the context and one softmax over the passage; the {TOPS} likeliest of each network from "
+            f"{LEAST_PROBABILITY}, null where a token is not among them",
+            "f1": "words are split at blanks, so it almost equals exact match in languages that are "
+            f"written without them ({UNSPACED}); character_f1 counts each character of their scripts "
+            "as a word, and equals f1 elsewhere",
+            "misaligned": "the text at a gold's start is another: never moved, counted apart where it differs only in case, in "
+            "blanks (also before and after the gold) or in Unicode normal form",
+            "several_golds": "nll: the first; min_nll: the gold of least loss; marginals: over the distinct golds",
+            "means": "over examples, never windows, each with its own count; rejected rows are in none",
+            "quantiles": f"DDSketch, off by at most {100 * RELATIVE_ACCURACY:g} % of the value; min and max are exact",
+            "calibration": f"event: exact match with a gold, of the answers given; {MASS_BINS} bins of equal mass, made of "
+            f"{FINE_BINS} bins of equal width",
+            "slices": f"the first {MOST_SLICES} values in order of their text, the rest as (other)",
+            "model_digest": configuration["model_digest"],
+        },
+    }
+
+
+def write_audit(totals: dict[str, Totals], stage_output: StageOutput) -> dict[str, Totals]:
+    """Write the files of an audit. Idempotent; returns the totals, for the step that writes the manifests."""
+    audit, output, about = totals["audit"], stage_output.output, stage_output.about
+    report = audit_report(audit, about, stage_output.corrections)
+    suspects = report["suspected_label_errors"]
+    output.publish(as_json(report), RunFiles.AUDIT)
+    output.publish(relabel_csv(suspects, audit.examples), RunFiles.RELABEL_CSV)
+    output.publish(label_studio(suspects, audit.examples), RunFiles.RELABEL_JSON)
+    output.publish(audit_page(report, audit.examples, about), RunFiles.REPORT)
+    return totals
+
+
+@dataclass
+class WriteAudit(beam.PTransform):
+    """The one Totals by stage -> the same, once the files of the audit are written."""
+
+    output: StageOutput
+
+    def expand(self, totals: beam.PCollection) -> beam.PCollection:
+        return totals | beam.Map(write_audit, self.output)
