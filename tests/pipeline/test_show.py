@@ -14,8 +14,8 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from pipeline.convert import ANSWERS_TYPE
 from pipeline.formats.finished import FinishedRun
+from pipeline.formats.survey_rows import ANSWERS_TYPE
 from pipeline.show import ANSWER, GOLD, excerpt, lines_of, main, spans_of
 from tests.runs import examples, run, write_input
 
