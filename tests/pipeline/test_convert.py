@@ -359,7 +359,7 @@ CASES: dict[str, tuple[str, str, list[Any], list[str]]] = {
             )
         ),
         [None, None],
-        ["golds: 2 inside_word", "2 rows have golds of which none has a place"],
+        ["golds: 2 inside_word", "2 rows have golds, but none that can be placed"],
     ),
     "case alone": (
         "a.json",
