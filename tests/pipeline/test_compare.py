@@ -214,4 +214,4 @@ def test_an_output_without_ids_can_t_be_joined(
     )
     assert run("audit", *arguments) == 0
     assert compare((audits[0], tmp_path / "no_ids"), tmp_path / "out") == 2
-    assert "its rows have no column 'id', which a comparison needs" in capfd.readouterr().err
+    assert "its rows lack the column 'id', which a comparison needs" in capfd.readouterr().err

@@ -282,7 +282,7 @@ class TestMain:
     @pytest.mark.parametrize(
         ("arguments", "code", "message"),
         [
-            (("--id=row 99",), 1, "no row is like that"),
+            (("--id=row 99",), 1, "no row matches"),
             (("--worst=3",), 2, "has no losses"),
             (("--where=loss > 3",), 2, "no such column"),
             (("--where=qa_num_windows / 0 > 3",), 2, "divide by zero"),

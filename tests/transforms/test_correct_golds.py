@@ -176,8 +176,8 @@ def test_corrections_of_no_row_are_told(
     for _ in range(2):
         assert again(audited, bert_folder, judged) == 0
         printed = capfd.readouterr().out
-        assert "2 of 4 corrections matched, 2 rows have them\n" in printed
-        assert "no row that was read has the id of 2 corrections: 'ROW 2', 'row 99'\n" in printed
+        assert "2 of 4 corrections matched, 2 rows corrected\n" in printed
+        assert "2 corrections match no row: 'ROW 2', 'row 99'\n" in printed
         for name in ("audit.json", "manifest.json"):
             told = json.loads((audited / "second" / name).read_text("utf-8"))["corrections"]
             assert told.pop("file")
@@ -189,7 +189,7 @@ def test_corrections_of_no_row_are_told(
             }
     assert again(audited, bert_folder, judged, "part", "--limit=3") == 0
     assert (
-        "no row that was read has the id of 3 corrections: 'ROW 2', 'row 4', 'row 99'\n"
+        "3 corrections match no row: 'ROW 2', 'row 4', 'row 99'\n"
         in capfd.readouterr().out
     )
 
