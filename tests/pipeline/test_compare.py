@@ -163,7 +163,7 @@ def test_a_rerun_writes_the_same_and_another_comparison_is_refused(
     assert compare(audits, tmp_path / "out") == 0
     assert [(tmp_path / "out" / name).read_bytes() for name in files] == first
     assert compare(audits[::-1], tmp_path / "out") == 2
-    assert "holds another run: before was" in capfd.readouterr().err
+    assert "has another run: before was" in capfd.readouterr().err
     assert compare(audits[::-1], tmp_path / "out", "--overwrite") == 0
 
 

@@ -207,7 +207,7 @@ class TestModelRefusals:
             assert (found.reader.dtype, found.reader.device) == ("float32", device)
             assert found.configuration["dtype"] == "float32"
         with pytest.raises(
-            Refused, match="--dtype=auto: the workers' CUDA devices can't be asked from here"
+            Refused, match="--dtype=auto: the workers' CUDA devices are unknown here"
         ):
             job("--runner=PortableRunner", "--device=cuda")
 
