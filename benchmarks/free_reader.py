@@ -1,4 +1,4 @@
-"""A network that costs nothing, so that everything but the network is what is measured."""
+"""A network that costs almost nothing, to measure everything apart from the network."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from model.reading.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class FreeReader:
-    """The tokenizer of a checkpoint, and logits that are read from one table of random numbers."""
+    """A reader with the tokenizer of a checkpoint, and logits from one table of random numbers."""
 
     checkpoint: CheckpointReader
 
@@ -37,11 +37,11 @@ class FreeReader:
 
 @cache
 def table() -> torch.Tensor:
-    """float32 [1,000,000], seeded."""
+    """Return float32 [1,000,000] random numbers, seeded."""
     return torch.randn(1_000_000, generator=torch.Generator().manual_seed(0)) * 3
 
 
 def run_free(arguments: Sequence[str]) -> None:
-    """One job as `run_pipeline` runs it, with a network that costs nothing."""
+    """Run one job as `run_pipeline` does, with a network that costs almost nothing."""
     _, run = prepare(arguments, FreeReader)
     run()

@@ -1,9 +1,10 @@
-"""Measure what each patch of Beam or of the process saves: whole runs with all patches, and with all but one, in turns.
+"""Measure what each patch of Beam or of the process saves: runs with all patches, and without one.
 
     python -m benchmarks.patches --input eval_squad_v1.parquet [--rows 2000] [--rounds 5]
 
-Each run is a process of its own, of `annotate --audit` with a network that costs nothing. CPU seconds of the whole process are
-compared, since they depend least on what else the machine does; wall seconds are printed beside them.
+Each run is a separate process of `annotate --audit` with a network that costs almost nothing; the
+cases run in turns. CPU seconds of the whole process are compared, because they depend least on the
+load of the machine; wall seconds are also printed.
 """
 
 from __future__ import annotations
@@ -24,10 +25,23 @@ ROOT = Path(__file__).parent.parent
 
 UNDO = {
     "nothing": "",
-    "collections of garbage": "import gc; gc.disable = gc.freeze = lambda: None; gc.set_threshold = lambda *counts: None",
-    "period of the sampler of steps": "import pipeline.job.runners as r; r._end_bundles_at_once = lambda: None",
-    "sizes of elements": "import pipeline.job.runners as r; r._Unmeasured.from_type_hint = classmethod(lambda c, h, r: 1 / 0)",
-    "options parsed once": "import pipeline.job.options as o; del o.BeamOptions.view_as",
+    "collections of garbage": """
+import gc
+gc.disable = gc.freeze = lambda: None
+gc.set_threshold = lambda *counts: None
+""",
+    "period of the sampler of steps": """
+import pipeline.job.runners as r
+r._end_bundles_at_once = lambda: None
+""",
+    "sizes of elements": """
+import pipeline.job.runners as r
+r._Unmeasured.from_type_hint = classmethod(lambda c, h, r: 1 / 0)
+""",
+    "options parsed once": """
+import pipeline.job.options as o
+del o.BeamOptions.view_as
+""",
     "type checks": """
 import pipeline.job.runners as r
 make_runner = r.make_runner
@@ -38,7 +52,7 @@ def checked(options):
 r.make_runner = checked
 """,
 }
-"""What is undone, and the code that does, before `run_pipeline` is imported."""
+"""Patch -> code that undoes it before `run_pipeline` is imported."""
 
 _RUN = """
 import sys

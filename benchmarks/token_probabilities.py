@@ -1,6 +1,6 @@
-"""Start and end probability of every token of a passage: what other rankings of label errors want.
+"""Compute start and end probabilities of every token of passages, which other rankings need.
 
-Runs never keep the logits of whole windows, so they are passed through the network again here.
+Runs never keep the logits of whole windows, so that the network computes them again here.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from model.reading.windows import Windows
 def token_probabilities(
     reader: Reader, windows: Windows, batch_tokens: int
 ) -> tuple[Ragged, np.ndarray]:
-    """The tokens of every pair, and their probabilities under the start and the end network (float32 [2, tokens]).
+    """Return the tokens of every pair, and their start and end probabilities, float32 [2, tokens].
 
-    One softmax over the passage, each token with the logits of its owner. The Ragged holds, for each pair, the places of its
-    tokens in `windows.passages`; probabilities are in the order of its values. Raises what `each_batch` raises, and
-    RuntimeError if a window failed.
+    There is one softmax over each passage; each token has the logits of the window that owns it.
+    The Ragged has for each pair the indices of its tokens in `windows.passages`; probabilities are
+    in the order of its values. Raises what `each_batch` raises, and RuntimeError if a window
+    failed.
     """
     bounds = windows.passages.bounds
     tokens = Ragged.of(
@@ -34,24 +35,24 @@ def token_probabilities(
         batch: Batch, start_logits: torch.Tensor, end_logits: torch.Tensor, chosen: np.ndarray
     ) -> None:
         batch, both = batch.to(logits.device), torch.stack([start_logits, end_logits]).cpu()
-        place = torch.arange(both.shape[-1])
+        index = torch.arange(both.shape[-1])
         owned = (
             batch.in_context
-            & (2 * place >= batch.owned_low[:, None])
-            & (2 * place < batch.owned_high[:, None])
+            & (2 * index >= batch.owned_low[:, None])
+            & (2 * index < batch.owned_high[:, None])
         )
         first = (
             torch.from_numpy(tokens.bounds[windows.pair[chosen]])
             + batch.passage_start
             - batch.context_start
         )
-        logits[:, (first[:, None] + place)[owned]] = both[:, owned]
+        logits[:, (first[:, None] + index)[owned]] = both[:, owned]
 
     failed, _ = each_batch(reader, windows, batch_tokens, keep_owned)
     if failed:
         raise RuntimeError(f"{len(failed)} windows failed: {next(iter(failed.values()))}")
-    found = np.zeros(logits.shape, np.float32)
+    shares = np.zeros(logits.shape, np.float32)
     for pair in np.flatnonzero(windows.counts).tolist():
-        held = slice(tokens.bounds[pair], tokens.bounds[pair + 1])
-        found[:, held] = torch.softmax(logits[:, held], 1).numpy()
-    return tokens, found
+        inside = slice(tokens.bounds[pair], tokens.bounds[pair + 1])
+        shares[:, inside] = torch.softmax(logits[:, inside], 1).numpy()
+    return tokens, shares

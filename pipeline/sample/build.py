@@ -7,7 +7,7 @@ source file is UTF-8 text:
 
     # history
     ## history-harbour-clock
-    The harbour clock was built in 1871. Its cost was met by the pilots' guild. In 1871 bells were dear.
+    The clock was built in 1871. Its cost was met by the pilots' guild. In 1871 bells were dear.
 
     A blank line between paragraphs is kept.
     ### Questions

@@ -208,7 +208,7 @@ class TestGpus:
 
     def test_never_both(self, arguments: list[str], tmp_path: Path):
         both = [f"--accelerator={GPU}", f"--dataflow_service_options=worker_accelerator={GPU}"]
-        with pytest.raises(Refused, match="it or worker_accelerator, never both"):
+        with pytest.raises(Refused, match="it or worker_accelerator, not both"):
             make([*arguments, *both], tmp_path)
 
     def test_the_launcher_needs_none_but_must_be_told_the_dtype(
