@@ -28,8 +28,9 @@ from model.audit.metrics import grade
 from model.checkpoint import CheckpointError, locate, refuse_unsafe
 from model.command import argument, option, run_command
 from model.reading.batching import Batch, assemble
+from model.reading.network import position_limit, takes_types
 from model.reading.prediction import Decoding, predict
-from model.reading.reader import bfloat16_is_faster, position_limit, takes_types
+from model.reading.reader import bfloat16_is_faster
 from model.reading.spans import merge_windows
 from model.reading.tokenizer import Tokenizer
 from model.settings import SettingError, number, whole
