@@ -143,7 +143,7 @@ def cut_pairs(
 
 
 def _unknown_characters(passages: Passages, unknown: int | None) -> np.ndarray:
-    """Count the characters of each passage that are in tokens with the id `unknown`, int64 [passages]."""
+    """Count the characters in tokens with the id `unknown`; return int64 [passages]."""
     if unknown is None:
         return np.zeros(len(passages), np.int64)
     widths = np.where(passages.ids == unknown, passages.char_end - passages.char_start, 0)

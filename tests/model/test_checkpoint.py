@@ -74,7 +74,8 @@ def test_a_repository_that_the_hub_does_not_give_is_refused_by_name(
     hub_cache: Path, repository: str
 ) -> None:
     with pytest.raises(
-        CheckpointError, match=f"'{repository}' is no local folder, and the hub gave none: "
+        CheckpointError,
+        match=f"'{repository}' is neither a local folder nor available from the hub: ",
     ):
         Hub(repository).folder()
 
@@ -98,7 +99,7 @@ def test_an_unreadable_config_is_refused(tmp_path: Path, content: str | bytes) -
 def test_a_missing_config_and_one_that_is_no_object_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"config\.json can't be read"):
         read_config(tmp_path)
-    with pytest.raises(CheckpointError, match="holds no JSON object"):
+    with pytest.raises(CheckpointError, match="is not a JSON object"):
         read_config(write(tmp_path, config__json="[]"))
 
 

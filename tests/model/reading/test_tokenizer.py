@@ -462,7 +462,7 @@ def test_a_model_max_length_of_1e30_becomes_an_integer_that_fits(
 def test_a_folder_without_a_tokenizer_is_refused(bert_folder: Path, tmp_path: Path) -> None:
     shutil.copy(bert_folder / "config.json", tmp_path)
     with pytest.raises(
-        TokenizerError, match=r"has no tokenizer, neither of tokenizer\.json, vocab\.txt"
+        TokenizerError, match=r"has no tokenizer: it has none of tokenizer\.json, vocab\.txt"
     ):
         Tokenizer(tmp_path)
 

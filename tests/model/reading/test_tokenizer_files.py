@@ -76,11 +76,8 @@ def test_one_line_of_the_log_says_which_tokens_were_chosen(
         read_tokenizer(folder)
         read_tokenizer(of_class(wordpiece(), tmp_path / "albert", "AlbertTokenizer"))
     assert len(caplog.messages) == 2
-    assert (
-        "read with its tokenizer.json, not as RobertaTokenizer of transformers"
-        in caplog.messages[0]
-    )
-    assert "read with its tokenizer.json; its tokenizer class can't be built" in caplog.messages[1]
+    assert "using its tokenizer.json, not RobertaTokenizer of transformers" in caplog.messages[0]
+    assert "using its tokenizer.json; its tokenizer class can't be built" in caplog.messages[1]
 
 
 def test_a_part_of_the_file_that_its_class_would_replace_is_kept(
