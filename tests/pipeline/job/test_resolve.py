@@ -227,8 +227,6 @@ class TestModelRefusals:
             f"--dtype=auto: bfloat16, because the run in {resumed.output} has it"
         ]
         assert claim(resumed, overwrite=False) is True
-        both = job("--device=cpu", "--audit")  # the audit's folder holds no run yet
-        assert both.configuration_of("audit")["dtype"] == "bfloat16"
 
     @pytest.mark.parametrize("argument", ["--n_best=2", "--dtype=float32"])
     def test_another_job_keeps_its_own_dtype(
@@ -246,7 +244,7 @@ class TestModelRefusals:
     def test_a_damaged_run_has_no_dtype(self, job: Resolve, tmp_path: Path, content: str):
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / "run.json").write_text(content)
-        assert job("--device=cpu").reader.dtype == resolve_dtype("auto", "cpu")
+        assert job("--device=cpu").reader.reader.dtype == resolve_dtype("auto", "cpu")
 
     def test_a_dtype_that_this_machine_lacks_is_not_taken(
         self, job: Resolve, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -259,7 +257,7 @@ class TestModelRefusals:
         path.write_text(path.read_text().replace('"float32"', '"bfloat16"'))
         with caplog.at_level(logging.INFO, "spanmill"):
             found = job(*arguments)
-        assert found.reader.dtype == "float32"
+        assert found.reader.reader.dtype == "float32"
         assert "can't be resumed in bfloat16: " in caplog.text
         with pytest.raises(Refused, match="dtype was 'bfloat16', is 'float32'"):
             claim(found, overwrite=False)
@@ -379,6 +377,17 @@ class TestAudit:
         assert job(f"--input={golds}", stage="audit").outputs == (("audit", f"{tmp_path}/out"),)
         both = job(f"--input={golds}", "--audit")
         assert both.outputs == (("audit", f"{tmp_path}/out/audit"), ("annotate", f"{tmp_path}/out"))
+
+    def test_both_stages_take_the_dtype_of_the_run_that_is_there(
+        self, job: Resolve, golds: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        """The audit's own folder does not hold a run yet."""
+        monkeypatch.setattr("model.reading.reader.bfloat16_is_faster", lambda _: True)
+        claim(job(f"--input={golds}", "--device=cpu"), overwrite=False)
+        monkeypatch.setattr("model.reading.reader.bfloat16_is_faster", lambda _: False)
+        both = job(f"--input={golds}", "--device=cpu", "--audit")
+        assert [both.configuration_of(stage)["dtype"] for stage in both.stages] == ["bfloat16"] * 2
+        assert claim(both, overwrite=False) is True
 
     def test_an_audit_beside_annotate_is_the_audit_alone(self, job: Resolve, golds: Path):
         alone, beside = job(f"--input={golds}", stage="audit"), job(f"--input={golds}", "--audit")
