@@ -15,7 +15,7 @@ from model.backends.cpu_network import quicken
 from model.checkpoint import CheckpointError
 from model.reading.batching import Batch, assemble, to_device
 from model.reading.tokenizer import Tokenizer
-from model.reading.windows import cut_windows
+from model.reading.windows import WindowLimits, cut_windows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -126,6 +126,7 @@ class Network:
         """Return start and end logits of a batch, float32 [B, L] each, on the network's device."""
         if not self.one_length or batch.attention.all():
             return self._read(batch.input_ids, batch.token_types, batch.attention)
+        # Run each length by itself; padding gets logits of 0, which nothing uses.
         logits = torch.zeros(2, *batch.input_ids.shape, device=self.device)
         lengths = batch.attention.sum(1)
         for length in lengths.unique().tolist():
@@ -193,12 +194,14 @@ def position_limit(network: torch.nn.Module) -> int | None:
 
     RoBERTa and its relatives reserve the positions up to the padding index; these don't count.
     """
+    # Count the embedding's rows rather than trust the config, which may say something else.
     limits = []
     for name, module in network.named_modules():
         if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding):
             reserved = 0 if module.padding_idx is None else module.padding_idx + 1
             limits.append(module.num_embeddings - reserved)
     declared = getattr(network.config, "max_position_embeddings", None)
+    # Networks with relative or rotary positions embed none, but may declare a limit.
     if not limits and isinstance(declared, int) and declared > 0:
         limits.append(declared)
     return min(limits) if limits else None
@@ -220,12 +223,10 @@ def _probes(tokenizer: Tokenizer, max_length: int) -> tuple[Batch, Batch]:
     windows = cut_windows(
         tokenizer.format,
         tokenizer.passages([sentence[: max_length // 4], sentence * max_length]),
-        tokenizer.questions(["Who lit it?"]).cut(max(1, max_length // 8)),
+        tokenizer.questions(["Who lit it?"]),
         np.array([0, 1]),
         np.array([0, 0]),
-        max_length=max_length,
-        overlap=0,
-        max_windows=2**31 - 1,
+        WindowLimits(max_length, 0, max(1, max_length // 8), 2**31 - 1),
     )
     return assemble(windows, np.array([0])), assemble(windows, np.array([0, windows.counts[0]]))
 

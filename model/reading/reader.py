@@ -147,6 +147,7 @@ class CheckpointReader:
 
     def load(self) -> None:
         """Load the network; idempotent. Raises CheckpointError or TokenizerError."""
+        # From Python 3.12 on `cached_property` does not lock: two threads would load two networks.
         with _shared_lock:
             _ = self._network
 
@@ -180,6 +181,7 @@ def resolve_device(device: str) -> torch.device:
     """Return the torch device of `--device`. Raises ValueError for one that isn't there."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() and _cuda_computes() else "cpu")
+    # torch accepts any index here and fails later.
     resolved = torch.device(device)
     if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
         raise ValueError(
@@ -223,8 +225,10 @@ def bfloat16_is_faster(device: torch.device) -> bool:
     configured not to use it. So this times one product of an encoder's size. On a loaded machine
     two calls in different processes may disagree.
     """
+    # Older GPUs emulate bfloat16, which is slow.
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
+    # Without these instructions a CPU emulates it too; no need to time that.
     if not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
         return False
     if not multiplies_bfloat16():

@@ -157,6 +157,10 @@ class PairFormat:
         """Return the number of special tokens around a pair."""
         return len(self.before) + len(self.between) + len(self.after)
 
+    def in_order(self, one: Any, other: Any) -> tuple[Any, Any]:
+        """Turn (question, context) into (FIRST, SECOND), and vice versa."""
+        return (one, other) if self.question_first else (other, one)
+
 
 class Tokenizer:
     """A checkpoint's fast tokenizer, set up for whole texts.
@@ -174,18 +178,20 @@ class Tokenizer:
     def __init__(self, folder: str | Path):
         files = read_tokenizer(Path(folder))
         self._backend = files.backend
-        self._words = beginnings_of_words(self._backend)
+        self._words = beginnings_of_words(self._backend)  # None: words don't bound the tokens
         self.unknown = _unknown_token(self._backend.model)
         self.vocabulary_size = self._backend.get_vocab_size(with_added_tokens=True)
         self.max_length = int(min(files.max_length, 2**31 - 1))
         self.padding = files.roles.get("pad")
         pad_id = files.roles.get("eos", 0) if self.padding is None else self.padding
         self.format = self._probe(files.pads_right, files.roles.get("cls"), pad_id)
+        # A text must not contain these: it could end the question, for example.
         self._reserved = sorted(set(files.roles.values()) - {self.unknown})
         self._extends_offsets = self._must_extend_offsets()
 
     def _probe(self, question_first: bool, classifier_id: int | None, pad_id: int) -> PairFormat:
         """Join a pair of one-token texts and see what goes around them. Raises TokenizerError."""
+        # The question and the context of the probe are the same token.
         probe = self._backend.encode("a", add_special_tokens=False)
         probe.truncate(1)
         if len(probe.ids) != 1:
@@ -288,6 +294,7 @@ class Tokenizer:
         encodings, ids = self._encode(contexts)
         offsets = _offsets(encodings, len(ids.values))
         passage = np.repeat(np.arange(len(contexts)), ids.lengths)
+        # One concatenated text lets numpy correct the offsets of all contexts at once.
         text, text_start = _concatenated(contexts)
         start, end = trim_whitespace(text, offsets + text_start[passage][:, None])
         if self._extends_offsets:

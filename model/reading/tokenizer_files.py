@@ -136,6 +136,7 @@ def read_tokenizer(folder: Path) -> TokenizerFiles:
             f"no tokenizer can be loaded from {folder}: {_reason(folder, failure)}"
         ) from failure
     sources = [source for source in (own, built) if source is not None]
+    # A checkpoint may have been saved with truncation or padding switched on.
     for source in sources:
         source.backend_tokenizer.no_truncation()
         source.backend_tokenizer.no_padding()
@@ -201,6 +202,7 @@ def _reason(folder: Path, failure: Exception | None) -> str:
 
     For a SentencePiece model, transformers names a package that is not the one that is missing.
     """
+    # A SentencePiece model can be converted, but only with the package.
     pieces = sorted(path.name for path in folder.glob("*.model"))
     if not pieces:
         return str(failure)

@@ -31,7 +31,7 @@ from tests.model.texts import FAMILY, TRICKY_CONTEXTS, is_mark, long_context
 
 
 def tokens_of(passages: Passages, passage: int) -> list[tuple[int, int, bool, bool]]:
-    """(char_start, char_end, can_start, can_end) of a passage's tokens."""
+    """Return (char_start, char_end, can_start, can_end) of a passage's tokens."""
     at = slice(passages.bounds[passage], passages.bounds[passage + 1])
     columns = (passages.char_start, passages.char_end, passages.can_start, passages.can_end)
     return list(zip(*(column[at].tolist() for column in columns), strict=True))
@@ -78,7 +78,7 @@ def test_token_spans_and_character_spans_are_one_to_one(checkpoint: Checkpoint) 
 
 
 def test_a_joined_emoji_starts_at_its_first_and_ends_at_its_last_token(tmp_path: Path) -> None:
-    """Its tokens are bytes: several to a code point, and some from a joiner into the next code point."""
+    """Its tokens are bytes: several per code point, some from a joiner into the next one."""
     tokens = tokens_of(saved(joined_emoji_tokenizer(), tmp_path).passages([f"a {FAMILY} b"]), 0)
     assert tokens[:2] == [(0, 1, True, True), (2, 2, False, False)]
     assert tokens[2:5] == [(2, 3, True, False), (2, 3, False, False), (2, 3, False, True)]
@@ -98,7 +98,7 @@ def test_every_visible_character_stands_in_a_byte_level_token(tmp_path: Path) ->
 
 
 def test_no_answer_ends_between_a_letter_and_its_marks(checkpoint: Checkpoint) -> None:
-    """Unless the marks are tokens of their own, as they are to RoBERTa."""
+    """Unless the marks are tokens of their own, as in RoBERTa."""
     contexts = [
         "cafe\u0301 noir",
         "का पानी",
@@ -130,7 +130,7 @@ LANDMARKS = {
 def test_a_word_after_tricky_characters_has_its_own_offsets(
     checkpoint: Checkpoint, name: str
 ) -> None:
-    """Normalisers drop marks and unfold ligatures; offsets must count characters of the original text."""
+    """Normalizers drop marks and expand ligatures; offsets must count original characters."""
     context, word = TRICKY_CONTEXTS[name], LANDMARKS[name]
     tokens = tokens_of(checkpoint.reader.tokenizer().passages([context]), 0)
     start = context.rindex(word)
@@ -167,7 +167,7 @@ def test_metaspace_tokens_lose_their_leading_space(
 
 
 def test_a_lone_metaspace_before_a_word_is_no_end_of_an_answer(tmp_path: Path) -> None:
-    """XLNet's stands at the word's first letter."""
+    """XLNet's is at the word's first letter."""
     special = [(token, 0.0) for token in ("<unk>", "<sep>", "<pad>", "<cls>", "<mask>")]
     tokenizer = XLNetTokenizer(
         vocab=[*special, ("▁", -2.0), ("▁a", -1.0), ("house", -3.0)], unk_id=0
@@ -182,7 +182,7 @@ def test_a_lone_metaspace_before_a_word_is_no_end_of_an_answer(tmp_path: Path) -
 
 
 def test_lone_space_tokens_can_neither_start_nor_end(tmp_path: Path) -> None:
-    """DeBERTa's stands at the space itself."""
+    """DeBERTa's is at the space itself."""
     special = [(token, 0.0) for token in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")]
     tokenizer = DebertaV2Tokenizer(vocab=[*special, ("▁", -2.0), ("▁a", -1.0), ("house", -3.0)])
     tokens = tokens_of(saved(tokenizer, tmp_path).passages(["a house a"]), 0)
@@ -206,7 +206,7 @@ def held(tokenizer: Tokenizer, context: str) -> set[int]:
 
 
 def test_a_first_letter_that_the_offsets_leave_out_is_given_to_its_token(tmp_path: Path) -> None:
-    """Words get a space before them here, and what trims it from the offsets thinks that the first one has none."""
+    """The tokenizer prepends a space, but its trimming of offsets assumes that it does not."""
     tokenizer = roberta_tokenizer()
     backend = tokenizer.backend_tokenizer
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
@@ -233,7 +233,7 @@ def test_a_first_letter_that_the_offsets_leave_out_is_given_to_its_token(tmp_pat
 def test_parts_of_a_letter_that_a_normalizer_composes_stay_in_its_token(
     tmp_path: Path, normalizer: Any
 ) -> None:
-    """Korean syllables written as their parts; the mark of a halfwidth letter, which is a letter itself."""
+    """Korean syllables as their parts; the mark of a halfwidth letter, which is a letter itself."""
     tokenizer = xlnet_tokenizer()
     tokenizer.backend_tokenizer.normalizer = normalizer
     read = saved(tokenizer, tmp_path)
@@ -442,7 +442,7 @@ def test_a_tokenizer_without_special_tokens_has_no_classifier(tmp_path: Path) ->
 def test_the_unknown_token_replaces_what_the_vocabulary_does_not_have(
     checkpoints: dict[str, Checkpoint], name: str, token: str | None
 ) -> None:
-    """Bytes for tokens know every text, even where the checkpoint names a token for unknown text."""
+    """With bytes as tokens no text is unknown, even if the checkpoint names a token for it."""
     tokenizer = checkpoints[name].reader.tokenizer()
     assert tokenizer.unknown == (None if token is None else tokenizer._backend.token_to_id(token))
     ids = tokenizer.passages(["a \u1c5b\u1c5c b"]).ids  # letters of Ol Chiki
@@ -492,7 +492,7 @@ def test_a_pair_format_that_drops_a_text_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_answer_keeps_the_marks_of_its_last_letter(bert_folder: Path) -> None:
-    """BERT strips nonspacing marks, so that they stand in no token; they belong to the letter before them."""
+    """BERT strips nonspacing marks, so that no token has them; they belong to the letter before."""
     for context in ("cafe\u0301 noir", "क़िला है", "o\u0323\u0300 re"):
         passages = Tokenizer(bert_folder).passages([context, context])
         for low, high in zip(passages.bounds[:-1], passages.bounds[1:], strict=True):
