@@ -77,6 +77,7 @@ class Hub:
         """Return the folder in the local cache, downloaded if necessary. Raises CheckpointError."""
         from huggingface_hub import snapshot_download
 
+        # The hub raises many kinds of errors: no network, no such id, no permission, a full disk.
         try:
             return Path(
                 snapshot_download(
@@ -102,9 +103,10 @@ def locate(model: str) -> Location:
         return Bundled()
     if "://" in model:
         raise CheckpointError(
-            f"{model} is a URL: pass transforms.stored_folder.StoredFolder({model!r}), which "
+            f"{model} is a URL: give transforms.stored_folder.StoredFolder({model!r}), which "
             "fetches it"
         )
+    # A local folder wins over a hub id of the same name, as in transformers.
     if os.path.isdir(model):
         return LocalFolder(os.path.abspath(model))
     repository, _, revision = model.partition("@")

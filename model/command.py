@@ -42,6 +42,7 @@ def option(name: str, value: Any) -> Iterator[None]:
     except SettingError:
         raise
     except OSError as error:
+        # Name the file too if it is not the option's value itself, but lies in a folder, say.
         at = f" ({error.filename})" if error.filename not in (None, str(value)) else ""
         raise SettingError(f"{name}={value}: {error.strerror or error}{at}") from error
     except ValueError as error:
@@ -65,6 +66,7 @@ def say(text: str, end: str = "\n") -> OSError | None:
             file=stream,
             flush=True,
         )
+    # A closed stream raises ValueError, a full disk or a broken pipe OSError.
     except (OSError, ValueError) as error:
         with suppress(OSError, ValueError):
             null = os.open(os.devnull, os.O_WRONLY)

@@ -1,4 +1,4 @@
-"""What a CPU computes in another way comes out as torch's own, up to rounding."""
+"""The fast paths on a CPU give torch's own results, up to rounding."""
 
 from __future__ import annotations
 
@@ -72,9 +72,8 @@ def test_attention_is_torchs(
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_heads_whose_scores_are_far_from_zero_are_as_exact(dtype: torch.dtype) -> None:
     query, key, value = (states(heads=3, length=45 + k, dtype=dtype)[:, :, :45] for k in range(3))
-    query[:, 1] *= (
-        1000  # exponentials of such scores are infinite, or all zero, unless their maximum is taken off
-    )
+    # Without subtracting their maximum, exponentials of such scores are infinite or all zero.
+    query[:, 1] *= 1000
     query[2, 2], key[2, 2] = 20, -20
     mask = (torch.arange(45) < torch.tensor([45, 20, 1, 30])[:, None])[:, None, None]
     expected = scaled_dot_product_attention(
