@@ -35,7 +35,7 @@ class Decoding:
     null is whether "no answer" is an option; it wins where null_score - best span_score > null_score_diff_threshold.
     """
 
-    n_best: int = setting(5, whole(1, 1000), "candidates kept", identity=BOTH)
+    n_best: int = setting(5, whole(1, 1000), "candidate answers to keep per row", identity=BOTH)
     max_answer_length: int = setting(
         30, whole(1, 10**4), "longest answer, in tokens", identity=BOTH
     )
@@ -52,7 +52,7 @@ class Decoding:
     null_score_diff_threshold: float = setting(
         0.0,
         number(-1e6, 1e6),
-        "no answer when null_score - best span_score is above X",
+        "predict no answer when null_score - best span_score is above X",
         unset="the checkpoint's, else 0",
         identity=BOTH,
     )

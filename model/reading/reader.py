@@ -32,22 +32,24 @@ class ModelSettings:
     model: str = setting(
         "bundled",
         text("DIR_OR_ID"),
-        "folder, URL or hub id[@revision] of a question answering checkpoint",
+        "folder, URL or hub id[@revision] of a question-answering checkpoint",
     )
     device: str = setting(
         "auto",
         text("DEVICE", r"auto|cpu|cuda(:[0-9]+)?", "auto, cpu, cuda or cuda:N"),
-        "where the network runs; auto is CUDA if there is one",
+        "device of the network; auto is CUDA if available",
     )
     dtype: str = setting(
         "auto",
         one_of(auto="auto", **{name: name for name in DTYPES}),
-        "of the encoder; auto is bfloat16 where the device computes in it at full speed, else "
-        "float32",
+        "type of the encoder's numbers; auto is bfloat16 where the device computes in it at full "
+        "speed, else float32",
         identity=BOTH,
     )
     compile: bool = setting(
-        False, flag(), "pass the network through torch.compile: slower start, faster on long runs"
+        False,
+        flag(),
+        "compile the network with torch.compile: slower to start, faster on long runs",
     )
     batch_tokens: int = setting(
         4096,

@@ -33,14 +33,14 @@ class WindowLimits:
     overlap: int = setting(
         128,
         whole(0, 10**6),
-        "context tokens that neighbouring windows share; at least max_answer_length - 1",
+        "context tokens shared by neighbouring windows; at least max_answer_length - 1",
         unset="128, less in short windows",
         identity=BOTH,
     )
     max_question: int = setting(
         64,
         whole(1, 10**6),
-        "question tokens that are read; longer questions are cut",
+        "tokens per question; longer questions are cut",
         identity=BOTH,
     )
     max_windows: int = setting(

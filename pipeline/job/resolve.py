@@ -1,4 +1,4 @@
-"""From options to a job: everything that can be refused is refused here, before a row is read."""
+"""Turn options into a job. Whatever can be refused before a row is read is refused here."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class JobAudit:
     """What an audit measures and reports.
 
     corrections  corrected golds by id
-    against      another audit's output, "" for none
+    against      output of another audit to search for duplicates, "" for none
     """
 
     options: AuditOptions
@@ -60,9 +60,9 @@ class JobAudit:
 
 @dataclass(frozen=True)
 class JobWork:
-    """How the work is cut and run.
+    """How the work is divided and run.
 
-    alone  whether one local worker does all of it, so that nothing needs to be spread
+    alone  whether one local worker does all of it, so that no shuffle is needed
     """
 
     chunk_size: ChunkSize
@@ -73,12 +73,12 @@ class JobWork:
 
 @dataclass(frozen=True)
 class Job:
-    """A job with every default resolved: what the builder builds from.
+    """A job with every default resolved, from which the graph is built.
 
-    model          `--model` as it was given
-    outputs        (stage, folder) in the order of writing: what annotate writes comes last
-    configuration  by stage: what changes its answers or boundaries, by name of its option; the same whether the stage runs
-                   alone or with the other
+    model          `--model` as given
+    outputs        (stage, folder) in the order of writing; annotate's comes last
+    configuration  stage -> option -> value, for the options on which its answers or chunk
+                   boundaries depend; the same whether a stage runs alone or with the other
     """
 
     model: str
@@ -92,21 +92,25 @@ class Job:
 
     @property
     def output(self) -> str:
+        """The folder that --output names."""
         return self.outputs[-1][1]
 
     @property
     def files(self) -> tuple[InputFile, ...]:
+        """The input files."""
         return self.inputs.files
 
     @property
     def stages(self) -> tuple[str, ...]:
+        """The stages, in the order of writing."""
         return tuple(stage for stage, _ in self.outputs)
 
     def configuration_of(self, stage: str) -> dict[str, Any]:
+        """Return the configuration of a stage as run.json holds it."""
         return {"stage": stage, **self.configuration[stage]}
 
     def about(self, stage: str) -> dict[str, Any]:
-        """Return what the manifest of a stage says of the job, beyond what it did."""
+        """Return what the manifest of a stage says about the job, apart from its accounting."""
         return {
             "stage": stage,
             "configuration": self.configuration_of(stage),
@@ -130,7 +134,7 @@ def resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
     """Find the inputs, open the first, load the model and resolve every default. Raises Refused."""
     try:
         return _resolve(options, beam_options)
-    except SettingError as error:  # settings have the names of their options
+    except SettingError as error:  # the message begins with the name of the option
         raise Refused(f"--{error}") from error
     except (StorageError, CheckpointError, TokenizerError) as error:
         raise Refused(str(error)) from error
@@ -232,43 +236,50 @@ def _configuration(
     corrections  SHA-256 (hex) of the file of corrections
     """
     network = reader.reader
-    found = {
+    values = {
         "model_digest": network.digest,
         "dtype": network.dtype,
         "batch_tokens": reader.batch_tokens,
     }
     for group in groups:
-        found |= identity_of(group, stage)
+        values |= identity_of(group, stage)
     if stage == AUDIT:
-        found |= {"link": reader.link, **identity_of(audit, stage), "corrections": corrections}
+        values |= {"link": reader.link, **identity_of(audit, stage), "corrections": corrections}
     return {
-        name: list(value) if isinstance(value, tuple) else value for name, value in found.items()
+        name: list(value) if isinstance(value, tuple) else value for name, value in values.items()
     }
 
 
 def _refuse_two_accelerators(work: Work, beam_options: PipelineOptions) -> None:
+    """Raise Refused for --accelerator together with Dataflow's own option for accelerators."""
     service = beam_options.view_as(GoogleCloudOptions).dataflow_service_options or []
     if work.accelerator and any(option.startswith("worker_accelerator") for option in service):
         raise Refused(
-            f"--accelerator={work.accelerator}: Dataflow takes it or worker_accelerator, never both"
+            f"--accelerator={work.accelerator}: Dataflow takes it or worker_accelerator, not both"
         )
 
 
 def _refuse_slices(audit: Audit) -> None:
+    """Raise Refused for a column to slice by that has the name of a built-in slice."""
     built_in = sorted(set(audit.slice_by) & set(SLICES))
     if built_in:
         raise Refused(
-            f"--slice_by: {built_in[0]!r} is the name of a slice that every audit has ({', '.join(SLICES)})"
+            f"--slice_by: {built_in[0]!r} is the name of a slice that every audit has "
+            f"({', '.join(SLICES)})"
         )
 
 
 def _corrections(audit: Audit, stage: str) -> tuple[dict[str, Correction], str | None]:
-    """Return the corrections by id and the SHA-256 (hex) of their file; none, and None, without one. Raises Refused."""
+    """Return the corrections by id, and the SHA-256 (hex) of their file; {} and None without one.
+
+    Raises Refused.
+    """
     if not audit.corrections:
         return {}, None
     if stage != AUDIT:
         raise Refused(
-            f"--corrections={audit.corrections}: annotate --audit would write them into annotate's rows too"
+            f"--corrections={audit.corrections}: annotate --audit would write them into annotate's "
+            "rows too"
         )
     try:
         content = read(audit.corrections)
@@ -278,6 +289,7 @@ def _corrections(audit: Audit, stage: str) -> tuple[dict[str, Correction], str |
 
 
 def _work(work: Work, files: int, beam_options: PipelineOptions) -> JobWork:
+    """Return how the work is divided: files have at least 4 runs of chunks for each worker."""
     count = workers(beam_options)
     return JobWork(
         chunk_size=ChunkSize(work.chunk_rows, work.chunk_bytes, math.ceil(4 * count / files)),
@@ -296,9 +308,14 @@ def workers(beam_options: PipelineOptions) -> int:
 
 
 def _reader(model: ModelSettings, given: Mapping[str, Any], local: bool) -> SpanReader:
-    """Return the checkpoint with its settings, loaded once to see that it can be.
+    """Return the checkpoint with its settings, after loading it once to check that it works.
 
-    Workers elsewhere have other devices and cores: nothing is decided by those of this machine, whose CPU only checks.
+    Remote workers have other devices and cores than this machine. For them nothing is decided by
+    this machine's hardware, and its CPU only checks the checkpoint.
+
+    given  values of all settings by name
+    local  whether the workers run on this machine
+
     Raises CheckpointError, TokenizerError, SettingError, Refused.
     """
     names = [
@@ -314,7 +331,8 @@ def _reader(model: ModelSettings, given: Mapping[str, Any], local: bool) -> Span
     if model.device.startswith("cuda"):
         if model.dtype == "auto":
             raise Refused(
-                "--dtype=auto: the workers' CUDA devices can't be asked from here; give float32, or bfloat16 from Ampere on"
+                "--dtype=auto: the workers' CUDA devices are unknown here; give float32, or "
+                "bfloat16 for Ampere and later"
             )
         settings["batch_tokens"] = model.batch_tokens or CUDA_BATCH_TOKENS
     dtype = "float32" if model.dtype == "auto" else model.dtype
@@ -325,7 +343,8 @@ def _reader(model: ModelSettings, given: Mapping[str, Any], local: bool) -> Span
         if not isinstance(error.__cause__, NotImplementedError):
             raise
         _log.info(
-            "--dtype=%s: this machine's CPU can't compute in it, the checkpoint is checked in float32 (%s)",
+            "--dtype=%s: this machine's CPU can't compute in it; checking the checkpoint in "
+            "float32 instead (%s)",
             dtype,
             error,
         )

@@ -216,7 +216,7 @@ class TestGpus:
     ):
         arguments = [argument for argument in arguments if not argument.startswith("--dtype")]
         with pytest.raises(
-            Refused, match="--dtype=auto: the workers' CUDA devices can't be asked from here"
+            Refused, match="--dtype=auto: the workers' CUDA devices are unknown here"
         ):
             make(arguments, tmp_path)
 

@@ -372,7 +372,7 @@ class TestFigures:
         assert f"nll: mean {found['losses']['nll']['mean']:.4f} +- " in printed
         assert f"EM {found['exact_match']['percent']:.2f} [" in printed
         assert "calibration error " in printed
-        assert "question/context pairs stand in it more than once" in printed
+        assert "question/context pairs occur more than once" in printed
         names = {path.name for path in output.iterdir()}
         assert names >= {
             "audit.json",

@@ -241,9 +241,7 @@ class TestRefusals:
             "not struct<text: list<string>, answer_start: list<int32>> or list<struct<text"
             in message
         )
-        assert (
-            f"`python -m pipeline.convert import --input {tmp_path}/a.parquet --output " in message
-        )
+        assert f"`python -m pipeline.convert import --input {tmp_path}/a.parquet --out" in message
 
     def test_wrong_nesting_in_a_later_file(self, audit: Audit, tmp_path: Path, output: Path):
         folder = tmp_path / "in"
@@ -281,7 +279,7 @@ class TestRefusals:
             tmp_path / "a.parquet", gold_examples(3).append_column("nll", pa.array([1.0, 2, 3]))
         )
         message = self.refused(audit(tmp_path / "a.parquet", output), output, capfd)
-        assert "the output column 'nll' is an input column already" in message
+        assert "the output column 'nll' is already an input column" in message
         assert audit(tmp_path / "a.parquet", output, "--output_prefix=qa_") == 0
         assert read_parts(output)["nll"].to_pylist() == [1, 2, 3]
         assert read_parts(output)["qa_nll"].null_count == 0

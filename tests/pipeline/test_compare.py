@@ -163,7 +163,7 @@ def test_a_rerun_writes_the_same_and_another_comparison_is_refused(
     assert compare(audits, tmp_path / "out") == 0
     assert [(tmp_path / "out" / name).read_bytes() for name in files] == first
     assert compare(audits[::-1], tmp_path / "out") == 2
-    assert "holds another run: before was" in capfd.readouterr().err
+    assert "has another run: before was" in capfd.readouterr().err
     assert compare(audits[::-1], tmp_path / "out", "--overwrite") == 0
 
 
@@ -214,4 +214,4 @@ def test_an_output_without_ids_can_t_be_joined(
     )
     assert run("audit", *arguments) == 0
     assert compare((audits[0], tmp_path / "no_ids"), tmp_path / "out") == 2
-    assert "its rows have no column 'id', which a comparison needs" in capfd.readouterr().err
+    assert "its rows lack the column 'id', which a comparison needs" in capfd.readouterr().err

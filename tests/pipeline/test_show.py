@@ -14,8 +14,8 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from pipeline.convert import ANSWERS_TYPE
 from pipeline.formats.finished import FinishedRun
+from pipeline.formats.survey_rows import ANSWERS_TYPE
 from pipeline.show import ANSWER, GOLD, excerpt, lines_of, main, spans_of
 from tests.runs import examples, run, write_input
 
@@ -282,7 +282,7 @@ class TestMain:
     @pytest.mark.parametrize(
         ("arguments", "code", "message"),
         [
-            (("--id=row 99",), 1, "no row is like that"),
+            (("--id=row 99",), 1, "no row matches"),
             (("--worst=3",), 2, "has no losses"),
             (("--where=loss > 3",), 2, "no such column"),
             (("--where=qa_num_windows / 0 > 3",), 2, "divide by zero"),

@@ -176,8 +176,8 @@ def test_corrections_of_no_row_are_told(
     for _ in range(2):
         assert again(audited, bert_folder, judged) == 0
         printed = capfd.readouterr().out
-        assert "2 of 4 corrections matched, 2 rows have them\n" in printed
-        assert "no row that was read has the id of 2 corrections: 'ROW 2', 'row 99'\n" in printed
+        assert "2 of 4 corrections matched, 2 rows corrected\n" in printed
+        assert "2 corrections match no row: 'ROW 2', 'row 99'\n" in printed
         for name in ("audit.json", "manifest.json"):
             told = json.loads((audited / "second" / name).read_text("utf-8"))["corrections"]
             assert told.pop("file")
@@ -188,10 +188,7 @@ def test_corrections_of_no_row_are_told(
                 "ids_of_no_row": ["ROW 2", "row 99"],
             }
     assert again(audited, bert_folder, judged, "part", "--limit=3") == 0
-    assert (
-        "no row that was read has the id of 3 corrections: 'ROW 2', 'row 4', 'row 99'\n"
-        in capfd.readouterr().out
-    )
+    assert "3 corrections match no row: 'ROW 2', 'row 4', 'row 99'\n" in capfd.readouterr().out
 
 
 def test_corrections_are_part_of_what_a_run_is(
@@ -203,7 +200,7 @@ def test_corrections_are_part_of_what_a_run_is(
     assert again(audited, bert_folder, judged) == 0
     judged.write_text("id,decision\nrow 2,unanswerable\n")
     assert again(audited, bert_folder, judged) == 2
-    assert "holds another run: corrections was" in capfd.readouterr().err
+    assert "has another run: corrections was" in capfd.readouterr().err
 
 
 def test_refusals(audited: Path, bert_folder: Path, capfd: pytest.CaptureFixture[str]):

@@ -126,7 +126,7 @@ def test_a_sample_of_those_that_meet_a_condition(audited: Path, damaged: Callabl
 
 
 def test_a_condition_that_means_nothing_is_refused(audited: Path):
-    with pytest.raises(Refused, match="--where='' is no condition: it is empty"):
+    with pytest.raises(Refused, match="--where='' is not a condition: it is empty"):
         chooser(audited, "")
     with pytest.raises(Refused, match="--where='loss' in 'loss > 3': no such column"):
         chooser(audited, "loss > 3")

@@ -320,7 +320,7 @@ class TestRecognise:
             (
                 "a.csv",
                 "question".encode("utf-16-le"),
-                "it has NUL characters, as UTF-16 has: --encoding=utf-16-le",
+                "it has NUL bytes, as UTF-16 does: --encoding=utf-16-le",
             ),
         ],
     )

@@ -75,19 +75,19 @@ class TestSquad:
     @pytest.mark.parametrize(
         ("content", "message"),
         [
-            ("{", "paragraph 0: no JSON"),
-            ("[1, 2", "paragraph 0: no JSON"),
-            ("", "paragraph 0: no JSON"),
-            ('{"data": [],}', "paragraph 0: no JSON"),
+            ("{", "paragraph 0: not JSON"),
+            ("[1, 2", "paragraph 0: not JSON"),
+            ("", "paragraph 0: not JSON"),
+            ('{"data": [],}', "paragraph 0: not JSON"),
             (
                 '{"data": []} {"data": []}',
                 r"trailing garbage \(more than one object: --format=jsonl\)",
             ),
-            ("7", "at its top is neither an object with `data` nor a list, but number"),
-            ("{}", r"it has no article \(`data\[\]`\) and is no list"),
+            ("7", "it is neither an object with `data` nor a list, but begins with number"),
+            ("{}", r"it has no articles \(`data\[\]`\) and is not a list"),
             ('{"data": {"a": 1}}', "it has no article"),
-            ('{"data": [{"id": NaN}]}', "paragraph 0: no JSON: lexical error"),
-            ('{"data": [{"id": 1e99999999999999999999}]}', "a number beyond all bounds"),
+            ('{"data": [{"id": NaN}]}', "paragraph 0: not JSON: lexical error"),
+            ('{"data": [{"id": 1e99999999999999999999}]}', "a number is too large"),
         ],
     )
     def test_a_file_that_is_not_json_is_refused(self, content: str, message: str):

@@ -244,12 +244,12 @@ class TestRefusals:
         for name in ("run.json", f"parts/{next((tmp_path / 'out' / 'parts').iterdir()).name}"):
             (unfinished / name).write_bytes((tmp_path / "out" / name).read_bytes())
         for output, options, message in (
-            (tmp_path / "out", ("--format=predictions",), "1 rows have an id that another row has"),
-            (tmp_path / "out", ("--format=squad",), "no column 'question': it was not kept"),
+            (tmp_path / "out", ("--format=predictions",), "1 rows have the id of another row"),
+            (tmp_path / "out", ("--format=squad",), "did not keep its column 'question'"),
             (
                 audited / "out" / "audit",
                 ("--format=jsonl",),
-                "an output of audit: only annotated rows",
+                "an output of audit: only those of annotate",
             ),
             (audited / "out", ("--format=squad", "--answers=golds"), "--answers=golds: "),
             (

@@ -61,12 +61,12 @@ def test_what_is_not_dated_may_be_read_on_every_day():
     [
         (
             ("--input=a", "--output=b", "--date=2026-11-24"),
-            "--date=2026-11-24: neither --input nor --output holds {date}",
+            "--date=2026-11-24: neither --input nor --output has {date}",
         ),
-        (("--input={date}", "--output=b"), "--output=b must hold {date} as --input does"),
+        (("--input={date}", "--output=b"), "--output=b must have {date} as --input does"),
         (
             ("--input=a", "--output={date}", "--date=2026-11-01..2026-11-02"),
-            "--input=a holds no {date}",
+            "--input=a has no {date}",
         ),
     ],
 )

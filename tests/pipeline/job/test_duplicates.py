@@ -93,7 +93,7 @@ class TestWithin:
             (["again row 2", "row 2"], True),
         ]
         assert (
-            "3 question/context pairs stand in it more than once (6 rows), 2 of them"
+            "3 question/context pairs occur more than once (6 rows), 2 of them"
             in capfd.readouterr().out
         )
 

@@ -109,7 +109,7 @@ def test_another_configuration_is_refused_by_name(
     before = {name: (out / name).read_bytes() for name in files_of(out)}
     with pytest.raises(Refused) as refused:
         claim(configured(job, **changes), overwrite=False)
-    assert f"--output={out} holds another run: {message}" in str(refused.value)
+    assert f"--output={out} has another run: {message}" in str(refused.value)
     assert {name: (out / name).read_bytes() for name in files_of(out)} == before
 
 
@@ -191,7 +191,7 @@ class TestOverwrite:
         self, job: Job, out: Path
     ):
         fill(out)
-        with pytest.raises(Refused, match=r"holds parts of a run without run\.json"):
+        with pytest.raises(Refused, match=r"has parts of a run without run\.json"):
             claim(job, overwrite=False)
         assert files_of(out) == {"parts/p", "rejections/p", "manifest.json"}
         assert claim(job, overwrite=True) is False
@@ -249,9 +249,7 @@ def test_when_one_of_two_folders_is_anothers_neither_is_touched(job: Job, out: P
     fill(out)
     claim(configured(audit_alone(job), n_best=9), overwrite=False)
     before = files_of(out)
-    with pytest.raises(
-        Refused, match=f"--output={out}/audit holds another run: n_best was 9, is 5"
-    ):
+    with pytest.raises(Refused, match=f"--output={out}/audit has another run: n_best was 9, is 5"):
         claim(both_stages(job), overwrite=False)
     assert files_of(out) == before
 

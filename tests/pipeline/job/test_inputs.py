@@ -65,7 +65,7 @@ class TestInputRefusals:
             ),
             (
                 ("--output_prefix=q", "--id_column=qstatus"),
-                "the output column 'qstatus' is an input column already",
+                "the output column 'qstatus' is already an input column",
             ),
         ],
     )
@@ -78,10 +78,10 @@ class TestInputRefusals:
 
     def test_an_input_below_the_output_is_refused(self, job: Resolve, source: Path, tmp_path: Path):
         """A rerun would read its own parts."""
-        with pytest.raises(Refused, match=f"{source} lies in --output={tmp_path}"):
+        with pytest.raises(Refused, match=f"{source} is inside --output={tmp_path}"):
             job(f"--output={tmp_path}")
         (tmp_path / "link").symlink_to(tmp_path)
-        with pytest.raises(Refused, match="lies in --output="):
+        with pytest.raises(Refused, match="is inside --output="):
             job(f"--output={tmp_path}/link")
         assert (
             job(f"--output={str(source)[:-1]}").output == str(source)[:-1]

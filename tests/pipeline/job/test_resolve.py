@@ -208,7 +208,7 @@ class TestModelRefusals:
             assert (found.reader.reader.dtype, found.reader.reader.device) == ("float32", device)
             assert found.configuration_of("annotate")["dtype"] == "float32"
         with pytest.raises(
-            Refused, match="--dtype=auto: the workers' CUDA devices can't be asked from here"
+            Refused, match="--dtype=auto: the workers' CUDA devices are unknown here"
         ):
             job("--runner=PortableRunner", "--device=cuda")
 

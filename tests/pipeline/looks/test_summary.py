@@ -72,7 +72,7 @@ def test_of_many_failures_the_first_are_shown_and_the_rest_counted():
     failures = [("/in/a.parquet", group, 0, 1, "ReadChunk", "odd") for group in range(50)]
     text = printed(failed_chunks=70, failed_rows=70, failures=failures)
     assert text.count("failed: ") == 20
-    assert "... and 50 failures more (see /out/manifest.json)" in text
+    assert "... and 50 more failures (see /out/manifest.json)" in text
 
 
 def test_nothing_done_is_no_division_by_zero():
