@@ -18,7 +18,8 @@ from model.checkpoint import digest
 from tests.runs import examples, read_manifest, read_parts, run, wait_until, write_input
 from tests.started import start, start_function
 from tests.stores import Store, gcs, s3
-from transforms.storage import commit, create, find_inputs, open_parquet, read, remove
+from transforms.find_inputs import find_inputs
+from transforms.storage import commit, create, open_parquet, read, remove
 from transforms.stored_folder import StoredFolder
 
 STORES = {"s3": s3, "gcs": gcs}

@@ -34,6 +34,7 @@ from tests.runs import (
     write_input,
 )
 from transforms import storage
+from transforms.temporary import TEMPORARY
 
 
 class TestBadFiles:
@@ -278,7 +279,7 @@ class TestEnds:
             f"row {n}" for n in range(rows)
         ]
         assert identities(tmp_path / "out").items() >= kept.items()
-        assert not (tmp_path / "out" / storage.TEMPORARY).exists()
+        assert not (tmp_path / "out" / TEMPORARY).exists()
 
     def test_nohup_is_respected_and_no_one_needs_to_listen(self, tmp_path: Path, bert_folder: Path):
         """What a handler raises would be taken for the failure of a chunk."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from transforms.storage import TEMPORARY, join, list_names
+from transforms.storage import join, list_names
+from transforms.temporary import TEMPORARY
 
 
 @dataclass(frozen=True, slots=True)

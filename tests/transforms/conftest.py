@@ -26,3 +26,12 @@ def memory() -> Iterator[fsspec.AbstractFileSystem]:
     yield fs
     fs.store.clear()
     fs.pseudo_dirs[:] = [""]
+
+
+@pytest.fixture(params=["local", "memory"])
+def output(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An output that does not exist yet, in each kind of storage."""
+    if request.param == "local":
+        return str(tmp_path / "out")
+    request.getfixturevalue("memory")
+    return "memory://out"

@@ -20,6 +20,7 @@ from apache_beam.testing.util import assert_that, equal_to
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from transforms.find_inputs import find_inputs
 from transforms.plan_chunks import (
     ChunkSize,
     PlanChunks,
@@ -32,7 +33,6 @@ from transforms.plan_chunks import (
     with_path_columns,
 )
 from transforms.records import ChunkRun, ChunkSpec, InputFile, InputRange, part_name, rows_of_part
-from transforms.storage import find_inputs
 
 FILE = InputFile(3, "/in/a.parquet", 1000, "v1", "a.parquet")
 SCHEMA = pa.schema([("question", pa.string()), ("context", pa.string()), ("n", pa.int64())])

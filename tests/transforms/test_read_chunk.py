@@ -15,10 +15,11 @@ import pytest
 
 from transforms import read_chunk
 from transforms.claim import Output
+from transforms.find_inputs import find_inputs
 from transforms.plan_chunks import ChunkSize, plan_file
 from transforms.read_chunk import committed_receipt, read_run, read_tables
 from transforms.records import RECEIPT_KEY, Chunk, ChunkRun, Receipt, path_columns
-from transforms.storage import commit, find_inputs
+from transforms.storage import commit
 from transforms.write_chunk import to_parquet
 
 

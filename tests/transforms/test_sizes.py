@@ -11,11 +11,11 @@ import pytest
 
 from transforms import read_chunk, sizes
 from transforms.claim import Output
+from transforms.find_inputs import find_inputs
 from transforms.plan_chunks import ChunkSize, plan_chunks
 from transforms.read_chunk import read_run
 from transforms.records import Chunk, Receipt
 from transforms.sizes import TooLarge, implausible, memory_of, rows_at_once
-from transforms.storage import find_inputs
 
 SCHEMA = pa.schema([("question", pa.string()), ("context", pa.string())])
 MB = 2**20
