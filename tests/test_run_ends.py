@@ -158,7 +158,7 @@ class TestReruns:
 
         assert annotate(source, output, "--chunk_rows=3") == 0
         assert identities(output) == parts
-        assert f"going on with the run in {output}" in capfd.readouterr().err
+        assert f"resuming the run in {output}" in capfd.readouterr().err
         after = read_manifest(output)
         for varies in ("steps",):  # the write's own time is in no receipt
             before.pop(varies), after.pop(varies)
@@ -312,7 +312,10 @@ class TestEnds:
                 stream.close()  # what it still holds must not fail again
         assert read_manifest(output)["state"] == "complete"
         why = "No space left on device" if closed else "it is closed"
-        message = f"what the run came to can't be printed on standard output ({why}): read {output}/manifest.json"
+        message = (
+            f"the summary of the run can't be printed on standard output ({why}): "
+            f"read {output}/manifest.json"
+        )
         assert message in capfd.readouterr().err
 
     def test_streams_that_are_closed_are_no_place_for_files(

@@ -61,7 +61,7 @@ def test_a_run_whose_output_is_overwritten_ends_and_leaves_nothing(
         process.join()
     assert first.exitcode == 3
     assert (
-        "belongs to another run now: nothing more is written there"
+        "now belongs to another run: this run writes no more files there"
         in (tmp_path / "first").read_text()
     )
     assert second.exitcode == 0, (tmp_path / "second").read_text()

@@ -28,9 +28,9 @@ def test_in_the_output_of_another_run_nothing_is_changed(tmp_path: Path, left: b
     (tmp_path / RunFiles.RUN).unlink()
     if left is not None:
         (tmp_path / RunFiles.RUN).write_bytes(left)
-    with pytest.raises(ClaimLost, match="belongs to another run now"):
+    with pytest.raises(ClaimLost, match="now belongs to another run"):
         output.commit(b"mine", "parts", "p")
-    with pytest.raises(ClaimLost, match="belongs to another run now"):
+    with pytest.raises(ClaimLost, match="now belongs to another run"):
         output.remove("parts", "p")
     assert (tmp_path / "parts" / "p").read_bytes() == b"theirs"
 

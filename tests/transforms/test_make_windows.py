@@ -117,7 +117,7 @@ def test_every_unusable_text_is_named(
     texts = pa.array([b"c d", text, b"e f"], pa.binary()).view(pa.string())
     windowed = cut(table.set_column(table.column_names.index(column), column, texts), words)
     assert reasons(windowed) == {1: f"{column}_{reason}"}
-    assert windowed.rejections[0].stage == "MakeWindows"
+    assert windowed.rejections[0].step == "MakeWindows"
     assert column in windowed.rejections[0].message
     assert windowed.windows.counts[windowed.row_pair[[0, 2]]].tolist() == [1, 1]
 

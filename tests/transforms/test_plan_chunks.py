@@ -229,7 +229,7 @@ class TestSchemas:
         ("found", "problem"),
         [
             (SCHEMA.remove(1), "column 'context' is missing"),
-            (SCHEMA.append(pa.field("n", pa.int64())), "column 'n' stands in it more than once"),
+            (SCHEMA.append(pa.field("n", pa.int64())), "there is more than one column 'n'"),
             (
                 SCHEMA.set(2, pa.field("n", pa.uint64())),
                 "column 'n' is uint64, in the other files it is int64",

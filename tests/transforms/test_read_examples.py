@@ -44,7 +44,7 @@ def test_a_file_that_is_gone_is_no_reason_to_lose_the_run(
             [(str(tmp_path / "a.parquet"), 1), (str(tmp_path / "gone.parquet"), 0)], ["id"]
         )
     assert list(found.values()) == [{"id": "row 1"}]
-    assert "gone.parquet can't be read again" in caplog.text
+    assert "gone.parquet, which are shown without their texts" in caplog.text
 
 
 def test_values_of_other_types_and_texts_that_are_no_utf8(tmp_path: Path):

@@ -216,10 +216,10 @@ class TestBack:
         [
             (b"id,gold\n1,x\n", "it has no column 'decision'"),
             (b"", "it has no column 'id'"),
-            (b"\xff\xfe", "it is no UTF-8"),
+            (b"\xff\xfe", "it is not UTF-8"),
             (
                 b"id,decision\n1,perhaps\n",
-                "line 2: decision 'perhaps' is none of gold, prediction, unanswerable, other",
+                "line 2: decision 'perhaps' is not one of gold, prediction, unanswerable, other",
             ),
             (b"id,decision\n1,unanswerable\n1,gold\n", "line 3: the id '1' is decided twice"),
             (b"id,decision\n,gold\n", "line 2: it is decided, but has no id"),
@@ -229,7 +229,7 @@ class TestBack:
             ),
             (
                 b"id,decision,prediction_start,prediction_end\n1,prediction,1.0,2\n",
-                "prediction_start '1.0' is no whole number",
+                "prediction_start '1.0' is not a whole number",
             ),
             (
                 b"id,decision\n1,prediction\n",
@@ -237,11 +237,11 @@ class TestBack:
             ),
             (
                 b"id,decision,prediction_start,prediction_end\n1,prediction,5,\n",
-                "line 2: from 5 to None is no span",
+                "line 2: 5 to None is not a span",
             ),
             (
                 b"id,decision,prediction_start,prediction_end\n1,prediction,5,2\n",
-                "line 2: from 5 to 2 is no span",
+                "line 2: 5 to 2 is not a span",
             ),
             (
                 b"id,decision,corrected_text,corrected_start\n1,other,Ada,99999999999\n",
@@ -255,13 +255,13 @@ class TestBack:
             ),
             (
                 studio(b"Infinity"),
-                "task 1 is no task",
+                "task 1 is not a task",
             ),
-            (b"[{", "it is no JSON"),
-            (b"[1]", "task 1 is no task of a Label Studio export"),
+            (b"[{", "it is not JSON"),
+            (b"[1]", "task 1 is not a task of a Label Studio export"),
             (
                 b'[{"annotations": [{"result": [{"type": "labels", "value": {}}]}], "data": {"id": "1"}}]',
-                "task 1 is no task",
+                "task 1 is not a task",
             ),
         ],
     )

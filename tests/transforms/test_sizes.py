@@ -113,7 +113,7 @@ def test_ordinary_files_are_decoded_a_thousand_rows_at_once(tmp_path: Path, dict
 
 def test_many_rows_in_few_bytes_are_implausible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Nulls take no room: planning would make a million chunks of nothing."""
-    monkeypatch.setattr(sizes, "_SURELY_REAL_ROWS", 100_000)
+    monkeypatch.setattr(sizes, "_PLAUSIBLE_ROWS", 100_000)
     table = pa.table(
         {"question": pa.nulls(400_000, pa.string()), "context": pa.nulls(400_000, pa.string())}
     )

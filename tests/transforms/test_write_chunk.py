@@ -223,7 +223,7 @@ class TestWriteOutcome:
                 (tmp_path / RunFiles.RUN).unlink()
             else:
                 (tmp_path / RunFiles.RUN).write_text(left)
-            with pytest.raises(ClaimLost, match="belongs to another run now"):
+            with pytest.raises(ClaimLost, match="now belongs to another run"):
                 run_step(WriteChunk((output,), COLUMNS), answered)
         assert {path: path.read_bytes() for path in tmp_path.rglob("*.parquet")} == before
 

@@ -52,7 +52,7 @@ def test_a_limit_of_nothing_allows_what_rounding_leaves(values: tuple[float, ...
 
 
 def test_nothing_in_common_is_no_success():
-    assert Gate().problems(compared([]).summary()) == ["no example stands in both audits"]
+    assert Gate().problems(compared([]).summary()) == ["no example is in both audits"]
 
 
 def test_too_many_rows_without_a_partner():

@@ -93,7 +93,7 @@ def test_figures_stand_with_their_intervals(page: bytes):
     perplexity = [audit["all"][f"perplexity_{side}_interval"] for side in ("start", "end")]
     assert " / ".join(f"[{low:.2f}, {high:.2f}]" for low, high in perplexity) in text
     assert "[{:.2f}, {:.2f}]".format(*audit["all"]["answerability_interval"]) in text
-    assert "the model answers elsewhere, apart from every gold" in text
+    assert "shares no token with any gold" in text
 
 
 def test_columns_of_slice_by_have_figures(page: bytes):
@@ -144,7 +144,7 @@ def test_no_row_at_all():
 
 def test_a_row_that_could_not_be_read_again_is_shown_without_its_passage():
     audit, _ = sample_audit()
-    assert page_of(audit, {}).decode().count("Its row could not be read again.") == 2 * len(
+    assert page_of(audit, {}).decode().count("The text of this row could not be read.") == 2 * len(
         PASSAGES
     )
 
@@ -181,11 +181,11 @@ def test_where_no_token_is_coloured_it_is_said():
     del audit["highest_loss"][1]["likely_tokens"]  # a chunk of an older version was taken over
     page = page_of(audit, examples).decode()
     assert (
-        page.count('<p class="interval">No token that is shown is a likely start or end.</p>') == 2
+        page.count('<p class="interval">No shown token is a likely start or end.</p>') == 2
     )
     assert (
         page.count(
-            '<p class="interval">Token probabilities were not kept when its chunk was written.</p>'
+            '<p class="interval">Token probabilities were not stored for this example.</p>'
         )
         == 2
     )
