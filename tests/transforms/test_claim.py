@@ -1,4 +1,4 @@
-"""What is published in an output whose claim stands, and in one that another run has taken over."""
+"""Claim: what is published in the output of this run, and in one that another has taken over."""
 
 from __future__ import annotations
 
@@ -45,6 +45,6 @@ def test_what_is_published_is_read_again(
     (tmp_path / "audit.json").unlink()
     if before is not None:
         (tmp_path / "audit.json").write_bytes(before)
-    monkeypatch.setattr(claim, "commit", lambda *_: None)  # a store that loses a write
+    monkeypatch.setattr(claim, "commit", lambda *_: None)  # the store loses the write
     with pytest.raises(OSError, match=r"audit\.json"):
         output.publish(b"content", "audit.json")

@@ -34,7 +34,7 @@ class TestFindInputs:
         assert [file.path for file in find_inputs("*.parquet")] == [f"{tmp_path}/a.parquet"]
 
     def test_links_to_files_count_as_files(self, tmp_path: Path):
-        """The Hugging Face cache consists of links: skipping them would lose a data set silently."""
+        """The Hugging Face cache consists of links; skipping them would lose data silently."""
         (tmp_path / "blob").write_bytes(b"123")
         (tmp_path / "links").mkdir()
         (tmp_path / "links" / "a.parquet").symlink_to(tmp_path / "blob")

@@ -1,4 +1,4 @@
-"""RunInference with the reader: results as annotate has them, rows that can't be answered spoil no other."""
+"""SpanReaderModelHandler: the results of annotate, and rows that cannot be answered."""
 
 from __future__ import annotations
 

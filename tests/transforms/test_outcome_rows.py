@@ -1,4 +1,4 @@
-"""Rows back out of chunks: each with what a stage made of it; nothing is lost without a word."""
+"""OutcomeRows: each row with the columns of a stage; failed chunks are reported."""
 
 from __future__ import annotations
 

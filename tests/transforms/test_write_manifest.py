@@ -1,4 +1,4 @@
-"""The manifest: complete exactly when nothing is refused, failed, lost, or rejected beyond what was allowed."""
+"""WriteManifest: a run is complete unless rows, chunks, files or too many rows are lost."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from transforms.write_manifest import manifest, write_manifests
 def totals(
     answered: int = 0, no_answer: int = 0, rejected: int = 0, lost: int = 0, **others: Any
 ) -> Totals:
-    """Totals of rows by status, `lost` of which have none."""
+    """Return totals of rows by status; `lost` rows have none."""
     rows = answered + no_answer + rejected + lost
     return Totals(
         chunks=2,
@@ -103,7 +103,7 @@ def test_the_audit_accounts_by_its_own_statuses():
 
 @pytest.mark.parametrize("parts", [0, 1, 3])
 def test_parts_that_were_lost_or_are_of_another_run_are_told(parts: int):
-    """A store may say that it wrote and not have; a worker of another run may have been late."""
+    """A store may lose a write that it reported; a worker of another run may write late."""
     made = manifest("annotate", totals(9), {}, 0.5, parts)
     assert made["why"] == [
         f"the output has {parts} parts, but 2 chunks were finished: parts were lost, or belong to "
