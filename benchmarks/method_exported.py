@@ -28,8 +28,9 @@ from model.audit.metrics import grade
 from model.backends.lanes import in_lanes
 from model.checkpoint import LocalFolder
 from model.reading.batching import Batch, assemble, plan_batches
+from model.reading.network import takes_types
 from model.reading.prediction import Decoding, predict
-from model.reading.reader import CheckpointReader, Reader, takes_types
+from model.reading.reader import CheckpointReader, Reader
 from model.reading.spans import PassageSpans, merge_windows
 from model.reading.tokenizer import Tokenizer
 from model.training.data import best_texts, make_examples, read_rows

@@ -1,4 +1,4 @@
-"""Rows of any bytes, through all steps and back from the part: each has its place and its state, none changes another."""
+"""Rows of any bytes through all steps: each keeps its place, none changes another."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ EXACT = [
     "question_tokens_cut",
 ]
 
-# Lone surrogates as the bytes that they would be, NUL, bytes that are no text at all, and nothing.
+# Lone surrogates as bytes, NUL, bytes that are not text, and null.
 TEXTS = st.one_of(
     st.none(),
     st.text(max_size=60).map(str.encode),
@@ -60,7 +60,7 @@ def reader(
 
 
 def annotated(rows: list[tuple[bytes | None, bytes | None]], reader: CheckpointReader) -> pa.Table:
-    """A chunk of these rows through every step, reopened from its part."""
+    """Return a chunk of these rows after every step, reopened from its part."""
     questions, contexts = (
         pa.array(list(column), pa.binary()).view(pa.string()) for column in zip(*rows, strict=True)
     )

@@ -1,4 +1,7 @@
-"""What the manual says to type is typed; links in the repository's own pages lead somewhere. `make docs` builds the site."""
+"""Executes the manual's commands, and checks the links of the repository's own pages.
+
+`make docs` builds the site.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +22,10 @@ from tests.runs import run
 HOUSE = Path(__file__).parent.parent
 
 RUN_PAGES = ("tutorial", "convert", "show", "migration", "beam", "runners", "label_errors compare")
-"""Pages whose `python` and `sh` blocks are run, in order, in one empty folder; `console` and `text` blocks are not. Those that
-stand together take up what the one before left."""
+"""Pages whose `python` and `sh` blocks are run in order, in an empty folder.
+
+`console` and `text` blocks are not run. Pages in one entry share a folder.
+"""
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "python run_pipeline.py": lambda arguments: run(*arguments),
@@ -32,7 +37,7 @@ BLOCK = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE |
 
 
 def blocks(page: Path) -> list[tuple[str, str, str]]:
-    """(language, title, content) of the fenced blocks of a page."""
+    """Return (language, title, content) of the fenced blocks of a page."""
     return BLOCK.findall(page.read_text("utf-8"))
 
 
@@ -76,7 +81,7 @@ def test_what_a_page_says_to_type_works(
 
 
 def test_commands_in_the_readme_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """On the first rows of the sample, and with the bundled reader as the checkpoint that is named."""
+    """They run on the first rows of the sample, with the bundled reader as the checkpoint."""
     monkeypatch.chdir(tmp_path)
     for name, target in (
         ("data/a.parquet", SAMPLE),
@@ -114,7 +119,7 @@ def test_python_in_the_readme_works():
 def test_what_a_page_says_that_convert_prints_is_printed(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    """Output that no model has to do with."""
+    """This output does not depend on the model."""
     monkeypatch.chdir(tmp_path)
     told = ""
     checked = 0
@@ -148,7 +153,7 @@ FOLDERS = ("benchmarks", "deploy", "docs", "model")
 
 
 def test_files_that_pages_name_exist():
-    """Commands behind figures, tests behind guarantees, and pages that the site can't link to."""
+    """They are commands behind figures, tests behind guarantees, and pages outside the site."""
     pages = [HOUSE / name for name in ("CONTRIBUTING.md", "README.md", "SECURITY.md")]
     pages += [page for name in FOLDERS for page in (HOUSE / name).rglob("*.md")]
     tests = {path.name for path in (HOUSE / "tests").rglob("test_*.py")}

@@ -1,4 +1,4 @@
-"""Whole jobs: what was asked for on the command line is compared with what is reopened from the output."""
+"""Whole jobs: the output is compared with what the command line asked for."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SMALL_WINDOWS = ("--max_length=48", "--max_question=16", "--max_answer_length=8"
 
 
 def nested_columns(count: int) -> dict[str, pa.Array]:
-    """Columns of other types, nulls and empty values among them, that a job only passes on."""
+    """Return columns of other types, with nulls and empty values, that a job only passes on."""
     return {
         "answers": pa.array(
             [{"text": ["Ada"] * (n % 3), "answer_start": [4] * (n % 3)} for n in range(count)]
@@ -51,7 +51,7 @@ class TestOutputMirrorsInput:
     def test_every_row_is_there_in_its_place_with_its_own_columns(
         self, tmp_path: Path, annotate: Annotate, output: Path
     ):
-        """Several files, row groups that no chunk size divides, and a second file that types its texts differently."""
+        """There are several files, row groups that no chunk size divides, and two types of text."""
         first = examples(17)
         for name, column in nested_columns(17).items():
             first = first.append_column(name, column)
@@ -101,11 +101,12 @@ class TestOutputMirrorsInput:
             for candidate in row["n_best"]:
                 assert candidate["text"] == row["context"][candidate["start"] : candidate["end"]]
             assert sum(candidate["probability"] for candidate in row["n_best"]) <= 1 + 1e-5
-            assert row["null_score"] is None  # the checkpoint declares no null option
+            assert row["null_score"] is None  # the checkpoint has no null option
             assert row["null_probability"] is None
         assert max(row["num_windows"] for row in rows) > 1
 
         chunk_rows = [part.stem.rsplit("-n", 1)[1] for part in part_files(output)]
+        # Row groups of 7, 7, 3 and of 5, 4.
         assert chunk_rows == [
             "4",
             "3",
@@ -115,7 +116,7 @@ class TestOutputMirrorsInput:
             "4",
             "1",
             "4",
-        ]  # groups of 7, 7, 3 and of 5, 4
+        ]
 
     def test_the_manifest_accounts_for_every_row(
         self, tmp_path: Path, annotate: Annotate, output: Path, capfd: pytest.CaptureFixture[str]
@@ -135,7 +136,7 @@ class TestOutputMirrorsInput:
             "in_failed_chunks": 0,
         }
         assert manifest["chunks"] == {"planned": 3, "failed": 0}
-        assert manifest["distinct_pairs"] == 6 + 4 + 3  # a pair is told apart within a chunk only
+        assert manifest["distinct_pairs"] == 6 + 4 + 3  # pairs are distinct within a chunk only
         assert manifest["windows"] == sum(
             row["num_windows"] for row in read_parts(output).to_pylist()
         )
@@ -259,7 +260,7 @@ class TestColumns:
     def test_folders_of_the_path_are_columns_and_types_hold_all_files(
         self, tmp_path: Path, bert_folder: Path, output: Path
     ):
-        """As Hive and Spark write them: text, after the file's columns, and there to slice by."""
+        """Hive and Spark write them as text; they come after the columns of the file."""
         for language, numbers in (
             ("en", pa.nulls(2)),
             ("fr", pa.array([1, 2], pa.int32())),
@@ -297,7 +298,7 @@ class TestColumns:
 
 
 def texts(*values: str | bytes | None) -> pa.Array:
-    """A string column in which `bytes` stand as they are, valid UTF-8 or not."""
+    """Return a string column with these bytes as they are, valid UTF-8 or not."""
     encoded = [value.encode() if isinstance(value, str) else value for value in values]
     return pa.array(encoded, pa.binary()).view(pa.string())
 
@@ -351,7 +352,7 @@ class TestRejections:
         ]
 
         alone = read_parts(tmp_path / "alone").select(ANSWER_SCHEMA.names).to_pylist()
-        inexact = ("probability", "span_score", "n_best")  # another batch rounds differently
+        inexact = ("probability", "span_score", "n_best")  # other batches round differently
         for beside, apart in zip(answers[1::2], alone, strict=True):
             assert beside["probability"] == pytest.approx(apart["probability"], rel=1e-4)
             assert beside["span_score"] == pytest.approx(apart["span_score"], rel=1e-4)
@@ -427,16 +428,18 @@ class TestRejections:
         assert manifest["rows"]["rejected"] == 4
         assert "--max_failed_fraction=0.5" in capfd.readouterr().out
         before = identities(output)
-        assert (
-            annotate(tmp_path / "a.parquet", output, "--max_failed_fraction=1") == 0
-        )  # no part of the identity: no new work
+        # Not a part of the identity: no new work.
+        assert annotate(tmp_path / "a.parquet", output, "--max_failed_fraction=1") == 0
         assert read_manifest(output)["state"] == "complete"
         assert identities(output) == before
 
 
 class TestTheSameContent:
     def test_for_any_run_length_and_any_number_of_threads(self, tmp_path: Path, annotate: Annotate):
-        """Chunk boundaries, and so batches and answers, depend on the input alone. Of processes: tests/test_engines.py."""
+        """Chunk boundaries, and so batches and answers, depend on the input alone.
+
+        tests/test_engines.py tests several processes.
+        """
         table = examples(40).set_column(1, "question", pa.array(["Who?", None] * 20))
         source = write_input(tmp_path / "a.parquet", table, row_group_size=25)
         ways = {
@@ -489,7 +492,7 @@ class TestTheSameContent:
 def test_an_object_store_from_end_to_end(
     bert_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Input, model and output behind fsspec; the memory file system stands for a bucket."""
+    """Input, model and output are behind fsspec; the memory file system replaces a bucket."""
     monkeypatch.setattr(storage.tempfile, "tempdir", str(tmp_path))
     store = fsspec.filesystem("memory")
     store.store.clear()

@@ -1,4 +1,4 @@
-"""ChunkRows: rows of anyone's pipeline, as dicts, become the chunks that the steps work on."""
+"""ChunkRows: rows of another pipeline, as dicts, become the chunks that the steps work on."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from transforms.records import Chunk, ChunkSpec
 
 
 def chunk_rows(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> Chunk[None]:
-    """The columns that the schema names, null where a row has no such key, as one chunk that belongs to no file.
+    """Return rows as one chunk that belongs to no file, with the columns of the schema.
 
-    Raises what pyarrow raises for a value that does not fit its column.
+    A key that a row lacks becomes null. Raises pyarrow's error for a value of a wrong type.
     """
     table = pa.Table.from_pylist(list(rows), schema=schema)
     spec = ChunkSpec(
@@ -28,10 +28,11 @@ def chunk_rows(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> Chunk[No
 class ChunkRows(beam.PTransform):
     """Mapping -> Chunk.
 
-    schema  the columns that go along; `OutcomeRows` gives them back, with what was made of them
-    rows    at most so many rows in a chunk, all of one Beam window; a bundle's last chunk has fewer
+    schema  the columns to keep; `OutcomeRows` returns them with the output columns of a stage
+    rows    most rows of a chunk; all rows of a chunk belong to one Beam window
 
-    As with `beam.BatchElements`, which makes them, a chunk's timestamp is the end of its window.
+    `beam.BatchElements` makes the chunks: the last chunk of a bundle may have fewer rows, and the
+    timestamp of a chunk is the end of its window.
     """
 
     schema: pa.Schema

@@ -1,4 +1,7 @@
-"""WriteChunk: one chunk, one Parquet part per stage, with its receipt inside; rejections first."""
+"""WriteChunk: writes a chunk as one Parquet part per stage.
+
+The part contains the receipt, and its commit finishes the chunk: rejections are written before.
+"""
 
 from __future__ import annotations
 
@@ -52,10 +55,13 @@ EXACT_COLUMNS = {
         "reason",
     ),
 }
-"""Columns that agree to the bit wherever logits agree to rounding; the digest of a part covers them."""
+"""Columns that are equal to the bit if the logits are equal up to rounding.
+
+The digest of a part covers them.
+"""
 
 COUNTED = ("rows", "windows", "real_tokens", "padded_tokens", "answered", "no_answer", "rejected")
-"""What Beam's counters count, once per chunk, for dashboards."""
+"""Counts of a chunk that become Beam counters, for dashboards; once, whatever the stages."""
 
 REJECTION_SCHEMA = pa.schema(
     [
@@ -68,11 +74,11 @@ REJECTION_SCHEMA = pa.schema(
         pa.field("message", pa.string()),
     ]
 )
-"""`row` is the row within the file."""
+"""`row` is counted within the file. `stage` holds the step that rejected the row."""
 
 
 def output_table(chunk: Chunk[Any], outcome: Outcome, columns: OutputColumns) -> pa.Table:
-    """Input columns that are kept, then the output columns; one row per input row, in its place."""
+    """Return the table of a part: the kept input columns, then the output columns of the stage."""
     table = chunk.table.select(list(columns.keep))
     if columns.id not in chunk.table.column_names:
         table = table.add_column(0, columns.id, row_ids(chunk, columns.id))
@@ -82,7 +88,10 @@ def output_table(chunk: Chunk[Any], outcome: Outcome, columns: OutputColumns) ->
 
 
 def content_digest(table: pa.Table) -> str:
-    """SHA-256 (hex) of some columns' values, whatever chunks they lie in and whatever bytes lie beneath their nulls."""
+    """Return the SHA-256 (hex) of a table's values.
+
+    Arrow's chunks, and the bytes below nulls, don't influence it.
+    """
     values = {name: table.column(name).to_pylist() for name in table.column_names}
     return hashlib.sha256(json.dumps(values, default=bytes.hex).encode()).hexdigest()
 
@@ -90,7 +99,10 @@ def content_digest(table: pa.Table) -> str:
 def write_outcome(
     chunk: Chunk[Any], outcome: Outcome, output: Output, columns: OutputColumns
 ) -> Receipt:
-    """Writes the rejections of one stage, if there are any, then its part. Returns the receipt that stands in the part."""
+    """Write the rejections of one stage, if there are any, then its part.
+
+    Returns the receipt that the part contains. Raises ClaimLost, OSError.
+    """
     spec = chunk.spec
     receipt = Receipt(
         stage=outcome.stage,
@@ -112,7 +124,7 @@ def write_outcome(
         table = _rejection_table(chunk, outcome.rejections, columns.id)
         output.commit(to_parquet(table), RunFiles.REJECTIONS, spec.part)
     else:
-        output.remove(RunFiles.REJECTIONS, spec.part)  # an earlier try may have left some
+        output.remove(RunFiles.REJECTIONS, spec.part)  # of an earlier try
     table = output_table(chunk, outcome, columns)
     output.commit(
         to_parquet(table, {RECEIPT_KEY: json.dumps(receipt.to_json()).encode()}),
@@ -123,7 +135,7 @@ def write_outcome(
 
 
 def to_parquet(table: pa.Table, metadata: Mapping[bytes, bytes] | None = None) -> pa.Buffer:
-    """The bytes of a Parquet file with one row group, `metadata` in its footer."""
+    """Return a Parquet file with one row group, and with `metadata` in its footer."""
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(
         sink, table.schema, compression="zstd", write_page_checksum=True
@@ -136,6 +148,7 @@ def to_parquet(table: pa.Table, metadata: Mapping[bytes, bytes] | None = None) -
 def _rejection_table(
     chunk: Chunk[Any], rejections: tuple[Rejection, ...], id_column: str
 ) -> pa.Table:
+    """Return the rejections of a chunk in REJECTION_SCHEMA."""
     spec = chunk.spec
     ids = as_texts(row_ids(chunk, id_column))
     values = [
@@ -144,7 +157,7 @@ def _rejection_table(
             spec.path,
             spec.row_group,
             spec.first_row + each.row,
-            each.stage,
+            each.step,
             each.reason,
             each.message,
         )
@@ -160,7 +173,9 @@ def _rejection_table(
 
 @dataclass
 class WriteChunk(ChunkStep[Chunk[Answered], Receipt]):
-    """Chunk[Answered] -> one Receipt per stage that the chunk wants, once its part is committed; failed if it can't be.
+    """Chunk[Answered] -> one Receipt per stage that the chunk wants.
+
+    A part that can't be written becomes a failed receipt of its stage.
 
     outputs  in the order of writing
     """
@@ -176,7 +191,7 @@ class WriteChunk(ChunkStep[Chunk[Answered], Receipt]):
                 continue
             try:
                 receipt = write_outcome(chunk, outcomes[output.stage], output, self.columns)
-            except Exception as error:  # the other stage's part is sound
+            except Exception as error:  # the part of the other stage is not affected
                 yield from failures(chunk, (output.stage,), type(self).__name__, error)
             else:
                 counts = receipt.counts

@@ -28,21 +28,25 @@ class Teacher:
         settings = read_settings(self._reader.folder)
         if not self._reader.tokenizer().equals(tokenizer):
             raise CheckpointError(
-                f"the teacher {checkpoint} has another tokenizer than the base: their tokens don't match"
+                f"the teacher {checkpoint} has another tokenizer than the base: their tokens don't "
+                "match"
             )
         if settings.link != "softmax":
             raise CheckpointError(
-                f"the teacher {checkpoint} has link {settings.link}: it has no distribution over tokens"
+                f"the teacher {checkpoint} has link {settings.link}: it has no distribution over "
+                "tokens"
             )
         if null and not settings.null_trained:
             raise CheckpointError(
                 f"the teacher {checkpoint} has no trained null option: train with --no-null"
             )
+        # The cheap refusals come before the network is loaded.
         self._reader.load()
         positions = self._reader.positions()
         if positions is not None and positions < max_length:
             raise CheckpointError(
-                f"the teacher {checkpoint} takes {positions} tokens, fewer than --max_length={max_length}"
+                f"the teacher {checkpoint} takes {positions} tokens, fewer than "
+                f"--max_length={max_length}"
             )
 
     def probabilities(self, batch: Batch, normalised: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,7 @@ from model.settings import ANNOTATE, AUDIT
 from pipeline.job.options import Refused
 from pipeline.job.settings import Columns, Files
 from pipeline.sample import SAMPLE
+from transforms.find_inputs import find_inputs
 from transforms.plan_chunks import (
     ANSWERS,
     is_answers,
@@ -23,7 +24,7 @@ from transforms.plan_chunks import (
     with_path_columns,
 )
 from transforms.records import InputColumns, InputFile, OutputColumns
-from transforms.storage import find_inputs, lies_below, open_parquet
+from transforms.storage import lies_below, open_parquet
 
 _MOST_FOOTERS = 1000
 """Number of files whose column types are read before a run.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import logging
 import math
 import os
@@ -25,7 +26,7 @@ from model.audit.slices import SLICES
 from model.checkpoint import CheckpointError, read_settings
 from model.reading.pairs import WindowLimits
 from model.reading.prediction import Decoding
-from model.reading.reader import ModelSettings
+from model.reading.reader import DTYPES, ModelSettings
 from model.reading.span_reader import CUDA_BATCH_TOKENS, SpanReader
 from model.reading.tokenizer import TokenizerError
 from model.settings import AUDIT, SettingError, declared, identity_of, make
@@ -38,7 +39,7 @@ from transforms.plan_chunks import ChunkSize
 from transforms.records import Correction, InputFile, OutputColumns
 from transforms.relabel import CorrectionsError, read_corrections
 from transforms.run_files import RunFiles
-from transforms.storage import StorageError, absolute, read
+from transforms.storage import StorageError, absolute, exists, read
 from transforms.stored_folder import StoredFolder
 
 _log = logging.getLogger("spanmill")
@@ -163,7 +164,7 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
         reader.limits,
         reader.decoding,
     )
-    return Job(
+    job = Job(
         model=options.model,
         outputs=outputs,
         inputs=inputs,
@@ -175,6 +176,56 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
             stage: _configuration(stage, reader, resolved, audit, digest) for stage in stages
         },
     )
+    if given["dtype"] == "auto" and is_local(beam_options):
+        return _in_dtype_of_earlier_run(job, given)
+    return job
+
+
+def _in_dtype_of_earlier_run(job: Job, given: Mapping[str, Any]) -> Job:
+    """Return the job in the dtype of an earlier run in its output, if that is all that differs.
+
+    On a CPU, `--dtype auto` depends on a timing, which may come out differently on a loaded machine.
+    Without this, the same command could then be refused instead of resuming the run.
+    """
+    dtype = _dtype_of_earlier_run(job)
+    if dtype in (None, job.reader.reader.dtype):
+        return job
+    in_dtype = {**given, "dtype": dtype}
+    try:
+        reader = _reader(make(ModelSettings, in_dtype), in_dtype, local=True)
+    except CheckpointError as error:
+        _log.info(
+            "--dtype=auto: the run in %s can't be resumed in %s: %s", job.output, dtype, error
+        )
+        return job
+    _log.info("--dtype=auto: %s, because the run in %s has it", dtype, job.output)
+    configuration = {
+        stage: {**values, "dtype": dtype} for stage, values in job.configuration.items()
+    }
+    return replace(job, reader=reader, configuration=configuration)
+
+
+def _dtype_of_earlier_run(job: Job) -> str | None:
+    """Return the dtype of the runs that the job's outputs hold.
+
+    None if there is no run, if the runs differ from the job in more than the dtype, or from each
+    other.
+    """
+    dtypes = set()
+    for stage, folder in job.outputs:
+        path = RunFiles(folder).run
+        if not exists(path):
+            continue
+        # `claim` reports a damaged run.json.
+        try:
+            configuration = dict(json.loads(read(path))["configuration"])
+        except (ValueError, KeyError, TypeError):
+            return None
+        dtype = configuration.get("dtype")
+        if configuration != {**job.configuration_of(stage), "dtype": dtype}:
+            return None
+        dtypes.add(dtype)
+    return dtypes.pop() if len(dtypes) == 1 and dtypes <= DTYPES.keys() else None
 
 
 def _configuration(

@@ -153,12 +153,12 @@ def test_a_job_that_fails_did_not_finish_and_the_next_one_goes_on(
     (told,) = [line for line in logged.splitlines() if "did not finish" in line]
     assert "Dataflow pipeline failed. State: FAILED" in told
     assert re.search(r"ValueError: device 'cuda:99': this machine has \d+ CUDA devices", told)
-    assert "the same command goes on where it stopped" in told
+    assert "run the same command again to resume" in told
     assert re.search(r"Console URL: \S+/us-central1/2026-11-24_00_00_00-\d+", logged)
     assert "rows" not in printed
     assert not store.files.exists(f"{store.url}/failed/manifest.json")
 
     assert run(*arguments) == 0
     printed, logged = capfd.readouterr()
-    assert f"going on with the run in {store.url}/failed" in logged
+    assert f"resuming the run in {store.url}/failed" in logged
     assert "10 rows" in printed

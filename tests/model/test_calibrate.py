@@ -1,4 +1,4 @@
-"""Temperature and threshold: fitted on one half, measured on the other, written where the pipeline reads them."""
+"""Temperature and threshold: fitted on one half, measured on the other, written to config.json."""
 
 from __future__ import annotations
 

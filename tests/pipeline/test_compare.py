@@ -110,7 +110,7 @@ def test_differences_are_those_of_the_rows(
     assert "passed" in printed
     assert read_manifest(tmp_path / "out")["state"] == "complete"
     page = (tmp_path / "out" / "report.html").read_text("utf-8")
-    assert "22 examples that stand in both audits" in page
+    assert "22 examples that are in both audits" in page
 
 
 def test_a_job_does_not_grow_with_the_parts(audits: tuple[Path, Path], tmp_path: Path):

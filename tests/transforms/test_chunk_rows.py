@@ -1,4 +1,4 @@
-"""Rows of anyone's pipeline: in as dicts, in chunks of a bounded size."""
+"""ChunkRows: rows as dicts become chunks of a bounded size."""
 
 from __future__ import annotations
 

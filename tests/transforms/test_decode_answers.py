@@ -196,7 +196,7 @@ class TestRejections:
         assert (second["status"], second["reason"]) == ("rejected", reason)
         assert {name for name, value in second.items() if value is not None} == {"status", "reason"}
         (rejection,) = answered.rejections
-        assert (rejection.row, rejection.stage, rejection.reason) == (1, "PredictSpans", reason)
+        assert (rejection.row, rejection.step, rejection.reason) == (1, "PredictSpans", reason)
         assert message in rejection.message
         assert answered.outcomes[0].counts["rejected"] == 1
         assert answered.outcomes[0].counts["answered"] == 2

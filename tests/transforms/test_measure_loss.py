@@ -150,7 +150,7 @@ def test_statuses_reasons_counts_and_rejections(words: Tokenizer, null: bool):
         ("rejected", "context_missing"),
         ("scored", None),
     ]
-    found = [(rejection.row, rejection.stage, rejection.reason) for rejection in outcome.rejections]
+    found = [(rejection.row, rejection.step, rejection.reason) for rejection in outcome.rejections]
     assert found == [
         (2, "MakeWindows", "context_blank"),
         (3, "MakeWindows", "answers_missing"),
@@ -245,7 +245,7 @@ def test_rows_that_the_network_failed_are_rejected(words: Tokenizer):
     reader = FakeReader(words, {"b": (math.nan, 0.0)})
     outcome = audit(with_answers(asked("a b", "a c"), gold("a", 0), gold("c", 2)), reader)
     assert outcome.columns.column("status").to_pylist() == ["rejected", "scored"]
-    assert [(rejection.stage, rejection.reason) for rejection in outcome.rejections] == [
+    assert [(rejection.step, rejection.reason) for rejection in outcome.rejections] == [
         ("PredictSpans", "non_finite_logits")
     ]
     assert summary(outcome)["all"]["losses"]["nll"]["count"] == 1

@@ -1,4 +1,4 @@
-"""What is prepared for a GPU, on the CPU: the same logits, and nothing on the way to a prediction that looks at a result."""
+"""The preparation for a GPU, on a CPU: equal logits, and no operation that waits for a result."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from tests.checkpoints import ARCHITECTURES, Checkpoint
 from tests.model.texts import TRICKY_CONTEXTS, long_context
 
 WAITING = {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::_unique2"}
-"""Operations whose result has to be known to the host before it goes on."""
+"""Operations that make the host wait for the GPU."""
 
 SDPA = [kind.name for kind in ARCHITECTURES if kind.name not in ("xlnet", "deberta-v2")]
-"""Those that transformers lets choose between kinds of attention."""
+"""Architectures whose attention transformers can replace."""
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def cuda_setting() -> Iterator[None]:
 
 @pytest.fixture
 def prepared(checkpoint: Checkpoint, cuda_setting: None) -> CheckpointReader:
-    """A reader of the CPU whose network is prepared as one of a GPU is."""
+    """Return a reader on the CPU whose network is prepared as for a GPU."""
     reader = CheckpointReader(LocalFolder(str(checkpoint.folder)), device="cpu")
     run_ahead(reader._network.forward)
     reader._network.maskless = checkpoint.architecture.name in SDPA
@@ -68,7 +68,7 @@ def test_logits_are_as_before(checkpoint: Checkpoint, prepared: CheckpointReader
 def test_no_operation_needs_to_know_a_result(
     checkpoint: Checkpoint, prepared: CheckpointReader, null: bool, link: str
 ) -> None:
-    """Copies don't show here, where all is on the host: tests/test_gpu.py has those."""
+    """Copies to the host can't be seen on a CPU; tests/test_gpu.py checks them."""
     contexts = [long_context(200), "Ada waved."]
     pairs = cut_pairs(
         ["Who waved?"] * 2, contexts, prepared.tokenizer(), WindowLimits(64, 16, 16, 99)

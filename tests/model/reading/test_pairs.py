@@ -1,4 +1,4 @@
-"""Pairs: skipping the tokenization of contexts that provably have too many tokens changes no result."""
+"""Pairs: not tokenizing contexts that provably have too many tokens changes no result."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from model.reading.tokenizer import Tokenizer
 from tests.checkpoints import Checkpoint
 
 LIMITS = WindowLimits(max_length=16, overlap=4, max_question=4, max_windows=3)
-"""A question of q tokens leaves 16 - 3 - q for the context: three windows hold at most 12 + 2 * 8 = 28."""
+"""A question of q tokens leaves 13 - q for the context: three windows have up to 12 + 2 * 8 = 28."""
 
 
 @pytest.fixture(scope="module")

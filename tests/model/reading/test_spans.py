@@ -189,7 +189,7 @@ def test_decoding_equals_brute_force(window: dict[str, Any]) -> None:
 
 @st.composite
 def passages(draw: st.DrawFn) -> dict[str, Any]:
-    """Draw pairs whose passages are cut into overlapping windows; some tokens can't start or end."""
+    """Draw pairs with overlapping windows, in which some tokens can't start or end a span."""
     lengths = draw(st.lists(st.integers(1, 24), min_size=1, max_size=3))
     max_answer_length = draw(st.integers(1, 5))
     room = draw(st.integers(max_answer_length, 12))
@@ -317,7 +317,7 @@ def test_the_order_of_windows_within_a_pair_and_their_batches_change_nothing(
 
 
 def test_an_answer_in_two_windows_is_counted_once_with_its_owners_logits() -> None:
-    """Windows [0, 6) and [2, 8) of 8 tokens: span (2, 2) is at depth 2 in the first, 0 in the second."""
+    """Windows [0, 6) and [2, 8): span (2, 2) has depth 2 in the first, 0 in the second."""
     windows = make_windows([8], max_length=10, overlap=4)
 
     def spoil(pair: int, start: int, logits: np.ndarray) -> None:

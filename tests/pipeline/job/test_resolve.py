@@ -16,6 +16,7 @@ import torch
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from model.reading.reader import resolve_dtype
+from pipeline.job.identity import claim
 from pipeline.job.options import Refused, parse
 from pipeline.job.resolve import Job, resolve, workers
 from tests.checkpoints import ARCHITECTURES
@@ -201,15 +202,65 @@ class TestModelRefusals:
     ):
         """What is fast on the launcher's core tells nothing of theirs, and the next launcher may have another."""
         monkeypatch.setattr("model.reading.reader.bfloat16_is_faster", lambda _: True)
-        assert job("--device=cpu").reader.dtype == "bfloat16"
+        assert job("--device=cpu").reader.reader.dtype == "bfloat16"
         for device in ("auto", "cpu"):
             found = job("--runner=PortableRunner", f"--device={device}")
-            assert (found.reader.dtype, found.reader.device) == ("float32", device)
-            assert found.configuration["dtype"] == "float32"
+            assert (found.reader.reader.dtype, found.reader.reader.device) == ("float32", device)
+            assert found.configuration_of("annotate")["dtype"] == "float32"
         with pytest.raises(
             Refused, match="--dtype=auto: the workers' CUDA devices are unknown here"
         ):
             job("--runner=PortableRunner", "--device=cuda")
+
+    def test_auto_keeps_the_dtype_of_the_run_that_it_resumes(
+        self, job: Resolve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ):
+        """A loaded machine may time bfloat16 differently when the same command is started again."""
+        monkeypatch.setattr("model.reading.reader.bfloat16_is_faster", lambda _: True)
+        claim(job("--device=cpu"), overwrite=False)
+        monkeypatch.setattr("model.reading.reader.bfloat16_is_faster", lambda _: False)
+        with caplog.at_level(logging.INFO, "spanmill"):
+            resumed = job("--device=cpu")
+        assert resumed.reader.reader.dtype == "bfloat16"
+        assert resumed.configuration_of("annotate")["dtype"] == "bfloat16"
+        assert [message for message in caplog.messages if "dtype" in message] == [
+            f"--dtype=auto: bfloat16, because the run in {resumed.output} has it"
+        ]
+        assert claim(resumed, overwrite=False) is True
+
+    @pytest.mark.parametrize("argument", ["--n_best=2", "--dtype=float32"])
+    def test_another_job_keeps_its_own_dtype(
+        self, job: Resolve, argument: str, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setattr("model.reading.reader.bfloat16_is_faster", lambda _: True)
+        claim(job("--device=cpu"), overwrite=False)
+        monkeypatch.setattr("model.reading.reader.bfloat16_is_faster", lambda _: False)
+        other = job("--device=cpu", argument)
+        assert other.reader.reader.dtype == "float32"
+        with pytest.raises(Refused, match="holds another run: "):
+            claim(other, overwrite=False)
+
+    @pytest.mark.parametrize("content", ["", "[]", "{}", '{"configuration": 1}'])
+    def test_a_damaged_run_has_no_dtype(self, job: Resolve, tmp_path: Path, content: str):
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "run.json").write_text(content)
+        assert job("--device=cpu").reader.reader.dtype == resolve_dtype("auto", "cpu")
+
+    def test_a_dtype_that_this_machine_lacks_is_not_taken(
+        self, job: Resolve, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ):
+        """XLNet computes in float32 only; the message of `claim` then names the dtype."""
+        (kind,) = [each for each in ARCHITECTURES if each.name == "xlnet"]
+        arguments = ("--device=cpu", f"--model={kind.build(tmp_path / 'xlnet')}")
+        claim(job(*arguments), overwrite=False)
+        path = tmp_path / "out" / "run.json"
+        path.write_text(path.read_text().replace('"float32"', '"bfloat16"'))
+        with caplog.at_level(logging.INFO, "spanmill"):
+            found = job(*arguments)
+        assert found.reader.reader.dtype == "float32"
+        assert "can't be resumed in bfloat16: " in caplog.text
+        with pytest.raises(Refused, match="dtype was 'bfloat16', is 'float32'"):
+            claim(found, overwrite=False)
 
     @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
     def test_a_launcher_whose_core_lacks_the_dtype_checks_in_float32(
@@ -233,12 +284,16 @@ class TestModelRefusals:
             found = job(
                 "--runner=PortableRunner", "--device=cuda:1", f"--dtype={dtype}", "--compile", model
             )
-        assert (found.reader.device, found.reader.dtype, found.reader.compile) == (
+        assert (
+            found.reader.reader.device,
+            found.reader.reader.dtype,
+            found.reader.reader.compile,
+        ) == (
             "cuda:1",
             dtype,
             True,
         )
-        assert found.configuration["dtype"] == dtype
+        assert found.configuration_of("annotate")["dtype"] == dtype
         assert (
             f"--dtype={dtype}: this machine's CPU can't compute in it, the checkpoint is checked in float32"
             in caplog.text
@@ -254,7 +309,9 @@ class TestModelRefusals:
         with pytest.raises(Refused, match=r"can't read tokens in torch\.bfloat16"):
             job("--runner=PortableRunner", "--device=cuda", "--dtype=bfloat16", model)
         assert (
-            job("--runner=PortableRunner", "--device=cuda", "--dtype=float32", model).reader.dtype
+            job(
+                "--runner=PortableRunner", "--device=cuda", "--dtype=float32", model
+            ).reader.reader.dtype
             == "float32"
         )
 
@@ -320,6 +377,17 @@ class TestAudit:
         assert job(f"--input={golds}", stage="audit").outputs == (("audit", f"{tmp_path}/out"),)
         both = job(f"--input={golds}", "--audit")
         assert both.outputs == (("audit", f"{tmp_path}/out/audit"), ("annotate", f"{tmp_path}/out"))
+
+    def test_both_stages_take_the_dtype_of_the_run_that_is_there(
+        self, job: Resolve, golds: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        """The audit's own folder does not hold a run yet."""
+        monkeypatch.setattr("model.reading.reader.bfloat16_is_faster", lambda _: True)
+        claim(job(f"--input={golds}", "--device=cpu"), overwrite=False)
+        monkeypatch.setattr("model.reading.reader.bfloat16_is_faster", lambda _: False)
+        both = job(f"--input={golds}", "--device=cpu", "--audit")
+        assert [both.configuration_of(stage)["dtype"] for stage in both.stages] == ["bfloat16"] * 2
+        assert claim(both, overwrite=False) is True
 
     def test_an_audit_beside_annotate_is_the_audit_alone(self, job: Resolve, golds: Path):
         alone, beside = job(f"--input={golds}", stage="audit"), job(f"--input={golds}", "--audit")
