@@ -141,6 +141,7 @@ def resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
 
 
 def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
+    """Return the job. Raises SettingError, StorageError, CheckpointError, TokenizerError, Refused."""
     given = vars(options)
     files, columns = make(Files, given), make(Columns, given)
     audit, work = make(Audit, given), make(Work, given)
@@ -182,9 +183,9 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
 
 
 def _in_dtype_of_earlier_run(job: Job, given: Mapping[str, Any]) -> Job:
-    """Return the job in the dtype of an earlier run in its output, if that is all that differs.
+    """Return the job in the dtype of an earlier run in its output, if nothing else differs.
 
-    On a CPU, `--dtype auto` depends on a timing, which may come out differently on a loaded machine.
+    On a CPU, `--dtype auto` depends on a timing, which may come out differently on a busy machine.
     Without this, the same command could then be refused instead of resuming the run.
     """
     dtype = _dtype_of_earlier_run(job)

@@ -295,8 +295,8 @@ class TestModelRefusals:
         )
         assert found.configuration_of("annotate")["dtype"] == dtype
         assert (
-            f"--dtype={dtype}: this machine's CPU can't compute in it, the checkpoint is checked in float32"
-            in caplog.text
+            f"--dtype={dtype}: this machine's CPU can't compute in it; checking the checkpoint in "
+            "float32 instead" in caplog.text
         )
         with pytest.raises(
             Refused, match=f"can't read tokens in torch.{dtype}"
