@@ -141,7 +141,7 @@ def resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
 
 
 def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
-    """Return the job. Raises SettingError, StorageError, CheckpointError, TokenizerError, Refused."""
+    """Return the job. Raises Refused, SettingError, StorageError and errors of the checkpoint."""
     given = vars(options)
     files, columns = make(Files, given), make(Columns, given)
     audit, work = make(Audit, given), make(Work, given)
