@@ -47,6 +47,7 @@ def main() -> None:
         )
         if (row["answer_start"], row["answer_end"]) == (other["answer_start"], other["answer_end"]):
             equal += 1
+        # Rows whose passage is one window must agree, so all of their differences are printed.
         elif len(rows) - equal <= options.show or options.one_window:
             best = [
                 (each["text"], each["start_logit"] + each["end_logit"])

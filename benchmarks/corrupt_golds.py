@@ -73,6 +73,7 @@ def corrupt(row: dict[str, Any], kind: str, chosen: random.Random) -> dict[str, 
         (s, s + len(text)) for text, s in zip(answers["text"], answers["answer_start"], strict=True)
     ]
     start, end = golds[0]
+    # Only the start moves, by so little that the text is no longer there.
     if kind == "misaligned":
         start += chosen.choice([-2, -1, 1, 2])
         text = answers["text"][0]
@@ -82,6 +83,7 @@ def corrupt(row: dict[str, Any], kind: str, chosen: random.Random) -> dict[str, 
     words = [match.span() for match in re.finditer(r"\S+", context)]
     inside = [k for k, (s, e) in enumerate(words) if e > start and s < end]
     span = KINDS[kind](words, golds, inside[0], inside[-1], chosen)
+    # A span that equals another gold would not be an error.
     if span is None or context[span[0] : span[1]].strip(".,;:") in answers["text"]:
         return None
     return {
@@ -129,6 +131,7 @@ def rank(options: argparse.Namespace) -> None:
             f"misaligned: {hits} of {len(misaligned)} found as {reason}, "
             f"{false_alarms} false alarms"
         )
+    # Rows without a loss can't be ranked.
     scored = [row for row in rows if row["nll"] is not None]
     bad = np.array([row["corruption"] != "none" for row in scored])
     kind = next(row["corruption"] for row in scored if row["corruption"] != "none")

@@ -31,6 +31,7 @@ class FreeReader:
 
     def logits(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         shape = batch.input_ids.shape
+        # The end logits are the same table, shifted by one.
         start, end = (table()[k : k + shape.numel()].view(shape) for k in (0, 1))
         return start, end
 

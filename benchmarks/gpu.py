@@ -42,6 +42,7 @@ def random_checkpoint(name: str, folder: str) -> str:
     from transformers import AutoTokenizer, BertConfig, BertForQuestionAnswering
 
     hidden, layers, heads, inner = SHAPES[name]
+    # A fixed seed: the same random weights in every process.
     torch.manual_seed(0)
     config = BertConfig(
         hidden_size=hidden,
@@ -184,6 +185,7 @@ def compare_capped(corpus: str, folder: str) -> None:
     annotate([*arguments, f"--output={folder}/free"])
     torch.cuda.empty_cache()
     before = torch.cuda.memory_stats()["num_ooms"]
+    # 300 MiB above what the model takes: enough for small batches, too little for large ones.
     room = torch.cuda.memory_reserved() + 300 * 2**20
     torch.cuda.set_per_process_memory_fraction(room / torch.cuda.mem_get_info()[1])
     annotate([*arguments, f"--output={folder}/capped"])

@@ -65,6 +65,7 @@ def measure(cases: dict[str, list[str]], rounds: int) -> dict[str, tuple[float, 
     one_thread = {"OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1"}
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **one_thread}
     figures: dict[str, list[list[float]]] = {name: [] for name in cases}
+    # Turns spread the load of the machine evenly over the cases.
     for turn in range(rounds):
         for name, arguments in cases.items():
             with tempfile.TemporaryDirectory() as folder:

@@ -45,6 +45,7 @@ def main() -> None:
             run_free([options.stage, f"--input={corpus}", f"--output={folder}/{name}"])
             return json.loads(Path(f"{folder}/{name}/manifest.json").read_text())
 
+        # The first run loads what later runs find in caches.
         manifest = once("warm")
         seconds = []
         for k in range(options.rounds):

@@ -44,6 +44,7 @@ def write_tokens(options: argparse.Namespace) -> None:
     limits, columns = WindowLimits(384, 128, 64, 2000), InputColumns(answers="answers")
     table = pq.read_table(options.input)
     held: dict[str, Any] = {}
+    # Chunks of 200 rows, so that the logits of all tokens fit in memory.
     for begin in range(0, table.num_rows, 200):
         rows = table.slice(begin, 200)
         spec = ChunkSpec(
@@ -65,6 +66,7 @@ def write_tokens(options: argparse.Namespace) -> None:
 def inside(tokens: np.ndarray, gold: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return labels, int [tokens], and class probabilities, [tokens, 2], of the way `inside`."""
     starts, ends = np.cumsum(tokens, 1)
+    # The sum over starts so far, less the ends that came before the token.
     p = np.clip(starts - np.concatenate([[0.0], ends[:-1]]), 0, 1)
     index = np.arange(tokens.shape[1])
     return ((index >= gold[0]) & (index <= gold[1])).astype(int), np.stack([1 - p, p], 1)

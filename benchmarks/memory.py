@@ -48,6 +48,7 @@ def main() -> None:
                 "--model",
                 str(model),
             ]
+            # A new process for each size, because the peak is that of its whole life.
             environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
             ran = subprocess.run(
                 [sys.executable, "-c", _RUN, *command],

@@ -197,6 +197,7 @@ def main() -> None:
             "f1_change": f1_exported - f1_float32,
         }
 
+    # Timing uses the same batches in the same order for every engine.
     batches = [
         assemble(windows, chosen) for chosen in plan_batches(windows.lengths, options.batch_tokens)
     ]

@@ -49,6 +49,7 @@ def main() -> None:
         names = list(methods)
         seconds: dict[str, list[float]] = {name: [] for name in names}
         for turn in range(options.rounds + 1):  # the first warms up and is not counted
+            # The order rotates, so that no method always runs after the same other one.
             for name in names[turn % len(names) :] + names[: turn % len(names)]:
                 begun = time.perf_counter()
                 methods[name]()

@@ -32,6 +32,7 @@ def main() -> None:
     parser.add_argument("--every_nth", type=int, default=1, help="only every Nth of these")
     parser.add_argument("--batch_size", type=int, default=1)
     options = parser.parse_args()
+    # Rows and settings as Spanmill has them by default.
     rows = pq.read_table(options.input).slice(0, options.rows).to_pylist()[:: options.every_nth]
     network = AutoModelForQuestionAnswering.from_pretrained(options.model, dtype=torch.float32)
     answer = pipeline(
@@ -51,6 +52,7 @@ def main() -> None:
         results[:] = answer(asked, batch_size=options.batch_size, **settings)
         return {}
 
+    # Timed runs, or one run whose answers are kept.
     if not options.output:
         serve(run)
         return

@@ -102,6 +102,7 @@ def simulate(sizes: list[int], workers: int, row_seconds: float) -> None:
     draw = random.Random(0)
     uneven = [size * row_seconds * draw.lognormvariate(-0.5, 1.0) for size in sizes]
     scale = total / sum(uneven)
+    # The giant file's row groups are runs of the usual size.
     half, largest = sum(sizes) // 2, max(sizes)
     giant = [largest] * (half // largest)
     cases = {
@@ -122,6 +123,7 @@ def simulate(sizes: list[int], workers: int, row_seconds: float) -> None:
     for name, runs in cases.items():
         straggler = "tenth" in name
         seconds = slow_worker(runs, workers) if straggler else makespan(runs, workers)
+        # One worker at a tenth of the speed is a tenth of a worker, and its run is the tail.
         share, longest = (
             (total / (workers - 0.9), 10 * max(runs)) if straggler else (ideal, max(runs))
         )

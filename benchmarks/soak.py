@@ -99,6 +99,7 @@ def main() -> None:
         code = once()
         FaultyFileSystem.fault = None
         ends[f"{kind}: exit {code}"] += 1
+        # A rerun resumes; if it is refused, run.json was damaged and the output starts anew.
         if code and once() == 2:
             assert once("--overwrite") == 0
         assert content() == expected, f"{kind} in run {runs}"

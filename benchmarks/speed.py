@@ -243,6 +243,7 @@ def main() -> None:
             "machine": describe(),
             "methods": {},
         }
+        # Results are written after each group, so that an interrupted run leaves some.
         output = Path(options.output)
         output.parent.mkdir(parents=True, exist_ok=True)
         for begin in range(0, max(1, len(others)), options.at_once):

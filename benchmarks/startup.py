@@ -57,6 +57,7 @@ def main() -> None:
     rows = pq.read_table(SAMPLE).slice(0, 2 * options.row_groups)
     with tempfile.TemporaryDirectory() as folder:
         for k in range(options.files):
+            # Ids are unique over all files, which share their other columns.
             named = rows.set_column(0, "id", pa.array([f"{k}-{row}" for row in range(len(rows))]))
             pq.write_table(named, f"{folder}/{k:05d}.parquet", row_group_size=2)
         runs = []

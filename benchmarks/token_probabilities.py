@@ -36,6 +36,7 @@ def token_probabilities(
     ) -> None:
         batch, both = batch.to(logits.device), torch.stack([start_logits, end_logits]).cpu()
         index = torch.arange(both.shape[-1])
+        # A token near the middle of a window has the most context: that window owns it.
         owned = (
             batch.in_context
             & (2 * index >= batch.owned_low[:, None])

@@ -34,6 +34,7 @@ _BEAMS = (
 
 def metadata() -> dict[str, Any]:
     """Return the content of metadata.json: all options of Spanmill and some of Beam's."""
+    # Beam's groups define the options, so that their types come from Beam too.
     beams = _BeamArgumentParser(allow_abbrev=False, add_help=False)
     for group in (DebugOptions, GoogleCloudOptions, WorkerOptions):
         group._add_argparse_args(beams)

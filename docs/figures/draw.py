@@ -39,6 +39,7 @@ def probabilities(reader: SpanReader, question: str, context: str) -> tuple[list
 def draw_example(reader: SpanReader, row: dict, folder: Path) -> None:
     """Draw start and end probabilities of the tokens around the answer."""
     tokens, shares = probabilities(reader, row["question"], row["context"])
+    # Only the tokens around the most probable one fit on the page.
     middle = int(shares.max(0).argmax())
     shown = slice(max(0, middle - 12), middle + 14)
     figure, axes = pyplot.subplots(figsize=(9, 3.2))
@@ -103,6 +104,7 @@ def save(figure: pyplot.Figure, path: Path) -> None:
 
 def main(run: str, folder: str) -> None:
     """Draw all figures of an audited run into a folder."""
+    # The salt makes the ids inside SVG files the same in every run.
     matplotlib.rcParams.update(
         {"svg.hashsalt": "spanmill", "axes.spines.top": False, "axes.spines.right": False}
     )

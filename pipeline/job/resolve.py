@@ -147,10 +147,12 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
     audit, work = make(Audit, given), make(Work, given)
     output = absolute(files.output)
     audited = options.stage == AUDIT or audit.audit
-    beside = ((AUDIT, RunFiles(output).beside),) if audited and options.stage != AUDIT else ()
-    outputs = (*beside, (options.stage, output))
+    # An audit along with annotate has its own folder, which is written first.
+    alongside = ((AUDIT, RunFiles(output).beside),) if audited and options.stage != AUDIT else ()
+    outputs = (*alongside, (options.stage, output))
     stages = tuple(stage for stage, _ in outputs)
 
+    # Cheap refusals come before the files and the model are opened.
     _refuse_two_accelerators(work, beam_options)
     _refuse_slices(audit)
     corrections, digest = _corrections(audit, options.stage)
@@ -158,6 +160,7 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
     reader = _reader(make(ModelSettings, given), given, is_local(beam_options))
     audit_options = AuditOptions(columns.id_column, audit.slice_by, audit.worst, audit.suspects)
 
+    # Every group in its resolved form, because run.json holds the values that were used.
     resolved = (
         work,
         files,
@@ -302,6 +305,7 @@ def _work(work: Work, files: int, beam_options: PipelineOptions) -> JobWork:
 
 def workers(beam_options: PipelineOptions) -> int:
     """Return how many workers a job may have, as far as its options say."""
+    # The most that any of Beam's options may lead to; 0 local workers mean one per core.
     direct = beam_options.view_as(DirectOptions).direct_num_workers
     remote = beam_options.view_as(WorkerOptions)
     local = (os.cpu_count() or 1) if direct == 0 else direct or 1
@@ -336,6 +340,7 @@ def _reader(model: ModelSettings, given: Mapping[str, Any], local: bool) -> Span
                 "bfloat16 for Ampere and later"
             )
         settings["batch_tokens"] = model.batch_tokens or CUDA_BATCH_TOKENS
+    # The checkpoint is loaded on the CPU, then described with the devices of the workers.
     dtype = "float32" if model.dtype == "auto" else model.dtype
     settings |= {"device": "cpu", "dtype": dtype, "compile": False}
     try:

@@ -300,8 +300,8 @@ def test_golds_in_one_unknown_token_are_in_conflict(
         )
         assert (
             printed.err.count(
-                "WARNING 78.4 % of the contexts' characters are in unknown tokens: the tokenizer does "
-                "not know"
+                "WARNING 78.4 % of the contexts' characters are in unknown tokens: the tokenizer "
+                "does not know"
             )
             == 1
         )
