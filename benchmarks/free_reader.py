@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import torch
 
@@ -19,6 +20,11 @@ class FreeReader:
     """A reader with the tokenizer of a checkpoint, and logits from one table of random numbers."""
 
     checkpoint: CheckpointReader
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the checkpoint, whose settings the manifest reports."""
+        return self.checkpoint.folder
 
     def load(self) -> None:
         table()

@@ -33,7 +33,7 @@ from tests.checkpoints import build_bert
 class FreeReader:
     """A reader without a network: logits are a hash of the token and its index in the window."""
 
-    folder: str
+    folder: Path
 
     def load(self) -> None:
         """Do nothing: there is no network."""
@@ -95,7 +95,7 @@ def main() -> None:
         f"--output={folder}/out",
         f"--model={model}",
     ]
-    _, run = prepare(arguments, lambda _: FreeReader(str(model)))
+    _, run = prepare(arguments, lambda _: FreeReader(model))
     watch = Watch()
     watch.start()
     started = time.monotonic()
