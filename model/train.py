@@ -28,7 +28,8 @@ from model.audit.metrics import grade
 from model.checkpoint import CheckpointError, locate, refuse_unsafe
 from model.command import argument, option, run_command
 from model.reading.batching import Batch, assemble
-from model.reading.prediction import Decoding, predict
+from model.reading.decoding import DecodeSpans, Decoding
+from model.reading.prediction import predict
 from model.reading.reader import bfloat16_is_faster, position_limit, takes_types
 from model.reading.spans import merge_windows
 from model.reading.tokenizer import Tokenizer
@@ -95,10 +96,11 @@ def evaluate(
     windows = examples.windows
     was_training = reader.network.training
     reader.network.eval()
-    prediction = predict(reader, windows, Decoding(n_best=1), 4096)
+    observer = DecodeSpans(windows, Decoding(n_best=1))
+    predict(reader, windows, 4096, [observer])
     reader.network.train(was_training)
     spans = merge_windows(
-        prediction.spans, windows.pair, windows.index, len(rows), n_best=1, temperature=1.0
+        observer.result(), windows.pair, windows.index, len(rows), n_best=1, temperature=1.0
     )
     texts = best_texts(spans, windows, [row["context"] for row in rows])
     golds = [row["answers"]["text"] for row in rows]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from model.reading.columns import answer_columns
-from model.reading.prediction import Decoding, decide
+from model.reading.decoding import Decoding, decide
 from model.reading.span_reader import SpanReader
 from transforms.chunk_step import ChunkStep
 from transforms.records import Answered, Chunk, Outcome, Predicted, Rejection, reasons_of
@@ -22,7 +22,7 @@ def decode_answers(predicted: Predicted, decoding: Decoding, annotate: bool = Tr
     windowed, prediction = predicted.windowed, predicted.prediction
     windows = windowed.windows
     pairs = len(windows.pair_passage)
-    decision = decide(prediction, windows, windowed.row_pair, decoding)
+    decision = decide(predicted.spans, prediction.failures, windows, windowed.row_pair, decoding)
     spans, no_answer = decision.spans, decision.no_answer
     rejected = {rejection.row: rejection for rejection in windowed.rejections}
     for row, (reason, message) in decision.problems.items():

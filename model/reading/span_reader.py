@@ -9,8 +9,9 @@ from typing import Any, Self, overload
 
 from model.checkpoint import CheckpointError, Location, digest, locate, read_settings
 from model.reading.columns import NotUTF8, answer_columns, is_utf8
+from model.reading.decoding import DecodeSpans, Decoding, decide
 from model.reading.pairs import WindowLimits, cut_pairs
-from model.reading.prediction import Decoding, decide, predict
+from model.reading.prediction import predict
 from model.reading.reader import (
     CheckpointReader,
     ModelSettings,
@@ -184,8 +185,9 @@ class SpanReader:
         """Yield the answer of every row; texts as `_texts` returns them, lists of one length."""
         reader = shared(self.reader)
         pairs = cut_pairs(questions, contexts, reader.tokenizer(), self.limits)
-        prediction = predict(reader, pairs.windows, decoding, self.batch_tokens)
-        decision = decide(prediction, pairs.windows, pairs.row_pair, decoding)
+        decode = DecodeSpans(pairs.windows, decoding)
+        failures = predict(reader, pairs.windows, self.batch_tokens, [decode]).failures
+        decision = decide(decode.result(), failures, pairs.windows, pairs.row_pair, decoding)
         problems = decision.problems | pairs.problems
         reasons = [problems[row][0] if row in problems else None for row in range(len(questions))]
         columns = answer_columns(

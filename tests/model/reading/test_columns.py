@@ -13,10 +13,11 @@ from model.reading.columns import (
     candidate_columns,
     read_texts,
 )
-from model.reading.prediction import Decoding, predict
+from model.reading.decoding import Decoding
 from model.reading.spans import PassageSpans, merge_windows
 from model.reading.windows import Windows
 from tests.model.fakes import FakeReader, make_windows
+from tests.model.predicted import decode
 
 STRING_TYPES = [
     pa.string(),
@@ -78,7 +79,7 @@ def decoded(
 ) -> tuple[PassageSpans, Windows]:
     windows = make_windows(lengths, max_length=10, overlap=2, **options)
     decoding = Decoding(n_best=n_best, max_answer_length=3, null=null)
-    spans = predict(FakeReader(), windows, decoding, 40).spans
+    spans = decode(FakeReader(), windows, decoding, 40).spans
     merged = merge_windows(
         spans, windows.pair, windows.index, len(lengths), n_best=n_best, temperature=1.0
     )
