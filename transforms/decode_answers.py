@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from model.reading.columns import answer_columns
+from model.reading.columns import Answers, answer_columns
 from model.reading.decoding import Decoding, decide
 from model.reading.span_reader import SpanReader
 from transforms.chunk_step import ChunkStep
@@ -40,15 +40,16 @@ def decode_answers(predicted: Predicted, decoding: Decoding, annotate: bool = Tr
     rejections = tuple(rejected[row] for row in sorted(rejected))
     outcomes: tuple[Outcome, ...] = ()
     if annotate:
-        columns = answer_columns(
-            spans,
-            windows,
-            windowed.contexts,
-            windowed.row_pair,
-            reasons_of(rejections, len(windowed.row_pair)),
-            windowed.questions_cut,
-            no_answer,
+        answers = Answers(
+            spans=spans,
+            windows=windows,
+            contexts=windowed.contexts,
+            questions_cut=windowed.questions_cut,
+            no_answer=no_answer,
+            row_pair=windowed.row_pair,
+            reasons=reasons_of(rejections, len(windowed.row_pair)),
         )
+        columns = answer_columns(answers)
         statuses = Counter(columns.column("status").to_pylist())
         outcomes = (Outcome("annotate", columns, rejections, {**counts, **statuses}),)
     return Answered(predicted, spans, no_answer, rejections, counts, outcomes)

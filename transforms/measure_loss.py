@@ -9,11 +9,11 @@ from functools import partial
 from typing import Any, ClassVar
 
 from model.audit.losses import likely_tokens, passage_losses
-from model.audit.rows import audit_columns
+from model.audit.rows import Examples, audit_columns
 from model.audit.statistics import measure, shortened
-from model.reading.columns import as_texts
 from model.reading.decoding import Decoding
 from model.reading.span_reader import SpanReader
+from model.reading.texts import as_texts
 from transforms.chunk_step import ChunkStep
 from transforms.records import Answered, Chunk, Outcome, Rejection, reasons_of, row_ids
 
@@ -50,7 +50,7 @@ def measure_loss(chunk: Chunk[Answered], decoding: Decoding, options: AuditOptio
         if pair in unmeasured:
             rejected.setdefault(row, Rejection(row, "PredictSpans", *unmeasured[pair]))
     losses = passage_losses(windows, measured)
-    columns = audit_columns(
+    examples = Examples(
         windows=windows,
         spans=answered.spans,
         golds=golds,
@@ -60,10 +60,9 @@ def measure_loss(chunk: Chunk[Answered], decoding: Decoding, options: AuditOptio
         row_pair=windowed.row_pair,
         reasons=reasons_of(tuple(rejected.values()), len(windowed.row_pair)),
         no_answer=answered.no_answer,
-        max_answer_length=decoding.max_answer_length,
-        temperature=decoding.temperature,
-        null=decoding.null,
+        decoding=decoding,
     )
+    columns = audit_columns(examples)
     for row, (reason, message) in golds.problems.items():
         rejected.setdefault(row, Rejection(row, "MakeWindows", reason, message))
     table = chunk.table

@@ -8,7 +8,8 @@ import numpy as np
 
 from model.audit.golds import Golds
 from model.audit.losses import PassageLosses, passage_losses
-from model.audit.rows import AUDIT_SCHEMA, RowLosses, audit_columns, row_losses
+from model.audit.row_losses import RowLosses, row_losses
+from model.audit.rows import AUDIT_SCHEMA, Examples, audit_columns
 from model.reading.decoding import Decoding
 from model.reading.spans import merge_windows
 from model.reading.tokenizer import Ragged
@@ -86,7 +87,7 @@ def audit(null: bool, temperature: float = 1.0) -> Audited:
     contexts = [" ".join("abcdefghij"[k % 10] for k in range(length)) for length in LENGTHS]
     with np.errstate(invalid="ignore"):
         no_answer = spans.null_score - spans.span_score[:, 0] > 0
-    table = audit_columns(
+    examples = Examples(
         windows=windows,
         spans=spans,
         golds=golds,
@@ -96,10 +97,9 @@ def audit(null: bool, temperature: float = 1.0) -> Audited:
         row_pair=row_pair,
         reasons=["context_blank" if pair < 0 else None for pair in row_pair],
         no_answer=no_answer,
-        max_answer_length=decoding.max_answer_length,
-        temperature=temperature,
-        null=null,
+        decoding=decoding,
     )
+    table = audit_columns(examples)
     assert table.schema == AUDIT_SCHEMA
     rows = row_losses(golds, losses, row_pair)
     return Audited(windows, golds, losses, rows, table.to_pylist(), decoding, questions, contexts)

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from model.audit.rows import AUDIT_SCHEMA
 from model.audit.statistics import Statistics
-from model.reading.columns import as_texts
 from model.reading.decoding import Decoding
+from model.reading.texts import as_texts
 from model.reading.tokenizer import Tokenizer
 from tests.transforms.fakes import (
     DECODING,

@@ -14,7 +14,7 @@ from transformers import BertConfig, BertForMaskedLM, BertModel
 
 from model.checkpoint import CheckpointError, LocalFolder, digest
 from model.reading.batching import Batch, assemble
-from model.reading.columns import answer_columns
+from model.reading.columns import Answers, answer_columns
 from model.reading.decoding import Decoding
 from model.reading.reader import (
     CheckpointReader,
@@ -180,9 +180,8 @@ def check_answers(checkpoint: Checkpoint) -> None:
     rows = np.arange(len(contexts))
     none = [None] * len(contexts)
     zeros = np.zeros(len(contexts), np.int64)
-    table = answer_columns(
-        spans, windows, contexts, rows, none, zeros, zeros.astype(bool)
-    ).to_pylist()
+    answers = Answers(spans, windows, contexts, zeros, zeros.astype(bool), rows, none)
+    table = answer_columns(answers).to_pylist()
     assert windows.counts.max() > 3
     for context, row in zip(contexts, table, strict=True):
         expected = best_span_by_transformers(checkpoint, context, 48, 20, 8)

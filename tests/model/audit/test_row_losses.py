@@ -10,7 +10,8 @@ import pytest
 
 from model.audit.golds import Golds
 from model.audit.losses import passage_losses
-from model.audit.rows import AUDIT_SCHEMA, audit_columns, row_losses, statuses
+from model.audit.row_losses import row_losses, statuses
+from model.audit.rows import AUDIT_SCHEMA, Examples, audit_columns
 from model.reading.decoding import Decoding
 from model.reading.spans import merge_windows
 from model.reading.tokenizer import Ragged
@@ -181,7 +182,7 @@ class TestStatuses:
             none, none, none, Ragged.of([[], []]), np.zeros(2, np.int64), {}, [[], []], [[], []]
         )
         prediction, measured = decode_and_measure(FakeReader(SEED), windows, Decoding(), 64, golds)
-        table = audit_columns(
+        examples = Examples(
             windows=windows,
             spans=merge_windows(
                 prediction.spans, windows.pair, windows.index, 0, n_best=5, temperature=1.0
@@ -193,10 +194,9 @@ class TestStatuses:
             row_pair=np.array([-1, -1]),
             reasons=["question_blank", "context_blank"],
             no_answer=np.zeros(0, bool),
-            max_answer_length=30,
-            temperature=1.0,
-            null=False,
+            decoding=Decoding(),
         )
+        table = audit_columns(examples)
         assert table.schema == AUDIT_SCHEMA
         assert table.column("status").to_pylist() == ["rejected"] * 2
         assert table.column("reason").to_pylist() == ["question_blank", "context_blank"]
