@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from model.checkpoint import LocalFolder
-from model.reading.prediction import Decoding
+from model.reading.decoding import Decoding
 from model.reading.reader import CheckpointReader
 from tests.checkpoints import ARCHITECTURES
 from tests.transforms.fakes import claimed, make_chunk

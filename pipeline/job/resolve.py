@@ -24,8 +24,8 @@ from apache_beam.options.pipeline_options import (
 
 from model.audit.slices import SLICES
 from model.checkpoint import CheckpointError, read_settings
+from model.reading.decoding import Decoding
 from model.reading.pairs import WindowLimits
-from model.reading.prediction import Decoding
 from model.reading.reader import DTYPES, ModelSettings
 from model.reading.span_reader import CUDA_BATCH_TOKENS, SpanReader
 from model.reading.tokenizer import TokenizerError

@@ -5,8 +5,8 @@ from __future__ import annotations
 import datetime
 from dataclasses import dataclass
 
+from model.reading.decoding import Decoding
 from model.reading.pairs import WindowLimits
-from model.reading.prediction import Decoding
 from model.reading.reader import ModelSettings
 from model.settings import (
     ANNOTATE,

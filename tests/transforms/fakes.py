@@ -11,8 +11,8 @@ import pyarrow as pa
 import torch
 
 from model.reading.batching import Batch
+from model.reading.decoding import Decoding
 from model.reading.pairs import WindowLimits
-from model.reading.prediction import Decoding
 from model.reading.reader import Reader
 from model.reading.span_reader import SpanReader
 from model.reading.tokenizer import Tokenizer
