@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
 import shutil
 from collections.abc import Callable
@@ -129,6 +130,13 @@ def test_what_a_page_says_that_convert_prints_is_printed(
             checked += 1
             told = ""
     assert checked
+
+
+def test_the_walk_of_one_chunk_is_what_a_run_records():
+    walk = runpy.run_path(str(HOUSE / "docs" / "figures" / "walk.py"))
+    page = walk["PAGE"].read_text("utf-8")
+    assert f"python run_pipeline.py {walk['COMMAND']} --output out\n" in page
+    assert walk["filled"](page, run) == page, "run: python docs/figures/walk.py"
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
