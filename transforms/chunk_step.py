@@ -71,6 +71,7 @@ class _RunStep(beam.DoFn):
             yield element
             return
         results = self._results(element)
+        retries = 0
         while True:
             started = time.perf_counter()
             result = next(results, None)
@@ -84,7 +85,8 @@ class _RunStep(beam.DoFn):
             elif isinstance(element, ChunkRun) and result.failed_step != self.name:
                 yield result  # of an earlier try, or planning's
             else:
-                yield replace(result, seconds=seconds, retries=take_retries())
+                retries += take_retries()  # each stage of a chunk reports all of its retries
+                yield replace(result, seconds=seconds, retries=retries)
 
     def _results(self, element: Chunk[Any] | ChunkRun) -> Iterator[Chunk[Any] | Receipt]:
         """Yield what the step makes of an element, and the failed receipts of the stages for which it can't."""

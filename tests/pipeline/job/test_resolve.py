@@ -201,11 +201,11 @@ class TestModelRefusals:
     ):
         """What is fast on the launcher's core tells nothing of theirs, and the next launcher may have another."""
         monkeypatch.setattr("model.reading.reader.bfloat16_is_faster", lambda _: True)
-        assert job("--device=cpu").reader.dtype == "bfloat16"
+        assert job("--device=cpu").reader.reader.dtype == "bfloat16"
         for device in ("auto", "cpu"):
             found = job("--runner=PortableRunner", f"--device={device}")
-            assert (found.reader.dtype, found.reader.device) == ("float32", device)
-            assert found.configuration["dtype"] == "float32"
+            assert (found.reader.reader.dtype, found.reader.reader.device) == ("float32", device)
+            assert found.configuration_of("annotate")["dtype"] == "float32"
         with pytest.raises(
             Refused, match="--dtype=auto: the workers' CUDA devices can't be asked from here"
         ):
@@ -233,12 +233,16 @@ class TestModelRefusals:
             found = job(
                 "--runner=PortableRunner", "--device=cuda:1", f"--dtype={dtype}", "--compile", model
             )
-        assert (found.reader.device, found.reader.dtype, found.reader.compile) == (
+        assert (
+            found.reader.reader.device,
+            found.reader.reader.dtype,
+            found.reader.reader.compile,
+        ) == (
             "cuda:1",
             dtype,
             True,
         )
-        assert found.configuration["dtype"] == dtype
+        assert found.configuration_of("annotate")["dtype"] == dtype
         assert (
             f"--dtype={dtype}: this machine's CPU can't compute in it, the checkpoint is checked in float32"
             in caplog.text
@@ -254,7 +258,9 @@ class TestModelRefusals:
         with pytest.raises(Refused, match=r"can't read tokens in torch\.bfloat16"):
             job("--runner=PortableRunner", "--device=cuda", "--dtype=bfloat16", model)
         assert (
-            job("--runner=PortableRunner", "--device=cuda", "--dtype=float32", model).reader.dtype
+            job(
+                "--runner=PortableRunner", "--device=cuda", "--dtype=float32", model
+            ).reader.reader.dtype
             == "float32"
         )
 
