@@ -140,6 +140,13 @@ def test_what_a_page_says_that_convert_prints_is_printed(
     assert checked
 
 
+def test_the_walk_of_one_chunk_is_what_a_run_records():
+    walk = runpy.run_path(str(HOUSE / "docs" / "figures" / "walk.py"))
+    page = walk["PAGE"].read_text("utf-8")
+    assert f"python run_pipeline.py {walk['COMMAND']} --output out\n" in page
+    assert walk["filled"](page, run) == page, "run: python docs/figures/walk.py"
+
+
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
 def test_links_of_the_repository_lead_somewhere(page: str):
     links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", (HOUSE / page).read_text("utf-8"))
