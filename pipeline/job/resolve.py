@@ -184,8 +184,8 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
 def _in_dtype_of_earlier_run(job: Job, given: Mapping[str, Any]) -> Job:
     """Return the job in the dtype of an earlier run in its output, if that is all that differs.
 
-    On a CPU, `--dtype auto` depends on a timing, which may come out differently on a loaded machine.
-    Without this, the same command could then be refused instead of resuming the run.
+    On a CPU, `--dtype auto` depends on a timing, which a loaded machine may change. Without this,
+    the same command could then be refused instead of resuming the run.
     """
     dtype = _dtype_of_earlier_run(job)
     if dtype in (None, job.reader.reader.dtype):
@@ -198,7 +198,7 @@ def _in_dtype_of_earlier_run(job: Job, given: Mapping[str, Any]) -> Job:
             "--dtype=auto: the run in %s can't be resumed in %s: %s", job.output, dtype, error
         )
         return job
-    _log.info("--dtype=auto: %s, because the run in %s has it", dtype, job.output)
+    _log.info("--dtype=auto: using %s, as the run in %s does", dtype, job.output)
     configuration = {
         stage: {**values, "dtype": dtype} for stage, values in job.configuration.items()
     }
