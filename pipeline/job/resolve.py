@@ -25,10 +25,10 @@ from apache_beam.options.pipeline_options import (
 from model.audit.slices import SLICES
 from model.checkpoint import CheckpointError, read_settings
 from model.reading.decoding import Decoding
-from model.reading.pairs import WindowLimits
 from model.reading.reader import DTYPES, ModelSettings
 from model.reading.span_reader import CUDA_BATCH_TOKENS, SpanReader
 from model.reading.tokenizer import TokenizerError
+from model.reading.windows import WindowLimits
 from model.settings import AUDIT, SettingError, declared, identity_of, make
 from pipeline.job.inputs import Inputs, choose_columns, find_files
 from pipeline.job.options import Refused
