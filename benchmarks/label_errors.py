@@ -35,8 +35,8 @@ def write_tokens(options: argparse.Namespace) -> None:
     """
     from benchmarks.token_probabilities import token_probabilities
     from model.checkpoint import Bundled
-    from model.reading.pairs import WindowLimits
     from model.reading.reader import CheckpointReader
+    from model.reading.windows import WindowLimits
     from transforms.make_windows import make_windows
     from transforms.records import Chunk, ChunkSpec, InputColumns
 

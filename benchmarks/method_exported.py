@@ -28,8 +28,9 @@ from model.audit.metrics import grade
 from model.backends.lanes import in_lanes
 from model.checkpoint import LocalFolder
 from model.reading.batching import Batch, assemble, plan_batches
+from model.reading.decoding import DecodeSpans, Decoding
 from model.reading.network import takes_types
-from model.reading.prediction import Decoding, predict
+from model.reading.prediction import predict
 from model.reading.reader import CheckpointReader, Reader
 from model.reading.spans import PassageSpans, merge_windows
 from model.reading.tokenizer import Tokenizer
@@ -171,9 +172,10 @@ def main() -> None:
 
     def answers(by: Reader) -> tuple[PassageSpans, float]:
         """Return the two best spans of each row, and the mean F1."""
-        prediction = predict(by, windows, Decoding(n_best=2), options.batch_tokens)
+        observer = DecodeSpans(windows, Decoding(n_best=2))
+        predict(by, windows, options.batch_tokens, [observer])
         spans = merge_windows(
-            prediction.spans, windows.pair, windows.index, len(rows), n_best=2, temperature=1.0
+            observer.result(), windows.pair, windows.index, len(rows), n_best=2, temperature=1.0
         )
         texts = best_texts(spans, windows, [row["context"] for row in rows])
         golds = [row["answers"]["text"] for row in rows]

@@ -28,7 +28,8 @@ from model.audit.metrics import grade
 from model.checkpoint import LocalFolder, read_config, read_settings
 from model.command import argument, option, run_command
 from model.reading.batching import Batch
-from model.reading.prediction import Decoding, predict
+from model.reading.decoding import DecodeSpans, Decoding
+from model.reading.prediction import predict
 from model.reading.reader import CheckpointReader, Reader, resolve_dtype
 from model.reading.spans import PassageSpans, merge_windows
 from model.reading.tokenizer import Tokenizer
@@ -113,10 +114,10 @@ def decode_file(
     recorded = RecordingReader(reader)
 
     def decode(temperature: float, null: bool) -> PassageSpans:
-        decoding = Decoding(n_best=1, temperature=temperature, null=null)
-        prediction = predict(recorded, windows, decoding, BATCH_TOKENS)
+        observer = DecodeSpans(windows, Decoding(n_best=1, temperature=temperature, null=null))
+        predict(recorded, windows, BATCH_TOKENS, [observer])
         return merge_windows(
-            prediction.spans,
+            observer.result(),
             windows.pair,
             windows.index,
             len(rows),

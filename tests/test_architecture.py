@@ -27,12 +27,12 @@ def imported(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def importers(layer: str, package: str) -> list[str]:
-    """Return the files of a layer that import a package."""
+def importers(folder: str, package: str) -> list[str]:
+    """Return the files of a folder that import a package."""
     return [
         str(path.relative_to(HOUSE))
-        for path in sorted((HOUSE / layer).rglob("*.py"))
-        if any(name.split(".")[0] == package for name in imported(path))
+        for path in sorted((HOUSE / folder).rglob("*.py"))
+        if any(f"{name}.".startswith(f"{package}.") for name in imported(path))
     ]
 
 
@@ -78,6 +78,29 @@ def test_the_tree_that_is_checked_is_the_real_one():
 )
 def test_imports_go_one_way(layer: str, package: str):
     assert importers(layer, package) == []
+
+
+@pytest.mark.parametrize(
+    ("wing", "packages"),
+    [
+        ("backends", LAYERS),  # hardware knows nothing of ours
+        ("reading", ("model.audit", "model.training")),
+        ("audit", ("model.training",)),
+    ],
+)
+def test_the_wings_of_the_model_show_what_is_what(wing: str, packages: tuple[str, ...]):
+    files = sorted((HOUSE / "model" / wing).glob("*.py"))
+    assert files
+    allowed = {"model.backends"} if wing == "backends" else set()
+    found = [
+        (path.name, name)
+        for path in files
+        for name in imported(path)
+        for package in packages
+        if f"{name}.".startswith(f"{package}.")
+        and not any(name.startswith(each) for each in allowed)
+    ]
+    assert found == []
 
 
 def test_one_file_knows_fsspec():

@@ -6,15 +6,19 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from model.audit.rows import AUDIT_COLUMNS
 from model.checkpoint import Bundled
+from model.columns import Column
+from model.reading.columns import ANSWER_COLUMNS
 from pipeline import convert, show
 from pipeline.sample import SAMPLE
 from tests.runs import run
@@ -136,6 +140,13 @@ def test_what_a_page_says_that_convert_prints_is_printed(
     assert checked
 
 
+def test_the_walk_of_one_chunk_is_what_a_run_records():
+    walk = runpy.run_path(str(HOUSE / "docs" / "figures" / "walk.py"))
+    page = walk["PAGE"].read_text("utf-8")
+    assert f"python run_pipeline.py {walk['COMMAND']} --output out\n" in page
+    assert walk["filled"](page, run) == page, "run: python docs/figures/walk.py"
+
+
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
 def test_links_of_the_repository_lead_somewhere(page: str):
     links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", (HOUSE / page).read_text("utf-8"))
@@ -167,3 +178,20 @@ def test_files_that_pages_name_exist():
         named += len(files)
     assert named > 100
     assert missing == []
+
+
+@pytest.mark.parametrize(
+    ("stage", "columns"), [("annotate", ANSWER_COLUMNS), ("audit", AUDIT_COLUMNS)]
+)
+def test_the_manual_has_every_column_once(stage: str, columns: Sequence[Column]):
+    hooks = runpy.run_path(str(HOUSE / "docs" / "hooks.py"))
+    page = (HOUSE / "docs" / "reference" / "columns.md").read_text("utf-8")
+    made = hooks["on_page_markdown"](page)
+    section = made.split(f"## {stage}\n")[1].split("\n## ")[0]
+    lines = [line.split("|") for line in section.splitlines() if line.startswith("| `")]
+    names = [re.findall(r"`(\w+)`", cells[1]) for cells in lines]
+    assert [name for each in names for name in each] == [column.name for column in columns]
+    assert "<!--" not in made
+    types = {cells[2].strip() for cells in lines}
+    assert types <= {"string", "int32", "float32", "float64", "list of struct", "binary(16)"}
+    assert all(len(cells) == 5 and cells[3].strip() for cells in lines)

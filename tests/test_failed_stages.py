@@ -8,13 +8,12 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
-import model.reading.prediction
+import model.audit.window_losses
 import transforms.decode_answers
 import transforms.make_windows
 import transforms.measure_loss
@@ -104,7 +103,7 @@ def assert_failed_apart(output: Path, failed: str, whole: Path, step: str, error
 
 
 def fail_last(
-    patch: pytest.MonkeyPatch, module: ModuleType, name: str, rows: Callable[..., int]
+    patch: pytest.MonkeyPatch, module: object, name: str, rows: Callable[..., int]
 ) -> None:
     """Make a function fail on the last chunk, which `rows` recognizes from its arguments."""
     function = getattr(module, name)
@@ -128,16 +127,16 @@ IN_ONE_STAGE = {
     "placing golds": (
         "audit",
         "PredictSpans",
-        model.reading.prediction,
+        model.audit.window_losses,
         "gold_views",
         lambda _, golds: len(golds.texts),
     ),
     "measuring": (
         "audit",
         "MeasureLoss",
-        model.reading.prediction,
-        "measure_windows",
-        lambda *given, **_: len(given[4].texts),
+        model.audit.window_losses.MeasureLosses,
+        "measure",
+        lambda self, *_: len(self.golds.texts),
     ),
     "losses": (
         "audit",
@@ -151,7 +150,7 @@ IN_ONE_STAGE = {
         "DecodeAnswers",
         transforms.decode_answers,
         "answer_columns",
-        lambda *given: len(given[3]),
+        len,
     ),
 }
 """Folder of the failing stage, the reported step, the module and function that fail, and the

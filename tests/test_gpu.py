@@ -12,9 +12,11 @@ import torch
 
 from model.audit.golds import read_golds
 from model.checkpoint import LocalFolder
-from model.reading.pairs import WindowLimits, cut_pairs
-from model.reading.prediction import Decoding, predict
+from model.reading.decoding import Decoding
+from model.reading.pairs import cut_pairs
 from model.reading.reader import CheckpointReader
+from model.reading.windows import WindowLimits
+from tests.model.predicted import decode_and_measure
 from tests.runs import read_manifest, read_parts, run
 
 pytestmark = [
@@ -62,10 +64,10 @@ def test_nothing_waits_for_the_gpu_until_all_is_launched(
     answers = [{"text": ["Ada"], "answer_start": [0]}] * 2
     golds = read_golds(answers, pairs.contexts, pairs.row_pair, pairs.windows)
     decoding = Decoding(null=True)
-    predict(reader, pairs.windows, decoding, 1024, golds)  # the first call may allocate
+    decode_and_measure(reader, pairs.windows, decoding, 1024, golds)  # the first may allocate
     torch.cuda.set_sync_debug_mode("error")
     try:
-        prediction = predict(reader, pairs.windows, decoding, 1024, golds)
+        prediction, _ = decode_and_measure(reader, pairs.windows, decoding, 1024, golds)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert prediction.failures == {}

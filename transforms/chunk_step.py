@@ -16,8 +16,8 @@ from typing import Any, ClassVar, Generic, TypeVar
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 
+from model.backends.errors import device_lost
 from model.checkpoint import CheckpointError
-from model.reading.prediction import device_lost
 from transforms.claim import ClaimLost
 from transforms.records import Chunk, ChunkRun, Receipt, failed_receipts
 from transforms.retries import take_retries

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from model.audit.comparison import METRICS, Comparison, Score
 from model.audit.slices import given_labels, slice_labels
-from model.reading.columns import as_texts
+from model.reading.texts import as_texts
 from transforms.run_files import RunFiles
 from transforms.storage import open_parquet
 

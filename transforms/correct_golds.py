@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from model.audit.golds import locate_gold
-from model.reading.columns import as_texts, read_texts
+from model.reading.texts import as_texts, read_texts
 from transforms.chunk_step import ChunkStep
 from transforms.records import Chunk, Correction, row_ids
 

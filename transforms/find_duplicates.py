@@ -13,7 +13,7 @@ from typing import Any
 
 import apache_beam as beam
 
-from model.reading.columns import as_texts
+from model.reading.texts import as_texts
 from transforms.claim import Output
 from transforms.run_files import RunFiles
 from transforms.storage import open_parquet

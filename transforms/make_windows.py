@@ -9,11 +9,12 @@ from typing import ClassVar
 import numpy as np
 
 from model.audit.golds import read_golds
-from model.reading.columns import each_value
-from model.reading.pairs import WindowLimits, cut_pairs
+from model.reading.pairs import cut_pairs
 from model.reading.reader import shared
 from model.reading.span_reader import SpanReader
+from model.reading.texts import each_value
 from model.reading.tokenizer import Tokenizer
+from model.reading.windows import WindowLimits
 from transforms.chunk_step import ChunkStep
 from transforms.records import Chunk, InputColumns, Rejection, Windowed
 

@@ -8,13 +8,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
 
-from model.audit.golds import gold_views
 from model.audit.losses import likely_tokens, passage_losses
-from model.audit.rows import audit_columns
+from model.audit.rows import Examples, audit_columns
 from model.audit.statistics import measure, shortened
-from model.reading.columns import as_texts
-from model.reading.prediction import Decoding
+from model.reading.decoding import Decoding
 from model.reading.span_reader import SpanReader
+from model.reading.texts import as_texts
 from transforms.chunk_step import ChunkStep
 from transforms.records import Answered, Chunk, Outcome, Rejection, reasons_of, row_ids
 
@@ -32,28 +31,26 @@ class AuditOptions:
     suspects: int = 100
 
 
-def measure_loss(
-    chunk: Chunk[Answered], decoding: Decoding, options: AuditOptions, link: str = "softmax"
-) -> Answered:
-    """Add the audit's outcome to what the stages have made of a chunk; `link` makes logits probabilities (tokenwise).
+def measure_loss(chunk: Chunk[Answered], decoding: Decoding, options: AuditOptions) -> Answered:
+    """Add the audit's outcome to what the stages have made of a chunk.
 
     Raises ValueError if its golds were not measured, RuntimeError if not one pair of several could be measured.
     """
     answered = chunk.payload
-    windowed, prediction = answered.predicted.windowed, answered.predicted.prediction
-    golds, windows = windowed.golds, windowed.windows
-    if golds is None or prediction.losses is None:
+    predicted = answered.predicted
+    windowed, windows, measured = predicted.windowed, predicted.windowed.windows, predicted.measured
+    if measured is None:
         raise ValueError("the chunk was predicted without its golds")
-    decoded = set(windows.pair.tolist()) - prediction.failures.keys()
-    if len(decoded) > 1 and decoded <= prediction.unmeasured.keys():  # not the fault of a row
-        raise RuntimeError(f"nothing could be measured: {prediction.unmeasured[min(decoded)][1]}")
-    views = gold_views(windows, golds)
+    golds, unmeasured = measured.golds, measured.unmeasured
+    decoded = set(windows.pair.tolist()) - predicted.prediction.failures.keys()
+    if len(decoded) > 1 and decoded <= unmeasured.keys():  # not the fault of a row
+        raise RuntimeError(f"nothing could be measured: {unmeasured[min(decoded)][1]}")
     rejected = {rejection.row: rejection for rejection in answered.rejections}
     for row, pair in enumerate(windowed.row_pair.tolist()):
-        if pair in prediction.unmeasured:
-            rejected.setdefault(row, Rejection(row, "PredictSpans", *prediction.unmeasured[pair]))
-    losses = passage_losses(windows, golds, views, prediction.losses, link)
-    columns = audit_columns(
+        if pair in unmeasured:
+            rejected.setdefault(row, Rejection(row, "PredictSpans", *unmeasured[pair]))
+    losses = passage_losses(windows, measured)
+    examples = Examples(
         windows=windows,
         spans=answered.spans,
         golds=golds,
@@ -63,10 +60,9 @@ def measure_loss(
         row_pair=windowed.row_pair,
         reasons=reasons_of(tuple(rejected.values()), len(windowed.row_pair)),
         no_answer=answered.no_answer,
-        max_answer_length=decoding.max_answer_length,
-        temperature=decoding.temperature,
-        null=decoding.null,
+        decoding=decoding,
     )
+    columns = audit_columns(examples)
     for row, (reason, message) in golds.problems.items():
         rejected.setdefault(row, Rejection(row, "MakeWindows", reason, message))
     table = chunk.table
@@ -86,7 +82,7 @@ def measure_loss(
             "gold": [shortened(text) for text in golds.texts[row][:3]],
         }
 
-    tokens_of_pair = partial(likely_tokens, windows, prediction.losses, losses.normaliser)
+    tokens_of_pair = partial(likely_tokens, windows, measured.losses, losses.normaliser)
     statistics = measure(
         columns,
         questions,
@@ -124,7 +120,5 @@ class MeasureLoss(ChunkStep[Chunk[Answered], Chunk[Answered]]):
 
     def apply(self, chunk: Chunk[Answered]) -> Iterator[Chunk[Answered]]:
         if chunk.wants("audit"):
-            chunk = chunk.carrying(
-                measure_loss(chunk, self.reader.decoding, self.options, self.reader.link)
-            )
+            chunk = chunk.carrying(measure_loss(chunk, self.reader.decoding, self.options))
         yield chunk

@@ -16,7 +16,7 @@ import apache_beam as beam
 import pyarrow as pa
 
 from model.audit.statistics import WITH_TOKENS, Statistics
-from model.reading.columns import NotUTF8, each_value
+from model.reading.texts import NotUTF8, each_value
 from transforms.chunk_step import NAMESPACE
 from transforms.merge_receipts import Totals
 from transforms.records import InputColumns

@@ -17,8 +17,9 @@ import pyarrow as pa
 
 from model.audit.golds import Golds
 from model.audit.statistics import Statistics
+from model.audit.window_losses import Measured
 from model.reading.prediction import Prediction
-from model.reading.spans import PassageSpans
+from model.reading.spans import PassageSpans, WindowSpans
 from model.reading.windows import Windows
 
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
@@ -237,10 +238,17 @@ class Windowed:
 
 @dataclass(frozen=True, slots=True)
 class Predicted:
-    """The windows of a chunk, and the network's prediction for them."""
+    """The windows of a chunk, and the network's prediction for them.
+
+    prediction  which pairs could not be computed, and token counts
+    spans       the decoded spans of each window
+    measured    the losses of the golds, where the chunk is audited
+    """
 
     windowed: Windowed
     prediction: Prediction
+    spans: WindowSpans
+    measured: Measured | None = None
 
 
 @dataclass(frozen=True, slots=True)

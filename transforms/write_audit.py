@@ -9,10 +9,11 @@ from typing import Any
 import apache_beam as beam
 
 from model.audit.distributions import FINE_BINS, MASS_BINS, RELATIVE_ACCURACY
-from model.audit.losses import LEAST_PROBABILITY, TOPS
+from model.audit.losses import LEAST_PROBABILITY
 from model.audit.metrics import UNSPACED
 from model.audit.slices import MOST_SLICES
 from model.audit.statistics import WITH_TOKENS, Statistics
+from model.audit.window_losses import TOPS
 from transforms.accounting import (
     StageOutput,
     as_json,

@@ -18,7 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from apache_beam.metrics import Metrics
 
-from model.reading.columns import as_texts
+from model.audit.rows import AUDIT_COLUMNS
+from model.columns import exact_names
+from model.reading.columns import ANSWER_COLUMNS
+from model.reading.texts import as_texts
 from transforms.chunk_step import NAMESPACE, ChunkStep, failures
 from transforms.claim import Output
 from transforms.records import (
@@ -33,28 +36,7 @@ from transforms.records import (
 )
 from transforms.run_files import RunFiles
 
-EXACT_COLUMNS = {
-    "annotate": (
-        "answer_start",
-        "answer_end",
-        "window_index",
-        "num_windows",
-        "status",
-        "reason",
-        "question_tokens_cut",
-    ),
-    "audit": (
-        "num_tokens",
-        "num_windows",
-        "windows_whole",
-        "golds",
-        "gold_start",
-        "gold_end",
-        "pair_hash",
-        "status",
-        "reason",
-    ),
-}
+EXACT_COLUMNS = {"annotate": exact_names(ANSWER_COLUMNS), "audit": exact_names(AUDIT_COLUMNS)}
 """Columns that are equal to the bit if the logits are equal up to rounding.
 
 The digest of a part covers them.

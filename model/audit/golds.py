@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from model.reading.columns import NotUTF8
+from model.reading.texts import NotUTF8
 from model.reading.tokenizer import Passages, Ragged, consecutive
 from model.reading.windows import Windows
 

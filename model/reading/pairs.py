@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from model.reading.columns import usable_texts
+from model.reading.texts import usable_texts
 from model.reading.tokenizer import Passages, Tokenizer
 from model.reading.windows import WindowLimits as WindowLimits  # part of this interface
 from model.reading.windows import Windows, cut_windows, most_tokens

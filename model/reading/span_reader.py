@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Self, overload
 
 from model.checkpoint import CheckpointError, Location, digest, locate, read_settings
-from model.reading.columns import NotUTF8, answer_columns, is_utf8
+from model.reading.columns import Answers, answer_columns
+from model.reading.decoding import DecodeSpans, Decoding, decide
 from model.reading.pairs import cut_pairs
-from model.reading.prediction import Decoding, decide, predict
+from model.reading.prediction import predict
 from model.reading.reader import (
     CheckpointReader,
     ModelSettings,
@@ -18,6 +19,7 @@ from model.reading.reader import (
     resolve_dtype,
     shared,
 )
+from model.reading.texts import NotUTF8, is_utf8
 from model.reading.windows import WindowLimits
 from model.settings import SettingError, make, make_all
 
@@ -189,21 +191,22 @@ class SpanReader:
         """Yield the answer of every row; texts as `_texts` returns them, lists of one length."""
         reader = shared(self.reader)
         pairs = cut_pairs(questions, contexts, reader.tokenizer(), self.limits)
-        prediction = predict(reader, pairs.windows, decoding, self.batch_tokens)
-        decision = decide(prediction, pairs.windows, pairs.row_pair, decoding)
+        decode = DecodeSpans(pairs.windows, decoding)
+        failures = predict(reader, pairs.windows, self.batch_tokens, [decode]).failures
+        decision = decide(decode.result(), failures, pairs.windows, pairs.row_pair, decoding)
         problems = decision.problems | pairs.problems
         reasons = [problems[row][0] if row in problems else None for row in range(len(questions))]
         # The same columns as annotate's, row by row.
-        columns = answer_columns(
-            decision.spans,
-            pairs.windows,
-            pairs.contexts,
-            pairs.row_pair,
-            reasons,
-            pairs.questions_cut,
-            decision.no_answer,
+        answers = Answers(
+            spans=decision.spans,
+            windows=pairs.windows,
+            contexts=pairs.contexts,
+            questions_cut=pairs.questions_cut,
+            no_answer=decision.no_answer,
+            row_pair=pairs.row_pair,
+            reasons=reasons,
         )
-        for row, values in enumerate(columns.to_pylist()):
+        for row, values in enumerate(answer_columns(answers).to_pylist()):
             n_best_found = tuple(Candidate(**candidate) for candidate in values.pop("n_best") or ())
             yield Answer(
                 **values, n_best=n_best_found, message=problems[row][1] if row in problems else None

@@ -16,8 +16,9 @@ import torch
 
 from model.audit.metrics import grade
 from model.reading.batching import Batch, assemble
+from model.reading.decoding import DecodeSpans, Decoding
 from model.reading.network import takes_types
-from model.reading.prediction import Decoding, predict
+from model.reading.prediction import predict
 from model.reading.spans import merge_windows
 from model.reading.tokenizer import Tokenizer
 from model.settings import SettingError
@@ -77,10 +78,11 @@ def evaluate(
     windows = examples.windows
     was_training = reader.network.training
     reader.network.eval()
-    prediction = predict(reader, windows, Decoding(n_best=1), _EVALUATION_TOKENS)
+    observer = DecodeSpans(windows, Decoding(n_best=1))
+    predict(reader, windows, _EVALUATION_TOKENS, [observer])
     reader.network.train(was_training)
     spans = merge_windows(
-        prediction.spans, windows.pair, windows.index, len(rows), n_best=1, temperature=1.0
+        observer.result(), windows.pair, windows.index, len(rows), n_best=1, temperature=1.0
     )
     # Grade each answer against its best gold.
     texts = best_texts(spans, windows, [row["context"] for row in rows])
@@ -182,8 +184,8 @@ class Training:
             normalised = normalised_positions(batch, options.null)
             logits = torch.stack([start_logits, end_logits])
             probabilities = self.teacher.probabilities(batch, normalised)
-            apart = divergence(logits, probabilities, normalised).sum(0)
-            loss = torch.lerp(loss, apart.mean(), options.teacher_share)
+            from_teacher = divergence(logits, probabilities, normalised).sum(0)
+            loss = torch.lerp(loss, from_teacher.mean(), options.teacher_share)
         return loss
 
     def update(self, loss: torch.Tensor, learning_rate: float) -> None:

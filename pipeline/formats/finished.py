@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from model.reading.columns import NotUTF8, each_value
+from model.reading.texts import NotUTF8, each_value
 from pipeline.job.options import Refused
 from transforms.plan_chunks import is_answers
 from transforms.run_files import RunFiles

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from model.reading.columns import NotUTF8, is_utf8
+from model.reading.texts import NotUTF8, is_utf8
 
 Gold = tuple[str, int | None]
 """A gold answer and its start; the start is None where the format gives none."""

@@ -11,7 +11,7 @@ from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 
-from model.reading.columns import NotUTF8
+from model.reading.texts import NotUTF8
 from pipeline.formats.imported_rows import (
     NUMBER_AS_TEXT,
     Answers,

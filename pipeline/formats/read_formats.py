@@ -15,7 +15,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from model.reading.columns import each_value
+from model.reading.texts import each_value
 from pipeline.formats.imported_rows import (
     Answers,
     FormatError,

@@ -24,11 +24,11 @@ from apache_beam.options.pipeline_options import (
 
 from model.audit.slices import SLICES
 from model.checkpoint import CheckpointError, read_settings
-from model.reading.pairs import WindowLimits
-from model.reading.prediction import Decoding
+from model.reading.decoding import Decoding
 from model.reading.reader import DTYPES, ModelSettings
 from model.reading.span_reader import CUDA_BATCH_TOKENS, SpanReader
 from model.reading.tokenizer import TokenizerError
+from model.reading.windows import WindowLimits
 from model.settings import AUDIT, SettingError, declared, identity_of, make
 from pipeline.job.inputs import Inputs, choose_columns, find_files
 from pipeline.job.options import Refused
@@ -188,8 +188,8 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
 def _in_dtype_of_earlier_run(job: Job, given: Mapping[str, Any]) -> Job:
     """Return the job in the dtype of an earlier run in its output, if nothing else differs.
 
-    On a CPU, `--dtype auto` depends on a timing, which may come out differently on a busy machine.
-    Without this, the same command could then be refused instead of resuming the run.
+    On a CPU, `--dtype auto` depends on a timing, which a loaded machine may change. Without this,
+    the same command could then be refused instead of resuming the run.
     """
     dtype = _dtype_of_earlier_run(job)
     if dtype in (None, job.reader.reader.dtype):
@@ -202,7 +202,7 @@ def _in_dtype_of_earlier_run(job: Job, given: Mapping[str, Any]) -> Job:
             "--dtype=auto: the run in %s can't be resumed in %s: %s", job.output, dtype, error
         )
         return job
-    _log.info("--dtype=auto: %s, because the run in %s has it", dtype, job.output)
+    _log.info("--dtype=auto: using %s, as the run in %s does", dtype, job.output)
     configuration = {
         stage: {**values, "dtype": dtype} for stage, values in job.configuration.items()
     }

@@ -5,9 +5,9 @@ from __future__ import annotations
 import datetime
 from dataclasses import dataclass
 
-from model.reading.pairs import WindowLimits
-from model.reading.prediction import Decoding
+from model.reading.decoding import Decoding
 from model.reading.reader import ModelSettings
+from model.reading.windows import WindowLimits
 from model.settings import (
     ANNOTATE,
     AUDIT,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model.reading.prediction import Decoding
+from model.reading.decoding import Decoding
 from model.reading.windows import Windows
 from tests.model.fakes import fake_logits
 

@@ -21,10 +21,11 @@ from model.calibrate import (
     main,
 )
 from model.checkpoint import LocalFolder, read_settings
-from model.reading.prediction import Decoding, predict
+from model.reading.decoding import Decoding
 from model.reading.reader import CheckpointReader
 from model.reading.spans import merge_windows
 from model.training.data import make_examples, read_rows
+from tests.model.predicted import decode
 
 SAMPLE = Path(__file__).parents[2] / "pipeline" / "sample" / "sample.parquet"
 
@@ -121,7 +122,7 @@ def test_settings_are_written_and_the_pipeline_decodes_as_was_measured(
     rows = read_rows(str(few))
     windows = make_examples(rows, reader.tokenizer(), 128, 32, 64).windows
     decoding = Decoding(n_best=1, temperature=float(TEMPERATURES[3]), null=settings.null)
-    prediction = predict(reader, windows, decoding, 4096)
+    prediction = decode(reader, windows, decoding, 4096)
     spans = merge_windows(
         prediction.spans,
         windows.pair,

@@ -11,11 +11,11 @@ import pyarrow as pa
 import torch
 
 from model.reading.batching import Batch
-from model.reading.pairs import WindowLimits
-from model.reading.prediction import Decoding
+from model.reading.decoding import Decoding
 from model.reading.reader import Reader
 from model.reading.span_reader import SpanReader
 from model.reading.tokenizer import Tokenizer
+from model.reading.windows import WindowLimits
 from transforms.chunk_step import ChunkStep, _RunStep
 from transforms.claim import Output
 from transforms.decode_answers import decode_answers

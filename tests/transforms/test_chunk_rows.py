@@ -24,6 +24,14 @@ def test_the_columns_of_the_schema_go_along_and_missing_keys_are_null():
     assert chunk.spec.rows == 2
 
 
+def test_without_a_schema_all_keys_of_all_rows_go_along():
+    chunk = chunk_rows([{"question": "Who?"}, {"context": "Ada", "page": 7}])
+    assert chunk.table.to_pylist() == [
+        {"question": "Who?", "context": None, "page": None},
+        {"question": None, "context": "Ada", "page": 7},
+    ]
+
+
 def test_a_value_that_does_not_fit_its_column_is_an_error():
     with pytest.raises(pa.ArrowInvalid):
         chunk_rows([{"page": "seven"}], SCHEMA)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.reading.prediction import Decoding
+from model.reading.decoding import Decoding
 from model.reading.tokenizer import Tokenizer
 from tests.transforms.fakes import DECODING, LIMITS, FakeReader, answer, asked, make_chunk
 from transforms.decode_answers import decode_answers

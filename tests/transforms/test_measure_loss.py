@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from model.audit.rows import AUDIT_SCHEMA
 from model.audit.statistics import Statistics
-from model.reading.columns import as_texts
-from model.reading.prediction import Decoding
+from model.reading.decoding import Decoding
+from model.reading.texts import as_texts
 from model.reading.tokenizer import Tokenizer
 from tests.transforms.fakes import (
     DECODING,
@@ -69,7 +69,7 @@ def measured(
     link: str = "softmax",
     **options: Any,
 ) -> Answered:
-    return measure_loss(chunk_of(table, answered), decoding, AuditOptions(**options), link)
+    return measure_loss(chunk_of(table, answered), decoding, AuditOptions(**options))
 
 
 def audit(
@@ -426,13 +426,19 @@ def test_golds_must_have_been_measured(words: Tokenizer):
         measured(table, answered)
 
 
+def without_losses(answered: Answered, pairs: list[int]) -> Answered:
+    """The same as if some pairs could not have been measured."""
+    predicted = answered.predicted
+    assert predicted.measured is not None
+    unmeasured = dict.fromkeys(pairs, ("loss_error", "ValueError: odd"))
+    partly = replace(predicted.measured, unmeasured=unmeasured)
+    return replace(answered, predicted=replace(predicted, measured=partly))
+
+
 def test_a_row_that_could_not_be_measured_is_rejected(words: Tokenizer):
     table = with_answers(asked("a b", "a c", "a b"), gold("a", 0), gold("c", 2), gold("b", 2))
     answered = answer(table, FakeReader(words))
-    prediction = replace(
-        answered.predicted.prediction, unmeasured={0: ("loss_error", "ValueError: odd")}
-    )
-    answered = replace(answered, predicted=replace(answered.predicted, prediction=prediction))
+    answered = without_losses(answered, pairs=[0])
     (outcome,) = measured(table, answered).outcomes
     assert outcome.columns.column("status").to_pylist() == ["rejected", "scored", "rejected"]
     assert [(each.row, each.reason, each.message) for each in outcome.rejections] == [
@@ -444,12 +450,9 @@ def test_a_row_that_could_not_be_measured_is_rejected(words: Tokenizer):
 def test_where_nothing_could_be_measured_no_row_is_to_blame(words: Tokenizer):
     """Rejected rows would be committed, and never tried again."""
     table = with_answers(asked("a b", "a c"), gold("a", 0), gold("c", 2))
-    answered = answer(table, FakeReader(words))
-    unmeasured = dict.fromkeys((0, 1), ("loss_error", "ValueError: odd"))
-    prediction = replace(answered.predicted.prediction, unmeasured=unmeasured)
+    answered = without_losses(answer(table, FakeReader(words)), pairs=[0, 1])
     with pytest.raises(RuntimeError, match="nothing could be measured: ValueError: odd"):
-        predicted = replace(answered.predicted, prediction=prediction)
-        measured(table, replace(answered, predicted=predicted))
+        measured(table, answered)
 
 
 def test_the_step_fails_its_chunk_and_not_the_run(words: Tokenizer):

@@ -271,6 +271,30 @@ class TestContentDigest:
         exact = part.select(list(EXACT_COLUMNS["annotate"])).replace_schema_metadata(None)
         assert content_digest(exact) == receipt.digest
 
+    def test_the_columns_of_the_digest_are_those_of_every_version(self):
+        assert EXACT_COLUMNS == {
+            "annotate": (
+                "answer_start",
+                "answer_end",
+                "window_index",
+                "num_windows",
+                "status",
+                "reason",
+                "question_tokens_cut",
+            ),
+            "audit": (
+                "num_tokens",
+                "num_windows",
+                "windows_whole",
+                "golds",
+                "gold_start",
+                "gold_end",
+                "pair_hash",
+                "status",
+                "reason",
+            ),
+        }
+
     @pytest.mark.parametrize("column", EXACT_COLUMNS["annotate"])
     def test_it_covers_every_exact_column(
         self, answered: Chunk[Answered], tmp_path: Path, column: str

@@ -12,10 +12,12 @@ from model.audit.golds import read_golds
 from model.backends.cuda_network import ATTENTION, run_ahead
 from model.checkpoint import LocalFolder
 from model.reading.batching import assemble
-from model.reading.pairs import WindowLimits, cut_pairs
-from model.reading.prediction import Decoding, predict
+from model.reading.decoding import Decoding
+from model.reading.pairs import cut_pairs
 from model.reading.reader import CheckpointReader
+from model.reading.windows import WindowLimits
 from tests.checkpoints import ARCHITECTURES, Checkpoint
+from tests.model.predicted import decode_and_measure
 from tests.model.texts import TRICKY_CONTEXTS, long_context
 
 WAITING = {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::_unique2"}
@@ -79,7 +81,9 @@ def test_no_operation_needs_to_know_a_result(
         False  # whether a batch has padding is asked while it is on the host
     )
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        prediction = predict(prepared, pairs.windows, Decoding(null=null), 256, golds, link)
+        prediction, _ = decode_and_measure(
+            prepared, pairs.windows, Decoding(null=null), 256, golds, link
+        )
     operations = {event.key for event in profile.key_averages()}
     assert {"aten::scaled_dot_product_attention", "aten::topk"} <= operations
     assert not operations & WAITING

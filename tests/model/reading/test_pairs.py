@@ -8,8 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from model.reading.pairs import Pairs, WindowLimits, cut_pairs
+from model.reading.pairs import Pairs, cut_pairs
 from model.reading.tokenizer import Tokenizer
+from model.reading.windows import WindowLimits
 from tests.checkpoints import Checkpoint
 
 LIMITS = WindowLimits(max_length=16, overlap=4, max_question=4, max_windows=3)

@@ -14,8 +14,8 @@ from transformers import BertConfig, BertForMaskedLM, BertModel
 
 from model.checkpoint import CheckpointError, LocalFolder, digest
 from model.reading.batching import Batch, assemble
-from model.reading.columns import answer_columns
-from model.reading.prediction import Decoding, predict
+from model.reading.columns import Answers, answer_columns
+from model.reading.decoding import Decoding
 from model.reading.reader import (
     CheckpointReader,
     _cuda_computes,
@@ -28,6 +28,7 @@ from model.reading.spans import merge_windows
 from model.reading.windows import WindowLimits, Windows, cut_windows
 from tests.checkpoints import OTHERS, Architecture, Checkpoint
 from tests.model.brute_force import owner
+from tests.model.predicted import decode
 from tests.model.texts import TRICKY_CONTEXTS, is_mark, long_context
 
 QUESTION = "Who waved at the flag?"
@@ -173,16 +174,15 @@ def check_answers(checkpoint: Checkpoint) -> None:
     contexts = [*TRICKY_CONTEXTS.values(), long_context(700)]
     windows = cut(checkpoint, contexts)
     decoding = Decoding(n_best=4, max_answer_length=8)
-    prediction = predict(checkpoint.reader, windows, decoding, 500)
+    prediction = decode(checkpoint.reader, windows, decoding, 500)
     spans = merge_windows(
         prediction.spans, windows.pair, windows.index, len(contexts), n_best=4, temperature=1.0
     )
     rows = np.arange(len(contexts))
     none = [None] * len(contexts)
     zeros = np.zeros(len(contexts), np.int64)
-    table = answer_columns(
-        spans, windows, contexts, rows, none, zeros, zeros.astype(bool)
-    ).to_pylist()
+    answers = Answers(spans, windows, contexts, zeros, zeros.astype(bool), rows, none)
+    table = answer_columns(answers).to_pylist()
     assert windows.counts.max() > 3
     for context, row in zip(contexts, table, strict=True):
         expected = best_span_by_transformers(checkpoint, context, 48, 20, 8)
@@ -213,16 +213,16 @@ def test_answers_of_other_networks_do_not_depend_on_their_neighbours(
     assert checkpoint.reader._network.one_length == (kind.name in ("fnet", "yoso", "convbert"))
     windows = cut(checkpoint, ["Ada waved.", long_context(700), "Ada waved at the flag."])
     alone = read(checkpoint.reader, assemble(windows, np.array([0])))[:, 0]
-    beside = read(checkpoint.reader, assemble(windows, np.arange(len(windows))))[
+    padded = read(checkpoint.reader, assemble(windows, np.arange(len(windows))))[
         :, 0, : alone.shape[1]
     ]
-    assert (alone - beside).abs().max() <= 4e-5 * alone.abs().max()
+    assert (alone - padded).abs().max() <= 4e-5 * alone.abs().max()
     if kind.name == "fnet":
         checkpoint.reader._network.one_length = False
-        beside = read(checkpoint.reader, assemble(windows, np.arange(len(windows))))[
+        padded = read(checkpoint.reader, assemble(windows, np.arange(len(windows))))[
             :, 0, : alone.shape[1]
         ]
-        assert (alone - beside).abs().max() > 0.01 * alone.abs().max(), (
+        assert (alone - padded).abs().max() > 0.01 * alone.abs().max(), (
             "padding must matter for this test to mean something"
         )
 
@@ -236,12 +236,12 @@ def test_lanes_read_what_one_thread_reads(checkpoint: Checkpoint) -> None:
     ]
     windows = cut(checkpoint, contexts)
     decoding = Decoding(n_best=4, max_answer_length=8)
-    alone = predict(checkpoint.reader, windows, decoding, 200)
+    alone = decode(checkpoint.reader, windows, decoding, 200)
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
         assert checkpoint.reader.lanes() == 2
-        together = predict(checkpoint.reader, windows, decoding, 200)
+        together = decode(checkpoint.reader, windows, decoding, 200)
     finally:
         torch.set_num_threads(threads)
     assert together.failures == {}

@@ -7,7 +7,7 @@ import logging
 import pickle
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ import pytest
 
 from model import SpanReader
 from model.checkpoint import CheckpointError
-from model.reading.columns import ANSWER_SCHEMA
-from model.reading.span_reader import Answer
+from model.reading.columns import ANSWER_SCHEMA, N_BEST_TYPE
+from model.reading.span_reader import Answer, Candidate
 from model.settings import SettingError
 from pipeline.sample import SAMPLE
 from tests.checkpoints import ARCHITECTURES
@@ -313,3 +313,25 @@ def test_auto_is_float32_for_a_network_that_can_not_compute_in_less(
     assert reader.answer("Who?", "Ada waved.").status == "answered"
     with pytest.raises(CheckpointError, match=r"can't read tokens in torch\.bfloat16"):
         SpanReader.load(folder, device="cpu", dtype="bfloat16")
+
+
+NUMBERS_AND_TEXTS = {
+    pa.string(): "str | None",
+    pa.int32(): "int | None",
+    pa.float32(): "float | None",
+}
+
+
+def test_an_answer_has_the_columns_of_annotate():
+    """In their order and of their types; `message` stands in the rejections of a run."""
+    found = {field.name: field.type for field in fields(Answer)}
+    assert list(found) == [*ANSWER_SCHEMA.names, "message"]
+    special = {"status": "str", "n_best": "tuple[Candidate, ...]"}
+    for field in ANSWER_SCHEMA:
+        wanted = special.get(field.name) or NUMBERS_AND_TEXTS[field.type]
+        assert found[field.name] == wanted, field.name
+
+
+def test_a_candidate_has_the_fields_of_n_best():
+    found = {field.name: f"{field.type} | None" for field in fields(Candidate)}
+    assert found == {field.name: NUMBERS_AND_TEXTS[field.type] for field in N_BEST_TYPE.value_type}

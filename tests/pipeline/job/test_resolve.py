@@ -227,7 +227,7 @@ class TestModelRefusals:
         assert resumed.reader.reader.dtype == "bfloat16"
         assert resumed.configuration_of("annotate")["dtype"] == "bfloat16"
         assert [message for message in caplog.messages if "dtype" in message] == [
-            f"--dtype=auto: bfloat16, because the run in {resumed.output} has it"
+            f"--dtype=auto: using bfloat16, as the run in {resumed.output} does"
         ]
         assert claim(resumed, overwrite=False) is True
 
