@@ -112,7 +112,8 @@ def main() -> None:
             difference = statistics.median(each[clock] for each in runs) - base[clock]
             paired = statistics.median(saved)
             cells.append(
-                f"{difference:+.2f} s {unit} (in pairs {paired:+.2f}, {min(saved):+.2f} to {max(saved):+.2f})"
+                f"{difference:+.2f} s {unit} "
+                f"(in pairs {paired:+.2f}, {min(saved):+.2f} to {max(saved):+.2f})"
             )
         print(f"without {name}: {', '.join(cells)}")
 
