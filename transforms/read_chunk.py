@@ -45,6 +45,7 @@ def committed_receipt(output: Output, part: str) -> Receipt | None:
         return None
     try:
         with open_parquet(path) as file:
+            # The footer is read only: it contains the receipt.
             receipt = Receipt.from_json(json.loads((file.metadata.metadata or {})[RECEIPT_KEY]))
         rejects = receipt.counts.get("rejected", 0) > 0
         if rejects and not exists(output.files.rejection(part)):
@@ -72,6 +73,7 @@ def read_tables(run: ChunkRun, chunks: list[ChunkSpec], expected: pa.Schema) -> 
     with open_parquet(run.path, run.state) as file:
         longest = max(spec.rows for spec in chunks)
         batch_rows = rows_at_once(run.path, file.metadata, run.row_group, names, longest)
+        # Batches of Arrow cross the borders of chunks, so some rows are held for the next chunk.
         batches = _batches(file, batch_rows, run, names)
         held: list[pa.RecordBatch] = []
         begin = 0  # row of the row group at which `held` begins
@@ -93,6 +95,7 @@ def read_tables(run: ChunkRun, chunks: list[ChunkSpec], expected: pa.Schema) -> 
                         f"{run.row_group} take at least {size} bytes in memory, more than the "
                         f"limit of {MOST_BYTES}: give a smaller --chunk_rows"
                     )
+            # Cut the chunk out, and keep the rows after it.
             table = pa.Table.from_batches(held)
             rows = _with_path_columns(
                 table.slice(spec.row_start - begin, spec.rows), run.path, names
@@ -174,6 +177,7 @@ def read_run(
 
     A read error fails the current chunk and all that follow in the run, which can't be reached.
     """
+    # A refused file, or planning itself: there is nothing to read.
     if not run.chunks:
         yield Receipt(
             path=run.path, failed_step="PlanChunks" if run.refused else "", error=run.refused
@@ -181,6 +185,7 @@ def read_run(
         return
     missing: list[tuple[ChunkSpec, tuple[str, ...]]] = []
     for spec in run.chunks:
+        # A rerun computes only what an earlier try has not committed.
         receipts = [committed_receipt(output, spec.part) for output in outputs]
         yield from filter(None, receipts)
         lacking = []
