@@ -20,7 +20,7 @@ _LONGEST_RUN = 16
 """Most chunks of a run: the unit that Reshuffle distributes to workers."""
 
 _MANY_ROW_GROUPS, _FEW_ROWS = 100, 100
-"""A file with at least so many row groups of fewer rows on average is reported as fragmented."""
+"""A file with many row groups of few rows on average is reported as fragmented."""
 
 _log = logging.getLogger("spanmill")
 

@@ -21,7 +21,7 @@ MOST_BYTES = 2**30
 
 _PLAUSIBLE_ROWS = 10**7
 _MOST_ROWS_PER_BYTE = 100
-"""A file may declare _PLAUSIBLE_ROWS rows at any size, and so many rows per byte beyond."""
+"""A file may declare _PLAUSIBLE_ROWS rows, or _MOST_ROWS_PER_BYTE rows per byte if that is more."""
 
 _DICTIONARY_PAGE = 2
 """The type of a dictionary page in Parquet's page headers."""
