@@ -155,7 +155,7 @@ def outlive(store: Store, kind: str, at: int, capfd: pytest.CaptureFixture[str])
 
 
 ONCE = ("fail", "delay", "tear", "answer lost")
-"""Kinds that pass: a run must outlive them."""
+"""Transient kinds: a run must survive them."""
 
 
 @pytest.mark.parametrize("kind", KINDS)
