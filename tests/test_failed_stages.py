@@ -1,4 +1,4 @@
-"""A crash in what one stage makes of a chunk: the other stage keeps its answers, and a rerun tries that stage alone."""
+"""A crash in one stage of a chunk: the other keeps its answers, a rerun retries the first alone."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def assert_equal_outputs(output: Path, whole: Path) -> None:
 
 
 def assert_failed_apart(output: Path, failed: str, whole: Path, step: str, error: str) -> None:
-    """The stage in this folder of the output lacks its last chunk, and says so; the other is complete."""
+    """The stage in this folder reports that it lacks its last chunk; the other is complete."""
     sound = "audit" if failed == "" else ""
     assert figures(output / sound) == figures(whole / sound)
     assert read_parts(output / sound).equals(read_parts(whole / sound))
@@ -153,7 +153,8 @@ IN_ONE_STAGE = {
         len,
     ),
 }
-"""Folder of the stage that fails, the step that names itself, what fails in it, and the rows of a chunk by its arguments."""
+"""The folder of the stage that fails, the step that reports it, the module and name of what fails,
+and how to tell the rows of the chunk from its arguments."""
 
 
 @pytest.mark.parametrize("case", IN_ONE_STAGE)

@@ -61,7 +61,7 @@ class TestRowLosses:
                 assert rows.marginal[side, row] == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
     def test_the_marginals_of_several_golds_are_no_sum_of_joint_terms(self):
-        """The joint marginal is not the sum of the two: golds that share a start count it once there, twice here."""
+        """The joint marginal isn't the sum of the two: a shared start counts once for each gold."""
         audited = audit(null=False)
         rows = audited.rows
         assert rows.marginal_joint[7] > rows.marginal[:, 7].sum() + 1e-3
