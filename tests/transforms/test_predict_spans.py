@@ -1,4 +1,4 @@
-"""The network over a chunk: every window once, batches by the chunk alone, one loaded network per process."""
+"""The network over a chunk: every window once, one loaded network per process."""
 
 from __future__ import annotations
 
