@@ -101,9 +101,8 @@ def test_a_loss_worked_by_hand(words: Tokenizer):
     assert row["prediction"] == "a b c"
     assert row["probability"] == pytest.approx(math.exp(5 - mass), rel=1e-5)
     assert row["gold_probability"] == pytest.approx(math.exp(2 - mass), rel=1e-5)
-    assert (
-        row["gold_rank"] is None
-    )  # three candidates are kept: ac, then bc and cc; aa would be the fourth
+    # Three candidates are kept: ac, then bc and cc; aa would be the fourth.
+    assert row["gold_rank"] is None
     assert row["exact_match"] == 0
     assert row["f1"] == pytest.approx(0.0)  # SQuAD drops the article "a"
     assert (row["status"], row["reason"]) == ("scored", None)
@@ -332,11 +331,12 @@ def test_what_the_list_of_highest_losses_shows(words: Tokenizer):
     )
     reader = FakeReader(words, {"a": (1.0, 3.0)})
     highest, other = summary(audit(table, reader))["highest_loss"]
+    # The row within the file.
     assert (highest["id"], highest["path"], highest["row"]) == (
         "row 1",
         "/in/a.parquet",
         101,
-    )  # the row within the file
+    )
     assert highest["gold"] == ["c"] * 3
     assert highest["question"] == long[:300] + "…"
     assert highest["prediction"] == "a"

@@ -155,9 +155,8 @@ class TestCalibration:
 
     def test_perfect_and_certain(self):
         made = Calibration()
-        made.add(
-            np.array([1.0, 1.0, 0.0]), np.array([1.0, 1.0, 0.0])
-        )  # 1.0 is in the last fine bin, not beyond it
+        # 1.0 is in the last fine bin, not beyond it.
+        made.add(np.array([1.0, 1.0, 0.0]), np.array([1.0, 1.0, 0.0]))
         assert made.summary()["expected_calibration_error"] == 0.0
         assert max(made.bins) == 999
         assert Calibration().summary() == {"count": 0}

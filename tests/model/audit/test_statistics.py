@@ -199,9 +199,8 @@ class TestSlice:
         )
         summary = part.summary()
         assert summary["answerability_accuracy"] == 50
-        assert summary["answerability_interval"] == pytest.approx(
-            [15.00, 85.00], abs=0.01
-        )  # 2 of 4: 50 +- 196 sqrt(1 / 31.37)
+        # 2 of 4: 50 +- 196 sqrt(1 / 31.37)
+        assert summary["answerability_interval"] == pytest.approx([15.00, 85.00], abs=0.01)
         # Only answers that were given: the first, and the fourth, which should have been none.
         assert [bin["mean_probability"] for bin in summary["calibration"]["reliability"]] == [
             0.25,
@@ -374,9 +373,8 @@ class TestMeasure:
         histogram = Counter(min(int(4 * math.sqrt(row["nll"])), LOSS_BINS - 1) for row in rows)
         assert sum(found["nll_histogram"]) == len(rows)
         moved = sum(abs(found["nll_histogram"][k] - histogram[k]) for k in range(LOSS_BINS))
-        assert (
-            moved <= len(rows) / 10
-        )  # the sketch knows a value to 1 %: at a border it may fall into the next bin
+        # The sketch knows a value to 1 %: at a border it may fall into the next bin.
+        assert moved <= len(rows) / 10
 
     def test_nothing_but_rejected_rows(self):
         columns = {**{name: [None] * 3 for name in AUDIT_SCHEMA.names}, "status": ["rejected"] * 3}
