@@ -1,4 +1,4 @@
-"""Measure what each patch of Beam or of the process saves: runs with all patches, and without one.
+"""Measure what each patch of Beam or of the process saves: whole runs with all patches, and with all but one, in turns.
 
     python -m benchmarks.patches --input eval_squad_v1.parquet [--rows 2000] [--rounds 7]
 

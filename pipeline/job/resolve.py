@@ -188,8 +188,8 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
 def _in_dtype_of_earlier_run(job: Job, given: Mapping[str, Any]) -> Job:
     """Return the job in the dtype of an earlier run in its output, if nothing else differs.
 
-    On a CPU, `--dtype auto` depends on a timing, which a loaded machine may change. Without this,
-    the same command could then be refused instead of resuming the run.
+    On a CPU, `--dtype auto` depends on a timing, which may come out differently on a busy machine.
+    Without this, the same command could then be refused instead of resuming the run.
     """
     dtype = _dtype_of_earlier_run(job)
     if dtype in (None, job.reader.reader.dtype):

@@ -131,9 +131,8 @@ class TestOnDataflow:
         assert options.input == "gs://my-bucket/in/date={date}/*.parquet"
         assert "--runner=DataflowRunner" in rest
 
-        write_input(
-            tmp_path / f"date={DAY}" / "a.parquet", examples(3)
-        )  # the same job on local files
+        # The same job on local files.
+        write_input(tmp_path / f"date={DAY}" / "a.parquet", examples(3))
         arguments += [
             f"--input={tmp_path}/date={{date}}/*.parquet",
             f"--output={tmp_path}/out/date={{date}}",

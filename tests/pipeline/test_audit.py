@@ -108,9 +108,8 @@ class TestRows:
                 assert row["gold_probability"] is row["gold_rank"] is None
             else:
                 assert (row["status"], row["reason"]) == ("scored", None)
-                assert row["golds_dropped"] == (
-                    len(row["answers"]["text"]) == 2
-                )  # the first of the two is misaligned
+                # The first of the two is misaligned.
+                assert row["golds_dropped"] == (len(row["answers"]["text"]) == 2)
                 assert row["native_nll"] > 0
 
     def test_the_identity(self, finished: Path):

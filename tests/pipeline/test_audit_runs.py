@@ -344,9 +344,8 @@ class TestInputsOfOtherKinds:
             len(each["text"] or "") - len(each["answer_start"]) if each else 0
             for each in plain["answers"].to_pylist()
         ]
-        plain = plain.take(
-            [row for row, length in enumerate(lengths) if length == 0]
-        )  # a list has a text for every start
+        # A list has a text for every start.
+        plain = plain.take([row for row, length in enumerate(lengths) if length == 0])
         values = [
             each
             and [dict(zip(each, gold, strict=True)) for gold in zip(*each.values(), strict=True)]

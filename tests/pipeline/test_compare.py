@@ -138,9 +138,8 @@ def test_a_gate_that_is_not_passed_is_exit_1_and_no_complete_manifest(
     output = tmp_path / str(codes.index(1))
     assert read_manifest(output)["state"] == "incomplete"
     assert "more than --max_loss_rise=0.0001" in read_manifest(output)["why"][0]
-    assert (
-        compare((audits, audits[::-1])[codes.index(1)], output) == 0
-    )  # limits are not part of the run's identity
+    # Limits are not part of the run's identity.
+    assert compare((audits, audits[::-1])[codes.index(1)], output) == 0
     assert read_manifest(output)["state"] == "complete"
 
 

@@ -86,9 +86,8 @@ class TestInputRefusals:
         (tmp_path / "link").symlink_to(tmp_path)
         with pytest.raises(Refused, match="is inside --output="):
             job(f"--output={tmp_path}/link")
-        assert (
-            job(f"--output={str(source)[:-1]}").output == str(source)[:-1]
-        )  # a prefix of the name is not a parent folder
+        # A prefix of the name is not a parent folder.
+        assert job(f"--output={str(source)[:-1]}").output == str(source)[:-1]
 
     @pytest.mark.parametrize(
         ("column", "values", "message"),

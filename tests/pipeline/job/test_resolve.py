@@ -142,9 +142,8 @@ class TestDefaults:
         (model / "tokenizer_config.json").write_text(
             json.dumps({**settings, "model_max_length": int(1e30)})
         )
-        assert (
-            job(f"--model={model}", "--max_length=512").reader.limits.max_length == 512
-        )  # its positions
+        # All that the network has positions for.
+        assert job(f"--model={model}", "--max_length=512").reader.limits.max_length == 512
         with pytest.raises(Refused, match="--max_length=513: the model takes at most 512 tokens"):
             job(f"--model={model}", "--max_length=513")
 
@@ -362,9 +361,8 @@ class TestWindowRefusals:
 
     def test_the_bounds_themselves_are_taken(self, job: Resolve):
         assert job("--overlap=29").reader.limits.overlap == 29
-        assert (
-            job("--max_length=100", "--overlap=32").reader.limits.overlap == 32
-        )  # 100 - 64 - 3 special tokens leave room for 33
+        # 100 - 64 - 3 special tokens leave room for 33.
+        assert job("--max_length=100", "--overlap=32").reader.limits.overlap == 32
 
 
 class TestAudit:
