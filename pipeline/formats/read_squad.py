@@ -8,6 +8,7 @@ import pickle
 import re
 import tempfile
 from collections.abc import Iterator
+from itertools import chain
 from typing import IO, Any
 
 import ijson
@@ -223,7 +224,7 @@ def _events(file: IO[bytes], layout: Layout) -> Iterator[tuple[str, str, Any]]:
     `is_utf8` finds it.
     """
     for prefix, event, value in ijson.parse(
-        ijson.from_iter(_json_blocks(_utf8_blocks(file, layout.encoding)))
+        ijson.from_iter(_without_nan(_json_blocks(_utf8_blocks(file, layout.encoding))))
     ):
         if event in ("string", "map_key") and _MARK in value:
             value = value.replace(_MARK, "\ud800")
@@ -260,6 +261,30 @@ def _json_blocks(blocks: Iterator[bytes]) -> Iterator[bytes]:
         held = block[cut:]
     if held:
         yield _marked(held)
+
+
+_NOT_FINITE = {b"NaN": b"null", b"Infinity": b"1e999"}
+_STRING_OR_NOT_FINITE = re.compile(rb'"(?:[^"\\]|\\.)*(?:"|\Z)|(NaN|Infinity)', re.DOTALL)
+
+
+def _without_nan(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield the blocks of a JSON text with NaN and Infinity, which Python writes, replaced.
+
+    NaN becomes null and Infinity 1e999, in strings neither. No escape sequence may be split between
+    two blocks.
+    """
+    held, quote = b"", b""
+    for read in chain(blocks, [b"\n"]):  # the last block flushes what is held back
+        block = held + read
+        cut = len(block.rstrip(b"NaInfity"))
+        text, held = quote + block[:cut], block[cut:]
+        # A block that ends inside a string makes the next one begin with an opening quote.
+        quotes = text.replace(rb"\\", b"").replace(rb"\"", b"").count(b'"')
+        if b"NaN" in text or b"Infinity" in text:
+            text = _STRING_OR_NOT_FINITE.sub(lambda it: _NOT_FINITE.get(it[1], it[0]), text)
+        if len(text) > len(quote):
+            yield text[len(quote) :]
+        quote = b'"' * (quotes % 2)
 
 
 def _marked(text: bytes) -> bytes:

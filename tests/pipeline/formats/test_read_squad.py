@@ -86,7 +86,7 @@ class TestSquad:
             ("7", "it is neither an object with `data` nor a list, but begins with number"),
             ("{}", r"it has no articles \(`data\[\]`\) and is not a list"),
             ('{"data": {"a": 1}}', "it has no article"),
-            ('{"data": [{"id": NaN}]}', "paragraph 0: not JSON: lexical error"),
+            ('{"data": [{"id": nan}]}', "paragraph 0: not JSON: lexical error"),
             ('{"data": [{"id": 1e99999999999999999999}]}', "a number is too large"),
         ],
     )
@@ -246,3 +246,25 @@ class TestSquad:
         rows = READERS["squad"](file, Layout())
         assert [next(rows).id for _ in range(3)] == ["q1"] * 3
         assert file.tell() < len(file.getvalue()) / 10
+
+
+@pytest.mark.parametrize("block", [1, 2, 3, 5, 11, 2**16])
+def test_numbers_that_python_writes_and_json_lacks(block: int, monkeypatch: pytest.MonkeyPatch):
+    """NaN and Infinity concern their gold alone, and in text they remain text."""
+    monkeypatch.setattr("pipeline.formats.read_squad._BLOCK", block)
+    context = 'Read ": NaN," \\ and [Infinity] at noon. NaN'
+    starts = [float("nan"), float("inf"), float("-inf"), context.index("noon")]
+    golds = [{"text": "noon", "answer_start": start} for start in starts]
+    questions = [
+        {"id": str(k), "question": "NaN\\", "answers": [g], "x": float("nan")}
+        for k, g in enumerate(golds)
+    ]
+    article = {"title": float("nan"), "paragraphs": [{"context": context, "qas": questions}]}
+    file = io.BytesIO(json.dumps({"data": [article]}).encode())
+    rows = list(READERS["squad"](file, Layout()))
+    assert [row.context for row in rows] == [context] * 4
+    assert [row.question for row in rows] == ["NaN\\"] * 4
+    assert rows[0].golds == [("noon", None)]
+    assert rows[3].golds == [("noon", starts[3])]
+    for row in rows[1:3]:
+        assert [reason for reason, _ in row.problems] == ["start_not_whole"]
