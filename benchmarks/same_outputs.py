@@ -1,9 +1,10 @@
-"""Compare two outputs of the same job, as two versions of the code made them: exit 1 if they differ.
+"""Compare two outputs of the same job by two versions of the code; exit 1 if they differ.
 
     python -m benchmarks.same_outputs OUT_OF_ONE_VERSION OUT_OF_THE_OTHER
 
-Parts must hold equal columns of equal types and equal receipts, JSON files equal values in the same order, all other
-files equal bytes. Times, workers, retries and versions of packages don't count, nor does the name of the folder.
+Parts must have equal columns, types and receipts, JSON files equal values in the same order, and
+all other files equal bytes. Times, workers, retries, versions of packages and the name of the
+folder are ignored.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def without_ignored(value: Any) -> Any:
 
 
 def content(folder: Path, name: str) -> Any:
-    """Return what two files of this name must have in common."""
+    """Return the content of a file that must be equal in both outputs."""
     path = folder / name
     if path.suffix == ".parquet":
         file = pq.ParquetFile(path)

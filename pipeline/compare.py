@@ -56,9 +56,11 @@ def resolve(options: argparse.Namespace) -> CompareJob:
         before, after = absolute(options.before), absolute(options.after)
     except StorageError as error:
         raise Refused(str(error)) from error
+    # A comparison must not overwrite an audit that it reads.
     if output in (before, after):
         raise Refused(f"--output={options.output} is one of the audits to compare")
     sides = _side(before, "before"), _side(after, "after")
+    # The audits are identified by what they are (run.json) and by what they hold (the manifest).
     configuration: dict[str, Any] = {}
     for name, folder in (("before", before), ("after", after)):
         files = RunFiles(folder)
@@ -86,6 +88,7 @@ def _side(folder: str, option: str) -> AuditSide:
         answers=configuration["answers_column"],
         slices=tuple(configuration["slice_by"]),
     )
+    # The first part shows which of these columns the audit kept.
     columns: list[str] = []
     if paths := side.paths():
         with open_parquet(paths[0]) as file:

@@ -63,6 +63,7 @@ def import_file(options: argparse.Namespace) -> str:
                 others = {name: each for name, each in row.others.items() if name not in dropped}
                 yield replace(row, others=others)
 
+    # If the conversion fails, neither the rows nor the report are left behind.
     counts: Counter[str] = Counter()
     report_path = f"{options.output}.golds.jsonl"
     try:

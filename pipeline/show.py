@@ -63,6 +63,7 @@ def spans_of(row: dict[str, Any], golds: Any) -> list[StyledSpan]:
     row    values by the names of output columns without the run's prefix
     golds  {"text": [...], "answer_start": [...]}, or None
     """
+    # The gold of an audit comes first: spans that follow are drawn over it.
     spans: list[tuple[Any, Any, str]] = [(row.get("gold_start"), row.get("gold_end"), GOLD)]
     if golds and golds.get("text") and golds.get("answer_start"):
         for text, start in zip(golds["text"], golds["answer_start"], strict=False):

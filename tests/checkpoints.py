@@ -393,7 +393,7 @@ OTHERS = [
         {"type_vocab_size": 1},
     ),
 ]
-"""Networks that see the padding of their neighbours, or want what most don't."""
+"""Networks that see the padding of their neighbours, or that need unusual inputs."""
 
 
 def build_bert(folder: Path, seed: int = 0) -> Path:

@@ -21,7 +21,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 JOBS: dict[str, dict[str, Any]] = {}
 MESSAGES: dict[str, dict[str, Any]] = {}
-"""What the service says of a job that has failed."""
+"""What the service reports about a job that has failed."""
 
 TIME = "2026-11-24T00:00:00Z"
 

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from model.checkpoint import LocalFolder
 from model.reading.decoding import Decoding
 from model.reading.reader import CheckpointReader
+from model.reading.windows import WindowLimits
 from tests.checkpoints import ARCHITECTURES
 from tests.transforms.fakes import claimed, make_chunk
 from transforms.decode_answers import decode_answers
-from transforms.make_windows import WindowLimits, make_windows
+from transforms.make_windows import make_windows
 from transforms.predict_spans import predict_spans
 from transforms.records import OutputColumns
 from transforms.write_chunk import write_outcome

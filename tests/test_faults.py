@@ -155,7 +155,7 @@ def outlive(store: Store, kind: str, at: int, capfd: pytest.CaptureFixture[str])
 
 
 ONCE = ("fail", "delay", "tear", "answer lost")
-"""Kinds that pass: a run must outlive them."""
+"""Transient kinds: a run must survive them."""
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -189,7 +189,9 @@ def test_retries_are_counted(store: Store, capfd: pytest.CaptureFixture[str]):
     """The manifest counts retries before its write; those of reading it back are only logged."""
     store.clear()
     assert store.run(Fault("fail", len(store.operations) // 3)) == 0
-    assert json.loads(objects()[f"{OUT}manifest.json"])["retries"] == 1
+    # The next receipt of the process reports a retry: it may be that of either stage.
+    manifests = [content for name, content in objects().items() if name.endswith("manifest.json")]
+    assert sum(json.loads(content)["retries"] for content in manifests) == 1
     printed = capfd.readouterr()
     assert "1 retries after faults of the store" in printed.out
     assert "the store hung up" in printed.err

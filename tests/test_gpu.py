@@ -13,8 +13,9 @@ import torch
 from model.audit.golds import read_golds
 from model.checkpoint import LocalFolder
 from model.reading.decoding import Decoding
-from model.reading.pairs import WindowLimits, cut_pairs
+from model.reading.pairs import cut_pairs
 from model.reading.reader import CheckpointReader
+from model.reading.windows import WindowLimits
 from tests.model.predicted import decode_and_measure
 from tests.runs import read_manifest, read_parts, run
 

@@ -81,7 +81,7 @@ def kill_again_and_again(
     seconds: float,
     seed: int,
 ) -> dict[str, int]:
-    """Start a run and stop it within `seconds`, until it was stopped `times` times.
+    """Start a run and stop it within `seconds`, until `kills` runs were stopped.
 
     A run that ends before is checked and its output cleared, and the next one starts from nothing.
 

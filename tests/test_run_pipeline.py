@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pyarrow as pa
@@ -26,7 +27,7 @@ from tests.runs import (
 from transforms import storage
 
 SMALL_WINDOWS = ("--max_length=48", "--max_question=16", "--max_answer_length=8", "--overlap=10")
-"""So that the contexts of `examples` need more than one window."""
+"""With these, the contexts of `examples` need more than one window."""
 
 
 def nested_columns(count: int) -> dict[str, pa.Array]:
@@ -45,6 +46,29 @@ def nested_columns(count: int) -> dict[str, pa.Array]:
         "raw.bytes": pa.array([bytes([n]) for n in range(count)]),
         "nothing": pa.nulls(count),
     }
+
+
+def assert_answered(row: dict[str, Any]) -> None:
+    """Assert that a row has an answer and three candidates, all in agreement with each other."""
+    assert row["status"] == "answered"
+    assert row["reason"] is None
+    assert row["answer_text"]
+    assert row["answer_text"] == row["context"][row["answer_start"] : row["answer_end"]]
+    assert 0 < row["probability"] <= 1
+    assert 0 <= row["window_index"] < row["num_windows"]
+    best, *others = row["n_best"]
+    assert len(others) == 2
+    assert (best["text"], best["start"], best["end"]) == (
+        row["answer_text"],
+        row["answer_start"],
+        row["answer_end"],
+    )
+    assert best["start_logit"] + best["end_logit"] == pytest.approx(row["span_score"], rel=1e-5)
+    for candidate in row["n_best"]:
+        assert candidate["text"] == row["context"][candidate["start"] : candidate["end"]]
+    assert sum(candidate["probability"] for candidate in row["n_best"]) <= 1 + 1e-5
+    assert row["null_score"] is None  # the checkpoint has no null option
+    assert row["null_probability"] is None
 
 
 class TestOutputMirrorsInput:
@@ -82,41 +106,12 @@ class TestOutputMirrorsInput:
         rows = written.to_pylist()
         assert len(rows) == 26
         for row in rows:
-            assert row["status"] == "answered"
-            assert row["reason"] is None
-            assert row["answer_text"]
-            assert row["answer_text"] == row["context"][row["answer_start"] : row["answer_end"]]
-            assert 0 < row["probability"] <= 1
-            assert 0 <= row["window_index"] < row["num_windows"]
-            best, *others = row["n_best"]
-            assert len(others) == 2
-            assert (best["text"], best["start"], best["end"]) == (
-                row["answer_text"],
-                row["answer_start"],
-                row["answer_end"],
-            )
-            assert best["start_logit"] + best["end_logit"] == pytest.approx(
-                row["span_score"], rel=1e-5
-            )
-            for candidate in row["n_best"]:
-                assert candidate["text"] == row["context"][candidate["start"] : candidate["end"]]
-            assert sum(candidate["probability"] for candidate in row["n_best"]) <= 1 + 1e-5
-            assert row["null_score"] is None  # the checkpoint has no null option
-            assert row["null_probability"] is None
+            assert_answered(row)
         assert max(row["num_windows"] for row in rows) > 1
 
-        chunk_rows = [part.stem.rsplit("-n", 1)[1] for part in part_files(output)]
+        chunk_rows = [int(part.stem.rsplit("-n", 1)[1]) for part in part_files(output)]
         # Row groups of 7, 7, 3 and of 5, 4.
-        assert chunk_rows == [
-            "4",
-            "3",
-            "4",
-            "3",
-            "3",
-            "4",
-            "1",
-            "4",
-        ]
+        assert chunk_rows == [4, 3, 4, 3, 3, 4, 1, 4]
 
     def test_the_manifest_accounts_for_every_row(
         self, tmp_path: Path, annotate: Annotate, output: Path, capfd: pytest.CaptureFixture[str]
@@ -317,22 +312,25 @@ class TestRejections:
         (None, None, "question_missing", "the question is missing"),
     )
 
-    def test_each_is_named_and_its_neighbours_are_answered_as_without_it(
-        self, tmp_path: Path, annotate: Annotate, output: Path
-    ):
-        good = examples(len(self.ROWS))
-        rows = [
-            pair
-            for k, row in enumerate(self.ROWS)
-            for pair in (row[:2], (good["question"][k].as_py(), good["context"][k].as_py()))
-        ]
-        table = pa.table(
+    def mixed_with(self, good: pa.Table) -> pa.Table:
+        """Return the bad rows, each followed by a good one."""
+        rows = []
+        for number, (question, context, *_) in enumerate(self.ROWS):
+            rows.append((question, context))
+            rows.append((good["question"][number].as_py(), good["context"][number].as_py()))
+        return pa.table(
             {
-                "id": [f"id {k}" for k in range(len(rows))],
+                "id": [f"id {number}" for number in range(len(rows))],
                 "question": texts(*(question for question, _ in rows)),
                 "context": texts(*(context for _, context in rows)),
             }
         )
+
+    def test_each_is_named_and_its_neighbours_are_answered_as_without_it(
+        self, tmp_path: Path, annotate: Annotate, output: Path
+    ):
+        good = examples(len(self.ROWS))
+        table = self.mixed_with(good)
         write_input(tmp_path / "mixed.parquet", table)
         write_input(tmp_path / "good.parquet", good)
         assert annotate(tmp_path / "mixed.parquet", output, "--max_windows=3") == 0

@@ -42,6 +42,7 @@ def row_accounting(stage: str, totals: Totals) -> dict[str, int]:
 
     `planned` is the sum of the others unless rows were lost or counted twice.
     """
+    # Receipts of failed chunks have no counts, so these rows are counted apart.
     planned = totals.counts["rows"] + totals.failed_rows
     by_status = {status: totals.counts[status] for status in STATUSES[stage]}
     return {"planned": planned, **by_status, "in_failed_chunks": totals.failed_rows}
@@ -75,6 +76,7 @@ def hints(totals: Totals, about: Mapping[str, Any]) -> list[str]:
     """Return advice about rows without a loss: sentences without a full stop."""
     reasons = totals.reasons
     advice = []
+    # The reasons here can be fixed by an option or by the input; others need a look at the golds.
     if reasons["no_null_option"]:
         trained = (
             "is trained in this checkpoint"
@@ -109,6 +111,7 @@ def corrections_report(totals: Totals, digest: str | None, ids: Sequence[str]) -
     digest  of the file of corrections, None without one
     ids     of all corrections
     """
+    # Several rows may have the same id, so matched ids and corrected rows are counted apart.
     missing = sorted(set(ids) - totals.corrected)
     return {
         "file": digest,

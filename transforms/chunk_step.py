@@ -69,6 +69,7 @@ class _RunStep(beam.DoFn):
         self.step.setup()
 
     def process(self, element: Chunk[Any] | ChunkRun | Receipt) -> Iterator[Chunk[Any] | Receipt]:
+        # A finished chunk travels on to MergeReceipts as its receipt.
         if isinstance(element, Receipt):
             yield element
             return
@@ -82,6 +83,7 @@ class _RunStep(beam.DoFn):
                 return
             elapsed = time.perf_counter() - started
             self.milliseconds.update(int(elapsed * 1000))
+            # The envelope is updated here, so that steps need not know about times or retries.
             seconds = {**result.seconds, self.name: elapsed}
             if isinstance(result, Chunk):
                 yield replace(result, seconds=seconds)
@@ -97,6 +99,7 @@ class _RunStep(beam.DoFn):
             yield from self.step.apply(element)
             return
         try:
+            # A list: an error must not leave some results of the chunk already passed on.
             yield from list(self.step.apply(element))
             return
         except BaseException as error:
@@ -141,6 +144,7 @@ def is_systemic(error: BaseException) -> bool:
     Such errors are a full disk, a missing permission to write, a lost claim, a model that can't be
     loaded, and a lost device.
     """
+    # These would fail every other chunk too: its rows should not count as failed.
     if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
         return True
     if isinstance(error, PermissionError | ClaimLost):

@@ -48,6 +48,7 @@ class Output:
         Raises ClaimLost, and OSError if the file is missing or differs.
         """
         self.commit(content, *names)
+        # Parts are counted by WriteManifest, but nothing would notice that other files are missing.
         if read(join(self.folder, *names)) != content:
             raise OSError(
                 errno.EIO, "the file differs from what was written", join(self.folder, *names)
@@ -55,6 +56,7 @@ class Output:
 
     def remove(self, *names: str) -> None:
         """Remove a file of the output. Does nothing if it does not exist. Raises ClaimLost."""
+        # Checking the claim reads from the store, so do it only if there is something to remove.
         if exists(join(self.folder, *names)):
             self._check()
             remove(self.folder, *names)
@@ -62,6 +64,7 @@ class Output:
     def _check(self) -> None:
         """Raise ClaimLost unless the output still belongs to this run."""
         try:
+            # Without run.json, nobody owns the output: `--overwrite` may be removing it.
             head = read(self.files.run, _HEAD)
         except FileNotFoundError:
             head = b""

@@ -73,6 +73,7 @@ def read_scores(part: ScoredPart) -> Iterator[tuple[str | None, Score]]:
         for batch in file.iter_batches(columns=wanted):
             audit = pa.table({name: batch.column(side.prefix + name) for name in SCORE_COLUMNS})
             labels = _slice_labels(batch, audit, side)
+            # A metric may be null, as the loss of a rejected row: nan in a tuple of floats.
             values = zip(
                 *(audit.column(name).fill_null(float("nan")).to_pylist() for name in METRICS),
                 strict=True,
@@ -126,12 +127,14 @@ def pair_scores(row_id: str | None, scores: Iterable[Score]) -> Iterator[Pairing
         for score in scores:  # one by one: any number of rows may lack an id
             yield "without_id", *(([], [score]) if score.after else ([score], []))
         return
+    # Rows of one id, by the hash of question and context.
     by_texts: dict[bytes, tuple[list[Score], list[Score]]] = defaultdict(lambda: ([], []))
     for score in scores:
         by_texts[score.pair or b""][score.after].append(score)
     before, after = (
         [score for sides in by_texts.values() for score in sides[side]] for side in (False, True)
     )
+    # One row on each side is a pair, even if its texts have changed.
     if len(before) <= 1 and len(after) <= 1:
         yield _judged(before, after)
     else:
@@ -143,6 +146,7 @@ def _judged(before: list[Score], after: list[Score]) -> Pairing:
     """Return the scores of one id, or of one id and its texts, with the kind of their pairing."""
     if not before or not after:
         return ("only_before" if before else "only_after"), before, after
+    # Equal texts and ids: nothing says which row belongs to which.
     if len(before) > 1 or len(after) > 1:
         return "repeated", before, after
     changed = before[0].pair and after[0].pair and before[0].pair != after[0].pair
@@ -189,6 +193,7 @@ class CompareAudits(beam.PTransform):
         return (
             sides
             | "ListParts" >> beam.FlatMap(list_parts)
+            # Without it, the worker that lists the parts would also read all of them.
             | "Reshuffle" >> beam.Reshuffle()
             | "ReadScores" >> beam.FlatMap(read_scores)
             | "GroupById" >> beam.GroupByKey()

@@ -37,6 +37,7 @@ def correct_golds(
     """
     ids = as_texts(row_ids(chunk, id_column))
     rows = [row for row, row_id in enumerate(ids) if row_id in corrections]
+    # Most chunks have no corrected row, and pass unchanged.
     if not rows:
         return chunk
     table = chunk.table
@@ -50,6 +51,7 @@ def correct_golds(
                 text = contexts[row][start:end]
             elif start is None:
                 start, reason = locate_gold(contexts[row], text)
+                # The gold stays, without a start: MakeWindows rejects the row with this reason.
                 if start is None:
                     why = f"the corrected text {text[:80]!r} {_WHY_UNPLACED[reason]}"
                     unplaced[row] = reason, why

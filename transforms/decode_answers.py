@@ -15,9 +15,10 @@ from transforms.records import Answered, Chunk, Outcome, Predicted, Rejection, r
 
 
 def decode_answers(predicted: Predicted, decoding: Decoding, annotate: bool = True) -> Answered:
-    """Merge windows to passages and decide between the best span and no answer, see `model.reading.prediction.decide`.
+    """Merge windows to passages and decide between the best span and no answer.
 
-    With `annotate`, the outcome has annotate's columns. Rejections: those of earlier steps and of `decide`.
+    With `annotate`, annotate's outcome is made too. Rejections are those of earlier steps and those
+    of `model.reading.decoding.decide`.
     """
     windowed, prediction = predicted.windowed, predicted.prediction
     windows = windowed.windows

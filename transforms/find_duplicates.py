@@ -82,6 +82,7 @@ def read_hashes(
     names = [f"{part.prefix}{kind}_hash" for kind in (*kinds, "gold")]
     row = 0
     with open_parquet(part.path) as file:
+        # `--keep_columns` may have left the id out.
         known = [part.id] if part.id in file.schema_arrow.names else []
         for batch in file.iter_batches(columns=[*known, *names]):
             ids = as_texts(batch.column(part.id)) if known else [None] * batch.num_rows
@@ -91,6 +92,7 @@ def read_hashes(
                 row += 1
                 for kind, value in zip(kinds, hashes, strict=True):
                     if value is not None:
+                        # Only equal pairs with different golds are a conflict.
                         if part.own:
                             same = Same(own=1, ids=shown, golds={gold} if kind == "pair" else set())
                         else:
@@ -133,6 +135,7 @@ class _CountFn(beam.CombineFn):
         (kind, value), same = entry
         if (kind, value) == SENTINEL:
             return {**total, "waiting": same}
+        # Repeated within this run.
         if kind == "pair" and same.own > 1:
             total["repeated_pairs"] += 1
             total["rows_of_repeated_pairs"] += same.own
@@ -143,6 +146,7 @@ class _CountFn(beam.CombineFn):
                 "conflicting_golds": len(same.golds) > 1,
             }
             self._keep(total, "repeated", value, example)
+        # Shared with the other audit.
         if same.own and same.other:
             overlap = total["overlap"][kind]
             overlap["shared"] += 1
@@ -169,6 +173,7 @@ class _CountFn(beam.CombineFn):
             for kind, counts in total["overlap"].items():
                 for name, count in counts.items():
                     merged["overlap"][kind][name] += count
+            # Only one accumulator has received the sentinel.
             if total["waiting"] is not None:
                 merged["waiting"] = total["waiting"]
             for name in ("repeated", "shared"):

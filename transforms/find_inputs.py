@@ -75,6 +75,7 @@ def _each_once(paths: Iterable[str]) -> list[str]:
     chosen: dict[str, str] = {}
     for path in sorted(unique):
         real = real_path(path)
+        # Prefer the real path to a link, so that the choice does not depend on names.
         if real not in chosen or path == real:
             chosen[real] = path
     repeated = sorted(unique - set(chosen.values()))
@@ -96,6 +97,7 @@ def _first(names: Sequence[str]) -> str:
 def _matches(pattern: str) -> dict[str, dict[str, Any]]:
     """Return path -> the store's information for each file that a path, glob or folder matches."""
     fs, inner = locate(pattern)
+    # A literal path first: file names may contain `*`, `?` and `[`.
     info = info_of(fs, inner)
     matches: dict[str, dict[str, Any]] = {}
     if info and info["type"] == "directory":
@@ -131,6 +133,7 @@ def _search(
 ) -> dict[str, dict[str, Any]]:
     """Return path -> the store's information for the data files below `root` that match."""
     _refuse_table(fs, root)
+    # A sign that the pattern spells out lets the search enter such folders.
     signs = {part[:1] for part in pattern[len(root) :].split("/")}
     left_out: list[str] = []
 
@@ -154,6 +157,7 @@ def _search(
             data[path] = info
         else:
             left_out.append(path)
+    # Skipped files should not be a surprise.
     if left_out:
         _log.warning(
             "skipping %d files and folders whose names (like _x and .x) mark what is not data (%s)",
@@ -189,6 +193,7 @@ def _refuse_table(fs: FileSystem, folder: str) -> None:
                 f"{folder} is a table of {table_format}: its Parquet files also hold deleted and "
                 "old rows. Write its rows to Parquet with its own reader, or name each file to read"
             )
+        # Go up as long as the folder may be inside a table: a partition, or its `data` folder.
         folder, _, name = folder.rpartition("/")
         if "=" not in name and name != "data":
             return

@@ -9,11 +9,12 @@ from typing import ClassVar
 import numpy as np
 
 from model.audit.golds import read_golds
-from model.reading.pairs import WindowLimits, cut_pairs
+from model.reading.pairs import cut_pairs
 from model.reading.reader import shared
 from model.reading.span_reader import SpanReader
 from model.reading.texts import each_value
 from model.reading.tokenizer import Tokenizer
+from model.reading.windows import WindowLimits
 from transforms.chunk_step import ChunkStep
 from transforms.records import Chunk, InputColumns, Rejection, Windowed
 
@@ -31,6 +32,7 @@ def make_windows(
     questions, contexts = (
         each_value(chunk.table.column(name)) for name in (columns.question, columns.context)
     )
+    # Rows with equal question and context share a pair, which is predicted once.
     pairs = cut_pairs(questions, contexts, tokenizer, limits)
     golds = None
     if columns.answers:
@@ -70,5 +72,6 @@ class MakeWindows(ChunkStep[Chunk[None], Chunk[Windowed]]):
         self.tokenizer = shared(self.reader.reader).tokenizer()
 
     def apply(self, chunk: Chunk[None]) -> Iterator[Chunk[Windowed]]:
+        # Reading golds is the extra work for the audit, which may fail alone.
         columns = self.columns if chunk.wants("audit") else replace(self.columns, answers="")
         yield chunk.carrying(make_windows(chunk, self.tokenizer, self.reader.limits, columns))

@@ -59,6 +59,7 @@ class Totals:
         self.retries += receipt.retries
         self._add_seconds(receipt.seconds)
         if receipt.failed_step:
+            # A failed receipt with a part is a chunk; one without is a file that planning refused.
             if receipt.part:
                 self.chunks += 1
                 self.failed_chunks += 1
@@ -101,6 +102,7 @@ class Totals:
             self._add_statistics(other.statistics)
 
     def _add_failures(self, failures: list[tuple[str, int, int, int, str, str]]) -> None:
+        # The smallest, not the first to arrive: the list is the same for any order.
         self.failures = heapq.nsmallest(MOST_FAILURES, [*self.failures, *failures])
 
     def _add_statistics(self, statistics: Statistics) -> None:
@@ -119,6 +121,7 @@ class ReceiptsCombineFn(beam.CombineFn):
         return {stage: Totals() for stage in self.stages}
 
     def add_input(self, totals: dict[str, Totals], receipt: Receipt) -> dict[str, Totals]:
+        # Every stage reports the files that planning refused.
         for stage in [receipt.stage] if receipt.stage else self.stages:
             totals[stage].add(receipt)
         return totals

@@ -34,6 +34,7 @@ def outcome_rows(
     table = chunk.table
     output = by_stage[stage]
     clash = sorted({prefix + name for name in output.column_names} & set(table.column_names))
+    # Silently overwriting a column of the user would lose data.
     if clash:
         raise ValueError(
             f"prefix={prefix!r}: the rows already have a column {clash[0]!r}; give another prefix"

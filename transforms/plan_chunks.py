@@ -20,7 +20,7 @@ _LONGEST_RUN = 16
 """Most chunks of a run: the unit that Reshuffle distributes to workers."""
 
 _MANY_ROW_GROUPS, _FEW_ROWS = 100, 100
-"""A file with at least so many row groups of fewer rows on average is reported as fragmented."""
+"""A file with many row groups of few rows on average is reported as fragmented."""
 
 _log = logging.getLogger("spanmill")
 
@@ -69,6 +69,7 @@ def is_answers(kind: pa.DataType) -> bool:
         pa.types.is_struct(fields) and {field.name for field in fields} >= {"text", "answer_start"}
     ):
         return False
+    # In the struct of two lists, compare the types of their items.
     text, start = (fields.field(name).type for name in ("text", "answer_start"))
     if item is None:  # a struct of two lists
         text, start = (
@@ -95,6 +96,7 @@ def wider(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
     """
     if pa.types.is_null(one):
         return other
+    # Casting text between widths and dictionaries is always lossless.
     if pa.types.is_null(other) or (is_text(one) and is_text(other)):
         return one
     if _is_number(one) and _is_number(other):
@@ -160,6 +162,7 @@ def schema_problem(schema: pa.Schema, expected: pa.Schema, texts: tuple[str, ...
 
     texts  the columns that must hold text
     """
+    # A name that occurs twice can't be selected.
     repeated = sorted({name for name in schema.names if schema.names.count(name) > 1})
     if repeated:
         return f"there is more than one column {repeated[0]!r}"
@@ -170,6 +173,7 @@ def schema_problem(schema: pa.Schema, expected: pa.Schema, texts: tuple[str, ...
         kind = schema.field(column.name).type
         if column.name in texts and not is_text(kind):
             return f"column {column.name!r} is {kind}, not text"
+        # The expected type must hold the file's values as it is.
         if wider(column.type, kind) != wider(column.type, column.type):
             return f"column {column.name!r} is {kind}, in the other files it is {column.type}"
     return ""
@@ -185,6 +189,7 @@ def plan_file(file: InputFile, metadata: pq.FileMetaData, size: ChunkSize) -> It
     first_row = 0
     for row_group in range(metadata.num_row_groups):
         group = metadata.row_group(row_group)
+        # `remaining` ends the plan within a row group if --limit does.
         rows = min(group.num_rows, remaining)
         remaining -= rows
         row_bytes = group.total_byte_size / max(1, group.num_rows)
@@ -192,6 +197,7 @@ def plan_file(file: InputFile, metadata: pq.FileMetaData, size: ChunkSize) -> It
         starts = range(0, rows, chunk_rows)
         length = max(1, min(_LONGEST_RUN, len(starts) // size.runs))  # chunks of a run
         for first in range(0, len(starts), length):
+            # The chunks of a run are read in one pass over the row group.
             chunks = [
                 ChunkSpec(
                     path=file.path,
@@ -218,6 +224,7 @@ def plan_chunks(
             refused = schema_problem(
                 with_path_columns(opened.schema_arrow, file.path), expected, texts
             )
+            # A footer that lies about its rows could exhaust the memory of a worker.
             refused = refused or implausible(metadata, file.size, expected.names)
     except Exception as error:  # one bad file must not stop the others
         refused = f"{type(error).__name__}: {error}"
@@ -262,6 +269,7 @@ class _PlanChunks(beam.DoFn):
         self.expected, self.texts, self.size = expected, texts, size
 
     def process(self, listed: InputRange) -> Iterator[ChunkRun]:
+        # One run for the whole job that becomes an empty receipt, even if there are no rows.
         if listed.first == 0:
             yield ChunkRun("", -1, ())
         for file in list_files(listed):

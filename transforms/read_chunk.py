@@ -45,6 +45,7 @@ def committed_receipt(output: Output, part: str) -> Receipt | None:
         return None
     try:
         with open_parquet(path) as file:
+            # The footer is read only: it contains the receipt.
             receipt = Receipt.from_json(json.loads((file.metadata.metadata or {})[RECEIPT_KEY]))
         rejects = receipt.counts.get("rejected", 0) > 0
         if rejects and not exists(output.files.rejection(part)):
@@ -60,7 +61,9 @@ def committed_receipt(output: Output, part: str) -> Receipt | None:
     return None
 
 
-def read_tables(run: ChunkRun, chunks: list[ChunkSpec], expected: pa.Schema) -> Iterator[pa.Table]:
+def read_tables(
+    chunk_run: ChunkRun, chunks: list[ChunkSpec], expected: pa.Schema
+) -> Iterator[pa.Table]:
     """Yield the rows of some chunks of a run in order, with the columns and types of `expected`.
 
     Reads the row group in one pass, with about one chunk in memory.
@@ -69,19 +72,21 @@ def read_tables(run: ChunkRun, chunks: list[ChunkSpec], expected: pa.Schema) -> 
     early, and TooLarge for a chunk that takes too much memory.
     """
     names = expected.names
-    with open_parquet(run.path, run.state) as file:
+    with open_parquet(chunk_run.path, chunk_run.state) as file:
         longest = max(spec.rows for spec in chunks)
-        batch_rows = rows_at_once(run.path, file.metadata, run.row_group, names, longest)
-        batches = _batches(file, batch_rows, run, names)
+        batch_rows = rows_at_once(
+            chunk_run.path, file.metadata, chunk_run.row_group, names, longest
+        )
+        # Batches of Arrow cross the borders of chunks, so some rows are held for the next chunk.
+        batches = _batches(file, batch_rows, chunk_run, names)
         held: list[pa.RecordBatch] = []
         begin = 0  # row of the row group at which `held` begins
         for spec in chunks:
-            while begin + sum(batch.num_rows for batch in held) < spec.row_start + spec.rows:
+            end = spec.row_start + spec.rows
+            while begin + sum(batch.num_rows for batch in held) < end:
                 batch = next(batches, None)
                 if batch is None:
-                    raise ValueError(
-                        f"row group {run.row_group} ends before row {spec.row_start + spec.rows}"
-                    )
+                    raise ValueError(f"row group {chunk_run.row_group} ends before row {end}")
                 held.append(batch)
                 # Drop the rows of committed chunks before this one.
                 while held and begin + held[0].num_rows <= spec.row_start:
@@ -89,35 +94,38 @@ def read_tables(run: ChunkRun, chunks: list[ChunkSpec], expected: pa.Schema) -> 
                 size = sum(map(memory_of, held))
                 if size > MOST_BYTES:
                     raise TooLarge(
-                        f"rows {spec.row_start} to {spec.row_start + spec.rows} of row group "
-                        f"{run.row_group} take at least {size} bytes in memory, more than the "
-                        f"limit of {MOST_BYTES}: give a smaller --chunk_rows"
+                        f"rows {spec.row_start} to {end} of row group {chunk_run.row_group} take "
+                        f"at least {size} bytes in memory, more than the limit of {MOST_BYTES}: "
+                        "give a smaller --chunk_rows"
                     )
+            # Cut the chunk out, and keep the rows after it.
             table = pa.Table.from_batches(held)
             rows = _with_path_columns(
-                table.slice(spec.row_start - begin, spec.rows), run.path, names
+                table.slice(spec.row_start - begin, spec.rows), chunk_run.path, names
             )
             yield rows.select(names).cast(expected)
-            used = spec.row_start + spec.rows - begin
+            used = end - begin
             begin += used
             held = table.slice(used).to_batches()
 
 
 def _batches(
-    file: pq.ParquetFile, rows: int, run: ChunkRun, names: list[str]
+    file: pq.ParquetFile, rows: int, chunk_run: ChunkRun, names: list[str]
 ) -> Iterator[pa.RecordBatch]:
     """Yield batches of the row group of a run.
 
     Raises UnreadableColumn if some columns can't be read but others can, else pyarrow's error.
     """
     try:
-        yield from file.iter_batches(batch_size=rows, row_groups=[run.row_group], columns=names)
+        yield from file.iter_batches(
+            batch_size=rows, row_groups=[chunk_run.row_group], columns=names
+        )
     except Exception as error:
         # An error of the store has nothing to do with a column.
-        if not (isinstance(error, pa.ArrowException) or is_local(run.path)):
+        if not (isinstance(error, pa.ArrowException) or is_local(chunk_run.path)):
             raise
         fields = [field for field in file.schema_arrow if field.name in names]
-        bad = [field for field in fields if not _is_readable(file, run.row_group, field.name)]
+        bad = [field for field in fields if not _is_readable(file, chunk_run.row_group, field.name)]
         if not bad or len(bad) == len(fields):
             raise
         described = ", ".join(f"{field.name!r} ({field.type})" for field in bad)
@@ -164,7 +172,7 @@ def _holds_only(column: pa.ChunkedArray, text: str | None) -> bool:
 
 
 def read_run(
-    run: ChunkRun, outputs: tuple[Output, ...], expected: pa.Schema
+    chunk_run: ChunkRun, outputs: tuple[Output, ...], expected: pa.Schema
 ) -> Iterator[Chunk[None] | Receipt]:
     """Yield the receipts of a run's committed parts, then the chunks that still lack a part.
 
@@ -174,13 +182,17 @@ def read_run(
 
     A read error fails the current chunk and all that follow in the run, which can't be reached.
     """
-    if not run.chunks:
+    # A refused file, or planning itself: there is nothing to read.
+    if not chunk_run.chunks:
         yield Receipt(
-            path=run.path, failed_step="PlanChunks" if run.refused else "", error=run.refused
+            path=chunk_run.path,
+            failed_step="PlanChunks" if chunk_run.refused else "",
+            error=chunk_run.refused,
         )
         return
     missing: list[tuple[ChunkSpec, tuple[str, ...]]] = []
-    for spec in run.chunks:
+    for spec in chunk_run.chunks:
+        # A rerun computes only what an earlier try has not committed.
         receipts = [committed_receipt(output, spec.part) for output in outputs]
         yield from filter(None, receipts)
         lacking = []
@@ -193,7 +205,7 @@ def read_run(
         return
     done = 0
     try:
-        for table in read_tables(run, [spec for spec, _ in missing], expected):
+        for table in read_tables(chunk_run, [spec for spec, _ in missing], expected):
             spec, stages = missing[done]
             yield Chunk(spec, table, None, stages=stages)
             done += 1
@@ -201,7 +213,9 @@ def read_run(
         # A missing permission to write is systemic, but one to read concerns this file only.
         if is_systemic(error) and not isinstance(error, PermissionError):
             raise
-        _log.warning("reading %s, row group %d failed: %s", run.path, run.row_group, error)
+        _log.warning(
+            "reading %s, row group %d failed: %s", chunk_run.path, chunk_run.row_group, error
+        )
         for spec, stages in missing[done:]:
             yield from failed_receipts(spec, stages, "ReadChunk", error, {})
 
@@ -213,5 +227,5 @@ class ReadChunk(ChunkStep[ChunkRun, Chunk[None]]):
     outputs: tuple[Output, ...]
     expected: pa.Schema
 
-    def apply(self, run: ChunkRun) -> Iterator[Chunk[None] | Receipt]:
-        yield from read_run(run, self.outputs, self.expected)
+    def apply(self, chunk_run: ChunkRun) -> Iterator[Chunk[None] | Receipt]:
+        yield from read_run(chunk_run, self.outputs, self.expected)

@@ -68,6 +68,7 @@ def _read_file(path: str, rows: set[int], columns: list[str]) -> dict[Place, dic
                 continue
             for batch in file.iter_batches(1024, row_groups=[group], columns=columns):
                 in_batch = [row for row in wanted if begin <= row < begin + batch.num_rows]
+                # Convert only these rows to Python: a batch may hold large contexts.
                 taken = batch.take(pa.array([row - begin for row in in_batch], pa.int64()))
                 values = [each_value(taken.column(name)) for name in columns]
                 for row, *texts in zip(in_batch, *values, strict=True):
@@ -81,6 +82,7 @@ def _read_file(path: str, rows: set[int], columns: list[str]) -> dict[Place, dic
 
 def read_examples(statistics: Statistics, columns: InputColumns) -> dict[Place, Example]:
     """Return the texts of all suspects and of the examples of highest loss that a report shows."""
+    # Entries begin with their score; path and row follow.
     worst, suspects = (
         [entry[1:3] for entry in ranking.entries]
         for ranking in (statistics.worst, statistics.suspects)

@@ -107,6 +107,7 @@ def path_columns(path: str) -> dict[str, str | None]:
 
     Names and values are URL-decoded. A value is text, or None for a null.
     """
+    # A folder named "=x" has no column name and is not a partition.
     pairs = [folder.split("=", 1) for folder in path.split("/")[:-1] if "=" in folder[1:]]
     return {unquote(name): None if value == _HIVE_NULL else unquote(value) for name, value in pairs}
 
@@ -116,6 +117,7 @@ def part_name(file: InputFile, row_group: int, row_start: int, rows: int) -> str
 
     Names sort in the order of the input, and say which rows the part holds.
     """
+    # Keep what every file system and store accepts, and leave room for the rest of the name.
     stem = re.sub(r"[^A-Za-z0-9_.-]+", "_", PurePosixPath(file.path).stem)[:80]
     return f"{file.index:06d}-{stem}-g{row_group:05d}-r{row_start:09d}-n{rows}.parquet"
 
@@ -337,6 +339,7 @@ class Receipt:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """Return the receipt of a JSON object. Ignores unknown keys."""
+        # A newer version may have written fields that this one lacks, and an older one fewer.
         known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
         statistics = known.get("statistics") and Statistics.from_json(known["statistics"])
         return cls(
@@ -378,6 +381,7 @@ def row_ids(chunk: Chunk[Any], column: str) -> pa.ChunkedArray:
     table, spec = chunk.table, chunk.spec
     if column in table.column_names:
         return table.column(column)
+    # Independent of chunk boundaries: the ids stay if --chunk_rows changes.
     rows = range(spec.row_start, spec.row_start + spec.rows)
     return pa.chunked_array(
         [pa.array([f"{spec.label}:{spec.row_group}:{row}" for row in rows], pa.string())]

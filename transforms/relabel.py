@@ -66,6 +66,7 @@ def relabel_csv(suspects: Sequence[Mapping[str, Any]], examples: Mapping[Place, 
     writer = csv.writer(out, quoting=csv.QUOTE_ALL, lineterminator="\r\n")
     writer.writerow(COLUMNS)
     for entry in suspects:
+        # The text is missing if the input could not be read again.
         example = examples.get((entry["path"], entry["row"]))
         context = example.context if example else ""
         spans = [(entry[f"{name}_start"], entry[f"{name}_end"]) for name in ("gold", "prediction")]
@@ -77,6 +78,7 @@ def relabel_csv(suspects: Sequence[Mapping[str, Any]], examples: Mapping[Place, 
             "gold": " | ".join(entry["gold"]),
             "prediction": entry["prediction"],
         }
+        # Texts are guarded against formulas; numbers need no guard.
         values: dict[str, Any] = {
             **dict.fromkeys(COLUMNS, ""),
             **{name: entry[name] for name in COLUMNS if name in entry},
@@ -147,6 +149,7 @@ def read_corrections(content: bytes) -> dict[str, Correction]:
     except UnicodeDecodeError as error:
         raise CorrectionsError(f"it is not UTF-8: {error}") from error
     decisions: dict[str, Correction | None] = {}
+    # JSON of Label Studio is a list; a CSV begins with its header.
     parse = _from_label_studio if text.lstrip().startswith("[") else _from_csv
     for where, row_id, correction in parse(text):
         if not row_id:
@@ -210,6 +213,7 @@ def _decided(decision: str, row: Mapping[str, str | None], where: str) -> Correc
                 )
             return ()  # the model predicted that there is no answer
         return ((None, *_range(start, end, where)),)
+    # decision is "other"
     corrected = row.get("corrected_text") or ""
     if not corrected.strip():
         raise CorrectionsError(f"{where}: decision 'other' needs a corrected_text")
@@ -256,6 +260,7 @@ def _from_label_studio(text: str) -> Iterator[tuple[str, str, Correction | None]
 
 def _task_decision(task: Any, where: str) -> tuple[str, Correction | None]:
     """Return the id of a task, and its correction by the last annotation; None: undecided."""
+    # The last annotation that was not skipped is the decision.
     done = [each for each in task.get("annotations", []) if not each.get("was_cancelled")]
     results = done[-1]["result"] if done else []
     marks = []

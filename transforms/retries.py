@@ -70,6 +70,7 @@ def is_transient(error: BaseException) -> bool:
 
     An OSError without an errno is an unspecified failure of a store, and counts as transient.
     """
+    # These may have an errno in the list or a status, but retrying does not change them.
     if isinstance(error, _PERMANENT):
         return False
     status = _http_status(error)
@@ -91,6 +92,7 @@ def _http_status(error: BaseException) -> int | None:
     candidates = [getattr(error, name, None) for name in ("status", "code")]
     if isinstance(response, dict):  # botocore
         candidates.insert(0, response.get("ResponseMetadata", {}).get("HTTPStatusCode"))
+    # gcsfs has the status in `code`, aiohttp in `status`; both may be something else entirely.
     for status in candidates:
         if isinstance(status, int) and 400 <= status < 600:
             return status

@@ -21,7 +21,7 @@ MOST_BYTES = 2**30
 
 _PLAUSIBLE_ROWS = 10**7
 _MOST_ROWS_PER_BYTE = 100
-"""A file may declare _PLAUSIBLE_ROWS rows at any size, and so many rows per byte beyond."""
+"""A file may declare _PLAUSIBLE_ROWS rows, or _MOST_ROWS_PER_BYTE rows per byte if that is more."""
 
 _DICTIONARY_PAGE = 2
 """The type of a dictionary page in Parquet's page headers."""
@@ -46,6 +46,7 @@ def implausible(metadata: pq.FileMetaData, size: int, columns: Collection[str]) 
     size     of the file, in bytes
     columns  the columns to read
     """
+    # The sum of the row groups must match the total of the file.
     rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
     if min(rows, default=0) < 0 or sum(rows) != metadata.num_rows:
         groups = ", ".join(map(str, rows[:5]))
@@ -83,6 +84,7 @@ def rows_at_once(
     Every row may have the longest value of a dictionary: a file of kilobytes may hold gigabytes of
     text. Raises TooLarge for a dictionary that is too large itself.
     """
+    # Plain pages can't expand: their declared size bounds them.
     largest = max(_dictionary_sizes(path, metadata.row_group(row_group), columns), default=0)
     if largest > MOST_BYTES:
         raise TooLarge(
@@ -104,6 +106,7 @@ def _dictionary_sizes(
         # `answers` selects `answers.text.list.element` too.
         prefixes = (".".join(path_parts[:depth]) for depth in range(1, len(path_parts) + 1))
         wanted = any(prefix in columns for prefix in prefixes)
+        # Values of other types have a fixed width, and can't expand much.
         if not wanted or column.physical_type != "BYTE_ARRAY":
             continue
         # Some writers leave the dictionary's offset out: then the first page is the dictionary.
@@ -132,6 +135,7 @@ def _integer(header: bytes, position: int) -> tuple[int, int]:
         raise ValueError("a page header is damaged")
     value = shift = 0
     for after, byte in enumerate(header[position + 1 :], position + 2):
+        # A varint: seven bits a byte, lowest first; the eighth bit says that more follow.
         value |= (byte & 0x7F) << shift
         shift += 7
         if not byte & 0x80:
@@ -143,6 +147,7 @@ def memory_of(batch: pa.RecordBatch) -> int:
     """Return the bytes of a batch after its dictionaries of texts are decoded into plain texts."""
     total = int(batch.get_total_buffer_size())
     for column in batch.columns:
+        # Every row will hold a copy of its text.
         if isinstance(column, pa.DictionaryArray) and _is_text(column.type.value_type):
             total += pc.sum(pc.binary_length(column.dictionary).take(column.indices)).as_py() or 0
     return total

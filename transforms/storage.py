@@ -88,6 +88,7 @@ def lies_below(path: str, folder: str) -> bool:
 def join(folder: str, *names: str) -> str:
     """Return a path below a folder. Raises StorageError for a name that would leave the folder."""
     for name in names:
+        # The names come from input files, and must not reach files outside the output.
         if name in ("", ".", "..") or "/" in name or "\\" in name:
             raise StorageError(f"{name!r} is not a valid name of a file below {folder}")
     return "/".join([folder.rstrip("/"), *names])
@@ -186,6 +187,7 @@ def open_parquet(path: str, state: tuple[int, str] | None = None) -> Iterator[pq
         )
     local = isinstance(fs, LocalFileSystem)
     source: Any = pa.OSFile(inner) if local else _StoredFile(path, current[0])
+    # Without a state, the file may have changed since its footer was read.
     known = _last_read.footer if state is not None and _last_read.file == (path, state) else None
     with (
         source,
@@ -297,6 +299,7 @@ def building(path: str) -> Iterator[str]:
     local = isinstance(fs, LocalFileSystem)
     folder = os.path.dirname(inner) if local else tempfile.gettempdir()
     os.makedirs(folder, exist_ok=True)
+    # In the target's folder, because a rename across file systems is not atomic.
     temporary = os.path.join(folder, f".{PurePosixPath(inner).name}-{secrets.token_hex(8)}")
     try:
         yield temporary
@@ -354,6 +357,7 @@ def commit(output: str, content: bytes | pa.Buffer, *names: str) -> None:
     if not isinstance(fs, LocalFileSystem):
         fs.pipe_file(inner, bytes(content))
         return
+    # Stores have no folders; local ones are created when first needed.
     os.makedirs(os.path.dirname(inner), exist_ok=True)
     with temporary_file(_temporary_folder(output), content) as temporary:
         os.replace(temporary, inner)

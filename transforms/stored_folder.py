@@ -45,6 +45,7 @@ class StoredFolder:
             raise CheckpointError(
                 f"{cache} is not a folder that only this user can write: it must not hold models"
             )
+        # A folder of this name is complete: it appears by a rename.
         if self.digest and (cache / self.digest).is_dir():
             return cache / self.digest
         with _alone(cache):
@@ -61,6 +62,7 @@ class StoredFolder:
         fetched = Path(tempfile.mkdtemp(prefix=_FETCHING, dir=cache))
         try:
             for name in list_names(self.url):
+                # Only files that loading needs: no optimizer state, no weights in pickle.
                 if name.endswith((".json", ".safetensors", ".txt", ".model")):
                     fetch(join(self.url, name), str(fetched / name))
             if not (fetched / "config.json").is_file():

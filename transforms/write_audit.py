@@ -97,6 +97,7 @@ def write_audit(totals: dict[str, Totals], stage_output: StageOutput) -> dict[st
     """Write the files of an audit. Idempotent. Returns the totals, for WriteManifest."""
     audit, output, about = totals["audit"], stage_output.output, stage_output.about
     report = audit_report(audit, about, stage_output.corrections)
+    # Each file is read back after its commit, since nothing counts them later.
     suspects = report["suspected_label_errors"]
     output.publish(as_json(report), RunFiles.AUDIT)
     output.publish(relabel_csv(suspects, audit.examples), RunFiles.RELABEL_CSV)

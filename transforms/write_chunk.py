@@ -63,6 +63,7 @@ def output_table(chunk: Chunk[Any], outcome: Outcome, columns: OutputColumns) ->
     """Return the table of a part: the kept input columns, then the output columns of the stage."""
     table = chunk.table.select(list(columns.keep))
     if columns.id not in chunk.table.column_names:
+        # Made-up ids go first, where input files usually have them.
         table = table.add_column(0, columns.id, row_ids(chunk, columns.id))
     for name in outcome.columns.column_names:
         table = table.append_column(columns.prefix + name, outcome.columns.column(name))
@@ -102,6 +103,7 @@ def write_outcome(
         corrected=outcome.corrected,
         run=output.run,
     )
+    # The part is committed last: it marks the chunk as done.
     if outcome.rejections:
         table = _rejection_table(chunk, outcome.rejections, columns.id)
         output.commit(to_parquet(table), RunFiles.REJECTIONS, spec.part)
@@ -119,6 +121,7 @@ def write_outcome(
 def to_parquet(table: pa.Table, metadata: Mapping[bytes, bytes] | None = None) -> pa.Buffer:
     """Return a Parquet file with one row group, and with `metadata` in its footer."""
     sink = pa.BufferOutputStream()
+    # One row group: a part has at most --chunk_rows rows.
     with pq.ParquetWriter(
         sink, table.schema, compression="zstd", write_page_checksum=True
     ) as writer:
@@ -178,5 +181,6 @@ class WriteChunk(ChunkStep[Chunk[Answered], Receipt]):
             else:
                 counts = receipt.counts
                 yield receipt
+        # Rows are the same for all stages: count the last one that was written.
         for name in COUNTED:
             Metrics.counter(NAMESPACE, name).inc(counts.get(name, 0))

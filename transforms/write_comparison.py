@@ -41,6 +41,7 @@ class Gate:
         """Return which limits a comparison exceeds, as messages; none if it passes."""
         problems = []
         unpaired = sum(each["rows"] for each in summary["unpaired"].values())
+        # A pair is a row on each side.
         rows = 2 * summary["paired"] + unpaired
         if not summary["paired"]:
             problems.append("no example is in both audits")
@@ -56,6 +57,7 @@ class Gate:
         )
         for metric, name, sign, option in limits:
             limit, difference = getattr(self, option), summary["all"][metric].get("difference")
+            # A limit that can't be checked is not kept.
             if limit is not None and difference is None:
                 problems.append(
                     f"no pair has a {name} on both sides: --{option}={limit} can't be judged"
@@ -98,6 +100,7 @@ def write_comparison(
 
     `state` is "complete" if the comparison keeps the limits of the gate.
     """
+    # Texts are read from the parts now; only positions have crossed the shuffle.
     content = {**about, **comparison.summary()}
     paths = [side.paths() for side in sides]
     for name in ("regressions", "improvements"):
@@ -131,6 +134,7 @@ def _listed(
         entry: dict[str, Any] = {"id": row_id}
         for side, parts, rows, score in zip(sides, paths, texts, both, strict=True):
             row = rows.get((parts[score.part], score.row), {})
+            # Either side may have left the column out.
             entry["question"] = shortened(row.get(side.question)) or entry.get("question", "")
             golds = answers_of(row.get(side.answers)) or {}
             entry["gold"] = [shortened(text) for text in (golds.get("text") or [])[:3]]

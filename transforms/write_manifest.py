@@ -46,9 +46,12 @@ def manifest(
     output has exactly the parts of the finished chunks, no file of rejections is missing, and
     max_failed_fraction is kept; else it is "incomplete", and `why` gives the reasons.
     """
+    # The verdict comes from totals and from what the output holds.
     rows = row_accounting(stage, totals)
     why = _why_incomplete(totals, rows, max_failed_fraction, parts, rejections)
     counts = totals.counts
+    # The totals, sorted by name: their own order depends on which receipt came first. The padding
+    # is relative to the tokens of texts.
     real, padded = counts["real_tokens"], counts["padded_tokens"]
     return {
         "state": "incomplete" if why else "complete",
@@ -137,6 +140,7 @@ def write_manifests(
     totals: dict[str, Totals], outputs: tuple[StageOutput, ...], max_failed_fraction: float
 ) -> str:
     """Write the manifest of every stage. Returns the state of the last."""
+    # Retries of this process since its last receipt would otherwise be lost.
     retries = take_retries()
     for each in outputs:
         stage, files = each.output.stage, each.output.files

@@ -130,7 +130,7 @@ def _negatives(
     normaliser: np.ndarray,
     owned_logit: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the losses of label 0 over the passage: of all its tokens, [2, P], and of golds, [2, G].
+    """Return losses of label 0 over the passage: summed over its tokens, [2, P]; golds', [2, G].
 
     best_null, normaliser  [2, P]
     owned_logit            [2, G], the golds' logits in the windows that own their tokens

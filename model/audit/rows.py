@@ -79,7 +79,7 @@ class Examples:
 
     @cached_property
     def first_gold(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the first and the last token of each row's first gold; arbitrary without a gold."""
+        """Return first and last token of each row's first gold; arbitrary where there is none."""
         gold = np.maximum(self.rows.first_gold, 0)
         if not len(self.golds):
             return gold, gold

@@ -33,7 +33,7 @@ class _Progress:
     windows: int = 0
 
     def report(self, done: float, step: int, rate: float, now: float) -> None:
-        """Log mean loss and speed, and start anew."""
+        """Log the mean loss and the speed, then reset."""
         _log.info(
             "%4.1f %% step %d loss %.4f lr %.2e %.1f windows/s",
             100 * done,

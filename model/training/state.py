@@ -184,8 +184,8 @@ class Training:
             normalised = normalised_positions(batch, options.null)
             logits = torch.stack([start_logits, end_logits])
             probabilities = self.teacher.probabilities(batch, normalised)
-            apart = divergence(logits, probabilities, normalised).sum(0)
-            loss = torch.lerp(loss, apart.mean(), options.teacher_share)
+            from_teacher = divergence(logits, probabilities, normalised).sum(0)
+            loss = torch.lerp(loss, from_teacher.mean(), options.teacher_share)
         return loss
 
     def update(self, loss: torch.Tensor, learning_rate: float) -> None:

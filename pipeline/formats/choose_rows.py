@@ -47,6 +47,7 @@ class Chooser:
                 f"--id={wanted}: the run did not keep the column "
                 f"{self.run.configuration['id_column']!r}"
             )
+        # Ids are compared in their own type, so that statistics of row groups can exclude parts.
         kind = self.dataset.schema.field(column).type
         try:
             value_type = kind.value_type if pa.types.is_dictionary(kind) else kind
@@ -68,6 +69,7 @@ class Chooser:
                 f"--worst={count}: {folder} has no losses; an audit has "
                 f"(annotate --audit writes it to {folder}/audit)"
             )
+        # First pass: the lowest of the highest losses is the threshold of the second.
         highest: list[float] = []
         for batch in self._scanner(pc.field(loss).is_valid(), [loss]).to_batches():
             highest = heapq.nlargest(count, [*highest, *batch.column(0).to_pylist()])
@@ -80,6 +82,7 @@ class Chooser:
 
     def sample(self, count: int) -> list[dict[str, Any]]:
         """Return `count` rows in order, spread evenly over all rows that meet the condition."""
+        # Counting is free without a condition: names of parts hold their rows.
         fragments = list(self.dataset.get_fragments())
         if self.where is None:
             held = [rows_of_part(part) for part in self.run.parts]
@@ -87,6 +90,7 @@ class Chooser:
             held = [fragment.count_rows(filter=self.where) for fragment in fragments]
         total = sum(held)
         count = min(count, total)
+        # Each fragment is scanned once, and only if it has chosen rows.
         wanted = [number * total // count for number in range(count)]
         rows: list[dict[str, Any]] = []
         first = 0  # number of the fragment's first row among all rows

@@ -44,6 +44,7 @@ def convert_rows(
     Raises FormatError for a file without rows, for one without text as questions or contexts, and
     if the second pass yields another number of rows.
     """
+    # The first pass finds the types of the columns, the second writes them.
     survey = Survey()
     for batch in batches(read()):
         survey.add(batch)
@@ -74,6 +75,7 @@ def _write(
         for batch in batches(read()):
             rows = []
             for row in batch:
+                # Rows that Parquet can't hold are reported, so that no row disappears silently.
                 if problem := row_problem(row):
                     counts[f"left_out_{problem}"] += 1
                     found = next((str(value)[:200] for _, value in row.problems), None)
@@ -86,6 +88,7 @@ def _write(
                 _table(rows, schema, survey), row_group_size=survey_rows.ROWS_AT_ONCE
             )
             counts["rows"] += len(rows)
+        # The survey and the report must describe the same rows.
         if counts["rows"] != survey.rows:
             raise FormatError(
                 f"it had {survey.rows} rows, then {counts['rows']}: it was changed, or is a pipe, "
@@ -98,6 +101,7 @@ def _table(rows: list[dict[str, Any]], schema: pa.Schema, survey: Survey) -> pa.
     columns = []
     for column in schema:
         values = [row.get(column.name) for row in rows]
+        # A column of mixed types is written as text.
         if column.name in survey.kinds and survey.kinds[column.name] is None:
             values = list(map(_as_text, values))
         try:

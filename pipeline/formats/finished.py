@@ -52,6 +52,7 @@ class FinishedRun:
 
         kind  "id", "question", "context" or "answers"
         """
+        # annotate's configuration does not name a column of answers: the name is then "answers".
         name = self.configuration.get(f"{kind}_column", kind)
         usable = name in self.columns and (
             kind != "answers" or is_answers(self.schema.field(name).type)
@@ -77,6 +78,7 @@ class FinishedRun:
 
 def as_rows(table: pa.Table | pa.RecordBatch) -> Iterator[dict[str, Any]]:
     """Yield rows as dicts; values with text that is not UTF-8 are null."""
+    # Values that are not UTF-8 can't be Python text.
     columns = [each_value(column) for column in table.columns]
     for values in zip(*columns, strict=True):
         readable = (None if isinstance(value, NotUTF8) else value for value in values)

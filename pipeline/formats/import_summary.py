@@ -66,6 +66,7 @@ def _listed(counts: dict[str, int]) -> str:
 
 def _other_column(answers_column: str, survey: Survey) -> str:
     """Return a hint at a column that may hold the answers, "" if none looks like it."""
+    # A column whose name says answer or gold is more likely than one with a similar name.
     near = [
         name for name in survey.kinds if any(word in name.casefold() for word in ("answer", "gold"))
     ]

@@ -95,12 +95,14 @@ def make_row(
     problems = list(answers.problems)
     texts: list[Any] = []
     for name, value in (("question", question), ("context", context)):
+        # NotUTF8 stays, so that `row_problem` can name the column.
         text: Any = value if isinstance(value, NotUTF8) else text_of(value)
         if text is None and not is_missing(value):
             problems.append((f"{name}_not_text", value))
         elif text is not value and text is not None:
             problems.append((NUMBER_AS_TEXT, value))
         texts.append(text)
+    # Ids of any type identify a row as well as text does.
     if not isinstance(identifier, NotUTF8):
         identifier = None if is_missing(identifier) else str(identifier)
     question, context = texts
@@ -140,6 +142,7 @@ def text_of(value: Any) -> str | None:
     """Return text unchanged and a number as it is written; None for anything else."""
     if isinstance(value, str):
         return value
+    # `True` is an int for Python, but not a number that anyone wrote as text.
     if isinstance(value, bool) or is_missing(value):
         return None
     return str(value) if isinstance(value, int | float | Decimal) else None

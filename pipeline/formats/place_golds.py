@@ -37,6 +37,7 @@ def to_code_points(context: str, start: int, unit: str) -> int:
     if unit == "code_points" or start < 0:
         return start
     if unit == "crlf_as_one":
+        # Each line end before the start counted as one character: the start moves by one for it.
         end = context.find("\r\n")
         while 0 <= end < start:
             start, end = start + 1, context.find("\r\n", end + 2)
@@ -88,6 +89,7 @@ def nearest(context: str, text: str, start: int | None) -> int | None:
     if not text.strip():
         return None
     start = min(max(start or 0, 0), len(context))
+    # A casefolded search is only the second choice: the text may occur in the same case elsewhere.
     for searched, wanted in ((context, text), (context.casefold(), text.casefold())):
         if len(searched) != len(context):  # starts would not be those in the context
             continue
@@ -113,6 +115,7 @@ def difference(context: str, text: str, start: int | None) -> str | None:
     begins_alike = not there[0].isspace() or text[0].isspace()
     if begins_alike and _blanks_as_one(there).startswith(_blanks_as_one(text)):
         return "blanks"
+    # NFKD is the longest form, so that this much context holds the text in any form.
     decomposed = unicodedata.normalize("NFKD", text)
     there = unicodedata.normalize("NFKC", context[start : start + len(decomposed)])
     return "normal form" if there.startswith(unicodedata.normalize("NFKC", text)) else None
@@ -133,15 +136,19 @@ def place_golds(
     Returns None if the row has no answers, or golds of which none can be placed: an empty list
     would mean that the question is unanswerable.
     """
+    # Problems of the row. Numbers read as text are frequent and harmless: only counted.
     for reason, value in example.problems:
         counts[f"problem_{reason}"] += 1
         if reason != NUMBER_AS_TEXT:
             write_line(report, example, reason, found=None if value is None else str(value)[:200])
+    # Golds that nobody can place stay as they are, or stay unknown.
     if example.unequal is not None:
         return example.unequal
     context = example.context
     if example.golds is None or not isinstance(context, str):
         return None
+    # Each gold keeps its place, right or wrong. What would be right for it is counted for all
+    # units, so that a hint can weigh the golds that a unit mends against those that it breaks.
     placed: list[Gold] = []
     for text, given in example.golds:
         start, problem = place_gold(context, text, given, unit)
@@ -153,6 +160,7 @@ def place_golds(
             counts.update(f"breaks_{other}" for other in OFFSETS if other not in (unit, *fits))
         elif problem != "gold_located":
             counts.update(f"mends_{other}" for other in fits)
+            # Why the gold is misplaced: another unit, another occurrence, another spelling.
             near = nearest(context, text, start)
             differs = difference(context, text, near if start is None else start)
             counts[f"differs_{differs}"] += differs is not None

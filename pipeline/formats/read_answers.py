@@ -72,10 +72,12 @@ def read_answers(answers: Any, start: Any = None, impossible: Any = None) -> Ans
     flag = _flag(impossible)
     if flag is None and not is_missing(impossible) and impossible != "":
         problems.append(("is_impossible_unreadable", impossible))
+    # A true flag decides only if no answer contradicts it.
     if flag and all(is_missing(text) or not str(text).strip() for text, _ in pairs or []):
         return Answers([])
     if flag:
         problems.append(("answers_though_impossible", answers))
+    # An empty list would mean an unanswerable question, but the row says that it has an answer.
     if flag is False and pairs == []:
         problems.append(("answers_missing_though_possible", answers))
         pairs = None
@@ -125,16 +127,19 @@ def _pairs(answers: Any, start: Any) -> list[tuple[Any, Any]] | None:
     if is_missing(answers):
         return None
     if isinstance(answers, str):
+        # Text may be a whole list or dict, as CSV files hold it.
         literal = _literal(answers)
         if literal is not None:
             return _pairs(literal, start)
         return [(answers, start)] if answers else []
     if isinstance(answers, dict) and "text" in answers:
+        # Single values in place of lists, with a start that may be a list of one.
         texts, starts = answers["text"], answers.get("answer_start")
         if not isinstance(texts, list):
             return [(texts, starts[0] if isinstance(starts, list) and len(starts) == 1 else starts)]
         return _zipped(texts, starts if starts is None or isinstance(starts, list) else [starts])
     if isinstance(answers, list):
+        # A plain list of texts goes with a list of starts in the other column.
         starts = _literal(start) if isinstance(start, str) else start
         nested = any(isinstance(each, dict | list) for each in answers)
         if answers and isinstance(starts, list) and not nested:
@@ -167,6 +172,7 @@ def _whole(value: Any) -> int | None:
     if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
         return None
     with suppress(ArithmeticError):
+        # Decimal is exact for numbers as they are written, such as "12.0" and "1e3".
         number = Decimal(str(value).strip())
         if (
             number.is_finite()
@@ -201,6 +207,7 @@ def _literal(text: str) -> list[Any] | dict[str, Any] | None:
     """
     if text.lstrip()[:1] not in ("{", "[", "a"):
         return None
+    # JSON first: text that could be both is far more likely JSON.
     for read in (_from_json, _from_python):
         with suppress(ValueError, SyntaxError, ArithmeticError, RecursionError, MemoryError):
             value = read(text)

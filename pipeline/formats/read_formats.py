@@ -128,6 +128,7 @@ def read_csv(file: IO[bytes], layout: Layout) -> Iterator[ImportedRow]:
     """
     csv.field_size_limit(2**31 - 1)
     with io.TextIOWrapper(file, layout.encoding, "surrogateescape", newline="") as text:
+        # Undecodable bytes become unpaired surrogates, which `row_problem` reports by column.
         rows = csv.reader(text, delimiter=layout.delimiter or ",", strict=True)
         header, last_line = None, 0
         while True:
@@ -136,6 +137,7 @@ def read_csv(file: IO[bytes], layout: Layout) -> Iterator[ImportedRow]:
             except StopIteration:
                 return
             except csv.Error as error:
+                # A malformed header leaves nothing to read; a malformed line only loses itself.
                 if header is None or "end of data" in str(error):
                     raise FormatError(
                         f"after line {last_line}: {error}, a quoted cell is not closed"
@@ -195,6 +197,7 @@ def read_parquet(file: IO[bytes], layout: Layout) -> Iterator[ImportedRow]:
         names = table.schema_arrow.names
         if len(set(names)) < len(names):
             raise FormatError(f"two of its columns have one name: {', '.join(names)}")
+        # Only the columns that make the row become Python values; others are passed on as arrays.
         for batch in table.iter_batches(batch_size=256):
             values = {name: each_value(batch.column(name)) for name in names if name in needed}
             for number in range(batch.num_rows):
@@ -230,6 +233,7 @@ def recognise(
     Raises FormatError for an unknown ending, for a compressed file whose name does not say so, and
     for UTF-16 without a byte order mark.
     """
+    # Blank lines may come before the content.
     line = b"\n"
     while line and not line.strip():
         line = file.readline(_LONGEST_LINE)
@@ -239,6 +243,7 @@ def recognise(
     encoding = encoding or next(
         (name for mark, name in _MARKS.items() if line.startswith(mark)), "utf-8-sig"
     )
+    # The content of a Parquet file is certain, an ending is not.
     kind = chosen or ("parquet" if line.startswith(b"PAR1") else _by_ending(path))
     if kind != "parquet" and encoding == "utf-8-sig" and b"\0" in line[:64]:
         raise FormatError("it has NUL bytes, as UTF-16 does: --encoding=utf-16-le or utf-16-be")
@@ -248,6 +253,7 @@ def recognise(
 
 
 def _by_ending(path: str) -> str:
+    # The ending may be followed by one of compression.
     for suffix in reversed(PurePosixPath(path).suffixes[-2:]):
         if suffix.lower() in _ENDINGS:
             return _ENDINGS[suffix.lower()]
@@ -259,6 +265,7 @@ def _by_first_line(line: str, kind: str) -> str:
     try:
         first = json.loads(line)
     except (ValueError, RecursionError):
+        # A first line that is not JSON by itself begins an indented file, or is a broken line.
         return "squad" if line[:1] == "[" or line == "{" else kind
     if not isinstance(first, dict):
         return "squad" if isinstance(first, list) else kind

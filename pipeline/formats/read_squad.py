@@ -65,6 +65,7 @@ def _articles(file: IO[bytes], layout: Layout, held: _Held) -> Iterator[Any]:
     paragraph = article = None
     for prefix, event, value in _events(file, layout):
         if not root:
+            # Articles are in `data` of an object, or the whole file is their list.
             if event not in ("start_map", "start_array"):
                 raise FormatError(
                     f"it is neither an object with `data` nor a list, but begins with {event}"
@@ -72,12 +73,14 @@ def _articles(file: IO[bytes], layout: Layout, held: _Held) -> Iterator[Any]:
             root = "data.item" if event == "start_map" else "item"
             item = f"{root}.paragraphs.item"
         elif prefix == item or prefix.startswith(f"{item}."):
+            # Paragraphs are collected apart, so that only one of them is in memory.
             paragraph = paragraph or ijson.ObjectBuilder()
             paragraph.event(event, value)
             if prefix == item and event in _WHOLE:
                 held.add(paragraph.value)
                 paragraph = None
         elif prefix == root or prefix.startswith(f"{root}."):
+            # An article is complete after its last key, which may come after its paragraphs.
             article = article or ijson.ObjectBuilder()
             article.event(event, value)
             if prefix == root and event in _WHOLE:
@@ -165,10 +168,12 @@ def _paragraph(
             continue
         own = {name: value for name, value in qa.items() if name not in used}
         others: dict[str, Any] = {}
+        # A name belongs to the innermost level that has it.
         for level, values in (("question", own), ("paragraph", shared), ("article", article)):
             for name, value in values.items():
                 taken = name in others or name in _CONTRACT
                 others[f"{level}_{name}" if taken else name] = plain(value)
+        # SQuAD's layout has a column `title`, even if no article has one.
         others.setdefault("title", None)
         answers = read_answers(qa.get(layout.answers), None, qa.get(layout.impossible))
         context = paragraph.get(layout.context)

@@ -62,6 +62,7 @@ class Survey:
 
         Raises FormatError for another column that has the name of a column of the contract.
         """
+        # Only rows that are written count for the types.
         kept = [row for row in rows if not self._leave_out(row)]
         for name in dict.fromkeys(name for row in kept for name in row.others):
             if name in CONTRACT:
@@ -121,6 +122,7 @@ class Survey:
         if known is None:
             return
         try:
+            # Arrow merges the types of both batches, for example integers and floats.
             both = [pa.schema([(name, kind)]) for kind in (known, array_of(values).type)]
             merged = pa.unify_schemas(both, promote_options="permissive").field(name).type
             self.kinds[name] = merged if _has_columns(merged) else None

@@ -57,6 +57,7 @@ def parse_where(text: str, schema: pa.Schema) -> pc.Expression:
         raise WhereError(f"{text!r} is not a condition: {error}") from error
     try:
         condition = _Condition(text.strip(), schema).of(tree.body)
+        # Filtering an empty table finds errors of types before any row is read.
         schema.empty_table().filter(condition)
     except (pa.ArrowException, TypeError, OverflowError, RecursionError) as error:
         raise WhereError(f"{text!r}: {error}") from error
@@ -85,6 +86,7 @@ class _Condition:
             case ast.UnaryOp(op=ast.Not(), operand=operand):
                 return ~self.of(operand)
             case ast.Compare(left=left, ops=ops, comparators=rights):
+                # `a < b < c` is a conjunction of neighbours, as in Python.
                 sides = zip([left, *rights], ops, rights, strict=False)
                 return reduce(operator.and_, [self.compare(node, *side) for side in sides])
             case ast.BinOp(left=left, op=op, right=right) if type(op) in _CALCULATE:
@@ -100,6 +102,7 @@ class _Condition:
     ) -> pc.Expression:
         """Translate one comparison of a chain; `node` is the whole chain, for messages."""
         if type(op) in _COMPARE:
+            # Arrow's comparison with null is null for all rows, which nobody means.
             if any(self.is_null(side) for side in (left, right)):
                 raise self.wrong(
                     node, "null compares with nothing, write `is None` or `is not None`"

@@ -31,6 +31,7 @@ def write_squad(run: str, output: str, answers: str) -> str:
     Raises Refused for a run that is not a finished one of annotate, or lacks a needed column.
     """
     finished = _annotated(run)
+    # All needed columns must exist before anything is written.
     question, context = _needed(finished, "question"), _needed(finished, "context")
     text, start, status = (
         finished.output(name) for name in ("answer_text", "answer_start", "status")
@@ -42,6 +43,7 @@ def write_squad(run: str, output: str, answers: str) -> str:
         raise Refused(
             f"--answers={golds}: it is {finished.schema.field(golds).type}, not {ANSWERS}"
         )
+    # Only these columns are read, row by row.
     title = ["title"] if "title" in finished.columns else []
     columns = [
         _needed(finished, "id"),
@@ -98,6 +100,7 @@ def _write_articles(file: IO[str], questions: Iterator[tuple[str, str, dict[str,
 
     Articles and paragraphs are opened and closed as titles and contexts change.
     """
+    # An article or paragraph is closed when the next one begins, since rows are seen only once.
     last: tuple[str, str] | None = None
     file.write('{"version": "v2.0", "data": [')
     for title, context, qa in questions:
@@ -128,6 +131,7 @@ def write_predictions(run: str, output: str, answers: str) -> str:
     finished = _annotated(run)
     names = [finished.output(name) for name in ("answer_text", "null_probability", "status")]
     identifier = _needed(finished, "id")
+    # JSON is written by hand, because an object of all rows would not fit in memory.
     hashes = array("q")  # of all ids, to find repeated ones in 8 bytes a row
     with (
         building(join(output, PREDICTIONS)) as predictions,
@@ -146,6 +150,7 @@ def write_predictions(run: str, output: str, answers: str) -> str:
             )
         for file in (texts, probabilities):
             file.write("}\n" if hashes else "{}\n")
+        # Raising inside the `with` removes both files.
         repeated = len(hashes) - len(np.unique(np.frombuffer(hashes, np.int64)))
         if repeated:
             raise Refused(
@@ -187,6 +192,7 @@ def _annotated(run: str) -> FinishedRun:
         raise Refused(
             f"--run={run} is an output of {finished.stage}: only those of annotate can be exported"
         )
+    # The manifest is written last, so that a run without one did not finish.
     if not finished.state:
         raise Refused(f"--run={run} has no manifest: the run did not finish")
     return finished
@@ -212,6 +218,7 @@ def _plain(value: Any) -> Any:
         return {str(name): _plain(each) for name, each in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(each) for each in value]
+    # JSON has no NaN and no infinity.
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, bytes):

@@ -22,6 +22,7 @@ def each_day(options: argparse.Namespace) -> list[argparse.Namespace]:
                 f"--date={_written(options.date)}: neither --input nor --output has {_DATE}"
             )
         return [options]
+    # One output for several days would be claimed by the first.
     if "output" not in dated:
         raise Refused(
             f"--output={options.output} must have {_DATE} as --input does: "

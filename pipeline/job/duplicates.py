@@ -22,6 +22,7 @@ def audit_configuration(folder: str, option: str, own: bool = False) -> dict[str
     """
     files = RunFiles(folder)
     try:
+        # Another audit must be finished, or overlap would be missed silently.
         finished = exists(files.run) and (own or exists(files.manifest))
         configuration = json.loads(read(files.run))["configuration"] if finished else {}
     except (ValueError, KeyError, TypeError) as error:  # an unknown store, or an odd run.json

@@ -123,6 +123,7 @@ def claim(job: Claimant, overwrite: bool) -> bool:
     Raises Refused, naming the difference, if an output belongs to another run and `overwrite` is
     false. Nothing is changed then, in either folder of `annotate --audit`.
     """
+    # All outputs are checked before any is changed.
     wanted = {folder: _write(job, stage)[0] for stage, folder in reversed(job.outputs)}
     try:
         if not overwrite:
@@ -136,6 +137,7 @@ def claim(job: Claimant, overwrite: bool) -> bool:
 
 def _claim(output: str, content: bytes, overwrite: bool) -> bool:
     """Claim one output. Return whether it had the same identity already. Raises Refused."""
+    # Remove the temporary files of interrupted attempts.
     sweep_temporary(output)
     if overwrite and _obstacle(output, content):
         for name in RunFiles.ALL:
@@ -172,6 +174,7 @@ def _difference(before: bytes, now: bytes) -> str:
         old_configuration, old_inputs = _parse(before)
     except (ValueError, KeyError, TypeError):
         return f"its {RunFiles.RUN} is damaged"
+    # The configuration is compared first, because a changed option is the usual reason.
     configuration, inputs = _parse(now)
     for name in dict.fromkeys([*configuration, *old_configuration]):
         old, new = old_configuration.get(name), configuration.get(name)

@@ -59,6 +59,7 @@ def find_files(files: Files, output: str) -> tuple[InputFile, ...]:
     Raises Refused for a file inside the output, StorageError if there are no files.
     """
     inputs = _limit(find_inputs(SAMPLE if files.input == "bundled" else files.input), files.limit)
+    # A run that reads its own parts would grow with every rerun.
     inside = [file.path for file in inputs if lies_below(file.path, output)]
     if inside:
         raise Refused(f"--input={files.input}: {inside[0]} is inside --output={files.output}")
@@ -134,6 +135,7 @@ def _schema(file: InputFile) -> pa.Schema:
     """Return the columns of a file and of its path. Raises Refused."""
     try:
         with open_parquet(file.path) as opened:
+            # Partition columns come from the path, and count as columns of the file.
             return with_path_columns(opened.schema_arrow, file.path)
     except Exception as error:
         raise Refused(f"--input: {file.path} can't be read as Parquet: {error}") from error
@@ -175,6 +177,7 @@ def _widened(expected: pa.Schema, files: Sequence[InputFile]) -> pa.Schema:
 
     If there is no such type, planning refuses the other file.
     """
+    # Text needs no widening: planning takes text columns of any width.
     if all(is_text(field.type) and not pa.types.is_null(field.type) for field in expected):
         return expected
     with ThreadPoolExecutor(_FOOTERS_AT_ONCE) as pool:
@@ -204,6 +207,7 @@ def _nullable(field: pa.Field, is_text_column: bool) -> pa.Field:
     kind = field.type
     if is_text_column and pa.types.is_null(kind):
         kind = pa.string()
+    # Indices of one byte would be too small for another file's dictionary.
     if pa.types.is_dictionary(kind):
         kind = pa.dictionary(pa.int32(), kind.value_type, kind.ordered)
     return pa.field(field.name, kind, nullable=True, metadata=field.metadata)

@@ -109,6 +109,7 @@ def _check_stage(stage: str, audited: bool, given: Mapping[str, Any]) -> None:
         name: declaration for group in GROUPS.values() for name, _, declaration in declared(group)
     }
     for name, value in given.items():
+        # `stage` is an option, but not a declared setting.
         stages = declarations[name].stages if name in declarations else ()
         if stages and stage not in stages and not (audited and AUDIT in stages):
             hint = ""
@@ -137,6 +138,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         load(runner)
     except ImportError as error:
         raise Refused(f"--runner={runner}: {error}") from error
+    # Options that Beam lists twice would clash, so that groups are taken once by name.
     beam_parser = _BeamArgumentParser(allow_abbrev=False, add_help=False)
     for group in {str(group): group for group in PipelineOptions.__subclasses__()}.values():
         group._add_argparse_args(beam_parser)

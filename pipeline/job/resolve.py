@@ -25,10 +25,10 @@ from apache_beam.options.pipeline_options import (
 from model.audit.slices import SLICES
 from model.checkpoint import CheckpointError, read_settings
 from model.reading.decoding import Decoding
-from model.reading.pairs import WindowLimits
 from model.reading.reader import DTYPES, ModelSettings
 from model.reading.span_reader import CUDA_BATCH_TOKENS, SpanReader
 from model.reading.tokenizer import TokenizerError
+from model.reading.windows import WindowLimits
 from model.settings import AUDIT, SettingError, declared, identity_of, make
 from pipeline.job.inputs import Inputs, choose_columns, find_files
 from pipeline.job.options import Refused
@@ -141,15 +141,18 @@ def resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
 
 
 def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
+    """Return the job. Raises Refused, SettingError, StorageError and errors of the checkpoint."""
     given = vars(options)
     files, columns = make(Files, given), make(Columns, given)
     audit, work = make(Audit, given), make(Work, given)
     output = absolute(files.output)
     audited = options.stage == AUDIT or audit.audit
-    beside = ((AUDIT, RunFiles(output).beside),) if audited and options.stage != AUDIT else ()
-    outputs = (*beside, (options.stage, output))
+    # An audit along with annotate has its own folder, which is written first.
+    alongside = ((AUDIT, RunFiles(output).beside),) if audited and options.stage != AUDIT else ()
+    outputs = (*alongside, (options.stage, output))
     stages = tuple(stage for stage, _ in outputs)
 
+    # Cheap refusals come before the files and the model are opened.
     _refuse_two_accelerators(work, beam_options)
     _refuse_slices(audit)
     corrections, digest = _corrections(audit, options.stage)
@@ -157,6 +160,7 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
     reader = _reader(make(ModelSettings, given), given, is_local(beam_options))
     audit_options = AuditOptions(columns.id_column, audit.slice_by, audit.worst, audit.suspects)
 
+    # Every group in its resolved form, because run.json holds the values that were used.
     resolved = (
         work,
         files,
@@ -182,9 +186,9 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
 
 
 def _in_dtype_of_earlier_run(job: Job, given: Mapping[str, Any]) -> Job:
-    """Return the job in the dtype of an earlier run in its output, if that is all that differs.
+    """Return the job in the dtype of an earlier run in its output, if nothing else differs.
 
-    On a CPU, `--dtype auto` depends on a timing, which may come out differently on a loaded machine.
+    On a CPU, `--dtype auto` depends on a timing, which may come out differently on a busy machine.
     Without this, the same command could then be refused instead of resuming the run.
     """
     dtype = _dtype_of_earlier_run(job)
@@ -198,7 +202,7 @@ def _in_dtype_of_earlier_run(job: Job, given: Mapping[str, Any]) -> Job:
             "--dtype=auto: the run in %s can't be resumed in %s: %s", job.output, dtype, error
         )
         return job
-    _log.info("--dtype=auto: %s, because the run in %s has it", dtype, job.output)
+    _log.info("--dtype=auto: using %s, as the run in %s does", dtype, job.output)
     configuration = {
         stage: {**values, "dtype": dtype} for stage, values in job.configuration.items()
     }
@@ -301,6 +305,7 @@ def _work(work: Work, files: int, beam_options: PipelineOptions) -> JobWork:
 
 def workers(beam_options: PipelineOptions) -> int:
     """Return how many workers a job may have, as far as its options say."""
+    # The most that any of Beam's options may lead to; 0 local workers mean one per core.
     direct = beam_options.view_as(DirectOptions).direct_num_workers
     remote = beam_options.view_as(WorkerOptions)
     local = (os.cpu_count() or 1) if direct == 0 else direct or 1
@@ -335,6 +340,7 @@ def _reader(model: ModelSettings, given: Mapping[str, Any], local: bool) -> Span
                 "bfloat16 for Ampere and later"
             )
         settings["batch_tokens"] = model.batch_tokens or CUDA_BATCH_TOKENS
+    # The checkpoint is loaded on the CPU, then described with the devices of the workers.
     dtype = "float32" if model.dtype == "auto" else model.dtype
     settings |= {"device": "cpu", "dtype": dtype, "compile": False}
     try:

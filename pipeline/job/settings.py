@@ -6,8 +6,8 @@ import datetime
 from dataclasses import dataclass
 
 from model.reading.decoding import Decoding
-from model.reading.pairs import WindowLimits
 from model.reading.reader import ModelSettings
+from model.reading.windows import WindowLimits
 from model.settings import (
     ANNOTATE,
     AUDIT,

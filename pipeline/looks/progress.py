@@ -47,9 +47,11 @@ def _watch(job: Job, stopped: threading.Event) -> None:
 
 def _show(job: Job, stopped: threading.Event) -> None:
     files = RunFiles(job.output)
+    # A resumed run begins with the rows that are there.
     before = _rows_done(files)
     planned, exact = _rows_planned(job)
     terminal = sys.stderr.isatty()
+    # Listing a store costs requests; a bar should move at least twice a second.
     pause = (0.5 if terminal else 2.0) if is_local(job.output) else 10.0
     started = logged = time.monotonic()
     with tqdm(
@@ -70,6 +72,7 @@ def _show(job: Job, stopped: threading.Event) -> None:
             bar.update(done - bar.n)
             now = time.monotonic()
             if not terminal and (finished or now - logged >= _LOG_SECONDS):
+                # Rates count only the rows of this run.
                 rate = (done - before) / max(now - started, 1e-9)
                 left = f", {(planned - done) / rate:.0f} s left" if rate and done < planned else ""
                 total = f"{planned}" if exact else f"about {planned}"

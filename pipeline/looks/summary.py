@@ -37,6 +37,7 @@ def accounting(manifest: dict[str, Any], output: str) -> str:
         lines.append(f"{total:.1f} s of work: {', '.join(shares)}")
     if manifest["retries"]:
         lines.append(f"{manifest['retries']} retries after faults of the store")
+    # A long list of failures would push the totals off the screen.
     for failure in manifest["failures"][:20]:
         where = failure["path"] + (
             f", row group {failure['row_group']}" if failure["row_group"] >= 0 else ""
@@ -66,6 +67,7 @@ def audit_figures(audit: dict[str, Any]) -> str:
                 f"over {loss['count']} rows"
             )
     if "f1" in everything:
+        # EM and F1 are only reported for audits that have golds to compare with.
         em, f1, character = (everything[name] for name in ("exact_match", "f1", "character_f1"))
         by_character = ""
         if character["percent"] != f1["percent"]:

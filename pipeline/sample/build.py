@@ -7,7 +7,7 @@ source file is UTF-8 text:
 
     # history
     ## history-harbour-clock
-    The harbour clock was built in 1871. Its cost was met by the pilots' guild. In 1871 bells were dear.
+    The clock was built in 1871. Its cost was met by the pilots' guild. In 1871 bells were dear.
 
     A blank line between paragraphs is kept.
     ### Questions
@@ -65,6 +65,7 @@ def locate(context: str, gold: str) -> tuple[str, int]:
     text = marked[1] if marked else gold
     if not text or text != text.strip():
         raise SourceError(f"the answer {text!r} is empty or has blanks around it")
+    # A lookahead finds occurrences that overlap.
     starts = [match.start() for match in re.finditer(f"(?={re.escape(text)})", context)]
     if not starts:
         raise SourceError(f"the answer {text!r} is not in the passage")

@@ -83,9 +83,8 @@ def test_no_threshold_is_better_on_files_that_hold_unanswerable_rows(seed: int) 
     generator = np.random.default_rng(seed)
     answerable = generator.random(400) < 0.6
     mixed = decoded(generator.normal(0, 3, 400) - 2 * answerable, generator.random(400), answerable)
-    alone = decoded(
-        generator.normal(5, 3, 400), generator.random(400), np.ones(400, bool)
-    )  # would have it high
+    # Fitted alone, these rows would set it high.
+    alone = decoded(generator.normal(5, 3, 400), generator.random(400), np.ones(400, bool))
     halves = [generator.random(400) < 0.5 for _ in range(2)]
     threshold = fit_threshold([mixed, alone], halves)
     best = max(mixed.mean_f1(at, halves[0]) for at in [*mixed.margin, np.inf])

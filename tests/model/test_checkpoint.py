@@ -204,7 +204,7 @@ def test_digest_depends_on_every_file_that_loading_may_read_and_on_no_other(tmp_
     assert digest(moved) != before
 
 
-def test_digest_of_a_file_that_was_written_anew(tmp_path: Path) -> None:
+def test_digest_of_a_file_that_was_rewritten(tmp_path: Path) -> None:
     """The new file has the same size; the cache of digests must notice it in the same process."""
     path = write(tmp_path / "model", config__json="{}") / "config.json"
     before = digest(path.parent)

@@ -1,4 +1,4 @@
-"""Files of other formats on the command line: what becomes Parquet, what is reported, what is refused."""
+"""Conversion of other formats from the command line: Parquet, reports and refusals."""
 
 from __future__ import annotations
 
@@ -345,7 +345,8 @@ CASES: dict[str, tuple[str, str, list[Any], list[str]]] = {
     ),
     "answers as Python and numpy print them": (
         "a.csv",
-        f"question,context,answers\n?,{FERRY},\"{{'text': array(['noon'], dtype=object), 'answer_start': array([28])}}\"\n"
+        f"question,context,answers\n?,{FERRY},\"{{'text': array(['noon'], dtype=object), "
+        "'answer_start': array([28])}\"\n"
         f"?,{FERRY},\"{{'text': [], 'answer_start': []}}\"\n?,{FERRY},\"['noon' 'Holm']\"\n",
         [gold(["noon"], [28]), gold([], []), None],
         ["golds: 1 aligned", "problems: 1 answers_unreadable: "],
@@ -436,7 +437,7 @@ CASES: dict[str, tuple[str, str, list[Any], list[str]]] = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_files_of_other_people(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """Each in its kind: what becomes of its rows, and what is said of it."""
+    """The rows of each file, and the findings about it."""
     name, content, rows, said = CASES[case]
     (tmp_path / name).write_text(content, "utf-8")
     assert convert(tmp_path / name, tmp_path / "made.parquet") == 0

@@ -12,10 +12,10 @@ import torch
 
 from model.reading.batching import Batch
 from model.reading.decoding import Decoding
-from model.reading.pairs import WindowLimits
 from model.reading.reader import Reader
 from model.reading.span_reader import SpanReader
 from model.reading.tokenizer import Tokenizer
+from model.reading.windows import WindowLimits
 from transforms.chunk_step import ChunkStep, _RunStep
 from transforms.claim import Output
 from transforms.decode_answers import decode_answers

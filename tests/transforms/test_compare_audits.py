@@ -56,9 +56,8 @@ def test_pairs_of_one_id(hashes: tuple[bytes, ...], kinds: list[str]):
     before, after = sides(*hashes)
     found = list(pair_scores("id", iter([*after, *before])))
     assert [kind for kind, _, _ in found] == kinds
-    assert sum(len(one) + len(other) for _, one, other in found) == len(
-        hashes
-    )  # every row is in one pairing
+    # Every row is in one pairing.
+    assert sum(len(one) + len(other) for _, one, other in found) == len(hashes)
 
 
 def test_thousands_of_rows_of_one_id_are_looked_at_once_each():

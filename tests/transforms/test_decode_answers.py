@@ -1,4 +1,4 @@
-"""Answers whose logits are known: spans, probabilities, the null option, and every rejection of the network's side."""
+"""Answers from known logits: spans, probabilities, the null option, and each rejection."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def rows(answered: Answered) -> list[dict]:
 def spans_of(
     context: str, letters: dict[str, tuple[float, float]], longest: int
 ) -> dict[str, float]:
-    """Every admissible span's text with its score, in the order of equal scores: lowest start, then shortest."""
+    """Every admissible span's text and score; equal scores by lowest start, then shortest."""
     words = context.split()
     scores = {}
     for i, first in enumerate(words):
@@ -230,7 +230,7 @@ class TestRejections:
         self.check(answered, words, reason, str(error))
 
     def test_no_admissible_span(self, words: Tokenizer):
-        """No tokenizer of the tests makes a context of nothing but empty tokens, so its tokens are made unfit here."""
+        """No tokenizer of the tests gives only empty tokens: here they are made unfit."""
         reader = FakeReader(words, self.LETTERS)
         windowed = make_windows(make_chunk(asked(*self.CONTEXTS)), words, LIMITS)
         passages = windowed.windows.passages

@@ -31,7 +31,7 @@ from transforms.find_duplicates import (
 from transforms.run_files import RunFiles
 
 WAITING = {"audit": "the totals, which wait for duplicates.json"}
-"""What is handed on as it came."""
+"""An element that is passed on unchanged."""
 
 Row = tuple[str | None, str | None, str | None, str | None]
 """id, question, context, gold, as texts that are used as hashes; None in rejected rows."""

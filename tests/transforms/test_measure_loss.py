@@ -1,4 +1,4 @@
-"""The audit's outcome of a chunk, from contexts of one-letter words whose logits are written down by hand."""
+"""The audit's outcome of a chunk, from contexts of one-letter words with given logits."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def summary(outcome: Outcome) -> dict[str, Any]:
 
 
 def test_a_loss_worked_by_hand(words: Tokenizer):
-    """`a b c` with start logits 2, 0, 0 and end logits 0, 0, 3; the gold is `a`: right start, wrong end."""
+    """`a b c`, start logits 2, 0, 0, end logits 0, 0, 3, gold `a`: right start, wrong end."""
     reader = FakeReader(words, {"a": (2.0, 0.0), "c": (0.0, 3.0)})
     (row,) = audit(with_answers(asked("a b c"), gold("a", 0)), reader).columns.to_pylist()
     start, end = math.log(math.e**2 + 2) - 2, math.log(math.e**3 + 2)
@@ -101,16 +101,15 @@ def test_a_loss_worked_by_hand(words: Tokenizer):
     assert row["prediction"] == "a b c"
     assert row["probability"] == pytest.approx(math.exp(5 - mass), rel=1e-5)
     assert row["gold_probability"] == pytest.approx(math.exp(2 - mass), rel=1e-5)
-    assert (
-        row["gold_rank"] is None
-    )  # three candidates are kept: ac, then bc and cc; aa would be the fourth
+    # Three candidates are kept: ac, then bc and cc; aa would be the fourth.
+    assert row["gold_rank"] is None
     assert row["exact_match"] == 0
     assert row["f1"] == pytest.approx(0.0)  # SQuAD drops the article "a"
     assert (row["status"], row["reason"]) == ("scored", None)
 
 
 def test_the_link_of_the_tokenwise_loss_is_the_one_that_was_asked_for(words: Tokenizer):
-    """With a sigmoid link, the tokens of `b c` that are labelled 0 cost log 2 each; the gold at logit 2 its own."""
+    """With a sigmoid link, the tokens of `b c` with label 0 cost log 2 each."""
     table = with_answers(asked("a b c"), gold("a", 0))
     reader = FakeReader(words, {"a": (2.0, 0.0)})
     windowed = make_windows(make_chunk(table), words, LIMITS, InputColumns(answers="answers"))
@@ -275,7 +274,7 @@ def test_temperature_is_of_probabilities_only(words: Tokenizer):
 
 
 def test_a_gold_in_no_window_is_unreachable_and_has_its_passage_loss(words: Tokenizer):
-    """Windows of 32 tokens hold 28 or fewer of the context: 40 letters, and a gold from the first to the last."""
+    """Windows hold at most 28 context tokens; a gold takes all 40 letters."""
     context = " ".join("abcdefghij" * 4)
     outcome = audit(
         with_answers(asked(context), gold(context, 0)), FakeReader(words, {"a": (1.0, 0.0)})
@@ -332,11 +331,12 @@ def test_what_the_list_of_highest_losses_shows(words: Tokenizer):
     )
     reader = FakeReader(words, {"a": (1.0, 3.0)})
     highest, other = summary(audit(table, reader))["highest_loss"]
+    # The row within the file.
     assert (highest["id"], highest["path"], highest["row"]) == (
         "row 1",
         "/in/a.parquet",
         101,
-    )  # the row within the file
+    )
     assert highest["gold"] == ["c"] * 3
     assert highest["question"] == long[:300] + "…"
     assert highest["prediction"] == "a"
@@ -484,7 +484,7 @@ TEXTS = st.one_of(st.none(), st.text("abAB \u0301\u200d灯🌊", max_size=4))
 
 @st.composite
 def rows_of_any_golds(draw: st.DrawFn) -> tuple[list[str | None], list[Any], bool]:
-    """Contexts, the answers of each (right, malformed and missing golds mixed), and whether the column is a list of structs."""
+    """Contexts, golds (right, malformed, missing), and whether the golds are a list of structs."""
     listed, contexts, answers = draw(st.booleans()), draw(st.lists(CONTEXTS, max_size=6)), []
     for context in contexts:
         golds: list[Any] = draw(st.lists(st.tuples(TEXTS, STARTS), max_size=4))

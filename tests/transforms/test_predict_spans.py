@@ -1,4 +1,4 @@
-"""The network over a chunk: every window once, batches by the chunk alone, one loaded network per process."""
+"""The network over a chunk: every window once, one loaded network per process."""
 
 from __future__ import annotations
 
@@ -27,9 +27,8 @@ def predict(reader: FakeReader, *contexts: str | None, batch_tokens: int = 200) 
 
 def test_every_window_is_predicted_once_within_the_budget(words: Tokenizer):
     reader = FakeReader(words)
-    predicted = predict(
-        reader, *LETTERS, batch_tokens=21
-    )  # a window is [CLS] who ? [SEP] letter [SEP], six tokens
+    # A window is [CLS] who ? [SEP] letter [SEP], six tokens.
+    predicted = predict(reader, *LETTERS, batch_tokens=21)
     assert [len(batch) for batch in reader.batches] == [3, 3, 3, 3, 3]
     assert set().union(*reader.batches) == set(LETTERS)
     assert predicted.prediction.real_tokens == 15 * 6

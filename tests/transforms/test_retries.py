@@ -142,4 +142,4 @@ def test_another_error_is_raised_at_once(pauses: list[float]):
 
 def test_the_operation_keeps_its_name_and_words():
     fetch = failing(0, ValueError())
-    assert (fetch.__name__, fetch.__doc__) == ("fetch", "Fetches.")
+    assert (fetch.__name__, fetch.__doc__) == ("fetch", "Fetch the path.")

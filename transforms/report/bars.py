@@ -46,10 +46,12 @@ class Bars:
 
 def scaled(means: Sequence[Mean]) -> Bars:
     """Return the bars of some means, in their order."""
+    # The scale contains zero, where bars begin.
     least = min((min(0.0, each.low) for each in means), default=0.0)
     most = max((max(0.0, each.high) for each in means), default=0.0)
 
     def position(value: float) -> float:
+        # With no spread at all, everything is at the left end.
         return 100 * (value - least) / ((most - least) or 1.0)
 
     def bar(each: Mean) -> Bar:

@@ -91,6 +91,7 @@ class _Drawing:
         with rc_context(
             {"svg.fonttype": "none", "svg.hashsalt": self.name, "font.family": "sans-serif"}
         ):
+            # Without a date and with a fixed salt, equal figures are equal files.
             self.figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
         svg = out.getvalue()
         # Drop the XML header, the metadata, unused ids, and the size, which the page sets.
@@ -98,6 +99,7 @@ class _Drawing:
         svg = re.sub(r' id="[A-Za-z0-9.]+_\d+"', "", svg)
         for size in ("height", "width"):
             svg = re.sub(rf'(<svg[^>]*?) {size}="[^"]*"', r"\1", svg, count=1)
+        # CSS variables can't be passed to matplotlib.
         for drawn, shown in _COLOURS.items():
             svg = svg.replace(drawn, shown)
         return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(description)}" ', 1)
@@ -107,6 +109,7 @@ def loss_histogram(counts: Sequence[int]) -> str:
     """Return a histogram of rows by loss, in the bins of `model.audit.distributions.loss_bin`."""
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
+    # Leave some space above the highest bar.
     most = max(1.05 * max(counts), 1)
     ticks = [value for value in MaxNLocator(4, integer=True).tick_values(0, most) if value <= most]
     drawing = _Drawing("loss", len(counts), most)
@@ -126,7 +129,9 @@ def start_against_end(grid: Sequence[Sequence[int]], bins: int) -> str:
     drawing = _Drawing("start-end", bins, bins)
     most = max((rows for _, _, rows in grid), default=1)
     corners = np.array([(0, 0), (1, 0), (1, 1), (0, 1)])
+    # One polygon per cell: most cells of the grid are empty.
     cells = [corners + np.array((start, end)) for start, end, _ in grid]
+    # A root makes rare cells visible next to very frequent ones.
     shares = [round(0.12 + 0.88 * (rows / most) ** 0.3, 2) for _, _, rows in grid]
     shown = PolyCollection(cells, facecolors=_ACCENT, alpha=shares or None, linewidths=0)
     drawing.axes.add_collection(shown, autolim=False)

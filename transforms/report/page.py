@@ -67,6 +67,7 @@ def audit_page(
     """Return `report.html` of an audit, from the content of `audit.json`."""
     everything = audit["all"]
     slices = audit["slices"]
+    # Draw the figures once: they do not depend on the number of examples.
     drawn = {
         "loss": figures.loss_histogram(audit["nll_histogram"]),
         "start_end": figures.start_against_end(audit["start_against_end"], LOSS_BINS),
@@ -104,6 +105,7 @@ def audit_page(
 def comparison_page(comparison: Mapping[str, Any]) -> bytes:
     """Return `report.html` of a comparison, from the content of `comparison.json`."""
     rows = _slice_rows(comparison["slices"])
+    # Bars for all pairs first, then for the slices.
     groups = [
         ("all", comparison["all"]),
         *((f"{row['slice']}: {row['value']}", row) for row in rows[:_MOST_BARS]),
@@ -144,6 +146,7 @@ def _losses_of(values: Mapping[str, Any]) -> Bars:
     for value, part in list(values.items())[:_MOST_BARS]:
         loss = part["losses"]["nll"]
         if loss["count"]:
+            # The loss is never negative, so its interval is cut at zero.
             mean, half = loss["mean"], Z_95 * loss["standard_error"]
             text = f"{mean:.3f} ± {half:.3f}" if loss["count"] > 1 else f"{mean:.3f}"
             means.append(Mean(value, text, mean, max(0.0, mean - half), mean + half))
@@ -191,12 +194,14 @@ def render(template: str, **values: Any) -> bytes:
     All values are escaped, and the page's content security policy allows its own script only.
     """
     script, style = _asset("page.js"), _asset("page.css")
+    # The policy allows exactly this script: its hash goes into the page.
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     text = (
         _environment()
         .get_template(template)
         .render(script=Markup(script), style=Markup(style), script_digest=digest, **values)
     )
+    # Lone surrogates in the corpus can't be encoded.
     return text.encode("utf-8", "replace")
 
 

@@ -29,6 +29,7 @@ def excerpts(length: int, spans: Sequence[Span], around: int = _AROUND) -> list[
     parts: list[Span] = []
     for border in borders:
         start, end = max(0, border - around), min(length, border + around)
+        # Overlapping parts become one.
         if parts and start <= parts[-1][1]:
             parts[-1] = parts[-1][0], end
         else:

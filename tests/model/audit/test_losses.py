@@ -232,7 +232,7 @@ def test_power_sums_are_those_of_every_power_by_itself() -> None:
 @pytest.mark.parametrize("null", [False, True])
 @pytest.mark.parametrize("link", ["softmax", "sigmoid"])
 def test_likely_tokens_are_those_of_one_softmax_over_the_passage(link: str, null: bool):
-    """Of one window and of many, each token with its owner's logits; the other network's probability may be unknown."""
+    """Of one window and of many, each token with the logits of the window that owns it."""
     windows = make_windows(LENGTHS, max_length=16, overlap=5)
     golds = make_golds(SPANS)
     _, measured = decode_and_measure(

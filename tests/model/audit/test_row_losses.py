@@ -44,9 +44,8 @@ class TestRowLosses:
 
             total = [float(losses.nll[:, g].sum()) for g in mine]
             least = mine[total.index(min(total))]
-            assert (
-                rows.min_nll[:, row].tolist() == losses.nll[:, least].tolist()
-            )  # its own start and end
+            # Its own start and end.
+            assert rows.min_nll[:, row].tolist() == losses.nll[:, least].tolist()
             assert rows.min_tokenwise[row] == pytest.approx(
                 min(losses.tokenwise[:, g].sum() for g in mine)
             )
@@ -147,9 +146,8 @@ class TestStatuses:
 
     def test_an_unreachable_gold_has_its_passage_loss_and_no_other(self):
         row = audit(null=True).columns[6]
-        assert row["nll"] == pytest.approx(
-            row["nll_start"] + row["nll_end"]
-        )  # start and end have different owners
+        # Start and end have different owners.
+        assert row["nll"] == pytest.approx(row["nll_start"] + row["nll_end"])
         assert row["tokenwise"] > 0
         assert (
             row["native_nll"]

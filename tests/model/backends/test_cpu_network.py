@@ -175,7 +175,7 @@ def test_memory_settings_of_the_user_stay(
     assert len(made) == calls
 
 
-def test_attention_to_neighbours_only_beside_padding_stays_near_float32() -> None:
+def test_attention_to_neighbours_only_with_padding_stays_near_float32() -> None:
     # a query in the padding may attend to nothing at all there
     torch.manual_seed(0)
     sizes = {

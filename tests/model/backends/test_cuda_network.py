@@ -13,8 +13,9 @@ from model.backends.cuda_network import ATTENTION, run_ahead
 from model.checkpoint import LocalFolder
 from model.reading.batching import assemble
 from model.reading.decoding import Decoding
-from model.reading.pairs import WindowLimits, cut_pairs
+from model.reading.pairs import cut_pairs
 from model.reading.reader import CheckpointReader
+from model.reading.windows import WindowLimits
 from tests.checkpoints import ARCHITECTURES, Checkpoint
 from tests.model.predicted import decode_and_measure
 from tests.model.texts import TRICKY_CONTEXTS, long_context

@@ -58,7 +58,7 @@ def test_batch_size_changes_nothing(seed: int, batch_tokens: int) -> None:
 
 
 def test_the_order_of_the_pairs_changes_nothing() -> None:
-    """Identical pairs in another order: the same spans for each, whatever stands beside them in a batch."""
+    """Identical pairs in another order get the same spans, whatever else is in their batch."""
     lengths = [8, 14, 4, 9]
     options = {"max_length": 12, "overlap": 2}
     results = {}
@@ -104,7 +104,7 @@ def test_the_null_score_is_read_only_where_null_is_an_option(null: bool) -> None
 
 
 def test_spans_are_passage_tokens() -> None:
-    """The best span is token 9 of the passage, in the second window, in whose input it stands elsewhere."""
+    """The best span is token 9 of the passage; in the second window its position is another."""
     windows = make_windows([12], max_length=10, overlap=2, question_tokens=[2])
 
     def spoil(pair: int, start: int, logits: np.ndarray) -> None:

@@ -213,16 +213,16 @@ def test_answers_of_other_networks_do_not_depend_on_their_neighbours(
     assert checkpoint.reader._network.one_length == (kind.name in ("fnet", "yoso", "convbert"))
     windows = cut(checkpoint, ["Ada waved.", long_context(700), "Ada waved at the flag."])
     alone = read(checkpoint.reader, assemble(windows, np.array([0])))[:, 0]
-    beside = read(checkpoint.reader, assemble(windows, np.arange(len(windows))))[
+    padded = read(checkpoint.reader, assemble(windows, np.arange(len(windows))))[
         :, 0, : alone.shape[1]
     ]
-    assert (alone - beside).abs().max() <= 4e-5 * alone.abs().max()
+    assert (alone - padded).abs().max() <= 4e-5 * alone.abs().max()
     if kind.name == "fnet":
         checkpoint.reader._network.one_length = False
-        beside = read(checkpoint.reader, assemble(windows, np.arange(len(windows))))[
+        padded = read(checkpoint.reader, assemble(windows, np.arange(len(windows))))[
             :, 0, : alone.shape[1]
         ]
-        assert (alone - beside).abs().max() > 0.01 * alone.abs().max(), (
+        assert (alone - padded).abs().max() > 0.01 * alone.abs().max(), (
             "padding must matter for this test to mean something"
         )
 

@@ -109,7 +109,7 @@ BROKEN = ODD | st.fixed_dictionaries({}, optional=dict.fromkeys(NAMES, ODD))
 
 
 def of_ours(rows: list[dict[str, Any]], ours: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The good rows among others, whose columns may make floats or text of their own."""
+    """Return the good rows among others, whose pages the others may turn into floats or text."""
     wanted = {(row["id"], row["question"], row["context"], float(row["page"])) for row in ours}
     found = [row for row in rows if row["context"] == CONTEXT and row["question"] == "What?"]
     return [
@@ -138,7 +138,7 @@ def test_no_broken_row_refuses_or_changes_its_neighbours(broken: list[Any], plac
     }
     with tempfile.TemporaryDirectory() as name:
         for kind, wrap in wrapped.items():
-            if kind == "squad":  # which has no numbers that are none
+            if kind == "squad":  # JSON has no NaN or infinity
                 rows = [row for row in rows if not re.search("NaN|Infinity", json.dumps(row))]
             alone, among = (
                 made_of(wrap(good), kind, Path(name)),

@@ -1,4 +1,4 @@
-"""What is known of an output before its rows are read."""
+"""Opening an output before its rows are read."""
 
 from __future__ import annotations
 

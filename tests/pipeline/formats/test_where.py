@@ -1,4 +1,4 @@
-"""Conditions on columns: what they mean, and that nothing else can be said in them."""
+"""Conditions on columns: their meaning, and the refusal of anything else."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TABLE = pa.table(
         ("0 < n < 3", [0]),
         ("-1 < n and n != 5", [0]),
         ("n == 1.0", [0]),
-        ("not n == 1", [1]),  # null is not known to be another number
+        ("not n == 1", [1]),  # null is not known to differ
         ("n is None", [2]),
         ("n is not null", [0, 1]),
         ("kind == 'x'", [0]),

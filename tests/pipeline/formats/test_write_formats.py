@@ -1,4 +1,4 @@
-"""Runs in other formats: round trips, and scores that equal the audit's under the official rules."""
+"""Runs in other formats: round trips, and official scores that equal the audit's."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ from tests.runs import examples, read_parts, run, write_input
 
 @pytest.fixture(scope="module")
 def audited(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A part of the sample, annotated and audited by the bundled reader; half of it has no answer, no row is rejected."""
+    """Annotate and audit a part of the sample with the bundled reader.
+
+    Half of the questions have no answer, and no row is rejected.
+    """
     folder = tmp_path_factory.mktemp("audited")
     sample = pq.read_table(SAMPLE)
     table = sample.take(list(range(102, 222, 6))).rename_columns(

@@ -1,4 +1,4 @@
-"""Dated jobs: each day a run of its own, the same whenever it is started."""
+"""Dated jobs: each day is a separate run, which is the same whenever it starts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.runs import examples, identities, read_manifest, read_parts, run, wri
 
 
 def places(*arguments: str) -> list[tuple[str, str]]:
-    """(input, output) of every day."""
+    """Return (input, output) of every day."""
     return [
         (options.input, options.output) for options in each_day(parse(["annotate", *arguments])[0])
     ]

@@ -1,4 +1,4 @@
-"""The command line: every refusal names option, value and limit; what is Beam's passes through."""
+"""The command line: refusals name option, value and limit; Beam's options pass through."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From options to a job: defaults resolved, and every refusal before a row is read, by name."""
+"""From options to a job: resolved defaults, and refusals by name before a row is read."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ def source(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def job(bert_folder: Path, source: Path, tmp_path: Path) -> Resolve:
-    """Resolves a command line on one small file with the tiny checkpoint; later arguments replace earlier ones."""
+    """Return a function that resolves a command line on one small file.
+
+    It uses the tiny checkpoint; later arguments replace earlier ones.
+    """
 
     def resolve_job(*arguments: str, stage: str = "annotate") -> Job:
         files = (f"--input={source}", f"--output={tmp_path}/out", f"--model={bert_folder}")
@@ -43,7 +46,7 @@ def job(bert_folder: Path, source: Path, tmp_path: Path) -> Resolve:
 
 
 def with_config(bert_folder: Path, folder: Path, **changes: Any) -> Path:
-    """A copy of the tiny checkpoint with another config.json."""
+    """Copy the tiny checkpoint with another config.json; return its folder."""
     shutil.copytree(bert_folder, folder)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, **changes}))
@@ -139,9 +142,8 @@ class TestDefaults:
         (model / "tokenizer_config.json").write_text(
             json.dumps({**settings, "model_max_length": int(1e30)})
         )
-        assert (
-            job(f"--model={model}", "--max_length=512").reader.limits.max_length == 512
-        )  # its positions
+        # All that the network has positions for.
+        assert job(f"--model={model}", "--max_length=512").reader.limits.max_length == 512
         with pytest.raises(Refused, match="--max_length=513: the model takes at most 512 tokens"):
             job(f"--model={model}", "--max_length=513")
 
@@ -163,7 +165,7 @@ class TestDefaults:
         assert job(*arguments).work.alone == (count == 1)
         assert not job(
             *arguments, "--runner=PrismRunner"
-        ).work.alone  # a service may have more of them than options tell
+        ).work.alone  # a service may have more than the options say
 
 
 class TestModelRefusals:
@@ -200,7 +202,7 @@ class TestModelRefusals:
     def test_workers_elsewhere_get_a_dtype_that_every_core_has(
         self, job: Resolve, monkeypatch: pytest.MonkeyPatch
     ):
-        """What is fast on the launcher's core tells nothing of theirs, and the next launcher may have another."""
+        """The launcher's core says nothing about theirs, and the next launcher may have another."""
         monkeypatch.setattr("model.reading.reader.bfloat16_is_faster", lambda _: True)
         assert job("--device=cpu").reader.reader.dtype == "bfloat16"
         for device in ("auto", "cpu"):
@@ -224,7 +226,7 @@ class TestModelRefusals:
         assert resumed.reader.reader.dtype == "bfloat16"
         assert resumed.configuration_of("annotate")["dtype"] == "bfloat16"
         assert [message for message in caplog.messages if "dtype" in message] == [
-            f"--dtype=auto: bfloat16, because the run in {resumed.output} has it"
+            f"--dtype=auto: using bfloat16, as the run in {resumed.output} does"
         ]
         assert claim(resumed, overwrite=False) is True
 
@@ -237,7 +239,7 @@ class TestModelRefusals:
         monkeypatch.setattr("model.reading.reader.bfloat16_is_faster", lambda _: False)
         other = job("--device=cpu", argument)
         assert other.reader.reader.dtype == "float32"
-        with pytest.raises(Refused, match="holds another run: "):
+        with pytest.raises(Refused, match="has another run: "):
             claim(other, overwrite=False)
 
     @pytest.mark.parametrize("content", ["", "[]", "{}", '{"configuration": 1}'])
@@ -272,7 +274,8 @@ class TestModelRefusals:
         monkeypatch: pytest.MonkeyPatch,
         caplog: pytest.LogCaptureFixture,
     ):
-        model = f"--model={with_config(bert_folder, tmp_path / 'new', launched=dtype)}"  # that no test has loaded
+        # A checkpoint that no other test has loaded.
+        model = f"--model={with_config(bert_folder, tmp_path / 'new', launched=dtype)}"
 
         def embedding(tokens: torch.Tensor, weights: torch.Tensor, *more: Any) -> torch.Tensor:
             if weights.dtype != torch.float32:
@@ -295,12 +298,12 @@ class TestModelRefusals:
         )
         assert found.configuration_of("annotate")["dtype"] == dtype
         assert (
-            f"--dtype={dtype}: this machine's CPU can't compute in it, the checkpoint is checked in float32"
-            in caplog.text
+            f"--dtype={dtype}: this machine's CPU can't compute in it; checking the checkpoint in "
+            "float32 instead" in caplog.text
         )
         with pytest.raises(
             Refused, match=f"can't read tokens in torch.{dtype}"
-        ):  # here it would compute in it
+        ):  # a local run would compute in it
             job("--device=cpu", f"--dtype={dtype}", model)
 
     def test_a_network_that_no_worker_can_run_in_the_dtype(self, job: Resolve, tmp_path: Path):
@@ -358,9 +361,8 @@ class TestWindowRefusals:
 
     def test_the_bounds_themselves_are_taken(self, job: Resolve):
         assert job("--overlap=29").reader.limits.overlap == 29
-        assert (
-            job("--max_length=100", "--overlap=32").reader.limits.overlap == 32
-        )  # 100 - 64 - 3 special tokens leave room for 33
+        # 100 - 64 - 3 special tokens leave room for 33.
+        assert job("--max_length=100", "--overlap=32").reader.limits.overlap == 32
 
 
 class TestAudit:
@@ -381,7 +383,7 @@ class TestAudit:
     def test_both_stages_take_the_dtype_of_the_run_that_is_there(
         self, job: Resolve, golds: Path, monkeypatch: pytest.MonkeyPatch
     ):
-        """The audit's own folder does not hold a run yet."""
+        """The audit's own folder has no run yet."""
         monkeypatch.setattr("model.reading.reader.bfloat16_is_faster", lambda _: True)
         claim(job(f"--input={golds}", "--device=cpu"), overwrite=False)
         monkeypatch.setattr("model.reading.reader.bfloat16_is_faster", lambda _: False)

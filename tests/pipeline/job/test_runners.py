@@ -1,4 +1,4 @@
-"""Runners: the default is the in-process one under any of its names, others are Beam's."""
+"""Runners: the default is the in-process one under any of its names; others are Beam's."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_other_runners_are_beams():
 def test_a_gpu_has_two_threads_of_the_in_process_runner_unless_chosen(
     monkeypatch: pytest.MonkeyPatch, arguments: list[str], device: str, wanted: tuple[str, int]
 ):
-    """What this machine has is all that is pretended."""
+    """Only the devices of this machine are faked."""
     for there in (True, False):
         monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
         options = PipelineOptions(arguments)

@@ -1,4 +1,4 @@
-"""The accounting in words: it adds up, names what failed, and does not drown a screen."""
+"""The accounting in words: it adds up, names failures, and fits on a screen."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_complete_run():
 
 
 def test_nothing_of_a_file_steers_the_terminal():
-    """Names of files and messages about their content are whatever someone wrote."""
+    """Names of files, and messages about their content, may have any characters."""
     failures = [("/in/\x1b[2J.parquet", -1, 0, 0, "PlanChunks", "no column '\x9b31m\u202egnp\r'")]
     text = printed(refused_files=1, failures=failures)
     assert all(each.isprintable() or each == "\n" for each in text)
