@@ -6,16 +6,14 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import logging
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from functools import cache
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from types import FrameType
 from typing import Any
@@ -37,42 +35,39 @@ for _name in ("model", "transforms", "pipeline"):
 
 # Beam logs warnings about optional packages while it is imported.
 logging.getLogger().addHandler(logging.NullHandler())
-gc.disable()  # see _without_collections
 
 try:
-    import apache_beam as beam
-    from apache_beam.options.pipeline_options import PipelineOptions
+    from pipeline.job.patches import without_collections
 
-    from model.command import say
-    from pipeline import compare
-    from pipeline.graph import build
-    from pipeline.job import duplicates
-    from pipeline.job.dates import each_day
-    from pipeline.job.identity import claim, claimed_outputs
-    from pipeline.job.options import BeamOptions, Refused, parse
-    from pipeline.job.resolve import resolve
-    from pipeline.job.runners import feed_gpu, is_local, is_template, make_runner
-    from pipeline.looks.progress import progress
-    from pipeline.looks.summary import (
-        accounting,
-        audit_figures,
-        comparison_figures,
-        duplicate_figures,
-    )
-    from pipeline.looks.terminal import printable
-    from transforms.run_files import RunFiles
-    from transforms.storage import read, sweep_temporary
+    with without_collections():
+        import apache_beam as beam
+        from apache_beam.options.pipeline_options import PipelineOptions
+
+        from model.command import say
+        from pipeline import compare
+        from pipeline.graph import build
+        from pipeline.job import duplicates
+        from pipeline.job.dates import each_day
+        from pipeline.job.identity import claim, claimed_outputs
+        from pipeline.job.options import Refused, parse
+        from pipeline.job.resolve import resolve
+        from pipeline.job.runners import feed_gpu, is_local, is_template, make_runner
+        from pipeline.looks.progress import progress
+        from pipeline.looks.summary import (
+            accounting,
+            audit_figures,
+            comparison_figures,
+            duplicate_figures,
+        )
+        from pipeline.looks.terminal import printable
+        from transforms.run_files import RunFiles
+        from transforms.storage import read, sweep_temporary
 except Exception as _error:  # Python would exit with 1, the code of a run that has finished
     traceback.print_exc()
     print(
         f"refused: this installation is broken: {type(_error).__name__}: {_error}", file=sys.stderr
     )
     raise SystemExit(2) from _error
-
-gc.enable()
-# New objects between two collections. With Python's 700 or 2,000 there are 200 collections in an
-# audit of 2,000 rows.
-gc.set_threshold(20_000)
 
 _log = logging.getLogger("spanmill")
 
@@ -84,18 +79,18 @@ def run(arguments: Sequence[str]) -> int:
     """
     options, rest = parse(arguments)
     if options.stage == "compare":
-        return _compare(options, BeamOptions(rest))
+        return _compare(options, PipelineOptions(rest))
     jobs = each_day(options)
     if len(jobs) == 1:
-        return run_job(jobs[0], BeamOptions(rest))
-    if is_template(BeamOptions(rest)):
+        return run_job(jobs[0], PipelineOptions(rest))
+    if is_template(PipelineOptions(rest)):
         raise Refused(
             "--date: several days are several jobs, but --template_location takes one job"
         )
     code = 0
     for job in jobs:
         _log.info("day %s", job.date[0])
-        code = max(code, exit_code(run_job, job, BeamOptions(rest)))
+        code = max(code, exit_code(run_job, job, PipelineOptions(rest)))
         if code == 3:
             break  # the cause (disk, store, device) would end the next day too
     return code
@@ -109,7 +104,7 @@ def run_job(options: argparse.Namespace, beam_options: PipelineOptions) -> int:
     """
     # Check everything that can be checked before anything is written.
     feed_gpu(beam_options, options.device)
-    with _without_collections():
+    with without_collections(exempt=True):
         job = resolve(options, beam_options)
     if options.against:
         duplicates.audited_parts(options.against, own=False)
@@ -199,27 +194,6 @@ def _open_closed_streams() -> None:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # gets the lowest free number
-
-
-@contextmanager
-def _without_collections() -> Iterator[None]:
-    """Don't collect garbage in the body, and exclude its objects from later collections.
-
-    Imports and a model create a million objects, none of them garbage. Looking through them takes a
-    fifth of the start-up, and half a second in a later collection.
-    """
-    gc.disable()
-    try:
-        yield
-    finally:
-        _freeze()
-        gc.enable()
-
-
-@cache
-def _freeze() -> None:
-    """Freeze once: the objects of an earlier job of this process may be garbage."""
-    gc.freeze()
 
 
 class _PrintableFormatter(logging.Formatter):

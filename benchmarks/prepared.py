@@ -7,10 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipeline.graph import build
 from pipeline.job.identity import claim
-from pipeline.job.options import BeamOptions, parse
+from pipeline.job.options import parse
 from pipeline.job.resolve import Job, resolve
 from pipeline.job.runners import make_runner
 
@@ -23,7 +24,7 @@ def prepare(
     reader_of  returns the reader to use in place of the job's
     """
     options, rest = parse(arguments)
-    beam_options = BeamOptions(rest)
+    beam_options = PipelineOptions(rest)
     resolved = resolve(options, beam_options)
     job = replace(
         resolved, reader=replace(resolved.reader, reader=reader_of(resolved.reader.reader))

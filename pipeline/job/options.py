@@ -96,7 +96,7 @@ def default_in_words(default: Any, declaration: Setting) -> str:
     """Return in words what a setting is if it is left out; "" if that goes without saying."""
     if declaration.unset:
         return declaration.unset
-    return "" if default in (None, "", (), False) else str(default)
+    return "" if default is None or default is False or default in ("", ()) else str(default)
 
 
 def _check_stage(stage: str, audited: bool, given: Mapping[str, Any]) -> None:
@@ -121,19 +121,6 @@ def _check_stage(stage: str, audited: bool, given: Mapping[str, Any]) -> None:
     for name in ("before", "after") if stage == COMPARE else ("input",):
         if not given.get(name):
             raise Refused(f"--{name} is missing: {stage} needs it")
-
-
-class BeamOptions(PipelineOptions):
-    """Beam's options, each group parsed once; Beam itself parses it over a hundred times a job."""
-
-    def view_as(self, cls: type[Any]) -> Any:
-        views = self.__dict__.setdefault("_views", {})  # attributes would be taken for options
-        if cls not in views:
-            views[cls] = super().view_as(cls)
-        return views[cls]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in super().__getstate__().items() if name != "_views"}
 
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
