@@ -45,6 +45,7 @@ from model.training.data import (
     with_unanswerables,
 )
 from model.training.distillation import Teacher, divergence
+from model.training.joint import OBJECTIVES, golds_without_joint
 from model.training.loss import normalised_positions, passage_loss, targets_of, window_loss
 
 if TYPE_CHECKING:
@@ -95,7 +96,8 @@ def evaluate(
     windows = examples.windows
     was_training = reader.network.training
     reader.network.eval()
-    prediction = predict(reader, windows, Decoding(n_best=1), 4096)
+    decoding = Decoding(n_best=1, max_answer_length=options.max_answer_length)
+    prediction = predict(reader, windows, decoding, 4096)
     reader.network.train(was_training)
     spans = merge_windows(
         prediction.spans, windows.pair, windows.index, len(rows), n_best=1, temperature=1.0
@@ -186,7 +188,7 @@ class Training:
         start_logits, end_logits = start_logits.cpu(), end_logits.cpu()
         if options.shared_normalisation:
             group = torch.from_numpy(self.examples.group[chosen])
-            losses = passage_loss(start_logits, end_logits, batch, targets, group, options.null)
+            losses = passage_loss(start_logits, end_logits, batch, targets, group, options)
         else:
             losses = window_loss(start_logits, end_logits, batch, targets, options)
         if not len(losses) and not self.teacher:
@@ -332,6 +334,13 @@ def _read_examples(options: argparse.Namespace, tokenizer: Tokenizer) -> Example
     if not len(_usable(examples, options)):
         raise SettingError(f"train={options.train}: no window has a target to learn from")
     log.info("%d rows, %d windows to train on", len(rows), len(examples.windows))
+    if options.objective in OBJECTIVES:
+        without, golds = golds_without_joint(examples, options.max_answer_length)
+        log.info(
+            "%d of %d golds are no span that the decoder may choose (--max_answer_length=%d): "
+            "trained with the categorical loss alone",
+            *(without, golds, options.max_answer_length),
+        )
     return examples
 
 
@@ -506,7 +515,18 @@ def make_parser() -> argparse.ArgumentParser:
         help="passages joined at most (8)",
     )
     loss = parser.add_argument_group("objective")
-    loss.add_argument("--objective", choices=["categorical", "tokenwise"], default="categorical")
+    loss.add_argument(
+        "--objective",
+        choices=["categorical", "tokenwise", *OBJECTIVES],
+        default="categorical",
+        help="softmax over tokens, labels of tokens, softmax over spans, both (categorical)",
+    )
+    loss.add_argument(
+        "--max_answer_length",
+        type=argument(whole(1, 10**4)),
+        default=30,
+        help="tokens of the longest span that joint and compound count (30)",
+    )
     loss.add_argument("--link", choices=["softmax", "sigmoid"], default="softmax")
     loss.add_argument(
         "--null",
@@ -587,10 +607,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser = make_parser()
     options = parser.parse_args(arguments)
     if options.shared_normalisation and options.objective == "tokenwise":
-        parser.error("--shared_normalisation goes with --objective categorical")
+        parser.error("--shared_normalisation does not go with --objective tokenwise")
+    if options.objective in OBJECTIVES and options.link == "sigmoid":
+        parser.error("--link sigmoid goes with --objective tokenwise")
+    if options.objective in OBJECTIVES and options.overlap < options.max_answer_length - 1:
+        parser.error(
+            f"--overlap={options.overlap}: with --objective {options.objective} it must be at "
+            f"least --max_answer_length - 1 = {options.max_answer_length - 1}"
+        )
     if options.teacher and options.objective == "tokenwise":
         parser.error(
-            "--teacher goes with --objective categorical: it teaches distributions over tokens"
+            "--teacher does not go with --objective tokenwise: it teaches distributions over tokens"
         )
     return run_command(lambda: json.dumps(train(options)))
 
