@@ -44,7 +44,7 @@ from model.training.data import (
     with_joined_passages,
     with_unanswerables,
 )
-from model.training.distillation import Teacher, divergence
+from model.training.distillation import Teacher, divergence, load_teacher
 from model.training.joint import OBJECTIVES, golds_without_joint
 from model.training.loss import normalised_positions, passage_loss, targets_of, window_loss
 
@@ -198,7 +198,7 @@ class Training:
         if self.teacher:
             normalised = normalised_positions(batch, options.null)
             logits = torch.stack([start_logits, end_logits])
-            probabilities = self.teacher.probabilities(batch, normalised)
+            probabilities = self.teacher.probabilities(chosen, batch)
             apart = divergence(logits, probabilities, normalised).sum(0)
             loss = torch.lerp(loss, apart.mean(), options.teacher_share)
         return loss
@@ -227,7 +227,11 @@ def train(options: argparse.Namespace) -> dict[str, float]:
         Path(options.output).mkdir(parents=True, exist_ok=True)
         (Path(options.output) / "state.tmp").touch()  # refused now rather than after minutes
     training.resume()
-    _take_steps(training)
+    try:
+        _take_steps(training)
+    finally:
+        if training.teacher:
+            training.teacher.save()
     training.save_state()
     if training.eval_rows:
         training.evaluate()
@@ -239,10 +243,7 @@ def train(options: argparse.Namespace) -> dict[str, float]:
 def _prepare(options: argparse.Namespace) -> Training:
     """Load the base and the teacher, read the rows, and return a training that has not begun."""
     base, tokenizer, network = _load_base(options)
-    teacher = None
-    if options.teacher:
-        with option("teacher", options.teacher):
-            teacher = Teacher(options.teacher, tokenizer, options.max_length, options.null)
+    teacher = load_teacher(options, tokenizer)
     _make_trainable(network, options.dropout)
     average = torch.optim.swa_utils.AveragedModel(
         network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(options.average)
@@ -259,6 +260,9 @@ def _prepare(options: argparse.Namespace) -> Training:
         fused=True,
     )
     examples = _read_examples(options, tokenizer)
+    if teacher:
+        with option("teacher", options.teacher):
+            teacher.attend(examples, _usable(examples, options), options.max_question)
     eval_rows = (
         read_rows(options.eval, given_as="eval")[:: options.eval_every_nth] if options.eval else []
     )
@@ -543,6 +547,12 @@ def make_parser() -> argparse.ArgumentParser:
         "--teacher", default="", help="a checkpoint to learn from beside the golds (none)"
     )
     loss.add_argument(
+        "--teacher_cache",
+        default="",
+        metavar="FOLDER",
+        help="where the teacher's probabilities are stored, for later epochs and trainings (none)",
+    )
+    loss.add_argument(
         "--teacher_share",
         type=argument(number(1e-6, 1)),
         default=0.5,
@@ -608,6 +618,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.shared_normalisation and options.objective == "tokenwise":
         parser.error("--shared_normalisation does not go with --objective tokenwise")
+    if options.teacher_cache and not options.teacher:
+        parser.error("--teacher_cache goes with --teacher")
     if options.objective in OBJECTIVES and options.link == "sigmoid":
         parser.error("--link sigmoid goes with --objective tokenwise")
     if options.objective in OBJECTIVES and options.overlap < options.max_answer_length - 1:

@@ -158,7 +158,7 @@ def test_golds_that_can_not_be_decoded_have_the_categorical_loss() -> None:
     both = losses["joint"] + losses["categorical"]
     torch.testing.assert_close(losses["compound"][has], both[has])
     start, end = np.array(golds).T
-    examples = Examples(windows, start, end, windows.pair)
+    examples = Examples(windows, start, end, windows.pair, [], [])
     assert golds_without_joint(examples, LONGEST) == (int((~has).sum()), 4)
 
 
