@@ -102,6 +102,20 @@ def test_the_joint_loss_of_every_span_by_brute_force(null: bool, max_length: int
             torch.testing.assert_close(alone, found)
 
 
+def test_rows_of_one_group_share_a_normaliser() -> None:
+    """An unanswerable row made from another adds its spans to what the gold competes with."""
+    windows, batch, start_logits, end_logits = laid_out()
+    first = spans_of(windows, 0, SEED, 0, LONGEST)
+    second = spans_of(windows, 1, SEED, 0, LONGEST)
+    targets = at_positions(windows, batch, [(first[0].start, first[0].end)] * len(LENGTHS))
+    targets[:, windows.pair != 0] = -1
+    group = torch.from_numpy(np.maximum(windows.pair.astype(np.int64) - 1, 0))
+    options = argparse.Namespace(null=False, objective="joint", max_answer_length=LONGEST)
+    (found,) = passage_loss(start_logits, end_logits, batch, targets, group, options)
+    scores = [span.score for span in first + second]
+    assert found.item() == pytest.approx(log_normaliser(scores, 1.0) - first[0].score, rel=1e-5)
+
+
 @pytest.mark.parametrize("null", [False, True])
 def test_the_loss_is_minus_log_of_the_probability_that_decoding_reports(null: bool) -> None:
     windows, batch, start_logits, end_logits = laid_out()
