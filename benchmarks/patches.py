@@ -1,9 +1,10 @@
 """Measure what each patch of Beam or of the process saves: whole runs with all patches, and with all but one, in turns.
 
-    python -m benchmarks.patches --input eval_squad_v1.parquet [--rows 2000] [--rounds 5]
+    python -m benchmarks.patches --input eval_squad_v1.parquet [--rows 2000] [--rounds 7]
 
-Each run is a process of its own, of `annotate --audit` with a network that costs nothing. CPU seconds of the whole process are
-compared, since they depend least on what else the machine does; wall seconds are printed beside them.
+Each run is a process of its own, of `annotate --audit` with a network that costs nothing. Compared are CPU seconds of the
+whole process, since they depend least on what else the machine does, and wall seconds, since one patch shortens a sleep.
+"nothing, again" undoes nothing: what it differs by is noise.
 """
 
 from __future__ import annotations
@@ -23,47 +24,56 @@ import pyarrow.parquet as pq
 ROOT = Path(__file__).parent.parent
 
 UNDO = {
-    "nothing": "",
-    "collections of garbage": "import gc; gc.disable = gc.freeze = lambda: None; gc.set_threshold = lambda *counts: None",
-    "period of the sampler of steps": "import pipeline.job.runners as r; r._end_bundles_at_once = lambda: None",
-    "sizes of elements": "import pipeline.job.runners as r; r._Unmeasured.from_type_hint = classmethod(lambda c, h, r: 1 / 0)",
-    "options parsed once": "import pipeline.job.options as o; del o.BeamOptions.view_as",
-    "type checks": """
+    "nothing": ("", ""),
+    "nothing, again": ("", ""),
+    "any patch of gc": (
+        "import gc; gc.disable = gc.freeze = lambda: None; gc.set_threshold = lambda *counts: None",
+        "",
+    ),
+    "gc.disable": ("import gc; gc.disable = lambda: None", ""),
+    "gc.freeze": ("import gc; gc.freeze = lambda: None", ""),
+    "gc.set_threshold": ("import gc; gc.set_threshold = lambda *counts: None", ""),
+    "sampler": ("", "import pipeline.job.runners as r; r._end_bundles_at_once = lambda: None"),
+    "sizes": (
+        "",
+        "import pipeline.job.runners as r; r._Unmeasured.from_type_hint = classmethod(lambda c, h, r: 1 / 0)",
+    ),
+    "options": ("", "import pipeline.job.options as o; del o.BeamOptions.view_as"),
+    "type checks": (
+        "",
+        """
 import pipeline.job.runners as r
 make_runner = r.make_runner
 def checked(options):
     runner = make_runner(options)
     options.view_as(r.TypeOptions).pipeline_type_check = True
     return runner
-r.make_runner = checked
+run_pipeline.make_runner = checked
 """,
+    ),
 }
-"""What is undone, and the code that does, before `run_pipeline` is imported."""
+"""What is undone, and the code that does: before and after `run_pipeline` is imported."""
 
 _RUN = """
 import sys
+{before}
 import run_pipeline
 from benchmarks.free_reader import FreeReader
 from model.reading.reader import CheckpointReader
 CheckpointReader.logits = FreeReader.logits
 CheckpointReader.lanes = FreeReader.lanes
+{after}
 sys.exit(run_pipeline.main(sys.argv[1:]))
 """
 
 
-def run(undo: str, corpus: str, output: str) -> tuple[float, float]:
+def run(undo: tuple[str, str], corpus: str, output: str) -> tuple[float, float]:
     """Return CPU and wall seconds of one run."""
     before, begun = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [
-        sys.executable,
-        "-c",
-        f"{undo}\n{_RUN}",
-        "annotate",
-        "--audit",
-        f"--input={corpus}",
-        f"--output={output}",
-    ]
+    code = _RUN.format(before=undo[0], after=undo[1])
+    command = [sys.executable, "-c", code, "annotate", "--audit"]
+    command += [f"--input={corpus}", f"--output={output}"]
     subprocess.run(
         command, check=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -78,20 +88,31 @@ def main() -> None:
     )
     parser.add_argument("--input", required=True)
     parser.add_argument("--rows", type=int, default=2000, help="the first N rows")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in UNDO}
     with tempfile.TemporaryDirectory() as folder:
         corpus = f"{folder}/rows.parquet"
         pq.write_table(pq.read_table(options.input).slice(0, options.rows), corpus)
-        for turn in range(options.rounds):
-            for name, undo in UNDO.items():
-                seconds[name].append(run(undo, corpus, f"{folder}/{turn}-{name.replace(' ', '-')}"))
+        for turn in range(-1, options.rounds):
+            for number, (name, undo) in enumerate(UNDO.items()):
+                measured = run(undo, corpus, f"{folder}/{turn}-{number}")
+                if turn >= 0:  # the first round warms caches
+                    seconds[name].append(measured)
     base = [statistics.median(each) for each in zip(*seconds["nothing"], strict=True)]
     print(f"all patches: {base[0]:.2f} s CPU, {base[1]:.2f} s wall")
     for name, runs in seconds.items():
-        cpu, wall = (statistics.median(each) for each in zip(*runs, strict=True))
-        print(f"without {name}: {cpu - base[0]:+.2f} s CPU, {wall - base[1]:+.2f} s wall")
+        cells = []
+        for clock, unit in enumerate(("CPU", "wall")):
+            saved = [
+                one[clock] - all_[clock] for one, all_ in zip(runs, seconds["nothing"], strict=True)
+            ]
+            difference = statistics.median(each[clock] for each in runs) - base[clock]
+            paired = statistics.median(saved)
+            cells.append(
+                f"{difference:+.2f} s {unit} (in pairs {paired:+.2f}, {min(saved):+.2f} to {max(saved):+.2f})"
+            )
+        print(f"without {name}: {', '.join(cells)}")
 
 
 if __name__ == "__main__":

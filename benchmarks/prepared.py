@@ -1,4 +1,4 @@
-"""A job as `run_pipeline` runs it, its start-up apart from its work."""
+"""Prepare a job as `run_pipeline` does, to measure its work without its start-up."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from pipeline.job.runners import make_runner
 def prepare(
     arguments: Sequence[str], reader_of: Callable[[Any], Any] = lambda reader: reader
 ) -> tuple[Job, Callable[[], None]]:
-    """The job with what `reader_of` makes of its reader, and the function that claims its output and runs it."""
+    """Return the job of a command line, and a function that claims its output and runs it.
+
+    reader_of  returns the reader to use in place of the job's
+    """
     options, rest = parse(arguments)
     beam_options = BeamOptions(rest)
     resolved = resolve(options, beam_options)

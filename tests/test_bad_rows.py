@@ -1,4 +1,4 @@
-"""Rows of any bytes, through all steps and back from the part: each has its place and its state, none changes another."""
+"""Rows of any bytes through all steps: each keeps its place, none changes another."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from model.checkpoint import LocalFolder
-from model.reading.prediction import Decoding
+from model.reading.decoding import Decoding
 from model.reading.reader import CheckpointReader
+from model.reading.windows import WindowLimits
 from tests.checkpoints import ARCHITECTURES
 from tests.transforms.fakes import claimed, make_chunk
 from transforms.decode_answers import decode_answers
-from transforms.make_windows import WindowLimits, make_windows
+from transforms.make_windows import make_windows
 from transforms.predict_spans import predict_spans
 from transforms.records import OutputColumns
 from transforms.write_chunk import write_outcome
@@ -35,7 +36,7 @@ EXACT = [
     "question_tokens_cut",
 ]
 
-# Lone surrogates as the bytes that they would be, NUL, bytes that are no text at all, and nothing.
+# Lone surrogates as bytes, NUL, bytes that are not text, and null.
 TEXTS = st.one_of(
     st.none(),
     st.text(max_size=60).map(str.encode),
@@ -60,7 +61,7 @@ def reader(
 
 
 def annotated(rows: list[tuple[bytes | None, bytes | None]], reader: CheckpointReader) -> pa.Table:
-    """A chunk of these rows through every step, reopened from its part."""
+    """Return a chunk of these rows after every step, reopened from its part."""
     questions, contexts = (
         pa.array(list(column), pa.binary()).view(pa.string()) for column in zip(*rows, strict=True)
     )

@@ -1,4 +1,4 @@
-"""A crash in what one stage makes of a chunk: the other stage keeps its answers, and a rerun tries that stage alone."""
+"""One stage fails on a chunk: the other keeps its part, and a rerun retries only that stage."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
-import model.reading.prediction
+import model.audit.window_losses
 import transforms.decode_answers
 import transforms.make_windows
 import transforms.measure_loss
@@ -39,7 +38,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def both(source: Path, bert_folder: Path) -> Callable[[Path], int]:
-    """Runs annotate with an audit: `both(output)` is the exit code."""
+    """Return a function that runs annotate with an audit: `both(output)` returns the exit code."""
     arguments = (
         "annotate",
         "--audit",
@@ -52,14 +51,14 @@ def both(source: Path, bert_folder: Path) -> Callable[[Path], int]:
 
 @pytest.fixture(scope="module")
 def whole(both: Callable[[Path], int], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a run leaves that nothing happened to."""
+    """Return the output of a run without a failure."""
     folder = tmp_path_factory.mktemp("whole") / "out"
     assert both(folder) == 0
     return folder
 
 
 def figures(output: Path) -> dict[str, Any]:
-    """A manifest but for times."""
+    """Return a manifest without its times."""
     return {name: value for name, value in read_manifest(output).items() if name != "steps"}
 
 
@@ -78,7 +77,7 @@ def assert_equal_outputs(output: Path, whole: Path) -> None:
 
 
 def assert_failed_apart(output: Path, failed: str, whole: Path, step: str, error: str) -> None:
-    """The stage in this folder of the output lacks its last chunk, and says so; the other is complete."""
+    """Assert that the stage in this folder lacks its last chunk, and that the other is complete."""
     sound = "audit" if failed == "" else ""
     assert figures(output / sound) == figures(whole / sound)
     assert read_parts(output / sound).equals(read_parts(whole / sound))
@@ -104,9 +103,9 @@ def assert_failed_apart(output: Path, failed: str, whole: Path, step: str, error
 
 
 def fail_last(
-    patch: pytest.MonkeyPatch, module: ModuleType, name: str, rows: Callable[..., int]
+    patch: pytest.MonkeyPatch, module: object, name: str, rows: Callable[..., int]
 ) -> None:
-    """Lets a function fail on the last chunk, which `rows` tells from its arguments."""
+    """Make a function fail on the last chunk, which `rows` recognizes from its arguments."""
     function = getattr(module, name)
 
     def failing(*given: Any, **named: Any) -> Any:
@@ -128,16 +127,16 @@ IN_ONE_STAGE = {
     "placing golds": (
         "audit",
         "PredictSpans",
-        model.reading.prediction,
+        model.audit.window_losses,
         "gold_views",
         lambda _, golds: len(golds.texts),
     ),
     "measuring": (
         "audit",
         "MeasureLoss",
-        model.reading.prediction,
-        "measure_windows",
-        lambda *given, **_: len(given[4].texts),
+        model.audit.window_losses.MeasureLosses,
+        "measure",
+        lambda self, *_: len(self.golds.texts),
     ),
     "losses": (
         "audit",
@@ -151,10 +150,11 @@ IN_ONE_STAGE = {
         "DecodeAnswers",
         transforms.decode_answers,
         "answer_columns",
-        lambda *given: len(given[3]),
+        len,
     ),
 }
-"""Folder of the stage that fails, the step that names itself, what fails in it, and the rows of a chunk by its arguments."""
+"""Folder of the failing stage, the reported step, the module and function that fail, and the
+number of rows of a chunk by the function's arguments."""
 
 
 @pytest.mark.parametrize("case", IN_ONE_STAGE)
@@ -179,7 +179,7 @@ def test_a_crash_in_what_a_step_does_for_one_stage(
         assert f"\nincomplete: {output / folder}\n" in printed
         assert f"\ncomplete: {output / ('audit' if folder == '' else '')}\n" in printed
         kept = {each: identities(output / each) for each in ("", "audit")}
-        assert both(output) == 1  # fails again, and nothing else is touched
+        assert both(output) == 1  # fails again, and nothing else changes
         assert_failed_apart(output, folder, whole, step, f"ZeroDivisionError: in {name}")
         assert {each: identities(output / each) for each in ("", "audit")} == kept
     assert both(output) == 0
@@ -192,11 +192,11 @@ def test_a_crash_in_what_a_step_does_for_one_stage(
 def test_a_part_that_can_not_be_written(
     folder: str, both: Callable[[Path], int], whole: Path, output: Path
 ):
-    """A folder is in its place."""
+    """A folder has the name of the part."""
     obstacle = output / folder / "parts" / part_files(whole)[-1].name
     obstacle.mkdir(parents=True)
     assert both(output) == 1
-    obstacle.rmdir()  # `part_files` lists it too
+    obstacle.rmdir()  # `part_files` would list it
     assert_failed_apart(output, folder, whole, "WriteChunk", "IsADirectoryError")
     kept = {each: identities(output / each) for each in ("", "audit")}
     assert both(output) == 0
@@ -208,7 +208,7 @@ def test_a_part_that_can_not_be_written(
 def test_a_full_disk_in_one_stage_ends_the_run(
     both: Callable[[Path], int], whole: Path, output: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Answers that could not be committed are not the audit's matter."""
+    """A part of annotate that cannot be committed does not affect the audit."""
     move = os.replace
 
     def fill_up(source: str, target: str) -> None:
@@ -229,7 +229,7 @@ def test_a_full_disk_in_one_stage_ends_the_run(
 def test_a_chunk_that_was_cut_off_between_its_parts(
     lost: str, both: Callable[[Path], int], whole: Path, output: Path
 ):
-    """Only the part that is missing is computed and counted; the other keeps its inode and time."""
+    """Only the missing part is computed and counted; the other is not rewritten."""
     shutil.copytree(whole, output)
     part_files(output / lost)[1].unlink()
     kept = {each: identities(output / each) for each in ("", "audit")}

@@ -1,4 +1,7 @@
-"""FindDuplicates: rows of audits that ask the same, by hash; only hashes and ids cross the shuffle."""
+"""FindDuplicates: finds rows of audits with equal texts, by hash.
+
+Only hashes and ids cross the shuffle.
+"""
 
 from __future__ import annotations
 
@@ -10,21 +13,29 @@ from typing import Any
 
 import apache_beam as beam
 
-from model.reading.columns import as_texts
+from model.reading.texts import as_texts
 from transforms.claim import Output
 from transforms.run_files import RunFiles
 from transforms.storage import open_parquet
 
 KINDS = ("pair", "context", "question")
 SENTINEL = ("", b"")
-"""The key of what is no part but is handed on when all parts are read: zero rows have duplicates.json, too."""
+"""The key of the sentinel, the element that is not a part.
+
+It is passed on once all parts are read, so that `duplicates.json` is also written for zero rows.
+"""
 _MOST_EXAMPLES = 100
 _MOST_IDS = 5
 
 
 @dataclass(frozen=True, slots=True)
 class AuditedPart:
-    """A part of an audit: this run's own, or of the one that it is compared with. Names of its columns."""
+    """A part of an audit.
+
+    own     whether it is a part of this run, not of the audit given with `--against`
+    id      name of its id column
+    prefix  of the names of its audit columns
+    """
 
     path: str
     own: bool
@@ -34,7 +45,12 @@ class AuditedPart:
 
 @dataclass(slots=True)
 class Same:
-    """Rows that share one hash: how many of this run, how many of the other, some ids, and whether golds differ."""
+    """Rows that share one hash.
+
+    own, other      rows of this run and of the other audit
+    ids, other_ids  the first _MOST_IDS ids of each
+    golds           up to two distinct hashes of golds of this run
+    """
 
     own: int = 0
     other: int = 0
@@ -43,21 +59,22 @@ class Same:
     golds: set[bytes] = field(default_factory=set)
 
     def merge(self, more: Same) -> Same:
+        """Return both together."""
         return Same(
             self.own + more.own,
             self.other + more.other,
             sorted([*self.ids, *more.ids])[:_MOST_IDS],
             sorted([*self.other_ids, *more.other_ids])[:_MOST_IDS],
-            set(sorted(self.golds | more.golds)[:2]),  # two are enough to differ
+            set(sorted(self.golds | more.golds)[:2]),  # two are enough for a conflict
         )
 
 
 def read_hashes(
     part: AuditedPart | Any, kinds: tuple[str, ...]
 ) -> Iterator[tuple[tuple[str, bytes], Any]]:
-    """((kind, hash), Same) of every row of a part that was not rejected; the sentinel under the key `SENTINEL`.
+    """Yield ((kind, hash), Same) for every row that was not rejected, the sentinel under SENTINEL.
 
-    A row whose id was not kept, is null or is no text goes by the name of its part and its place there.
+    A row whose id is not kept, is null or is not text is identified by its part's name and its row.
     """
     if not isinstance(part, AuditedPart):
         yield SENTINEL, part
@@ -65,6 +82,7 @@ def read_hashes(
     names = [f"{part.prefix}{kind}_hash" for kind in (*kinds, "gold")]
     row = 0
     with open_parquet(part.path) as file:
+        # `--keep_columns` may have left the id out.
         known = [part.id] if part.id in file.schema_arrow.names else []
         for batch in file.iter_batches(columns=[*known, *names]):
             ids = as_texts(batch.column(part.id)) if known else [None] * batch.num_rows
@@ -74,17 +92,16 @@ def read_hashes(
                 row += 1
                 for kind, value in zip(kinds, hashes, strict=True):
                     if value is not None:
-                        golds = {gold} if kind == "pair" and part.own else set()
-                        yield (
-                            (kind, value),
-                            Same(1, 0, shown, [], golds)
-                            if part.own
-                            else Same(0, 1, [], shown, golds),
-                        )
+                        # Only equal pairs with different golds are a conflict.
+                        if part.own:
+                            same = Same(own=1, ids=shown, golds={gold} if kind == "pair" else set())
+                        else:
+                            same = Same(other=1, other_ids=shown)
+                        yield (kind, value), same
 
 
 class _SameFn(beam.CombineFn):
-    """Same of one hash, merged, or the one sentinel; a CombineFn so that the runner may merge before the shuffle."""
+    """Merges the Same of one hash; a CombineFn, so that runners merge before the shuffle too."""
 
     def create_accumulator(self) -> Any:
         return None
@@ -103,7 +120,7 @@ class _SameFn(beam.CombineFn):
 
 
 class _CountFn(beam.CombineFn):
-    """((kind, hash), Same) -> the counts and examples of `duplicates.json`, and the sentinel under "waiting"."""
+    """((kind, hash), Same) -> the content of `duplicates.json`, and the sentinel in "waiting"."""
 
     def create_accumulator(self) -> dict[str, Any]:
         counts = dict.fromkeys(
@@ -118,12 +135,18 @@ class _CountFn(beam.CombineFn):
         (kind, value), same = entry
         if (kind, value) == SENTINEL:
             return {**total, "waiting": same}
+        # Repeated within this run.
         if kind == "pair" and same.own > 1:
             total["repeated_pairs"] += 1
             total["rows_of_repeated_pairs"] += same.own
             total["pairs_with_conflicting_golds"] += len(same.golds) > 1
-            found = {"rows": same.own, "ids": same.ids, "conflicting_golds": len(same.golds) > 1}
-            self._keep(total, "repeated", value, found)
+            example = {
+                "rows": same.own,
+                "ids": same.ids,
+                "conflicting_golds": len(same.golds) > 1,
+            }
+            self._keep(total, "repeated", value, example)
+        # Shared with the other audit.
         if same.own and same.other:
             overlap = total["overlap"][kind]
             overlap["shared"] += 1
@@ -133,9 +156,12 @@ class _CountFn(beam.CombineFn):
                 self._keep(total, "shared", value, {"ids": same.ids, "other_ids": same.other_ids})
         return total
 
-    def _keep(self, total: dict[str, Any], name: str, value: bytes, found: dict[str, Any]) -> None:
+    def _keep(
+        self, total: dict[str, Any], name: str, value: bytes, example: dict[str, Any]
+    ) -> None:
+        """Add an example to a list, which keeps the smallest hashes: the same in any order."""
         total[name] = heapq.nsmallest(
-            _MOST_EXAMPLES, [*total[name], (value.hex(), json.dumps(found))]
+            _MOST_EXAMPLES, [*total[name], (value.hex(), json.dumps(example))]
         )
 
     def merge_accumulators(self, several: Iterable[dict[str, Any]]) -> dict[str, Any]:
@@ -147,6 +173,7 @@ class _CountFn(beam.CombineFn):
             for kind, counts in total["overlap"].items():
                 for name, count in counts.items():
                     merged["overlap"][kind][name] += count
+            # Only one accumulator has received the sentinel.
             if total["waiting"] is not None:
                 merged["waiting"] = total["waiting"]
             for name in ("repeated", "shared"):
@@ -154,17 +181,17 @@ class _CountFn(beam.CombineFn):
         return merged
 
     def extract_output(self, total: dict[str, Any]) -> dict[str, Any]:
-        examples = {
-            name: [json.loads(found) for _, found in total[name]] for name in ("repeated", "shared")
-        }
+        examples = {}
+        for name in ("repeated", "shared"):
+            examples[name] = [json.loads(example) for _, example in total[name]]
         return {**total, **examples}
 
 
 @dataclass
 class FindDuplicates(beam.PTransform):
-    """AuditedParts and one sentinel of any other type -> the sentinel, once `duplicates.json` is written.
+    """AuditedParts and a sentinel of another type -> the sentinel, once `duplicates.json` exists.
 
-    against  the folder of the other audit, "" without one: then only pairs are looked at
+    against  folder of the other audit; "" without one: only repeated pairs are counted then
     """
 
     output: Output
@@ -176,18 +203,17 @@ class FindDuplicates(beam.PTransform):
             parts
             | "ReadHashes" >> beam.FlatMap(read_hashes, kinds)
             | "MergeSame" >> beam.CombinePerKey(_SameFn())
-            | "Count"
-            >> beam.CombineGlobally(_CountFn()).without_defaults()  # the sentinel is always there
+            # The sentinel makes the input non-empty, so there is always one result.
+            | "Count" >> beam.CombineGlobally(_CountFn()).without_defaults()
             | "WriteDuplicates" >> beam.Map(write_duplicates, self.output, self.against)
         )
 
 
-def write_duplicates(found: dict[str, Any], output: Output, against: str) -> Any:
-    """Write what was found, about the other audit only if there is one. Returns the sentinel."""
-    waiting = found["waiting"]
-    found = {name: value for name, value in found.items() if name != "waiting"}
-    if not against:
-        found = {name: value for name, value in found.items() if name not in ("overlap", "shared")}
-    content = {"against": against, **found} if against else found
+def write_duplicates(duplicates: dict[str, Any], output: Output, against: str) -> Any:
+    """Write `duplicates.json`, about the other audit only if there is one. Returns the sentinel."""
+    left_out = ("waiting",) if against else ("waiting", "overlap", "shared")
+    content = {name: value for name, value in duplicates.items() if name not in left_out}
+    if against:
+        content = {"against": against, **content}
     output.publish(json.dumps(content, indent=2, ensure_ascii=False).encode(), RunFiles.DUPLICATES)
-    return waiting
+    return duplicates["waiting"]

@@ -2,45 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from model.reading.columns import usable_texts
+from model.reading.texts import usable_texts
 from model.reading.tokenizer import Passages, Tokenizer
+from model.reading.windows import WindowLimits as WindowLimits  # part of this interface
 from model.reading.windows import Windows, cut_windows, most_tokens
-from model.settings import BOTH, setting, whole
-
-
-@dataclass(frozen=True, slots=True)
-class WindowLimits:
-    """How passages are cut into context windows; lengths in tokens."""
-
-    max_length: int = setting(
-        384,
-        whole(8, 10**6),
-        "tokens per window, question included",
-        unset="384, or the model's limit",
-        identity=BOTH,
-    )
-    overlap: int = setting(
-        128,
-        whole(0, 10**6),
-        "context tokens that neighbouring windows share; at least max_answer_length - 1",
-        unset="128, less in short windows",
-        identity=BOTH,
-    )
-    max_question: int = setting(
-        64,
-        whole(1, 10**6),
-        "question tokens that are read; longer questions are cut",
-        identity=BOTH,
-    )
-    max_windows: int = setting(
-        2000, whole(1, 10**7), "windows per row; longer rows are rejected", identity=BOTH
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,33 +48,25 @@ def cut_pairs(
     problems are question_missing, question_not_utf8, question_blank, question_without_tokens, the
     same four with `context`, and too_many_windows.
     """
-    # Rows with an unusable text; of a row with two the question is named.
     questions, question_problems = usable_texts(questions)
     contexts, context_problems = usable_texts(contexts)
-    problems: dict[int, tuple[str, str]] = {}
-    for name, unusable in (("question", question_problems), ("context", context_problems)):
-        for row, problem in unusable.items():
-            message = f"the {name} is {problem.replace('_', ' ').replace('utf8', 'UTF-8')}"
-            problems.setdefault(row, (f"{name}_{problem}", message))
+    problems = _problems_of_texts(question_problems, context_problems)
 
     # Tokenize the distinct texts. `most` holds for a question of one token: a longer one leaves
     # less room.
     usable = [row for row in range(len(questions)) if row not in problems]
-    question_index = {
-        text: k for k, text in enumerate(dict.fromkeys(questions[row] for row in usable))
-    }
+    question_index = _numbered(questions[row] for row in usable)
     room = limits.max_length - tokenizer.format.special_tokens - 1
     most = most_tokens(room, limits.overlap, limits.max_windows)
-    distinct = dict.fromkeys(contexts[row] for row in usable)
+    distinct = _numbered(contexts[row] for row in usable)
     tokenizable = [text for text in distinct if not tokenizer.surely_exceeds(text, most)]
-    context_index = {text: k for k, text in enumerate(tokenizable)}
+    context_index = _numbered(tokenizable)
     whole = tokenizer.questions(list(question_index))
     passages = tokenizer.passages(tokenizable)
 
-    # Number the distinct pairs in the order of their first row.
+    # Rows without tokens, or surely with too many, have a problem. Number the pairs of the others.
     question_tokens, context_tokens = whole.lengths.tolist(), passages.lengths.tolist()
-    pair_index: dict[tuple[int, int], int] = {}
-    row_pair = np.full(len(questions), -1, np.int64)
+    row_texts: dict[int, tuple[int, int]] = {}
     for row in usable:
         q, c = question_index[questions[row]], context_index.get(contexts[row])
         if question_tokens[q] == 0:
@@ -113,24 +76,14 @@ def cut_pairs(
         elif context_tokens[c] == 0:
             problems[row] = _without_tokens("context")
         else:
-            row_pair[row] = pair_index.setdefault((q, c), len(pair_index))
-    pairs = np.array(list(pair_index), np.int64).reshape(-1, 2)
-    windows = cut_windows(
-        tokenizer.format,
-        passages,
-        whole.cut(limits.max_question),
-        pairs[:, 1],
-        pairs[:, 0],
-        max_length=limits.max_length,
-        overlap=limits.overlap,
-        max_windows=limits.max_windows,
-    )
+            row_texts[row] = q, c
+    row_pair, pairs = _number_pairs(len(questions), row_texts)
+    windows = cut_windows(tokenizer.format, passages, whole, pairs[:, 1], pairs[:, 0], limits)
 
     # A pair whose passage needs too many windows got none.
-    too_long = windows.counts == 0
-    for row in np.flatnonzero(row_pair >= 0).tolist():
-        if too_long[row_pair[row]]:
-            problems[row] = _too_many_windows(str(context_tokens[pairs[row_pair[row], 1]]), limits)
+    for row, (_, c) in row_texts.items():
+        if windows.counts[row_pair[row]] == 0:
+            problems[row] = _too_many_windows(str(context_tokens[c]), limits)
     return Pairs(
         row_pair=row_pair,
         questions=list(question_index),
@@ -142,8 +95,45 @@ def cut_pairs(
     )
 
 
+def _numbered(texts: Iterable[str]) -> dict[str, int]:
+    """Return the distinct texts -> their index, in the order in which they first appear."""
+    return {text: k for k, text in enumerate(dict.fromkeys(texts))}
+
+
+def _problems_of_texts(
+    questions: Mapping[int, str], contexts: Mapping[int, str]
+) -> dict[int, tuple[str, str]]:
+    """Return row -> (reason, message); of a row with two unusable texts the question is named.
+
+    questions, contexts  row -> what is wrong with the text, as `usable_texts` returns it
+    """
+    problems: dict[int, tuple[str, str]] = {}
+    for name, unusable in (("question", questions), ("context", contexts)):
+        for row, problem in unusable.items():
+            message = f"the {name} is {problem.replace('_', ' ').replace('utf8', 'UTF-8')}"
+            problems.setdefault(row, (f"{name}_{problem}", message))
+    return problems
+
+
+def _number_pairs(
+    rows: int, row_texts: Mapping[int, tuple[int, int]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Number the distinct pairs in the order of their first row.
+
+    row_texts  row -> (index of its question, index of its context), in ascending order of rows
+
+    Returns the pair of each row, int64 [rows], -1 for rows without texts, and the indices of the
+    texts of each pair, int64 [pairs, 2].
+    """
+    pair_index: dict[tuple[int, int], int] = {}
+    row_pair = np.full(rows, -1, np.int64)
+    for row, texts in row_texts.items():
+        row_pair[row] = pair_index.setdefault(texts, len(pair_index))
+    return row_pair, np.array(list(pair_index), np.int64).reshape(-1, 2)
+
+
 def _unknown_characters(passages: Passages, unknown: int | None) -> np.ndarray:
-    """Count the characters of each passage that are in tokens with the id `unknown`, int64 [passages]."""
+    """Count the characters in tokens with the id `unknown`; return int64 [passages]."""
     if unknown is None:
         return np.zeros(len(passages), np.int64)
     widths = np.where(passages.ids == unknown, passages.char_end - passages.char_start, 0)

@@ -124,27 +124,13 @@ def decode_windows(
     # those.
     kept = min(n_best, length)
     best_starts = order_keys(a + best_end, position.expand(batch, length)).topk(kept, 1).indices
-    offset = torch.arange(width, device=a.device)
-    ends = (best_starts.unsqueeze(2) + offset).flatten(1)
-    low = least.gather(1, best_starts).unsqueeze(2)
-    inside = (offset >= low) & (offset < low + count.gather(1, best_starts).unsqueeze(2))
-    rows = a.gather(1, best_starts).unsqueeze(2) + padded.gather(1, ends).view(batch, kept, width)
-    rows = torch.where(inside, rows, -torch.inf).flatten(1)
-
-    # Rank the spans of these starts. `index` encodes (start, offset), so that it breaks ties as
-    # promised.
-    index = (best_starts.unsqueeze(2) * width + offset).flatten(1)
-    kept = min(n_best, rows.shape[1])
-    chosen = order_keys(rows, index).topk(kept, 1).indices
-    best = rows.gather(1, chosen)
-    index = index.gather(1, chosen)
-    start, end = index // width, (index // width + index % width).clamp(max=length - 1)
+    best, start, end = _best_spans(a, padded, best_starts, least, count, n_best)
     found = best > -torch.inf
     start_logit = torch.where(found, start_logits.gather(1, start), -torch.inf)
     end_logit = torch.where(found, end_logits.gather(1, end), -torch.inf)
 
     # A window may be too short for n_best spans: fill up the columns.
-    short = n_best - kept
+    short = n_best - start.shape[1]
     if short:
         start, end = pad(start, (0, short)), pad(end, (0, short))
         start_logit, end_logit = (
@@ -191,6 +177,42 @@ def _owned_offsets(
     least = (owned_low[:, None] - 2 * position).clamp(min=0, max=width)
     count = (owned_high[:, None] - 2 * position).clamp(min=0, max=width).sub_(least).clamp_(min=0)
     return least, count
+
+
+def _best_spans(
+    start_logits: torch.Tensor,
+    end_logits: torch.Tensor,
+    starts: torch.Tensor,
+    least: torch.Tensor,
+    count: torch.Tensor,
+    n_best: int,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Rank the spans that begin at the given starts; return score, start and end of the best.
+
+    start_logits  float32 [B, L], -inf where no span may start
+    end_logits    float32 [B, L + width], -inf where none may end, and the last `width` of them
+    starts        int64 [B, K], distinct positions
+    least, count  int64 [B, L]: spans from i have offsets (end - start) in [least, least + count)
+
+    All results are [B, min(n_best, K * width)], with a score of -inf beyond the last span.
+    """
+    length = start_logits.shape[1]
+    width = end_logits.shape[1] - length
+    offset = torch.arange(width, device=start_logits.device)
+    ends = (starts.unsqueeze(2) + offset).flatten(1)
+    low = least.gather(1, starts).unsqueeze(2)
+    inside = (offset >= low) & (offset < low + count.gather(1, starts).unsqueeze(2))
+    end_rows = end_logits.gather(1, ends).view(*starts.shape, width)
+    scores = start_logits.gather(1, starts).unsqueeze(2) + end_rows
+    scores = torch.where(inside, scores, -torch.inf).flatten(1)
+
+    # `index` encodes (start, offset), so that ties go to the lowest start, then to the shortest.
+    index = (starts.unsqueeze(2) * width + offset).flatten(1)
+    chosen = order_keys(scores, index).topk(min(n_best, scores.shape[1]), 1).indices
+    index = index.gather(1, chosen)
+    start = index // width
+    end = (start + index % width).clamp(max=length - 1)
+    return scores.gather(1, chosen), start, end
 
 
 def _over_ends(
@@ -249,53 +271,69 @@ def merge_windows(
     windows, and its mass is the sum of theirs.
     """
     held, first = np.unique(pair, return_index=True)
-    log_normaliser = np.full(pairs, -np.inf)
+    log_mass = np.full(pairs, -np.inf)
     null_score = np.full(pairs, np.nan, np.float32)
     finite = np.zeros(pairs, bool)
-    start, end = np.zeros((pairs, n_best), np.int64), np.zeros((pairs, n_best), np.int64)
-    start_logit = np.full((pairs, n_best), -np.inf, np.float32)
-    end_logit = np.full((pairs, n_best), -np.inf, np.float32)
-    window_index = np.zeros((pairs, n_best), np.int32)
-    found = np.zeros(pairs, np.int64)
     if len(held):
         with np.errstate(invalid="ignore"):  # `finite` reports logits that are not
-            log_normaliser[held] = np.logaddexp.reduceat(spans.log_mass.astype(np.float64), first)
+            log_mass[held] = np.logaddexp.reduceat(spans.log_mass.astype(np.float64), first)
         null_score[held] = np.minimum.reduceat(spans.null_score, first)
         finite[held] = np.logical_and.reduceat(spans.finite, first)
+    best = _merge_candidates(spans, pair, index, pairs, n_best)
 
-        # Sort all candidates by pair, score, start and end; keep the first `n_best` of each pair.
-        window, rank = np.nonzero(np.isfinite(spans.start_logit + spans.end_logit))
-        s, e = spans.start[window, rank], spans.end[window, rank]
-        score = spans.start_logit[window, rank] + spans.end_logit[window, rank]
-        order = np.lexsort((e, s, -score, pair[window]))
-        owner = pair[window[order]]
-        new_rank = np.arange(len(order)) - np.searchsorted(owner, owner)
-        chosen = new_rank < n_best
-        order, to = order[chosen], (owner[chosen], new_rank[chosen])
-        start[to], end[to] = s[order], e[order]
-        start_logit[to] = spans.start_logit[window, rank][order]
-        end_logit[to] = spans.end_logit[window, rank][order]
-        window_index[to] = index[window[order]]
-        np.add.at(found, to[0], 1)
     # The null option, where it is on, is one more term of the posterior's denominator.
     null_term = np.where(np.isnan(null_score), -np.inf, null_score.astype(np.float64) / temperature)
     with np.errstate(invalid="ignore"):
-        log_normaliser = np.logaddexp(log_normaliser, null_term)
-        scaled = (start_logit + end_logit).astype(np.float64) / temperature
+        log_normaliser = np.logaddexp(log_mass, null_term)
+        scaled = (best["start_logit"] + best["end_logit"]).astype(np.float64) / temperature
         probability = np.where(np.isfinite(scaled), np.exp(scaled - log_normaliser[:, None]), 0.0)
         null_probability = np.where(
             np.isnan(null_score), np.nan, np.exp(null_term - log_normaliser)
         )
     return PassageSpans(
-        start=start,
-        end=end,
-        start_logit=start_logit,
-        end_logit=end_logit,
+        **best,
         probability=probability,
-        window_index=window_index,
-        found=found,
         log_normaliser=log_normaliser,
         null_score=null_score,
         null_probability=null_probability,
         finite=finite,
     )
+
+
+def _merge_candidates(
+    spans: WindowSpans, pair: np.ndarray, index: np.ndarray, pairs: int, n_best: int
+) -> dict[str, np.ndarray]:
+    """Return the n best candidates of each pair's windows, by name of their `PassageSpans` fields.
+
+    Arguments as in `merge_windows`.
+    """
+    start, end = np.zeros((pairs, n_best), np.int64), np.zeros((pairs, n_best), np.int64)
+    start_logit = np.full((pairs, n_best), -np.inf, np.float32)
+    end_logit = np.full((pairs, n_best), -np.inf, np.float32)
+    window_index = np.zeros((pairs, n_best), np.int32)
+    found = np.zeros(pairs, np.int64)
+
+    # Sort all candidates by pair, score, start and end; keep the first `n_best` of each pair.
+    window, rank = np.nonzero(np.isfinite(spans.start_logit + spans.end_logit))
+    s, e = spans.start[window, rank], spans.end[window, rank]
+    score = spans.start_logit[window, rank] + spans.end_logit[window, rank]
+    order = np.lexsort((e, s, -score, pair[window]))
+    owner = pair[window[order]]
+    new_rank = np.arange(len(order)) - np.searchsorted(owner, owner)
+    chosen = new_rank < n_best
+    order, to = order[chosen], (owner[chosen], new_rank[chosen])
+
+    # Move them from [windows, k] to [pairs, k].
+    start[to], end[to] = s[order], e[order]
+    start_logit[to] = spans.start_logit[window, rank][order]
+    end_logit[to] = spans.end_logit[window, rank][order]
+    window_index[to] = index[window[order]]
+    np.add.at(found, to[0], 1)
+    return {
+        "start": start,
+        "end": end,
+        "start_logit": start_logit,
+        "end_logit": end_logit,
+        "window_index": window_index,
+        "found": found,
+    }

@@ -31,7 +31,7 @@ from model.training.data import Examples
 from model.training.loss import normalised_positions
 from model.training.teacher_cache import ProbabilityStore, store_name, window_keys
 
-log = logging.getLogger("spanmill.train")
+_log = logging.getLogger("spanmill.train")
 
 
 class Teacher:
@@ -72,13 +72,14 @@ class Teacher:
                 f"the teacher {checkpoint} puts no classifier token into a pair: train with "
                 "--no-null"
             )
-        # The same slice of a passage makes a longer window between more special tokens.
+        # Between more special tokens the same slice of a passage makes a longer window.
         more = own.format.special_tokens - tokenizer.format.special_tokens
         self._longest = max_length + more
         self._windows: Windows | None = None
         self._store: ProbabilityStore | None = None
         self._keys: list[bytes] = []
         self._is_loaded = False
+        # The cheap refusals come before the network is loaded.
         if not cache:
             self._load()
 
@@ -111,7 +112,7 @@ class Teacher:
             self._store = ProbabilityStore(folder, description)
         self._keys = window_keys(self._windows)
         missing = sum(self._keys[k] not in self._store for k in usable.tolist())
-        log.info("%d of %d windows lack stored probabilities", missing, len(usable))
+        _log.info("%d of %d windows lack stored probabilities", missing, len(usable))
         if missing:
             self._load()
 

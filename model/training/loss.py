@@ -88,11 +88,13 @@ def passage_loss(
         )
     # A group has a loss if one of its windows owns the gold's start and one owns its end.
     for logits, target in zip((start_logits, end_logits), targets, strict=True):
+        # The normaliser merges the windows' masses and, as one more term, the null logit.
         masses, member = log_normaliser(logits, owned), group
         if surest is not None and classifier is not None:
             masses = torch.cat([masses, logits[surest, classifier[surest]]])
             member = torch.cat([group, group[surest]])
         normaliser = merge_log_masses(masses, member, len(groups))
+        # A negative target is clamped to be a valid index; `holds` excludes it from the sum.
         inside = categorical(logits, target.clamp(min=0), normaliser[group])
         holds = (target >= 0) & owned.gather(1, target.clamp(min=0)[:, None]).squeeze(1)
         total = total.index_add(0, group, torch.where(holds, inside, 0.0))
@@ -103,6 +105,8 @@ def passage_loss(
         parts = passage_joint(start_logits, end_logits, batch, targets, group, surest, longest)
         total, has = combine(options.objective, *parts, total, has), has | parts[1]
     losses = total[has]
+
+    # A window with a null target has the classifier token in a softmax of its own.
     if classifier is None:
         return losses
     null_targets = torch.stack([classifier, classifier])
@@ -121,6 +125,7 @@ def targets_of(examples: Examples, chosen: np.ndarray, batch: Batch, null: bool)
 
     A null target is the classifier's position with the null option, -1 without.
     """
+    # Passage tokens become positions of the batch by the same shift for a whole window.
     shift = batch.context_start - batch.passage_start
     none = torch.full((len(chosen),), -1)
     classifier = batch.classifier if null and batch.classifier is not None else none

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 import model.train
+import model.training.state
 from model.checkpoint import LocalFolder, read_settings
 from model.reading.batching import Batch, assemble
 from model.reading.reader import CheckpointReader
@@ -93,7 +94,7 @@ def test_an_interrupted_training_resumes_to_the_same_weights(
             raise KeyboardInterrupt
         return assemble(*arguments)
 
-    monkeypatch.setattr(model.train, "assemble", cut_off)
+    monkeypatch.setattr(model.training.state, "assemble", cut_off)
     with pytest.raises(KeyboardInterrupt):
         train(options(bert_folder, tmp_path / "resumed", **changed))
     monkeypatch.undo()
@@ -135,7 +136,7 @@ GOLDS = {0: (0, 2), 1: (18, 20)}
 
 
 def laid_out() -> tuple[Windows, Batch, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return windows of two passages, their batch, start and end logits of a fake network, and targets.
+    """Return windows of two passages, their batch, logits of a fake network, and targets.
 
     A target is -1 if the window does not contain the whole gold.
     """

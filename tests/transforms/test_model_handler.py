@@ -1,4 +1,4 @@
-"""RunInference with the reader: results as annotate has them, rows that can't be answered spoil no other."""
+"""SpanReaderModelHandler: the results of annotate, and rows that cannot be answered."""
 
 from __future__ import annotations
 
@@ -57,5 +57,5 @@ def test_batches_are_bounded(reader: SpanReader):
 
 def test_an_inference_argument_that_is_none_is_named(reader: SpanReader):
     SpanReaderModelHandler(reader).validate_inference_args({"n_best": 3})
-    with pytest.raises(ValueError, match="'top_k' is none; there is n_best"):
+    with pytest.raises(ValueError, match="'top_k' is unknown; n_best is the only one"):
         SpanReaderModelHandler(reader).validate_inference_args({"top_k": 3})

@@ -1,4 +1,4 @@
-"""Pairs: skipping the tokenization of contexts that provably have too many tokens changes no result."""
+"""Pairs: not tokenizing contexts that provably have too many tokens changes no result."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from model.reading.pairs import Pairs, WindowLimits, cut_pairs
+from model.reading.pairs import Pairs, cut_pairs
 from model.reading.tokenizer import Tokenizer
+from model.reading.windows import WindowLimits
 from tests.checkpoints import Checkpoint
 
 LIMITS = WindowLimits(max_length=16, overlap=4, max_question=4, max_windows=3)
-"""A question of q tokens leaves 16 - 3 - q for the context: three windows hold at most 12 + 2 * 8 = 28."""
+"""A question of q tokens leaves 13 - q for the context: three windows have up to 12 + 2 * 8 = 28."""
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +67,8 @@ def test_the_last_that_fits_and_the_first_ones_that_do_not(words: Tokenizer):
     contexts = ["a" + " a" * 27, "a" + " a" * 28, " a" * 29]
     pairs = cut_pairs(["a"] * 3, contexts, words, LIMITS)
     assert pairs.windows.counts.tolist() == [3, 0]
-    assert (
-        pairs.contexts == contexts[:2]
-    )  # the first word of the second follows no space: it is not counted
+    # The first word of the second follows no space: it is not counted.
+    assert pairs.contexts == contexts[:2]
     assert pairs.problems == {
         1: ("too_many_windows", "29 tokens need more than max_windows=3"),
         2: ("too_many_windows", "more than 28 tokens need more than max_windows=3"),

@@ -9,9 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.reading.prediction import Decoding, predict
+from model.reading.decoding import Decoding
 from model.reading.spans import PassageSpans, decode_windows, merge_windows, order_keys
 from model.reading.windows import Windows
+from tests.model import predicted
 from tests.model.brute_force import Span, log_normaliser, null_score, spans_of
 from tests.model.fakes import CONTEXT_FIRST, QUESTION_FIRST, FakeReader, make_windows
 
@@ -189,7 +190,7 @@ def test_decoding_equals_brute_force(window: dict[str, Any]) -> None:
 
 @st.composite
 def passages(draw: st.DrawFn) -> dict[str, Any]:
-    """Draw pairs whose passages are cut into overlapping windows; some tokens can't start or end."""
+    """Draw pairs with overlapping windows, in which some tokens can't start or end a span."""
     lengths = draw(st.lists(st.integers(1, 24), min_size=1, max_size=3))
     max_answer_length = draw(st.integers(1, 5))
     room = draw(st.integers(max_answer_length, 12))
@@ -222,7 +223,7 @@ def passages(draw: st.DrawFn) -> dict[str, Any]:
 def merged(
     windows: Windows, reader: FakeReader, decoding: Decoding, batch_tokens: int
 ) -> PassageSpans:
-    spans = predict(reader, windows, decoding, batch_tokens).spans
+    spans = predicted.decode(reader, windows, decoding, batch_tokens).spans
     pairs = len(windows.counts)
     options = {"n_best": decoding.n_best, "temperature": decoding.temperature}
     return merge_windows(spans, windows.pair, windows.index, pairs, **options)
@@ -284,7 +285,7 @@ def test_the_order_of_windows_within_a_pair_and_their_batches_change_nothing(
     """Candidates are bitwise equal; masses only nearly, because the order of sums may differ."""
     whole = merged(**passage)
     windows, decoding = passage["windows"], passage["decoding"]
-    spans = predict(passage["reader"], windows, decoding, random.choice([1, 23, 60])).spans
+    spans = predicted.decode(passage["reader"], windows, decoding, random.choice([1, 23, 60])).spans
     order = np.arange(len(windows))
     random.shuffle(order)
     order = order[np.argsort(windows.pair[order], kind="stable")]
@@ -317,7 +318,7 @@ def test_the_order_of_windows_within_a_pair_and_their_batches_change_nothing(
 
 
 def test_an_answer_in_two_windows_is_counted_once_with_its_owners_logits() -> None:
-    """Windows [0, 6) and [2, 8) of 8 tokens: span (2, 2) is at depth 2 in the first, 0 in the second."""
+    """Windows [0, 6) and [2, 8): span (2, 2) has depth 2 in the first, 0 in the second."""
     windows = make_windows([8], max_length=10, overlap=4)
 
     def spoil(pair: int, start: int, logits: np.ndarray) -> None:

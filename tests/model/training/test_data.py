@@ -1,4 +1,4 @@
-"""Training data: which rows are taken, grouped and kept out, and what their windows' targets are."""
+"""Training data: which rows are taken, grouped and kept out, and the targets of windows."""
 
 from __future__ import annotations
 

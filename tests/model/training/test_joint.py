@@ -12,7 +12,8 @@ import torch
 
 from model.audit.objective import joint
 from model.reading.batching import Batch, assemble
-from model.reading.prediction import Decoding, predict
+from model.reading.decoding import DecodeSpans, Decoding
+from model.reading.prediction import predict
 from model.reading.spans import decode_windows, merge_windows, span_log_mass
 from model.reading.windows import Windows
 from model.training.data import Examples
@@ -120,9 +121,10 @@ def test_rows_of_one_group_share_a_normaliser() -> None:
 def test_the_loss_is_minus_log_of_the_probability_that_decoding_reports(null: bool) -> None:
     windows, batch, start_logits, end_logits = laid_out()
     decoding = Decoding(n_best=4, max_answer_length=LONGEST, null=null)
-    decoded = predict(FakeReader(SEED, levels=0), windows, decoding, 4096).spans
+    observer = DecodeSpans(windows, decoding)
+    predict(FakeReader(SEED, levels=0), windows, 4096, [observer])
     answers = merge_windows(
-        decoded, windows.pair, windows.index, len(LENGTHS), n_best=4, temperature=1.0
+        observer.result(), windows.pair, windows.index, len(LENGTHS), n_best=4, temperature=1.0
     )
     group = torch.from_numpy(windows.pair.astype(np.int64))
     options = argparse.Namespace(null=null, objective="joint", max_answer_length=LONGEST)

@@ -1,4 +1,4 @@
-"""Each format row by row: what it says, where it is broken, and that no more than a piece of it is held."""
+"""Each format row by row: its rows, its broken places, and how little of it is in memory."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class TestJsonLines:
         assert example == ImportedRow("7", "Who?", "a", [("a", 0)], {"page": 3}, problems=[])
 
     def test_a_start_that_belongs_to_no_answer_goes_along(self):
-        """As in rows of annotate: theirs is that of the model's answer."""
+        """In the output of annotate, for example, it is the start of the model's answer."""
         row = {
             "question": "Who?",
             "context": "a b",
@@ -152,7 +152,10 @@ class TestJsonLines:
 
 class TestCsv:
     def test_quotes_line_breaks_and_a_byte_order_mark(self):
-        content = '\ufeffid,question,context,answers,answer_start,page\n1,"Who, then?","Ada\nlit ""it""",Ada,0,7\n'
+        content = (
+            "\ufeffid,question,context,answers,answer_start,page\n"
+            '1,"Who, then?","Ada\nlit ""it""",Ada,0,7\n'
+        )
         (example,) = read("csv", content)
         assert example == ImportedRow(
             "1", "Who, then?", 'Ada\nlit "it"', [("Ada", 0)], {"page": "7"}, problems=[]
@@ -161,7 +164,8 @@ class TestCsv:
     def test_an_empty_cell_is_an_unanswerable_question_and_json_is_read(self):
         rows = read(
             "tsv",
-            'question\tcontext\tanswers\nWho?\ta\t\nWho?\ta\t"{""text"": [""a""], ""answer_start"": [0]}"\n',
+            "question\tcontext\tanswers\nWho?\ta\t\n"
+            'Who?\ta\t"{""text"": [""a""], ""answer_start"": [0]}"\n',
         )
         assert [row.golds for row in rows] == [[], [("a", 0)]]
         assert rows[0].id is None
@@ -320,7 +324,7 @@ class TestRecognise:
             (
                 "a.csv",
                 "question".encode("utf-16-le"),
-                "it has NUL characters, as UTF-16 has: --encoding=utf-16-le",
+                "it has NUL bytes, as UTF-16 does: --encoding=utf-16-le",
             ),
         ],
     )
@@ -374,7 +378,7 @@ ROW = ODD | st.fixed_dictionaries(
 
 @given(st.lists(PARAGRAPH | ROW, max_size=3), ODD)
 def test_odd_files_are_read_or_named(pieces: list[Any], title: Any):
-    """Whatever is where something else should be: rows, or a FormatError, and nothing else."""
+    """Odd values anywhere give rows or a FormatError, and no other exception."""
     lines = "\n".join(json.dumps(piece) for piece in pieces)
     wrapped = json.dumps({"data": [{"title": title, "paragraphs": pieces}, title]})
     for kind, content in (("mrqa", lines), ("jsonl", lines), ("squad", wrapped), ("csv", lines)):

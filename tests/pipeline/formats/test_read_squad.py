@@ -1,4 +1,4 @@
-"""SQuAD JSON and lists of rows: every key wherever it is, broken pieces by name, no more than an article held."""
+"""SQuAD JSON and lists of rows: keys in any order, broken pieces, and memory."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class TestSquad:
         ]
 
     def test_a_question_of_which_no_answer_is_told(self):
-        """Test sets come so; and a start that is missing is not made up here."""
+        """Test sets have no answers. A missing start is not invented here."""
         qas = [
             {"id": "q1", "question": "Who?"},
             {"id": "q2", "question": "Who?", "is_impossible": True},
@@ -75,19 +75,19 @@ class TestSquad:
     @pytest.mark.parametrize(
         ("content", "message"),
         [
-            ("{", "paragraph 0: no JSON"),
-            ("[1, 2", "paragraph 0: no JSON"),
-            ("", "paragraph 0: no JSON"),
-            ('{"data": [],}', "paragraph 0: no JSON"),
+            ("{", "paragraph 0: not JSON"),
+            ("[1, 2", "paragraph 0: not JSON"),
+            ("", "paragraph 0: not JSON"),
+            ('{"data": [],}', "paragraph 0: not JSON"),
             (
                 '{"data": []} {"data": []}',
                 r"trailing garbage \(more than one object: --format=jsonl\)",
             ),
-            ("7", "at its top is neither an object with `data` nor a list, but number"),
-            ("{}", r"it has no article \(`data\[\]`\) and is no list"),
+            ("7", "it is neither an object with `data` nor a list, but begins with number"),
+            ("{}", r"it has no articles \(`data\[\]`\) and is not a list"),
             ('{"data": {"a": 1}}', "it has no article"),
-            ('{"data": [{"id": NaN}]}', "paragraph 0: no JSON: lexical error"),
-            ('{"data": [{"id": 1e99999999999999999999}]}', "a number beyond all bounds"),
+            ('{"data": [{"id": NaN}]}', "paragraph 0: not JSON: lexical error"),
+            ('{"data": [{"id": 1e99999999999999999999}]}', "a number is too large"),
         ],
     )
     def test_a_file_that_is_not_json_is_refused(self, content: str, message: str):
@@ -221,7 +221,10 @@ class TestSquad:
     def test_half_a_surrogate_pair_is_kept_to_be_seen(
         self, block: int, monkeypatch: pytest.MonkeyPatch
     ):
-        """The parser would make a question mark of it. Wherever blocks end, whole pairs and written-out escapes stay."""
+        """The parser would turn it into a question mark.
+
+        Whole pairs and escaped backslashes stay as they are wherever blocks end.
+        """
         monkeypatch.setattr("pipeline.formats.read_squad._BLOCK", block)
         texts = [
             "🌊\ud83ca\udf0ab",

@@ -1,4 +1,4 @@
-"""The command line: every refusal names option, value and limit; what is Beam's passes through."""
+"""The command line: refusals name option, value and limit; Beam's options pass through."""
 
 from __future__ import annotations
 
@@ -221,9 +221,8 @@ def test_options_of_beam_pass_through():
     assert options.view_as(WorkerOptions).num_workers == 3
 
 
-@pytest.mark.parametrize(
-    "more", [[], ["--impersonate_service_account=a@b"]]
-)  # which Beam leaves out of copies
+# Beam leaves this option out of copies.
+@pytest.mark.parametrize("more", [[], ["--impersonate_service_account=a@b"]])
 def test_beams_options_are_parsed_once_and_one_whoever_looks(more: list[str]):
     options = BeamOptions(["--num_workers", "3", "--experiments=a", *more])
     assert options.view_as(WorkerOptions) is options.view_as(WorkerOptions)

@@ -1,4 +1,4 @@
-"""Runners: the default is the in-process one under any of its names, others are Beam's."""
+"""Runners: the default is the in-process one under any of its names; others are Beam's."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_the_direct_runner_is_the_in_process_one(arguments: list[str]):
 
 
 def test_in_process_beam_takes_no_time_for_what_nobody_needs():
-    """The end of a bundle waits for a sleeping sampler; a check of types looks for what our steps do not declare."""
+    """Beam would wait for a sleeping sampler at the end of bundles, and check undeclared types."""
     options = PipelineOptions([])
     make_runner(options)
     assert not options.view_as(TypeOptions).pipeline_type_check
@@ -52,7 +52,7 @@ class _Unpicklable:
 
 
 def test_in_process_what_goes_from_step_to_step_is_not_encoded_for_its_size():
-    """It is chunks, and Beam would do so for every first one of a bundle."""
+    """Beam would encode whole chunks, the first of every bundle."""
     options = PipelineOptions([])
     with beam.Pipeline(runner=make_runner(options), options=options) as pipeline:
         assert_that(
@@ -110,7 +110,7 @@ def test_other_runners_are_beams():
 def test_a_gpu_has_two_threads_of_the_in_process_runner_unless_chosen(
     monkeypatch: pytest.MonkeyPatch, arguments: list[str], device: str, wanted: tuple[str, int]
 ):
-    """What this machine has is all that is pretended."""
+    """Only the devices of this machine are faked."""
     for there in (True, False):
         monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
         options = PipelineOptions(arguments)
@@ -195,7 +195,7 @@ def test_one_process_leaves_threads_alone(monkeypatch: pytest.MonkeyPatch):
 
 
 def die_in_a_thread(name: str) -> int:
-    """A thread that raises, as the runner's does when the worker that it watches over has died."""
+    """Raise in a thread, as the runner's thread does when its worker has died."""
 
     def fail() -> None:
         raise RuntimeError("Worker subprocess exited with return code 137")
@@ -212,7 +212,7 @@ def die_in_a_thread(name: str) -> int:
 
 @pytest.mark.parametrize(("name", "code"), [("run_worker", 3), ("another thread", 0)])
 def test_a_worker_that_dies_ends_the_run(name: str, code: int, tmp_path: Path):
-    """The runner itself may wait for it for ever. (In a process of its own, since it ends.)"""
+    """The runner itself may wait for it forever. Runs in a separate process, which ends."""
     process = start_function(partial(die_in_a_thread, name), tmp_path / "log")
     process.join()
     said = (tmp_path / "log").read_text()

@@ -1,4 +1,4 @@
-"""The accounting in words: it adds up, names what failed, and does not drown a screen."""
+"""The accounting in words: it adds up, names failures, and fits on a screen."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_complete_run():
 
 
 def test_nothing_of_a_file_steers_the_terminal():
-    """Names of files and messages about their content are whatever someone wrote."""
+    """Names of files, and messages about their content, may have any characters."""
     failures = [("/in/\x1b[2J.parquet", -1, 0, 0, "PlanChunks", "no column '\x9b31m\u202egnp\r'")]
     text = printed(refused_files=1, failures=failures)
     assert all(each.isprintable() or each == "\n" for each in text)
@@ -72,7 +72,7 @@ def test_of_many_failures_the_first_are_shown_and_the_rest_counted():
     failures = [("/in/a.parquet", group, 0, 1, "ReadChunk", "odd") for group in range(50)]
     text = printed(failed_chunks=70, failed_rows=70, failures=failures)
     assert text.count("failed: ") == 20
-    assert "... and 50 failures more (see /out/manifest.json)" in text
+    assert "... and 50 more failures (see /out/manifest.json)" in text
 
 
 def test_nothing_done_is_no_division_by_zero():

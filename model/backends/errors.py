@@ -1,0 +1,49 @@
+"""Errors of a device: what they mean, and how a computation that may fail is run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+
+def error_of(compute: Callable[[], None]) -> Exception | None:
+    """Run a computation and return the Exception that it raised, or None.
+
+    The exception has no traceback, which would keep the batch in memory. An error that says that
+    the device is lost is raised.
+    """
+    try:
+        compute()
+    except Exception as error:
+        if device_lost(error):
+            raise
+        error.__cause__ = error.__context__ = None
+        return error.with_traceback(None)
+    return None
+
+
+def reason_of(error: Exception, otherwise: str) -> tuple[str, str]:
+    """Return the reason of a window that failed, "out_of_memory" or `otherwise`, and a message."""
+    reason = "out_of_memory" if out_of_memory(error) else otherwise
+    return reason, f"{type(error).__name__}: {error}"
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Return whether the memory of the host or of the device is full."""
+    # Torch has no exception of its own for a CPU's memory, nor for pinned memory.
+    messages = "can't allocate memory", "CUDA error: out of memory"
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+        message in str(error) for message in messages
+    )
+
+
+def device_lost(error: BaseException) -> bool:
+    """Return whether the device will fail every computation from now on."""
+    return isinstance(error, getattr(torch, "AcceleratorError", ())) and not out_of_memory(error)
+
+
+def free_memory(error: Exception) -> None:
+    """Return cached memory to the GPU if the error is one of memory."""
+    if out_of_memory(error) and torch.cuda.is_available():
+        torch.cuda.empty_cache()
