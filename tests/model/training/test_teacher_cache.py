@@ -1,4 +1,4 @@
-"""Stored teacher probabilities: they round to float16, survive kills and damage, and teach alike."""
+"""Stored teacher probabilities round to float16, survive kills and damage, and teach alike."""
 
 from __future__ import annotations
 
