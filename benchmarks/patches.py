@@ -2,9 +2,10 @@
 
     python -m benchmarks.patches --input eval_squad_v1.parquet [--rows 2000] [--rounds 7]
 
-Each run is a process of its own, of `annotate --audit` with a network that costs nothing. Compared are CPU seconds of the
-whole process, since they depend least on what else the machine does, and wall seconds, since one patch shortens a sleep.
-"nothing, again" undoes nothing: what it differs by is noise.
+Each run is a separate process of `annotate --audit` with a network that costs almost nothing; the
+cases run in turns. CPU seconds of the whole process are compared, because they depend least on the
+load of the machine, and so are wall seconds, because one patch shortens a sleep. "nothing, again"
+undoes nothing: its difference is noise.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ UNDO = {
     "sampler": ("", "import pipeline.job.runners as r; r._end_bundles_at_once = lambda: None"),
     "sizes": (
         "",
-        "import pipeline.job.runners as r; r._Unmeasured.from_type_hint = classmethod(lambda c, h, r: 1 / 0)",
+        "import pipeline.job.runners as r; "
+        "r._Unmeasured.from_type_hint = classmethod(lambda c, h, r: 1 / 0)",
     ),
     "options": ("", "import pipeline.job.options as o; del o.BeamOptions.view_as"),
     "type checks": (
@@ -52,7 +54,7 @@ run_pipeline.make_runner = checked
 """,
     ),
 }
-"""What is undone, and the code that does: before and after `run_pipeline` is imported."""
+"""Name -> code that undoes a patch, before and after `run_pipeline` is imported."""
 
 _RUN = """
 import sys
@@ -110,7 +112,8 @@ def main() -> None:
             difference = statistics.median(each[clock] for each in runs) - base[clock]
             paired = statistics.median(saved)
             cells.append(
-                f"{difference:+.2f} s {unit} (in pairs {paired:+.2f}, {min(saved):+.2f} to {max(saved):+.2f})"
+                f"{difference:+.2f} s {unit} "
+                f"(in pairs {paired:+.2f}, {min(saved):+.2f} to {max(saved):+.2f})"
             )
         print(f"without {name}: {', '.join(cells)}")
 

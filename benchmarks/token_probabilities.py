@@ -1,7 +1,7 @@
-"""Start and end probability of every token of a passage, which other rankings of label errors need.
+"""Compute start and end probabilities of every token of passages, which other rankings need.
 
-Runs never keep the logits of whole windows, so this passes them through the network once more, with
-an observer of its own.
+Runs never keep the logits of whole windows, so that the network computes them again here, with
+a separate observer.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from model.reading.windows import Windows
 
 
 class KeepOwned:
-    """The observer that keeps each token's logits in the window that owns the token.
+    """An observer that keeps each token's logits in the window that owns the token.
 
     tokens  for each pair, the indices of its tokens in `windows.passages`
     logits  float32 [2, tokens], in the order of their values
@@ -35,6 +35,7 @@ class KeepOwned:
         """Keep the logits of one batch; waits for the device, as no observer of a run may."""
         batch, both = batch.to(self.logits.device), torch.stack(logits).cpu()
         position = torch.arange(both.shape[-1])
+        # A token near the middle of a window has the most context: that window owns it.
         owned = (
             batch.in_context
             & (2 * position >= batch.owned_low[:, None])
