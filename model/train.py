@@ -19,6 +19,7 @@ import torch
 
 from model.command import argument, option, run_command
 from model.settings import number, whole
+from model.training.joint import OBJECTIVES
 from model.training.loop import take_steps
 from model.training.start import prepare
 
@@ -39,7 +40,11 @@ def train(options: argparse.Namespace) -> dict[str, float]:
         # Refuse a folder that can't be written to now rather than after the training.
         (Path(options.output) / "state.tmp").touch()
     training.resume()
-    take_steps(training)
+    try:
+        take_steps(training)
+    finally:
+        if training.teacher:
+            training.teacher.save()
     # With this state, the same command with more epochs or minutes continues the training.
     training.save_state()
     if training.eval_rows:
@@ -119,7 +124,18 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
 def _add_objective(parser: argparse.ArgumentParser) -> None:
     """Add the options of the loss."""
     loss = parser.add_argument_group("objective")
-    loss.add_argument("--objective", choices=["categorical", "tokenwise"], default="categorical")
+    loss.add_argument(
+        "--objective",
+        choices=["categorical", "tokenwise", *OBJECTIVES],
+        default="categorical",
+        help="softmax over tokens, labels of tokens, softmax over spans, both (categorical)",
+    )
+    loss.add_argument(
+        "--max_answer_length",
+        type=argument(whole(1, 10**4)),
+        default=30,
+        help="tokens of the longest span that joint and compound count (30)",
+    )
     loss.add_argument("--link", choices=["softmax", "sigmoid"], default="softmax")
     loss.add_argument(
         "--null",
@@ -134,6 +150,12 @@ def _add_objective(parser: argparse.ArgumentParser) -> None:
     )
     loss.add_argument(
         "--teacher", default="", help="a checkpoint to learn from, in addition to the golds (none)"
+    )
+    loss.add_argument(
+        "--teacher_cache",
+        default="",
+        metavar="FOLDER",
+        help="where the teacher's probabilities are stored, for later epochs and trainings (none)",
     )
     loss.add_argument(
         "--teacher_share",
@@ -212,10 +234,19 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     # Both need a softmax over tokens, which the tokenwise objective does not have.
     if options.shared_normalisation and options.objective == "tokenwise":
-        parser.error("--shared_normalisation goes with --objective categorical")
+        parser.error("--shared_normalisation does not go with --objective tokenwise")
+    if options.teacher_cache and not options.teacher:
+        parser.error("--teacher_cache goes with --teacher")
+    if options.objective in OBJECTIVES and options.link == "sigmoid":
+        parser.error("--link sigmoid goes with --objective tokenwise")
+    if options.objective in OBJECTIVES and options.overlap < options.max_answer_length - 1:
+        parser.error(
+            f"--overlap={options.overlap}: with --objective {options.objective} it must be at "
+            f"least --max_answer_length - 1 = {options.max_answer_length - 1}"
+        )
     if options.teacher and options.objective == "tokenwise":
         parser.error(
-            "--teacher goes with --objective categorical: it teaches distributions over tokens"
+            "--teacher does not go with --objective tokenwise: it teaches distributions over tokens"
         )
     return run_command(lambda: json.dumps(train(options)))
 

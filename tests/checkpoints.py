@@ -43,6 +43,9 @@ from transformers import (
     LongformerForQuestionAnswering,
     ModernBertConfig,
     ModernBertForQuestionAnswering,
+    MPNetConfig,
+    MPNetForQuestionAnswering,
+    MPNetTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     RobertaConfig,
@@ -152,6 +155,14 @@ def roberta_tokenizer() -> PreTrainedTokenizerFast:
     """
     vocabulary, merges = _byte_pairs("<s>", "<pad>", "</s>", "<unk>", "<mask>")
     return RobertaTokenizer(vocab=dict(vocabulary), merges=list(merges), model_max_length=512)
+
+
+def mpnet_tokenizer() -> PreTrainedTokenizerFast:
+    """BERT's word pieces under ids that are 4 higher; a pair is `<s> A </s></s> B </s>`."""
+    special = ("<s>", "<pad>", "</s>", "<unk>")
+    pieces = {token: k + len(special) for token, k in _wordpieces().items()}
+    vocabulary = {**{token: k for k, token in enumerate(special)}, **pieces}
+    return MPNetTokenizer(vocab={**vocabulary, "<mask>": len(vocabulary)}, model_max_length=512)
 
 
 def joined_emoji_tokenizer() -> PreTrainedTokenizerFast:
@@ -348,6 +359,17 @@ ARCHITECTURES = [
     ),
 ]
 
+
+MPNET = Architecture(
+    "mpnet",
+    mpnet_tokenizer,
+    MPNetForQuestionAnswering,
+    MPNetConfig,
+    512,
+    False,
+    {"max_position_embeddings": 514},
+)
+"""A network whose tokens align with BERT's one to one."""
 
 OTHERS = [
     Architecture(  # counts the separators of its input

@@ -18,6 +18,9 @@ from torch.nn.functional import pad
 _INDEX_BITS = 32
 """Low bits of an order key that hold the index; the score has the high ones."""
 
+_EXCLUDED = -1e30
+"""The logit of excluded positions where gradients are needed."""
+
 
 @dataclass(frozen=True, slots=True)
 class WindowSpans:
@@ -111,10 +114,8 @@ def decode_windows(
     a = torch.where(can_start, start_logits, -torch.inf)
     b = torch.where(can_end, end_logits, -torch.inf)
 
-    # Owned spans that start at i have offsets (end - start) in [least, least + count).
     position = torch.arange(length, device=a.device)
-    least = (owned_low[:, None] - 2 * position).clamp(min=0, max=width)
-    count = (owned_high[:, None] - 2 * position).clamp(min=0, max=width).sub_(least).clamp_(min=0)
+    least, count = _owned_offsets(length, width, owned_low, owned_high)
     padded = pad(b, (0, width), value=-torch.inf)
     best_end, end_mass = _over_ends(padded, position + least, count, width, temperature)
     log_mass = torch.logsumexp(a / temperature + end_mass, 1)
@@ -136,6 +137,46 @@ def decode_windows(
             pad(x, (0, short), value=-torch.inf) for x in (start_logit, end_logit)
         )
     return start, end, start_logit, end_logit, log_mass
+
+
+def span_log_mass(
+    start_logits: torch.Tensor,
+    end_logits: torch.Tensor,
+    can_start: torch.Tensor,
+    can_end: torch.Tensor,
+    owned_low: torch.Tensor,
+    owned_high: torch.Tensor,
+    max_answer_length: int,
+) -> torch.Tensor:
+    """Return the log of the sum of exp(score) over the spans that each window owns, [B].
+
+    The spans and the sum are those of `decode_windows` at T = 1, and the arguments are the same,
+    except that logits may be float64. The result is -inf where a window owns no span. Its gradient
+    is finite everywhere: the probability of each start and of each end.
+    """
+    length = start_logits.shape[1]
+    width = min(max_answer_length, length)
+    # The gradient of logaddexp(-inf, -inf) is nan, so a finite value stands in for -inf here.
+    a = torch.where(can_start, start_logits, _EXCLUDED)
+    b = torch.where(can_end, end_logits, _EXCLUDED)
+    least, count = _owned_offsets(length, width, owned_low, owned_high)
+    first = torch.arange(length, device=a.device) + least
+    _, end_mass = _over_ends(pad(b, (0, width), value=_EXCLUDED), first, count, width, 1.0)
+    log_mass = torch.logsumexp(a + end_mass, 1)
+    return torch.where(log_mass > _EXCLUDED / 2, log_mass, -torch.inf)
+
+
+def _owned_offsets(
+    length: int, width: int, owned_low: torch.Tensor, owned_high: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the range of `end - start` of the owned spans that begin at each position.
+
+    The offsets are [least, least + count), below `width`; both int64 [B, length].
+    """
+    position = torch.arange(length, device=owned_low.device)
+    least = (owned_low[:, None] - 2 * position).clamp(min=0, max=width)
+    count = (owned_high[:, None] - 2 * position).clamp(min=0, max=width).sub_(least).clamp_(min=0)
+    return least, count
 
 
 def _best_spans(
@@ -183,18 +224,18 @@ def _over_ends(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return, for every start, the maximum and the log mass of `count` end logits from `first` on.
 
-    end_logits    float32 [B, L + width], the last `width` of them -inf
+    end_logits    float [B, L + width], the last `width` of them -inf (or `_EXCLUDED`)
     first, count  int64 [B, L]; counts are at most `width`
 
-    Both results are float32 [B, L], -inf where the count is 0; the mass is the sum of exp(logit /
-    T).
+    Both results are [B, L], -inf (or `_EXCLUDED`) where the count is 0; the mass is the sum of
+    exp(logit / T).
 
     A count is a sum of powers of two, so each range is a sequence of stretches of 1, 2, 4, ...
     neighbours. That takes O(L log width) operations instead of O(L width) for all spans.
     """
-    best = torch.full_like(first, -torch.inf, dtype=torch.float32)
+    best = torch.full_like(first, -torch.inf, dtype=end_logits.dtype)
     mass = best
-    highest = end_logits.amax(1, keepdim=True).clamp(min=torch.finfo(torch.float32).min)
+    highest = end_logits.detach().amax(1, keepdim=True).clamp(min=torch.finfo(torch.float32).min)
     # Subtracting the maximum keeps the largest terms near 0, where float32 is most precise.
     stretch_best, stretch_mass = end_logits, (end_logits - highest) / temperature
     size = 1

@@ -268,12 +268,6 @@ class Tokenizer:
         _log.info("the tokenizer's offsets leave out letters: each is added to a token next to it")
         return True
 
-    def equals(self, other: Tokenizer) -> bool:
-        """Return whether both have the same tokens with the same ids, and join pairs alike."""
-        return (
-            self.format == other.format and self._backend.get_vocab() == other._backend.get_vocab()
-        )
-
     def questions(self, texts: Sequence[str]) -> Ragged:
         """Return the token ids of each question, whole and without special tokens."""
         return self._encode(texts)[1]

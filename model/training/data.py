@@ -44,12 +44,16 @@ class Examples:
     group       int64 [W], ascending: number of the original row. The windows of a row and of the
                 unanswerable rows made from it form a group; they stay in one batch and may share
                 one normaliser.
+    questions   the texts of `windows.questions`, whole
+    contexts    the texts of `windows.passages`
     """
 
     windows: Windows
     start: np.ndarray
     end: np.ndarray
     group: np.ndarray
+    questions: list[str]
+    contexts: list[str]
 
 
 def read_rows(
@@ -237,7 +241,8 @@ def make_examples(
     contexts = list(dict.fromkeys(row["context"] for row in rows))
     index = {context: k for k, context in enumerate(contexts)}
     passages = tokenizer.passages(contexts)
-    questions = tokenizer.questions([row["question"] for row in rows])
+    asked = [row["question"] for row in rows]
+    questions = tokenizer.questions(asked)
     passage = np.array([index[row["context"]] for row in rows])
     windows = cut_windows(
         tokenizer.format,
@@ -265,6 +270,8 @@ def make_examples(
         np.where(target == 0, start, target),
         np.where(target == 0, end, target),
         group[windows.pair],
+        asked,
+        contexts,
     )
 
 

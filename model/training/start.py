@@ -6,6 +6,7 @@ import argparse
 import logging
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from model.checkpoint import CheckpointError, locate, refuse_unsafe
@@ -22,7 +23,8 @@ from model.training.data import (
     with_joined_passages,
     with_unanswerables,
 )
-from model.training.distillation import Teacher
+from model.training.distillation import load_teacher
+from model.training.joint import OBJECTIVES, golds_without_joint
 from model.training.state import Training
 
 if TYPE_CHECKING:
@@ -34,10 +36,7 @@ _log = logging.getLogger("spanmill.train")
 def prepare(options: argparse.Namespace) -> Training:
     """Load the base and the teacher, read the rows, and return a training that has not begun."""
     base, tokenizer, network = _load_base(options)
-    teacher = None
-    if options.teacher:
-        with option("teacher", options.teacher):
-            teacher = Teacher(options.teacher, tokenizer, options.max_length, options.null)
+    teacher = load_teacher(options, tokenizer)
     _make_trainable(network, options.dropout)
     average = torch.optim.swa_utils.AveragedModel(
         network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(options.average)
@@ -53,7 +52,10 @@ def prepare(options: argparse.Namespace) -> Training:
         lr=options.learning_rate,
         fused=True,
     )
-    examples = _read_examples(options, tokenizer)
+    examples, usable = _read_examples(options, tokenizer)
+    if teacher:
+        with option("teacher", options.teacher):
+            teacher.attend(examples, usable, options.max_question)
     # Evaluations measure answerable rows only, so that at least one must be among them.
     eval_rows: list[dict] = []
     if options.eval:
@@ -113,8 +115,12 @@ def _make_trainable(network: PreTrainedModel, dropout: float) -> None:
     network.to(torch.device("cuda" if torch.cuda.is_available() else "cpu")).train()
 
 
-def _read_examples(options: argparse.Namespace, tokenizer: Tokenizer) -> Examples:
+def _read_examples(
+    options: argparse.Namespace, tokenizer: Tokenizer
+) -> tuple[Examples, np.ndarray]:
     """Read the training rows, add the made ones, and cut all into windows.
+
+    Returns the windows, and which of them to train on (see `usable_windows`).
 
     Raises SettingError for rows that can't be trained on.
     """
@@ -137,4 +143,11 @@ def _read_examples(options: argparse.Namespace, tokenizer: Tokenizer) -> Example
     if not len(usable):
         raise SettingError(f"train={options.train}: no window has a target to learn from")
     _log.info("%d rows, %d windows to train on", len(rows), len(examples.windows))
-    return examples
+    if options.objective in OBJECTIVES:
+        without, golds = golds_without_joint(examples, options.max_answer_length)
+        _log.info(
+            "%d of %d golds are no span that the decoder may choose (--max_answer_length=%d): "
+            "trained with the categorical loss alone",
+            *(without, golds, options.max_answer_length),
+        )
+    return examples, usable

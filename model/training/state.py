@@ -78,7 +78,8 @@ def evaluate(
     windows = examples.windows
     was_training = reader.network.training
     reader.network.eval()
-    observer = DecodeSpans(windows, Decoding(n_best=1))
+    decoding = Decoding(n_best=1, max_answer_length=options.max_answer_length)
+    observer = DecodeSpans(windows, decoding)
     predict(reader, windows, _EVALUATION_TOKENS, [observer])
     reader.network.train(was_training)
     spans = merge_windows(
@@ -173,7 +174,7 @@ class Training:
         start_logits, end_logits = start_logits.cpu(), end_logits.cpu()
         if options.shared_normalisation:
             group = torch.from_numpy(self.examples.group[chosen])
-            losses = passage_loss(start_logits, end_logits, batch, targets, group, options.null)
+            losses = passage_loss(start_logits, end_logits, batch, targets, group, options)
         else:
             losses = window_loss(start_logits, end_logits, batch, targets, options)
         if not len(losses) and not self.teacher:
@@ -183,7 +184,7 @@ class Training:
         if self.teacher:
             normalised = normalised_positions(batch, options.null)
             logits = torch.stack([start_logits, end_logits])
-            probabilities = self.teacher.probabilities(batch, normalised)
+            probabilities = self.teacher.probabilities(chosen, batch)
             from_teacher = divergence(logits, probabilities, normalised).sum(0)
             loss = torch.lerp(loss, from_teacher.mean(), options.teacher_share)
         return loss
