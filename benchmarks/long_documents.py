@@ -21,7 +21,7 @@ from model.audit.objective import log_normaliser
 from model.checkpoint import LocalFolder
 from model.reading.batching import assemble, plan_batches
 from model.reading.reader import CheckpointReader
-from model.reading.spans import decode_windows
+from model.reading.spans import ValidSpans, decode_windows
 from model.training.data import make_examples, read_rows
 
 
@@ -49,8 +49,9 @@ def main() -> None:
             start_logits, end_logits = reader.logits(batch)
             everything = torch.full((len(chosen),), 2**40)
             start, end, a, b, _ = decode_windows(
-                start_logits, end_logits, batch.can_start, batch.can_end, -everything, everything,
-                max_answer_length=30, n_best=1, temperature=1.0,
+                start_logits, end_logits,
+                ValidSpans(batch.can_start, batch.can_end, -everything, everything, 30),
+                n_best=1, temperature=1.0,
             )  # fmt: skip
             mass = log_normaliser(start_logits, batch.in_context) + log_normaliser(
                 end_logits, batch.in_context

@@ -11,7 +11,13 @@ import torch
 
 from model.reading.batching import Batch, Pending
 from model.reading.prediction import Logits
-from model.reading.spans import PassageSpans, WindowSpans, decode_windows, merge_windows
+from model.reading.spans import (
+    PassageSpans,
+    ValidSpans,
+    WindowSpans,
+    decode_windows,
+    merge_windows,
+)
 from model.reading.windows import Windows
 from model.settings import BOTH, number, one_of, setting, whole
 
@@ -67,14 +73,17 @@ class DecodeSpans:
         """Decode one batch on its device."""
         decoding, spans, pending = self.decoding, self.spans, Pending()
         start_logits, end_logits = logits
-        start, end, start_logit, end_logit, log_mass = decode_windows(
-            start_logits,
-            end_logits,
+        valid = ValidSpans(
             batch.can_start,
             batch.can_end,
             batch.owned_low,
             batch.owned_high,
-            max_answer_length=decoding.max_answer_length,
+            decoding.max_answer_length,
+        )
+        start, end, start_logit, end_logit, log_mass = decode_windows(
+            start_logits,
+            end_logits,
+            valid,
             n_best=decoding.n_best,
             temperature=decoding.temperature,
         )

@@ -10,6 +10,7 @@ of exp(span_score / T) + exp(null_score / T)).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +21,22 @@ _INDEX_BITS = 32
 
 _EXCLUDED = -1e30
 """The logit of excluded positions where gradients are needed."""
+
+
+class ValidSpans(NamedTuple):
+    """The spans that each window of a batch may give as answers; B windows, L positions.
+
+    can_start, can_end     bool [B, L], the positions where a span may start and end
+    owned_low, owned_high  int64 [B], a window owns the spans with owned_low <= start + end <
+                           owned_high (see `model.reading.windows`)
+    max_answer_length      tokens of the longest span
+    """
+
+    can_start: torch.Tensor
+    can_end: torch.Tensor
+    owned_low: torch.Tensor
+    owned_high: torch.Tensor
+    max_answer_length: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,30 +109,26 @@ def order_keys(scores: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
 def decode_windows(
     start_logits: torch.Tensor,
     end_logits: torch.Tensor,
-    can_start: torch.Tensor,
-    can_end: torch.Tensor,
-    owned_low: torch.Tensor,
-    owned_high: torch.Tensor,
+    valid: ValidSpans,
     *,
-    max_answer_length: int,
     n_best: int,
     temperature: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Decode the exact n-best of the spans that each window owns, and the log of the mass of all.
+    """Decode the exact n-best of the valid spans of each window, and the log of the mass of all.
 
-    B windows, L positions. Logits are float32 [B, L], masks bool [B, L], bounds int64 [B] (see
-    `model.reading.windows`). Among equal scores the lowest start comes first, then the shortest.
+    B windows, L positions. Logits are float32 [B, L]. Among equal scores the lowest start comes
+    first, then the shortest.
 
     Returns start and end, int64 [B, n_best], `end` inclusive; their logits, float32 [B, n_best],
     -inf beyond the last span; and log_mass, float32 [B], log of the sum of exp(score / T).
     """
     batch, length = start_logits.shape
-    width = min(max_answer_length, length)
-    a = torch.where(can_start, start_logits, -torch.inf)
-    b = torch.where(can_end, end_logits, -torch.inf)
+    width = min(valid.max_answer_length, length)
+    a = torch.where(valid.can_start, start_logits, -torch.inf)
+    b = torch.where(valid.can_end, end_logits, -torch.inf)
 
     position = torch.arange(length, device=a.device)
-    least, count = _owned_offsets(length, width, owned_low, owned_high)
+    least, count = _owned_offsets(valid, length, width)
     padded = pad(b, (0, width), value=-torch.inf)
     best_end, end_mass = _over_ends(padded, position + least, count, width, temperature)
     log_mass = torch.logsumexp(a / temperature + end_mass, 1)
@@ -140,42 +153,35 @@ def decode_windows(
 
 
 def span_log_mass(
-    start_logits: torch.Tensor,
-    end_logits: torch.Tensor,
-    can_start: torch.Tensor,
-    can_end: torch.Tensor,
-    owned_low: torch.Tensor,
-    owned_high: torch.Tensor,
-    max_answer_length: int,
+    start_logits: torch.Tensor, end_logits: torch.Tensor, valid: ValidSpans
 ) -> torch.Tensor:
-    """Return the log of the sum of exp(score) over the spans that each window owns, [B].
+    """Return the log of the sum of exp(score) over the valid spans of each window, [B].
 
-    The spans and the sum are those of `decode_windows` at T = 1, and the arguments are the same,
-    except that logits may be float64. The result is -inf where a window owns no span. Its gradient
-    is finite everywhere: the probability of each start and of each end.
+    The sum is that of `decode_windows` at T = 1, but logits may be float64. The result is -inf
+    where a window has no valid span. Its gradient is finite everywhere: the probability of each
+    start and of each end.
     """
     length = start_logits.shape[1]
-    width = min(max_answer_length, length)
+    width = min(valid.max_answer_length, length)
     # The gradient of logaddexp(-inf, -inf) is nan, so a finite value stands in for -inf here.
-    a = torch.where(can_start, start_logits, _EXCLUDED)
-    b = torch.where(can_end, end_logits, _EXCLUDED)
-    least, count = _owned_offsets(length, width, owned_low, owned_high)
+    a = torch.where(valid.can_start, start_logits, _EXCLUDED)
+    b = torch.where(valid.can_end, end_logits, _EXCLUDED)
+    least, count = _owned_offsets(valid, length, width)
     first = torch.arange(length, device=a.device) + least
     _, end_mass = _over_ends(pad(b, (0, width), value=_EXCLUDED), first, count, width, 1.0)
     log_mass = torch.logsumexp(a + end_mass, 1)
     return torch.where(log_mass > _EXCLUDED / 2, log_mass, -torch.inf)
 
 
-def _owned_offsets(
-    length: int, width: int, owned_low: torch.Tensor, owned_high: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _owned_offsets(valid: ValidSpans, length: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the range of `end - start` of the owned spans that begin at each position.
 
     The offsets are [least, least + count), below `width`; both int64 [B, length].
     """
-    position = torch.arange(length, device=owned_low.device)
-    least = (owned_low[:, None] - 2 * position).clamp(min=0, max=width)
-    count = (owned_high[:, None] - 2 * position).clamp(min=0, max=width).sub_(least).clamp_(min=0)
+    low, high = valid.owned_low[:, None], valid.owned_high[:, None]
+    position = torch.arange(length, device=low.device)
+    least = (low - 2 * position).clamp(min=0, max=width)
+    count = (high - 2 * position).clamp(min=0, max=width).sub_(least).clamp_(min=0)
     return least, count
 
 

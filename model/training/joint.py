@@ -15,7 +15,8 @@ import torch
 
 from model.audit.objective import joint, merge_log_masses
 from model.reading.batching import Batch
-from model.reading.spans import span_log_mass
+from model.reading.prediction import Logits
+from model.reading.spans import ValidSpans, span_log_mass
 from model.training.data import Examples
 
 OBJECTIVES = ("joint", "compound")
@@ -41,8 +42,7 @@ def combine(
 
 
 def window_joint(
-    start_logits: torch.Tensor,
-    end_logits: torch.Tensor,
+    logits: Logits,
     batch: Batch,
     targets: torch.Tensor,
     null: bool,
@@ -54,27 +54,19 @@ def window_joint(
     window were the whole passage.
     """
     unbounded = torch.full_like(batch.owned_low, _UNBOUNDED)
-    log_mass = span_log_mass(
-        start_logits,
-        end_logits,
-        batch.can_start,
-        batch.can_end,
-        -unbounded,
-        unbounded,
-        max_answer_length,
-    )
+    valid = ValidSpans(batch.can_start, batch.can_end, -unbounded, unbounded, max_answer_length)
+    log_mass = span_log_mass(*logits, valid)
     has = _is_valid(batch, targets, max_answer_length)
-    score = _score(start_logits, end_logits, targets)
+    score = _score(*logits, targets)
     if not null or batch.classifier is None:
         return torch.where(has, joint(score, log_mass), 0.0), has
-    null_score = _score(start_logits, end_logits, torch.stack([batch.classifier] * 2))
+    null_score = _score(*logits, torch.stack([batch.classifier] * 2))
     has = has | (targets[0] == batch.classifier)
     return torch.where(has, joint(score, log_mass, null_score), 0.0), has
 
 
 def passage_joint(
-    start_logits: torch.Tensor,
-    end_logits: torch.Tensor,
+    logits: Logits,
     batch: Batch,
     targets: torch.Tensor,
     group: torch.Tensor,
@@ -91,23 +83,21 @@ def passage_joint(
             None if the null option is off
     """
     groups = int(group.max()) + 1
-    bounds = batch.owned_low, batch.owned_high
-    masses = span_log_mass(
-        start_logits, end_logits, batch.can_start, batch.can_end, *bounds, max_answer_length
-    )
-    log_mass = merge_log_masses(masses, group, groups)
+    low, high = batch.owned_low, batch.owned_high
+    valid = ValidSpans(batch.can_start, batch.can_end, low, high, max_answer_length)
+    log_mass = merge_log_masses(span_log_mass(*logits, valid), group, groups)
     total = targets.sum(0)
     owned = _is_valid(batch, targets, max_answer_length)
-    owned = owned & (total >= batch.owned_low) & (total < batch.owned_high)
+    owned = owned & (total >= low) & (total < high)
 
     # At most one window of a group owns the gold: a sum over the group's windows selects its score.
-    score = torch.where(owned, _score(start_logits, end_logits, targets), 0.0)
+    score = torch.where(owned, _score(*logits, targets), 0.0)
     score = score.new_zeros(groups).index_add(0, group, score)
     has = torch.zeros(groups, dtype=torch.int64).index_add(0, group, owned.long()) > 0
     null_score = None
     if surest is not None and batch.classifier is not None:
         classifiers = torch.stack([batch.classifier] * 2)
-        null_score = _score(start_logits, end_logits, classifiers)[surest]
+        null_score = _score(*logits, classifiers)[surest]
     return torch.where(has, joint(score, log_mass, null_score), 0.0), has
 
 

@@ -39,7 +39,7 @@ def window_loss(
     if options.objective not in OBJECTIVES:
         return nll
     longest = options.max_answer_length
-    parts = window_joint(start_logits, end_logits, batch, targets, options.null, longest)
+    parts = window_joint((start_logits, end_logits), batch, targets, options.null, longest)
     return combine(options.objective, *parts, nll, torch.ones_like(parts[1]))
 
 
@@ -102,7 +102,8 @@ def passage_loss(
     has = count == 2
     if options.objective in OBJECTIVES:
         longest = options.max_answer_length
-        parts = passage_joint(start_logits, end_logits, batch, targets, group, surest, longest)
+        both = start_logits, end_logits
+        parts = passage_joint(both, batch, targets, group, surest, longest)
         total, has = combine(options.objective, *parts, total, has), has | parts[1]
     losses = total[has]
 

@@ -10,7 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.reading.decoding import Decoding
-from model.reading.spans import PassageSpans, decode_windows, merge_windows, order_keys
+from model.reading.spans import (
+    PassageSpans,
+    ValidSpans,
+    decode_windows,
+    merge_windows,
+    order_keys,
+)
 from model.reading.windows import Windows
 from tests.model import predicted
 from tests.model.brute_force import Span, log_normaliser, null_score, spans_of
@@ -63,9 +69,8 @@ def decode(start_logits: Any, end_logits: Any, **changes: Any) -> list[tuple[int
     settings |= {"can_start": [True] * length, "can_end": [True] * length} | changes
     bounds = torch.tensor([[settings.pop("low")], [settings.pop("high")]])
     masks = torch.tensor([settings.pop("can_start"), settings.pop("can_end")])
-    start, end, a, b, _ = decode_windows(
-        logits[:1], logits[1:], masks[:1], masks[1:], *bounds, **settings
-    )
+    spans = ValidSpans(masks[:1], masks[1:], *bounds, settings.pop("max_answer_length"))
+    start, end, a, b, _ = decode_windows(logits[:1], logits[1:], spans, **settings)
     valid = a[0] > -math.inf
     return list(
         zip(
@@ -119,8 +124,8 @@ def test_fewer_spans_than_n_best() -> None:
 
 def test_log_mass_is_minus_infinity_where_no_span_is_owned() -> None:
     logits, mask, bound = torch.zeros(1, 2), torch.ones(1, 2, dtype=torch.bool), torch.tensor([0])
-    options = {"max_answer_length": 2, "n_best": 1, "temperature": 1.0}
-    *_, log_mass = decode_windows(logits, logits, mask, ~mask, -bound - 9, bound + 9, **options)
+    spans = ValidSpans(mask, ~mask, -bound - 9, bound + 9, max_answer_length=2)
+    *_, log_mass = decode_windows(logits, logits, spans, n_best=1, temperature=1.0)
     assert log_mass.tolist() == [-math.inf]
 
 
@@ -150,7 +155,11 @@ def single_windows(draw: st.DrawFn) -> dict[str, Any]:
 
 @given(single_windows())
 def test_decoding_equals_brute_force(window: dict[str, Any]) -> None:
-    start, end, start_logit, end_logit, log_mass = decode_windows(**window)
+    spans = ValidSpans(*(window[name] for name in ValidSpans._fields))
+    settings = {name: window[name] for name in ("n_best", "temperature")}
+    start, end, start_logit, end_logit, log_mass = decode_windows(
+        window["start_logits"], window["end_logits"], spans, **settings
+    )
     n_best, longest = window["n_best"], window["max_answer_length"]
     rows, length = window["start_logits"].shape
     for row in range(rows):

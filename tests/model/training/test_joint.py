@@ -14,7 +14,7 @@ from model.audit.objective import joint
 from model.reading.batching import Batch, assemble
 from model.reading.decoding import DecodeSpans, Decoding
 from model.reading.prediction import predict
-from model.reading.spans import decode_windows, merge_windows, span_log_mass
+from model.reading.spans import ValidSpans, decode_windows, merge_windows, span_log_mass
 from model.reading.windows import Windows
 from model.training.data import Examples
 from model.training.joint import combine, golds_without_joint, passage_joint, window_joint
@@ -53,10 +53,14 @@ def test_one_window_in_closed_form() -> None:
     masks = everywhere, everywhere, -bound, bound
     scores = [1, 5, 3, 9, 7, 2]  # (0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2)
     expected = math.log(sum(math.exp(score) for score in scores))
-    assert span_log_mass(start, end, *masks, 3).item() == pytest.approx(expected, rel=1e-6)
+    assert span_log_mass(start, end, ValidSpans(*masks, 3)).item() == pytest.approx(
+        expected, rel=1e-6
+    )
     scores.remove(3)  # (0, 2) is longer than two tokens
     shorter = math.log(sum(math.exp(score) for score in scores))
-    assert span_log_mass(start, end, *masks, 2).item() == pytest.approx(shorter, rel=1e-6)
+    assert span_log_mass(start, end, ValidSpans(*masks, 2)).item() == pytest.approx(
+        shorter, rel=1e-6
+    )
     # With the null option as likely as all spans together, a span is half as likely.
     mass, gold = torch.tensor([expected]), torch.tensor([9.0])
     found = joint(gold, mass, mass) - joint(gold, mass)
@@ -65,13 +69,11 @@ def test_one_window_in_closed_form() -> None:
 
 def test_the_mass_is_that_of_the_decoder() -> None:
     _, batch, start_logits, end_logits = laid_out()
-    spans = batch.can_start, batch.can_end, batch.owned_low, batch.owned_high
-    *_, expected = decode_windows(
-        start_logits, end_logits, *spans, max_answer_length=LONGEST, n_best=1, temperature=1.0
-    )
-    found = span_log_mass(start_logits, end_logits, *spans, LONGEST)
+    spans = ValidSpans(batch.can_start, batch.can_end, batch.owned_low, batch.owned_high, LONGEST)
+    *_, expected = decode_windows(start_logits, end_logits, spans, n_best=1, temperature=1.0)
+    found = span_log_mass(start_logits, end_logits, spans)
     torch.testing.assert_close(found, expected)
-    wide = span_log_mass(start_logits.double(), end_logits.double(), *spans, LONGEST)
+    wide = span_log_mass(start_logits.double(), end_logits.double(), spans)
     torch.testing.assert_close(wide, expected.double(), rtol=1e-6, atol=1e-6)
 
 
@@ -90,7 +92,9 @@ def test_the_joint_loss_of_every_span_by_brute_force(null: bool, max_length: int
     for turn in range(max(map(len, spans))):
         golds = [each[turn % len(each)] for each in spans]
         targets = at_positions(windows, batch, [(gold.start, gold.end) for gold in golds])
-        found, has = passage_joint(start_logits, end_logits, batch, targets, group, surest, LONGEST)
+        found, has = passage_joint(
+            (start_logits, end_logits), batch, targets, group, surest, LONGEST
+        )
         assert has.all()
         for pair, gold in enumerate(golds):
             terms = [span.score for span in spans[pair]]
@@ -98,7 +102,7 @@ def test_the_joint_loss_of_every_span_by_brute_force(null: bool, max_length: int
             expected = log_normaliser(terms, 1.0) - gold.score
             assert found[pair].item() == pytest.approx(expected, rel=1e-5, abs=1e-5)
         if max_length == 64:  # a window alone is its passage
-            alone, has = window_joint(start_logits, end_logits, batch, targets, null, LONGEST)
+            alone, has = window_joint((start_logits, end_logits), batch, targets, null, LONGEST)
             assert has.all()
             torch.testing.assert_close(alone, found)
 
@@ -141,9 +145,9 @@ def test_a_null_target_is_minus_log_of_the_window_s_null_probability() -> None:
     _, batch, start_logits, end_logits = laid_out(64)
     assert batch.classifier is not None
     targets = batch.classifier.expand(2, -1)
-    found, has = window_joint(start_logits, end_logits, batch, targets, True, LONGEST)
-    spans = batch.can_start, batch.can_end, batch.owned_low, batch.owned_high
-    mass = span_log_mass(start_logits, end_logits, *spans, LONGEST)
+    found, has = window_joint((start_logits, end_logits), batch, targets, True, LONGEST)
+    spans = ValidSpans(batch.can_start, batch.can_end, batch.owned_low, batch.owned_high, LONGEST)
+    mass = span_log_mass(start_logits, end_logits, spans)
     score = (start_logits + end_logits)[:, 0]
     assert has.all()
     torch.testing.assert_close(found, -torch.log_softmax(torch.stack([score, mass]), 0)[0])
@@ -154,7 +158,7 @@ def test_golds_that_can_not_be_decoded_have_the_categorical_loss() -> None:
     first = int(np.flatnonzero(~windows.passages.can_start[:9])[0])
     golds = [(first, first), (0, LONGEST), (0, 0), (2, 1 + LONGEST)]
     targets = at_positions(windows, batch, golds)
-    _, has = window_joint(start_logits, end_logits, batch, targets, True, LONGEST)
+    _, has = window_joint((start_logits, end_logits), batch, targets, True, LONGEST)
     valid = windows.passages
     begins = valid.bounds[:-1]
     last = valid.can_start[begins[3] + 2] and valid.can_end[begins[3] + 1 + LONGEST]
@@ -221,7 +225,8 @@ def test_gradients(objective: str, null: bool, shared: bool) -> None:
 def test_a_window_without_a_valid_span_has_no_mass_and_no_gradient() -> None:
     logits = torch.randn(2, 1, 6, requires_grad=True)
     nowhere, bound = torch.zeros(1, 6, dtype=torch.bool), torch.tensor([2**31 - 1])
-    mass = span_log_mass(logits[0], logits[1], ~nowhere, nowhere, -bound, bound, 3)
+    spans = ValidSpans(~nowhere, nowhere, -bound, bound, 3)
+    mass = span_log_mass(logits[0], logits[1], spans)
     assert mass.item() == -math.inf
     mass.sum().backward()
     assert logits.grad is not None
@@ -230,11 +235,11 @@ def test_a_window_without_a_valid_span_has_no_mass_and_no_gradient() -> None:
 
 def test_rubbish_outside_of_the_spans_changes_nothing() -> None:
     _, batch, start_logits, end_logits = laid_out()
-    spans = batch.can_start, batch.can_end, batch.owned_low, batch.owned_high
-    expected = span_log_mass(start_logits, end_logits, *spans, LONGEST)
+    spans = ValidSpans(batch.can_start, batch.can_end, batch.owned_low, batch.owned_high, LONGEST)
+    expected = span_log_mass(start_logits, end_logits, spans)
     for rubbish in (1e30, torch.nan, -torch.inf):
         spoilt = (
             torch.where(allowed, logits, rubbish)
             for allowed, logits in zip(spans[:2], (start_logits, end_logits), strict=True)
         )
-        torch.testing.assert_close(span_log_mass(*spoilt, *spans, LONGEST), expected)
+        torch.testing.assert_close(span_log_mass(*spoilt, spans), expected)
