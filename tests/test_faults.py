@@ -189,9 +189,9 @@ def test_retries_are_counted(store: Store, capfd: pytest.CaptureFixture[str]):
     """The manifest counts retries before its write; those of reading it back are only logged."""
     store.clear()
     assert store.run(Fault("fail", len(store.operations) // 3)) == 0
-    # The next receipt of the process reports a retry: it may be that of either stage.
+    # A retry before the stages part is counted by both, a later one by its own stage alone.
     manifests = [content for name, content in objects().items() if name.endswith("manifest.json")]
-    assert sum(json.loads(content)["retries"] for content in manifests) == 1
+    assert {json.loads(content)["retries"] for content in manifests} in ({1}, {0, 1})
     printed = capfd.readouterr()
     assert "1 retries after faults of the store" in printed.out
     assert "the store hung up" in printed.err

@@ -228,6 +228,12 @@ class TestReruns:
         assert f"input {tmp_path}/in/b.parquet was not part of it" in capfd.readouterr().err
 
 
+def heed_signals() -> None:
+    """Undo what `nohup` and background jobs of shells set: their processes ignore signals."""
+    for number in (signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+
+
 class TestEnds:
     def start(self, folder: Path, bert_folder: Path, **how: Any) -> subprocess.Popen[bytes]:
         """Start a long run in a process and working directory of its own, with relative paths.
@@ -262,7 +268,7 @@ class TestEnds:
         write_input(tmp_path / "in.parquet", examples(rows))
         for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)):
             started = time.monotonic()
-            process = self.start(tmp_path, bert_folder)
+            process = self.start(tmp_path, bert_folder, preexec_fn=heed_signals)
             process.send_signal(number)
             signalled = time.monotonic()
             _, errors = process.communicate(timeout=600)

@@ -1,4 +1,4 @@
-"""Write into docs/testing.md how many tests each of its commands collects: python docs/figures/count.py"""
+"""Write into docs/testing.md how many tests each command collects: python docs/figures/count.py"""
 
 from __future__ import annotations
 

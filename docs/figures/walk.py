@@ -63,7 +63,7 @@ class _Outline:
                 yield from self.of(each, indent + 2)
 
     def of_hop(self, record: Any) -> list[str]:
-        """Return the lines of what a step yields; of a chunk with a payload, those of the payload."""
+        """Return the lines of a record that a step yields, or of its payload if it has one."""
         kind = type(record).__name__
         if isinstance(record, Chunk) and record.payload is not None:
             payload = record.payload

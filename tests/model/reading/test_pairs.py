@@ -14,7 +14,7 @@ from model.reading.windows import WindowLimits
 from tests.checkpoints import Checkpoint
 
 LIMITS = WindowLimits(max_length=16, overlap=4, max_question=4, max_windows=3)
-"""A question of q tokens leaves 13 - q for the context: three windows have up to 12 + 2 * 8 = 28."""
+"""A question of q tokens leaves 13 - q for the context: 3 windows have at most 12 + 2 * 8 = 28."""
 
 
 @pytest.fixture(scope="module")
