@@ -43,6 +43,7 @@ def train(options: argparse.Namespace) -> dict[str, float]:
     try:
         take_steps(training)
     finally:
+        # An interrupted training keeps what its teacher has computed.
         if training.teacher:
             training.teacher.save()
     # With this state, the same command with more epochs or minutes continues the training.
@@ -227,27 +228,33 @@ def _mix(value: str) -> dict[str, float]:
         raise argparse.ArgumentTypeError(f"{value!r} is not PATTERN=TIMES,...") from None
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Train as the command line says, print the last evaluation as JSON, return the exit code."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
-    parser = make_parser()
-    options = parser.parse_args(arguments)
+def _refuse_contradictions(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Exit with a usage error if two options do not go together."""
     # Both need a softmax over tokens, which the tokenwise objective does not have.
     if options.shared_normalisation and options.objective == "tokenwise":
         parser.error("--shared_normalisation does not go with --objective tokenwise")
+    if options.teacher and options.objective == "tokenwise":
+        parser.error(
+            "--teacher does not go with --objective tokenwise: it teaches distributions over tokens"
+        )
     if options.teacher_cache and not options.teacher:
         parser.error("--teacher_cache goes with --teacher")
     if options.objective in OBJECTIVES and options.link == "sigmoid":
         parser.error("--link sigmoid goes with --objective tokenwise")
+    # With less overlap, some span would be in no window.
     if options.objective in OBJECTIVES and options.overlap < options.max_answer_length - 1:
         parser.error(
             f"--overlap={options.overlap}: with --objective {options.objective} it must be at "
             f"least --max_answer_length - 1 = {options.max_answer_length - 1}"
         )
-    if options.teacher and options.objective == "tokenwise":
-        parser.error(
-            "--teacher does not go with --objective tokenwise: it teaches distributions over tokens"
-        )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Train as the command line says, print the last evaluation as JSON, return the exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    parser = make_parser()
+    options = parser.parse_args(arguments)
+    _refuse_contradictions(parser, options)
     return run_command(lambda: json.dumps(train(options)))
 
 

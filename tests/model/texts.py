@@ -13,7 +13,8 @@ TRICKY_CONTEXTS = {
     "combining": "Le cafe\u0301 de Zu\u0308rich ouvre a\u0300 neuf heures; "
     "the n\u0303andu\u0301 is a bird too.",
     "emoji": f"The family {FAMILY} waved 👋🏽 at the 🏳️\u200d🌈 flag with 🇩🇪 too.",
-    "chinese and japanese": "東京は日本の首都です。人口は約1400万人。 北京是中国的首都。 Tokyo is big.",
+    "chinese and japanese": "東京は日本の首都です。人口は約1400万人。 "
+    "北京是中国的首都。 Tokyo is big.",
     "right to left": "ירושלים היא עיר עתיקה. القاهرة هي مدينة كبيرة جدا in 2024 too.",
     "white space": "  two  spaces\t a tab \n\n new lines \u00a0 no-break \u3000 wide   , end  ",
     "expanding": "The ﬁnal oﬃce, ½ of №5 — ﷺ ™ and İstanbul",
