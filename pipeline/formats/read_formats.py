@@ -123,8 +123,9 @@ def read_csv(file: IO[bytes], layout: Layout) -> Iterator[ImportedRow]:
     Answers are as in `read_answers`; an empty cell means an unanswerable question. A malformed
     line, and one with more or fewer cells than the header, is an unreadable row.
 
-    Raises FormatError for a header with a repeated name or another delimiter, and for a quoted
-    cell that is never closed, because the rest of the file is in it.
+    Raises FormatError for a header with a repeated name, with another delimiter, or without a
+    question and a context, and for a quoted cell that is never closed, because the rest of the file
+    is in it.
     """
     csv.field_size_limit(2**31 - 1)
     with io.TextIOWrapper(file, layout.encoding, "surrogateescape", newline="") as text:
@@ -158,7 +159,10 @@ def read_csv(file: IO[bytes], layout: Layout) -> Iterator[ImportedRow]:
 
 
 def _check_header(header: list[str], layout: Layout, delimiter: str) -> None:
-    """Raise FormatError for two columns of one name, and if another delimiter fits the header."""
+    """Raise FormatError for a header that can't be used.
+
+    It has two columns of one name, or another delimiter, or neither a question nor a context.
+    """
     repeated = sorted({name for name in header if header.count(name) > 1})
     if repeated:
         raise FormatError(f"its header has {repeated[0]!r} more than once")
@@ -170,6 +174,13 @@ def _check_header(header: list[str], layout: Layout, delimiter: str) -> None:
             raise FormatError(
                 f"its header is divided by {other!r}, not by {delimiter!r}: --delimiter={option!r}"
             )
+    if not wanted & set(header):
+        # The first line may be a row, with a whole passage in it.
+        present = ", ".join(repr(name[:80]) for name in header) or "nothing"
+        raise FormatError(
+            f"its header has neither {layout.question!r} nor {layout.context!r}, but {present}: "
+            "--question_column=NAME and --context_column=NAME name the columns that hold them"
+        )
 
 
 def read_tsv(file: IO[bytes], layout: Layout) -> Iterator[ImportedRow]:

@@ -191,6 +191,11 @@ class TestCsv:
                 "its header is divided by '\\\\t', not by ',': --delimiter='tab'",
             ),
             ("question,context,page,page\nWho?,a,1,2\n", "its header has 'page' more than once"),
+            (
+                f"Who?,{'a' * 99}",
+                f"its header has neither 'question' nor 'context', but 'Who\\?', '{'a' * 80}': "
+                "--question_column=NAME and --context_column=NAME name the columns",
+            ),
         ],
     )
     def test_a_file_that_is_no_such_table_is_refused(self, content: str, message: str):
