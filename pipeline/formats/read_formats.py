@@ -280,7 +280,9 @@ def _by_first_line(line: str, kind: str) -> str:
         return "squad" if line[:1] == "[" or line == "{" else kind
     if not isinstance(first, dict):
         return "squad" if isinstance(first, list) else kind
-    if isinstance(first.get("data"), list):
+    # An object as the only content is a mistake in SQuAD JSON, which its reader names.
+    only_data = isinstance(first.get("data"), dict) and first.keys() <= {"data", "version"}
+    if isinstance(first.get("data"), list) or only_data:
         return "squad"
     return "mrqa" if "header" in first or "qas" in first else "jsonl"
 

@@ -297,6 +297,8 @@ class TestRecognise:
             ("a.json.gz", '{"header": {}}\n{"qas": []}', "mrqa"),
             ("a.jsonl", '{"context": "a", "qas": []}', "mrqa"),
             ("a.jsonl", '{"data": []}', "squad"),
+            ("a.json", '{"version": "1", "data": {}}', "squad"),
+            ("a.json", '{"ask": "Who?", "text": "a", "data": {}}', "jsonl"),
             ("a.jsonl", '[\n{"question": 1}]', "squad"),
             ("a.jsonl", "Who?", "jsonl"),
             ("a.jsonlines", "{}", "jsonl"),
