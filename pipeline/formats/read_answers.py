@@ -114,7 +114,7 @@ def _readable(pairs: Sequence[tuple[Any, Any]] | None, problems: list[Problem]) 
         text, start = text_of(given_text), _whole(given_start)
         if text is None:
             problems.append(("gold_not_text", given_text))
-        elif start is None and not _is_missing_start(given_start):
+        elif start is None and not is_missing_start(given_start):
             problems.append(("start_not_whole", given_start))
         else:
             golds.append((text, start))
@@ -187,7 +187,8 @@ def _whole(value: Any) -> int | None:
     return None
 
 
-def _is_missing_start(value: Any) -> bool:
+def is_missing_start(value: Any) -> bool:
+    """Return whether a start is missing: None, NaN, or text that says so."""
     return is_missing(value) or (
         isinstance(value, str) and value.strip().lower() in ("", "nan", "none", "null")
     )

@@ -28,7 +28,7 @@ from pipeline.formats.imported_rows import (
     text_of,
     unreadable_row,
 )
-from pipeline.formats.read_answers import read_answers
+from pipeline.formats.read_answers import is_missing_start, read_answers
 from pipeline.formats.read_squad import flat_row, read_squad
 
 _ENDINGS = {
@@ -120,8 +120,9 @@ def _as_spelt(context: Any, first: int, last: int, answer: str) -> str:
 def read_csv(file: IO[bytes], layout: Layout) -> Iterator[ImportedRow]:
     """Yield the rows of a table with a header line.
 
-    Answers are as in `read_answers`; an empty cell means an unanswerable question. A malformed
-    line, and one with more or fewer cells than the header, is an unreadable row.
+    Answers are as in `read_answers`; an empty cell means an unanswerable question, and `nan`
+    without a start that the answers are missing. A malformed line, and one with more or fewer cells
+    than the header, is an unreadable row.
 
     Raises FormatError for a header with a repeated name, with another delimiter, or without a
     question and a context, and for a quoted cell that is never closed, because the rest of the file
@@ -155,7 +156,12 @@ def read_csv(file: IO[bytes], layout: Layout) -> Iterator[ImportedRow]:
                     "cells_unequal", where, f"{len(cells)} cells, the header has {len(header)}"
                 )
             elif cells:
-                yield flat_row(dict(zip(header, cells, strict=True)), layout, where)
+                row: dict[str, Any] = dict(zip(header, cells, strict=True))
+                # With a start it is an answer, else what pandas writes for a missing one.
+                answer, start = row.get(layout.answers, ""), row.get(layout.start)
+                if answer.strip().lower() == "nan" and is_missing_start(start):
+                    row[layout.answers] = None
+                yield flat_row(row, layout, where)
 
 
 def _check_header(header: list[str], layout: Layout, delimiter: str) -> None:

@@ -170,6 +170,17 @@ class TestCsv:
         assert [row.golds for row in rows] == [[], [("a", 0)]]
         assert rows[0].id is None
 
+    @pytest.mark.parametrize("cell", ["nan", "NaN"])
+    def test_nan_is_no_answer_unless_it_has_a_start(self, cell: str):
+        content = f"question,context,answers,answer_start\nWho?,a nan,{cell},%s\n"
+        for start, golds in (("", None), ("nan", None), ("2", [(cell, 2)])):
+            (row,) = read("csv", content % start)
+            assert (row.golds, row.problems) == (golds, [])
+        (row,) = read("csv", f"question,context,answers\nWho?,a nan,{cell}\n")
+        assert (row.golds, row.problems) == (None, [])
+        (row,) = read("jsonl", '{"question": "Who?", "context": "a nan", "answers": NaN}')
+        assert (row.golds, row.problems) == (None, [])
+
     def test_a_table_without_answers_says_nothing_of_them(self):
         (example,) = read("csv", "question,context\nWho?,a\n")
         assert example.golds is None
