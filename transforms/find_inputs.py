@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
+from model.reading.texts import is_utf8
 from model.settings import split_names
 from transforms.records import InputFile
 from transforms.retries import retried
@@ -51,8 +52,8 @@ def find_inputs(patterns: str) -> list[InputFile]:
     is not data (`_x`, `.x`) are left out below folders and for wildcards, unless the pattern itself
     spells the sign out (`_*.parquet`).
 
-    Raises StorageError if a pattern matches nothing, if a folder can't be listed, or if a pattern
-    leads into a table of Delta Lake, Hudi or Iceberg.
+    Raises StorageError if a pattern matches nothing, if a folder can't be listed, if a pattern
+    leads into a table of Delta Lake, Hudi or Iceberg, and for a name that is not UTF-8.
     """
     infos: dict[str, dict[str, Any]] = {}
     for pattern in split_names(patterns):
@@ -63,6 +64,12 @@ def find_inputs(patterns: str) -> list[InputFile]:
     if not infos:
         raise StorageError(f"{patterns!r} names no file")
     paths = _each_once(infos)
+    # Arrow opens no such file, and run.json can't list it.
+    for path in paths:
+        if not is_utf8(path):
+            raise StorageError(
+                f"{path}: its name is not UTF-8: rename the file, or the folder that it is in"
+            )
     return [
         InputFile(index, path, int(infos[path]["size"] or 0), version_of(infos[path]), label)
         for index, (path, label) in enumerate(zip(paths, _labels(paths), strict=True))

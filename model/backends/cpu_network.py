@@ -104,10 +104,12 @@ def _pack(network: PreTrainedModel) -> None:
             if activation == "gelu":
                 module.intermediate_act_fn = torch.nn.Identity()
     if unpacked:
-        dtype, hint = "float32", ""
+        level, dtype, hint = logging.INFO, "float32", ""
         if network.dtype == torch.bfloat16:
-            dtype, hint = "bfloat16", " (float32 may be faster)"
-        _log.info(
+            level, dtype = logging.WARNING, "bfloat16"
+            hint = ", several times slower than in float32 (give --dtype float32 or auto)"
+        _log.log(
+            level,
             "%s on this CPU: torch computes %d products%s: %s",
             dtype,
             len(unpacked),

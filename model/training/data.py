@@ -108,7 +108,10 @@ def _read_columns(path: str, columns: list[str]) -> pa.Table:
 
     Raises ValueError for one that lacks them, and what pyarrow raises.
     """
-    dataset = pq.ParquetDataset(path)
+    try:
+        dataset = pq.ParquetDataset(path)
+    except FileNotFoundError as error:  # its message is the path alone
+        raise ValueError("there is no such file") from error
     missing = [name for name in columns if name not in dataset.schema.names]
     if missing:
         raise ValueError(

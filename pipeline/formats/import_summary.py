@@ -48,7 +48,10 @@ def import_summary(
         if any(name.endswith("_not_utf8") for name in left_out):
             yield f"text that is not UTF-8{ENCODING_HINT}"
     wrong = sum(count for name, count in golds.items() if name not in ("aligned", "located"))
-    yield f"{wrong} golds that are not where they should be: {report}"
+    # With the other problems, as many as the report has lines.
+    others = sum(problems.values()) + sum(left_out.values())
+    besides = f", {others} other problems" if others else ""
+    yield f"{wrong} golds that are not where they should be{besides}: {report}"
 
 
 def _counts_of(prefix: str, counts: Counter[str]) -> dict[str, int]:

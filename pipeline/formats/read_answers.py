@@ -53,7 +53,8 @@ def read_answers(answers: Any, start: Any = None, impossible: Any = None) -> Ans
     A number is read as text, as it is written.
 
     impossible  the row's flag for an unanswerable question. If true, blank answers are
-                placeholders; if false, an empty list means that the answers are missing.
+                placeholders; if false or unreadable, an empty list means that the answers are
+                missing.
 
     Problems: answers_unreadable (unknown shape), answers_not_utf8, answers_unequal (texts and
     starts), gold_not_text, start_not_whole, is_impossible_unreadable, answers_though_impossible,
@@ -70,7 +71,9 @@ def read_answers(answers: Any, start: Any = None, impossible: Any = None) -> Ans
         return Answers(None, [unread])
     problems: list[Problem] = []
     flag = _flag(impossible)
-    if flag is None and not is_missing(impossible) and impossible != "":
+    unclear = flag is None and not is_missing(impossible)
+    # A blank flag says nothing, which matters only if there is no answer either.
+    if unclear and (impossible != "" or pairs == []):
         problems.append(("is_impossible_unreadable", impossible))
     # A true flag decides only if no answer contradicts it.
     if flag and all(is_missing(text) or not str(text).strip() for text, _ in pairs or []):
@@ -80,6 +83,7 @@ def read_answers(answers: Any, start: Any = None, impossible: Any = None) -> Ans
     # An empty list would mean an unanswerable question, but the row says that it has an answer.
     if flag is False and pairs == []:
         problems.append(("answers_missing_though_possible", answers))
+    if (unclear or flag is False) and pairs == []:
         pairs = None
     return _readable(pairs, problems)
 
@@ -110,7 +114,7 @@ def _readable(pairs: Sequence[tuple[Any, Any]] | None, problems: list[Problem]) 
         text, start = text_of(given_text), _whole(given_start)
         if text is None:
             problems.append(("gold_not_text", given_text))
-        elif start is None and not _is_missing_start(given_start):
+        elif start is None and not is_missing_start(given_start):
             problems.append(("start_not_whole", given_start))
         else:
             golds.append((text, start))
@@ -183,7 +187,8 @@ def _whole(value: Any) -> int | None:
     return None
 
 
-def _is_missing_start(value: Any) -> bool:
+def is_missing_start(value: Any) -> bool:
+    """Return whether a start is missing: None, NaN, or text that says so."""
     return is_missing(value) or (
         isinstance(value, str) and value.strip().lower() in ("", "nan", "none", "null")
     )

@@ -28,7 +28,7 @@ from pipeline.formats.imported_rows import (
     text_of,
     unreadable_row,
 )
-from pipeline.formats.read_answers import read_answers
+from pipeline.formats.read_answers import is_missing_start, read_answers
 from pipeline.formats.read_squad import flat_row, read_squad
 
 _ENDINGS = {
@@ -120,11 +120,13 @@ def _as_spelt(context: Any, first: int, last: int, answer: str) -> str:
 def read_csv(file: IO[bytes], layout: Layout) -> Iterator[ImportedRow]:
     """Yield the rows of a table with a header line.
 
-    Answers are as in `read_answers`; an empty cell means an unanswerable question. A malformed
-    line, and one with more or fewer cells than the header, is an unreadable row.
+    Answers are as in `read_answers`; an empty cell means an unanswerable question, and `nan`
+    without a start that the answers are missing. A malformed line, and one with more or fewer cells
+    than the header, is an unreadable row.
 
-    Raises FormatError for a header with a repeated name or another delimiter, and for a quoted
-    cell that is never closed, because the rest of the file is in it.
+    Raises FormatError for a header with a repeated name, with another delimiter, or without a
+    question and a context, and for a quoted cell that is never closed, because the rest of the file
+    is in it.
     """
     csv.field_size_limit(2**31 - 1)
     with io.TextIOWrapper(file, layout.encoding, "surrogateescape", newline="") as text:
@@ -154,11 +156,19 @@ def read_csv(file: IO[bytes], layout: Layout) -> Iterator[ImportedRow]:
                     "cells_unequal", where, f"{len(cells)} cells, the header has {len(header)}"
                 )
             elif cells:
-                yield flat_row(dict(zip(header, cells, strict=True)), layout, where)
+                row: dict[str, Any] = dict(zip(header, cells, strict=True))
+                # With a start it is an answer, else what pandas writes for a missing one.
+                answer, start = row.get(layout.answers, ""), row.get(layout.start)
+                if answer.strip().lower() == "nan" and is_missing_start(start):
+                    row[layout.answers] = None
+                yield flat_row(row, layout, where)
 
 
 def _check_header(header: list[str], layout: Layout, delimiter: str) -> None:
-    """Raise FormatError for two columns of one name, and if another delimiter fits the header."""
+    """Raise FormatError for a header that can't be used.
+
+    It has two columns of one name, or another delimiter, or neither a question nor a context.
+    """
     repeated = sorted({name for name in header if header.count(name) > 1})
     if repeated:
         raise FormatError(f"its header has {repeated[0]!r} more than once")
@@ -170,6 +180,13 @@ def _check_header(header: list[str], layout: Layout, delimiter: str) -> None:
             raise FormatError(
                 f"its header is divided by {other!r}, not by {delimiter!r}: --delimiter={option!r}"
             )
+    if not wanted & set(header):
+        # The first line may be a row, with a whole passage in it.
+        present = ", ".join(repr(name[:80]) for name in header) or "nothing"
+        raise FormatError(
+            f"its header has neither {layout.question!r} nor {layout.context!r}, but {present}: "
+            "--question_column=NAME and --context_column=NAME name the columns that hold them"
+        )
 
 
 def read_tsv(file: IO[bytes], layout: Layout) -> Iterator[ImportedRow]:
@@ -269,7 +286,9 @@ def _by_first_line(line: str, kind: str) -> str:
         return "squad" if line[:1] == "[" or line == "{" else kind
     if not isinstance(first, dict):
         return "squad" if isinstance(first, list) else kind
-    if isinstance(first.get("data"), list):
+    # An object as the only content is a mistake in SQuAD JSON, which its reader names.
+    only_data = isinstance(first.get("data"), dict) and first.keys() <= {"data", "version"}
+    if isinstance(first.get("data"), list) or only_data:
         return "squad"
     return "mrqa" if "header" in first or "qas" in first else "jsonl"
 

@@ -87,6 +87,9 @@ def _articles(file: IO[bytes], layout: Layout, held: _Held) -> Iterator[Any]:
             if prefix == root and event in _WHOLE:
                 yield article.value
                 article = None
+        elif prefix == "data" and event not in ("start_array", "end_array"):
+            found = "an object" if event == "start_map" else event
+            raise FormatError(f"its `data` is {found}, where SQuAD has a list of articles")
 
 
 def _in_short(error: Exception) -> str:

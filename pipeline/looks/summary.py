@@ -86,6 +86,8 @@ def audit_figures(audit: dict[str, Any]) -> str:
             f"calibration error {calibration['expected_calibration_error']:.4f}{interval}, "
             f"Brier score {calibration['brier']:.4f} over {calibration['count']} answers"
         )
+    if not lines:
+        lines.append(f"nothing was scored: {_why_nothing(audit)}")
     lines += audit["hints"]
     corrections = audit["corrections"]
     if corrections["file"]:
@@ -99,6 +101,13 @@ def audit_figures(audit: dict[str, Any]) -> str:
         named = ", ".join(map(repr, missing[:10])) + (", ..." if count > 10 else "")
         lines.append(f"{count} corrections match no row: {named}")
     return printable("\n".join(lines))
+
+
+def _why_nothing(audit: dict[str, Any]) -> str:
+    """Return why no row of an audit was scored: the number of rows of each reason."""
+    failed = audit["rows"]["in_failed_chunks"]
+    why = {**audit["reasons"], **({"in failed chunks": failed} if failed else {})}
+    return ", ".join(f"{count} {reason}" for reason, count in why.items()) or "there are no rows"
 
 
 def comparison_figures(comparison: dict[str, Any], output: str) -> str:

@@ -33,6 +33,16 @@ class TestFindInputs:
         monkeypatch.chdir(tmp_path)
         assert [file.path for file in find_inputs("*.parquet")] == [f"{tmp_path}/a.parquet"]
 
+    def test_a_name_that_is_not_utf8_is_refused(self, tmp_path: Path):
+        """Arrow opens no such file, and run.json can't list it."""
+        (tmp_path / "a.parquet").touch()
+        odd = os.path.join(os.fsencode(tmp_path), b"\xe9.parquet")
+        with open(odd, "wb"):
+            pass
+        for pattern in (str(tmp_path), os.fsdecode(odd)):
+            with pytest.raises(StorageError, match="its name is not UTF-8: rename the file"):
+                find_inputs(pattern)
+
     def test_links_to_files_count_as_files(self, tmp_path: Path):
         """The Hugging Face cache consists of links; skipping them would lose data silently."""
         (tmp_path / "blob").write_bytes(b"123")

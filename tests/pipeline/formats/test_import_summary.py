@@ -49,4 +49,5 @@ def test_every_finding_has_its_line():
         "1 rows left out, which Parquet can't hold: 1 question_not_utf8: a.golds.jsonl",
     ]
     assert lines[-2].startswith("text that is not UTF-8: if the file is in another encoding")
-    assert lines[-1] == "3 golds that are not where they should be: a.golds.jsonl"
+    wrong, others = "3 golds that are not where they should be", "2 other problems"
+    assert lines[-1] == f"{wrong}, {others}: a.golds.jsonl"

@@ -155,12 +155,20 @@ def test_of_an_answerable_question_missing_answers_are_missing(impossible: Any):
     assert read_answers(["Ada"], None, impossible).golds == [("Ada", None)]
 
 
+@pytest.mark.parametrize("impossible", ["perhaps", "", " ", 7, []])
+def test_a_flag_that_is_neither_true_nor_false_makes_no_question_unanswerable(impossible: Any):
+    for answers in ([], "", {"text": [], "answer_start": []}):
+        assert read_answers(answers, None, impossible) == Answers(
+            None, [("is_impossible_unreadable", impossible)]
+        )
+    with_answers = read_answers(["Ada"], None, impossible)
+    assert with_answers.golds == [("Ada", None)]
+    assert bool(with_answers.problems) == (impossible != "")
+
+
 def test_contradictions_are_named():
     assert read_answers(["Ada"], None, True) == Answers(
         [("Ada", None)], [("answers_though_impossible", ["Ada"])]
-    )
-    assert read_answers([], None, "perhaps") == Answers(
-        [], [("is_impossible_unreadable", "perhaps")]
     )
 
 

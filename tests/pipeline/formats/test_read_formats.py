@@ -170,6 +170,17 @@ class TestCsv:
         assert [row.golds for row in rows] == [[], [("a", 0)]]
         assert rows[0].id is None
 
+    @pytest.mark.parametrize("cell", ["nan", "NaN"])
+    def test_nan_is_no_answer_unless_it_has_a_start(self, cell: str):
+        content = f"question,context,answers,answer_start\nWho?,a nan,{cell},%s\n"
+        for start, golds in (("", None), ("nan", None), ("2", [(cell, 2)])):
+            (row,) = read("csv", content % start)
+            assert (row.golds, row.problems) == (golds, [])
+        (row,) = read("csv", f"question,context,answers\nWho?,a nan,{cell}\n")
+        assert (row.golds, row.problems) == (None, [])
+        (row,) = read("jsonl", '{"question": "Who?", "context": "a nan", "answers": NaN}')
+        assert (row.golds, row.problems) == (None, [])
+
     def test_a_table_without_answers_says_nothing_of_them(self):
         (example,) = read("csv", "question,context\nWho?,a\n")
         assert example.golds is None
@@ -191,6 +202,11 @@ class TestCsv:
                 "its header is divided by '\\\\t', not by ',': --delimiter='tab'",
             ),
             ("question,context,page,page\nWho?,a,1,2\n", "its header has 'page' more than once"),
+            (
+                f"Who?,{'a' * 99}",
+                f"its header has neither 'question' nor 'context', but 'Who\\?', '{'a' * 80}': "
+                "--question_column=NAME and --context_column=NAME name the columns",
+            ),
         ],
     )
     def test_a_file_that_is_no_such_table_is_refused(self, content: str, message: str):
@@ -292,6 +308,8 @@ class TestRecognise:
             ("a.json.gz", '{"header": {}}\n{"qas": []}', "mrqa"),
             ("a.jsonl", '{"context": "a", "qas": []}', "mrqa"),
             ("a.jsonl", '{"data": []}', "squad"),
+            ("a.json", '{"version": "1", "data": {}}', "squad"),
+            ("a.json", '{"ask": "Who?", "text": "a", "data": {}}', "jsonl"),
             ("a.jsonl", '[\n{"question": 1}]', "squad"),
             ("a.jsonl", "Who?", "jsonl"),
             ("a.jsonlines", "{}", "jsonl"),

@@ -85,7 +85,7 @@ class TestSquad:
             ),
             ("7", "it is neither an object with `data` nor a list, but begins with number"),
             ("{}", r"it has no articles \(`data\[\]`\) and is not a list"),
-            ('{"data": {"a": 1}}', "it has no article"),
+            ('{"info": {"a": 1}}', "it has no article"),
             ('{"data": [{"id": nan}]}', "paragraph 0: not JSON: lexical error"),
             ('{"data": [{"id": 1e99999999999999999999}]}', "a number is too large"),
         ],
@@ -93,6 +93,13 @@ class TestSquad:
     def test_a_file_that_is_not_json_is_refused(self, content: str, message: str):
         with pytest.raises(FormatError, match=message):
             read("squad", content)
+
+    @pytest.mark.parametrize(
+        ("data", "found"), [({"title": "Lamps"}, "an object"), ({}, "an object"), (7, "number")]
+    )
+    def test_data_that_is_no_list_is_refused(self, data: Any, found: str):
+        with pytest.raises(FormatError, match=f"its `data` is {found}, where SQuAD has a list of "):
+            read("squad", json.dumps({"version": "1", "data": data}))
 
     @pytest.mark.parametrize(
         ("broken", "reason", "where"),

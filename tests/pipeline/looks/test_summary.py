@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from pipeline.looks.summary import accounting
+import pytest
+
+from pipeline.looks.summary import accounting, audit_figures
+from tests.transforms.report.samples import ABOUT
 from transforms.merge_receipts import Totals
+from transforms.write_audit import audit_report
 from transforms.write_manifest import manifest
 
 
@@ -81,3 +85,17 @@ def test_nothing_done_is_no_division_by_zero():
         "0 windows of 0 distinct pairs, 0 tokens, 0.0 % padding",
         "complete: /out",
     ]
+
+
+@pytest.mark.parametrize(
+    ("totals", "why"),
+    [
+        (
+            Totals(reasons=Counter(gold_misaligned=2, answers_missing=1), failed_rows=4),
+            "1 answers_missing, 2 gold_misaligned, 4 in failed chunks",
+        ),
+        (Totals(), "there are no rows"),
+    ],
+)
+def test_an_audit_that_scored_nothing_says_why(totals: Totals, why: str):
+    assert audit_figures(audit_report(totals, ABOUT)) == f"nothing was scored: {why}"
