@@ -179,48 +179,6 @@ def schema_problem(schema: pa.Schema, expected: pa.Schema, texts: tuple[str, ...
     return ""
 
 
-def path_problem(metadata: pq.FileMetaData, schema: pa.Schema, path: str, names: list[str]) -> str:
-    """Return why every row contradicts a column of the path; "" if rows may agree with all of them.
-
-    Statistics of row groups decide this; what they leave open, ReadChunk finds chunk by chunk.
-
-    schema  of the file, without the columns of its path
-    names   of the columns to read
-    """
-    for name, text in path_columns(path).items():
-        if text is None or name not in names or name not in schema.names or not metadata.num_rows:
-            continue
-        kind = schema.field(name).type
-        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-        if not _may_hold(metadata, name, text, kind):
-            return f"column {name!r} has other values than {text!r} in the path {path}"
-    return ""
-
-
-def _may_hold(metadata: pq.FileMetaData, name: str, text: str, kind: pa.DataType) -> bool:
-    """Return whether a row of a column may equal a text that is cast to the column's type."""
-    try:
-        value = pa.scalar(text, pa.string()).cast(kind).as_py()
-    except pa.ArrowException:
-        return False
-    leaves = [metadata.schema.column(number).path for number in range(metadata.num_columns)]
-    # The order of other types, such as unsigned integers, is not that of Python's values.
-    if leaves.count(name) != 1 or not (is_text(kind) or pa.types.is_signed_integer(kind)):
-        return True
-    for number in range(metadata.num_row_groups):
-        statistics = metadata.row_group(number).column(leaves.index(name)).statistics
-        if statistics is None or not statistics.has_min_max:
-            return True
-        try:
-            # Bounds of long texts may be cut, but remain bounds.
-            low, high = statistics.min, statistics.max
-        except UnicodeDecodeError:
-            return True
-        if type(low) is not type(value) or low <= value <= high:
-            return True
-    return False
-
-
 def plan_file(file: InputFile, metadata: pq.FileMetaData, size: ChunkSize) -> Iterator[ChunkRun]:
     """Yield the runs of chunks of a file.
 
@@ -265,9 +223,6 @@ def plan_chunks(
             metadata = opened.metadata
             refused = schema_problem(
                 with_path_columns(opened.schema_arrow, file.path), expected, texts
-            )
-            refused = refused or path_problem(
-                metadata, opened.schema_arrow, file.path, expected.names
             )
             # A footer that lies about its rows could exhaust the memory of a worker.
             refused = refused or implausible(metadata, file.size, expected.names)

@@ -378,40 +378,6 @@ class TestPlanChunks:
         (refusal,) = plan_chunks(find_inputs(str(path))[0], SCHEMA, TEXTS, ChunkSize(2, 2**20))
         assert "'context' is missing" in refusal.refused
 
-    @pytest.mark.parametrize(
-        ("folder", "refused"),
-        [
-            ("question=z", True),
-            ("question=A", True),
-            ("question=b", False),  # between the bounds: only the values can tell
-            ("question=__HIVE_DEFAULT_PARTITION__", False),
-            ("n=8", True),
-            ("n=07", False),
-            ("n=en", True),
-            ("u=8", False),
-            ("other=z", False),
-        ],
-    )
-    def test_a_file_whose_every_row_contradicts_its_path_is_one_refusal(
-        self, tmp_path: Path, folder: str, refused: bool
-    ):
-        path = tmp_path / folder / "a.parquet"
-        path.parent.mkdir()
-        unsigned = pa.array([7] * 4, pa.uint64())
-        columns = {"question": [*"acac"], "context": [*"abcd"], "n": [7] * 4, "u": unsigned}
-        table = pa.table({**columns, "other": [*"aaaa"]})
-        expected = pa.schema([*SCHEMA, ("u", pa.uint64())])  # without "other", which is not read
-        pq.write_table(table, path, row_group_size=2)
-        runs = list(plan_chunks(find_inputs(str(path))[0], expected, TEXTS, ChunkSize(2, 2**20)))
-        assert [bool(run.refused) for run in runs] == ([True] if refused else [False] * 2)
-        if refused:
-            assert " has other values than " in runs[0].refused
-        # Without statistics, and without rows, nothing is refused but what no value could be.
-        for rows, least in ((table, folder == "n=en"), (table[:0], False)):
-            pq.write_table(rows, path, write_statistics=False)
-            runs = plan_chunks(find_inputs(str(path))[0], expected, TEXTS, ChunkSize(2, 2**20))
-            assert any(run.refused for run in runs) == least
-
     @pytest.mark.parametrize("first", [0, 7])
     def test_in_a_pipeline_the_first_range_has_an_empty_run_in_front(
         self, tmp_path: Path, first: int
