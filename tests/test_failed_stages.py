@@ -14,11 +14,16 @@ import pyarrow as pa
 import pytest
 
 import model.audit.window_losses
+import pipeline.job.duplicates
 import transforms.decode_answers
+import transforms.find_duplicates
 import transforms.make_windows
 import transforms.measure_loss
+import transforms.read_examples
+import transforms.write_audit
 from tests.runs import examples, identities, part_files, read_manifest, read_parts, run, write_input
 from transforms import storage
+from transforms.claim import ClaimLost
 
 ROWS, CHUNK = 10, 4
 LAST = ROWS % CHUNK
@@ -307,3 +312,64 @@ def test_values_that_can_not_be_measured_reject_the_only_pair_of_a_chunk(
     manifest = read_manifest(output / "audit")
     assert manifest["chunks"] == {"planned": 3, "failed": 0}
     assert manifest["reasons"] == {"loss_error": 4}
+
+
+CLOSING = {
+    "ReadExamples": (transforms.read_examples, "read_rows"),
+    "WriteAudit": (transforms.write_audit, "write_audit"),
+    "ListParts": (pipeline.job.duplicates, "audited_parts"),
+    "FindDuplicates": (transforms.find_duplicates, "write_duplicates"),
+    "FindDuplicates, reading": (transforms.find_duplicates, "read_hashes"),
+}
+"""The functions in which the steps fail that close an audit."""
+
+
+@pytest.mark.parametrize("case", CLOSING)
+def test_a_crash_in_closing_the_audit(
+    case: str,
+    both: Callable[[Path], int],
+    whole: Path,
+    output: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    step = case.partition(",")[0]
+    with monkeypatch.context() as patch:
+        fail_with(patch, *CLOSING[case], ZeroDivisionError("odd"))
+        assert both(output) == 1
+    assert figures(output) == figures(whole)
+    manifest = read_manifest(output / "audit")
+    assert manifest["state"] == "incomplete"
+    assert manifest["why"] == [f"{step} failed"]
+    (failure,) = manifest["failures"]
+    assert failure["path"].startswith(str(output / "audit"))
+    assert (failure["step"], failure["error"]) == (step, "ZeroDivisionError: odd")
+    assert manifest["failures_not_listed"] == 0
+    assert manifest["rows"] == read_manifest(whole / "audit")["rows"]
+    printed = capfd.readouterr().out
+    assert f"{step}: ZeroDivisionError: odd\n" in printed
+    assert f"\ncomplete: {output}\n" in printed
+    kept = {each: identities(output / each) for each in ("", "audit")}
+    assert both(output) == 0
+    assert {each: identities(output / each) for each in ("", "audit")} == kept
+    assert_equal_outputs(output, whole)
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "full"), PermissionError("no"), ClaimLost("lost")], ids=repr
+)
+@pytest.mark.parametrize("case", ["WriteAudit", "FindDuplicates, reading"])
+def test_what_concerns_the_run_ends_it_when_the_audit_is_closed(
+    case: str,
+    error: Exception,
+    both: Callable[[Path], int],
+    whole: Path,
+    output: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    with monkeypatch.context() as patch:
+        fail_with(patch, *CLOSING[case], error)
+        assert both(output) == 3
+    assert not (output / "manifest.json").exists()
+    assert both(output) == 0
+    assert_equal_outputs(output, whole)
