@@ -129,9 +129,13 @@ def run_job(options: argparse.Namespace, beam_options: PipelineOptions) -> int:
         manifest = json.loads(read(files.manifest))
         lines = [f"{output.stage}: {accounting(manifest, files.folder)}"]
         if output.stage == "audit":
-            lines.append(audit_figures(json.loads(read(files.audit))))
-            lines.append(f"report: {printable(files.report)}")
-            lines.append(duplicate_figures(json.loads(read(files.duplicates))))
+            # A step that failed may have left the files of an earlier try.
+            failed = {failure["step"] for failure in manifest["failures"]}
+            if "WriteAudit" not in failed:
+                lines.append(audit_figures(json.loads(read(files.audit))))
+                lines.append(f"report: {printable(files.report)}")
+            if not failed & {"ListParts", "FindDuplicates"}:
+                lines.append(duplicate_figures(json.loads(read(files.duplicates))))
         summaries[files.manifest] = "\n".join(lines)
         sweep_temporary(files.folder)
         states.append(manifest["state"])

@@ -1,4 +1,4 @@
-"""One stage fails on a chunk: the other keeps its part, and a rerun retries only that stage."""
+"""One stage fails: the other keeps what it has, and a rerun retries only the one that failed."""
 
 from __future__ import annotations
 
@@ -14,11 +14,16 @@ import pyarrow as pa
 import pytest
 
 import model.audit.window_losses
+import pipeline.job.duplicates
 import transforms.decode_answers
+import transforms.find_duplicates
 import transforms.make_windows
 import transforms.measure_loss
+import transforms.read_examples
+import transforms.write_audit
 from tests.runs import examples, identities, part_files, read_manifest, read_parts, run, write_input
 from transforms import storage
+from transforms.claim import ClaimLost
 
 ROWS, CHUNK = 10, 4
 LAST = ROWS % CHUNK
@@ -237,3 +242,134 @@ def test_a_chunk_that_was_cut_off_between_its_parts(
     assert_equal_outputs(output, whole)
     for each, parts in kept.items():
         assert parts.items() <= identities(output / each).items()
+
+
+def fail_with(
+    patch: pytest.MonkeyPatch,
+    module: object,
+    name: str,
+    error: Exception,
+    where: Callable[..., bool] = lambda *_: True,
+) -> None:
+    """Make a function raise an error where its arguments fulfil a condition."""
+    function = getattr(module, name)
+
+    def failing(*given: Any, **named: Any) -> Any:
+        if where(*given):
+            raise error
+        return function(*given, **named)
+
+    patch.setattr(module, name, failing)
+
+
+def of_one_pair(measured: model.audit.window_losses.MeasureLosses, *_: Any) -> bool:
+    return len(set(measured.windows.pair.tolist())) == 1
+
+
+@pytest.fixture
+def repeated(tmp_path: Path, bert_folder: Path) -> Callable[[Path], int]:
+    """Return a function as `both`, for an input whose first two chunks hold one pair each."""
+    table = examples(ROWS).take([0, 0, 1, 1, 2, 3])
+    table = table.append_column("answers", pa.array([{"text": ["Ada"], "answer_start": [28]}] * 6))
+    source = write_input(tmp_path / "in.parquet", table)
+    arguments = f"--input={source}", f"--model={bert_folder}", "--chunk_rows=2"
+    return lambda output: run("annotate", "--audit", *arguments, f"--output={output}")
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError("full"), OSError(errno.EIO, "odd"), RuntimeError("odd")], ids=repr
+)
+def test_a_crash_in_measuring_the_only_pair_of_a_chunk_is_tried_again(
+    error: Exception,
+    repeated: Callable[[Path], int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    output, whole = tmp_path / "out", tmp_path / "whole"
+    assert repeated(whole) == 0
+    measure = model.audit.window_losses.MeasureLosses
+    with monkeypatch.context() as patch:
+        fail_with(patch, measure, "measure", error, of_one_pair)
+        assert repeated(output) == 1
+    assert figures(output) == figures(whole)
+    manifest = read_manifest(output / "audit")
+    assert manifest["why"][0] == "2 chunks failed"
+    assert manifest["rows"]["rejected"] == 0
+    for failure in manifest["failures"]:
+        assert failure["step"] == "MeasureLoss"
+        assert str(error) in failure["error"]
+    assert repeated(output) == 0
+    assert_equal_outputs(output, whole)
+
+
+def test_values_that_can_not_be_measured_reject_the_only_pair_of_a_chunk(
+    repeated: Callable[[Path], int], output: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A rerun would fail again: the row must not keep the run incomplete."""
+    measure = model.audit.window_losses.MeasureLosses
+    fail_with(monkeypatch, measure, "measure", ValueError("odd"), of_one_pair)
+    repeated(output)
+    manifest = read_manifest(output / "audit")
+    assert manifest["chunks"] == {"planned": 3, "failed": 0}
+    assert manifest["reasons"] == {"loss_error": 4}
+
+
+CLOSING = {
+    "ReadExamples": (transforms.read_examples, "read_rows"),
+    "WriteAudit": (transforms.write_audit, "write_audit"),
+    "ListParts": (pipeline.job.duplicates, "audited_parts"),
+    "FindDuplicates": (transforms.find_duplicates, "write_duplicates"),
+    "FindDuplicates, reading": (transforms.find_duplicates, "read_hashes"),
+}
+"""The functions in which the steps fail that close an audit."""
+
+
+@pytest.mark.parametrize("case", CLOSING)
+def test_a_crash_in_closing_the_audit(
+    case: str,
+    both: Callable[[Path], int],
+    whole: Path,
+    output: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    step = case.partition(",")[0]
+    with monkeypatch.context() as patch:
+        fail_with(patch, *CLOSING[case], ZeroDivisionError("odd"))
+        assert both(output) == 1
+    assert figures(output) == figures(whole)
+    manifest = read_manifest(output / "audit")
+    assert manifest["state"] == "incomplete"
+    assert manifest["why"] == [f"{step} failed"]
+    (failure,) = manifest["failures"]
+    assert failure["path"].startswith(str(output / "audit"))
+    assert (failure["step"], failure["error"]) == (step, "ZeroDivisionError: odd")
+    assert manifest["failures_not_listed"] == 0
+    assert manifest["rows"] == read_manifest(whole / "audit")["rows"]
+    printed = capfd.readouterr().out
+    assert f"{step}: ZeroDivisionError: odd\n" in printed
+    assert f"\ncomplete: {output}\n" in printed
+    kept = {each: identities(output / each) for each in ("", "audit")}
+    assert both(output) == 0
+    assert {each: identities(output / each) for each in ("", "audit")} == kept
+    assert_equal_outputs(output, whole)
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "full"), PermissionError("no"), ClaimLost("lost")], ids=repr
+)
+@pytest.mark.parametrize("case", ["WriteAudit", "FindDuplicates, reading"])
+def test_what_concerns_the_run_ends_it_when_the_audit_is_closed(
+    case: str,
+    error: Exception,
+    both: Callable[[Path], int],
+    whole: Path,
+    output: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    with monkeypatch.context() as patch:
+        fail_with(patch, *CLOSING[case], error)
+        assert both(output) == 3
+    assert not (output / "manifest.json").exists()
+    assert both(output) == 0
+    assert_equal_outputs(output, whole)

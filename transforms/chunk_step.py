@@ -132,6 +132,19 @@ def failures(
     return failed_receipts(chunk.spec, stages, step, error, chunk.seconds)
 
 
+def closing_failure(stage: str, step: str, path: str, error: BaseException) -> Receipt:
+    """Return the failed receipt of a step that closes a stage after its chunks, and log the error.
+
+    path  the file or folder that the step worked on
+
+    Raises an error that concerns more than this stage.
+    """
+    raise_unless_of_chunk(error)
+    _log.warning("%s failed on %s: %s", step, path, error, exc_info=error)
+    message = f"{type(error).__name__}: {error}"
+    return Receipt(stage=stage, path=path, failed_step=step, error=message)
+
+
 def raise_unless_of_chunk(error: BaseException) -> None:
     """Raise an error that concerns more than one chunk: a systemic error or an interrupt."""
     if is_systemic(error) or not (isinstance(error, Exception) or is_panic(error)):

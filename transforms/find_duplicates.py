@@ -14,7 +14,10 @@ from typing import Any
 import apache_beam as beam
 
 from model.reading.texts import as_texts
+from transforms.chunk_step import closing_failure
 from transforms.claim import Output
+from transforms.merge_receipts import closing
+from transforms.records import Receipt
 from transforms.run_files import RunFiles
 from transforms.storage import open_parquet
 
@@ -24,6 +27,8 @@ SENTINEL = ("", b"")
 
 It is passed on once all parts are read, so that `duplicates.json` is also written for zero rows.
 """
+FAILED = "failed"
+"""The kind of the key of a part's failed receipt; the hash is its path."""
 _MOST_EXAMPLES = 100
 _MOST_IDS = 5
 
@@ -69,16 +74,32 @@ class Same:
         )
 
 
-def read_hashes(
-    part: AuditedPart | Any, kinds: tuple[str, ...]
+def _keyed(
+    part: AuditedPart | Receipt | Any, kinds: tuple[str, ...]
 ) -> Iterator[tuple[tuple[str, bytes], Any]]:
-    """Yield ((kind, hash), Same) for every row that was not rejected, the sentinel under SENTINEL.
+    """Yield the hashes of a part, the sentinel under SENTINEL, and a failed receipt under FAILED.
+
+    A part that can't be read becomes a failed receipt.
+    """
+    if isinstance(part, AuditedPart):
+        try:
+            yield from read_hashes(part, kinds)
+        except BaseException as error:
+            receipt = closing_failure("audit", "FindDuplicates", part.path, error)
+            yield (FAILED, part.path.encode()), receipt
+    elif isinstance(part, Receipt):
+        yield (FAILED, part.path.encode()), part
+    else:
+        yield SENTINEL, part
+
+
+def read_hashes(
+    part: AuditedPart, kinds: tuple[str, ...]
+) -> Iterator[tuple[tuple[str, bytes], Same]]:
+    """Yield ((kind, hash), Same) for every row that was not rejected.
 
     A row whose id is not kept, is null or is not text is identified by its part's name and its row.
     """
-    if not isinstance(part, AuditedPart):
-        yield SENTINEL, part
-        return
     names = [f"{part.prefix}{kind}_hash" for kind in (*kinds, "gold")]
     row = 0
     with open_parquet(part.path) as file:
@@ -120,14 +141,24 @@ class _SameFn(beam.CombineFn):
 
 
 class _CountFn(beam.CombineFn):
-    """((kind, hash), Same) -> the content of `duplicates.json`, and the sentinel in "waiting"."""
+    """((kind, hash), Same) -> the content of `duplicates.json`, and what is not written there.
+
+    The sentinel is in "waiting", and in "failed" is the first failed receipt, if there is one.
+    """
 
     def create_accumulator(self) -> dict[str, Any]:
         counts = dict.fromkeys(
             ("repeated_pairs", "rows_of_repeated_pairs", "pairs_with_conflicting_golds"), 0
         )
         overlap = {kind: {"shared": 0, "own_rows": 0, "other_rows": 0} for kind in KINDS}
-        return {**counts, "overlap": overlap, "repeated": [], "shared": [], "waiting": None}
+        return {
+            **counts,
+            "overlap": overlap,
+            "repeated": [],
+            "shared": [],
+            "waiting": None,
+            "failed": [],
+        }
 
     def add_input(
         self, total: dict[str, Any], entry: tuple[tuple[str, bytes], Any]
@@ -135,6 +166,8 @@ class _CountFn(beam.CombineFn):
         (kind, value), same = entry
         if (kind, value) == SENTINEL:
             return {**total, "waiting": same}
+        if kind == FAILED:
+            return {**total, "failed": _first(total["failed"], [same])}
         # Repeated within this run.
         if kind == "pair" and same.own > 1:
             total["repeated_pairs"] += 1
@@ -176,6 +209,7 @@ class _CountFn(beam.CombineFn):
             # Only one accumulator has received the sentinel.
             if total["waiting"] is not None:
                 merged["waiting"] = total["waiting"]
+            merged["failed"] = _first(merged["failed"], total["failed"])
             for name in ("repeated", "shared"):
                 merged[name] = heapq.nsmallest(_MOST_EXAMPLES, [*merged[name], *total[name]])
         return merged
@@ -189,7 +223,10 @@ class _CountFn(beam.CombineFn):
 
 @dataclass
 class FindDuplicates(beam.PTransform):
-    """AuditedParts and a sentinel of another type -> the sentinel, once `duplicates.json` exists.
+    """AuditedParts, and the Totals by stage -> the Totals, once `duplicates.json` exists.
+
+    A failed receipt among the parts, a part that can't be read or an error in writing is added to
+    the Totals of the audit, and `duplicates.json` is not written.
 
     against  folder of the other audit; "" without one: only repeated pairs are counted then
     """
@@ -201,17 +238,33 @@ class FindDuplicates(beam.PTransform):
         kinds = KINDS if self.against else ("pair",)
         return (
             parts
-            | "ReadHashes" >> beam.FlatMap(read_hashes, kinds)
+            | "ReadHashes" >> beam.FlatMap(_keyed, kinds)
             | "MergeSame" >> beam.CombinePerKey(_SameFn())
             # The sentinel makes the input non-empty, so there is always one result.
             | "Count" >> beam.CombineGlobally(_CountFn()).without_defaults()
-            | "WriteDuplicates" >> beam.Map(write_duplicates, self.output, self.against)
+            | "WriteDuplicates" >> beam.Map(_close, self.output, self.against)
         )
+
+
+def _first(receipts: list[Receipt], more: list[Receipt]) -> list[Receipt]:
+    """Return the failed receipt of the first path, in a list: the same in any order."""
+    return sorted([*receipts, *more], key=lambda receipt: receipt.path)[:1]
+
+
+def _close(duplicates: dict[str, Any], output: Output, against: str) -> Any:
+    """Write `duplicates.json` unless a part failed. Returns the sentinel."""
+    totals = duplicates["waiting"]
+    for receipt in duplicates["failed"]:
+        totals["audit"].add(receipt)
+    if not duplicates["failed"]:
+        with closing(totals["audit"], "FindDuplicates", output):
+            write_duplicates(duplicates, output, against)
+    return totals
 
 
 def write_duplicates(duplicates: dict[str, Any], output: Output, against: str) -> Any:
     """Write `duplicates.json`, about the other audit only if there is one. Returns the sentinel."""
-    left_out = ("waiting",) if against else ("waiting", "overlap", "shared")
+    left_out = ("waiting", "failed") if against else ("waiting", "failed", "overlap", "shared")
     content = {name: value for name, value in duplicates.items() if name not in left_out}
     if against:
         content = {"against": against, **content}

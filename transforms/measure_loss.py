@@ -42,8 +42,8 @@ class AuditOptions:
 def measure_loss(chunk: Chunk[Answered], decoding: Decoding, options: AuditOptions) -> Answered:
     """Add the audit's outcome to what the stages have made of a chunk.
 
-    Raises ValueError if the golds were not measured, and RuntimeError if there are several pairs
-    and not one of them could be measured.
+    Raises ValueError if the golds were not measured, and RuntimeError if not one pair could be
+    measured and the cause is not in the values of the only one.
     """
     answered = chunk.payload
     predicted = answered.predicted
@@ -52,9 +52,11 @@ def measure_loss(chunk: Chunk[Answered], decoding: Decoding, options: AuditOptio
         raise ValueError("the chunk was predicted without its golds")
     golds = measured.golds
 
-    # Reject the rows that could not be measured, unless none could: then no row is at fault.
+    # Reject the rows that could not be measured, unless none could: then no row is at fault, and a
+    # rerun tries again. A single pair whose values are the cause would fail for ever.
     decoded = set(windowed.windows.pair.tolist()) - predicted.prediction.failures.keys()
-    if len(decoded) > 1 and decoded <= measured.unmeasured.keys():
+    alone = len(decoded) == 1 and decoded <= measured.for_good
+    if decoded and decoded <= measured.unmeasured.keys() and not alone:
         message = measured.unmeasured[min(decoded)][1]
         raise RuntimeError(f"nothing could be measured: {message}")
     rejected = {rejection.row: rejection for rejection in answered.rejections}

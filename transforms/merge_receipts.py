@@ -8,13 +8,16 @@ from __future__ import annotations
 import hashlib
 import heapq
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 import apache_beam as beam
 
 from model.audit.statistics import Statistics
+from transforms.chunk_step import closing_failure
+from transforms.claim import Output
 from transforms.records import Receipt
 
 MOST_FAILURES = 1000
@@ -27,7 +30,9 @@ class Totals:
 
     counts, reasons  sums over chunks
     seconds          time by step
-    failures         the first MOST_FAILURES of (path, row group, row start, rows, step, error)
+    failed_steps     steps that failed after the chunks, where they close the stage
+    failures         the first MOST_FAILURES of (path, row group, row start, rows, step, error),
+                     and those of `failed_steps`
     content          XOR of the hashes of (part, digest): equal for runs with equal content
     statistics       of the audit
     corrected        ids of rows whose golds were corrected
@@ -40,6 +45,7 @@ class Totals:
     failed_chunks: int = 0
     failed_rows: int = 0
     refused_files: int = 0
+    failed_steps: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -59,15 +65,7 @@ class Totals:
         self.retries += receipt.retries
         self._add_seconds(receipt.seconds)
         if receipt.failed_step:
-            # A failed receipt with a part is a chunk; one without is a file that planning refused.
-            if receipt.part:
-                self.chunks += 1
-                self.failed_chunks += 1
-                self.failed_rows += receipt.rows
-            else:
-                self.refused_files += 1
-            rows = receipt.path, receipt.row_group, receipt.row_start, receipt.rows
-            self._add_failures([(*rows, receipt.failed_step, receipt.error)])
+            self._add_failed(receipt)
         elif receipt.part:
             self.chunks += 1
             self.counts.update(receipt.counts)
@@ -80,6 +78,26 @@ class Totals:
             if receipt.statistics is not None:
                 self._add_statistics(receipt.statistics)
 
+    def _add_failed(self, receipt: Receipt) -> None:
+        """Add a failed receipt.
+
+        With a part it is a chunk. Without one it is a file that planning refused, for every stage,
+        or a step that closes one stage.
+        """
+        rows = receipt.path, receipt.row_group, receipt.row_start, receipt.rows
+        failure = (*rows, receipt.failed_step, receipt.error)
+        if receipt.stage and not receipt.part:
+            self.failed_steps.append(receipt.failed_step)
+            self.failures = [*self.failures, failure]  # listed even if many chunks failed
+            return
+        self._add_failures([failure])
+        if receipt.part:
+            self.chunks += 1
+            self.failed_chunks += 1
+            self.failed_rows += receipt.rows
+        else:
+            self.refused_files += 1
+
     def _add_seconds(self, seconds: Mapping[str, float]) -> None:
         for step, spent in seconds.items():
             self.seconds[step] = self.seconds.get(step, 0.0) + spent
@@ -90,6 +108,7 @@ class Totals:
         self.failed_chunks += other.failed_chunks
         self.failed_rows += other.failed_rows
         self.refused_files += other.refused_files
+        self.failed_steps += other.failed_steps
         self.counts.update(other.counts)
         self.reasons.update(other.reasons)
         self._add_seconds(other.seconds)
@@ -109,6 +128,18 @@ class Totals:
         if self.statistics is None:
             self.statistics = Statistics()
         self.statistics.merge(statistics)
+
+
+@contextmanager
+def closing(totals: Totals, step: str, output: Output) -> Iterator[None]:
+    """Add an error of a step that closes a stage to the totals of the stage, which goes on.
+
+    Raises an error that concerns more than this stage.
+    """
+    try:
+        yield
+    except BaseException as error:
+        totals.add(closing_failure(output.stage, step, output.folder, error))
 
 
 class ReceiptsCombineFn(beam.CombineFn):

@@ -18,7 +18,8 @@ import pyarrow as pa
 from model.audit.statistics import WITH_TOKENS, Statistics
 from model.reading.texts import NotUTF8, each_value
 from transforms.chunk_step import NAMESPACE
-from transforms.merge_receipts import Totals
+from transforms.claim import Output
+from transforms.merge_receipts import Totals, closing
 from transforms.records import InputColumns
 from transforms.storage import open_parquet
 
@@ -99,13 +100,18 @@ class ReadExamples(beam.PTransform):
     """The Totals by stage -> the same, the totals of the audit with their examples."""
 
     columns: InputColumns
+    output: Output
 
     def expand(self, totals: beam.PCollection) -> beam.PCollection:
-        return totals | beam.Map(_add_examples, self.columns)
+        return totals | beam.Map(_add_examples, self.columns, self.output)
 
 
-def _add_examples(totals: dict[str, Totals], columns: InputColumns) -> dict[str, Totals]:
+def _add_examples(
+    totals: dict[str, Totals], columns: InputColumns, output: Output
+) -> dict[str, Totals]:
     audit = totals["audit"]
     if audit.statistics is None:
         return totals
-    return {**totals, "audit": replace(audit, examples=read_examples(audit.statistics, columns))}
+    with closing(audit, "ReadExamples", output):
+        audit = replace(audit, examples=read_examples(audit.statistics, columns))
+    return {**totals, "audit": audit}

@@ -296,7 +296,8 @@ class Answered:
 class Receipt:
     """The report of one finished chunk.
 
-    The Parquet metadata of the part contains it, and the manifest is merged from all of them.
+    The Parquet metadata of the part contains it, and the manifest is merged from all of them. What
+    failed without a chunk, in planning or after all chunks, has a receipt without a part.
 
     stage        the stage that it reports on; "" for planning
     rows         rows of the chunk

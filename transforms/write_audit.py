@@ -24,7 +24,7 @@ from transforms.accounting import (
     row_accounting,
     unknown_text,
 )
-from transforms.merge_receipts import Totals
+from transforms.merge_receipts import Totals, closing
 from transforms.relabel import label_studio, relabel_csv
 from transforms.report.page import audit_page
 from transforms.run_files import RunFiles
@@ -94,7 +94,7 @@ def fine_print(configuration: Mapping[str, Any]) -> dict[str, str]:
 
 
 def write_audit(totals: dict[str, Totals], stage_output: StageOutput) -> dict[str, Totals]:
-    """Write the files of an audit. Idempotent. Returns the totals, for WriteManifest."""
+    """Write the files of an audit. Idempotent. Returns the totals."""
     audit, output, about = totals["audit"], stage_output.output, stage_output.about
     report = audit_report(audit, about, stage_output.corrections)
     # Each file is read back after its commit, since nothing counts them later.
@@ -108,9 +108,15 @@ def write_audit(totals: dict[str, Totals], stage_output: StageOutput) -> dict[st
 
 @dataclass
 class WriteAudit(beam.PTransform):
-    """The Totals by stage -> the same, once the files of the audit are written."""
+    """The Totals by stage -> the same, once the files of the audit are written, or have failed."""
 
     output: StageOutput
 
     def expand(self, totals: beam.PCollection) -> beam.PCollection:
-        return totals | beam.Map(write_audit, self.output)
+        return totals | beam.Map(_close, self.output)
+
+
+def _close(totals: dict[str, Totals], stage_output: StageOutput) -> dict[str, Totals]:
+    with closing(totals["audit"], "WriteAudit", stage_output.output):
+        write_audit(totals, stage_output)
+    return totals

@@ -42,9 +42,9 @@ def manifest(
     max_failed_fraction  largest share of rows that may be rejected or in failed chunks
     parts, rejections    number of these files in the output, None if they were not counted
 
-    The state is "complete" if no file was refused, no chunk failed, every row is accounted for, the
-    output has exactly the parts of the finished chunks, no file of rejections is missing, and
-    max_failed_fraction is kept; else it is "incomplete", and `why` gives the reasons.
+    The state is "complete" if no file was refused, no chunk and no later step failed, every row is
+    accounted for, the output has exactly the parts of the finished chunks, no file of rejections is
+    missing, and max_failed_fraction is kept; else it is "incomplete", and `why` gives the reasons.
     """
     # The verdict comes from totals and from what the output holds.
     rows = row_accounting(stage, totals)
@@ -80,7 +80,12 @@ def manifest(
         "content": f"{totals.content:032x}",
         "failures": failures(totals),
         "retries": totals.retries,
-        "failures_not_listed": totals.failed_chunks + totals.refused_files - len(totals.failures),
+        "failures_not_listed": (
+            totals.failed_chunks
+            + totals.refused_files
+            + len(totals.failed_steps)
+            - len(totals.failures)
+        ),
     }
 
 
@@ -97,6 +102,7 @@ def _why_incomplete(
         why.append(f"{totals.refused_files} files were refused")
     if totals.failed_chunks:
         why.append(f"{totals.failed_chunks} chunks failed")
+    why += [f"{step} failed" for step in totals.failed_steps]
     # planned = sum of the others, so that the sum of all is twice the planned rows.
     unaccounted = 2 * rows["planned"] - sum(rows.values())
     if unaccounted:

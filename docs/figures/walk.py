@@ -82,7 +82,7 @@ def shape(value: Any) -> str:
             return "text" if value else '""'
         case Mapping():
             return ", ".join(map(str, value)) or "empty"
-        case list() | tuple():
+        case list() | tuple() | frozenset():
             kinds = {type(each).__name__ for each in value}
             return f"{len(value)} {' or '.join(sorted(kinds))}" if value else "empty"
         case int() | None:

@@ -18,7 +18,7 @@ import torch
 
 from model.audit.golds import Golds, GoldViews, gold_views
 from model.audit.objective import log_normaliser, log_one_minus
-from model.backends.errors import error_of, free_memory, reason_of
+from model.backends.errors import error_of, free_memory, of_values, reason_of
 from model.reading.batching import Batch, Pending, to_device
 from model.reading.prediction import Logits, failures_of_pairs
 from model.reading.tokenizer import consecutive
@@ -85,6 +85,7 @@ class Measured:
     losses      what each window reports of them
     link        "softmax" or "sigmoid": what made probabilities of logits
     unmeasured  pair -> (reason, message) of pairs with a window that could not be measured
+    for_good    those of them whose values are the cause: another try would fail too
     """
 
     golds: Golds
@@ -92,6 +93,7 @@ class Measured:
     losses: WindowLosses
     link: str
     unmeasured: dict[int, tuple[str, str]]
+    for_good: frozenset[int] = frozenset()
 
 
 class MeasureLosses:
@@ -107,7 +109,7 @@ class MeasureLosses:
         self.windows, self.golds, self.link, self.null = windows, golds, link, null
         self.views = gold_views(windows, golds)
         self.losses = WindowLosses.empty(len(windows), len(self.views.gold))
-        self.failed: dict[int, tuple[str, str]] = {}
+        self.failed: dict[int, Exception] = {}
 
     def take(self, batch: Batch, logits: Logits, chosen: np.ndarray) -> Pending:
         """Measure one batch. If that fails, halve it until it passes or is one window.
@@ -123,7 +125,7 @@ class MeasureLosses:
         free_memory(error)
         found = Pending()
         if len(chosen) == 1:
-            self.failed[int(chosen[0])] = reason_of(error, "loss_error")
+            self.failed[int(chosen[0])] = error
             return found
         middle = len(chosen) // 2
         for half in (slice(middle), slice(middle, None)):
@@ -133,8 +135,15 @@ class MeasureLosses:
 
     def result(self) -> Measured:
         """Return the losses of all windows, and which pairs have none."""
-        unmeasured = failures_of_pairs(self.failed, self.windows)
-        return Measured(self.golds, self.views, self.losses, self.link, unmeasured)
+        errors = failures_of_pairs(self.failed, self.windows)
+        return Measured(
+            golds=self.golds,
+            views=self.views,
+            losses=self.losses,
+            link=self.link,
+            unmeasured={pair: reason_of(error, "loss_error") for pair, error in errors.items()},
+            for_good=frozenset(pair for pair, error in errors.items() if of_values(error)),
+        )
 
     def measure(self, batch: Batch, logits: Logits, chosen: np.ndarray, pending: Pending) -> None:
         """Measure one batch on its device; arguments as in `Observer.take`."""

@@ -38,6 +38,14 @@ def out_of_memory(error: BaseException) -> bool:
     )
 
 
+def of_values(error: BaseException) -> bool:
+    """Return whether an error comes from the values of a computation, so that it would come again.
+
+    Errors of the machine may not, nor RuntimeError, which torch raises for most of them.
+    """
+    return isinstance(error, ArithmeticError | LookupError | TypeError | ValueError)
+
+
 def device_lost(error: BaseException) -> bool:
     """Return whether the device will fail every computation from now on."""
     return isinstance(error, getattr(torch, "AcceleratorError", ())) and not out_of_memory(error)

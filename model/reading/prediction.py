@@ -28,6 +28,7 @@ Logits = tuple[torch.Tensor, torch.Tensor]
 """Start and end logits of a batch, float32 [B, L] each."""
 
 Found = TypeVar("Found", covariant=True)
+Failure = TypeVar("Failure")
 
 
 class Observer(Protocol[Found]):
@@ -123,8 +124,6 @@ def predict(
     return Prediction(failures_of_pairs(failed, windows), int(windows.lengths.sum()), sum(computed))
 
 
-def failures_of_pairs(
-    failed: Mapping[int, tuple[str, str]], windows: Windows
-) -> dict[int, tuple[str, str]]:
+def failures_of_pairs(failed: Mapping[int, Failure], windows: Windows) -> dict[int, Failure]:
     """Return failures of windows as failures of their pairs; each pair has that of its first."""
     return {int(windows.pair[window]): failed[window] for window in sorted(failed, reverse=True)}

@@ -6,8 +6,10 @@ import json
 from typing import Any
 
 from pipeline.job.options import Refused
+from transforms.chunk_step import closing_failure
 from transforms.find_duplicates import AuditedPart
 from transforms.merge_receipts import Totals
+from transforms.records import Receipt
 from transforms.run_files import RunFiles
 from transforms.storage import exists, read
 
@@ -47,11 +49,16 @@ def audited_parts(folder: str, own: bool) -> list[AuditedPart]:
 
 def list_parts(
     totals: dict[str, Totals], folder: str, against: str
-) -> list[AuditedPart | dict[str, Totals]]:
+) -> list[AuditedPart | Receipt | dict[str, Totals]]:
     """Return the totals, an audit's own parts, and those of the audit to search against, if any.
+
+    If they can't be listed, a failed receipt stands for them.
 
     totals   passed through, so that the list is made only after all parts are written
     against  output of another audit, "" for none
     """
-    others = audited_parts(against, own=False) if against else []
-    return [totals, *audited_parts(folder, own=True), *others]
+    try:
+        others = audited_parts(against, own=False) if against else []
+        return [totals, *audited_parts(folder, own=True), *others]
+    except BaseException as error:
+        return [totals, closing_failure("audit", "ListParts", folder, error)]

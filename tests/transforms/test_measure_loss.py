@@ -455,6 +455,24 @@ def test_where_nothing_could_be_measured_no_row_is_to_blame(words: Tokenizer):
         measured(table, answered)
 
 
+@pytest.mark.parametrize("for_good", [True, False])
+def test_a_single_pair_is_to_blame_only_if_its_values_are_the_cause(
+    words: Tokenizer, for_good: bool
+):
+    table = with_answers(asked("a b", "a b"), gold("a", 0), gold("b", 2))
+    answered = without_losses(answer(table, FakeReader(words)), pairs=[0])
+    predicted = answered.predicted
+    assert predicted.measured is not None
+    fails = replace(predicted.measured, for_good=frozenset({0} if for_good else ()))
+    answered = replace(answered, predicted=replace(predicted, measured=fails))
+    if for_good:
+        (outcome,) = measured(table, answered).outcomes
+        assert outcome.columns.column("reason").to_pylist() == ["loss_error"] * 2
+    else:
+        with pytest.raises(RuntimeError, match="nothing could be measured: ValueError: odd"):
+            measured(table, answered)
+
+
 def test_the_step_fails_its_chunk_and_not_the_run(words: Tokenizer):
     table = with_answers(asked("a b"), gold("a", 0))
     answered = answer(table, FakeReader(words), golds=False)

@@ -103,6 +103,15 @@ def test_all_failures_are_counted_and_the_first_listed():
     assert [failure[1] for failure in totals.failures] == list(range(MOST_FAILURES))
 
 
+def test_a_step_that_closes_a_stage_is_listed_after_any_number_of_chunks():
+    numbers = range(MOST_FAILURES + 5)
+    totals = combine([failed(number) for number in numbers])["annotate"]
+    totals.add(Receipt(stage="annotate", path="/out", failed_step="WriteAudit", error="odd"))
+    assert totals.failed_steps == ["WriteAudit"]
+    assert totals.failures[MOST_FAILURES:] == [("/out", -1, 0, 0, "WriteAudit", "odd")]
+    assert (totals.failed_chunks, totals.refused_files) == (len(numbers), 0)
+
+
 class TestContent:
     def content(self, *receipts: Receipt) -> int:
         return combine(list(receipts))["annotate"].content

@@ -45,6 +45,7 @@ def test_complete():
     [
         (totals(9, refused_files=2), 1, "2 files were refused"),
         (totals(9, failed_chunks=1, failed_rows=3), 1, "1 chunks failed"),
+        (totals(9, failed_steps=["WriteAudit"]), 1, "WriteAudit failed"),
         (totals(9, lost=1), 1, "1 rows are not accounted for"),
         (totals(9, lost=-1), 1, "-1 rows are not accounted for"),
         (

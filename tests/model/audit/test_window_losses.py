@@ -28,7 +28,7 @@ def no_golds() -> Golds:
     )
 
 
-@pytest.mark.parametrize("error", [RuntimeError("odd"), MemoryError()], ids=["odd", "memory"])
+@pytest.mark.parametrize("error", [RuntimeError("odd"), MemoryError(), IndexError("odd")], ids=repr)
 def test_what_can_not_be_measured_is_still_answered(
     monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
@@ -51,6 +51,7 @@ def test_what_can_not_be_measured_is_still_answered(
     assert decoded.failures == {}
     reason = "out_of_memory" if isinstance(error, MemoryError) else "loss_error"
     assert measured.unmeasured == {windows.pair[3]: (reason, f"{type(error).__name__}: {error}")}
+    assert measured.for_good == ({windows.pair[3]} if isinstance(error, IndexError) else set())
     plain = decode(FakeReader(), windows, DECODING, 60).spans
     assert_equal_windows(decoded.spans, plain, range(len(windows)))
     others = windows_of(windows, but=[int(windows.pair[3])])
