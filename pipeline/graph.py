@@ -1,4 +1,4 @@
-"""The graph of annotate and audit: the same steps, the audit's with one more."""
+"""The graph of annotate and audit: the same steps; an audit adds its own."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def build(pipeline: beam.Pipeline, job: Job) -> None:
 
 
 class _ProcessChunks(beam.PTransform):
-    """The steps that a runner fuses into one stage; resource hints apply to all of them."""
+    """The steps that a runner fuses; resource hints apply to all of them."""
 
     def __init__(self, job: Job, outputs: tuple[Output, ...]):
         super().__init__()

@@ -213,7 +213,7 @@ def test_a_part_that_can_not_be_written(
 def test_a_full_disk_in_one_stage_ends_the_run(
     both: Callable[[Path], int], whole: Path, output: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """A part of annotate that cannot be committed does not affect the audit."""
+    """A full disk under the audit's part ends the run; the next one completes both."""
     move = os.replace
 
     def fill_up(source: str, target: str) -> None:

@@ -36,10 +36,11 @@ Result = TypeVar("Result", bound="Chunk[Any] | Receipt")
 class ChunkStep(beam.PTransform, Generic[Element, Result]):
     """A step on chunks, or on runs of chunks: a dataclass with `setup` and `apply`.
 
-    An Exception in `apply` becomes a failed receipt of each stage that the chunk still lacks. If
-    the step does extra work for `stage`, it first retries without that stage: if this succeeds,
-    only `stage` fails, and the chunk continues for the other stages. Systemic errors are raised:
-    the runner retries the bundle or ends the run.
+    An Exception in `apply`, or a panic of the tokenizer (`is_panic`), becomes a failed receipt of
+    each stage that the chunk still lacks. If the step does extra work for `stage`, the chunk is
+    tried once more without that stage: if this succeeds, only `stage` fails, and the chunk
+    continues for the other stages. Systemic errors are raised: the runner retries the bundle or
+    ends the run.
 
     stage  the stage for which the step does extra work if the chunk wants it (`Chunk.wants`);
            "" if there is none
@@ -113,16 +114,16 @@ class _RunStep(beam.DoFn):
             except BaseException as error:
                 raise_unless_of_chunk(error)
             else:
-                yield from failures(element, (self.step.stage,), self.name, failure)
+                yield from report_failure(element, (self.step.stage,), self.name, failure)
                 yield from results
                 return
-        yield from failures(element, element.stages, self.name, failure)
+        yield from report_failure(element, element.stages, self.name, failure)
 
 
-def failures(
+def report_failure(
     chunk: Chunk[Any], stages: tuple[str, ...], step: str, error: BaseException
 ) -> list[Receipt]:
-    """Return the failed receipts of some stages of a chunk, and log and count the failure.
+    """Log and count the failure of a chunk, and return the failed receipts of some of its stages.
 
     Raises an error that concerns more than this chunk.
     """

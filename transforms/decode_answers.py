@@ -27,6 +27,7 @@ def decode_answers(predicted: Predicted, decoding: Decoding, annotate: bool = Tr
     spans, no_answer = decision.spans, decision.no_answer
     rejected = {rejection.row: rejection for rejection in windowed.rejections}
     for row, (reason, message) in decision.problems.items():
+        # Found here, but the prediction is at fault (`Rejection.step`).
         rejected.setdefault(row, Rejection(row, "PredictSpans", reason, message))
     counts = {
         "rows": len(windowed.row_pair),

@@ -149,13 +149,13 @@ class ChunkSpec:
 
 @dataclass(frozen=True, slots=True)
 class ChunkRun:
-    """Consecutive chunks of one row group, which are read in one pass.
+    """A chunk run: consecutive chunks of one row group, which are read in one pass.
 
     state    size and version that the file should have
     refused  why planning refused the file, which has no chunks then; else ""
 
-    A run without chunks that is not refused becomes an empty receipt, so that a run over zero rows
-    writes a manifest too.
+    A chunk run without chunks that is not refused becomes an empty receipt, so that a run over zero
+    rows writes a manifest too.
     """
 
     path: str
@@ -205,7 +205,8 @@ class Rejection:
     """A row that could not be answered, and why.
 
     row   index in the chunk
-    step  the step that rejected it; the column `stage` of files of rejections
+    step  the step at fault, not the one that found the fault: "MakeWindows" for the row's texts and
+          golds, "PredictSpans" for its logits and losses; the column `stage` of files of rejections
     """
 
     row: int
@@ -218,7 +219,8 @@ class Rejection:
 class Windowed:
     """The context windows of a chunk's distinct question/context pairs.
 
-    row_pair            int64 [rows], the pair of each row; -1 for a row rejected for its texts
+    row_pair            int64 [rows], the pair of each row; -1 for a row with an unusable text, and
+                        for some with too many windows (`rejections` has all)
     questions           the distinct questions, in the order of those of `windows`
     contexts            the distinct contexts, in the order of the passages of `windows`
     questions_cut       int64 [pairs], question tokens beyond `max_question`

@@ -22,7 +22,7 @@ from model.audit.rows import AUDIT_COLUMNS
 from model.columns import exact_names
 from model.reading.columns import ANSWER_COLUMNS
 from model.reading.texts import as_texts
-from transforms.chunk_step import NAMESPACE, ChunkStep, failures
+from transforms.chunk_step import NAMESPACE, ChunkStep, report_failure
 from transforms.claim import Output
 from transforms.records import (
     RECEIPT_KEY,
@@ -56,7 +56,7 @@ REJECTION_SCHEMA = pa.schema(
         pa.field("message", pa.string()),
     ]
 )
-"""`row` is counted within the file. `stage` holds the step that rejected the row."""
+"""`row` is counted within the file. `stage` holds `Rejection.step`."""
 
 
 def output_table(chunk: Chunk[Any], outcome: Outcome, columns: OutputColumns) -> pa.Table:
@@ -160,7 +160,8 @@ def _rejection_table(
 class WriteChunk(ChunkStep[Chunk[Answered], Receipt]):
     """Chunk[Answered] -> one Receipt per stage that the chunk wants.
 
-    A part that can't be written becomes a failed receipt of its stage.
+    A part that can't be written becomes a failed receipt of its stage, unless the error is systemic
+    (`is_systemic`): that is raised.
 
     outputs  in the order of writing
     """
@@ -177,7 +178,7 @@ class WriteChunk(ChunkStep[Chunk[Answered], Receipt]):
             try:
                 receipt = write_outcome(chunk, outcomes[output.stage], output, self.columns)
             except Exception as error:  # the part of the other stage is not affected
-                yield from failures(chunk, (output.stage,), type(self).__name__, error)
+                yield from report_failure(chunk, (output.stage,), type(self).__name__, error)
             else:
                 counts = receipt.counts
                 yield receipt

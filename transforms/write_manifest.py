@@ -43,8 +43,9 @@ def manifest(
     parts, rejections    number of these files in the output, None if they were not counted
 
     The state is "complete" if no file was refused, no chunk and no later step failed, every row is
-    accounted for, the output has exactly the parts of the finished chunks, no file of rejections is
-    missing, and max_failed_fraction is kept; else it is "incomplete", and `why` gives the reasons.
+    accounted for, the output has at least as many parts as chunks were finished and no more than
+    were planned, no file of rejections is missing, and max_failed_fraction is kept; else it is
+    "incomplete", and `why` gives the reasons.
     """
     # The verdict comes from totals and from what the output holds.
     rows = row_accounting(stage, totals)

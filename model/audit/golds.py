@@ -111,7 +111,7 @@ def read_golds(
     answers   [rows], in either shape that `answers_of` takes, as Arrow gives it; empty lists for an
               unanswerable question
     contexts  the distinct contexts, in the order of the passages
-    row_pair  int64 [rows], the pair that each row asks; -1 for a rejected row
+    row_pair  int64 [rows], the pair that each row asks; -1 for none
 
     Reasons of `problems` are answers_not_utf8, answers_missing, answers_with_nulls and
     answers_unequal (texts and starts), and, if all golds of a row are unusable, the reason of the

@@ -27,8 +27,8 @@ class Examples:
     """What is known of the rows of a chunk: their golds, and what the model says.
 
     questions, contexts  in the order of those of `windows`
-    row_pair             int64 [rows], the pair that each row asks; -1 with a reason for a rejected
-                         row
+    row_pair             int64 [rows], the pair that each row asks; -1 for a row with an unusable
+                         text, and for some with too many windows (`reasons` has all)
     reasons              [rows], why earlier steps rejected the row, else None
     no_answer            bool [pairs], whether the model decides for no answer
     """
@@ -68,19 +68,19 @@ class Examples:
     # Golds
 
     @cached_property
-    def rows(self) -> RowLosses:
+    def row_losses(self) -> RowLosses:
         """Return the losses of the rows."""
         return row_losses(self.golds, self.losses, self.row_pair)
 
     @cached_property
     def has_gold(self) -> np.ndarray:
         """Return which rows have a gold, bool [rows]."""
-        return self.rows.first_gold >= 0
+        return self.row_losses.first_gold >= 0
 
     @cached_property
     def first_gold(self) -> tuple[np.ndarray, np.ndarray]:
         """Return first and last token of each row's first gold; arbitrary where there is none."""
-        gold = np.maximum(self.rows.first_gold, 0)
+        gold = np.maximum(self.row_losses.first_gold, 0)
         if not len(self.golds):
             return gold, gold
         return self.golds.first[gold], self.golds.last[gold]
@@ -110,7 +110,7 @@ class Examples:
     @property
     def gold_probability(self) -> np.ndarray:
         """Return the posterior of the first gold, or of no answer where there is no gold."""
-        gold, defined = np.maximum(self.rows.first_gold, 0), self.has_gold & ~self.too_long
+        gold, defined = np.maximum(self.row_losses.first_gold, 0), self.has_gold & ~self.too_long
         with np.errstate(invalid="ignore", over="ignore"):
             score = np.where(
                 defined, self.losses.score[gold] if len(self.golds) else np.nan, np.nan
@@ -201,7 +201,7 @@ class Examples:
     def statuses(self) -> tuple[list[str], list[str | None]]:
         """Return the status and the reason of each row."""
         null = self.decoding.null
-        return statuses(self.reasons, self.rows, self.golds, null, self.too_long)
+        return statuses(self.reasons, self.row_losses, self.golds, null, self.too_long)
 
     @cached_property
     def rejected(self) -> np.ndarray:
@@ -252,56 +252,58 @@ HASH = "for joins and duplicates"
 AUDIT_COLUMNS: tuple[Column[Examples], ...] = (
     *_losses(
         NLL,
-        nll_start=lambda examples: examples.rows.nll[0],
-        nll_end=lambda examples: examples.rows.nll[1],
-        nll=lambda examples: examples.rows.nll.sum(0),
+        nll_start=lambda examples: examples.row_losses.nll[0],
+        nll_end=lambda examples: examples.row_losses.nll[1],
+        nll=lambda examples: examples.row_losses.nll.sum(0),
     ),
     *_losses(
         "`nll / num_tokens`",
-        nll_per_token=lambda examples: examples.rows.nll.sum(0) / np.maximum(examples.tokens, 1),
+        nll_per_token=lambda examples: (
+            examples.row_losses.nll.sum(0) / np.maximum(examples.tokens, 1)
+        ),
     ),
-    *_losses("`nll / 2`", nll_half=lambda examples: examples.rows.nll.sum(0) / 2),
+    *_losses("`nll / 2`", nll_half=lambda examples: examples.row_losses.nll.sum(0) / 2),
     *_losses(
         LEAST,
-        min_nll_start=lambda examples: examples.rows.min_nll[0],
-        min_nll_end=lambda examples: examples.rows.min_nll[1],
-        min_nll=lambda examples: examples.rows.min_nll.sum(0),
+        min_nll_start=lambda examples: examples.row_losses.min_nll[0],
+        min_nll_end=lambda examples: examples.row_losses.min_nll[1],
+        min_nll=lambda examples: examples.row_losses.min_nll.sum(0),
     ),
     *_losses(
         MARGINAL,
-        marginal_joint_nll=lambda examples: examples.rows.marginal_joint,
-        marginal_start_nll=lambda examples: examples.rows.marginal[0],
-        marginal_end_nll=lambda examples: examples.rows.marginal[1],
+        marginal_joint_nll=lambda examples: examples.row_losses.marginal_joint,
+        marginal_start_nll=lambda examples: examples.row_losses.marginal[0],
+        marginal_end_nll=lambda examples: examples.row_losses.marginal[1],
     ),
     *_losses(
         NATIVE,
-        native_nll_start=lambda examples: examples.rows.native[0],
-        native_nll_end=lambda examples: examples.rows.native[1],
-        native_nll=lambda examples: examples.rows.native.sum(0),
+        native_nll_start=lambda examples: examples.row_losses.native[0],
+        native_nll_end=lambda examples: examples.row_losses.native[1],
+        native_nll=lambda examples: examples.row_losses.native.sum(0),
     ),
     *_losses(
         TOKENWISE,
-        tokenwise_start=lambda examples: examples.rows.tokenwise[0],
-        tokenwise_end=lambda examples: examples.rows.tokenwise[1],
-        tokenwise=lambda examples: examples.rows.tokenwise.sum(0),
+        tokenwise_start=lambda examples: examples.row_losses.tokenwise[0],
+        tokenwise_end=lambda examples: examples.row_losses.tokenwise[1],
+        tokenwise=lambda examples: examples.row_losses.tokenwise.sum(0),
     ),
     *_losses(
         "`tokenwise / num_tokens`",
         tokenwise_per_token=lambda examples: (
-            examples.rows.tokenwise.sum(0) / np.maximum(examples.tokens, 1)
+            examples.row_losses.tokenwise.sum(0) / np.maximum(examples.tokens, 1)
         ),
     ),
     *_losses(
         "`tokenwise` of the gold that costs least",
-        min_tokenwise=lambda examples: examples.rows.min_tokenwise,
+        min_tokenwise=lambda examples: examples.row_losses.min_tokenwise,
     ),
     *_losses(
         "`tokenwise` within each window, mean over the windows that hold the gold whole",
-        native_tokenwise=lambda examples: examples.rows.native_tokenwise.sum(0),
+        native_tokenwise=lambda examples: examples.row_losses.native_tokenwise.sum(0),
     ),
     *_losses(
         'negative log-likelihood of "no answer", mean over the windows without the first gold',
-        null_window_nll=lambda examples: examples.rows.null_window,
+        null_window_nll=lambda examples: examples.row_losses.null_window,
     ),
     *_counts(
         "length of the context, in code points",
@@ -318,14 +320,16 @@ AUDIT_COLUMNS: tuple[Column[Examples], ...] = (
     *_counts(
         "windows that hold the first gold whole",
         exact=True,
-        windows_whole=lambda examples: examples.rows.whole,
+        windows_whole=lambda examples: examples.row_losses.whole,
     ),
-    *_counts("windows that hold part of it", windows_partly=lambda examples: examples.rows.partly),
+    *_counts(
+        "windows that hold part of it", windows_partly=lambda examples: examples.row_losses.partly
+    ),
     *_counts(
         "windows that hold none of it",
         windows_without=lambda examples: (
             examples.windows.counts[examples.pair]
-            - np.where(examples.has_gold, examples.rows.whole + examples.rows.partly, 0)
+            - np.where(examples.has_gold, examples.row_losses.whole + examples.row_losses.partly, 0)
         ),
     ),
     *_counts(

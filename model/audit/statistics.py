@@ -55,7 +55,15 @@ def shortened(text: str | None) -> str:
 
 @dataclass(slots=True)
 class Slice:
-    """Statistics of some examples: losses, EM and F1, answerability, calibration."""
+    """Statistics of some examples: counts and sums, from which `summary` makes shares and means.
+
+    rows           examples, with a loss or not
+    graded         examples that have an F1: those that the next five cover
+    right          examples whose prediction matches a gold exactly (EM)
+    f1, f1_squares, character_f1
+                   sums of F1, of its square, and of character F1
+    answerability  examples of which the model decides rightly whether there is an answer
+    """
 
     rows: int = 0
     losses: dict[str, Distribution] = field(

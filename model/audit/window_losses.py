@@ -1,4 +1,4 @@
-"""The losses of windows: what each reports of its golds, measured on the device.
+"""The losses of windows: what each window reports, measured on the device.
 
 The tokenwise loss with a softmax link needs sum_j log(1 - p_j), and p_j needs the passage's
 normaliser L, which is known only after all windows. Instead of the logits, each window keeps its
@@ -29,9 +29,10 @@ TOPS, POWERS = 16, 8
 
 @dataclass(frozen=True, slots=True)
 class WindowLosses:
-    """What the network says of the golds of each window; W windows, V gold views. float32.
+    """What each window reports: its normalisers, its likeliest tokens, its golds. float32.
 
-    The leading axis is the side: 0 for the start network, 1 for the end network.
+    W windows, V gold views. The leading axis is the side: 0 for the start network, 1 for the end
+    network.
 
     context         [2, W] log normaliser over the context tokens, null not included
     owned           [2, W] the same over the tokens that the window owns
@@ -82,7 +83,7 @@ class Measured:
     """What was measured of a chunk's golds.
 
     golds       the golds, and `views` of them in windows
-    losses      what each window reports of them
+    losses      what each window reports
     link        "softmax" or "sigmoid": what made probabilities of logits
     unmeasured  pair -> (reason, message) of pairs with a window that could not be measured
     for_good    those of them whose values are the cause: another try would fail too
@@ -97,7 +98,9 @@ class Measured:
 
 
 class MeasureLosses:
-    """The observer that measures the golds of every window; its result is `Measured`.
+    """The observer that measures every window; its result is `Measured`.
+
+    The step MeasureLoss turns this result into losses of rows.
 
     link  "softmax" or "sigmoid": what makes probabilities of logits in the tokenwise loss
     null  whether the null option takes part in the softmax

@@ -37,7 +37,8 @@ class Answers:
     contexts       in the order of the passages of `windows`
     questions_cut  int64 [pairs], question tokens beyond `max_question`
     no_answer      bool [pairs], whether the null option wins
-    row_pair       int64 [rows], the pair that each row asks; -1 with a reason for a rejected row
+    row_pair       int64 [rows], the pair that each row asks; -1 for a row with an unusable text,
+                   and for some with too many windows (`reasons` has all)
     reasons        [rows], None unless the row is rejected
     """
 

@@ -10,8 +10,7 @@ import numpy as np
 
 from model.reading.texts import usable_texts
 from model.reading.tokenizer import Passages, Tokenizer
-from model.reading.windows import WindowLimits as WindowLimits  # part of this interface
-from model.reading.windows import Windows, cut_windows, most_tokens
+from model.reading.windows import WindowLimits, Windows, cut_windows, most_tokens
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,8 @@ class Claimant(Protocol):
 def identity(job: Claimant, stage: str) -> dict[str, Any]:
     """Return fingerprint, configuration, and inputs with their sizes and versions.
 
-    Device, threads and run length are not part of it, because results do not depend on them.
+    Device, threads and the cut into chunk runs (`ChunkSize.runs`) are not part of it, because the
+    exact columns do not depend on them.
     """
     content = {
         "configuration": job.configuration_of(stage),
