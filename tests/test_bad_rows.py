@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 from model.checkpoint import LocalFolder
 from model.reading.decoding import Decoding
 from model.reading.reader import CheckpointReader
+from model.reading.tokenizer import Tokenizer
 from model.reading.windows import WindowLimits
 from tests.checkpoints import ARCHITECTURES
 from tests.transforms.fakes import claimed, make_chunk
@@ -130,6 +133,26 @@ def test_a_question_of_a_hundred_thousand_tokens_and_a_context_of_a_megabyte(
     assert written[0]["question_tokens_cut"] >= 99_000
     assert (written[1]["status"], written[1]["reason"]) == ("rejected", "too_many_windows")
     assert written[2] == annotated([GOOD], reader).select(EXACT).to_pylist()[0]
+
+
+def test_texts_on_which_the_tokenizer_panics(
+    reader: CheckpointReader, monkeypatch: pytest.MonkeyPatch
+):
+    encode = Tokenizer._encode
+
+    def fragile(self: Tokenizer, texts: Sequence[str]) -> Any:
+        if any("storm" in text for text in texts):
+            raise type("PanicException", (BaseException,), {})("index out of bounds")
+        return encode(self, texts)
+
+    other = (b"Who lit it?", b"Ada lit the lamp.")
+    good = annotated([GOOD, other], reader).select(EXACT).to_pylist()
+    monkeypatch.setattr(Tokenizer, "_encode", fragile)
+    rows = [GOOD, (b"A storm?", GOOD[1]), (GOOD[0], b"The storm came."), other]
+    written = annotated(rows, reader).select(EXACT).to_pylist()
+    assert [written[0], written[3]] == good
+    for row in written[1:3]:
+        assert (row["status"], row["reason"]) == ("rejected", "tokenizer_error")
 
 
 @pytest.mark.torture

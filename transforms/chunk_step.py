@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 
-from model.backends.errors import device_lost
+from model.backends.errors import device_lost, is_panic
 from model.checkpoint import CheckpointError
 from transforms.claim import ClaimLost
 from transforms.records import Chunk, ChunkRun, Receipt, failed_receipts
@@ -164,8 +164,3 @@ def is_systemic(error: BaseException) -> bool:
     if isinstance(error, PermissionError | ClaimLost):
         return True
     return device_lost(error) or isinstance(error, CheckpointError)
-
-
-def is_panic(error: BaseException) -> bool:
-    """Return whether a Rust library (the tokenizer) panicked, which raises a BaseException."""
-    return type(error).__name__ == "PanicException"

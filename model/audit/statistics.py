@@ -153,7 +153,9 @@ class Slice:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """Make a slice from the result of `to_json`."""
-        losses = {name: Distribution.from_json(each) for name, each in values["losses"].items()}
+        # Receipts of earlier versions may lack a loss: it has no values in their rows.
+        stored = {name: Distribution.from_json(each) for name, each in values["losses"].items()}
+        losses = {name: stored.get(name, Distribution()) for name in LOSSES}
         right, graded, f1, f1_squares, answerability, *later = values["grades"]
         character_f1 = later[0] if later else f1  # receipts of earlier versions do not have it
         calibration = Calibration.from_json(values["calibration"])

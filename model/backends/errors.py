@@ -7,26 +7,34 @@ from collections.abc import Callable
 import torch
 
 
-def error_of(compute: Callable[[], None]) -> Exception | None:
-    """Run a computation and return the Exception that it raised, or None.
+def error_of(compute: Callable[[], None]) -> BaseException | None:
+    """Run a computation and return the Exception or the panic that it raised, or None.
 
     The exception has no traceback, which would keep the batch in memory. An error that says that
-    the device is lost is raised.
+    the device is lost is raised, like an interrupt.
     """
     try:
         compute()
-    except Exception as error:
-        if device_lost(error):
+    except BaseException as error:
+        if device_lost(error) or not (isinstance(error, Exception) or is_panic(error)):
             raise
         error.__cause__ = error.__context__ = None
         return error.with_traceback(None)
     return None
 
 
-def reason_of(error: Exception, otherwise: str) -> tuple[str, str]:
-    """Return the reason of a window that failed, "out_of_memory" or `otherwise`, and a message."""
+def reason_of(error: BaseException, otherwise: str) -> tuple[str, str]:
+    """Return the reason of a computation that failed and a message.
+
+    The reason is "out_of_memory" or `otherwise`.
+    """
     reason = "out_of_memory" if out_of_memory(error) else otherwise
     return reason, f"{type(error).__name__}: {error}"
+
+
+def is_panic(error: BaseException) -> bool:
+    """Return whether a Rust library (the tokenizer) panicked, which raises a BaseException."""
+    return type(error).__name__ == "PanicException"
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -51,7 +59,7 @@ def device_lost(error: BaseException) -> bool:
     return isinstance(error, getattr(torch, "AcceleratorError", ())) and not out_of_memory(error)
 
 
-def free_memory(error: Exception) -> None:
+def free_memory(error: BaseException) -> None:
     """Return cached memory to the GPU if the error is one of memory."""
     if out_of_memory(error) and torch.cuda.is_available():
         torch.cuda.empty_cache()

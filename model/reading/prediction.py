@@ -82,7 +82,7 @@ def predict(
     """
     pending = Pending()
     failed: dict[int, tuple[str, str]] = {}
-    errors: list[Exception] = []
+    errors: list[BaseException] = []
     computed: list[int] = []
     again: list[np.ndarray] = []
     waiting = plan_batches(windows.lengths, batch_tokens)[::-1]

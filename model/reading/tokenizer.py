@@ -76,6 +76,11 @@ class Ragged:
         np.cumsum([len(values) for values in lists], out=bounds[1:])
         return cls(np.fromiter(chain.from_iterable(lists), np.int32, int(bounds[-1])), bounds)
 
+    @classmethod
+    def joined(cls, parts: Sequence[Ragged]) -> Ragged:
+        """Concatenate the lists of several parts."""
+        return cls.of([part[k] for part in parts for k in range(len(part))])
+
 
 def consecutive(first: np.ndarray | int, counts: np.ndarray) -> np.ndarray:
     """Return the concatenation of first[k], first[k] + 1, ... (counts[k] of them) for all k.

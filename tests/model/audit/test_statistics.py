@@ -133,6 +133,24 @@ class TestSlice:
             "character_f1": {"percent": 75},
         }
 
+    def test_receipts_without_a_loss_count_no_row_of_it(self):
+        """Earlier versions had fewer losses, and a run of theirs may go on."""
+        part = Statistics()
+        part.everything.add(self.columns(2))
+        part.slices["has_answer"] = {"yes": part.everything}
+        written = json.loads(json.dumps(part.to_json()))
+        for stored in (written["all"], written["slices"]["has_answer"]["yes"]):
+            del stored["losses"]["tokenwise"]
+        total = Statistics()
+        for receipt in (written, part.to_json(), written):
+            total.merge(Statistics.from_json(receipt))
+        for summary in (total.summary()["all"], total.summary()["slices"]["has_answer"]["yes"]):
+            assert summary["rows"] == summary["losses"]["nll"]["count"] == 6
+            assert summary["losses"]["tokenwise"] == part.summary()["all"]["losses"]["tokenwise"]
+        assert json.dumps(Statistics.from_json(part.to_json()).to_json()) == json.dumps(
+            part.to_json()
+        )
+
     def test_no_interval_leaves_the_percentages_that_there_are(self):
         for f1 in ([0, 0, 1], [1, 1, 0]):
             part = Slice()
