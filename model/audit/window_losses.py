@@ -112,7 +112,7 @@ class MeasureLosses:
         self.windows, self.golds, self.link, self.null = windows, golds, link, null
         self.views = gold_views(windows, golds)
         self.losses = WindowLosses.empty(len(windows), len(self.views.gold))
-        self.failed: dict[int, Exception] = {}
+        self.failed: dict[int, BaseException] = {}
 
     def take(self, batch: Batch, logits: Logits, chosen: np.ndarray) -> Pending:
         """Measure one batch. If that fails, halve it until it passes or is one window.
