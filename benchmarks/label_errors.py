@@ -1,18 +1,21 @@
-"""How precise the head of the list of suspected label errors is, against cleanlab and against plain losses.
+"""Compare the ranking of suspected label errors with cleanlab's and with rankings by plain losses.
 
-    python -m benchmarks.corrupt_golds make --input gold.parquet --kind moved --one_gold --output corrupted.parquet
+    python -m benchmarks.corrupt_golds make --input gold.parquet --kind moved --one_gold \\
+        --output corrupted.parquet
     python run_pipeline.py audit --input corrupted.parquet --output OUT
     python -m benchmarks.label_errors tokens --input corrupted.parquet --output tokens.npz
     python -m benchmarks.label_errors rank --audit OUT --tokens tokens.npz
 
-`rank` needs cleanlab (`pip install cleanlab`, apart from what Spanmill needs) and prints a Markdown table: of the golds that
-were corrupted on purpose, how many are among the first N of each ranking, N being how many were corrupted, and the average
-precision. Golds that were wrong before count as false alarms of every ranking alike.
+`rank` needs cleanlab (`pip install cleanlab`, which is not a dependency of Spanmill). It prints a
+Markdown table with the precision of each ranking at 20 and at N, the number of corrupted golds, and
+its average precision. Golds that were wrong before count as false alarms in every ranking.
 
-cleanlab's token classification (Wang & Mueller 2022, arXiv:2210.03920) takes class probabilities of every token. Two readings:
-`inside`, two classes, the probability that a token lies in the answer (of a start at or before it and no end before it);
-`ends`, two classes, start or not and end or not, the tokens of both networks in one sentence. Its two ways to make one score
-of a sentence are both there.
+cleanlab's token classification (Wang & Mueller 2022, arXiv:2210.03920) takes class probabilities of
+every token. They are made in two ways, each with both of cleanlab's scores of a sentence:
+
+    inside  two classes: whether a token is in the answer; its probability is that of a start at or
+            before it and no end before it
+    ends    two classes: start or not, end or not; the tokens of both networks form one sentence
 """
 
 from __future__ import annotations
@@ -26,10 +29,14 @@ import pyarrow.parquet as pq
 
 
 def write_tokens(options: argparse.Namespace) -> None:
+    """Write start and end probabilities of the tokens of all rows with golds.
+
+    The arrays are `tokens R`, float32 [2, tokens of row R], and `gold R`, its first and last token.
+    """
     from benchmarks.token_probabilities import token_probabilities
     from model.checkpoint import Bundled
-    from model.reading.pairs import WindowLimits
     from model.reading.reader import CheckpointReader
+    from model.reading.windows import WindowLimits
     from transforms.make_windows import make_windows
     from transforms.records import Chunk, ChunkSpec, InputColumns
 
@@ -37,41 +44,43 @@ def write_tokens(options: argparse.Namespace) -> None:
     limits, columns = WindowLimits(384, 128, 64, 2000), InputColumns(answers="answers")
     table = pq.read_table(options.input)
     held: dict[str, Any] = {}
+    # Chunks of 200 rows, so that the logits of all tokens fit in memory.
     for begin in range(0, table.num_rows, 200):
         rows = table.slice(begin, 200)
         spec = ChunkSpec(
             str(options.input), "input", 0, begin, begin, rows.num_rows, "part.parquet"
         )
         windowed = make_windows(Chunk(spec, rows, None), reader.tokenizer(), limits, columns)
-        tokens, found = token_probabilities(reader, windowed.windows, batch_tokens=4096)
+        tokens, shares = token_probabilities(reader, windowed.windows, batch_tokens=4096)
         assert windowed.golds is not None
         for row, pair in enumerate(windowed.row_pair.tolist()):
             golds = windowed.golds.of_row[row]
             if len(golds):
                 gold = windowed.golds.first[golds[0]], windowed.golds.last[golds[0]]
                 held[f"gold {begin + row}"] = np.array(gold)
-                held[f"tokens {begin + row}"] = found[
-                    :, tokens.bounds[pair] : tokens.bounds[pair + 1]
-                ]
+                inside_pair = slice(tokens.bounds[pair], tokens.bounds[pair + 1])
+                held[f"tokens {begin + row}"] = shares[:, inside_pair]
     np.savez(options.output, **held)
 
 
 def inside(tokens: np.ndarray, gold: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Labels and class probabilities of the reading `inside`."""
+    """Return labels, int [tokens], and class probabilities, [tokens, 2], of the way `inside`."""
     starts, ends = np.cumsum(tokens, 1)
+    # The sum over starts so far, less the ends that came before the token.
     p = np.clip(starts - np.concatenate([[0.0], ends[:-1]]), 0, 1)
-    place = np.arange(tokens.shape[1])
-    return ((place >= gold[0]) & (place <= gold[1])).astype(int), np.stack([1 - p, p], 1)
+    index = np.arange(tokens.shape[1])
+    return ((index >= gold[0]) & (index <= gold[1])).astype(int), np.stack([1 - p, p], 1)
 
 
 def ends(tokens: np.ndarray, gold: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Labels and class probabilities of the reading `ends`."""
+    """Return labels, int [2 tokens], and class probabilities, [2 tokens, 2], of the way `ends`."""
     labels = np.zeros(tokens.shape, int)
     labels[[0, 1], gold] = 1
     return labels.ravel(), np.stack([1 - tokens.ravel(), tokens.ravel()], 1)
 
 
 def rank(options: argparse.Namespace) -> None:
+    """Print the table of all rankings."""
     from cleanlab.token_classification.rank import get_label_quality_scores
 
     parts = sorted(Path(options.audit, "parts").iterdir())
@@ -80,34 +89,37 @@ def rank(options: argparse.Namespace) -> None:
         for part in parts
         for row in pq.read_table(part).drop_columns(["context", "question"]).to_pylist()
     ]
-    scored = [place for place, row in enumerate(rows) if row["label_error"] is not None]
-    bad = np.array([rows[place]["corruption"] != "none" for place in scored])
+    scored = [number for number, row in enumerate(rows) if row["label_error"] is not None]
+    bad = np.array([rows[number]["corruption"] != "none" for number in scored])
+
+    # Every ranking as values, the most suspected highest.
     rankings = {
-        "Spanmill `label_error`": [rows[place]["label_error"] for place in scored],
-        "plain loss `nll`": [rows[place]["nll"] for place in scored],
-        "plain loss `min_nll`": [rows[place]["min_nll"] for place in scored],
-        "1 - P(gold)": [1 - (rows[place]["gold_probability"] or 0.0) for place in scored],
+        "Spanmill `label_error`": [rows[number]["label_error"] for number in scored],
+        "plain loss `nll`": [rows[number]["nll"] for number in scored],
+        "plain loss `min_nll`": [rows[number]["min_nll"] for number in scored],
+        "1 - P(gold)": [1 - (rows[number]["gold_probability"] or 0.0) for number in scored],
     }
     stored = np.load(options.tokens)
     for reading in (inside, ends):
-        pairs = [reading(stored[f"tokens {place}"], stored[f"gold {place}"]) for place in scored]
+        pairs = [reading(stored[f"tokens {number}"], stored[f"gold {number}"]) for number in scored]
         labels, probabilities = [each for each, _ in pairs], [each for _, each in pairs]
         for method in ("softmin", "min"):
             quality, _ = get_label_quality_scores(
                 labels, probabilities, sentence_score_method=method
             )
             rankings[f"cleanlab `{reading.__name__}`, {method}"] = (-np.asarray(quality)).tolist()
+
     count = int(bad.sum())
-    kind = next(
-        rows[place]["corruption"] for place in scored if rows[place]["corruption"] != "none"
-    )
+    kinds = (rows[number]["corruption"] for number in scored)
+    kind = next(kind for kind in kinds if kind != "none")
     print(f"{kind}: {count} corrupted of {len(scored)}\n")
     print(f"| ranking | precision at 20 | at {count} | average precision |\n|---|---|---|---|")
     for name, values in rankings.items():
         hits = bad[np.argsort(-np.array(values), kind="stable")]
         precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
         print(
-            f"| {name} | {precision[19]:.2f} | {precision[count - 1]:.2f} | {precision[hits].mean():.3f} |"
+            f"| {name} | {precision[19]:.2f} | {precision[count - 1]:.2f} "
+            f"| {precision[hits].mean():.3f} |"
         )
 
 

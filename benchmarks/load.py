@@ -1,9 +1,10 @@
-"""Many rows through the whole of annotate, with a network that costs nothing: memory, open files and the accounting.
+"""Annotate many rows with a network that costs almost nothing; check memory, files, accounting.
 
     python -m benchmarks.load [--rows 1000000] [--output FOLDER]
 
-The rows are the bundled sample's, each passage with a heading of its own. Every second, memory and open files of the
-process are looked at: both should be as high in the last quarter of the run as in the second.
+The rows are those of the bundled sample, each passage with a different heading. Memory and open
+files of the process are sampled every second: both should be as high in the last quarter of the run
+as in the second.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import pyarrow.parquet as pq
 import torch
 
 from benchmarks.prepared import prepare
-from benchmarks.synthetic import batches
+from benchmarks.synthetic import write_rows
 from model.reading.batching import Batch
 from model.reading.tokenizer import Tokenizer
 from tests.checkpoints import build_bert
@@ -30,12 +31,12 @@ from tests.checkpoints import build_bert
 
 @dataclass(frozen=True)
 class FreeReader:
-    """Logits that are a hash of the token and its place: no network. Its tokenizer is real."""
+    """A reader without a network: logits are a hash of the token and its index in the window."""
 
-    folder: str
+    folder: Path
 
     def load(self) -> None:
-        """Nothing to load."""
+        """Do nothing: there is no network."""
 
     def tokenizer(self) -> Tokenizer:
         return Tokenizer(self.folder)
@@ -44,13 +45,13 @@ class FreeReader:
         return 1
 
     def logits(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        place = torch.arange(batch.input_ids.shape[1])
-        mixed = batch.input_ids * 2_654_435_761 + place * 40_503
+        index = torch.arange(batch.input_ids.shape[1])
+        mixed = batch.input_ids * 2_654_435_761 + index * 40_503
         return (mixed % 1009) / 100.0, (mixed // 7 % 1009) / 100.0
 
 
 class Watch(threading.Thread):
-    """Memory (MiB) and open files of this process, every second."""
+    """A thread that samples memory (MiB) and open files of this process every second."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -65,7 +66,7 @@ class Watch(threading.Thread):
             )
 
     def quarter(self, number: int) -> dict[str, float]:
-        """Medians over the second (1), third (2) or last (3) quarter."""
+        """Return medians over the second (1), third (2) or last (3) quarter of the run."""
         begin = len(self.seen) * number // 4
         memory, files = zip(*self.seen[begin : len(self.seen) * (number + 1) // 4], strict=True)
         return {
@@ -80,23 +81,21 @@ def main() -> None:
     )
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--output", default=tempfile.mkdtemp(prefix="spanmill-load-"))
-    given = parser.parse_args()
-    folder = Path(given.output)
-    model = build_bert(folder / "model")
-    writer = None
-    for table in batches(given.rows):
-        writer = writer or pq.ParquetWriter(folder / "in.parquet", table.schema)
-        writer.write_table(table)
-    assert writer is not None
-    writer.close()
+    options = parser.parse_args()
 
+    # A corpus, and a checkpoint for its tokenizer.
+    folder = Path(options.output)
+    model = build_bert(folder / "model")
+    write_rows(folder / "in.parquet", options.rows)
+
+    # One job under observation.
     arguments = [
         "annotate",
         f"--input={folder}/in.parquet",
         f"--output={folder}/out",
         f"--model={model}",
     ]
-    _, run = prepare(arguments, lambda _: FreeReader(str(model)))
+    _, run = prepare(arguments, lambda _: FreeReader(model))
     watch = Watch()
     watch.start()
     started = time.monotonic()
@@ -104,24 +103,23 @@ def main() -> None:
     seconds = time.monotonic() - started
     watch.stopped.set()
 
+    # The accounting must equal what was written.
     manifest = json.loads((folder / "out" / "manifest.json").read_text("utf-8"))
     rows = manifest["rows"]
     written = sum(
         pq.ParquetFile(path).metadata.num_rows for path in (folder / "out" / "parts").iterdir()
     )
+    outcomes = sum(rows.values()) - rows["planned"]
     print(
         json.dumps(
             {
                 "rows": rows,
                 "rows_written": written,
-                "identity_holds": rows["planned"]
-                == sum(rows.values()) - rows["planned"]
-                == written
-                == given.rows,
+                "identity_holds": rows["planned"] == outcomes == written == options.rows,
                 "state": manifest["state"],
                 "parts": manifest["chunks"]["planned"],
                 "seconds": round(seconds),
-                "rows_per_second": round(given.rows / seconds),
+                "rows_per_second": round(options.rows / seconds),
                 **{f"quarter_{number + 1}": watch.quarter(number) for number in (1, 2, 3)},
                 "peak_memory_mib": round(max(memory for memory, _ in watch.seen)),
                 "most_open_files": max(files for _, files in watch.seen),

@@ -1,11 +1,12 @@
-"""Three ways to answer from a long document with one checkpoint: EM and F1 of each, from the same logits.
+"""Compare three ways to answer from long documents: EM and F1 of each, from the same logits.
 
-    python -m benchmarks.long_documents --input eval_long_covid_qa.parquet [--model model/bundled] [--every_nth 1]
+    python -m benchmarks.long_documents --input eval_long_covid_qa.parquet [--every_nth 1]
 
-*passage posterior*   Spanmill: the best span of all windows by its score (one normaliser for the passage)
-*softmax per window*  the best span of all windows by the product of its window's two softmaxes, as question answering
-                      pipelines rank them
-*first window*        the best span of the first window: what truncation leaves
+passage posterior   Spanmill: the best span of all windows by its score, with one normaliser for the
+                    passage
+softmax per window  the best span of all windows by the product of its window's two softmaxes, as
+                    question-answering pipelines rank spans
+first window        the best span of the first window, as after truncation
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from model.audit.objective import log_normaliser
 from model.checkpoint import LocalFolder
 from model.reading.batching import assemble, plan_batches
 from model.reading.reader import CheckpointReader
-from model.reading.spans import decode_windows
+from model.reading.spans import ValidSpans, decode_windows
 from model.training.data import make_examples, read_rows
 
 
@@ -38,6 +39,8 @@ def main() -> None:
     windows = make_examples(
         rows, reader.tokenizer(), max_length=384, overlap=128, max_question=64
     ).windows
+
+    # The best span of each window, its score, and the log-product of its two softmaxes.
     spans = np.zeros((2, len(windows)), np.int64)
     score, softmax = np.zeros(len(windows)), np.zeros(len(windows))
     for chosen in plan_batches(windows.lengths, 4096):
@@ -46,8 +49,9 @@ def main() -> None:
             start_logits, end_logits = reader.logits(batch)
             everything = torch.full((len(chosen),), 2**40)
             start, end, a, b, _ = decode_windows(
-                start_logits, end_logits, batch.can_start, batch.can_end, -everything, everything,
-                max_answer_length=30, n_best=1, temperature=1.0,
+                start_logits, end_logits,
+                ValidSpans(batch.can_start, batch.can_end, -everything, everything, 30),
+                n_best=1, temperature=1.0,
             )  # fmt: skip
             mass = log_normaliser(start_logits, batch.in_context) + log_normaliser(
                 end_logits, batch.in_context
@@ -56,6 +60,8 @@ def main() -> None:
         spans[:, chosen] = np.stack([(side.squeeze(1) + shift).numpy() for side in (start, end)])
         score[chosen] = (a + b).squeeze(1).numpy()
         softmax[chosen] = score[chosen] - mass.numpy()
+
+    # The best window of each row in each way.
     ways = {
         "passage posterior": score,
         "softmax per window": softmax,

@@ -1,4 +1,4 @@
-"""What machine, and which versions, figures were measured on."""
+"""Describe the machine and the versions that figures were measured on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", 
 
 
 def describe() -> dict[str, Any]:
-    """Processor, memory, accelerator and versions; no names of hosts or folders."""
+    """Return processor, memory, accelerator and versions; no names of hosts or folders."""
     import torch
 
     processor, flags = platform.processor() or platform.machine(), ""

@@ -1,8 +1,9 @@
-"""Peak memory of annotate over 10,000 and 100,000 distinct rows, whole process, with a tiny seeded network.
+"""Measure the peak memory of annotate or audit over 10,000 and 100,000 rows.
 
     python -m benchmarks.memory [--stage annotate] [--rows 10000,100000]
 
-The network is tiny so that this takes minutes; its memory is the same for both sizes. Every passage is different.
+Every passage is different. The network is tiny and seeded, so that this takes minutes; its memory
+is the same for both sizes.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ def main() -> None:
                 "--model",
                 str(model),
             ]
+            # A new process for each size, because the peak is that of its whole life.
             environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
             ran = subprocess.run(
                 [sys.executable, "-c", _RUN, *command],

@@ -1,4 +1,4 @@
-"""Spanmill's annotate, Parquet to Parquet, everything included; only the start-up of the process is apart."""
+"""Serve runs of annotate or audit, Parquet to Parquet, without the start-up of the process."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from benchmarks.serve import serve
 
 
 def run_stage(path: str, model: str, stage: str, *arguments: str) -> dict[str, float]:
-    """Runs a stage, its report to the terminal unseen. Raises SystemExit if it does not end with 0."""
+    """Run a stage without its report. Raises SystemExit if its exit code is not 0."""
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):
         code = run_pipeline.run(
             [stage, f"--input={path}", f"--output={folder}/out", f"--model={model}", *arguments]
         )
     if code:
-        raise SystemExit(f"{stage} ended with {code}")
+        raise SystemExit(f"{stage} ended with exit code {code}")
     return {}
 
 

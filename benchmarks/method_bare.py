@@ -1,6 +1,7 @@
-"""The limit: bare forward passes over the same windows, sorted over the whole input, batches made beforehand.
+"""Serve the limit: bare forward passes over the same windows, in batches made beforehand.
 
-By default in lanes, as annotate computes: every core a batch of its own. `--lanes 1` is one batch at a time on all cores.
+Windows are sorted over the whole input. By default each core computes its own batch, in lanes as in
+annotate; `--lanes 1` computes one batch at a time on all cores.
 """
 
 from __future__ import annotations
@@ -21,7 +22,12 @@ from model.training.data import make_examples, read_rows
 def limit(
     path: str, model: str, dtype: str, batch_tokens: int, lanes: int
 ) -> Callable[[], dict[str, float]]:
-    """The function that passes all windows through the network; tokens and batches are made before. 0 lanes: annotate's."""
+    """Return a function that passes all windows through the network.
+
+    Tokens and batches are made before.
+
+    lanes  number of batches at a time; 0 for as many as annotate computes
+    """
     reader = CheckpointReader(LocalFolder(model), dtype=resolve_dtype(dtype, "auto"))
     reader.load()
     windows = make_examples(read_rows(path), reader.tokenizer(), 384, 128, 64).windows

@@ -1,9 +1,12 @@
-"""The same network in ONNX Runtime (float32, int8), OpenVINO (float32, bfloat16) or our own reader in half precision: bare
-forward passes, and whether the answers stay the same.
+"""Serve bare forward passes of the same network in another engine or precision.
 
-Batches are those of the limit (`method_bare.py`); each engine computes as many at a time as there are threads, as the reader
-does; seconds are of bare forward passes. Once, answers are decoded by Spanmill from the engine's logits and compared with those
-from torch in float32: the share of equal spans, and of flips those whose float32 margin to the second span is above 0.3.
+Engines are ONNX Runtime (float32, int8), OpenVINO (float32, bfloat16) and Spanmill's own reader in
+half precision. Batches are those of the limit (`method_bare.py`). Each engine computes as many
+batches at a time as there are threads, as the reader does.
+
+In the first run, Spanmill also decodes answers from the engine's logits and compares them with
+those from torch in float32. Figures are the share of equal spans, the number of other spans whose
+float32 margin over the second span is above 0.3, and the change of F1.
 """
 
 from __future__ import annotations
@@ -25,8 +28,10 @@ from model.audit.metrics import grade
 from model.backends.lanes import in_lanes
 from model.checkpoint import LocalFolder
 from model.reading.batching import Batch, assemble, plan_batches
-from model.reading.prediction import Decoding, predict
-from model.reading.reader import CheckpointReader, Reader, takes_types
+from model.reading.decoding import DecodeSpans, Decoding
+from model.reading.network import takes_types
+from model.reading.prediction import predict
+from model.reading.reader import CheckpointReader, Reader
 from model.reading.spans import PassageSpans, merge_windows
 from model.reading.tokenizer import Tokenizer
 from model.training.data import best_texts, make_examples, read_rows
@@ -35,24 +40,24 @@ NAMES = ("input_ids", "attention_mask", "token_type_ids")
 
 
 class ExportedReader:
-    """An engine behind the reader's contract."""
+    """An engine with the interface of a reader."""
 
     def __init__(self, reader: CheckpointReader, engine: str, precision: str):
         self.reader = reader
-        # as transformers loads it: what the reader makes of it for the CPU can't be traced
+        # As transformers loads it: the reader's own variant for the CPU can't be traced.
         network = AutoModelForQuestionAnswering.from_pretrained(
             reader.folder, dtype=torch.float32
         ).eval()
         self.names = NAMES if takes_types(network) else NAMES[:2]
         example = tuple(torch.ones((2, 16), dtype=torch.int64) for _ in self.names)
-        example[1][1, 8:] = 0  # a mask of ones alone would be traced away
+        example[1][1, 8:] = 0  # tracing would remove a mask that is all ones
         if engine == "openvino":
             self.infer = _openvino(network, example, self.names, precision, self.lanes())
         else:
             self.infer = _onnx(network, example, self.names, precision)
 
     def load(self) -> None:
-        """Loaded when made."""
+        """Do nothing: the engine is loaded on construction."""
 
     def tokenizer(self) -> Tokenizer:
         return self.reader.tokenizer()
@@ -62,20 +67,14 @@ class ExportedReader:
 
     def logits(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         tensors = (batch.input_ids, batch.attention.to(torch.int64), batch.token_types)
-        start, end = self.infer(
-            {
-                name: tensor.numpy()
-                for name, tensor in zip(NAMES, tensors, strict=True)
-                if name in self.names
-            }
-        )
-        return torch.from_numpy(np.array(start, np.float32)), torch.from_numpy(
-            np.array(end, np.float32)
-        )
+        named = zip(NAMES, tensors, strict=True)
+        inputs = {name: tensor.numpy() for name, tensor in named if name in self.names}
+        start, end = (np.array(side, np.float32) for side in self.infer(inputs))
+        return torch.from_numpy(start), torch.from_numpy(end)
 
 
 class _Pair(torch.nn.Module):
-    """The network with positional inputs and a plain pair of outputs."""
+    """The network with positional inputs and a tuple of outputs, for tracing."""
 
     def __init__(self, network: torch.nn.Module, names: tuple[str, ...]):
         super().__init__()
@@ -89,6 +88,7 @@ class _Pair(torch.nn.Module):
 def _openvino(
     network: torch.nn.Module, example: Any, names: tuple[str, ...], precision: str, lanes: int
 ) -> Any:
+    """Return a function from inputs by name to logits that runs the network in OpenVINO."""
     import openvino
 
     converted = openvino.convert_model(_Pair(network, names), example_input=example)
@@ -118,6 +118,7 @@ def _openvino(
 
 
 def _onnx(network: torch.nn.Module, example: Any, names: tuple[str, ...], precision: str) -> Any:
+    """Return a function from inputs by name to logits that runs the network in ONNX Runtime."""
     import onnxruntime
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -125,9 +126,15 @@ def _onnx(network: torch.nn.Module, example: Any, names: tuple[str, ...], precis
         path = Path(folder) / "network.onnx"
         axes = {name: {0: "batch", 1: "length"} for name in (*names, "start", "end")}
         torch.onnx.export(
-            _Pair(network, names), example, str(path), input_names=list(names), output_names=["start", "end"],
-            dynamic_axes=axes, opset_version=17, dynamo=False,
-        )  # fmt: skip
+            _Pair(network, names),
+            example,
+            str(path),
+            input_names=list(names),
+            output_names=["start", "end"],
+            dynamic_axes=axes,
+            opset_version=17,
+            dynamo=False,
+        )
         if precision == "int8":
             quantize_dynamic(
                 path, Path(folder) / "int8.onnx", per_channel=True, weight_type=QuantType.QInt8
@@ -151,6 +158,8 @@ def main() -> None:
     )
     parser.add_argument("--batch_tokens", type=int, default=4096)
     options = parser.parse_args()
+
+    # The reference in float32, the windows, and the engine.
     reader = CheckpointReader(LocalFolder(options.model), dtype="float32")
     reader.load()
     rows = read_rows(options.input)
@@ -162,9 +171,11 @@ def main() -> None:
         exported = ExportedReader(reader, options.engine, options.precision)
 
     def answers(by: Reader) -> tuple[PassageSpans, float]:
-        prediction = predict(by, windows, Decoding(n_best=2), options.batch_tokens)
+        """Return the two best spans of each row, and the mean F1."""
+        observer = DecodeSpans(windows, Decoding(n_best=2))
+        predict(by, windows, options.batch_tokens, [observer])
         spans = merge_windows(
-            prediction.spans, windows.pair, windows.index, len(rows), n_best=2, temperature=1.0
+            observer.result(), windows.pair, windows.index, len(rows), n_best=2, temperature=1.0
         )
         texts = best_texts(spans, windows, [row["context"] for row in rows])
         golds = [row["answers"]["text"] for row in rows]
@@ -173,8 +184,9 @@ def main() -> None:
         )
         return spans, mean
 
-    @cache  # in the round that warms up
-    def gate() -> dict[str, float]:
+    @cache  # computed once, in the round that warms up
+    def compare() -> dict[str, float]:
+        """Compare the engine's answers with the reference's."""
         reference, f1_float32 = answers(reader)
         spans, f1_exported = answers(exported)
         equal = (spans.start[:, 0] == reference.start[:, 0]) & (
@@ -187,15 +199,16 @@ def main() -> None:
             "f1_change": f1_exported - f1_float32,
         }
 
+    # Timing uses the same batches in the same order for every engine.
     batches = [
         assemble(windows, chosen) for chosen in plan_batches(windows.lengths, options.batch_tokens)
     ]
 
     def run() -> dict[str, float]:
-        noted = gate()
+        comparison = compare()
         begun = time.perf_counter()
         in_lanes(torch.inference_mode()(exported.logits), batches[::-1], exported.lanes())
-        return {"seconds": time.perf_counter() - begun, **noted}
+        return {"seconds": time.perf_counter() - begun, **comparison}
 
     serve(run)
 

@@ -1,7 +1,8 @@
-"""Beam's RunInference as its documentation shows it: a torch handler for keyed tensors, default BatchElements.
+"""Serve runs of Beam's RunInference as its documentation shows it, with a torch handler.
 
-Tokenization (all windows of a row, padded to `max_length`, since the handler stacks tensors), decoding by the usual
-20 x 20 shortlist and the writing of Parquet are part of the pipeline, as they are of Spanmill's.
+The pipeline includes tokenization, decoding and the writing of Parquet, as Spanmill's does. All
+windows of a row are padded to `max_length`, because the handler stacks tensors. Decoding uses the
+usual shortlist of 20 starts and 20 ends. BatchElements has its defaults.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from benchmarks.serve import serve
 
 
 class Network(torch.nn.Module):
-    """The handler builds the network from parameters and loads a state dict into it."""
+    """A network that the handler can build from parameters and load a state dict into."""
 
     def __init__(self, folder: str):
         super().__init__()
@@ -37,7 +38,7 @@ class Network(torch.nn.Module):
 
 
 class Tokenize(beam.DoFn):
-    """A row -> its windows, keyed by the row's id."""
+    """Cut rows into windows, keyed by the row's id."""
 
     def __init__(self, folder: str):
         self.folder = folder
@@ -47,9 +48,16 @@ class Tokenize(beam.DoFn):
 
     def process(self, row: dict[str, Any]) -> Iterator[tuple[Any, dict[str, torch.Tensor]]]:
         windows = self.tokenizer(
-            row["question"], row["context"], truncation="only_second", max_length=384, stride=128, padding="max_length",
-            return_overflowing_tokens=True, return_offsets_mapping=True, return_tensors="pt",
-        )  # fmt: skip
+            row["question"],
+            row["context"],
+            truncation="only_second",
+            max_length=384,
+            stride=128,
+            padding="max_length",
+            return_overflowing_tokens=True,
+            return_offsets_mapping=True,
+            return_tensors="pt",
+        )
         offsets = windows.pop("offset_mapping")
         windows.pop("overflow_to_sample_mapping")
         for k in range(len(offsets)):
@@ -59,7 +67,7 @@ class Tokenize(beam.DoFn):
 
 
 def decode(element: tuple[Any, PredictionResult]) -> tuple[str, tuple[float, str]]:
-    """The best span of one window."""
+    """Return the row's id and the best span of one window, (score, text)."""
     (row, context, offsets, inside), result = element
     logits = np.where(inside[:, None], result.inference.numpy(), -np.inf)
     starts, ends = (np.argsort(-logits[:, side])[:20] for side in (0, 1))

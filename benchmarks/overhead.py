@@ -1,8 +1,9 @@
-"""What annotate and its audit add to the network: the limit, annotate and both audits in turns within one process.
+"""Measure what annotate and its audit add to the time of the network.
 
     python -m benchmarks.overhead --input eval_squad_v1.parquet --every_nth 4 --rows 2000
 
-Processes differ from each other by a hundredth and more, which is as much as is asked for here; one process does not.
+Runs the limit, annotate and both audits in turns within one process: processes differ from each
+other by 1 % and more, which is as large as the effect.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=2000)
     parser.add_argument("--every_nth", type=int, default=1)
     parser.add_argument(
-        "--one_per_context", action="store_true", help="the first question of every document only"
+        "--one_per_context", action="store_true", help="only the first question of each document"
     )
     parser.add_argument("--rounds", type=int, default=6)
     options = parser.parse_args()
@@ -47,7 +48,8 @@ def main() -> None:
         }
         names = list(methods)
         seconds: dict[str, list[float]] = {name: [] for name in names}
-        for turn in range(options.rounds + 1):  # the first is to warm up
+        for turn in range(options.rounds + 1):  # the first warms up and is not counted
+            # The order rotates, so that no method always runs after the same other one.
             for name in names[turn % len(names) :] + names[: turn % len(names)]:
                 begun = time.perf_counter()
                 methods[name]()

@@ -1,9 +1,10 @@
-"""The transformers 4.57 question-answering pipeline on rows of a Parquet file: answers and seconds.
+"""Run the question-answering pipeline of transformers 4.57: write answers, or serve timed runs.
 
-Runs in a virtual environment of its own (transformers removed the pipeline in 5.3):
+Runs in a separate virtual environment, because transformers removed the pipeline in 5.3:
 
     python -m venv peer && peer/bin/pip install torch==2.13.0 transformers==4.57.6 pyarrow
-    peer/bin/python benchmarks/peer_transformers.py --input gold.parquet --model model/bundled --output peer.parquet
+    peer/bin/python benchmarks/peer_transformers.py --input gold.parquet \\
+        --model model/bundled --output peer.parquet
 """
 
 from __future__ import annotations
@@ -25,12 +26,13 @@ def main() -> None:
     parser.add_argument("--input", required=True)
     parser.add_argument("--model", required=True)
     parser.add_argument(
-        "--output", help="where the answers go; without it, runs are timed for speed.py"
+        "--output", help="file to write the answers to; without it, serve timed runs for speed.py"
     )
-    parser.add_argument("--rows", type=int, default=10**9, help="the first so many")
-    parser.add_argument("--every_nth", type=int, default=1, help="every nth of them")
+    parser.add_argument("--rows", type=int, default=10**9, help="only the first N rows")
+    parser.add_argument("--every_nth", type=int, default=1, help="only every Nth of these")
     parser.add_argument("--batch_size", type=int, default=1)
     options = parser.parse_args()
+    # Rows and settings as Spanmill has them by default.
     rows = pq.read_table(options.input).slice(0, options.rows).to_pylist()[:: options.every_nth]
     network = AutoModelForQuestionAnswering.from_pretrained(options.model, dtype=torch.float32)
     answer = pipeline(
@@ -44,12 +46,13 @@ def main() -> None:
         "max_seq_len": 384,
         "doc_stride": 128,
     }
-    found: list[dict] = []
+    results: list[dict] = []
 
     def run() -> dict[str, float]:
-        found[:] = answer(asked, batch_size=options.batch_size, **settings)
+        results[:] = answer(asked, batch_size=options.batch_size, **settings)
         return {}
 
+    # Timed runs, or one run whose answers are kept.
     if not options.output:
         serve(run)
         return
@@ -59,15 +62,16 @@ def main() -> None:
     table = pa.table(
         {
             "id": [row["id"] for row in rows],
-            "answer_text": [result["answer"] for result in found],
-            "answer_start": pa.array([result["start"] for result in found], pa.int32()),
-            "answer_end": pa.array([result["end"] for result in found], pa.int32()),
-            "score": [result["score"] for result in found],
+            "answer_text": [result["answer"] for result in results],
+            "answer_start": pa.array([result["start"] for result in results], pa.int32()),
+            "answer_end": pa.array([result["end"] for result in results], pa.int32()),
+            "score": [result["score"] for result in results],
         }
     )
     pq.write_table(table, options.output)
     print(
-        f"{len(rows)} rows in {seconds:.1f} s: {len(rows) / seconds:.2f} rows/s at batch size {options.batch_size}"
+        f"{len(rows)} rows in {seconds:.1f} s: {len(rows) / seconds:.2f} rows/s "
+        f"at batch size {options.batch_size}"
     )
 
 

@@ -1,6 +1,6 @@
-"""txtai's Questions pipeline, one row at a time, the whole context in one input: what people use on transformers 5.
+"""Serve runs of txtai's Questions pipeline, which works with transformers 5.
 
-Runs where txtai is installed: `pip install txtai==9.14.0`.
+It takes one row at a time, with the whole context in one input. Needs `pip install txtai==9.14.0`.
 """
 
 from __future__ import annotations
@@ -25,9 +25,7 @@ def main() -> None:
         for row in rows:
             try:
                 answer([row["question"]], [row["context"]])
-            except (
-                TypeError
-            ):  # of its own: an end that lies in the question has no place in the context
+            except TypeError:  # txtai's own, for an answer that ends in the question
                 failed += 1
         return {"rows that raised": failed}
 

@@ -1,10 +1,11 @@
-"""Plans a corpus of many files for real, and simulates how the plan is worked off: figures for docs/scale.md.
+"""Plan a corpus of many files, and simulate the work on the plan: figures for docs/scale.md.
 
-    python -m benchmarks.plan_scale [--files 100000] [--rows 10000] [--chunk_rows 2048] [--workers 100]
+    python -m benchmarks.plan_scale [--files 100000] [--rows 10000] [--workers 100]
 
-The files are links to a few real Parquet files; listing them, claiming run.json, reading it by ranges, reading every
-footer and making every chunk spec is what a job does. The work itself is simulated: runs are handed to whichever worker
-is free, as a runner does, with a time per row and the skews that are asked for.
+The files are links to a few real Parquet files. They are listed, run.json is claimed and read by
+ranges, every footer is read and every chunk spec is made, as in a job. Only the work on chunks is
+simulated: a free worker gets the next run, as with a runner, with a time per row and several kinds
+of skew.
 """
 
 from __future__ import annotations
@@ -31,25 +32,10 @@ from transforms.plan_chunks import list_files, plan_chunks
 
 
 def link_files(folder: Path, files: int, rows: int) -> None:
-    """So many names of four real files with so many rows in two row groups."""
+    """Make a number of links to four real files, each with `rows` rows in two row groups."""
     folder.mkdir()
-    words = [
-        "the",
-        "keeper",
-        "lit",
-        "the",
-        "lamp",
-        "and",
-        "wrote",
-        "the",
-        "hour",
-        "into",
-        "her",
-        "book",
-        "at",
-        "dusk",
-        ".",
-    ]
+    sentence = "the keeper lit the lamp and wrote the hour into her book at dusk ."
+    words = sentence.split(" ")
     for kind in range(4):
         draw = random.Random(kind)
         texts = [" ".join(draw.choices(words, k=20)) for _ in range(rows)]
@@ -61,16 +47,17 @@ def link_files(folder: Path, files: int, rows: int) -> None:
             }
         )
         pq.write_table(table, folder / f"{kind:07d}.parquet", row_group_size=-(-rows // 2))
-    for place in range(4, files):
-        os.link(folder / f"{place % 4:07d}.parquet", folder / f"{place:07d}.parquet")
+    for number in range(4, files):
+        os.link(folder / f"{number % 4:07d}.parquet", folder / f"{number:07d}.parquet")
 
 
 def memory() -> str:
+    """Return the peak memory so far, in words."""
     return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10:.0f} MiB at most so far"
 
 
 def plan(job: Job) -> Iterator[int]:
-    """Rows of every planned run; prints what planning took."""
+    """Yield the rows of every planned run, then print what planning took."""
     started = time.perf_counter()
     runs = chunks = rows = shuffled = slowest = 0
     for listed in input_ranges(job):
@@ -81,9 +68,8 @@ def plan(job: Job) -> Iterator[int]:
             ):
                 runs += 1
                 chunks += len(run.chunks)
-                if (
-                    runs % 100 == 1
-                ):  # a sample: pickling all of them is the runner's time, not planning's
+                # Only a sample, because pickling is the runner's time and not planning's.
+                if runs % 100 == 1:
                     shuffled += len(pickle.dumps(run)) / len(run.chunks)
                 size = sum(chunk.rows for chunk in run.chunks)
                 rows += size
@@ -92,15 +78,17 @@ def plan(job: Job) -> Iterator[int]:
     seconds = time.perf_counter() - started
     per_chunk = shuffled / -(-runs // 100)
     print(
-        f"planned: {rows} rows, {chunks} chunks, {runs} runs in {seconds:.1f} s ({chunks / seconds:.0f} chunks/s), {memory()}"
+        f"planned: {rows} rows, {chunks} chunks, {runs} runs in {seconds:.1f} s "
+        f"({chunks / seconds:.0f} chunks/s), {memory()}"
     )
     print(
-        f"  one of {len(input_ranges(job))} ranges takes {slowest:.2f} s at most; {per_chunk:.0f} bytes per chunk are shuffled"
+        f"  one of {len(input_ranges(job))} ranges takes {slowest:.2f} s at most; "
+        f"{per_chunk:.0f} bytes per chunk are shuffled"
     )
 
 
 def makespan(runs: Iterable[float], workers: int) -> float:
-    """Seconds until all runs are done, each taken by the worker that is free first."""
+    """Return the seconds until all runs are done; the first free worker takes the next."""
     free = [0.0] * workers
     for seconds in runs:
         heapq.heapreplace(free, free[0] + seconds)
@@ -108,12 +96,13 @@ def makespan(runs: Iterable[float], workers: int) -> float:
 
 
 def simulate(sizes: list[int], workers: int, row_seconds: float) -> None:
-    """Prints hours by formula, without and with its tail, and by simulation: even, uneven, a straggler, a giant file."""
+    """Print hours by the formula, without and with its tail, and by simulation, for each skew."""
     total = sum(sizes) * row_seconds
     ideal = total / workers
     draw = random.Random(0)
     uneven = [size * row_seconds * draw.lognormvariate(-0.5, 1.0) for size in sizes]
     scale = total / sum(uneven)
+    # The giant file's row groups are runs of the usual size.
     half, largest = sum(sizes) // 2, max(sizes)
     giant = [largest] * (half // largest)
     cases = {
@@ -128,22 +117,25 @@ def simulate(sizes: list[int], workers: int, row_seconds: float) -> None:
         ],
     }
     print(
-        f"formula without its tail: rows x seconds per row / workers = {ideal / 3600:.2f} h on {workers} workers"
+        f"formula without its tail: rows x seconds per row / workers = {ideal / 3600:.2f} h "
+        f"on {workers} workers"
     )
     for name, runs in cases.items():
         straggler = "tenth" in name
         seconds = slow_worker(runs, workers) if straggler else makespan(runs, workers)
+        # One worker at a tenth of the speed is a tenth of a worker, and its run is the tail.
         share, longest = (
             (total / (workers - 0.9), 10 * max(runs)) if straggler else (ideal, max(runs))
         )
         by_formula = f"{share / 3600:.2f} to {(share + longest) / 3600:.2f} h by the formula"
         print(
-            f"  {name}: {seconds / 3600:.2f} h, {100 * (seconds / ideal - 1):+.1f} %, {by_formula}, longest run {longest:.0f} s"
+            f"  {name}: {seconds / 3600:.2f} h, {100 * (seconds / ideal - 1):+.1f} %, "
+            f"{by_formula}, longest run {longest:.0f} s"
         )
 
 
 def slow_worker(runs: list[float], workers: int) -> float:
-    """The makespan where one worker takes ten times as long for everything."""
+    """Return the makespan if one worker takes ten times as long for everything."""
     free = [(0.0, worker) for worker in range(workers)]
     for seconds in runs:
         at, worker = free[0]
@@ -156,34 +148,36 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--files", type=int, default=100_000)
-    parser.add_argument("--rows", type=int, default=10_000, help="per file")
+    parser.add_argument("--rows", type=int, default=10_000, help="rows per file")
     parser.add_argument("--chunk_rows", type=int, default=2048)
     parser.add_argument("--workers", type=int, default=100)
     parser.add_argument(
-        "--row_seconds", type=float, default=0.01, help="of one worker's time, for the simulation"
+        "--row_seconds", type=float, default=0.01, help="a worker's time per row, simulated"
     )
-    asked = parser.parse_args()
+    given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        link_files(Path(folder) / "in", asked.files, asked.rows)
+        link_files(Path(folder) / "in", given.files, given.rows)
         arguments = [
             f"--input={folder}/in",
             f"--output={folder}/out",
-            f"--chunk_rows={asked.chunk_rows}",
+            f"--chunk_rows={given.chunk_rows}",
         ]
-        options, rest = parse(["annotate", *arguments, f"--max_num_workers={asked.workers}"])
+        options, rest = parse(["annotate", *arguments, f"--max_num_workers={given.workers}"])
         started = time.perf_counter()
         job = resolve(options, PipelineOptions(rest))
+        seconds = time.perf_counter() - started
         print(
-            f"launcher: {len(job.files)} files listed, model loaded in {time.perf_counter() - started:.1f} s, {memory()}"
+            f"launcher: {len(job.files)} files listed, model loaded in {seconds:.1f} s, {memory()}"
         )
         started = time.perf_counter()
         claim(job, overwrite=False)
+        seconds = time.perf_counter() - started
         size = os.path.getsize(f"{folder}/out/run.json")
         print(
-            f"launcher: run.json of {size / 2**20:.1f} MiB claimed in {time.perf_counter() - started:.1f} s, {memory()}"
+            f"launcher: run.json of {size / 2**20:.1f} MiB claimed in {seconds:.1f} s, {memory()}"
         )
         sizes = list(plan(job))
-    simulate(sizes, asked.workers, asked.row_seconds)
+    simulate(sizes, given.workers, given.row_seconds)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A job as `run_pipeline` runs it, its start-up apart from its work."""
+"""Prepare a job as `run_pipeline` does, to measure its work without its start-up."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipeline.graph import build
 from pipeline.job.identity import claim
-from pipeline.job.options import BeamOptions, parse
+from pipeline.job.options import parse
 from pipeline.job.resolve import Job, resolve
 from pipeline.job.runners import make_runner
 
@@ -18,9 +19,12 @@ from pipeline.job.runners import make_runner
 def prepare(
     arguments: Sequence[str], reader_of: Callable[[Any], Any] = lambda reader: reader
 ) -> tuple[Job, Callable[[], None]]:
-    """The job with what `reader_of` makes of its reader, and the function that claims its output and runs it."""
+    """Return the job of a command line, and a function that claims its output and runs it.
+
+    reader_of  returns the reader to use in place of the job's
+    """
     options, rest = parse(arguments)
-    beam_options = BeamOptions(rest)
+    beam_options = PipelineOptions(rest)
     resolved = resolve(options, beam_options)
     job = replace(
         resolved, reader=replace(resolved.reader, reader=reader_of(resolved.reader.reader))

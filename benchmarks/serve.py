@@ -1,6 +1,6 @@
-"""What every measured method does: get ready, then run once for each line that the driver sends.
+"""Serve runs of a measured method: one for each line that the driver sends.
 
-Only the standard library: methods run in virtual environments of their own.
+Needs only the standard library, because some methods run in separate virtual environments.
 """
 
 from __future__ import annotations
@@ -13,14 +13,11 @@ from collections.abc import Callable
 
 
 def serve(run: Callable[[], dict[str, float]]) -> None:
-    """Answers {} when it is ready, then after each run its figures with "seconds" and "peak_mib".
+    """Print {} at once, then after each run its figures, with "seconds" and "peak_mib".
 
-    `run` returns figures of its own; a "seconds" among them stands for the wall time of the call.
+    run  returns further figures; "seconds" among them replaces the wall time of the call
     """
-    out, sys.stdout = (
-        sys.stdout,
-        sys.stderr,
-    )  # what libraries print must not get between the answers
+    out, sys.stdout = sys.stdout, sys.stderr  # prints of libraries must not mix with the figures
     print("{}", file=out, flush=True)
     for _ in sys.stdin:
         begun = time.perf_counter()

@@ -1,9 +1,9 @@
-"""Runs on a store with faults, one after the other for so many minutes: each must end as a run without faults would.
+"""Run jobs on a store with faults for some minutes: each must end as a run without faults does.
 
     python -m benchmarks.soak [--minutes 30] [--seed 1]
 
-Every run has a fault of a random kind at a random operation (tests/faults.py) and is started again until it is complete.
-Prints how runs ended, retries, and memory and open files at the beginning and at the end.
+Each run has a fault of a random kind at a random operation (tests/faults.py) and is restarted until
+it is complete. Prints the ends of runs, retries, and memory and open files before and after.
 """
 
 from __future__ import annotations
@@ -30,17 +30,18 @@ ROWS = 400
 
 
 def content() -> dict[str, str]:
-    """The content that manifests tell of, and the names of all files."""
+    """Return the names of all files, with the content digest for manifests and "" for others."""
     files = FaultyFileSystem.store
-    told = {
+    manifests = {
         name: json.loads(file.getvalue())["content"]
         for name, file in files.items()
         if name.endswith("/manifest.json")
     }
-    return {**dict.fromkeys(files, ""), **told}
+    return {**dict.fromkeys(files, ""), **manifests}
 
 
 def usage() -> dict[str, float]:
+    """Return memory and open files of this process."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return {
         "memory_mib": round(pages * os.sysconf("SC_PAGE_SIZE") / 2**20),
@@ -49,6 +50,7 @@ def usage() -> dict[str, float]:
 
 
 def clear() -> None:
+    """Remove the output from the store."""
     for name in [name for name in FaultyFileSystem.store if name.startswith("/bucket/out/")]:
         del FaultyFileSystem.store[name]
 
@@ -59,8 +61,10 @@ def main() -> None:
     )
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--seed", type=int, default=1)
-    given = parser.parse_args()
-    choose = random.Random(given.seed)
+    options = parser.parse_args()
+    choose = random.Random(options.seed)
+
+    # The input in the store, and a tiny checkpoint.
     model = build_bert(Path(tempfile.mkdtemp(prefix="spanmill-soak-")))
     sink = io.BytesIO()
     golds = pa.array([{"text": ["Ada"], "answer_start": [28]}] * ROWS)
@@ -78,13 +82,16 @@ def main() -> None:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             return run(*arguments, *more)
 
+    # A run without faults: the expected content, and the number of operations.
     FaultyFileSystem.fault = counting = Fault("none", 0)
     assert once() == 0
-    whole, operations = content(), len(counting.done)
+    expected, operations = content(), len(counting.done)
+
+    # Runs with a fault each.
     ends: Counter[str] = Counter()
     retries = runs = 0
     before = usage()
-    until = time.monotonic() + 60 * given.minutes
+    until = time.monotonic() + 60 * options.minutes
     while time.monotonic() < until:
         clear()
         kind = choose.choice(KINDS)
@@ -92,9 +99,10 @@ def main() -> None:
         code = once()
         FaultyFileSystem.fault = None
         ends[f"{kind}: exit {code}"] += 1
+        # A rerun resumes; if it is refused, run.json was damaged and the output starts anew.
         if code and once() == 2:
             assert once("--overwrite") == 0
-        assert content() == whole, f"{kind} at {runs}"
+        assert content() == expected, f"{kind} in run {runs}"
         retries += json.loads(FaultyFileSystem.store["/bucket/out/manifest.json"].getvalue())[
             "retries"
         ]

@@ -1,10 +1,12 @@
-"""Spanmill beside its peers: the same rows and checkpoint, in turns within one run, medians of the rounds.
+"""Compare the speed of Spanmill with its peers on the same rows and the same checkpoint.
 
-    python -m benchmarks.speed --input eval_squad_v1.parquet --rows 2000 --peer peer/bin/python --output results/squad
+    python -m benchmarks.speed --input eval_squad_v1.parquet --rows 2000 \\
+        --peer peer/bin/python --output results/squad
 
-Every method is a process of its own that gets ready first (its start-up is told apart), then runs once a round; the order
-turns by one place every round. Only one process works at any time, but all stay in memory, 1 to 3 GB each: so they come in
-groups, and annotate, which all are compared with, runs in each. Writes OUTPUT.json and OUTPUT.md.
+Each method is a separate process, which starts up (timed separately) and then runs once a round.
+The order rotates by one every round, and figures are medians of the rounds. Only one process works
+at any time, but all of a group stay in memory, 1 to 3 GB each. annotate, with which all others are
+compared, runs in each group. Writes OUTPUT.json and OUTPUT.md.
 """
 
 from __future__ import annotations
@@ -50,26 +52,35 @@ PEER = {
 
 
 class Method:
-    """A measured process."""
+    """A measured process, see `benchmarks.serve`.
+
+    ready  seconds of its start-up
+    runs   figures of each run
+    """
 
     def __init__(self, name: str, python: str, module: str, arguments: list[str]):
         self.name = name
         self.runs: list[dict[str, float]] = []
         started = time.perf_counter()
         script = str(HERE / f"{module}.py")
-        command = (
-            [python, script]
-            if module.startswith("peer")
-            else [python, "-m", f"benchmarks.{module}"]
-        )
+        # Peers run in environments without Spanmill, in which the package can't be imported.
+        command = [python, "-m", f"benchmarks.{module}"]
+        if module.startswith("peer"):
+            command = [python, script]
         self.process = subprocess.Popen(
-            [*command, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            cwd=HERE.parent, env={**os.environ, "PYTHONPATH": str(HERE.parent)},
-        )  # fmt: skip
+            [*command, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=HERE.parent,
+            env={**os.environ, "PYTHONPATH": str(HERE.parent)},
+        )
         self._answer()
         self.ready = time.perf_counter() - started
 
     def run(self) -> dict[str, float]:
+        """Run once. Return the figures of the run."""
         assert self.process.stdin
         self.process.stdin.write("\n")
         self.process.stdin.flush()
@@ -77,6 +88,7 @@ class Method:
         return self.runs[-1]
 
     def close(self) -> None:
+        """End the process."""
         self.process.communicate(timeout=60)
 
     def _answer(self) -> dict[str, Any]:
@@ -89,7 +101,10 @@ class Method:
 
 
 def select(path: str, rows: int, every_nth: int, one_per_context: bool, output: Path) -> int:
-    """Writes the rows that all methods read; returns how many they are. Without a path they are a synthetic corpus's."""
+    """Write the rows that all methods read, and return their number.
+
+    path  the input; "" for a synthetic corpus
+    """
     if not path:
         write_rows(output, rows)
         return rows
@@ -108,12 +123,16 @@ def select(path: str, rows: int, every_nth: int, one_per_context: bool, output: 
 def measure(
     group: dict[str, tuple[str, list[str]]], common: list[str], rounds: int
 ) -> list[Method]:
-    """Runs methods, name -> (Python, module and arguments), in turns."""
+    """Run methods in turns.
+
+    group   name -> (Python, module and arguments)
+    common  arguments of all methods
+    """
     methods = []
     for name, (python, (module, *arguments)) in group.items():
         methods.append(Method(name, python, module, [*common, *arguments]))
         print(f"{name}: ready after {methods[-1].ready:.1f} s", flush=True)
-    for turn in range(rounds + 1):  # the first is to warm up
+    for turn in range(rounds + 1):  # the first warms up and is not counted
         for method in methods[turn % len(methods) :] + methods[: turn % len(methods)]:
             print(f"round {turn}: {method.name} {method.run()['seconds']:.2f} s", flush=True)
     for method in methods:
@@ -123,8 +142,8 @@ def measure(
 
 
 def result_of(method: Method, reference: Method) -> dict[str, Any]:
-    """What is kept of a method's runs; `reference` is annotate in the same group."""
-    seconds, beside = ([run["seconds"] for run in each.runs] for each in (method, reference))
+    """Return the figures of a method; `reference` is annotate in the same group."""
+    seconds, others = ([run["seconds"] for run in each.runs] for each in (method, reference))
     return {
         "seconds": {
             "median": statistics.median(seconds),
@@ -132,7 +151,7 @@ def result_of(method: Method, reference: Method) -> dict[str, Any]:
             "most": max(seconds),
             "all": seconds,
         },
-        "of_annotate": statistics.median(seconds) / statistics.median(beside),
+        "of_annotate": statistics.median(seconds) / statistics.median(others),
         "ready": method.ready,
         "peak_mib": method.runs[-1]["peak_mib"],
         "notes": {
@@ -144,50 +163,61 @@ def result_of(method: Method, reference: Method) -> dict[str, Any]:
 
 
 def table_of(results: dict[str, Any]) -> str:
-    """The Markdown table of the medians."""
+    """Return the Markdown table of the medians, the fastest method first."""
     lines = [
-        f"{results['rows']} rows of {results['input']}, {results['rounds']} rounds in turns; medians (least to most)",
+        f"{results['rows']} rows of {results['input']}, {results['rounds']} rounds in turns; "
+        "medians (least to most)",
         "",
-        "| method | rows/s | seconds | of annotate beside it | start-up, s | peak MiB | notes |",
+        "| method | rows/s | seconds | of annotate | start-up, s | peak MiB | notes |",
         "|---|---|---|---|---|---|---|",
     ]
-    for name, of in sorted(
+    for name, figures in sorted(
         results["methods"].items(), key=lambda item: item[1]["seconds"]["median"]
     ):
-        seconds = of["seconds"]
-        notes = ", ".join(f"{key} {value:.2f}" for key, value in of["notes"].items())
+        seconds = figures["seconds"]
+        notes = ", ".join(f"{key} {value:.2f}" for key, value in figures["notes"].items())
         lines.append(
             f"| {name} | {results['rows'] / seconds['median']:.1f} | {seconds['median']:.2f} "
-            f"({seconds['least']:.2f} to {seconds['most']:.2f}) | {of['of_annotate']:.3f} "
-            f"| {of['ready']:.1f} | {of['peak_mib']:.0f} | {notes} |"
+            f"({seconds['least']:.2f} to {seconds['most']:.2f}) | {figures['of_annotate']:.3f} "
+            f"| {figures['ready']:.1f} | {figures['peak_mib']:.0f} | {notes} |"
         )
     return "\n".join([*lines, "", f"Machine: {json.dumps(results['machine'])}", ""])
 
 
-def main() -> None:
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of the command."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
         "--input",
         default="",
-        help="Parquet in the input layout (a synthetic corpus made from the bundled sample)",
+        help="Parquet in the input layout (default: a synthetic corpus made from the sample)",
     )
     parser.add_argument("--model", default=str(HERE.parent / "model" / "bundled"))
     parser.add_argument("--rows", type=int, default=2000)
     parser.add_argument("--every_nth", type=int, default=1)
     parser.add_argument(
-        "--one_per_context", action="store_true", help="the first question of every document only"
+        "--one_per_context", action="store_true", help="only the first question of each document"
     )
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--methods", default="", help="names, separated by semicolons; all")
-    parser.add_argument("--at_once", type=int, default=5, help="methods in memory beside annotate")
+    parser.add_argument(
+        "--methods", default="", help="names separated by semicolons (default: all)"
+    )
+    parser.add_argument(
+        "--at_once", type=int, default=5, help="number of methods in memory, apart from annotate"
+    )
     parser.add_argument(
         "--peer", default="", help="the Python of an environment with transformers 4.57.6"
     )
     parser.add_argument(
-        "--output", required=True, help="base name of the .json and .md that are written"
+        "--output", required=True, help="base name of the .json and .md files to write"
     )
+    return parser
+
+
+def main() -> None:
+    parser = make_parser()
     options = parser.parse_args()
     if not options.input and (options.every_nth > 1 or options.one_per_context):
         parser.error("--every_nth and --one_per_context choose rows of --input, which is not given")
@@ -197,7 +227,7 @@ def main() -> None:
         known |= {name: (options.peer, command) for name, command in PEER.items()}
     unknown = sorted(set(wanted) - set(known))
     if unknown:
-        parser.error(f"--methods: no {unknown}; there are {'; '.join(known)}")
+        parser.error(f"--methods: {unknown} are unknown; the methods are {'; '.join(known)}")
     others = [name for name in known if name != REFERENCE and (not wanted or name in wanted)]
 
     with tempfile.TemporaryDirectory() as folder:
@@ -213,6 +243,7 @@ def main() -> None:
             "machine": describe(),
             "methods": {},
         }
+        # Results are written after each group, so that an interrupted run leaves some.
         output = Path(options.output)
         output.parent.mkdir(parents=True, exist_ok=True)
         for begin in range(0, max(1, len(others)), options.at_once):

@@ -1,4 +1,4 @@
-"""A corpus of any size, made from the bundled sample: every passage is different."""
+"""Make a corpus of any size from the bundled sample, in which every passage is different."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ SAMPLE = Path(__file__).parent.parent / "pipeline" / "sample" / "sample.parquet"
 
 
 def batches(rows: int) -> Iterator[pa.Table]:
-    """The sample's rows again and again, each passage with a heading of its own, 10,000 at a time."""
+    """Yield the rows of the sample repeatedly, 10,000 at a time, each with a different heading."""
+    # Without the sample's few long documents, so that rows take similar times.
     sample = [row for row in pq.read_table(SAMPLE).to_pylist() if len(row["context"]) < 2000]
     for begin in range(0, rows, 10_000):
         made = []
@@ -30,7 +31,7 @@ def batches(rows: int) -> Iterator[pa.Table]:
 
 
 def write_rows(path: str | Path, rows: int) -> None:
-    """So many rows, in row groups of 10,000."""
+    """Write a number of rows in row groups of 10,000."""
     with pq.ParquetWriter(path, pq.read_schema(SAMPLE)) as writer:
         for table in batches(rows):
             writer.write_table(table)

@@ -1,6 +1,7 @@
-"""Start and end probability of every token of a passage: what other rankings of label errors want.
+"""Compute start and end probabilities of every token of passages, which other rankings need.
 
-Runs never keep the logits of whole windows, so they are passed through the network again here.
+Runs never keep the logits of whole windows, so that the network computes them again here, with
+a separate observer.
 """
 
 from __future__ import annotations
@@ -8,50 +9,66 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from model.reading.batching import Batch
-from model.reading.prediction import each_batch
+from model.reading.batching import Batch, Pending
+from model.reading.prediction import Logits, predict
 from model.reading.reader import Reader
 from model.reading.tokenizer import Ragged
 from model.reading.windows import Windows
 
 
-def token_probabilities(
-    reader: Reader, windows: Windows, batch_tokens: int
-) -> tuple[Ragged, np.ndarray]:
-    """The tokens of every pair, and their probabilities under the start and the end network (float32 [2, tokens]).
+class KeepOwned:
+    """An observer that keeps each token's logits in the window that owns the token.
 
-    One softmax over the passage, each token with the logits of its owner. The Ragged holds, for each pair, the places of its
-    tokens in `windows.passages`; probabilities are in the order of its values. Raises what `each_batch` raises, and
-    RuntimeError if a window failed.
+    tokens  for each pair, the indices of its tokens in `windows.passages`
+    logits  float32 [2, tokens], in the order of their values
     """
-    bounds = windows.passages.bounds
-    tokens = Ragged.of(
-        [np.arange(bounds[passage], bounds[passage + 1]) for passage in windows.pair_passage]
-    )
-    logits = torch.full((2, len(tokens.values)), -torch.inf)
 
-    def keep_owned(
-        batch: Batch, start_logits: torch.Tensor, end_logits: torch.Tensor, chosen: np.ndarray
-    ) -> None:
-        batch, both = batch.to(logits.device), torch.stack([start_logits, end_logits]).cpu()
-        place = torch.arange(both.shape[-1])
+    def __init__(self, windows: Windows):
+        bounds = windows.passages.bounds
+        self.windows = windows
+        self.tokens = Ragged.of(
+            [np.arange(bounds[passage], bounds[passage + 1]) for passage in windows.pair_passage]
+        )
+        self.logits = torch.full((2, len(self.tokens.values)), -torch.inf)
+
+    def take(self, batch: Batch, logits: Logits, chosen: np.ndarray) -> Pending:
+        """Keep the logits of one batch; waits for the device, as no observer of a run may."""
+        batch, both = batch.to(self.logits.device), torch.stack(logits).cpu()
+        position = torch.arange(both.shape[-1])
+        # A token near the middle of a window has the most context: that window owns it.
         owned = (
             batch.in_context
-            & (2 * place >= batch.owned_low[:, None])
-            & (2 * place < batch.owned_high[:, None])
+            & (2 * position >= batch.owned_low[:, None])
+            & (2 * position < batch.owned_high[:, None])
         )
         first = (
-            torch.from_numpy(tokens.bounds[windows.pair[chosen]])
+            torch.from_numpy(self.tokens.bounds[self.windows.pair[chosen]])
             + batch.passage_start
             - batch.context_start
         )
-        logits[:, (first[:, None] + place)[owned]] = both[:, owned]
+        self.logits[:, (first[:, None] + position)[owned]] = both[:, owned]
+        return Pending()
 
-    failed, _ = each_batch(reader, windows, batch_tokens, keep_owned)
-    if failed:
-        raise RuntimeError(f"{len(failed)} windows failed: {next(iter(failed.values()))}")
-    found = np.zeros(logits.shape, np.float32)
-    for pair in np.flatnonzero(windows.counts).tolist():
-        held = slice(tokens.bounds[pair], tokens.bounds[pair + 1])
-        found[:, held] = torch.softmax(logits[:, held], 1).numpy()
-    return tokens, found
+    def result(self) -> tuple[Ragged, np.ndarray]:
+        """Return the tokens of every pair, and their probabilities, float32 [2, tokens]."""
+        probabilities = np.zeros(self.logits.shape, np.float32)
+        for pair in np.flatnonzero(self.windows.counts).tolist():
+            held = slice(self.tokens.bounds[pair], self.tokens.bounds[pair + 1])
+            probabilities[:, held] = torch.softmax(self.logits[:, held], 1).numpy()
+        return self.tokens, probabilities
+
+
+def token_probabilities(
+    reader: Reader, windows: Windows, batch_tokens: int
+) -> tuple[Ragged, np.ndarray]:
+    """Return the tokens of every pair, and their probabilities as starts and ends of an answer.
+
+    The Ragged holds, for each pair, the indices of its tokens in `windows.passages`. Probabilities
+    are float32 [2, tokens], in the order of its values: one softmax over the passage, each token
+    with the logits of its owner. Raises what `predict` raises, and RuntimeError if a window failed.
+    """
+    keep = KeepOwned(windows)
+    failures = predict(reader, windows, batch_tokens, [keep]).failures
+    if failures:
+        raise RuntimeError(f"{len(failures)} pairs failed: {next(iter(failures.values()))}")
+    return keep.result()

@@ -34,6 +34,7 @@ def average(checkpoints: list[Path], output: Path) -> None:
     Raises SettingError if the checkpoints differ in architecture, and for a folder that isn't a
     checkpoint, brings code of its own, or has its weights in several files.
     """
+    # Refuse any unusable checkpoint before reading weights.
     for folder in checkpoints:
         with option("checkpoints", folder):
             refuse_unsafe(LocalFolder(str(folder)).folder())
@@ -41,6 +42,8 @@ def average(checkpoints: list[Path], output: Path) -> None:
                 raise CheckpointError(
                     f"it has no {WEIGHTS}: weights in several files can't be averaged"
                 )
+
+    # Add up in float32, loading one checkpoint after the other. Integers stay the first's.
     first = _weights(checkpoints[0])
     total = {name: tensor.float() for name, tensor in first.items() if tensor.is_floating_point()}
     for folder in checkpoints[1:]:
@@ -48,7 +51,8 @@ def average(checkpoints: list[Path], output: Path) -> None:
         shapes = {name: tensor.shape for name, tensor in weights.items()}
         if shapes != {name: tensor.shape for name, tensor in first.items()}:
             raise SettingError(
-                f"checkpoints={folder}: it has other weights than {checkpoints[0]}, their mean means nothing"
+                f"checkpoints={folder}: it has other weights than {checkpoints[0]}, so that they "
+                "have no mean"
             )
         for name in total:
             total[name] += weights[name].float()
@@ -56,18 +60,19 @@ def average(checkpoints: list[Path], output: Path) -> None:
         name: (tensor / len(checkpoints)).to(first[name].dtype).contiguous()
         for name, tensor in total.items()
     }
+
+    # Copy the tokenizer and the config; training.json describes one training, not the mean.
     with option("output", output):
         output.mkdir(parents=True, exist_ok=True)
-    for path in (
-        path for pattern in ("*.json", "*.txt", "*.model") for path in checkpoints[0].glob(pattern)
-    ):
-        if path.name != "training.json":
-            shutil.copy(path, output)
+    for pattern in ("*.json", "*.txt", "*.model"):
+        for path in checkpoints[0].glob(pattern):
+            if path.name != "training.json":
+                shutil.copy(path, output)
     save_file({**first, **mean}, output / WEIGHTS, metadata={"format": "pt"})
 
 
 def _weights(folder: Path) -> dict[str, torch.Tensor]:
-    """The weights of a checkpoint. Raises SettingError for a damaged file."""
+    """Return the weights of a checkpoint. Raises SettingError for a damaged file."""
     with option("checkpoints", folder):
         try:
             return load_file(folder / WEIGHTS)

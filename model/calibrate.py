@@ -18,6 +18,7 @@ import json
 import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +28,8 @@ from model.audit.metrics import grade
 from model.checkpoint import LocalFolder, read_config, read_settings
 from model.command import argument, option, run_command
 from model.reading.batching import Batch
-from model.reading.prediction import Decoding, predict
+from model.reading.decoding import DecodeSpans, Decoding
+from model.reading.prediction import predict
 from model.reading.reader import CheckpointReader, Reader, resolve_dtype
 from model.reading.spans import PassageSpans, merge_windows
 from model.reading.tokenizer import Tokenizer
@@ -108,13 +110,14 @@ def decode_file(
         windows = make_examples(
             rows, reader.tokenizer(), max_length, overlap, max_question=64
         ).windows
+    # Temperatures change the decoding only, so one run of the network serves all of them.
     recorded = RecordingReader(reader)
 
     def decode(temperature: float, null: bool) -> PassageSpans:
-        decoding = Decoding(n_best=1, temperature=temperature, null=null)
-        prediction = predict(recorded, windows, decoding, BATCH_TOKENS)
+        observer = DecodeSpans(windows, Decoding(n_best=1, temperature=temperature, null=null))
+        predict(recorded, windows, BATCH_TOKENS, [observer])
         return merge_windows(
-            prediction.spans,
+            observer.result(),
             windows.pair,
             windows.index,
             len(rows),
@@ -155,6 +158,7 @@ def fit_threshold(files: list[Decoded], half: list[np.ndarray]) -> float:
     mixed = [(file, rows) for file, rows in zip(files, half, strict=True) if file.null_right.any()]
     if not mixed:
         return 0.0
+    # An answer's F1 counts if the row keeps it, and that of no answer if it does not.
     margin, answered, refused = (
         np.concatenate([getattr(file, name)[rows] for file, rows in mixed])
         for name in ("margin", "f1", "null_right")
@@ -186,6 +190,30 @@ def calibration_error(probability: np.ndarray, right: np.ndarray) -> float:
     return float(calibration.summary()["expected_calibration_error"])
 
 
+def answers_given(
+    files: list[Decoded], half: list[np.ndarray], threshold: float | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the probabilities of answers to answerable questions, and whether they are right.
+
+    half       per file, bool [R]: the rows to take
+    threshold  rows with a margin above it get no answer; None with the null option off, when files
+               with unanswerable rows are left out if there are others
+
+    Returns float64 [temperatures, answers] and bool [answers]. Raises ValueError if there are none.
+    """
+    given = [rows & (file.null_right == 0) for file, rows in zip(files, half, strict=True)]
+    answerable = [not file.null_right.any() for file in files]
+    if threshold is not None:
+        given = [rows & (file.margin <= threshold) for file, rows in zip(files, given, strict=True)]
+    elif any(answerable):
+        given = [rows & alone for alone, rows in zip(answerable, given, strict=True)]
+    if not any(rows.any() for rows in given):
+        raise ValueError("a half of the passages has no answerable question with an answer given")
+    probability = [file.probability[:, rows] for file, rows in zip(files, given, strict=True)]
+    right = [file.exact[rows] > 0 for file, rows in zip(files, given, strict=True)]
+    return np.concatenate(probability, 1), np.concatenate(right)
+
+
 def calibrate(
     folder: Path, data: list[str], max_length: int, overlap: int, null: bool | None = None
 ) -> dict[str, float]:
@@ -195,7 +223,8 @@ def calibrate(
     null  the checkpoint's new value of `--null auto`, for which its probabilities are fitted; None
           keeps the present one
 
-    Raises ValueError if a half has no answerable question that gets an answer.
+    Raises SettingError if a half has no answerable question that gets an answer, or if the folder,
+    the data or a limit can't be used.
     """
     with option("model", folder):
         reader = CheckpointReader(LocalFolder(str(folder)), dtype=resolve_dtype("auto", "auto"))
@@ -219,28 +248,13 @@ def calibrate(
     held = [~rows for rows in fitted]
     threshold = fit_threshold(files, fitted)
 
-    def events(half: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Return the answers to answerable questions: probability [temperatures, R], right [R]."""
-        given = [rows & (file.null_right == 0) for file, rows in zip(files, half, strict=True)]
-        answerable = [not file.null_right.any() for file in files]
-        if settings.null:
-            given = [
-                rows & (file.margin <= threshold) for file, rows in zip(files, given, strict=True)
-            ]
-        elif any(answerable):
-            given = [rows & alone for alone, rows in zip(answerable, given, strict=True)]
-        if not any(rows.any() for rows in given):
-            raise SettingError(
-                f"data={','.join(data)}: a half of the passages has no answerable question with an answer given"
-            )
-        probability = [file.probability[:, rows] for file, rows in zip(files, given, strict=True)]
-        return np.concatenate(probability, 1), np.concatenate(
-            [file.exact[rows] > 0 for file, rows in zip(files, given, strict=True)]
-        )
-
-    # Fit on one half, measure before (T = 1) and after on the other.
-    chosen = fit_temperature(*events(fitted))
-    probability, right = events(held)
+    # Fit the temperature on one half, measure before (T = 1) and after on the other.
+    null_threshold = threshold if settings.null else None
+    try:
+        chosen = fit_temperature(*answers_given(files, fitted, null_threshold))
+        probability, right = answers_given(files, held, null_threshold)
+    except ValueError as error:
+        raise SettingError(f"data={','.join(data)}: {error}") from error
     untempered = int(np.argmin(np.abs(TEMPERATURES - 1)))
     figures = {
         "temperature": round(float(TEMPERATURES[chosen]), 4),
@@ -257,13 +271,17 @@ def calibrate(
             figures[f"f1 {name}, null on"] = file.mean_f1(threshold, rows)
             figures[f"f1 {name}, always no answer"] = 100 * float(file.null_right[rows].mean())
 
-    # Keep what else config.json says.
-    config = read_config(folder)
     fitted_settings = {name: figures[name] for name in ("temperature", "null_threshold")}
-    config["spanmill"] = {**config.get("spanmill", {}), **asdict(settings), **fitted_settings}
+    _write_settings(folder, {**asdict(settings), **fitted_settings})
+    return figures
+
+
+def _write_settings(folder: Path, settings: dict[str, Any]) -> None:
+    """Write a checkpoint's settings to its config.json, and keep everything else in it."""
+    config = read_config(folder)
+    config["spanmill"] = {**config.get("spanmill", {}), **settings}
     with option("model", folder):
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    return figures
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -43,6 +43,7 @@ class Bundled:
         return Path(__file__).parent / "bundled"
 
     def pinned(self, folder: Path, digest: str) -> Location:
+        """Return the same location: every worker has this package installed."""
         return self
 
 
@@ -56,11 +57,12 @@ class LocalFolder:
         """Return the folder. Raises CheckpointError if it has no config.json."""
         if not (Path(self.path) / "config.json").is_file():
             raise CheckpointError(
-                f"{self.path} has no config.json: it is no Hugging Face checkpoint folder"
+                f"{self.path} has no config.json: it is not a Hugging Face checkpoint folder"
             )
         return Path(self.path)
 
     def pinned(self, folder: Path, digest: str) -> Location:
+        """Return the same location: the reader's digest refuses a folder that has changed."""
         return self
 
 
@@ -72,9 +74,10 @@ class Hub:
     revision: str | None = None
 
     def folder(self) -> Path:
-        """Return the folder in the local cache; download it if necessary. Raises CheckpointError."""
+        """Return the folder in the local cache, downloaded if necessary. Raises CheckpointError."""
         from huggingface_hub import snapshot_download
 
+        # The hub raises many kinds of errors: no network, no such id, no permission, a full disk.
         try:
             return Path(
                 snapshot_download(
@@ -83,7 +86,7 @@ class Hub:
             )
         except Exception as error:
             raise CheckpointError(
-                f"{self.repository!r} is no local folder, and the hub gave none: {error}"
+                f"{self.repository!r} is neither a local folder nor available from the hub: {error}"
             ) from error
 
     def pinned(self, folder: Path, digest: str) -> Location:
@@ -100,8 +103,10 @@ def locate(model: str) -> Location:
         return Bundled()
     if "://" in model:
         raise CheckpointError(
-            f"{model} is a URL: give transforms.stored_folder.StoredFolder({model!r}), which fetches it"
+            f"{model} is a URL: give transforms.stored_folder.StoredFolder({model!r}), which "
+            "fetches it"
         )
+    # A local folder wins over a hub id of the same name, as in transformers.
     if os.path.isdir(model):
         return LocalFolder(os.path.abspath(model))
     repository, _, revision = model.partition("@")
@@ -145,7 +150,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder / 'config.json'} can't be read: {error}") from error
     if not isinstance(config, dict):
-        raise CheckpointError(f"{folder / 'config.json'} holds no JSON object")
+        raise CheckpointError(f"{folder / 'config.json'} is not a JSON object")
     return config
 
 
@@ -162,8 +167,9 @@ def read_settings(folder: Path) -> Settings:
         if settings.usable:
             return settings
     raise CheckpointError(
-        f"config.json has spanmill = {given}: it must be an object, null and null_trained true or false, temperature a number "
-        "above 0, null_threshold a number, link 'softmax' or 'sigmoid'"
+        f"config.json has spanmill = {given}: it must be an object with null and null_trained true "
+        "or false, temperature a number above 0, null_threshold a number, link 'softmax' or "
+        "'sigmoid'"
     )
 
 
@@ -179,14 +185,15 @@ def refuse_unsafe(folder: Path) -> None:
             for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt")
             for path in folder.glob(pattern)
         )
-        found = f"only {', '.join(pickled)}, which is a pickle" if pickled else "no weights at all"
-        raise CheckpointError(f"{folder} has {found}: weights must be safetensors")
+        has = f"only {', '.join(pickled)}, which is a pickle" if pickled else "no weights at all"
+        raise CheckpointError(f"{folder} has {has}: weights must be safetensors")
 
 
 def digest(folder: Path) -> str:
     """Return the SHA-256 (hex) over the names and bytes of all files that loading may read."""
     total = hashlib.sha256()
     for path in sorted({path for pattern in _READ_FILES for path in folder.glob(pattern)}):
+        # A file is hashed again only if one of these changes.
         s = path.stat()
         state = s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns
         total.update(path.name.encode() + b"\0" + _content(path, *state))

@@ -1,4 +1,7 @@
-"""What command lines have in common: bounds of options, refusals, printing on streams that may be closed, exit codes."""
+"""Shared parts of command lines: limits of options, refusals, exit codes, and output streams.
+
+Standard output may be closed or full; that must not change what a command does.
+"""
 
 from __future__ import annotations
 
@@ -33,12 +36,13 @@ def argument(kind: Kind) -> Callable[[str], Any]:
 
 @contextmanager
 def option(name: str, value: Any) -> Iterator[None]:
-    """Turns what the body raises about files and checkpoints into a SettingError that names an option and its value."""
+    """Turn an OSError or ValueError of the body into a SettingError that names an option."""
     try:
         yield
     except SettingError:
         raise
     except OSError as error:
+        # Name the file too if it is not the option's value itself, but lies in a folder, say.
         at = f" ({error.filename})" if error.filename not in (None, str(value)) else ""
         raise SettingError(f"{name}={value}: {error.strerror or error}{at}") from error
     except ValueError as error:
@@ -46,13 +50,13 @@ def option(name: str, value: Any) -> Iterator[None]:
 
 
 def say(text: str, end: str = "\n") -> OSError | None:
-    """Prints on standard output. Returns the error if it is closed or full: what a run did does not depend on it.
+    """Print on standard output; return the error, instead of raising it, if it is closed or full.
 
-    Characters that the stream's encoding lacks are escaped. A stream that failed is replaced by the null device, so that it
-    does not fail again when Python exits.
+    Escapes characters that the stream's encoding lacks. Replaces a stream that failed by the null
+    device, so that it does not fail again when Python exits.
     """
     stream = sys.stdout
-    if stream is None:  # closed when Python started
+    if stream is None:  # it was closed when Python started
         return OSError("it is closed")
     try:
         encoding = stream.encoding or "utf-8"
@@ -62,6 +66,7 @@ def say(text: str, end: str = "\n") -> OSError | None:
             file=stream,
             flush=True,
         )
+    # A closed stream raises ValueError, a full disk or a broken pipe OSError.
     except (OSError, ValueError) as error:
         with suppress(OSError, ValueError):
             null = os.open(os.devnull, os.O_WRONLY)
@@ -72,7 +77,10 @@ def say(text: str, end: str = "\n") -> OSError | None:
 
 
 def run_command(work: Callable[[], str]) -> int:
-    """Runs a command and prints what it returns. Returns the exit code: 0, 2 if it was refused, 3 if it did not finish."""
+    """Run a command, print what it returns, and return its exit code.
+
+    0 if it finished, 2 if it was refused, 3 if it failed, 130 if it was interrupted.
+    """
     try:
         text = work()
     except SettingError as error:
@@ -86,10 +94,11 @@ def run_command(work: Callable[[], str]) -> int:
     except Exception:
         traceback.print_exc()
         return 3
-    unsaid = say(text)
-    if unsaid:
+    # The work is done: a closed standard output is reported, but is not a failure.
+    failure = say(text)
+    if failure:
         print(
-            f"the result can't be printed: standard output: {unsaid.strerror or unsaid}",
+            f"the result can't be printed: standard output: {failure.strerror or failure}",
             file=sys.stderr,
         )
     return 0

@@ -57,6 +57,7 @@ def whole(low: int, high: int) -> Kind:
 def number(low: float, high: float) -> Kind:
     """Return the kind of finite numbers from `low` to `high`, both included."""
 
+    # The exact type, because bool is a subclass of int.
     def takes(value: Any) -> bool:
         return type(value) in (int, float) and math.isfinite(value) and low <= value <= high
 
@@ -125,9 +126,8 @@ def days(most: int = 366) -> Kind:
         begin, end = (
             datetime.datetime.strptime(each, "%Y-%m-%d").date() for each in (first, last or first)
         )
-        count = (
-            min((end - begin).days, most) + 1
-        )  # one day too many is enough for `takes` to refuse the range
+        # One day too many is enough for `takes` to refuse the range.
+        count = min((end - begin).days, most) + 1
         return tuple(begin + datetime.timedelta(days=day) for day in range(count))
 
     words = f"a day YYYY-MM-DD, or a range A..B that goes forward over at most {most} days"
@@ -193,16 +193,18 @@ def make(group: type[Group], values: Mapping[str, Any]) -> Group:
     given = {}
     for name, default, declaration in declared(group):
         value = values.get(name, default)
+        # A default need not be within the limits: None means that the setting depends on the job.
         given[name] = value if value is default else _checked(name, value, declaration.kind)
     return group(**given)
 
 
 def _checked(name: str, value: Any, kind: Kind) -> Any:
     """Return a value, converted if it is text. Raises SettingError if it is outside its limits."""
+    # Library calls may pass the text of a command line instead of a value.
     try:
         converted = kind.read(value) if isinstance(value, str) else value
     except (ValueError, KeyError):
-        converted = math.nan  # no kind takes it, so that the check below raises
+        converted = math.nan  # which no kind takes
     if not kind.takes(converted):
         raise SettingError(f"{name}={value}: must be {kind.words}")
     return converted

@@ -1,4 +1,4 @@
 """What a job is: options, one builder per stage, identity, progress, report."""
 
 DISTRIBUTION = "spanmill"
-"""By which run_pipeline tells this package from another of the same name."""
+"""Lets run_pipeline distinguish this package from another of the same name."""

@@ -22,10 +22,10 @@ from transforms.write_comparison import Gate, WriteComparison
 
 @dataclass(frozen=True)
 class CompareJob:
-    """A comparison with everything resolved.
+    """A comparison with every default resolved.
 
-    sides  before and after
-    worst  regressions and improvements that are listed
+    sides  the audits before and after
+    worst  number of regressions, and of improvements, to list
     """
 
     output: str
@@ -36,26 +36,31 @@ class CompareJob:
 
     @property
     def outputs(self) -> tuple[tuple[str, str], ...]:
+        """The one (stage, folder) that a comparison writes."""
         return (("compare", self.output),)
 
     @property
     def files(self) -> tuple[InputFile, ...]:
-        return ()  # both audits are in the configuration, by what they are and what they hold
+        """No input files: the configuration identifies both audits by their digests."""
+        return ()
 
     def configuration_of(self, stage: str) -> dict[str, Any]:
+        """Return the configuration as run.json holds it."""
         return {"stage": stage, **self.configuration}
 
 
 def resolve(options: argparse.Namespace) -> CompareJob:
-    """Finds both audits. Raises Refused for one that is none, is unfinished, or lacks columns that are needed."""
+    """Find both audits. Raises Refused unless both are finished audits with the needed columns."""
     try:
         output = absolute(options.output)
         before, after = absolute(options.before), absolute(options.after)
     except StorageError as error:
         raise Refused(str(error)) from error
+    # A comparison must not overwrite an audit that it reads.
     if output in (before, after):
-        raise Refused(f"--output={options.output} is one of the audits that are compared")
+        raise Refused(f"--output={options.output} is one of the audits to compare")
     sides = _side(before, "before"), _side(after, "after")
+    # The audits are identified by what they are (run.json) and by what they hold (the manifest).
     configuration: dict[str, Any] = {}
     for name, folder in (("before", before), ("after", after)):
         files = RunFiles(folder)
@@ -69,7 +74,10 @@ def resolve(options: argparse.Namespace) -> CompareJob:
 
 
 def _side(folder: str, option: str) -> AuditSide:
-    """One side, with the columns that its output keeps."""
+    """Return one audit with the columns that its output keeps. Raises Refused.
+
+    option  "before" or "after"
+    """
     configuration = audit_configuration(folder, option)
     side = AuditSide(
         folder=folder,
@@ -80,6 +88,7 @@ def _side(folder: str, option: str) -> AuditSide:
         answers=configuration["answers_column"],
         slices=tuple(configuration["slice_by"]),
     )
+    # The first part shows which of these columns the audit kept.
     columns: list[str] = []
     if paths := side.paths():
         with open_parquet(paths[0]) as file:
@@ -87,7 +96,8 @@ def _side(folder: str, option: str) -> AuditSide:
         for column in (side.id, *(side.prefix + name for name in SCORE_COLUMNS)):
             if column not in columns:
                 raise Refused(
-                    f"--{option}={folder}: its rows have no column {column!r}, which a comparison needs"
+                    f"--{option}={folder}: its rows lack the column {column!r}, "
+                    "which a comparison needs"
                 )
     return replace(
         side,
@@ -98,7 +108,11 @@ def _side(folder: str, option: str) -> AuditSide:
 
 
 def build(pipeline: beam.Pipeline, job: CompareJob) -> None:
-    """two audits -> figures of their parts by id -> | shuffle | -> pairs -> differences -> comparison.json, report.html."""
+    """Build the graph of a comparison.
+
+    Two audits -> figures of their rows by id -> shuffle -> pairs -> differences -> comparison.json
+    and report.html.
+    """
     (output,) = claimed_outputs(job)
     about = {"stage": "compare", "configuration": job.configuration_of("compare")}
     _ = (

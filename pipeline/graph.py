@@ -1,4 +1,4 @@
-"""The graph of annotate and audit: the same steps, the audit's with one more."""
+"""The graph of annotate and audit: the same steps; an audit adds its own."""
 
 from __future__ import annotations
 
@@ -26,18 +26,20 @@ from transforms.write_manifest import WriteManifest
 
 
 def build(pipeline: beam.Pipeline, job: Job) -> None:
-    """files -> runs -> | shuffle | -> chunk by chunk: read, cut, predict, decode, measure, write -> receipts -> manifest.
+    """Build the graph of a job.
 
-    An audit's files come before the manifests: its duplicates are found in the parts that it has by then. One local
-    worker needs no shuffle, and so works on the first chunk before the last file is planned.
+    files -> runs of chunks -> | shuffle | -> chunk by chunk: read, cut, predict, decode, measure,
+    write -> receipts -> the audit's files -> manifests
+
+    The manifests come last: an audit's duplicates are found in its parts before. One local worker
+    needs no shuffle, and so computes the first chunk before the last file is planned.
     """
     outputs = claimed_outputs(job)
     corrections = tuple(job.audit.corrections) if job.audit else ()
     manifests = tuple(StageOutput(each, job.about(each.stage), corrections) for each in outputs)
     process = _ProcessChunks(job, outputs)
-    if (
-        job.work.accelerator
-    ):  # for all of them: a hint in their middle would split what a runner fuses
+    # A hint on some of the steps would split the stage that a runner fuses them into.
+    if job.work.accelerator:
         process = process.with_resource_hints(accelerator=job.work.accelerator)
     runs = (
         pipeline
@@ -50,7 +52,7 @@ def build(pipeline: beam.Pipeline, job: Job) -> None:
     if job.audit:
         audit = next(each for each in manifests if each.output.stage == "audit")
         against = absolute(job.audit.against) if job.audit.against else ""
-        totals |= "ReadExamples" >> ReadExamples(job.inputs.columns)
+        totals |= "ReadExamples" >> ReadExamples(job.inputs.columns, audit.output)
         totals |= "WriteAudit" >> WriteAudit(audit)
         parts = totals | "ListParts" >> beam.FlatMap(list_parts, audit.output.folder, against)
         if not job.work.alone:
@@ -60,7 +62,7 @@ def build(pipeline: beam.Pipeline, job: Job) -> None:
 
 
 class _ProcessChunks(beam.PTransform):
-    """The steps that a runner fuses into one stage, so that resource hints can be put on all of them together."""
+    """The steps that a runner fuses; resource hints apply to all of them."""
 
     def __init__(self, job: Job, outputs: tuple[Output, ...]):
         super().__init__()

@@ -1,9 +1,9 @@
-"""Examples of a run in the terminal, answers and golds highlighted in their passages, for example
+"""Show examples of a run in the terminal, with answers and golds highlighted, for example
 
     python -m pipeline.show out/demo
     python -m pipeline.show out/audit --worst 20 --where 'source == "law"'
 
-Nothing of the corpus can move the cursor or retitle the terminal: control characters are spelt out.
+Control characters are spelt out, so that text can't move the cursor or retitle the terminal.
 """
 
 from __future__ import annotations
@@ -15,9 +15,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-logging.getLogger().addHandler(
-    logging.NullHandler()
-)  # Beam warns of optional packages while it is imported
+logging.getLogger().addHandler(logging.NullHandler())  # Beam warns of optional packages on import
 
 import pyarrow as pa
 from rich.console import Console
@@ -36,64 +34,53 @@ from transforms.storage import StorageError, absolute
 
 ANSWER, GOLD = "bold black on green", "underline yellow"
 _MARKS = {ANSWER: "«»", GOLD: "‹›"}
-"""What stands around spans where there are no colours."""
+"""Marks before and after a span on terminals without colours, by style."""
 
 _QUOTED = 80
 _OUTPUTS = (
-    *(
-        "status",
-        "reason",
-        "probability",
-        "null_probability",
-        "window_index",
-        "num_windows",
-        "n_best",
-        "answer_text",
-        "answer_start",
-        "answer_end",
-    ),
-    *(
-        "prediction",
-        "prediction_start",
-        "prediction_end",
-        "gold_start",
-        "gold_end",
-        "gold_probability",
-        "nll",
-        "f1",
-    ),
+    # both stages
+    *("status", "reason", "probability", "null_probability", "window_index", "num_windows"),
+    # annotate
+    *("n_best", "answer_text", "answer_start", "answer_end"),
+    # audit
+    *("prediction", "prediction_start", "prediction_end", "gold_start", "gold_end"),
+    *("gold_probability", "nll", "f1"),
 )
+"""The output columns that are shown."""
 
 StyledSpan = tuple[int, int, str]
 """Start, end, style."""
 
 
 def quoted(text: str) -> str:
-    """A text of one line, cut if it is long."""
+    """Return a text in quotation marks on one line, shortened to 80 code points."""
     return f"'{one_line(text[:_QUOTED])}{'…' if len(text) > _QUOTED else ''}'"
 
 
 def spans_of(row: dict[str, Any], golds: Any) -> list[StyledSpan]:
-    """The spans that are highlighted in a row whose output columns have lost their prefix; the answer comes last, on top."""
-    found: list[tuple[Any, Any, str]] = [(row.get("gold_start"), row.get("gold_end"), GOLD)]
+    """Return the spans of a row to highlight; the answer comes last, so that it is on top.
+
+    row    values by the names of output columns without the run's prefix
+    golds  {"text": [...], "answer_start": [...]}, or None
+    """
+    # The gold of an audit comes first: spans that follow are drawn over it.
+    spans: list[tuple[Any, Any, str]] = [(row.get("gold_start"), row.get("gold_end"), GOLD)]
     if golds and golds.get("text") and golds.get("answer_start"):
-        placed = zip(golds["text"], golds["answer_start"], strict=False)
-        found += [
-            (start, start + len(text), GOLD)
-            for text, start in placed
-            if text and start is not None and start >= 0
-        ]
+        for text, start in zip(golds["text"], golds["answer_start"], strict=False):
+            if text and start is not None and start >= 0:
+                spans.append((start, start + len(text), GOLD))
     for name in ("answer", "prediction"):
-        found.append((row.get(f"{name}_start"), row.get(f"{name}_end"), ANSWER))
-    return [span for span in dict.fromkeys(found) if span[0] is not None and span[1] is not None]
+        spans.append((row.get(f"{name}_start"), row.get(f"{name}_end"), ANSWER))
+    return [span for span in dict.fromkeys(spans) if span[0] is not None and span[1] is not None]
 
 
 def excerpt(context: str, spans: Sequence[StyledSpan], around: int, marked: bool) -> Text:
-    """The passage about where spans begin and end, `around` code points on either side; its beginning if there is none.
+    """Return the parts of a passage around the ends of spans; its beginning if there are none.
 
-    marked  whether signs stand around the spans, for terminals without colours
+    around  code points shown on either side
+    marked  whether marks surround the spans, for terminals without colours
     """
-    # Golds of a data set may be anywhere.
+    # Golds of a data set may lie beyond the end of the context.
     marks = [
         (style, (start, min(end, len(context))))
         for start, end, style in spans
@@ -121,48 +108,56 @@ def excerpt(context: str, spans: Sequence[StyledSpan], around: int, marked: bool
 
 
 def lines_of(run: FinishedRun, row: dict[str, Any], around: int, marked: bool) -> Iterator[Text]:
-    """An example: id and question, what the model says with its probability, golds, the passage, the other candidates."""
+    """Yield the lines of one example.
 
-    def given(kind: str) -> Any:
+    These are id and question, the model's answer with its probability, golds, the passage, and the
+    other candidates.
+
+    around, marked  as in `excerpt`
+    """
+
+    def input_value(kind: str) -> Any:
         name = run.input(kind)
         return row.get(name) if name else None
 
-    made = {name: row.get(run.output(name)) for name in _OUTPUTS}
+    outputs = {name: row.get(run.output(name)) for name in _OUTPUTS}
     yield Text.assemble(
-        (one_line(str(given("id"))), "bold"), ": ", one_line(str(given("question")))
+        (one_line(str(input_value("id"))), "bold"), ": ", one_line(str(input_value("question")))
     )
-    if made["status"] == "rejected":
-        yield Text(f"rejected: {made['reason']}", "red")
+    if outputs["status"] == "rejected":
+        yield Text(f"rejected: {outputs['reason']}", "red")
     else:
-        text = made["prediction"] if run.stage == "audit" else made["answer_text"]
-        answer = Text(quoted(text), ANSWER) if text else Text("no answer", "bold")
-        likely = made["probability"] if text else made["null_probability"]
-        facts = [f"probability {likely:.2f}"]
-        if made["window_index"] is not None:
-            facts.append(f"window {made['window_index'] + 1} of {made['num_windows']}")
-        if made["nll"] is not None:
-            facts.append(f"loss of the gold {made['nll']:.2f}")
-        if made["f1"] is not None:
-            facts.append(f"F1 {made['f1']:.2f}")
-        yield Text(", ").join([answer, *map(Text, facts)])
-        if made["reason"]:
-            yield Text(f"{made['status']}: {made['reason']}")
-    golds = answers_of(given("answers"))
+        yield _answer_line(outputs, audited=run.stage == "audit")
+        if outputs["reason"]:
+            yield Text(f"{outputs['status']}: {outputs['reason']}")
+    golds = answers_of(input_value("answers"))
     if golds is not None:
-        shown = [Text(quoted(text), GOLD) for text in golds.get("text") or [] if text]
-        yield Text("gold: ").append(Text(" | ").join(shown) if shown else "none")
-    if context := given("context"):
-        yield excerpt(context, spans_of(made, golds), around, marked)
-    others = (made["n_best"] or [])[1:]
-    if others:
-        yield Text(
-            "then: "
-            + " | ".join(f"{quoted(each['text'])} {each['probability']:.2f}" for each in others),
-            "dim",
-        )
+        texts = [Text(quoted(text), GOLD) for text in golds.get("text") or [] if text]
+        yield Text("gold: ").append(Text(" | ").join(texts) if texts else "none")
+    if context := input_value("context"):
+        yield excerpt(context, spans_of(outputs, golds), around, marked)
+    if others := (outputs["n_best"] or [])[1:]:
+        listed = [f"{quoted(each['text'])} {each['probability']:.2f}" for each in others]
+        yield Text(f"then: {' | '.join(listed)}", "dim")
+
+
+def _answer_line(outputs: dict[str, Any], audited: bool) -> Text:
+    """Return the model's answer, its probability, its window and its losses."""
+    text = outputs["prediction"] if audited else outputs["answer_text"]
+    answer = Text(quoted(text), ANSWER) if text else Text("no answer", "bold")
+    probability = outputs["probability"] if text else outputs["null_probability"]
+    facts = [f"probability {probability:.2f}"]
+    if outputs["window_index"] is not None:
+        facts.append(f"window {outputs['window_index'] + 1} of {outputs['num_windows']}")
+    if outputs["nll"] is not None:
+        facts.append(f"loss of the gold {outputs['nll']:.2f}")
+    if outputs["f1"] is not None:
+        facts.append(f"F1 {outputs['f1']:.2f}")
+    return Text(", ").join([answer, *map(Text, facts)])
 
 
 def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of the command."""
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.show",
         description=__doc__,
@@ -174,10 +169,14 @@ def make_parser() -> argparse.ArgumentParser:
     chosen = parser.add_mutually_exclusive_group()
     chosen.add_argument("--id", metavar="X", help="the row with this id")
     chosen.add_argument(
-        "--worst", type=_count, metavar="N", help="the rows of highest loss, of an audit"
+        "--worst", type=_count, metavar="N", help="the N rows of highest loss, for an audit"
     )
     chosen.add_argument(
-        "--sample", type=_count, default=12, metavar="N", help="rows spread over all of them (12)"
+        "--sample",
+        type=_count,
+        default=12,
+        metavar="N",
+        help="N rows spread evenly over all (default: 12)",
     )
     parser.add_argument(
         "--where", metavar="CONDITION", help="only rows that meet a condition, see below"
@@ -187,7 +186,7 @@ def make_parser() -> argparse.ArgumentParser:
         type=_count,
         default=160,
         metavar="N",
-        help="characters shown on either side of a span (160)",
+        help="characters shown on either side of a span (default: 160)",
     )
     return parser
 
@@ -198,32 +197,43 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    options = make_parser().parse_args(arguments)
-    seen = (
-        Console()
-    )  # what the terminal is; a console that writes to it would fail where it is closed or full
-    console = Console(
-        width=seen.width,
-        color_system=seen.color_system,  # type: ignore[arg-type]  # one of those that it takes
-        force_terminal=seen.is_terminal,
+def _console() -> Console:
+    """Make a console with the width and colours of the terminal, to be written to a buffer.
+
+    `say` prints the buffer; a console on a closed or full standard output would raise.
+    """
+    terminal = Console()
+    return Console(
+        width=terminal.width,
+        color_system=terminal.color_system,  # type: ignore[arg-type]  # a literal of the same type
+        force_terminal=terminal.is_terminal,
         highlight=False,
         markup=False,
         emoji=False,
     )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command. Return the exit code.
+
+    0 rows were shown, 1 no row was chosen, 2 the run or an option was refused, 3 standard output
+    can't be written.
+    """
+    options = make_parser().parse_args(arguments)
+    console = _console()
     try:
         run = open_run(absolute(options.output))
         inputs = filter(None, map(run.input, ("id", "question", "context", "answers")))
         rows = choose(run, [*inputs, *map(run.output, _OUTPUTS)], options)
         for row in rows:
             head, *rest = lines_of(run, row, options.around, marked=console.color_system is None)
-            console.file = shown = io.StringIO()
+            console.file = buffer = io.StringIO()
             console.print(head)
             for line in rest:
                 console.print(Padding(line, (0, 0, 0, 4), expand=False))
-            unsaid = say(shown.getvalue(), end="")
+            unsaid = say(buffer.getvalue(), end="")
             if isinstance(unsaid, BrokenPipeError):
-                return 0  # the reader has seen enough
+                return 0  # the reader of the pipe has seen enough
             if unsaid:
                 print(f"standard output: {unsaid.strerror or unsaid}", file=sys.stderr)
                 return 3
@@ -234,7 +244,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(printable(f"refused: {options.output} can't be read: {error}"), file=sys.stderr)
         return 2
     if not rows:
-        print("no row is like that", file=sys.stderr)
+        print("no row matches", file=sys.stderr)
         return 1
     return 0
 

@@ -1,6 +1,7 @@
-"""Tiny seeded checkpoints with real tokenizers, trained on the bundled sample's text, and real networks.
+"""Tiny seeded checkpoints with real tokenizers, trained on the text of the bundled sample.
 
-`ARCHITECTURES` lists them: one for each way in which tokenizers join a pair, networks take it or positions are limited.
+`ARCHITECTURES` lists them. They differ in how tokenizers join a pair, in the inputs of the network
+and in the limits of positions.
 """
 
 from __future__ import annotations
@@ -42,6 +43,9 @@ from transformers import (
     LongformerForQuestionAnswering,
     ModernBertConfig,
     ModernBertForQuestionAnswering,
+    MPNetConfig,
+    MPNetForQuestionAnswering,
+    MPNetTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     RobertaConfig,
@@ -65,7 +69,7 @@ _SIZES = {
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
     "intermediate_size": 64,
-    "initializer_range": 0.5,  # so wide that logits differ from token to token
+    "initializer_range": 0.5,  # large, so that logits differ between tokens
 }
 
 
@@ -83,15 +87,14 @@ def _wordpieces() -> dict[str, int]:
         vocab_size=800, special_tokens=_BERT_TOKENS, show_progress=False
     )
     tokenizer.train_from_iterator(sample_texts(), trainer)
-    learnt = sorted(
-        tokenizer.get_vocab().keys() - set(_BERT_TOKENS)
-    )  # the trainer numbers them anew in every process
+    # The trainer numbers the tokens differently in every process.
+    learnt = sorted(tokenizer.get_vocab().keys() - set(_BERT_TOKENS))
     return {token: k for k, token in enumerate([*_BERT_TOKENS, *learnt])}
 
 
 @cache
 def _byte_pairs(*special: str) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Vocabulary and merges of a byte-level BPE whose first ids are the special tokens."""
+    """Return vocabulary and merges of a byte-level BPE. The first ids are the special tokens."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
@@ -107,7 +110,10 @@ def _byte_pairs(*special: str) -> tuple[dict[str, int], list[tuple[str, str]]]:
 
 @cache
 def _unigrams() -> list[tuple[str, float]]:
-    """Pieces of a Unigram model over metaspace words, without special tokens; the trainer's scores differ every time."""
+    """Return the pieces of a Unigram model over metaspace words, without special tokens.
+
+    The scores of the trainer are not reproducible, so they are not used.
+    """
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.train_from_iterator(
@@ -121,7 +127,7 @@ def _with_special(*special: str) -> list[tuple[str, float]]:
 
 
 def wordpiece() -> PreTrainedTokenizerFast:
-    """A BERT tokenizer: lower case, accents stripped, WordPiece."""
+    """Return a BERT tokenizer: lower case, accents stripped, WordPiece."""
     tokenizer = Tokenizer(models.WordPiece(_wordpieces(), unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -143,17 +149,32 @@ def wordpiece() -> PreTrainedTokenizerFast:
 
 
 def roberta_tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level BPE; a pair is `<s> A </s></s> B </s>`, all of one token type; the padding has id 1."""
+    """Return a byte-level BPE; a pair is `<s> A </s></s> B </s>` with one token type.
+
+    The padding has id 1.
+    """
     vocabulary, merges = _byte_pairs("<s>", "<pad>", "</s>", "<unk>", "<mask>")
     return RobertaTokenizer(vocab=dict(vocabulary), merges=list(merges), model_max_length=512)
 
 
+def mpnet_tokenizer() -> PreTrainedTokenizerFast:
+    """BERT's word pieces under ids that are 4 higher; a pair is `<s> A </s></s> B </s>`."""
+    special = ("<s>", "<pad>", "</s>", "<unk>")
+    pieces = {token: k + len(special) for token, k in _wordpieces().items()}
+    vocabulary = {**{token: k for k, token in enumerate(special)}, **pieces}
+    return MPNetTokenizer(vocab={**vocabulary, "<mask>": len(vocabulary)}, model_max_length=512)
+
+
 def joined_emoji_tokenizer() -> PreTrainedTokenizerFast:
-    """RoBERTa's with bytes for tokens and one merge: the zero-width joiner and half of the emoji after it."""
+    """Return RoBERTa's tokenizer with bytes as tokens and one merge.
+
+    The merge joins the zero-width joiner and half of the emoji after it.
+    """
+    # The letters that represent the bytes e2 80 8d and f0 9f.
     zero_width_joiner, emoji = (
         "âĢį",
         "ðŁ",
-    )  # the letters that stand for the bytes e2 80 8d and f0 9f
+    )
     merges = [("â", "Ģ"), ("âĢ", "į"), ("ð", "Ł"), (zero_width_joiner, emoji)]
     tokens = [
         "<s>",
@@ -170,7 +191,10 @@ def joined_emoji_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def modernbert_tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level BPE with BERT's special tokens, no token types in use, no `model_max_length` (it is 1e30 then)."""
+    """Return a byte-level BPE with BERT's special tokens, without token types.
+
+    It has no `model_max_length`, which is 1e30 then.
+    """
     vocabulary, merges = _byte_pairs(*_BERT_TOKENS)
     tokenizer = Tokenizer(models.BPE(vocabulary, merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -190,7 +214,10 @@ def modernbert_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def xlnet_tokenizer() -> PreTrainedTokenizerFast:
-    """Unigram; pads on the left, so the context comes first: `A <sep> B <sep> <cls>`, the classifier token last."""
+    """Return a Unigram tokenizer with left padding: `A <sep> B <sep> <cls>`.
+
+    The context comes first, the classifier token last.
+    """
     special = ("<unk>", "<s>", "</s>", "<cls>", "<sep>", "<pad>", "<mask>", "<eop>", "<eod>")
     return XLNetTokenizer(vocab=_with_special(*special), unk_id=0)
 
@@ -199,9 +226,9 @@ def xlnet_tokenizer() -> PreTrainedTokenizerFast:
 class Architecture:
     """One kind of checkpoint.
 
-    positions     how many tokens its network can take, None for any number
-    token_types   whether its network tells question and context apart by token types
-    sizes         settings of its network beyond the vocabulary
+    positions     most tokens that its network takes, None for any number
+    token_types   whether its network distinguishes question and context by token types
+    sizes         settings of its network besides the vocabulary
     """
 
     name: str
@@ -213,7 +240,7 @@ class Architecture:
     sizes: dict[str, Any]
 
     def build(self, folder: Path, seed: int = 0) -> Path:
-        """Writes the checkpoint, whose weights depend on the seed, into the folder."""
+        """Write the checkpoint, whose weights depend on the seed, into the folder."""
         tokenizer = self.tokenizer()
         torch.manual_seed(seed)
         network = self.network(
@@ -333,6 +360,17 @@ ARCHITECTURES = [
 ]
 
 
+MPNET = Architecture(
+    "mpnet",
+    mpnet_tokenizer,
+    MPNetForQuestionAnswering,
+    MPNetConfig,
+    512,
+    False,
+    {"max_position_embeddings": 514},
+)
+"""A network whose tokens align with BERT's one to one."""
+
 OTHERS = [
     Architecture(  # counts the separators of its input
         "longformer",
@@ -348,9 +386,7 @@ OTHERS = [
             "sep_token_id": 2,
         },
     ),
-    Architecture(
-        "fnet", wordpiece, FNetForQuestionAnswering, FNetConfig, 512, True, {}
-    ),  # without an attention mask
+    Architecture("fnet", wordpiece, FNetForQuestionAnswering, FNetConfig, 512, True, {}),
     Architecture(
         "yoso",
         wordpiece,
@@ -379,17 +415,17 @@ OTHERS = [
         {"type_vocab_size": 1},
     ),
 ]
-"""Networks that see the padding of their neighbours, or want what most don't."""
+"""Networks that see the padding of their neighbours, or that need unusual inputs."""
 
 
 def build_bert(folder: Path, seed: int = 0) -> Path:
-    """A two-layer BERT with 32 dimensions."""
+    """Return a two-layer BERT with 32 dimensions."""
     return _BERT.build(folder, seed)
 
 
 @dataclass
 class Checkpoint:
-    """A built checkpoint, and how transformers itself uses it."""
+    """A built checkpoint, and the way transformers itself uses it."""
 
     architecture: Architecture
     folder: Path
@@ -403,7 +439,10 @@ class Checkpoint:
         return AutoModelForQuestionAnswering.from_pretrained(self.folder).eval()
 
     def fresh_tokenizer(self) -> PreTrainedTokenizerFast:
-        """Reads special tokens in a text as text: where a model has them as pieces, they are cut after their first letter."""
+        """Read special tokens in a text as text.
+
+        If a model has them as pieces, they are cut after their first letter.
+        """
         tokenizer = AutoTokenizer.from_pretrained(self.folder, split_special_tokens=True)
         backend = tokenizer.backend_tokenizer
         if isinstance(backend.model, models.Unigram):

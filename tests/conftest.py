@@ -6,9 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-os.environ.setdefault(
-    "OMP_NUM_THREADS", "1"
-)  # before torch: threads that wait for each other cost tiny networks most
+# Before torch is imported: threads that wait for each other slow tiny networks down.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -16,7 +15,7 @@ from hypothesis import HealthCheck, settings
 if TYPE_CHECKING:
     from tests.runs import Annotate
 
-# What draws examples slowly, or takes long for one, is a busy machine.
+# Slow examples are the fault of a busy machine.
 settings.register_profile(
     "spanmill",
     deadline=None,
@@ -29,17 +28,21 @@ settings.load_profile("spanmill")
 
 @pytest.fixture(scope="session")
 def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny BERT question answering checkpoint, built once."""
+    """Return a tiny BERT question answering checkpoint, built once."""
+    # Seconds of imports that a process which only distributes the tests does not need.
     from tests.checkpoints import (
         build_bert,
-    )  # seconds of imports, which a process that hands out the tests does without
+    )
 
     return build_bert(tmp_path_factory.mktemp("bert"))
 
 
 @pytest.fixture
 def annotate(bert_folder: Path) -> Annotate:
-    """Runs annotate with the tiny checkpoint: `annotate(input, output, *options)` is the exit code."""
+    """Return a function that runs annotate with the tiny checkpoint.
+
+    `annotate(input, output, *options)` returns the exit code.
+    """
 
     def run_annotate(inputs: Path | str, output: Path | str, *options: str) -> int:
         from tests.runs import run
@@ -57,5 +60,5 @@ def annotate(bert_folder: Path) -> Annotate:
 
 @pytest.fixture
 def output(tmp_path: Path) -> Path:
-    """An output that is not there yet."""
+    """Return the path of an output that does not exist yet."""
     return tmp_path / "out"

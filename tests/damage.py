@@ -1,4 +1,4 @@
-"""Parquet files damaged in all kinds of ways, each from its number alone."""
+"""Parquet files with all kinds of damage, each determined by its number."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ ROWS, ROW_GROUP = 48, 16
 
 
 def sound(seed: int) -> bytes:
-    """A file of three row groups; codec, encoding, page size and kind of text depend on the seed."""
+    """Return a file of three row groups.
+
+    Codec, encoding, page size and kind of text depend on the seed.
+    """
     choose = random.Random(seed)
     table = examples(ROWS, first=seed % 90)
     kind = choose.choice(["string", "large_string", "dictionary"])
@@ -41,7 +44,7 @@ def sound(seed: int) -> bytes:
 
 
 def _footer(content: bytes) -> int:
-    """Where the footer begins."""
+    """Return the offset of the footer."""
     return len(content) - 8 - struct.unpack("<I", content[-8:-4])[0]
 
 
@@ -53,7 +56,7 @@ def _flip(content: bytes, begin: int, end: int, choose: random.Random, most: int
 
 
 def _pages(content: bytes, choose: random.Random) -> tuple[int, int]:
-    """Where the pages of some column chunk begin and end."""
+    """Return the offsets at which the pages of a random column chunk begin and end."""
     metadata = pq.ParquetFile(io.BytesIO(content)).metadata
     column = metadata.row_group(choose.randrange(metadata.num_row_groups)).column(
         choose.randrange(metadata.num_columns)
@@ -85,7 +88,7 @@ def page_data(content: bytes, choose: random.Random) -> bytes:
 
 
 def declared_sizes(content: bytes, choose: random.Random) -> bytes:
-    """The sizes in a page header, set to the largest that their place holds."""
+    """Set the sizes in a page header to the largest values that their bytes can hold."""
     begin, _ = _pages(content, choose)
     damaged = bytearray(content)
     for place in range(begin + 1, min(begin + 12, len(damaged))):
@@ -95,7 +98,7 @@ def declared_sizes(content: bytes, choose: random.Random) -> bytes:
 
 
 def hole(content: bytes, choose: random.Random) -> bytes:
-    """Some bytes are gone from the middle: all that follows is out of its place."""
+    """Remove some bytes from the middle, so that everything after them is shifted."""
     begin = choose.randrange(4, len(content) - 12)
     return content[:begin] + content[begin + choose.randint(1, 64) :]
 
@@ -137,13 +140,13 @@ DAMAGES: tuple[Callable[[bytes, random.Random], bytes], ...] = (
 
 
 def damaged(number: int) -> tuple[str, bytes]:
-    """The damage and the content of a file."""
+    """Return the name of a damage and the content of the damaged file."""
     damage = DAMAGES[number % len(DAMAGES)]
     return damage.__name__, damage(sound(number), random.Random(number))
 
 
 def odd_tables() -> dict[str, pa.Table]:
-    """Files that are sound, and not what is expected of an input."""
+    """Return valid files that are not what an input should be."""
     table = wide = examples(4)
     for number in range(3000):
         wide = wide.append_column(f"c{number}", pa.array([number] * 4))

@@ -1,6 +1,7 @@
-"""As much of the Dataflow service as a launcher speaks with, on the port that is given; the jobs are run for real.
+"""The part of the Dataflow service that a launcher uses, on the given port. It runs the jobs.
 
-A job's graph is fetched from where it was staged and run in this process, its containers alone left out.
+The graph of a job is fetched from the place where it was staged, and run in this process, without
+its containers.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 JOBS: dict[str, dict[str, Any]] = {}
 MESSAGES: dict[str, dict[str, Any]] = {}
-"""What the service says of a job that has failed."""
+"""What the service reports about a job that has failed."""
 
 TIME = "2026-11-24T00:00:00Z"
 
@@ -52,7 +53,7 @@ class Service(BaseHTTPRequestHandler):
         self.answer(job)
 
     def do_GET(self) -> None:
-        """A job, or its messages, or no metrics of it."""
+        """Answer with a job, with its messages, or with empty metrics."""
         job, _, asked = self.path.partition("?")[0].partition("/jobs/")[2].partition("/")
         self.answer({"": JOBS, "messages": MESSAGES}.get(asked, {}).get(job, {}))
 

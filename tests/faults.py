@@ -1,4 +1,4 @@
-"""A store whose Nth operation goes wrong: fsspec's memory file system under the name `faulty://`."""
+"""A store whose Nth operation fails: fsspec's memory file system as `faulty://`."""
 
 from __future__ import annotations
 
@@ -22,16 +22,18 @@ def _reset() -> OSError:
 
 @dataclass
 class Fault:
-    """What goes wrong at the operation of this number, the first being 1; and the operations so far.
+    """The fault at the operation of this number, counted from 1, and the operations so far.
 
-    kind  "fail": it raises, and does nothing
-          "gone": it raises, and so does all that follows
-          "delay": it takes a while
-          "tear": a write leaves half of its object and raises, the read of a range gives half; else as "fail"
-          "tear and gone": the same, and all that follows raises: a store without atomic writes, and a crash
-          "answer lost": it is done, and raises
-          "write lost": a write is not done, and does not raise
-          "full": from here on writes raise ENOSPC
+    kind  "fail": the operation raises and has no effect
+          "gone": it raises, and so do all operations after it
+          "delay": it is slow
+          "tear": a write stores half of its object and raises, the read of a range returns half;
+                  other operations fail
+          "tear and gone": like "tear", and all operations after it raise: a store without atomic
+                  writes, and a crash
+          "answer lost": it succeeds, but raises
+          "write lost": a write has no effect, and does not raise
+          "full": writes raise ENOSPC from here on
     """
 
     kind: str
@@ -73,7 +75,7 @@ _inside = threading.local()
 
 
 def _counted(name: str) -> Callable[..., Any]:
-    """A method that passes through the fault, but for what the file system calls within another of its operations."""
+    """Return a method that applies the fault, except in calls by other operations of the store."""
     original = getattr(MemoryFileSystem, name)
 
     def method(self: FaultyFileSystem, path: str, *rest: Any, **options: Any) -> Any:
@@ -93,7 +95,7 @@ def _counted(name: str) -> Callable[..., Any]:
 
 
 class FaultyFileSystem(MemoryFileSystem):
-    """The store; `fault` is of all its instances."""
+    """The store. `fault` applies to all instances."""
 
     protocol = "faulty"
     store: ClassVar[dict[str, Any]] = {}
@@ -106,7 +108,7 @@ class FaultyFileSystem(MemoryFileSystem):
 
     @classmethod
     def empty(cls) -> None:
-        """As it was made."""
+        """Reset the store to its initial state."""
         cls.fault = None
         cls.store.clear()
         cls.pseudo_dirs[:] = [""]

@@ -1,4 +1,4 @@
-"""Figures of two ways to the same end, compared."""
+"""Compares figures that were computed in two ways."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 
 def same_figures(found: Any, expected: Any, path: str = "", sums: float = 1e-9) -> None:
-    """Counts, texts, extremes and quantiles to the last digit; what comes from sums within `sums`."""
+    """Assert that figures are equal: sums within a tolerance of `sums`, all others exactly."""
     if isinstance(expected, dict):
         assert found.keys() == expected.keys(), path
         for name in expected:

@@ -1,6 +1,6 @@
-"""Beam's local job service on the port that is given, with as many workers as a job's --direct_num_workers says.
+"""Beam's local job service on the given port, with `--direct_num_workers` workers for each job.
 
-Beam's own `local_job_service_main` gives every job one worker, whatever it asks for.
+Beam's own `local_job_service_main` gives every job one worker.
 """
 
 from __future__ import annotations

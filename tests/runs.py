@@ -1,4 +1,4 @@
-"""Jobs as users run them: an input written, `run_pipeline.main` called, the output reopened."""
+"""Jobs as users run them: write an input, call `run_pipeline.main`, reopen the output."""
 
 from __future__ import annotations
 
@@ -22,19 +22,20 @@ Annotate = Callable[..., int]
 
 
 def environment(**more: str) -> dict[str, str]:
-    """The environment of a process that imports this tree."""
+    """Return the environment of a process that imports this tree."""
     return {**os.environ, "PYTHONPATH": str(HOUSE), "OMP_NUM_THREADS": "1", **more}
 
 
 def examples(count: int, first: int = 0) -> pa.Table:
-    """Rows that all differ in id, question and context."""
+    """Return rows that differ in id, question and context."""
     numbers = range(first, first + count)
     return pa.table(
         {
             "id": [f"row {n}" for n in numbers],
             "question": [f"Who kept lamp {n}?" for n in numbers],
             "context": [
-                f"In the year {1800 + n} the keeper Ada lit lamp {n}. The sea 🌊 was calm, 灯台 said {n}."
+                f"In the year {1800 + n} the keeper Ada lit lamp {n}. "
+                f"The sea 🌊 was calm, 灯台 said {n}."
                 for n in numbers
             ],
         }
@@ -42,7 +43,10 @@ def examples(count: int, first: int = 0) -> pa.Table:
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 600) -> None:
-    """Returns once the condition holds. The limit is for what hangs: a test that others slow down never meets it."""
+    """Wait until a condition holds.
+
+    The limit is for tests that hang: slow machines do not reach it.
+    """
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds:.0f} s"
@@ -56,7 +60,10 @@ def write_input(path: Path, table: pa.Table, **options: Any) -> Path:
 
 
 def run(*arguments: str | Path) -> int:
-    """The exit code of `run_pipeline.py ARGUMENTS...`, run in this process; its signal handlers don't stay behind."""
+    """Return the exit code of `run_pipeline.py ARGUMENTS...`, run in this process.
+
+    Its signal handlers are removed afterwards.
+    """
     handlers = {
         number: signal.getsignal(number)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -79,7 +86,7 @@ def part_files(output: Path) -> list[Path]:
 
 
 def read_parts(output: Path) -> pa.Table:
-    """All parts end to end, in the order of their names. Fails if their schemas differ."""
+    """Return all parts as one table, in the order of their names. Fails if their schemas differ."""
     return pa.concat_tables([pq.ParquetFile(path).read() for path in part_files(output)])
 
 
@@ -90,5 +97,5 @@ def read_rejections(output: Path) -> list[dict[str, Any]]:
 
 
 def identities(output: Path) -> dict[str, tuple[int, int]]:
-    """Inode and time of modification of every part: what changes when a part is written again."""
+    """Return inode and modification time of every part, which change if a part is rewritten."""
     return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in part_files(output)}

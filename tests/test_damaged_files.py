@@ -1,4 +1,4 @@
-"""Damaged and odd files among sound ones: nothing crashes, what can be read is answered, what can't is named."""
+"""Damaged and odd files among sound ones: readable rows are answered, the rest is reported."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.started import start
 
 
 def annotate(folder: Path, model: Path) -> int:
-    """The exit code of a run in a process of its own, which a damaged file might crash."""
+    """Return the exit code of a run in a process of its own, which a damaged file might crash."""
     arguments = [
         f"--input={folder}/in",
         f"--output={folder}/out",
@@ -28,7 +28,10 @@ def annotate(folder: Path, model: Path) -> int:
 
 
 def check(folder: Path, model: Path, files: dict[str, bytes]) -> tuple[int, int]:
-    """One run over these files and a sound one before and after them. Returns how many were refused, and failed in part."""
+    """Run over these files, with a sound file before and after them.
+
+    Returns the number of refused files, and of files that failed in part.
+    """
     (folder / "in").mkdir(parents=True)
     for name in ("0-first", "9-last"):
         write_input(folder / "in" / f"{name}.parquet", examples(ROWS), row_group_size=ROW_GROUP)
@@ -43,7 +46,7 @@ def check(folder: Path, model: Path, files: dict[str, bytes]) -> tuple[int, int]
     refused, failed = set(), set()
     for failure in manifest["failures"]:
         name = Path(failure["path"]).stem
-        assert name in files, failure  # no sound file suffers
+        assert name in files, failure  # sound files are not affected
         assert failure["error"], failure
         (refused if failure["row_group"] < 0 else failed).add(name)
     parts: dict[str, int] = {}

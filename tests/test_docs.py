@@ -1,17 +1,24 @@
-"""What the manual says to type is typed; links in the repository's own pages lead somewhere. `make docs` builds the site."""
+"""Executes the manual's commands, and checks the links of the repository's own pages.
+
+`make docs` builds the site.
+"""
 
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from model.audit.rows import AUDIT_COLUMNS
 from model.checkpoint import Bundled
+from model.columns import Column
+from model.reading.columns import ANSWER_COLUMNS
 from pipeline import convert, show
 from pipeline.sample import SAMPLE
 from tests.runs import run
@@ -19,8 +26,10 @@ from tests.runs import run
 HOUSE = Path(__file__).parent.parent
 
 RUN_PAGES = ("tutorial", "convert", "show", "migration", "beam", "runners", "label_errors compare")
-"""Pages whose `python` and `sh` blocks are run, in order, in one empty folder; `console` and `text` blocks are not. Those that
-stand together take up what the one before left."""
+"""Pages whose `python` and `sh` blocks are run in order, in an empty folder.
+
+`console` and `text` blocks are not run. Pages in one entry share a folder.
+"""
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "python run_pipeline.py": lambda arguments: run(*arguments),
@@ -32,7 +41,7 @@ BLOCK = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE |
 
 
 def blocks(page: Path) -> list[tuple[str, str, str]]:
-    """(language, title, content) of the fenced blocks of a page."""
+    """Return (language, title, content) of the fenced blocks of a page."""
     return BLOCK.findall(page.read_text("utf-8"))
 
 
@@ -76,7 +85,7 @@ def test_what_a_page_says_to_type_works(
 
 
 def test_commands_in_the_readme_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """On the first rows of the sample, and with the bundled reader as the checkpoint that is named."""
+    """They run on the first rows of the sample, with the bundled reader as the checkpoint."""
     monkeypatch.chdir(tmp_path)
     for name, target in (
         ("data/a.parquet", SAMPLE),
@@ -114,7 +123,7 @@ def test_python_in_the_readme_works():
 def test_what_a_page_says_that_convert_prints_is_printed(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    """Output that no model has to do with."""
+    """This output does not depend on the model."""
     monkeypatch.chdir(tmp_path)
     told = ""
     checked = 0
@@ -129,6 +138,13 @@ def test_what_a_page_says_that_convert_prints_is_printed(
             checked += 1
             told = ""
     assert checked
+
+
+def test_the_walk_of_one_chunk_is_what_a_run_records():
+    walk = runpy.run_path(str(HOUSE / "docs" / "figures" / "walk.py"))
+    page = walk["PAGE"].read_text("utf-8")
+    assert f"python run_pipeline.py {walk['COMMAND']} --output out\n" in page
+    assert walk["filled"](page, run) == page, "run: python docs/figures/walk.py"
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
@@ -148,7 +164,7 @@ FOLDERS = ("benchmarks", "deploy", "docs", "model")
 
 
 def test_files_that_pages_name_exist():
-    """Commands behind figures, tests behind guarantees, and pages that the site can't link to."""
+    """They are commands behind figures, tests behind guarantees, and pages outside the site."""
     pages = [HOUSE / name for name in ("CONTRIBUTING.md", "README.md", "SECURITY.md")]
     pages += [page for name in FOLDERS for page in (HOUSE / name).rglob("*.md")]
     tests = {path.name for path in (HOUSE / "tests").rglob("test_*.py")}
@@ -162,3 +178,20 @@ def test_files_that_pages_name_exist():
         named += len(files)
     assert named > 100
     assert missing == []
+
+
+@pytest.mark.parametrize(
+    ("stage", "columns"), [("annotate", ANSWER_COLUMNS), ("audit", AUDIT_COLUMNS)]
+)
+def test_the_manual_has_every_column_once(stage: str, columns: Sequence[Column]):
+    hooks = runpy.run_path(str(HOUSE / "docs" / "hooks.py"))
+    page = (HOUSE / "docs" / "reference" / "columns.md").read_text("utf-8")
+    made = hooks["on_page_markdown"](page)
+    section = made.split(f"## {stage}\n")[1].split("\n## ")[0]
+    lines = [line.split("|") for line in section.splitlines() if line.startswith("| `")]
+    names = [re.findall(r"`(\w+)`", cells[1]) for cells in lines]
+    assert [name for each in names for name in each] == [column.name for column in columns]
+    assert "<!--" not in made
+    types = {cells[2].strip() for cells in lines}
+    assert types <= {"string", "int32", "float32", "float64", "list of struct", "binary(16)"}
+    assert all(len(cells) == 5 and cells[3].strip() for cells in lines)

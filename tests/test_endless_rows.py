@@ -1,4 +1,4 @@
-"""Rows without end, through a whole run of the bundled reader: they have their reason, their neighbours their answers."""
+"""Very long rows in a whole run: they are rejected with a reason, their neighbours answered."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ ENDLESS = {
 def annotate(
     rows: list[dict[str, str]], folder: Path
 ) -> tuple[dict[str, dict[str, object]], int, float]:
-    """What was written of each row, by id, and the peak memory (MiB) and seconds of the process."""
+    """Return what was written for each row, by id, with peak memory (MiB) and seconds."""
     source = write_input(folder / "in.parquet", pa.Table.from_pylist(rows))
     began = time.monotonic()
     process = start(["annotate", f"--input={source}", f"--output={folder}/out"], folder / "log")
@@ -60,7 +60,7 @@ def test_neighbours_keep_their_answers_and_memory_is_bounded(
         {"id": name, "question": question, "context": context}
         for name, (question, context) in ENDLESS.items()
     ]
-    start(["--help"], tmp_path / "log").join()  # the server itself is started
+    start(["--help"], tmp_path / "log").join()  # starts the server of processes
     alone, usual, _ = annotate(good, tmp_path / "alone")
     mixed = [row for pair in zip(endless, good, strict=True) for row in pair]
     found, peak, seconds = annotate(mixed, tmp_path / "mixed")
@@ -79,4 +79,4 @@ def test_neighbours_keep_their_answers_and_memory_is_bounded(
         ("rejected", "too_many_windows")
     ] * 3
     assert [row["id"] for row in read_rejections(tmp_path / "mixed" / "out")] == rejected
-    assert peak < usual + 700  # seven copies or so of 70 MB of text
+    assert peak < usual + 700  # about seven copies of 70 MB of text

@@ -1,4 +1,4 @@
-"""The same job on each engine, with real worker processes: the same output and figures as in one process."""
+"""The same job on each engine with real worker processes has the same output and figures."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ ROWS = 48
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six files of two row groups, with golds of all kinds, some rows without a question."""
+    """Write six files of two row groups, with all kinds of golds, some rows without question."""
     folder = tmp_path_factory.mktemp("source")
     table = gold_examples(ROWS)
     for place in range(6):
@@ -59,7 +59,7 @@ Job = Callable[..., int]
 
 @pytest.fixture(scope="module")
 def job(source: Path, bert_folder: Path) -> Job:
-    """Runs `annotate --audit` into a folder with the options of an engine; returns the exit code."""
+    """Run `annotate --audit` into a folder with the options of an engine. Returns the exit code."""
 
     def run_job(output: Path, *options: str) -> int:
         arguments = (
@@ -69,16 +69,15 @@ def job(source: Path, bert_folder: Path) -> Job:
             "--chunk_rows=2",
             "--audit",
         )
-        return run(
-            "annotate", *arguments, "--dtype=float32", *options
-        )  # what auto means here may be another elsewhere
+        # `auto` may choose another device elsewhere.
+        return run("annotate", *arguments, "--dtype=float32", *options)
 
     return run_job
 
 
 @pytest.fixture(scope="module")
 def alone(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The output of the run in one process."""
+    """Return the output of the run in one process."""
     output = tmp_path_factory.mktemp("alone") / "out"
     assert job(output) == 0
     assert workers(output).keys() == {os.getpid()}
@@ -86,7 +85,7 @@ def alone(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def workers(output: Path) -> dict[int, int]:
-    """How many parts each process has written, by the receipts in them."""
+    """Return the number of parts by the process that wrote them, from the receipts."""
     found: dict[int, int] = {}
     for path in part_files(output):
         receipt: dict[str, Any] = json.loads(pq.read_metadata(path).metadata[RECEIPT_KEY])
@@ -121,7 +120,7 @@ def processes() -> Iterator[list[str]]:
 
 @pytest.fixture(scope="module")
 def portable() -> Iterator[list[str]]:
-    """A job service and a pool of SDK workers, each a process, that speak gRPC with each other."""
+    """Run a job service and a pool of SDK workers as processes that talk over gRPC."""
     port = free_port()
     command = [sys.executable, str(HOUSE / "tests" / "job_service.py"), str(port)]
     with serving(command, lambda: listens(port)), _worker_pool() as options:
@@ -135,9 +134,9 @@ def portable() -> Iterator[list[str]]:
 
 @contextmanager
 def _worker_pool() -> Iterator[list[str]]:
-    """Starts an SDK worker as a process whenever a runner asks for one; the options by which it asks."""
+    """Start an SDK worker process whenever a runner requests one; yield the options for it."""
     port = free_port()
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # it starts `python`
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # it runs `python`
     command = [
         sys.executable,
         "-m",
@@ -150,7 +149,7 @@ def _worker_pool() -> Iterator[list[str]]:
 
 @pytest.fixture(scope="module")
 def dask() -> Iterator[list[str]]:
-    """A Dask scheduler and two workers, each a process."""
+    """Run a Dask scheduler and two workers as processes."""
     port = free_port()
     address = f"tcp://127.0.0.1:{port}"
     scheduler = [
@@ -178,17 +177,18 @@ def dask() -> Iterator[list[str]]:
         serving([*two, "--no-dashboard"], both_are_there),
     ):
         yield ["--runner=DaskRunner", f"--dask_client_address={address}"]
-        for client in list(Client._instances):  # Beam's runner leaves its own open
+        for client in list(Client._instances):  # Beam's runner leaves its client open
             client.close()
 
 
 @pytest.fixture(scope="module")
 def flink() -> Iterator[list[str]]:
-    """Flink's own local cluster with two slots, in the job server's process, and a pool of SDK workers."""
+    """Run Flink's local cluster with two slots in the job server, and a pool of SDK workers."""
     jar = os.environ.get("FLINK_JOB_SERVER_JAR")
     if not jar:
         pytest.skip(
-            "FLINK_JOB_SERVER_JAR is not set: the path of beam-runners-flink-*-job-server.jar (deploy/flink)"
+            "FLINK_JOB_SERVER_JAR is not set: the path of "
+            "beam-runners-flink-*-job-server.jar (deploy/flink)"
         )
     flink_options = ["--flink_master=[local]", f"--flink_job_server_jar={jar}", "--parallelism=2"]
     with _worker_pool() as options:
@@ -197,11 +197,12 @@ def flink() -> Iterator[list[str]]:
 
 @pytest.fixture(scope="module")
 def prism() -> Iterator[list[str]]:
-    """Prism, and a pool of SDK workers."""
+    """Run Prism and a pool of SDK workers."""
     binary = os.environ.get("PRISM_BINARY")
     if not binary:
         pytest.skip(
-            "PRISM_BINARY is not set: the path of Beam's prism, built with Go or from Beam's releases"
+            "PRISM_BINARY is not set: the path of Beam's prism, built with Go or from "
+            "Beam's releases"
         )
     with _worker_pool() as options:
         yield ["--runner=PrismRunner", f"--prism_location={binary}", *options]
@@ -214,7 +215,7 @@ def prism() -> Iterator[list[str]]:
         ("portable", 2),
         ("dask", 2),
         pytest.param("flink", 2, marks=pytest.mark.flink),
-        pytest.param("prism", 1, marks=pytest.mark.prism),  # it starts one worker per environment
+        pytest.param("prism", 1, marks=pytest.mark.prism),  # starts one worker per environment
     ],
 )
 def test_workers_share_the_work_and_give_the_same(
@@ -236,7 +237,7 @@ def test_a_job_that_fails_there_did_not_finish(
     request: pytest.FixtureRequest,
     capfd: pytest.CaptureFixture[str],
 ):
-    """No worker has such a device, and no launcher can know that."""
+    """No worker has such a device, and a launcher cannot know that."""
     assert job(tmp_path / "out", *request.getfixturevalue(engine), "--device=cuda:99") == 3
     told = [
         line for line in capfd.readouterr().err.splitlines() if "the run did not finish" in line

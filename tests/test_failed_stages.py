@@ -1,4 +1,4 @@
-"""A crash in what one stage makes of a chunk: the other stage keeps its answers, and a rerun tries that stage alone."""
+"""One stage fails: the other keeps what it has, and a rerun retries only the one that failed."""
 
 from __future__ import annotations
 
@@ -8,18 +8,22 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
-import model.reading.prediction
+import model.audit.window_losses
+import pipeline.job.duplicates
 import transforms.decode_answers
+import transforms.find_duplicates
 import transforms.make_windows
 import transforms.measure_loss
+import transforms.read_examples
+import transforms.write_audit
 from tests.runs import examples, identities, part_files, read_manifest, read_parts, run, write_input
 from transforms import storage
+from transforms.claim import ClaimLost
 
 ROWS, CHUNK = 10, 4
 LAST = ROWS % CHUNK
@@ -39,7 +43,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def both(source: Path, bert_folder: Path) -> Callable[[Path], int]:
-    """Runs annotate with an audit: `both(output)` is the exit code."""
+    """Return a function that runs annotate with an audit: `both(output)` returns the exit code."""
     arguments = (
         "annotate",
         "--audit",
@@ -52,14 +56,14 @@ def both(source: Path, bert_folder: Path) -> Callable[[Path], int]:
 
 @pytest.fixture(scope="module")
 def whole(both: Callable[[Path], int], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a run leaves that nothing happened to."""
+    """Return the output of a run without a failure."""
     folder = tmp_path_factory.mktemp("whole") / "out"
     assert both(folder) == 0
     return folder
 
 
 def figures(output: Path) -> dict[str, Any]:
-    """A manifest but for times."""
+    """Return a manifest without its times."""
     return {name: value for name, value in read_manifest(output).items() if name != "steps"}
 
 
@@ -78,7 +82,7 @@ def assert_equal_outputs(output: Path, whole: Path) -> None:
 
 
 def assert_failed_apart(output: Path, failed: str, whole: Path, step: str, error: str) -> None:
-    """The stage in this folder of the output lacks its last chunk, and says so; the other is complete."""
+    """Assert that the stage in this folder lacks its last chunk, and that the other is complete."""
     sound = "audit" if failed == "" else ""
     assert figures(output / sound) == figures(whole / sound)
     assert read_parts(output / sound).equals(read_parts(whole / sound))
@@ -104,9 +108,9 @@ def assert_failed_apart(output: Path, failed: str, whole: Path, step: str, error
 
 
 def fail_last(
-    patch: pytest.MonkeyPatch, module: ModuleType, name: str, rows: Callable[..., int]
+    patch: pytest.MonkeyPatch, module: object, name: str, rows: Callable[..., int]
 ) -> None:
-    """Lets a function fail on the last chunk, which `rows` tells from its arguments."""
+    """Make a function fail on the last chunk, which `rows` recognizes from its arguments."""
     function = getattr(module, name)
 
     def failing(*given: Any, **named: Any) -> Any:
@@ -128,16 +132,16 @@ IN_ONE_STAGE = {
     "placing golds": (
         "audit",
         "PredictSpans",
-        model.reading.prediction,
+        model.audit.window_losses,
         "gold_views",
         lambda _, golds: len(golds.texts),
     ),
     "measuring": (
         "audit",
         "MeasureLoss",
-        model.reading.prediction,
-        "measure_windows",
-        lambda *given, **_: len(given[4].texts),
+        model.audit.window_losses.MeasureLosses,
+        "measure",
+        lambda self, *_: len(self.golds.texts),
     ),
     "losses": (
         "audit",
@@ -151,10 +155,11 @@ IN_ONE_STAGE = {
         "DecodeAnswers",
         transforms.decode_answers,
         "answer_columns",
-        lambda *given: len(given[3]),
+        len,
     ),
 }
-"""Folder of the stage that fails, the step that names itself, what fails in it, and the rows of a chunk by its arguments."""
+"""Folder of the failing stage, the reported step, the module and function that fail, and the
+number of rows of a chunk by the function's arguments."""
 
 
 @pytest.mark.parametrize("case", IN_ONE_STAGE)
@@ -179,7 +184,7 @@ def test_a_crash_in_what_a_step_does_for_one_stage(
         assert f"\nincomplete: {output / folder}\n" in printed
         assert f"\ncomplete: {output / ('audit' if folder == '' else '')}\n" in printed
         kept = {each: identities(output / each) for each in ("", "audit")}
-        assert both(output) == 1  # fails again, and nothing else is touched
+        assert both(output) == 1  # fails again, and nothing else changes
         assert_failed_apart(output, folder, whole, step, f"ZeroDivisionError: in {name}")
         assert {each: identities(output / each) for each in ("", "audit")} == kept
     assert both(output) == 0
@@ -192,11 +197,11 @@ def test_a_crash_in_what_a_step_does_for_one_stage(
 def test_a_part_that_can_not_be_written(
     folder: str, both: Callable[[Path], int], whole: Path, output: Path
 ):
-    """A folder is in its place."""
+    """A folder has the name of the part."""
     obstacle = output / folder / "parts" / part_files(whole)[-1].name
     obstacle.mkdir(parents=True)
     assert both(output) == 1
-    obstacle.rmdir()  # `part_files` lists it too
+    obstacle.rmdir()  # `part_files` would list it
     assert_failed_apart(output, folder, whole, "WriteChunk", "IsADirectoryError")
     kept = {each: identities(output / each) for each in ("", "audit")}
     assert both(output) == 0
@@ -208,7 +213,7 @@ def test_a_part_that_can_not_be_written(
 def test_a_full_disk_in_one_stage_ends_the_run(
     both: Callable[[Path], int], whole: Path, output: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Answers that could not be committed are not the audit's matter."""
+    """A full disk under the audit's part ends the run; the next one completes both."""
     move = os.replace
 
     def fill_up(source: str, target: str) -> None:
@@ -229,7 +234,7 @@ def test_a_full_disk_in_one_stage_ends_the_run(
 def test_a_chunk_that_was_cut_off_between_its_parts(
     lost: str, both: Callable[[Path], int], whole: Path, output: Path
 ):
-    """Only the part that is missing is computed and counted; the other keeps its inode and time."""
+    """Only the missing part is computed and counted; the other is not rewritten."""
     shutil.copytree(whole, output)
     part_files(output / lost)[1].unlink()
     kept = {each: identities(output / each) for each in ("", "audit")}
@@ -237,3 +242,134 @@ def test_a_chunk_that_was_cut_off_between_its_parts(
     assert_equal_outputs(output, whole)
     for each, parts in kept.items():
         assert parts.items() <= identities(output / each).items()
+
+
+def fail_with(
+    patch: pytest.MonkeyPatch,
+    module: object,
+    name: str,
+    error: Exception,
+    where: Callable[..., bool] = lambda *_: True,
+) -> None:
+    """Make a function raise an error where its arguments fulfil a condition."""
+    function = getattr(module, name)
+
+    def failing(*given: Any, **named: Any) -> Any:
+        if where(*given):
+            raise error
+        return function(*given, **named)
+
+    patch.setattr(module, name, failing)
+
+
+def of_one_pair(measured: model.audit.window_losses.MeasureLosses, *_: Any) -> bool:
+    return len(set(measured.windows.pair.tolist())) == 1
+
+
+@pytest.fixture
+def repeated(tmp_path: Path, bert_folder: Path) -> Callable[[Path], int]:
+    """Return a function as `both`, for an input whose first two chunks hold one pair each."""
+    table = examples(ROWS).take([0, 0, 1, 1, 2, 3])
+    table = table.append_column("answers", pa.array([{"text": ["Ada"], "answer_start": [28]}] * 6))
+    source = write_input(tmp_path / "in.parquet", table)
+    arguments = f"--input={source}", f"--model={bert_folder}", "--chunk_rows=2"
+    return lambda output: run("annotate", "--audit", *arguments, f"--output={output}")
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError("full"), OSError(errno.EIO, "odd"), RuntimeError("odd")], ids=repr
+)
+def test_a_crash_in_measuring_the_only_pair_of_a_chunk_is_tried_again(
+    error: Exception,
+    repeated: Callable[[Path], int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    output, whole = tmp_path / "out", tmp_path / "whole"
+    assert repeated(whole) == 0
+    measure = model.audit.window_losses.MeasureLosses
+    with monkeypatch.context() as patch:
+        fail_with(patch, measure, "measure", error, of_one_pair)
+        assert repeated(output) == 1
+    assert figures(output) == figures(whole)
+    manifest = read_manifest(output / "audit")
+    assert manifest["why"][0] == "2 chunks failed"
+    assert manifest["rows"]["rejected"] == 0
+    for failure in manifest["failures"]:
+        assert failure["step"] == "MeasureLoss"
+        assert str(error) in failure["error"]
+    assert repeated(output) == 0
+    assert_equal_outputs(output, whole)
+
+
+def test_values_that_can_not_be_measured_reject_the_only_pair_of_a_chunk(
+    repeated: Callable[[Path], int], output: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A rerun would fail again: the row must not keep the run incomplete."""
+    measure = model.audit.window_losses.MeasureLosses
+    fail_with(monkeypatch, measure, "measure", ValueError("odd"), of_one_pair)
+    repeated(output)
+    manifest = read_manifest(output / "audit")
+    assert manifest["chunks"] == {"planned": 3, "failed": 0}
+    assert manifest["reasons"] == {"loss_error": 4}
+
+
+CLOSING = {
+    "ReadExamples": (transforms.read_examples, "read_rows"),
+    "WriteAudit": (transforms.write_audit, "write_audit"),
+    "ListParts": (pipeline.job.duplicates, "audited_parts"),
+    "FindDuplicates": (transforms.find_duplicates, "write_duplicates"),
+    "FindDuplicates, reading": (transforms.find_duplicates, "read_hashes"),
+}
+"""The functions in which the steps fail that close an audit."""
+
+
+@pytest.mark.parametrize("case", CLOSING)
+def test_a_crash_in_closing_the_audit(
+    case: str,
+    both: Callable[[Path], int],
+    whole: Path,
+    output: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    step = case.partition(",")[0]
+    with monkeypatch.context() as patch:
+        fail_with(patch, *CLOSING[case], ZeroDivisionError("odd"))
+        assert both(output) == 1
+    assert figures(output) == figures(whole)
+    manifest = read_manifest(output / "audit")
+    assert manifest["state"] == "incomplete"
+    assert manifest["why"] == [f"{step} failed"]
+    (failure,) = manifest["failures"]
+    assert failure["path"].startswith(str(output / "audit"))
+    assert (failure["step"], failure["error"]) == (step, "ZeroDivisionError: odd")
+    assert manifest["failures_not_listed"] == 0
+    assert manifest["rows"] == read_manifest(whole / "audit")["rows"]
+    printed = capfd.readouterr().out
+    assert f"{step}: ZeroDivisionError: odd\n" in printed
+    assert f"\ncomplete: {output}\n" in printed
+    kept = {each: identities(output / each) for each in ("", "audit")}
+    assert both(output) == 0
+    assert {each: identities(output / each) for each in ("", "audit")} == kept
+    assert_equal_outputs(output, whole)
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "full"), PermissionError("no"), ClaimLost("lost")], ids=repr
+)
+@pytest.mark.parametrize("case", ["WriteAudit", "FindDuplicates, reading"])
+def test_what_concerns_the_run_ends_it_when_the_audit_is_closed(
+    case: str,
+    error: Exception,
+    both: Callable[[Path], int],
+    whole: Path,
+    output: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    with monkeypatch.context() as patch:
+        fail_with(patch, *CLOSING[case], error)
+        assert both(output) == 3
+    assert not (output / "manifest.json").exists()
+    assert both(output) == 0
+    assert_equal_outputs(output, whole)

@@ -1,4 +1,4 @@
-"""Faults of the store, one at every operation of a small run: it completes, or says why not and can be gone on with."""
+"""A fault at every operation of a small run: it completes, or reports why and can be resumed."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ OUT = "/bucket/out/"
 
 @dataclass
 class Store:
-    """The faulty store with an input of some rows, one of them rejected, and how a run on it is started.
+    """The faulty store with an input of some rows, one of them rejected.
 
-    whole       what a run without faults leaves there
-    operations  what it asks of the store, in order
+    whole       output of a run without faults
+    operations  of that run, in order
     """
 
     arguments: tuple[str, ...]
@@ -55,7 +55,7 @@ def objects() -> dict[str, bytes]:
 
 
 def content() -> dict[str, Any]:
-    """All that a run left, but for times and what it had to retry."""
+    """Return the output of a run without its times and retries."""
     found: dict[str, Any] = {}
     for name, value in objects().items():
         if name.endswith(".parquet"):
@@ -72,7 +72,10 @@ def content() -> dict[str, Any]:
 
 
 def chunks_that_are_done() -> dict[str, Any]:
-    """When each readable part was written, of chunks that have one of annotate's, the last."""
+    """Return the time of every readable part whose chunk has a part of annotate.
+
+    The part of annotate is written last.
+    """
     found = {}
     for name, file in FaultyFileSystem.store.items():
         if "/parts/" in name:
@@ -86,15 +89,14 @@ def chunks_that_are_done() -> dict[str, Any]:
 def store(bert_folder: Path, request: pytest.FixtureRequest) -> Iterator[Store]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(retries.POLICY, "sleep", lambda _: None)
-        patch.setattr(
-            run_pipeline, "progress", lambda _: contextlib.nullcontext()
-        )  # looks when it likes: not countable
+        # It reads at times of its own, which vary.
+        patch.setattr(run_pipeline, "progress", lambda _: contextlib.nullcontext())
         yield _make_store(bert_folder, request.param)
         FaultyFileSystem.empty()
 
 
 def _make_store(bert_folder: Path, stage: str) -> Store:
-    """Four chunks for annotate; one, of two rows, where an audit makes a run several times as long."""
+    """Return a store with four chunks for annotate, one of two rows for the slower audit."""
     with_audit = stage.endswith("audit")
     rows = 2 if with_audit else 12
     table = examples(rows).set_column(
@@ -121,7 +123,7 @@ def _make_store(bert_folder: Path, stage: str) -> Store:
 
 
 def outlive(store: Store, kind: str, at: int, capfd: pytest.CaptureFixture[str]) -> str:
-    """One run with a fault, and, if it did not complete, the next without. Returns how it ended."""
+    """Run once with a fault, and once without if that did not complete. Returns how it ended."""
     store.clear()
     fault = Fault(kind, at)
     capfd.readouterr()
@@ -136,15 +138,14 @@ def outlive(store: Store, kind: str, at: int, capfd: pytest.CaptureFixture[str])
         kept = chunks_that_are_done()
         again = store.run()
         if again == 2:
-            assert kind in ("tear", "tear and gone"), (
-                where
-            )  # where torn objects show, a torn run.json bars the way, by name
+            # With torn objects, a torn run.json is refused by name.
+            assert kind in ("tear", "tear and gone"), where
             assert (
                 "its run.json is damaged. --overwrite removes that first" in capfd.readouterr().err
             )
             kept, again = {}, store.run(None, "--overwrite")
         assert again == 0, where
-        if kind != "write lost":  # then what goes with the lost file is made again too
+        if kind != "write lost":  # the chunk of the lost file is recomputed
             assert kept.items() <= chunks_that_are_done().items(), where
     else:
         manifest = json.loads(objects()[f"{OUT}manifest.json"])
@@ -154,7 +155,7 @@ def outlive(store: Store, kind: str, at: int, capfd: pytest.CaptureFixture[str])
 
 
 ONCE = ("fail", "delay", "tear", "answer lost")
-"""Kinds that pass: a run must outlive them."""
+"""Transient kinds: a run must survive them."""
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -185,10 +186,12 @@ def test_a_fault_at_every_operation(store: Store, kind: str, capfd: pytest.Captu
 
 
 def test_retries_are_counted(store: Store, capfd: pytest.CaptureFixture[str]):
-    """Of what stands in the manifest: what is read back after it was written is told in the log only."""
+    """The manifest counts retries before its write; those of reading it back are only logged."""
     store.clear()
     assert store.run(Fault("fail", len(store.operations) // 3)) == 0
-    assert json.loads(objects()[f"{OUT}manifest.json"])["retries"] == 1
+    # A retry before the stages part is counted by both, a later one by its own stage alone.
+    manifests = [content for name, content in objects().items() if name.endswith("manifest.json")]
+    assert {json.loads(content)["retries"] for content in manifests} in ({1}, {0, 1})
     printed = capfd.readouterr()
     assert "1 retries after faults of the store" in printed.out
     assert "the store hung up" in printed.err

@@ -1,4 +1,4 @@
-"""Jobs on a CUDA device: the answers and losses of the CPU, and what becomes of batches that its memory can't hold."""
+"""Jobs on a CUDA device: equal to the CPU, also for batches that do not fit into memory."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ import torch
 
 from model.audit.golds import read_golds
 from model.checkpoint import LocalFolder
-from model.reading.pairs import WindowLimits, cut_pairs
-from model.reading.prediction import Decoding, predict
+from model.reading.decoding import Decoding
+from model.reading.pairs import cut_pairs
 from model.reading.reader import CheckpointReader
+from model.reading.windows import WindowLimits
+from tests.model.predicted import decode_and_measure
 from tests.runs import read_manifest, read_parts, run
 
 pytestmark = [
@@ -27,7 +29,7 @@ SAMPLE = ("--input=bundled", "--dtype=float32", "--chunk_rows=25")
 
 @pytest.fixture
 def capped() -> Iterator[int]:
-    """Leaves 100 MiB of the device's memory beside what is in use; the value is how many allocations failed until then."""
+    """Leave 100 MiB of the device free; the value is the number of failed allocations so far."""
     torch.cuda.empty_cache()
     room = torch.cuda.memory_reserved() + 100 * 2**20
     torch.cuda.set_per_process_memory_fraction(room / torch.cuda.mem_get_info()[1])
@@ -36,7 +38,10 @@ def capped() -> Iterator[int]:
 
 
 def near(found: pa.Table, expected: pa.Table) -> None:
-    """The same rows and answers; floats within 1e-3, which is what float32 differs by from one device to the other."""
+    """Assert equal rows and answers, and floats within 1e-3.
+
+    float32 differs by that much between devices.
+    """
     assert found["id"].to_pylist() == expected["id"].to_pylist()
     for name in expected.column_names:
         if pa.types.is_floating(expected.schema.field(name).type):
@@ -50,7 +55,7 @@ def near(found: pa.Table, expected: pa.Table) -> None:
 def test_nothing_waits_for_the_gpu_until_all_is_launched(
     bert_folder: Path, max_length: int
 ) -> None:
-    """With windows that need padding, and with equal ones; whatever waits raises."""
+    """Some windows need padding and some are equal; implicit synchronization raises."""
     reader = CheckpointReader(LocalFolder(str(bert_folder)), device="cuda")
     contexts = ["Ada waved. " * 100, "Ada waved at the flag. " * 50]
     pairs = cut_pairs(
@@ -59,10 +64,10 @@ def test_nothing_waits_for_the_gpu_until_all_is_launched(
     answers = [{"text": ["Ada"], "answer_start": [0]}] * 2
     golds = read_golds(answers, pairs.contexts, pairs.row_pair, pairs.windows)
     decoding = Decoding(null=True)
-    predict(reader, pairs.windows, decoding, 1024, golds)  # the first may allocate
+    decode_and_measure(reader, pairs.windows, decoding, 1024, golds)  # the first may allocate
     torch.cuda.set_sync_debug_mode("error")
     try:
-        prediction = predict(reader, pairs.windows, decoding, 1024, golds)
+        prediction, _ = decode_and_measure(reader, pairs.windows, decoding, 1024, golds)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert prediction.failures == {}

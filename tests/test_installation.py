@@ -1,4 +1,4 @@
-"""The wheel in a clean environment, beside others: top-level names as common as `model` and `pipeline` meet strangers."""
+"""The wheel in a clean environment, next to packages with names like `model` and `pipeline`."""
 
 from __future__ import annotations
 
@@ -61,7 +61,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clean virtual environment with the wheel alone; what it depends on is lent by this one, which is not looked into."""
+    """Return a clean virtual environment with the wheel.
+
+    Its dependencies come from this environment, whose other packages are hidden.
+    """
     folder = tmp_path_factory.mktemp("environment") / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     packages = site_packages(folder)
@@ -77,7 +80,7 @@ def site_packages(environment: Path) -> Path:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """Someone's working folder, which has a model, transforms and a pipeline of its own."""
+    """Return a user's working directory with its own model, transforms and pipeline."""
     (tmp_path / "model.py").write_text("raise SystemExit('a model was trained by accident')")
     for name in ("transforms", "pipeline"):
         (tmp_path / name).mkdir()
@@ -98,7 +101,7 @@ def test_the_wheel_holds_what_is_ours_and_no_tests(wheel: Path):
 def test_scripts_work_in_a_folder_with_packages_of_the_same_names(
     environment: Path, project: Path, bert_folder: Path
 ):
-    """In worker processes too, which Beam starts with `python -m`."""
+    """This holds in worker processes too, which Beam starts with `python -m`."""
     command = ("annotate", "--input=rows.parquet", "--output=out", f"--model={bert_folder}")
     workers = ("--direct_running_mode=multi_processing", "--direct_num_workers=1")
     done = shell(environment / "bin" / "spanmill", *command, *workers, cwd=project)
@@ -131,7 +134,10 @@ def test_a_stranger_that_stands_before_ours_is_named_and_not_run(environment: Pa
 def test_a_package_that_can_not_be_imported_is_no_finished_run(
     environment: Path, project: Path, tmp_path: Path, package: str
 ):
-    """Python's own exit code for it, 1, would mean that the run has finished. transformers is imported later."""
+    """Python's own exit code, 1, would mean that the run has finished.
+
+    The import of transformers comes later.
+    """
     broken = tmp_path / "broken" / package
     broken.mkdir(parents=True)
     (broken / "__init__.py").write_text(
@@ -152,7 +158,7 @@ def test_a_package_that_can_not_be_imported_is_no_finished_run(
 def test_another_distribution_of_the_same_files_is_named(
     environment: Path, wheel: Path, tmp_path: Path
 ):
-    """pip lets the second overwrite the first, and takes the file along when the second goes."""
+    """pip lets a second package overwrite files of the first, and deletes them with the second."""
     stranger = tmp_path / "stranger-1.0-py3-none-any.whl"
     with zipfile.ZipFile(stranger, "w") as file:
         file.writestr("transforms/__init__.py", "")

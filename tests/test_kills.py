@@ -1,4 +1,4 @@
-"""Runs killed at random moments and started again: in the end the same content, and nothing made twice."""
+"""Runs that are killed and restarted at random: equal content, and no part computed twice."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ROWS = 240
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An input in several row groups, some rows rejected, with golds."""
+    """Write an input in several row groups, with golds, some rows rejected."""
     table = examples(ROWS).set_column(
         1, "question", pa.array(["Who?" if n % 7 else None for n in range(ROWS)])
     )
@@ -48,7 +48,7 @@ def arguments_of(stage: str, source: Path, output: Path, model: Path) -> list[st
 
 
 def content(output: Path) -> dict[str, Any]:
-    """All that a run left, by name, but for times."""
+    """Return the output of a run by file name, without its times."""
     found: dict[str, Any] = {}
     for path in sorted(path for path in output.rglob("*") if path.is_file()):
         name = str(path.relative_to(output))
@@ -64,7 +64,7 @@ def content(output: Path) -> dict[str, Any]:
 
 
 def committed(output: Path) -> dict[str, tuple[int, int]]:
-    """Inode and time of every part: what changes when a part is written again."""
+    """Return inode and time of every part, which change if a part is rewritten."""
     folder = output / "parts"
     return (
         {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.iterdir()}
@@ -81,11 +81,11 @@ def kill_again_and_again(
     seconds: float,
     seed: int,
 ) -> dict[str, int]:
-    """Starts a run and stops it at a random moment within `seconds`, until it was stopped so many times.
+    """Start a run and stop it within `seconds`, until `kills` runs were stopped.
 
-    A run that is done before it is stopped is checked and its output cleared, and the next one starts from nothing.
+    A run that ends before is checked and its output cleared, and the next one starts from nothing.
 
-    stop  ends a run after so many seconds; whether it had to
+    stop  ends a run after a number of seconds; returns whether it was still running
     """
     moments = random.Random(seed)
     figures = {"kills": 0, "runs that completed": 0, "kills after the first part": 0}
@@ -97,7 +97,7 @@ def kill_again_and_again(
         else:
             figures["runs that completed"] += 1
             assert (output / "manifest.json").exists()
-        assert kept.items() <= committed(output).items()  # nothing is made twice
+        assert kept.items() <= committed(output).items()  # no part is computed twice
         if (output / "manifest.json").exists():
             shutil.rmtree(output)
         kept = committed(output)
@@ -107,7 +107,7 @@ def kill_again_and_again(
 def forked(
     arguments: list[str], log: Path
 ) -> tuple[Callable[[], Any], Callable[[Any, float], bool]]:
-    """How a run is started in one process, and killed as a whole."""
+    """Return how a run is started in one process and killed as a whole."""
 
     def stop(process: Any, seconds: float) -> bool:
         process.join(seconds)
@@ -122,7 +122,7 @@ def forked(
 
 
 def workers_of(process: int) -> list[int]:
-    """Beam's worker processes below a process."""
+    """Return Beam's worker processes below a process."""
     found: list[int] = []
     for path in Path("/proc").glob("[0-9]*"):
         try:
@@ -140,7 +140,7 @@ def workers_of(process: int) -> list[int]:
 def in_processes(
     arguments: list[str], output: Path, log: Path
 ) -> tuple[Callable[[], Any], Callable[[Any, float], bool]]:
-    """How a run is started with two workers, and one of them killed once the run writes parts."""
+    """Return how a run with two workers is started, and one killed once it writes parts."""
     options = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
     command = [sys.executable, str(HOUSE / "run_pipeline.py"), *arguments, *options]
     environment = {**os.environ, "PYTHONPATH": str(HOUSE), "OMP_NUM_THREADS": "1"}
@@ -162,7 +162,7 @@ def in_processes(
             if workers:
                 os.kill(random.choice(workers), signal.SIGKILL)
             try:
-                code = process.wait(600)  # a run whose worker died must not wait for it for ever
+                code = process.wait(600)  # a run whose worker has died must end
             finally:
                 process.kill()
         assert code in (0, 3), log.read_text()
@@ -174,8 +174,8 @@ def in_processes(
 def undisturbed(
     stage: str, source: Path, folder: Path, model: Path
 ) -> tuple[dict[str, Any], float]:
-    """What such a run leaves, and how long it takes in a process that is ready."""
-    start(["--help"], folder / "log").join()  # the server itself is started
+    """Return the output of such a run, and the seconds it takes in a process that is ready."""
+    start(["--help"], folder / "log").join()  # starts the server of processes
     began = time.monotonic()
     process = start(arguments_of(stage, source, folder / "whole", model), folder / "log")
     process.join()
@@ -203,7 +203,7 @@ def torment(
     figures = kill_again_and_again(start_run, stop, output, kills, seconds, seed)
     assert run(*arguments) == 0
     mine = content(output)
-    assert mine.keys() == whole.keys()  # no temporary file is left, none is missing
+    assert mine.keys() == whole.keys()  # no temporary file is left, no file is missing
     assert mine == whole
     return figures
 

@@ -1,4 +1,4 @@
-"""Whole jobs on object stores, each a server process: input, output and model on the store, as on a local disk."""
+"""Whole jobs on object stores, each a server process, equal those on a local disk."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from model.checkpoint import digest
 from tests.runs import examples, read_manifest, read_parts, run, wait_until, write_input
 from tests.started import start, start_function
 from tests.stores import Store, gcs, s3
-from transforms.storage import commit, create, find_inputs, open_parquet, read, remove
+from transforms.find_inputs import find_inputs
+from transforms.storage import commit, create, open_parquet, read, remove
 from transforms.stored_folder import StoredFolder
 
 STORES = {"s3": s3, "gcs": gcs}
@@ -37,7 +38,7 @@ def model(store: Store, bert_folder: Path) -> str:
 
 @pytest.fixture(autouse=True)
 def no_models_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Models are fetched anew, into a folder of the test."""
+    """Download models into a folder of the test."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
 
@@ -93,7 +94,7 @@ def test_annotate_and_audit_as_on_a_local_disk(
 
 
 def test_a_killed_run_is_gone_on_with(store: Store, model: str, tmp_path: Path):
-    """Killed outright: what it has committed stands whole, and stays."""
+    """After a kill, committed objects are complete and stay."""
     rows = 120
     write_input(tmp_path / "in" / "a.parquet", examples(rows))
     source, output = store.put(tmp_path / "in", "killed/in"), f"{store.url}/killed/out"
@@ -120,7 +121,7 @@ def test_a_killed_run_is_gone_on_with(store: Store, model: str, tmp_path: Path):
 
 
 def versions(store: Store, folder: str) -> dict[str, str]:
-    """When each object of a folder was written."""
+    """Return the time of every object of a folder."""
     listed = store.files.ls(folder, detail=True)
     return {
         entry["name"]: str(entry.get("generation") or entry["LastModified"]) for entry in listed
@@ -149,7 +150,7 @@ def test_another_run_is_refused_and_removed_when_asked(
 def test_an_output_whose_name_looks_like_a_glob_touches_no_other(
     store: Store, model: str, tmp_path: Path
 ):
-    """Each of the other names is matched by the output's, were it a pattern."""
+    """The output's name, as a pattern, would match each of the other names."""
     write_input(tmp_path / "in" / "a.parquet", examples(6))
     source = store.put(tmp_path / "in", "glob/in")
     others = [
@@ -186,7 +187,7 @@ def test_what_is_removed_is_gone_and_nothing_else(store: Store):
 def test_keys_with_two_slashes_are_found_and_what_marks_a_folder_is_not(
     store: Store, tmp_path: Path
 ):
-    """Consoles show a folder by an empty object whose key ends with a slash."""
+    """Consoles represent a folder by an empty object whose key ends with a slash."""
     table = examples(2)
     write_input(tmp_path / "a.parquet", table)
     content = (tmp_path / "a.parquet").read_bytes()
@@ -206,18 +207,19 @@ def test_keys_with_two_slashes_are_found_and_what_marks_a_folder_is_not(
 
 
 def mark_folder(store: Store, key: str) -> None:
-    """Puts an empty object of this key, which fsspec can't: it takes the last slash away."""
+    """Put an empty object of this key. fsspec cannot: it strips the last slash."""
     bucket = store.url.split("://")[1]
     if store.url.startswith("s3"):
         store.files.call_s3("put_object", Bucket=bucket, Key=key, Body=b"")
         return
     name = urllib.parse.quote(key, safe="")
-    address = f"{store.environment['STORAGE_EMULATOR_HOST']}/upload/storage/v1/b/{bucket}/o?uploadType=media&name={name}"
+    host = store.environment["STORAGE_EMULATOR_HOST"]
+    address = f"{host}/upload/storage/v1/b/{bucket}/o?uploadType=media&name={name}"
     urllib.request.urlopen(urllib.request.Request(address, data=b"", method="POST")).close()
 
 
 def test_of_many_that_create_a_file_one_wins(store: Store):
-    """The stores decide, so that two runs can never both claim an output."""
+    """The stores decide this, so that two runs can never both claim an output."""
     contents = [f"claim {n}".encode() for n in range(8)]
     with ThreadPoolExecutor(8) as pool:
         created = list(
@@ -228,7 +230,7 @@ def test_of_many_that_create_a_file_one_wins(store: Store):
 
 
 def fetch(url: str, wanted: str, told: Path) -> int:
-    """Fetches the model and writes into a file which folder it is in."""
+    """Download the model, and write the folder's path into a file."""
     told.write_text(str(StoredFolder(url, wanted).folder()))
     return 0
 
@@ -249,7 +251,7 @@ def test_a_model_is_fetched_once_for_all_processes_of_a_machine(
     assert len(folders) == 1
     assert digest(Path(folders.pop())) == wanted
     assert [path.name for path in tmp_path.glob("spanmill-models-*/*")] == [wanted]
-    store.files.rm(url, recursive=True)  # a second fetch would fail
+    store.files.rm(url, recursive=True)  # a second download would fail
     assert digest(StoredFolder(url, wanted).folder()) == wanted
 
 

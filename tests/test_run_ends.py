@@ -1,4 +1,4 @@
-"""How runs end that meet bad files, an earlier run, a signal or a full disk, and how the next one goes on."""
+"""The ends of runs that meet bad files, an earlier run, a signal or a full disk."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ from tests.runs import (
     write_input,
 )
 from transforms import storage
+from transforms.temporary import TEMPORARY
 
 
 class TestBadFiles:
@@ -136,9 +137,8 @@ class TestBadFiles:
         assert f"failed: {path}, row group 1, 4 rows, ReadChunk" in capfd.readouterr().out
 
         done = identities(output)
-        assert (
-            annotate(path, output, "--chunk_rows=4") == 1
-        )  # tries again what failed, and that alone
+        # It retries what failed, and nothing else.
+        assert annotate(path, output, "--chunk_rows=4") == 1
         assert identities(output) == done
         path.write_bytes(whole)  # a repaired file is another input
         capfd.readouterr()
@@ -157,9 +157,9 @@ class TestReruns:
 
         assert annotate(source, output, "--chunk_rows=3") == 0
         assert identities(output) == parts
-        assert f"going on with the run in {output}" in capfd.readouterr().err
+        assert f"resuming the run in {output}" in capfd.readouterr().err
         after = read_manifest(output)
-        for varies in ("steps",):  # the write's own time is in no receipt
+        for varies in ("steps",):  # a receipt lacks the time of its part's write
             before.pop(varies), after.pop(varies)
         assert after == before
 
@@ -180,7 +180,7 @@ class TestReruns:
     def test_rejections_of_an_earlier_try_do_not_stay(
         self, tmp_path: Path, annotate: Annotate, output: Path
     ):
-        """Memory may run out in one try and not in the next: an answered row must not stand among the rejections."""
+        """Memory may run out in one try only: answered rows must not stay among rejections."""
         source = write_input(tmp_path / "a.parquet", examples(2))
         assert annotate(source, output) == 0
         (part,) = part_files(output)
@@ -228,9 +228,18 @@ class TestReruns:
         assert f"input {tmp_path}/in/b.parquet was not part of it" in capfd.readouterr().err
 
 
+def heed_signals() -> None:
+    """Undo what `nohup` and background jobs of shells set: their processes ignore signals."""
+    for number in (signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+
+
 class TestEnds:
     def start(self, folder: Path, bert_folder: Path, **how: Any) -> subprocess.Popen[bytes]:
-        """A long run in a process of its own, in its own working folder, with relative paths; returns once it writes parts."""
+        """Start a long run in a process and working directory of its own, with relative paths.
+
+        Returns once it writes parts.
+        """
         arguments = (
             "--input=in.parquet",
             "--output=out",
@@ -259,14 +268,13 @@ class TestEnds:
         write_input(tmp_path / "in.parquet", examples(rows))
         for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)):
             started = time.monotonic()
-            process = self.start(tmp_path, bert_folder)
+            process = self.start(tmp_path, bert_folder, preexec_fn=heed_signals)
             process.send_signal(number)
             signalled = time.monotonic()
             _, errors = process.communicate(timeout=600)
             assert process.returncode == code
-            assert (
-                time.monotonic() - signalled < signalled - started
-            )  # the imports alone take seconds, on a busy machine more
+            # The imports alone take seconds, on a busy machine more.
+            assert time.monotonic() - signalled < signalled - started
             assert f"interrupted by {number.name}: run the same command again" in errors.decode()
             assert b"Traceback" not in errors
             assert not (tmp_path / "out" / "manifest.json").exists()
@@ -278,10 +286,10 @@ class TestEnds:
             f"row {n}" for n in range(rows)
         ]
         assert identities(tmp_path / "out").items() >= kept.items()
-        assert not (tmp_path / "out" / storage.TEMPORARY).exists()
+        assert not (tmp_path / "out" / TEMPORARY).exists()
 
     def test_nohup_is_respected_and_no_one_needs_to_listen(self, tmp_path: Path, bert_folder: Path):
-        """What a handler raises would be taken for the failure of a chunk."""
+        """An exception of a handler would be taken for the failure of a chunk."""
         write_input(tmp_path / "in.parquet", examples(1600))
         ignore = lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)  # noqa: E731
         process = self.start(tmp_path, bert_folder, preexec_fn=ignore)
@@ -308,16 +316,19 @@ class TestEnds:
             patch.setattr(sys, "stdout", stream)
             assert annotate(source, output) == 0
             if stream:
-                stream.close()  # what it still holds must not fail again
+                stream.close()  # its buffer must not fail again
         assert read_manifest(output)["state"] == "complete"
         why = "No space left on device" if closed else "it is closed"
-        message = f"what the run came to can't be printed on standard output ({why}): read {output}/manifest.json"
+        message = (
+            f"the summary of the run can't be printed on standard output ({why}): "
+            f"read {output}/manifest.json"
+        )
         assert message in capfd.readouterr().err
 
     def test_streams_that_are_closed_are_no_place_for_files(
         self, tmp_path: Path, bert_folder: Path
     ):
-        """The descriptor of a closed stream would be that of the next file that is opened."""
+        """The next file that is opened would get the descriptor of a closed stream."""
         source = write_input(tmp_path / "a.parquet", examples(2))
         arguments = (
             "annotate",
@@ -325,8 +336,12 @@ class TestEnds:
             f"--output={tmp_path}/out",
             f"--model={bert_folder}",
         )
-        script = "import os, sys, run_pipeline; print(run_pipeline.main(sys.argv[1:]), os.listdir('/proc/self/fd')[:3], "
-        script += "*map(os.path.realpath, ('/proc/self/fd/0', '/proc/self/fd/1', '/proc/self/fd/2')), file=open('found', 'w'))"
+        streams = ", ".join(f"'/proc/self/fd/{number}'" for number in range(3))
+        script = (
+            "import os, sys, run_pipeline; "
+            "print(run_pipeline.main(sys.argv[1:]), os.listdir('/proc/self/fd')[:3], "
+            f"*map(os.path.realpath, ({streams})), file=open('found', 'w'))"
+        )
         command = f"exec {shlex.join([sys.executable, '-c', script, *arguments])} <&- >&- 2>&-"
         subprocess.run(command, shell=True, cwd=tmp_path, env=environment(), timeout=300)
         code, *_, zero, one, two = (tmp_path / "found").read_text().split()
@@ -340,7 +355,7 @@ class TestEnds:
         monkeypatch: pytest.MonkeyPatch,
         capfd: pytest.CaptureFixture[str],
     ):
-        """A disk can't be filled here, so the system call says that it is."""
+        """The system call reports a full disk, since a test cannot fill one."""
         source = write_input(tmp_path / "a.parquet", examples(12))
         move, moved = os.replace, []
 
@@ -366,7 +381,10 @@ class TestEnds:
     def test_a_crash_that_is_no_exception_exits_with_3(
         self, tmp_path: Path, annotate: Annotate, output: Path, monkeypatch: pytest.MonkeyPatch
     ):
-        """A panic of a Rust library, for example: Python's own exit code, 1, would mean that the run has finished."""
+        """A panic of a Rust library is an example.
+
+        Python's own exit code, 1, would mean that the run has finished.
+        """
 
         def crash(*_: object, **__: object) -> None:
             raise type("PanicException", (BaseException,), {})("index out of bounds")

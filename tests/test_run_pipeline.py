@@ -1,10 +1,11 @@
-"""Whole jobs: what was asked for on the command line is compared with what is reopened from the output."""
+"""Whole jobs: the output is compared with what the command line asked for."""
 
 from __future__ import annotations
 
 import json
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pyarrow as pa
@@ -26,11 +27,11 @@ from tests.runs import (
 from transforms import storage
 
 SMALL_WINDOWS = ("--max_length=48", "--max_question=16", "--max_answer_length=8", "--overlap=10")
-"""So that the contexts of `examples` need more than one window."""
+"""With these, the contexts of `examples` need more than one window."""
 
 
 def nested_columns(count: int) -> dict[str, pa.Array]:
-    """Columns of other types, nulls and empty values among them, that a job only passes on."""
+    """Return columns of other types, with nulls and empty values, that a job only passes on."""
     return {
         "answers": pa.array(
             [{"text": ["Ada"] * (n % 3), "answer_start": [4] * (n % 3)} for n in range(count)]
@@ -47,11 +48,34 @@ def nested_columns(count: int) -> dict[str, pa.Array]:
     }
 
 
+def assert_answered(row: dict[str, Any]) -> None:
+    """Assert that a row has an answer and three candidates, all in agreement with each other."""
+    assert row["status"] == "answered"
+    assert row["reason"] is None
+    assert row["answer_text"]
+    assert row["answer_text"] == row["context"][row["answer_start"] : row["answer_end"]]
+    assert 0 < row["probability"] <= 1
+    assert 0 <= row["window_index"] < row["num_windows"]
+    best, *others = row["n_best"]
+    assert len(others) == 2
+    assert (best["text"], best["start"], best["end"]) == (
+        row["answer_text"],
+        row["answer_start"],
+        row["answer_end"],
+    )
+    assert best["start_logit"] + best["end_logit"] == pytest.approx(row["span_score"], rel=1e-5)
+    for candidate in row["n_best"]:
+        assert candidate["text"] == row["context"][candidate["start"] : candidate["end"]]
+    assert sum(candidate["probability"] for candidate in row["n_best"]) <= 1 + 1e-5
+    assert row["null_score"] is None  # the checkpoint has no null option
+    assert row["null_probability"] is None
+
+
 class TestOutputMirrorsInput:
     def test_every_row_is_there_in_its_place_with_its_own_columns(
         self, tmp_path: Path, annotate: Annotate, output: Path
     ):
-        """Several files, row groups that no chunk size divides, and a second file that types its texts differently."""
+        """There are several files, row groups that no chunk size divides, and two types of text."""
         first = examples(17)
         for name, column in nested_columns(17).items():
             first = first.append_column(name, column)
@@ -82,40 +106,12 @@ class TestOutputMirrorsInput:
         rows = written.to_pylist()
         assert len(rows) == 26
         for row in rows:
-            assert row["status"] == "answered"
-            assert row["reason"] is None
-            assert row["answer_text"]
-            assert row["answer_text"] == row["context"][row["answer_start"] : row["answer_end"]]
-            assert 0 < row["probability"] <= 1
-            assert 0 <= row["window_index"] < row["num_windows"]
-            best, *others = row["n_best"]
-            assert len(others) == 2
-            assert (best["text"], best["start"], best["end"]) == (
-                row["answer_text"],
-                row["answer_start"],
-                row["answer_end"],
-            )
-            assert best["start_logit"] + best["end_logit"] == pytest.approx(
-                row["span_score"], rel=1e-5
-            )
-            for candidate in row["n_best"]:
-                assert candidate["text"] == row["context"][candidate["start"] : candidate["end"]]
-            assert sum(candidate["probability"] for candidate in row["n_best"]) <= 1 + 1e-5
-            assert row["null_score"] is None  # the checkpoint declares no null option
-            assert row["null_probability"] is None
+            assert_answered(row)
         assert max(row["num_windows"] for row in rows) > 1
 
-        chunk_rows = [part.stem.rsplit("-n", 1)[1] for part in part_files(output)]
-        assert chunk_rows == [
-            "4",
-            "3",
-            "4",
-            "3",
-            "3",
-            "4",
-            "1",
-            "4",
-        ]  # groups of 7, 7, 3 and of 5, 4
+        chunk_rows = [int(part.stem.rsplit("-n", 1)[1]) for part in part_files(output)]
+        # Row groups of 7, 7, 3 and of 5, 4.
+        assert chunk_rows == [4, 3, 4, 3, 3, 4, 1, 4]
 
     def test_the_manifest_accounts_for_every_row(
         self, tmp_path: Path, annotate: Annotate, output: Path, capfd: pytest.CaptureFixture[str]
@@ -135,7 +131,7 @@ class TestOutputMirrorsInput:
             "in_failed_chunks": 0,
         }
         assert manifest["chunks"] == {"planned": 3, "failed": 0}
-        assert manifest["distinct_pairs"] == 6 + 4 + 3  # a pair is told apart within a chunk only
+        assert manifest["distinct_pairs"] == 6 + 4 + 3  # pairs are distinct within a chunk only
         assert manifest["windows"] == sum(
             row["num_windows"] for row in read_parts(output).to_pylist()
         )
@@ -259,7 +255,7 @@ class TestColumns:
     def test_folders_of_the_path_are_columns_and_types_hold_all_files(
         self, tmp_path: Path, bert_folder: Path, output: Path
     ):
-        """As Hive and Spark write them: text, after the file's columns, and there to slice by."""
+        """Hive and Spark write them as text; they come after the columns of the file."""
         for language, numbers in (
             ("en", pa.nulls(2)),
             ("fr", pa.array([1, 2], pa.int32())),
@@ -297,7 +293,7 @@ class TestColumns:
 
 
 def texts(*values: str | bytes | None) -> pa.Array:
-    """A string column in which `bytes` stand as they are, valid UTF-8 or not."""
+    """Return a string column with these bytes as they are, valid UTF-8 or not."""
     encoded = [value.encode() if isinstance(value, str) else value for value in values]
     return pa.array(encoded, pa.binary()).view(pa.string())
 
@@ -316,22 +312,25 @@ class TestRejections:
         (None, None, "question_missing", "the question is missing"),
     )
 
-    def test_each_is_named_and_its_neighbours_are_answered_as_without_it(
-        self, tmp_path: Path, annotate: Annotate, output: Path
-    ):
-        good = examples(len(self.ROWS))
-        rows = [
-            pair
-            for k, row in enumerate(self.ROWS)
-            for pair in (row[:2], (good["question"][k].as_py(), good["context"][k].as_py()))
-        ]
-        table = pa.table(
+    def mixed_with(self, good: pa.Table) -> pa.Table:
+        """Return the bad rows, each followed by a good one."""
+        rows = []
+        for number, (question, context, *_) in enumerate(self.ROWS):
+            rows.append((question, context))
+            rows.append((good["question"][number].as_py(), good["context"][number].as_py()))
+        return pa.table(
             {
-                "id": [f"id {k}" for k in range(len(rows))],
+                "id": [f"id {number}" for number in range(len(rows))],
                 "question": texts(*(question for question, _ in rows)),
                 "context": texts(*(context for _, context in rows)),
             }
         )
+
+    def test_each_is_named_and_its_neighbours_are_answered_as_without_it(
+        self, tmp_path: Path, annotate: Annotate, output: Path
+    ):
+        good = examples(len(self.ROWS))
+        table = self.mixed_with(good)
         write_input(tmp_path / "mixed.parquet", table)
         write_input(tmp_path / "good.parquet", good)
         assert annotate(tmp_path / "mixed.parquet", output, "--max_windows=3") == 0
@@ -351,7 +350,7 @@ class TestRejections:
         ]
 
         alone = read_parts(tmp_path / "alone").select(ANSWER_SCHEMA.names).to_pylist()
-        inexact = ("probability", "span_score", "n_best")  # another batch rounds differently
+        inexact = ("probability", "span_score", "n_best")  # other batches round differently
         for beside, apart in zip(answers[1::2], alone, strict=True):
             assert beside["probability"] == pytest.approx(apart["probability"], rel=1e-4)
             assert beside["span_score"] == pytest.approx(apart["span_score"], rel=1e-4)
@@ -427,16 +426,18 @@ class TestRejections:
         assert manifest["rows"]["rejected"] == 4
         assert "--max_failed_fraction=0.5" in capfd.readouterr().out
         before = identities(output)
-        assert (
-            annotate(tmp_path / "a.parquet", output, "--max_failed_fraction=1") == 0
-        )  # no part of the identity: no new work
+        # Not a part of the identity: no new work.
+        assert annotate(tmp_path / "a.parquet", output, "--max_failed_fraction=1") == 0
         assert read_manifest(output)["state"] == "complete"
         assert identities(output) == before
 
 
 class TestTheSameContent:
     def test_for_any_run_length_and_any_number_of_threads(self, tmp_path: Path, annotate: Annotate):
-        """Chunk boundaries, and so batches and answers, depend on the input alone. Of processes: tests/test_engines.py."""
+        """Chunk boundaries, and so batches and answers, depend on the input alone.
+
+        tests/test_engines.py tests several processes.
+        """
         table = examples(40).set_column(1, "question", pa.array(["Who?", None] * 20))
         source = write_input(tmp_path / "a.parquet", table, row_group_size=25)
         ways = {
@@ -489,7 +490,7 @@ class TestTheSameContent:
 def test_an_object_store_from_end_to_end(
     bert_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Input, model and output behind fsspec; the memory file system stands for a bucket."""
+    """Input, model and output are behind fsspec; the memory file system replaces a bucket."""
     monkeypatch.setattr(storage.tempfile, "tempdir", str(tmp_path))
     store = fsspec.filesystem("memory")
     store.store.clear()

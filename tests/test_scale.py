@@ -1,4 +1,4 @@
-"""The formulas of docs/scale.md: against real plans, simulated work, and the manifest that their figures are taken from."""
+"""The formulas of docs/scale.md agree with plans, simulated work, and a real manifest."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def benchmark() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def folder(benchmark: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Forty files of 500 rows in two row groups."""
+    """Return forty files of 500 rows in two row groups."""
     made = tmp_path_factory.mktemp("corpus") / "in"
     benchmark["link_files"](made, 40, 500)
     return made
@@ -73,7 +73,7 @@ def test_hours_lie_between_the_work_of_a_worker_and_that_with_the_tail(
 
 
 def test_the_figures_of_a_trial_give_back_its_own_seconds():
-    """R t / (v (1 - o)), with all of them from the manifest."""
+    """The formula is R t / (v (1 - o)), with all values from the manifest."""
     totals = Totals(chunks=1, seconds={"PredictSpans": 80.0, "ReadChunk": 20.0})
     totals.counts.update(rows=500, answered=500, real_tokens=100_000, padded_tokens=125_000)
     trial = manifest("annotate", totals, {}, 0.5)

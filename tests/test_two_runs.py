@@ -1,4 +1,4 @@
-"""Two runs that write into one place at the same time: harmless, or one of them ends; never a mixture."""
+"""Two runs that write into one output: it is harmless, or one ends; never a mixture."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def arguments(tmp_path: Path, bert_folder: Path) -> list[str]:
 
 
 def alone(arguments: list[str], folder: Path) -> dict[str, Any]:
-    """What a run leaves that has the place to itself."""
+    """Return the output of a run without competition."""
     process = start([*arguments, f"--output={folder}/alone"], folder / "log")
     process.join()
     assert process.exitcode == 0
@@ -37,10 +37,11 @@ def test_the_same_run_twice_at_a_time_is_harmless(tmp_path: Path, arguments: lis
     for process in processes:
         process.join()
     codes = sorted(process.exitcode for process in processes)
+    # The one that ends first may miss the manifest, which the other still has to write.
     assert codes in (
         [0, 0],
         [0, 3],
-    )  # the one that ends first may miss the manifest, which the other has still to write
+    )
     assert content(tmp_path / "out") == whole
 
 
@@ -52,7 +53,7 @@ def test_a_run_whose_output_is_overwritten_ends_and_leaves_nothing(
     first = start([*arguments, "--chunk_rows=3", f"--output={tmp_path}/out"], tmp_path / "first")
     parts, owner = tmp_path / "out" / "parts", tmp_path / "out" / "run.json"
     wait_until(lambda: parts.exists() and len(list(parts.iterdir())) >= 3)
-    os.kill(first.pid, signal.SIGSTOP)  # or it might be done before the second has begun
+    os.kill(first.pid, signal.SIGSTOP)  # else it might finish before the second begins
     claimed = owner.read_bytes()
     second = start([*other, f"--output={tmp_path}/out", "--overwrite"], tmp_path / "second")
     wait_until(lambda: owner.exists() and owner.read_bytes() != claimed)
@@ -61,14 +62,15 @@ def test_a_run_whose_output_is_overwritten_ends_and_leaves_nothing(
         process.join()
     assert first.exitcode == 3
     assert (
-        "belongs to another run now: nothing more is written there"
+        "now belongs to another run: this run writes no more files there"
         in (tmp_path / "first").read_text()
     )
     assert second.exitcode == 0, (tmp_path / "second").read_text()
     found = content(tmp_path / "out")
+    # A removal during a last write of the other run was retried and counted.
     for each in (
         found,
         whole,
-    ):  # a removal that met the other's last write was tried again, and counted
+    ):
         del each["manifest.json"]["retries"]
     assert found == whole

@@ -1,4 +1,7 @@
-"""The Beam steps: thin transforms around pure functions, one file per step, chunks in and receipts out."""
+"""The Beam steps: thin transforms around pure functions, one file per step.
+
+Chunks go in, receipts come out.
+"""
 
 DISTRIBUTION = "spanmill"
-"""By which run_pipeline tells this package from another of the same name."""
+"""The mark by which run_pipeline recognizes this package among others of the same name."""

@@ -1,4 +1,4 @@
-"""What the totals of a stage say in its manifest and in its report."""
+"""Accounting: what the totals of a stage say in its manifest and in its report."""
 
 from __future__ import annotations
 
@@ -12,21 +12,25 @@ from transforms.measure_loss import NEAR
 from transforms.merge_receipts import Totals
 
 MOST_UNKNOWN = 0.05
-"""A share of unknown text above this is a warning."""
+"""Largest share of unknown text without a warning."""
 
 MOST_NAMED = 100
-"""How many ids of corrections without a row are named; all are counted."""
+"""Most ids of corrections without a row that are listed; all are counted."""
 
 STATUSES = {
     "annotate": ("answered", "no_answer", "rejected"),
     "audit": ("scored", "null_scored", "unreachable", "rejected"),
 }
-"""Every row that was read has one of these."""
+"""The statuses by stage; every row that was read has one of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class StageOutput:
-    """Where a stage writes, what its manifest says the job is, and the ids that were to be corrected."""
+    """Where a stage writes, and what its manifest says about the job.
+
+    about        the description of the job
+    corrections  ids of the rows to correct
+    """
 
     output: Output
     about: Mapping[str, Any]
@@ -34,14 +38,18 @@ class StageOutput:
 
 
 def row_accounting(stage: str, totals: Totals) -> dict[str, int]:
-    """Rows planned, and what became of them: planned = the sum of the rest, if nothing is lost or counted twice."""
+    """Return the number of planned rows, of rows by status, and of rows in failed chunks.
+
+    `planned` is the sum of the others unless rows were lost or counted twice.
+    """
+    # Receipts of failed chunks have no counts, so these rows are counted apart.
     planned = totals.counts["rows"] + totals.failed_rows
     by_status = {status: totals.counts[status] for status in STATUSES[stage]}
     return {"planned": planned, **by_status, "in_failed_chunks": totals.failed_rows}
 
 
 def failures(totals: Totals) -> list[dict[str, Any]]:
-    """The refused files and failed chunks that are listed one by one."""
+    """Return the listed refused files and failed chunks, for JSON."""
     return [
         dict(zip(("path", "row_group", "row_start", "rows", "step", "error"), failure, strict=True))
         for failure in totals.failures
@@ -49,51 +57,61 @@ def failures(totals: Totals) -> list[dict[str, Any]]:
 
 
 def unknown_text(totals: Totals) -> dict[str, Any]:
-    """Counts the characters of the rows' contexts, and those in unknown tokens, with their share.
+    """Return the number of characters in contexts, of those in unknown tokens, and their share.
 
-    `warning` is "" up to a share of MOST_UNKNOWN.
+    `warning` is "" if the share is at most MOST_UNKNOWN.
     """
     characters, unknown = totals.counts["characters"], totals.counts["unknown_characters"]
     share = unknown / characters if characters else 0.0
     warning = (
-        f"{100 * share:.1f} % of the contexts' characters are in unknown tokens: the tokenizer does "
-        "not know their script, and losses and answers there are meaningless; use a checkpoint that "
-        "was trained on these languages"
+        f"{100 * share:.1f} % of the contexts' characters are in unknown tokens: the tokenizer "
+        "does not know their script, and losses and answers there are meaningless; use a "
+        "checkpoint that was trained on these languages"
     )
     named = {"characters": characters, "unknown_characters": unknown, "share": round(share, 6)}
     return {**named, "warning": warning if share > MOST_UNKNOWN else ""}
 
 
 def hints(totals: Totals, about: Mapping[str, Any]) -> list[str]:
-    """Says what can be done about rows without a loss: sentences without a full stop."""
-    reasons, found = totals.reasons, []
+    """Return advice about rows without a loss: sentences without a full stop."""
+    reasons = totals.reasons
+    advice = []
+    # The reasons here can be fixed by an option or by the input; others need a look at the golds.
     if reasons["no_null_option"]:
         trained = (
             "is trained in this checkpoint"
             if about["null_trained"]
             else "must be trained in the checkpoint"
         )
-        found.append(
-            f"{reasons['no_null_option']} rows without golds have no loss: --null on gives them one (the null option {trained})"
+        advice.append(
+            f"{reasons['no_null_option']} rows without golds have no loss: --null on gives them "
+            f"one (the null option {trained})"
         )
     if reasons["gold_blank"]:
-        found.append(
-            f"{reasons['gold_blank']} rows have a blank gold: unanswerable questions have empty lists "
-            "(`python -m pipeline.convert import` writes them), and a loss with --null on"
+        advice.append(
+            f"{reasons['gold_blank']} rows have a blank gold: unanswerable questions have empty "
+            "lists (`python -m pipeline.convert import` writes them), and a loss with --null on"
         )
     for name, count in nearly_aligned(totals).items():
-        found.append(f"{count} misaligned golds differ from the text at their start only in {name}")
-    return found
+        advice.append(
+            f"{count} misaligned golds differ from the text at their start only in {name}"
+        )
+    return advice
 
 
 def nearly_aligned(totals: Totals) -> dict[str, int]:
-    """Counts misaligned golds by what `model.audit.golds.differs_only_in` says of them."""
+    """Return the number of misaligned golds by `model.audit.golds.differs_only_in`."""
     counts = sorted(totals.counts.items())
     return {name.removeprefix(NEAR): count for name, count in counts if name.startswith(NEAR)}
 
 
 def corrections_report(totals: Totals, digest: str | None, ids: Sequence[str]) -> dict[str, Any]:
-    """What became of the corrections of these ids, and the first ids that no row has."""
+    """Return how many corrections were applied, and the first ids that match no row.
+
+    digest  of the file of corrections, None without one
+    ids     of all corrections
+    """
+    # Several rows may have the same id, so matched ids and corrected rows are counted apart.
     missing = sorted(set(ids) - totals.corrected)
     return {
         "file": digest,
@@ -105,5 +123,5 @@ def corrections_report(totals: Totals, digest: str | None, ids: Sequence[str]) -
 
 
 def as_json(content: Mapping[str, Any]) -> bytes:
-    """A value as the JSON files of an output have it."""
+    """Return a value as the bytes of a JSON file of an output."""
     return json.dumps(content, indent=2, ensure_ascii=False).encode()

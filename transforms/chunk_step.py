@@ -1,7 +1,7 @@
 """ChunkStep: what every step on chunks has in common.
 
-One DoFn runs any step: receipts pass through, errors become failed receipts of the stages that they concern, and the time
-of each step is measured.
+One DoFn runs any step. It passes receipts through, turns errors into failed receipts of the stages
+they concern, and measures the time of each step.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any, ClassVar, Generic, TypeVar
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 
+from model.backends.errors import device_lost, is_panic
 from model.checkpoint import CheckpointError
-from model.reading.prediction import device_lost
 from transforms.claim import ClaimLost
 from transforms.records import Chunk, ChunkRun, Receipt, failed_receipts
 from transforms.retries import take_retries
@@ -36,20 +36,23 @@ Result = TypeVar("Result", bound="Chunk[Any] | Receipt")
 class ChunkStep(beam.PTransform, Generic[Element, Result]):
     """A step on chunks, or on runs of chunks: a dataclass with `setup` and `apply`.
 
-    An Exception in `apply` becomes a failed receipt of each stage that the chunk still lacks. If the step does something for
-    `stage` alone, it first retries without that stage: if this succeeds, only `stage` fails, and the chunk continues for
-    the others. Systemic errors are raised: the runner retries or ends the run.
+    An Exception in `apply`, or a panic of the tokenizer (`is_panic`), becomes a failed receipt of
+    each stage that the chunk still lacks. If the step does extra work for `stage`, the chunk is
+    tried once more without that stage: if this succeeds, only `stage` fails, and the chunk
+    continues for the other stages. Systemic errors are raised: the runner retries the bundle or
+    ends the run.
 
-    stage  the stage for which alone the step does something if the chunk wants it (`Chunk.wants`), "" if there is none
+    stage  the stage for which the step does extra work if the chunk wants it (`Chunk.wants`);
+           "" if there is none
     """
 
     stage: ClassVar[str] = ""
 
     def setup(self) -> None:
-        """Load what `apply` needs, once per DoFn instance. Does nothing by default."""
+        """Load what `apply` needs, once per DoFn instance. The default does nothing."""
 
     def apply(self, element: Element) -> Iterator[Result | Receipt]:
-        """Yield the chunk for the next step, or the receipts of a chunk that is done."""
+        """Yield the chunk for the next step, or the receipts of a finished chunk."""
         raise AssertionError(f"{type(self).__name__} has no apply")
 
     def expand(self, elements: beam.PCollection) -> beam.PCollection:
@@ -67,11 +70,13 @@ class _RunStep(beam.DoFn):
         self.step.setup()
 
     def process(self, element: Chunk[Any] | ChunkRun | Receipt) -> Iterator[Chunk[Any] | Receipt]:
+        # A finished chunk travels on to MergeReceipts as its receipt.
         if isinstance(element, Receipt):
             yield element
             return
         results = self._results(element)
         retries = 0
+        # The time of each result is measured: a step on runs reads one chunk at a time.
         while True:
             started = time.perf_counter()
             result = next(results, None)
@@ -79,26 +84,29 @@ class _RunStep(beam.DoFn):
                 return
             elapsed = time.perf_counter() - started
             self.milliseconds.update(int(elapsed * 1000))
+            # The envelope is updated here, so that steps need not know about times or retries.
             seconds = {**result.seconds, self.name: elapsed}
             if isinstance(result, Chunk):
                 yield replace(result, seconds=seconds)
             elif isinstance(element, ChunkRun) and result.failed_step != self.name:
-                yield result  # of an earlier try, or planning's
+                yield result  # a committed receipt of an earlier try, or a receipt of PlanChunks
             else:
                 retries += take_retries()  # each stage of a chunk reports all of its retries
                 yield replace(result, seconds=seconds, retries=retries)
 
     def _results(self, element: Chunk[Any] | ChunkRun) -> Iterator[Chunk[Any] | Receipt]:
-        """Yield what the step makes of an element, and the failed receipts of the stages for which it can't."""
-        if isinstance(element, ChunkRun):  # its chunks fail one by one, in `ReadChunk`
+        """Yield the results of the step, and failed receipts of the stages for which it fails."""
+        if isinstance(element, ChunkRun):  # `ReadChunk` handles the errors of each chunk itself
             yield from self.step.apply(element)
             return
         try:
+            # A list: an error must not leave some results of the chunk already passed on.
             yield from list(self.step.apply(element))
             return
         except BaseException as error:
             failure = error
             raise_unless_of_chunk(error)
+        # The error may come from the extra work for one stage: the other stages should not fail.
         others = tuple(stage for stage in element.stages if stage != self.step.stage)
         if others and others != element.stages:
             try:
@@ -106,37 +114,53 @@ class _RunStep(beam.DoFn):
             except BaseException as error:
                 raise_unless_of_chunk(error)
             else:
-                yield from failures(element, (self.step.stage,), self.name, failure)
+                yield from report_failure(element, (self.step.stage,), self.name, failure)
                 yield from results
                 return
-        yield from failures(element, element.stages, self.name, failure)
+        yield from report_failure(element, element.stages, self.name, failure)
 
 
-def failures(
+def report_failure(
     chunk: Chunk[Any], stages: tuple[str, ...], step: str, error: BaseException
 ) -> list[Receipt]:
-    """Return the failed receipts of some stages of a chunk. Raises an error that concerns more than this chunk."""
+    """Log and count the failure of a chunk, and return the failed receipts of some of its stages.
+
+    Raises an error that concerns more than this chunk.
+    """
     raise_unless_of_chunk(error)
     _log.warning("%s failed on %s: %s", step, chunk.spec.part, error, exc_info=error)
     Metrics.counter(NAMESPACE, "failed_chunks").inc()
     return failed_receipts(chunk.spec, stages, step, error, chunk.seconds)
 
 
+def closing_failure(stage: str, step: str, path: str, error: BaseException) -> Receipt:
+    """Return the failed receipt of a step that closes a stage after its chunks, and log the error.
+
+    path  the file or folder that the step worked on
+
+    Raises an error that concerns more than this stage.
+    """
+    raise_unless_of_chunk(error)
+    _log.warning("%s failed on %s: %s", step, path, error, exc_info=error)
+    message = f"{type(error).__name__}: {error}"
+    return Receipt(stage=stage, path=path, failed_step=step, error=message)
+
+
 def raise_unless_of_chunk(error: BaseException) -> None:
-    """Raise an error that concerns more than one chunk: a systemic one, an interrupt."""
+    """Raise an error that concerns more than one chunk: a systemic error or an interrupt."""
     if is_systemic(error) or not (isinstance(error, Exception) or is_panic(error)):
         raise error
 
 
 def is_systemic(error: BaseException) -> bool:
-    """Return whether an error ends the run: disk full, no permission to write, model gone, device lost."""
+    """Return whether an error ends the run.
+
+    Such errors are a full disk, a missing permission to write, a lost claim, a model that can't be
+    loaded, and a lost device.
+    """
+    # These would fail every other chunk too: its rows should not count as failed.
     if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
         return True
     if isinstance(error, PermissionError | ClaimLost):
         return True
     return device_lost(error) or isinstance(error, CheckpointError)
-
-
-def is_panic(error: BaseException) -> bool:
-    """Return whether a Rust library (the tokenizer) gave up on its input: its exception is not an Exception."""
-    return type(error).__name__ == "PanicException"

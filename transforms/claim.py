@@ -1,4 +1,7 @@
-"""The claim of a run on its output: `run.json`, made before anything else and looked at before every change there."""
+"""Claim: `run.json` makes an output belong to one run.
+
+A run creates it before everything else, and checks it before every change of the output.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +14,18 @@ from transforms.run_files import RunFiles
 from transforms.storage import commit, exists, join, read, remove
 
 _HEAD = 100
-"""Bytes of `run.json` that hold the fingerprint: the list of inputs after it may be long."""
+"""Bytes of `run.json` that are read for the fingerprint: the list of inputs may be long."""
 
 
 class ClaimLost(RuntimeError):
-    """The output belongs to another run now: a worker may outlive the run that it worked for."""
+    """The output now belongs to another run. A worker may outlive its own run."""
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
     """Where a stage of a run writes.
 
-    run  the fingerprint at the head of the run.json that stands there while the output is this run's
+    run  fingerprint of the run; `run.json` begins with it while the output belongs to the run
     """
 
     stage: str
@@ -31,34 +34,41 @@ class Output:
 
     @property
     def files(self) -> RunFiles:
-        """The files of the output."""
+        """Return the names of the files of the output."""
         return RunFiles(self.folder)
 
     def commit(self, content: bytes | pa.Buffer, *names: str) -> None:
-        """Publishes finished bytes as the file `folder/names...`. Raises ClaimLost."""
+        """Publish finished bytes as the file `folder/names...`. Raises ClaimLost."""
         self._check()
         commit(self.folder, content, *names)
 
     def publish(self, content: bytes, *names: str) -> None:
-        """`commit` for a file that nobody counts later: it is read again. Raises ClaimLost, OSError if it was lost."""
+        """Commit a file, and verify it by reading it back: no later check would notice its loss.
+
+        Raises ClaimLost, and OSError if the file is missing or differs.
+        """
         self.commit(content, *names)
+        # Parts are counted by WriteManifest, but nothing would notice that other files are missing.
         if read(join(self.folder, *names)) != content:
             raise OSError(
-                errno.EIO, "it was written, but is not what is read", join(self.folder, *names)
+                errno.EIO, "the file differs from what was written", join(self.folder, *names)
             )
 
     def remove(self, *names: str) -> None:
-        """Removes a file of the output, if it is there. Raises ClaimLost."""
+        """Remove a file of the output. Does nothing if it does not exist. Raises ClaimLost."""
+        # Checking the claim reads from the store, so do it only if there is something to remove.
         if exists(join(self.folder, *names)):
             self._check()
             remove(self.folder, *names)
 
     def _check(self) -> None:
+        """Raise ClaimLost unless the output still belongs to this run."""
         try:
+            # Without run.json, nobody owns the output: `--overwrite` may be removing it.
             head = read(self.files.run, _HEAD)
         except FileNotFoundError:
             head = b""
         if f'"{self.run}"'.encode() not in head:
             raise ClaimLost(
-                f"{self.folder} belongs to another run now: nothing more is written there"
+                f"{self.folder} now belongs to another run: this run writes no more files there"
             )

@@ -1,9 +1,12 @@
-"""CompareAudits: rows of two audits joined by id; figures and places cross the shuffle, never texts."""
+"""CompareAudits: joins the rows of two audits by id.
+
+Figures and positions of rows cross the shuffle, never texts.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import apache_beam as beam
@@ -11,22 +14,24 @@ import pyarrow as pa
 
 from model.audit.comparison import METRICS, Comparison, Score
 from model.audit.slices import given_labels, slice_labels
-from model.reading.columns import as_texts
+from model.reading.texts import as_texts
 from transforms.run_files import RunFiles
 from transforms.storage import open_parquet
 
 _MEASURED = ("context_characters", "num_tokens", "num_windows", "golds", "gold_start", "gold_end")
 SCORE_COLUMNS = (*METRICS, "status", "pair_hash", "gold_hash", *_MEASURED)
-"""Audit columns that a comparison reads."""
+"""The audit columns that a comparison reads."""
 
 
 @dataclass(frozen=True, slots=True)
 class AuditSide:
-    """One of the two audits, and the names of its columns. Its parts are listed by workers: a graph does not grow with them.
+    """One of the two audits, and the names of its columns.
 
-    question  "" where the output does not keep it: then nothing is sliced by question word
-    answers   "" where the output does not keep it
-    slices    columns of `--slice_by` that the output keeps
+    Workers list its parts, so that the graph has the same size for any number of parts.
+
+    question  "" if the output does not keep it: there are no slices by question word then
+    answers   "" if the output does not keep it
+    slices    the columns of `--slice_by` that the output keeps
     """
 
     folder: str
@@ -38,14 +43,14 @@ class AuditSide:
     slices: tuple[str, ...]
 
     def paths(self) -> list[str]:
-        """Its parts, in order: a row is known by the place of its part."""
+        """Return the paths of the parts in order; `Score.part` is an index into them."""
         files = RunFiles(self.folder)
         return [files.part(name) for name in files.part_names()]
 
 
 @dataclass(frozen=True, slots=True)
 class ScoredPart:
-    """A part of an audit; index: its place among the parts of its side."""
+    """A part of an audit, and its index among the parts of its side."""
 
     side: AuditSide
     path: str
@@ -53,27 +58,22 @@ class ScoredPart:
 
 
 def list_parts(side: AuditSide) -> Iterator[ScoredPart]:
-    """The parts of an audit."""
+    """Yield the parts of an audit."""
     for index, path in enumerate(side.paths()):
         yield ScoredPart(side, path, index)
 
 
 def read_scores(part: ScoredPart) -> Iterator[tuple[str | None, Score]]:
-    """(id, Score) of every row of a part, rejected rows too."""
+    """Yield (id, Score) for every row of a part, including rejected rows."""
     side = part.side
     names = [side.prefix + name for name in SCORE_COLUMNS]
     wanted = list(dict.fromkeys([side.id, *filter(None, [side.question]), *side.slices, *names]))
-    begin = 0
+    first_row = 0
     with open_parquet(part.path) as file:
         for batch in file.iter_batches(columns=wanted):
             audit = pa.table({name: batch.column(side.prefix + name) for name in SCORE_COLUMNS})
-            questions = as_texts(batch.column(side.question)) if side.question else []
-            labels = slice_labels(audit, questions or [None] * batch.num_rows)
-            if not side.question:
-                del labels["question_word"]
-            labels.update(
-                {name: given_labels(as_texts(batch.column(name))) for name in side.slices}
-            )
+            labels = _slice_labels(batch, audit, side)
+            # A metric may be null, as the loss of a rejected row: nan in a tuple of floats.
             values = zip(
                 *(audit.column(name).fill_null(float("nan")).to_pylist() for name in METRICS),
                 strict=True,
@@ -81,26 +81,37 @@ def read_scores(part: ScoredPart) -> Iterator[tuple[str | None, Score]]:
             rest = (audit.column(name).to_pylist() for name in ("status", "pair_hash", "gold_hash"))
             rows = zip(as_texts(batch.column(side.id)), values, *rest, strict=True)
             for row, (row_id, figures, status, pair, golds) in enumerate(rows):
-                mine = (
-                    tuple((name, column[row]) for name, column in labels.items())
-                    if not side.after
-                    else ()
+                slices = tuple((name, column[row]) for name, column in labels.items())
+                score = Score(
+                    side.after,
+                    row_id or "",
+                    part.index,
+                    first_row + row,
+                    status,
+                    figures,
+                    pair,
+                    golds,
+                    slices,
                 )
-                yield (
-                    row_id,
-                    Score(
-                        side.after,
-                        row_id or "",
-                        part.index,
-                        begin + row,
-                        status,
-                        figures,
-                        pair,
-                        golds,
-                        mine,
-                    ),
-                )
-            begin += batch.num_rows
+                yield row_id, score
+            first_row += batch.num_rows
+
+
+def _slice_labels(
+    batch: pa.RecordBatch, audit: pa.Table, side: AuditSide
+) -> Mapping[str, Sequence[str]]:
+    """Return the labels of a batch's rows by slice; none for the audit after.
+
+    A pair belongs to the slices of its row before.
+    """
+    if side.after:
+        return {}
+    questions = as_texts(batch.column(side.question)) if side.question else []
+    labels = slice_labels(audit, questions or [None] * batch.num_rows)
+    if not side.question:
+        del labels["question_word"]
+    labels.update({name: given_labels(as_texts(batch.column(name))) for name in side.slices})
+    return labels
 
 
 Pairing = tuple[str, list[Score], list[Score]]
@@ -108,18 +119,22 @@ Pairing = tuple[str, list[Score], list[Score]]
 
 
 def pair_scores(row_id: str | None, scores: Iterable[Score]) -> Iterator[Pairing]:
-    """Pairs the rows of one id, all of them in memory. Where it stands several times in a side, rows of equal question and
-    context are paired."""
+    """Pair the rows of one id, holding all of them in memory.
+
+    If a side has several rows of the id, rows with equal question and context are paired.
+    """
     if row_id is None:
-        for score in scores:  # there may be any number of them
+        for score in scores:  # one by one: any number of rows may lack an id
             yield "without_id", *(([], [score]) if score.after else ([score], []))
         return
+    # Rows of one id, by the hash of question and context.
     by_texts: dict[bytes, tuple[list[Score], list[Score]]] = defaultdict(lambda: ([], []))
     for score in scores:
         by_texts[score.pair or b""][score.after].append(score)
     before, after = (
         [score for sides in by_texts.values() for score in sides[side]] for side in (False, True)
     )
+    # One row on each side is a pair, even if its texts have changed.
     if len(before) <= 1 and len(after) <= 1:
         yield _judged(before, after)
     else:
@@ -128,8 +143,10 @@ def pair_scores(row_id: str | None, scores: Iterable[Score]) -> Iterator[Pairing
 
 
 def _judged(before: list[Score], after: list[Score]) -> Pairing:
+    """Return the scores of one id, or of one id and its texts, with the kind of their pairing."""
     if not before or not after:
         return ("only_before" if before else "only_after"), before, after
+    # Equal texts and ids: nothing says which row belongs to which.
     if len(before) > 1 or len(after) > 1:
         return "repeated", before, after
     changed = before[0].pair and after[0].pair and before[0].pair != after[0].pair
@@ -165,7 +182,10 @@ class _ComparisonFn(beam.CombineFn):
 
 @dataclass
 class CompareAudits(beam.PTransform):
-    """AuditSide -> the one Comparison. most: regressions and improvements that are listed."""
+    """AuditSides -> one Comparison.
+
+    most  regressions, and improvements, that are listed
+    """
 
     most: int
 
@@ -173,6 +193,7 @@ class CompareAudits(beam.PTransform):
         return (
             sides
             | "ListParts" >> beam.FlatMap(list_parts)
+            # Without it, the worker that lists the parts would also read all of them.
             | "Reshuffle" >> beam.Reshuffle()
             | "ReadScores" >> beam.FlatMap(read_scores)
             | "GroupById" >> beam.GroupByKey()

@@ -1,4 +1,4 @@
-"""CorrectGolds: golds that people have corrected take the place of the original ones, by id."""
+"""CorrectGolds: replaces golds by the ones that people have corrected, by id."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from model.audit.golds import locate_gold
-from model.reading.columns import as_texts, read_texts
+from model.reading.texts import as_texts, read_texts
 from transforms.chunk_step import ChunkStep
 from transforms.records import Chunk, Correction, row_ids
 
-_WHERE = {
-    "gold_absent": "does not stand in the context",
-    "gold_ambiguous": "stands in the context more than once, and the correction gives no start",
-    "gold_inside_word": "stands only inside longer words of the context, and the correction gives no start",
+_WHY_UNPLACED = {
+    "gold_absent": "does not occur in the context",
+    "gold_ambiguous": "occurs in the context more than once, and the correction gives no start",
+    "gold_inside_word": "occurs only inside longer words of the context, and the correction gives "
+    "no start",
 }
+"""What the reasons of a gold without a start mean."""
 
 
 def correct_golds(
@@ -27,20 +29,20 @@ def correct_golds(
     context: str,
     answers: str,
 ) -> Chunk[None]:
-    """The chunk with corrected golds in the column `answers`, and the ids of the rows that have them.
+    """Return the chunk with corrected golds in the column `answers`, and the ids of their rows.
 
-    A corrected text without a start is `unplaced` (and its row will be rejected) where it stands nowhere, more than once, or
-    only inside longer words: gold_absent, gold_ambiguous, gold_inside_word.
+    A corrected text without a start is located in the context. If it occurs nowhere, more than
+    once, or only inside longer words, its row is `unplaced`, and will be rejected with the reason
+    gold_absent, gold_ambiguous or gold_inside_word.
     """
     ids = as_texts(row_ids(chunk, id_column))
     rows = [row for row, row_id in enumerate(ids) if row_id in corrections]
+    # Most chunks have no corrected row, and pass unchanged.
     if not rows:
         return chunk
     table = chunk.table
     contexts, _ = read_texts(table.column(context))
-    golds: dict[int, Any] = {}
-    place = table.column_names.index(answers)
-    kind = table.schema.field(place).type
+    golds: dict[int, dict[str, list[Any]]] = {}
     unplaced: dict[int, tuple[str, str]] = {}
     for row in rows:
         golds[row] = {"text": [], "answer_start": []}
@@ -48,25 +50,40 @@ def correct_golds(
             if text is None:
                 text = contexts[row][start:end]
             elif start is None:
-                start, found = locate_gold(contexts[row], text)
+                start, reason = locate_gold(contexts[row], text)
+                # The gold stays, without a start: MakeWindows rejects the row with this reason.
                 if start is None:
-                    unplaced[row] = found, f"the corrected text {text[:80]!r} {_WHERE[found]}"
+                    why = f"the corrected text {text[:80]!r} {_WHY_UNPLACED[reason]}"
+                    unplaced[row] = reason, why
             golds[row]["text"].append(text)
             golds[row]["answer_start"].append(start)
-    values = [golds[row] if pa.types.is_struct(kind) else _gold_by_gold(golds[row]) for row in rows]
-    changed = pa.chunked_array([pa.array(values, kind)])
-    column = pa.chunked_array([*table.column(place).chunks, *changed.chunks], kind)
-    order = list(range(table.num_rows))
-    for number, row in enumerate(rows):
-        order[row] = table.num_rows + number
-    table = table.set_column(place, table.schema.field(place), column.take(pa.array(order)))
     return replace(
-        chunk, table=table, corrected=tuple(str(ids[row]) for row in rows), unplaced=unplaced
+        chunk,
+        table=_with_golds(table, answers, golds),
+        corrected=tuple(str(ids[row]) for row in rows),
+        unplaced=unplaced,
     )
 
 
+def _with_golds(
+    table: pa.Table, answers: str, golds: Mapping[int, Mapping[str, list[Any]]]
+) -> pa.Table:
+    """Return a table with other golds in some rows, in the type of the column `answers`."""
+    index = table.column_names.index(answers)
+    field = table.schema.field(index)
+    is_struct = pa.types.is_struct(field.type)
+    values = [each if is_struct else _gold_by_gold(each) for each in golds.values()]
+    # Arrow's arrays are immutable: append the new values, then take each row's old or new one.
+    changed = pa.chunked_array([pa.array(values, field.type)])
+    column = pa.chunked_array([*table.column(index).chunks, *changed.chunks], field.type)
+    order = list(range(table.num_rows))
+    for number, row in enumerate(golds):
+        order[row] = table.num_rows + number
+    return table.set_column(index, field, column.take(pa.array(order)))
+
+
 def _gold_by_gold(answers: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
-    """Lists of texts and starts as a column of list<struct<text, answer_start>> has them."""
+    """Return golds as a value of list<struct<text, answer_start>>."""
     return [
         {"text": text, "answer_start": start}
         for text, start in zip(answers["text"], answers["answer_start"], strict=True)
@@ -75,7 +92,11 @@ def _gold_by_gold(answers: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
 
 @dataclass
 class CorrectGolds(ChunkStep[Chunk[None], Chunk[None]]):
-    """Chunk -> Chunk with corrected golds."""
+    """Chunk -> Chunk with corrected golds.
+
+    corrections           by id
+    id, context, answers  names of columns
+    """
 
     stage: ClassVar[str] = "audit"
 

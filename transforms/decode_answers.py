@@ -7,25 +7,27 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from model.reading.columns import answer_columns
-from model.reading.prediction import Decoding, decide
+from model.reading.columns import Answers, answer_columns
+from model.reading.decoding import Decoding, decide
 from model.reading.span_reader import SpanReader
 from transforms.chunk_step import ChunkStep
 from transforms.records import Answered, Chunk, Outcome, Predicted, Rejection, reasons_of
 
 
 def decode_answers(predicted: Predicted, decoding: Decoding, annotate: bool = True) -> Answered:
-    """Merge windows to passages and decide between the best span and no answer, see `model.reading.prediction.decide`.
+    """Merge windows to passages and decide between the best span and no answer.
 
-    With `annotate`, the outcome has annotate's columns. Rejections: those of earlier steps and of `decide`.
+    With `annotate`, annotate's outcome is made too. Rejections are those of earlier steps and those
+    of `model.reading.decoding.decide`.
     """
     windowed, prediction = predicted.windowed, predicted.prediction
     windows = windowed.windows
     pairs = len(windows.pair_passage)
-    decision = decide(prediction, windows, windowed.row_pair, decoding)
+    decision = decide(predicted.spans, prediction.failures, windows, windowed.row_pair, decoding)
     spans, no_answer = decision.spans, decision.no_answer
     rejected = {rejection.row: rejection for rejection in windowed.rejections}
     for row, (reason, message) in decision.problems.items():
+        # Found here, but the prediction is at fault (`Rejection.step`).
         rejected.setdefault(row, Rejection(row, "PredictSpans", reason, message))
     counts = {
         "rows": len(windowed.row_pair),
@@ -40,15 +42,16 @@ def decode_answers(predicted: Predicted, decoding: Decoding, annotate: bool = Tr
     rejections = tuple(rejected[row] for row in sorted(rejected))
     outcomes: tuple[Outcome, ...] = ()
     if annotate:
-        columns = answer_columns(
-            spans,
-            windows,
-            windowed.contexts,
-            windowed.row_pair,
-            reasons_of(rejections, len(windowed.row_pair)),
-            windowed.questions_cut,
-            no_answer,
+        answers = Answers(
+            spans=spans,
+            windows=windows,
+            contexts=windowed.contexts,
+            questions_cut=windowed.questions_cut,
+            no_answer=no_answer,
+            row_pair=windowed.row_pair,
+            reasons=reasons_of(rejections, len(windowed.row_pair)),
         )
+        columns = answer_columns(answers)
         statuses = Counter(columns.column("status").to_pylist())
         outcomes = (Outcome("annotate", columns, rejections, {**counts, **statuses}),)
     return Answered(predicted, spans, no_answer, rejections, counts, outcomes)

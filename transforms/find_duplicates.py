@@ -1,4 +1,7 @@
-"""FindDuplicates: rows of audits that ask the same, by hash; only hashes and ids cross the shuffle."""
+"""FindDuplicates: finds rows of audits with equal texts, by hash.
+
+Only hashes and ids cross the shuffle.
+"""
 
 from __future__ import annotations
 
@@ -10,21 +13,34 @@ from typing import Any
 
 import apache_beam as beam
 
-from model.reading.columns import as_texts
+from model.reading.texts import as_texts
+from transforms.chunk_step import closing_failure
 from transforms.claim import Output
+from transforms.merge_receipts import closing
+from transforms.records import Receipt
 from transforms.run_files import RunFiles
 from transforms.storage import open_parquet
 
 KINDS = ("pair", "context", "question")
 SENTINEL = ("", b"")
-"""The key of what is no part but is handed on when all parts are read: zero rows have duplicates.json, too."""
+"""The key of the sentinel, the element that is not a part.
+
+It is passed on once all parts are read, so that `duplicates.json` is also written for zero rows.
+"""
+FAILED = "failed"
+"""The kind of the key of a part's failed receipt; the hash is its path."""
 _MOST_EXAMPLES = 100
 _MOST_IDS = 5
 
 
 @dataclass(frozen=True, slots=True)
 class AuditedPart:
-    """A part of an audit: this run's own, or of the one that it is compared with. Names of its columns."""
+    """A part of an audit.
+
+    own     whether it is a part of this run, not of the audit given with `--against`
+    id      name of its id column
+    prefix  of the names of its audit columns
+    """
 
     path: str
     own: bool
@@ -34,7 +50,12 @@ class AuditedPart:
 
 @dataclass(slots=True)
 class Same:
-    """Rows that share one hash: how many of this run, how many of the other, some ids, and whether golds differ."""
+    """Rows that share one hash.
+
+    own, other      rows of this run and of the other audit
+    ids, other_ids  the first _MOST_IDS ids of each
+    golds           up to two distinct hashes of golds of this run
+    """
 
     own: int = 0
     other: int = 0
@@ -43,28 +64,46 @@ class Same:
     golds: set[bytes] = field(default_factory=set)
 
     def merge(self, more: Same) -> Same:
+        """Return both together."""
         return Same(
             self.own + more.own,
             self.other + more.other,
             sorted([*self.ids, *more.ids])[:_MOST_IDS],
             sorted([*self.other_ids, *more.other_ids])[:_MOST_IDS],
-            set(sorted(self.golds | more.golds)[:2]),  # two are enough to differ
+            set(sorted(self.golds | more.golds)[:2]),  # two are enough for a conflict
         )
 
 
-def read_hashes(
-    part: AuditedPart | Any, kinds: tuple[str, ...]
+def _keyed(
+    part: AuditedPart | Receipt | Any, kinds: tuple[str, ...]
 ) -> Iterator[tuple[tuple[str, bytes], Any]]:
-    """((kind, hash), Same) of every row of a part that was not rejected; the sentinel under the key `SENTINEL`.
+    """Yield the hashes of a part, the sentinel under SENTINEL, and a failed receipt under FAILED.
 
-    A row whose id was not kept, is null or is no text goes by the name of its part and its place there.
+    A part that can't be read becomes a failed receipt.
     """
-    if not isinstance(part, AuditedPart):
+    if isinstance(part, AuditedPart):
+        try:
+            yield from read_hashes(part, kinds)
+        except BaseException as error:
+            receipt = closing_failure("audit", "FindDuplicates", part.path, error)
+            yield (FAILED, part.path.encode()), receipt
+    elif isinstance(part, Receipt):
+        yield (FAILED, part.path.encode()), part
+    else:
         yield SENTINEL, part
-        return
+
+
+def read_hashes(
+    part: AuditedPart, kinds: tuple[str, ...]
+) -> Iterator[tuple[tuple[str, bytes], Same]]:
+    """Yield ((kind, hash), Same) for every row that was not rejected.
+
+    A row whose id is not kept, is null or is not text is identified by its part's name and its row.
+    """
     names = [f"{part.prefix}{kind}_hash" for kind in (*kinds, "gold")]
     row = 0
     with open_parquet(part.path) as file:
+        # `--keep_columns` may have left the id out.
         known = [part.id] if part.id in file.schema_arrow.names else []
         for batch in file.iter_batches(columns=[*known, *names]):
             ids = as_texts(batch.column(part.id)) if known else [None] * batch.num_rows
@@ -74,17 +113,16 @@ def read_hashes(
                 row += 1
                 for kind, value in zip(kinds, hashes, strict=True):
                     if value is not None:
-                        golds = {gold} if kind == "pair" and part.own else set()
-                        yield (
-                            (kind, value),
-                            Same(1, 0, shown, [], golds)
-                            if part.own
-                            else Same(0, 1, [], shown, golds),
-                        )
+                        # Only equal pairs with different golds are a conflict.
+                        if part.own:
+                            same = Same(own=1, ids=shown, golds={gold} if kind == "pair" else set())
+                        else:
+                            same = Same(other=1, other_ids=shown)
+                        yield (kind, value), same
 
 
 class _SameFn(beam.CombineFn):
-    """Same of one hash, merged, or the one sentinel; a CombineFn so that the runner may merge before the shuffle."""
+    """Merges the Same of one hash; a CombineFn, so that runners merge before the shuffle too."""
 
     def create_accumulator(self) -> Any:
         return None
@@ -103,14 +141,24 @@ class _SameFn(beam.CombineFn):
 
 
 class _CountFn(beam.CombineFn):
-    """((kind, hash), Same) -> the counts and examples of `duplicates.json`, and the sentinel under "waiting"."""
+    """((kind, hash), Same) -> the content of `duplicates.json`, and what is not written there.
+
+    The sentinel is in "waiting", and in "failed" is the first failed receipt, if there is one.
+    """
 
     def create_accumulator(self) -> dict[str, Any]:
         counts = dict.fromkeys(
             ("repeated_pairs", "rows_of_repeated_pairs", "pairs_with_conflicting_golds"), 0
         )
         overlap = {kind: {"shared": 0, "own_rows": 0, "other_rows": 0} for kind in KINDS}
-        return {**counts, "overlap": overlap, "repeated": [], "shared": [], "waiting": None}
+        return {
+            **counts,
+            "overlap": overlap,
+            "repeated": [],
+            "shared": [],
+            "waiting": None,
+            "failed": [],
+        }
 
     def add_input(
         self, total: dict[str, Any], entry: tuple[tuple[str, bytes], Any]
@@ -118,12 +166,20 @@ class _CountFn(beam.CombineFn):
         (kind, value), same = entry
         if (kind, value) == SENTINEL:
             return {**total, "waiting": same}
+        if kind == FAILED:
+            return {**total, "failed": _first(total["failed"], [same])}
+        # Repeated within this run.
         if kind == "pair" and same.own > 1:
             total["repeated_pairs"] += 1
             total["rows_of_repeated_pairs"] += same.own
             total["pairs_with_conflicting_golds"] += len(same.golds) > 1
-            found = {"rows": same.own, "ids": same.ids, "conflicting_golds": len(same.golds) > 1}
-            self._keep(total, "repeated", value, found)
+            example = {
+                "rows": same.own,
+                "ids": same.ids,
+                "conflicting_golds": len(same.golds) > 1,
+            }
+            self._keep(total, "repeated", value, example)
+        # Shared with the other audit.
         if same.own and same.other:
             overlap = total["overlap"][kind]
             overlap["shared"] += 1
@@ -133,9 +189,12 @@ class _CountFn(beam.CombineFn):
                 self._keep(total, "shared", value, {"ids": same.ids, "other_ids": same.other_ids})
         return total
 
-    def _keep(self, total: dict[str, Any], name: str, value: bytes, found: dict[str, Any]) -> None:
+    def _keep(
+        self, total: dict[str, Any], name: str, value: bytes, example: dict[str, Any]
+    ) -> None:
+        """Add an example to a list, which keeps the smallest hashes: the same in any order."""
         total[name] = heapq.nsmallest(
-            _MOST_EXAMPLES, [*total[name], (value.hex(), json.dumps(found))]
+            _MOST_EXAMPLES, [*total[name], (value.hex(), json.dumps(example))]
         )
 
     def merge_accumulators(self, several: Iterable[dict[str, Any]]) -> dict[str, Any]:
@@ -147,24 +206,29 @@ class _CountFn(beam.CombineFn):
             for kind, counts in total["overlap"].items():
                 for name, count in counts.items():
                     merged["overlap"][kind][name] += count
+            # Only one accumulator has received the sentinel.
             if total["waiting"] is not None:
                 merged["waiting"] = total["waiting"]
+            merged["failed"] = _first(merged["failed"], total["failed"])
             for name in ("repeated", "shared"):
                 merged[name] = heapq.nsmallest(_MOST_EXAMPLES, [*merged[name], *total[name]])
         return merged
 
     def extract_output(self, total: dict[str, Any]) -> dict[str, Any]:
-        examples = {
-            name: [json.loads(found) for _, found in total[name]] for name in ("repeated", "shared")
-        }
+        examples = {}
+        for name in ("repeated", "shared"):
+            examples[name] = [json.loads(example) for _, example in total[name]]
         return {**total, **examples}
 
 
 @dataclass
 class FindDuplicates(beam.PTransform):
-    """AuditedParts and one sentinel of any other type -> the sentinel, once `duplicates.json` is written.
+    """AuditedParts, and the Totals by stage -> the Totals, once `duplicates.json` exists.
 
-    against  the folder of the other audit, "" without one: then only pairs are looked at
+    A failed receipt among the parts, a part that can't be read or an error in writing is added to
+    the Totals of the audit, and `duplicates.json` is not written.
+
+    against  folder of the other audit; "" without one: only repeated pairs are counted then
     """
 
     output: Output
@@ -174,20 +238,35 @@ class FindDuplicates(beam.PTransform):
         kinds = KINDS if self.against else ("pair",)
         return (
             parts
-            | "ReadHashes" >> beam.FlatMap(read_hashes, kinds)
+            | "ReadHashes" >> beam.FlatMap(_keyed, kinds)
             | "MergeSame" >> beam.CombinePerKey(_SameFn())
-            | "Count"
-            >> beam.CombineGlobally(_CountFn()).without_defaults()  # the sentinel is always there
-            | "WriteDuplicates" >> beam.Map(write_duplicates, self.output, self.against)
+            # The sentinel makes the input non-empty, so there is always one result.
+            | "Count" >> beam.CombineGlobally(_CountFn()).without_defaults()
+            | "WriteDuplicates" >> beam.Map(_close, self.output, self.against)
         )
 
 
-def write_duplicates(found: dict[str, Any], output: Output, against: str) -> Any:
-    """Write what was found, about the other audit only if there is one. Returns the sentinel."""
-    waiting = found["waiting"]
-    found = {name: value for name, value in found.items() if name != "waiting"}
-    if not against:
-        found = {name: value for name, value in found.items() if name not in ("overlap", "shared")}
-    content = {"against": against, **found} if against else found
+def _first(receipts: list[Receipt], more: list[Receipt]) -> list[Receipt]:
+    """Return the failed receipt of the first path, in a list: the same in any order."""
+    return sorted([*receipts, *more], key=lambda receipt: receipt.path)[:1]
+
+
+def _close(duplicates: dict[str, Any], output: Output, against: str) -> Any:
+    """Write `duplicates.json` unless a part failed. Returns the sentinel."""
+    totals = duplicates["waiting"]
+    for receipt in duplicates["failed"]:
+        totals["audit"].add(receipt)
+    if not duplicates["failed"]:
+        with closing(totals["audit"], "FindDuplicates", output):
+            write_duplicates(duplicates, output, against)
+    return totals
+
+
+def write_duplicates(duplicates: dict[str, Any], output: Output, against: str) -> Any:
+    """Write `duplicates.json`, about the other audit only if there is one. Returns the sentinel."""
+    left_out = ("waiting", "failed") if against else ("waiting", "failed", "overlap", "shared")
+    content = {name: value for name, value in duplicates.items() if name not in left_out}
+    if against:
+        content = {"against": against, **content}
     output.publish(json.dumps(content, indent=2, ensure_ascii=False).encode(), RunFiles.DUPLICATES)
-    return waiting
+    return duplicates["waiting"]

@@ -1,4 +1,4 @@
-"""MakeWindows: from the rows of a chunk to context windows of its distinct question/context pairs."""
+"""MakeWindows: from the rows of a chunk to windows of its distinct question/context pairs."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import ClassVar
 import numpy as np
 
 from model.audit.golds import read_golds
-from model.reading.columns import each_value
-from model.reading.pairs import WindowLimits, cut_pairs
+from model.reading.pairs import cut_pairs
 from model.reading.reader import shared
 from model.reading.span_reader import SpanReader
+from model.reading.texts import each_value
 from model.reading.tokenizer import Tokenizer
+from model.reading.windows import WindowLimits
 from transforms.chunk_step import ChunkStep
 from transforms.records import Chunk, InputColumns, Rejection, Windowed
 
@@ -24,22 +25,23 @@ def make_windows(
     limits: WindowLimits,
     columns: InputColumns = InputColumns(),
 ) -> Windowed:
-    """Tokenize every distinct text of the chunk once and cut the passages of its distinct pairs into windows.
+    """Tokenize every distinct text of a chunk once, and cut its distinct pairs into windows.
 
-    Rejections: the problems of `model.reading.pairs.cut_pairs`.
+    A row that `model.reading.pairs.cut_pairs` reports a problem of becomes a rejection.
     """
     questions, contexts = (
         each_value(chunk.table.column(name)) for name in (columns.question, columns.context)
     )
+    # Rows with equal question and context share a pair, which is predicted once.
     pairs = cut_pairs(questions, contexts, tokenizer, limits)
     golds = None
     if columns.answers:
         answers = each_value(chunk.table.column(columns.answers))
         golds = read_golds(answers, pairs.contexts, pairs.row_pair, pairs.windows)
-        better = {
-            row: chunk.unplaced[row] for row in chunk.unplaced if row in golds.problems
-        }  # than "a start is null"
-        golds = replace(golds, problems={**golds.problems, **better})
+        # Of a corrected gold without a start, CorrectGolds knows more than "a start is null".
+        unplaced = {row: why for row, why in chunk.unplaced.items() if row in golds.problems}
+        golds = replace(golds, problems={**golds.problems, **unplaced})
+    # Unknown text is counted per row, not per distinct context: row -> passage of its context.
     passage = pairs.windows.pair_passage[pairs.row_pair[pairs.row_pair >= 0]]
     characters = np.array([len(context) for context in pairs.contexts], np.int64)
     return Windowed(
@@ -59,7 +61,7 @@ def make_windows(
 
 @dataclass
 class MakeWindows(ChunkStep[Chunk[None], Chunk[Windowed]]):
-    """Chunk -> Chunk[Windowed]. Uses the reader's tokenizer, not its network."""
+    """Chunk -> Chunk[Windowed]. Uses the tokenizer of the reader, not its network."""
 
     stage: ClassVar[str] = "audit"
 
@@ -70,5 +72,6 @@ class MakeWindows(ChunkStep[Chunk[None], Chunk[Windowed]]):
         self.tokenizer = shared(self.reader.reader).tokenizer()
 
     def apply(self, chunk: Chunk[None]) -> Iterator[Chunk[Windowed]]:
+        # Reading golds is the extra work for the audit, which may fail alone.
         columns = self.columns if chunk.wants("audit") else replace(self.columns, answers="")
         yield chunk.carrying(make_windows(chunk, self.tokenizer, self.reader.limits, columns))

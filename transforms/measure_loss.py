@@ -1,30 +1,37 @@
-"""MeasureLoss: from what the windows tell of the golds to losses, grades and statistics of every row."""
+"""MeasureLoss: from the losses of windows to losses, grades and statistics of every row."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, ClassVar
 
-from model.audit.golds import gold_views
-from model.audit.losses import likely_tokens, passage_losses
-from model.audit.rows import audit_columns
-from model.audit.statistics import measure, shortened
-from model.reading.columns import as_texts
-from model.reading.prediction import Decoding
+import pyarrow as pa
+
+from model.audit.losses import LikelyToken, likely_tokens, passage_losses
+from model.audit.rows import Examples, audit_columns
+from model.audit.statistics import Lists, Statistics, measure, shortened
+from model.audit.window_losses import Measured
+from model.reading.decoding import Decoding
 from model.reading.span_reader import SpanReader
+from model.reading.texts import as_texts
 from transforms.chunk_step import ChunkStep
 from transforms.records import Answered, Chunk, Outcome, Rejection, reasons_of, row_ids
 
 NEAR = "golds misaligned only in "
-"""What the counts of such golds begin with."""
+"""Prefix of the counts of golds that are misaligned only in case, blanks or the like."""
 
 
 @dataclass(frozen=True, slots=True)
 class AuditOptions:
-    """id column; columns of --slice_by; lengths of the lists of highest losses and of suspects."""
+    """What an audit reports.
+
+    id        the id column
+    slice_by  the columns of --slice_by
+    worst     length of the list of highest losses
+    suspects  length of the list of suspected label errors
+    """
 
     id: str = "id"
     slice_by: tuple[str, ...] = ()
@@ -32,70 +39,48 @@ class AuditOptions:
     suspects: int = 100
 
 
-def measure_loss(
-    chunk: Chunk[Answered], decoding: Decoding, options: AuditOptions, link: str = "softmax"
-) -> Answered:
-    """Add the audit's outcome to what the stages have made of a chunk; `link` makes logits probabilities (tokenwise).
+def measure_loss(chunk: Chunk[Answered], decoding: Decoding, options: AuditOptions) -> Answered:
+    """Add the audit's outcome to what the stages have made of a chunk.
 
-    Raises ValueError if its golds were not measured, RuntimeError if not one pair of several could be measured.
+    Raises ValueError if the golds were not measured, and RuntimeError if not one pair could be
+    measured and the cause is not in the values of the only one.
     """
     answered = chunk.payload
-    windowed, prediction = answered.predicted.windowed, answered.predicted.prediction
-    golds, windows = windowed.golds, windowed.windows
-    if golds is None or prediction.losses is None:
+    predicted = answered.predicted
+    windowed, measured = predicted.windowed, predicted.measured
+    if measured is None:
         raise ValueError("the chunk was predicted without its golds")
-    decoded = set(windows.pair.tolist()) - prediction.failures.keys()
-    if len(decoded) > 1 and decoded <= prediction.unmeasured.keys():  # not the fault of a row
-        raise RuntimeError(f"nothing could be measured: {prediction.unmeasured[min(decoded)][1]}")
-    views = gold_views(windows, golds)
+    golds = measured.golds
+
+    # Reject the rows that could not be measured, unless none could: then no row is at fault, and a
+    # rerun tries again. A single pair whose values are the cause would fail for ever.
+    decoded = set(windowed.windows.pair.tolist()) - predicted.prediction.failures.keys()
+    alone = len(decoded) == 1 and decoded <= measured.for_good
+    if decoded and decoded <= measured.unmeasured.keys() and not alone:
+        message = measured.unmeasured[min(decoded)][1]
+        raise RuntimeError(f"nothing could be measured: {message}")
     rejected = {rejection.row: rejection for rejection in answered.rejections}
     for row, pair in enumerate(windowed.row_pair.tolist()):
-        if pair in prediction.unmeasured:
-            rejected.setdefault(row, Rejection(row, "PredictSpans", *prediction.unmeasured[pair]))
-    losses = passage_losses(windows, golds, views, prediction.losses, link)
-    columns = audit_columns(
-        windows=windows,
+        if pair in measured.unmeasured:
+            rejected.setdefault(row, Rejection(row, "PredictSpans", *measured.unmeasured[pair]))
+
+    # Make the columns. Rows whose golds are unusable are rejected in them.
+    examples = Examples(
+        windows=windowed.windows,
         spans=answered.spans,
         golds=golds,
-        losses=losses,
+        losses=passage_losses(windowed.windows, measured),
         questions=windowed.questions,
         contexts=windowed.contexts,
         row_pair=windowed.row_pair,
         reasons=reasons_of(tuple(rejected.values()), len(windowed.row_pair)),
         no_answer=answered.no_answer,
-        max_answer_length=decoding.max_answer_length,
-        temperature=decoding.temperature,
-        null=decoding.null,
+        decoding=decoding,
     )
+    columns = audit_columns(examples)
     for row, (reason, message) in golds.problems.items():
         rejected.setdefault(row, Rejection(row, "MakeWindows", reason, message))
-    table = chunk.table
-    given = {name: as_texts(table.column(name)) for name in options.slice_by}
-    questions = [
-        windowed.questions[windows.pair_question[pair]] if pair >= 0 else ""
-        for pair in windowed.row_pair
-    ]
-    spec, ids = chunk.spec, row_ids(chunk, options.id)
 
-    def example_of(row: int) -> dict[str, Any]:
-        return {
-            "id": as_texts(ids.slice(row, 1))[0],
-            "path": spec.path,
-            "row": spec.first_row + row,
-            "question": shortened(questions[row]),
-            "gold": [shortened(text) for text in golds.texts[row][:3]],
-        }
-
-    tokens_of_pair = partial(likely_tokens, windows, prediction.losses, losses.normaliser)
-    statistics = measure(
-        columns,
-        questions,
-        given,
-        example_of,
-        lambda row: tokens_of_pair(int(windowed.row_pair[row])),
-        options.worst,
-        options.suspects,
-    )
     outcome = Outcome(
         stage="audit",
         columns=columns,
@@ -107,10 +92,42 @@ def measure_loss(
             **{f"{NEAR}{name}": count for name, count in golds.near.items()},
             "rows_corrected": len(chunk.corrected),
         },
-        statistics=statistics,
+        statistics=_statistics(chunk, columns, examples, measured, options),
         corrected=tuple(sorted(set(chunk.corrected))),
     )
     return replace(answered, outcomes=(*answered.outcomes, outcome))
+
+
+def _statistics(
+    chunk: Chunk[Answered],
+    columns: pa.Table,
+    examples: Examples,
+    measured: Measured,
+    options: AuditOptions,
+) -> Statistics:
+    """Return the statistics of a chunk from its output columns."""
+    windows, spec, ids = examples.windows, chunk.spec, row_ids(chunk, options.id)
+    questions = [
+        examples.questions[windows.pair_question[pair]] if pair >= 0 else ""
+        for pair in examples.row_pair
+    ]
+
+    def example_of(row: int) -> dict[str, Any]:
+        return {
+            "id": as_texts(ids.slice(row, 1))[0],
+            "path": spec.path,
+            "row": spec.first_row + row,
+            "question": shortened(questions[row]),
+            "gold": [shortened(text) for text in examples.golds.texts[row][:3]],
+        }
+
+    def tokens_of(row: int) -> Sequence[LikelyToken]:
+        pair, normaliser = int(examples.row_pair[row]), examples.losses.normaliser
+        return likely_tokens(windows, measured.losses, normaliser, pair)
+
+    given = {name: as_texts(chunk.table.column(name)) for name in options.slice_by}
+    lists = Lists(example_of, tokens_of, options.worst, options.suspects)
+    return measure(columns, questions, given, lists)
 
 
 @dataclass
@@ -124,7 +141,5 @@ class MeasureLoss(ChunkStep[Chunk[Answered], Chunk[Answered]]):
 
     def apply(self, chunk: Chunk[Answered]) -> Iterator[Chunk[Answered]]:
         if chunk.wants("audit"):
-            chunk = chunk.carrying(
-                measure_loss(chunk, self.reader.decoding, self.options, self.reader.link)
-            )
+            chunk = chunk.carrying(measure_loss(chunk, self.reader.decoding, self.options))
         yield chunk

@@ -1,21 +1,27 @@
-"""MergeReceipts: all receipts into one total per stage, the same for any order and any number of workers."""
+"""MergeReceipts: adds all receipts up to one total per stage.
+
+The totals are the same for any order of receipts and any number of workers.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import heapq
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 import apache_beam as beam
 
 from model.audit.statistics import Statistics
+from transforms.chunk_step import closing_failure
+from transforms.claim import Output
 from transforms.records import Receipt
 
 MOST_FAILURES = 1000
-"""How many failures are listed one by one; all are counted."""
+"""Most failures that are listed; all are counted."""
 
 
 @dataclass(slots=True)
@@ -24,19 +30,22 @@ class Totals:
 
     counts, reasons  sums over chunks
     seconds          time by step
-    failures         the first MOST_FAILURES of (path, row group, row start, rows, step, error)
-    content          XOR of the hashes of (part, digest): says whether two runs hold the same content
+    failed_steps     steps that failed after the chunks, where they close the stage
+    failures         the first MOST_FAILURES of (path, row group, row start, rows, step, error),
+                     and those of `failed_steps`
+    content          XOR of the hashes of (part, digest): equal for runs with equal content
     statistics       of the audit
     corrected        ids of rows whose golds were corrected
-    rejecting        chunks that have rejected rows, and so a file of rejections
-    retries          of all processes, as far as their receipts tell
-    examples         rows that its lists name, read again (`transforms.read_examples`)
+    rejecting        chunks with rejected rows: each has a file of rejections
+    retries          of all processes, as far as their receipts report them
+    examples         texts of the rows that lists name (`transforms.read_examples`)
     """
 
     chunks: int = 0
     failed_chunks: int = 0
     failed_rows: int = 0
     refused_files: int = 0
+    failed_steps: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -49,56 +58,88 @@ class Totals:
     examples: Mapping[tuple[str, int], Any] = field(default_factory=dict)
 
     def add(self, receipt: Receipt) -> None:
-        """Adds a receipt of this stage, or one without a stage: planning's, which counts for every stage."""
+        """Add a receipt.
+
+        A receipt without a stage reports planning and counts for every stage.
+        """
         self.retries += receipt.retries
-        self._spend(receipt.seconds)
+        self._add_seconds(receipt.seconds)
         if receipt.failed_step:
-            if receipt.part:
-                self.chunks += 1
-                self.failed_chunks += 1
-                self.failed_rows += receipt.rows
-            else:
-                self.refused_files += 1
-            place = receipt.path, receipt.row_group, receipt.row_start, receipt.rows
-            self._fail([(*place, receipt.failed_step, receipt.error)])
+            self._add_failed(receipt)
         elif receipt.part:
             self.chunks += 1
             self.counts.update(receipt.counts)
             self.reasons.update(receipt.reasons)
             self.corrected.update(receipt.corrected)
             self.rejecting += receipt.counts.get("rejected", 0) > 0
+            # XOR ignores the order; names keep parts of equal content from cancelling out.
             named = hashlib.sha256(f"{receipt.part} {receipt.digest}".encode()).digest()
             self.content ^= int.from_bytes(named[:16])
             if receipt.statistics is not None:
-                self._measure(receipt.statistics)
+                self._add_statistics(receipt.statistics)
 
-    def _spend(self, seconds: Mapping[str, float]) -> None:
-        for step, time in seconds.items():
-            self.seconds[step] = self.seconds.get(step, 0.0) + time
+    def _add_failed(self, receipt: Receipt) -> None:
+        """Add a failed receipt.
+
+        With a part it is a chunk. Without one it is a file that planning refused, for every stage,
+        or a step that closes one stage.
+        """
+        rows = receipt.path, receipt.row_group, receipt.row_start, receipt.rows
+        failure = (*rows, receipt.failed_step, receipt.error)
+        if receipt.stage and not receipt.part:
+            self.failed_steps.append(receipt.failed_step)
+            self.failures = [*self.failures, failure]  # listed even if many chunks failed
+            return
+        self._add_failures([failure])
+        if receipt.part:
+            self.chunks += 1
+            self.failed_chunks += 1
+            self.failed_rows += receipt.rows
+        else:
+            self.refused_files += 1
+
+    def _add_seconds(self, seconds: Mapping[str, float]) -> None:
+        for step, spent in seconds.items():
+            self.seconds[step] = self.seconds.get(step, 0.0) + spent
 
     def merge(self, other: Self) -> None:
+        """Add the totals of other receipts."""
         self.chunks += other.chunks
         self.failed_chunks += other.failed_chunks
         self.failed_rows += other.failed_rows
         self.refused_files += other.refused_files
+        self.failed_steps += other.failed_steps
         self.counts.update(other.counts)
         self.reasons.update(other.reasons)
-        self._spend(other.seconds)
-        self._fail(other.failures)
+        self._add_seconds(other.seconds)
+        self._add_failures(other.failures)
         self.content ^= other.content
         self.corrected |= other.corrected
         self.rejecting += other.rejecting
         self.retries += other.retries
         if other.statistics is not None:
-            self._measure(other.statistics)
+            self._add_statistics(other.statistics)
 
-    def _fail(self, failures: list[tuple[str, int, int, int, str, str]]) -> None:
+    def _add_failures(self, failures: list[tuple[str, int, int, int, str, str]]) -> None:
+        # The smallest, not the first to arrive: the list is the same for any order.
         self.failures = heapq.nsmallest(MOST_FAILURES, [*self.failures, *failures])
 
-    def _measure(self, statistics: Statistics) -> None:
+    def _add_statistics(self, statistics: Statistics) -> None:
         if self.statistics is None:
             self.statistics = Statistics()
         self.statistics.merge(statistics)
+
+
+@contextmanager
+def closing(totals: Totals, step: str, output: Output) -> Iterator[None]:
+    """Add an error of a step that closes a stage to the totals of the stage, which goes on.
+
+    Raises an error that concerns more than this stage.
+    """
+    try:
+        yield
+    except BaseException as error:
+        totals.add(closing_failure(output.stage, step, output.folder, error))
 
 
 class ReceiptsCombineFn(beam.CombineFn):
@@ -111,6 +152,7 @@ class ReceiptsCombineFn(beam.CombineFn):
         return {stage: Totals() for stage in self.stages}
 
     def add_input(self, totals: dict[str, Totals], receipt: Receipt) -> dict[str, Totals]:
+        # Every stage reports the files that planning refused.
         for stage in [receipt.stage] if receipt.stage else self.stages:
             totals[stage].add(receipt)
         return totals
@@ -128,10 +170,11 @@ class ReceiptsCombineFn(beam.CombineFn):
 
 @dataclass
 class MergeReceipts(beam.PTransform):
-    """All Receipts -> one Totals by stage."""
+    """Receipts -> one dict of Totals by stage."""
 
     stages: tuple[str, ...]
 
     def expand(self, receipts: beam.PCollection) -> beam.PCollection:
         merged = beam.CombineGlobally(ReceiptsCombineFn(self.stages))
-        return receipts | merged.without_defaults()  # planning's own receipt is always there
+        # PlanChunks always yields one run, and so one receipt: there is always one result.
+        return receipts | merged.without_defaults()

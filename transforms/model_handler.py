@@ -1,4 +1,4 @@
-"""SpanReaderModelHandler: the reader for pipelines that are built around Beam's RunInference."""
+"""SpanReaderModelHandler: the reader as a model of Beam's RunInference."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from transforms.chunk_step import NAMESPACE
 
 
 class SpanReaderModelHandler(ModelHandler[Mapping[str, Any], PredictionResult, SpanReader]):
-    """Mappings with `question` and `context` -> PredictionResult, whose inference is a `model.reading.span_reader.Answer`.
+    """Mappings with `question` and `context` -> PredictionResults with an Answer as `inference`.
 
-    reader  what `SpanReader.load` gives; workers load its checkpoint themselves, from the same place
-    others  of Beam's ModelHandler: `min_batch_size`, `max_batch_size`, ...; a batch is sorted by length inside
+    reader  a reader that `SpanReader.load` returned; workers load its checkpoint from its location
+    others  arguments of Beam's ModelHandler: `min_batch_size`, `max_batch_size`, ...; batches are
+            sorted by length internally
 
-    The one inference argument is `n_best`. A row that can't be answered is an Answer of status "rejected", never an error
-    of its batch. Whatever else an example holds travels along in the result's `example`.
+    The only inference argument is `n_best`. A row that can't be answered yields an Answer
+    (`model.reading.span_reader`) with the status "rejected", never an error of its batch. Other
+    keys of an example are kept in the result's `example`.
     """
 
     def __init__(self, reader: SpanReader, **others: Any):
@@ -43,10 +45,11 @@ class SpanReaderModelHandler(ModelHandler[Mapping[str, Any], PredictionResult, S
             yield PredictionResult(example, answer, model.reader.digest)
 
     def validate_inference_args(self, inference_args: dict[str, Any] | None) -> None:
-        strange = sorted((inference_args or {}).keys() - {"n_best"})
-        if strange:
+        unknown = sorted((inference_args or {}).keys() - {"n_best"})
+        if unknown:
             raise ValueError(
-                f"inference_args: {strange[0]!r} is none; there is n_best (the rest is set by SpanReader.load)"
+                f"inference_args: {unknown[0]!r} is unknown; n_best is the only one, "
+                "SpanReader.load takes the other settings"
             )
 
     def get_metrics_namespace(self) -> str:

@@ -1,4 +1,4 @@
-"""OutcomeRows: what a stage made of a chunk, as dicts, for the rest of anyone's pipeline."""
+"""OutcomeRows: the rows of a chunk with the output columns of a stage, as dicts."""
 
 from __future__ import annotations
 
@@ -12,37 +12,44 @@ from transforms.records import Answered, Chunk, Receipt
 
 
 class ChunkFailed(RuntimeError):
-    """A step could not do a chunk; the message names the step and its error."""
+    """A step failed on a chunk; the message names the step and its error."""
 
 
 def outcome_rows(
     chunk: Chunk[Answered] | Receipt, stage: str, prefix: str = ""
 ) -> Iterator[dict[str, Any]]:
-    """The rows of a chunk, each with the columns of a stage, in their order.
+    """Yield the rows of a chunk in order, each with the output columns of a stage.
 
-    Raises ChunkFailed for a chunk that failed (without files there is no manifest that would tell), ValueError if the
-    stage was not run or one of its columns has the name of a column that the rows have already.
+    Raises ChunkFailed for a chunk that failed, because no manifest would report it. Raises
+    ValueError if the stage was not run, or if a column of it has the name of a column of the rows.
     """
     if isinstance(chunk, Receipt):
         raise ChunkFailed(f"{chunk.failed_step} failed on {chunk.rows} rows: {chunk.error}")
-    made = {outcome.stage: outcome.columns for outcome in chunk.payload.outcomes}
-    if stage not in made:
+    by_stage = {outcome.stage: outcome.columns for outcome in chunk.payload.outcomes}
+    if stage not in by_stage:
         raise ValueError(
-            f"stage={stage!r}: the chunk has outcomes of {', '.join(map(repr, made)) or 'no stage'} only"
+            f"stage={stage!r} was not run: the chunk has outcomes of "
+            f"{', '.join(map(repr, by_stage)) or 'no stage'}"
         )
     table = chunk.table
-    clash = sorted({prefix + name for name in made[stage].column_names} & set(table.column_names))
+    output = by_stage[stage]
+    clash = sorted({prefix + name for name in output.column_names} & set(table.column_names))
+    # Silently overwriting a column of the user would lose data.
     if clash:
         raise ValueError(
-            f"prefix={prefix!r}: the column {clash[0]!r} is one of the rows already; give another prefix"
+            f"prefix={prefix!r}: the rows already have a column {clash[0]!r}; give another prefix"
         )
-    for row, columns in zip(table.to_pylist(), made[stage].to_pylist(), strict=True):
+    for row, columns in zip(table.to_pylist(), output.to_pylist(), strict=True):
         yield row | {prefix + name: value for name, value in columns.items()}
 
 
 @dataclass
 class OutcomeRows(beam.PTransform):
-    """Chunk[Answered] -> dict: the row, and the columns of "annotate" or "audit" with `prefix` before their names."""
+    """Chunk[Answered] -> dicts: each row with the output columns of a stage.
+
+    stage   "annotate" or "audit"
+    prefix  goes before the names of the output columns
+    """
 
     stage: str = "annotate"
     prefix: str = ""

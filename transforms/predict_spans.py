@@ -1,12 +1,14 @@
-"""PredictSpans: the network over a chunk's windows, decoded on the device."""
+"""PredictSpans: run the network over a chunk's windows; decode and measure on the device."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from model.reading.prediction import Decoding, predict
+from model.audit.window_losses import MeasureLosses
+from model.reading.decoding import DecodeSpans, Decoding
+from model.reading.prediction import Observer, predict
 from model.reading.reader import Reader, shared
 from model.reading.span_reader import SpanReader
 from transforms.chunk_step import ChunkStep
@@ -16,18 +18,26 @@ from transforms.records import Chunk, Predicted, Windowed
 def predict_spans(
     windowed: Windowed, reader: Reader, decoding: Decoding, batch_tokens: int, link: str = "softmax"
 ) -> Predicted:
-    """Run the reader over the windows of a chunk and measure its golds, if it has any.
+    """Run the reader over the windows of a chunk, and measure its golds if it has any.
 
-    Batches depend on the chunk alone.
+    link  "softmax" or "sigmoid": what makes probabilities of logits in the tokenwise loss
+
+    Batches depend on the chunk alone. Raises what `predict` raises.
     """
-    return Predicted(
-        windowed, predict(reader, windowed.windows, decoding, batch_tokens, windowed.golds, link)
-    )
+    windows, golds = windowed.windows, windowed.golds
+    decode = DecodeSpans(windows, decoding)
+    if golds is None:
+        prediction = predict(reader, windows, batch_tokens, [decode])
+        return Predicted(windowed, prediction, decode.result())
+    measure = MeasureLosses(windows, golds, link, decoding.null)
+    observers: list[Observer[Any]] = [decode, measure]
+    prediction = predict(reader, windows, batch_tokens, observers)
+    return Predicted(windowed, prediction, decode.result(), measure.result())
 
 
 @dataclass
 class PredictSpans(ChunkStep[Chunk[Windowed], Chunk[Predicted]]):
-    """Chunk[Windowed] -> Chunk[Predicted]. The network is loaded once per process."""
+    """Chunk[Windowed] -> Chunk[Predicted]. Each process loads the network once."""
 
     stage: ClassVar[str] = "audit"
 
@@ -39,7 +49,7 @@ class PredictSpans(ChunkStep[Chunk[Windowed], Chunk[Predicted]]):
 
     def apply(self, chunk: Chunk[Windowed]) -> Iterator[Chunk[Predicted]]:
         reader, windowed = self.reader, chunk.payload
-        if not chunk.wants("audit"):
+        if not chunk.wants("audit"):  # the golds stay unmeasured
             windowed = replace(windowed, golds=None)
         yield chunk.carrying(
             predict_spans(windowed, self.loaded, reader.decoding, reader.batch_tokens, reader.link)

@@ -1,4 +1,7 @@
-"""ReadChunk: from a run of chunks to the rows of each, one chunk at a time; committed chunks are not read again."""
+"""ReadChunk: from a run of chunks to the rows of each, one chunk at a time.
+
+Chunks that are committed are not read: their receipts are.
+"""
 
 from __future__ import annotations
 
@@ -28,102 +31,113 @@ _log = logging.getLogger(NAMESPACE)
 
 
 class UnreadableColumn(ValueError):
-    """Some columns of a row group that can be read otherwise; the message names them."""
+    """Some columns of a row group can't be read while others can; the message names them."""
 
 
 def committed_receipt(output: Output, part: str) -> Receipt | None:
-    """The receipt of a part that an earlier try of this run committed.
+    """Return the receipt of a part that an earlier try of this run committed.
 
-    None if there is none, or a damaged one, or if its rejections are missing.
+    Returns None, so that the chunk is recomputed, if the part is missing, damaged or of another
+    run, or if its file of rejections is missing.
     """
     path = output.files.part(part)
     if not exists(path):
         return None
     try:
         with open_parquet(path) as file:
+            # The footer is read only: it contains the receipt.
             receipt = Receipt.from_json(json.loads((file.metadata.metadata or {})[RECEIPT_KEY]))
         rejects = receipt.counts.get("rejected", 0) > 0
-        whole = not rejects or exists(output.files.rejection(part))
-        if whole and receipt.run == output.run:
+        if rejects and not exists(output.files.rejection(part)):
+            problem = "the file of its rejections is missing"
+        elif receipt.run != output.run:
+            problem = "it is a part of another run"
+        else:
             return receipt
-        _log.warning(
-            "%s %s and is made again",
-            path,
-            "is of another run" if whole else "has lost its rejections",
-        )
-        return None
-    except Exception as error:  # making a chunk again is always right, and a run that stumbles here could never end
-        _log.warning("%s is damaged and is made again: %s: %s", path, type(error).__name__, error)
-        return None
+    # Recomputing a chunk is always correct; raising here would fail every rerun in the same way.
+    except Exception as error:
+        problem = f"it is damaged: {type(error).__name__}: {error}"
+    _log.warning("recomputing %s: %s", path, problem)
+    return None
 
 
-def read_tables(run: ChunkRun, chunks: list[ChunkSpec], expected: pa.Schema) -> Iterator[pa.Table]:
-    """The rows of some chunks of a run, in order, in one pass over its row group and with one chunk in memory.
+def read_tables(
+    chunk_run: ChunkRun, chunks: list[ChunkSpec], expected: pa.Schema
+) -> Iterator[pa.Table]:
+    """Yield the rows of some chunks of a run in order, with the columns and types of `expected`.
 
-    Raises what pyarrow raises for unreadable data, ValueError if the row group ends early, and TooLarge.
+    Reads the row group in one pass, with about one chunk in memory.
+
+    Raises pyarrow's error for unreadable data, UnreadableColumn, ValueError if the row group ends
+    early, and TooLarge for a chunk that takes too much memory.
     """
     names = expected.names
-    with open_parquet(run.path, run.state) as file:
-        at_once = rows_at_once(
-            run.path, file.metadata, run.row_group, names, max(c.rows for c in chunks)
+    with open_parquet(chunk_run.path, chunk_run.state) as file:
+        longest = max(spec.rows for spec in chunks)
+        batch_rows = rows_at_once(
+            chunk_run.path, file.metadata, chunk_run.row_group, names, longest
         )
-        batches = _batches(file, at_once, run, names)
+        # Batches of Arrow cross the borders of chunks, so some rows are held for the next chunk.
+        batches = _batches(file, batch_rows, chunk_run, names)
         held: list[pa.RecordBatch] = []
-        begin = 0
+        begin = 0  # row of the row group at which `held` begins
         for spec in chunks:
-            while begin + sum(batch.num_rows for batch in held) < spec.row_start + spec.rows:
+            end = spec.row_start + spec.rows
+            while begin + sum(batch.num_rows for batch in held) < end:
                 batch = next(batches, None)
                 if batch is None:
-                    raise ValueError(
-                        f"row group {run.row_group} ends before row {spec.row_start + spec.rows}"
-                    )
+                    raise ValueError(f"row group {chunk_run.row_group} ends before row {end}")
                 held.append(batch)
-                while (
-                    held and begin + held[0].num_rows <= spec.row_start
-                ):  # rows of chunks that are committed
+                # Drop the rows of committed chunks before this one.
+                while held and begin + held[0].num_rows <= spec.row_start:
                     begin += held.pop(0).num_rows
                 size = sum(map(memory_of, held))
                 if size > MOST_BYTES:
                     raise TooLarge(
-                        f"rows {spec.row_start} to {spec.row_start + spec.rows} of row group {run.row_group} take "
-                        f"{size} bytes and more in memory, {MOST_BYTES} at most are held: give a smaller --chunk_rows"
+                        f"rows {spec.row_start} to {end} of row group {chunk_run.row_group} take "
+                        f"at least {size} bytes in memory, more than the limit of {MOST_BYTES}: "
+                        "give a smaller --chunk_rows"
                     )
+            # Cut the chunk out, and keep the rows after it.
             table = pa.Table.from_batches(held)
             rows = _with_path_columns(
-                table.slice(spec.row_start - begin, spec.rows), run.path, names
+                table.slice(spec.row_start - begin, spec.rows), chunk_run.path, names
             )
             yield rows.select(names).cast(expected)
-            used = spec.row_start + spec.rows - begin
+            used = end - begin
             begin += used
             held = table.slice(used).to_batches()
 
 
 def _batches(
-    file: pq.ParquetFile, rows: int, run: ChunkRun, names: list[str]
+    file: pq.ParquetFile, rows: int, chunk_run: ChunkRun, names: list[str]
 ) -> Iterator[pa.RecordBatch]:
-    """The row group of a run, so many rows at once. Raises UnreadableColumn, or what pyarrow raises."""
+    """Yield batches of the row group of a run.
+
+    Raises UnreadableColumn if some columns can't be read but others can, else pyarrow's error.
+    """
     try:
-        yield from file.iter_batches(batch_size=rows, row_groups=[run.row_group], columns=names)
+        yield from file.iter_batches(
+            batch_size=rows, row_groups=[chunk_run.row_group], columns=names
+        )
     except Exception as error:
-        if not (
-            isinstance(error, pa.ArrowException) or is_local(run.path)
-        ):  # a store that fails, fails for all
+        # An error of the store has nothing to do with a column.
+        if not (isinstance(error, pa.ArrowException) or is_local(chunk_run.path)):
             raise
-        here = [field for field in file.schema_arrow if field.name in names]
-        bad = [
-            f"{field.name!r} ({field.type})"
-            for field in here
-            if not _is_readable(file, run.row_group, field.name)
-        ]
-        if not bad or len(bad) == len(here):
+        fields = [field for field in file.schema_arrow if field.name in names]
+        bad = [field for field in fields if not _is_readable(file, chunk_run.row_group, field.name)]
+        if not bad or len(bad) == len(fields):
             raise
+        described = ", ".join(f"{field.name!r} ({field.type})" for field in bad)
         raise UnreadableColumn(
-            f"of {len(here)} columns, {', '.join(bad)} can't be read ({type(error).__name__}: {error}): "
-            "what is only passed on can be left out of --keep_columns"
+            f"of {len(fields)} columns, {described} can't be read "
+            f"({type(error).__name__}: {error}): leave columns that are only passed on out of "
+            "--keep_columns"
         ) from error
 
 
 def _is_readable(file: pq.ParquetFile, row_group: int, name: str) -> bool:
+    """Return whether a column can be read, by reading it."""
     try:
         for _ in file.iter_batches(row_groups=[row_group], columns=[name], batch_size=1024):
             pass
@@ -133,81 +147,85 @@ def _is_readable(file: pq.ParquetFile, row_group: int, name: str) -> bool:
 
 
 def _with_path_columns(table: pa.Table, path: str, names: Collection[str]) -> pa.Table:
-    """A table with those columns of its path that are asked for. Raises ValueError for one that holds something else."""
+    """Return a table with those of the given columns that its path holds.
+
+    Raises ValueError if the table has such a column with other values.
+    """
     for name, value in path_columns(path).items():
         if name in names and name not in table.column_names:
             table = table.append_column(
                 name, pa.repeat(pa.scalar(value, pa.string()), table.num_rows)
             )
         elif name in names and not _holds_only(table.column(name), value):
-            raise ValueError(
-                f"column {name!r} holds other values than {value!r}, which its path says: {path}"
-            )
+            raise ValueError(f"column {name!r} has other values than {value!r} in the path {path}")
     return table
 
 
 def _holds_only(column: pa.ChunkedArray, text: str | None) -> bool:
-    """Whether all values of a column are the one that this text stands for in the column's type."""
+    """Return whether all values of a column equal a text that is cast to the column's type."""
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     try:
         value = pa.scalar(text, pa.string()).cast(kind)
     except pa.ArrowException:
         return False
-    return all(held == value.as_py() for held in column.cast(kind).unique().to_pylist())
+    return all(distinct == value.as_py() for distinct in column.cast(kind).unique().to_pylist())
 
 
 def read_run(
-    run: ChunkRun, outputs: tuple[Output, ...], expected: pa.Schema
+    chunk_run: ChunkRun, outputs: tuple[Output, ...], expected: pa.Schema
 ) -> Iterator[Chunk[None] | Receipt]:
-    """Chunks of a run that still have to be done, and the receipts of those that are committed.
+    """Yield the receipts of a run's committed parts, then the chunks that still lack a part.
 
-    outputs: in the order of writing. A chunk is done if it has a part of every stage; one that lacks some is computed for those
-    alone, and the others' receipts are taken.
+    A chunk that lacks the parts of some stages is computed for these stages only.
 
-    A read error fails the chunk at hand and the rest of the run: what comes after it can't be reached.
+    outputs  in the order of writing
+
+    A read error fails the current chunk and all that follow in the run, which can't be reached.
     """
-    if not run.chunks:
+    # A refused file, or planning itself: there is nothing to read.
+    if not chunk_run.chunks:
         yield Receipt(
-            path=run.path, failed_step="PlanChunks" if run.refused else "", error=run.refused
+            path=chunk_run.path,
+            failed_step="PlanChunks" if chunk_run.refused else "",
+            error=chunk_run.refused,
         )
         return
-    missing = []
-    lacking = []
-    for spec in run.chunks:
+    missing: list[tuple[ChunkSpec, tuple[str, ...]]] = []
+    for spec in chunk_run.chunks:
+        # A rerun computes only what an earlier try has not committed.
         receipts = [committed_receipt(output, spec.part) for output in outputs]
         yield from filter(None, receipts)
-        if None in receipts:
-            missing.append(spec)
-            lacking.append(
-                tuple(
-                    output.stage
-                    for output, made in zip(outputs, receipts, strict=True)
-                    if made is None
-                )
-            )
+        lacking = []
+        for output, receipt in zip(outputs, receipts, strict=True):
+            if receipt is None:
+                lacking.append(output.stage)
+        if lacking:
+            missing.append((spec, tuple(lacking)))
     if not missing:
         return
     done = 0
     try:
-        for table in read_tables(run, missing, expected):
-            yield Chunk(missing[done], table, None, stages=lacking[done])
+        for table in read_tables(chunk_run, [spec for spec, _ in missing], expected):
+            spec, stages = missing[done]
+            yield Chunk(spec, table, None, stages=stages)
             done += 1
     except Exception as error:
-        if is_systemic(error) and not isinstance(
-            error, PermissionError
-        ):  # a file that must not be read is its own matter
+        # A missing permission to write is systemic, but one to read concerns this file only.
+        if is_systemic(error) and not isinstance(error, PermissionError):
             raise
-        _log.warning("reading %s, row group %d failed: %s", run.path, run.row_group, error)
-        for spec, stages in zip(missing[done:], lacking[done:], strict=True):
+        _log.warning(
+            "reading %s, row group %d failed: %s", chunk_run.path, chunk_run.row_group, error
+        )
+        for spec, stages in missing[done:]:
             yield from failed_receipts(spec, stages, "ReadChunk", error, {})
 
 
 @dataclass
 class ReadChunk(ChunkStep[ChunkRun, Chunk[None]]):
-    """ChunkRun -> Chunk, or Receipt where there is nothing left to do."""
+    """ChunkRun -> Chunks that lack parts, and Receipts of committed parts and refused files."""
 
     outputs: tuple[Output, ...]
     expected: pa.Schema
 
-    def apply(self, run: ChunkRun) -> Iterator[Chunk[None] | Receipt]:
-        yield from read_run(run, self.outputs, self.expected)
+    def apply(self, chunk_run: ChunkRun) -> Iterator[Chunk[None] | Receipt]:
+        yield from read_run(chunk_run, self.outputs, self.expected)

@@ -1,6 +1,7 @@
-"""ReadExamples: the rows that the report shows and that relabelling starts from, read again after all receipts are merged.
+"""ReadExamples: reads the texts of the rows that the report and the relabel files show.
 
-Receipts carry places, never passages: what a run lists is small, and known only at its end.
+Receipts carry the positions of rows, never their passages, because the few rows to show are known
+only once all receipts are merged.
 """
 
 from __future__ import annotations
@@ -15,16 +16,17 @@ import apache_beam as beam
 import pyarrow as pa
 
 from model.audit.statistics import WITH_TOKENS, Statistics
-from model.reading.columns import NotUTF8, each_value
+from model.reading.texts import NotUTF8, each_value
 from transforms.chunk_step import NAMESPACE
-from transforms.merge_receipts import Totals
+from transforms.claim import Output
+from transforms.merge_receipts import Totals, closing
 from transforms.records import InputColumns
 from transforms.storage import open_parquet
 
 _log = logging.getLogger(NAMESPACE)
 
 Place = tuple[str, int]
-"""Path of an input file, and a row in it."""
+"""Path of a Parquet file, and a row in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,47 +38,52 @@ class Example:
 
 
 def read_rows(places: Iterable[Place], columns: list[str]) -> dict[Place, dict[str, Any]]:
-    """Some columns of the rows at some places; None for a value that is no UTF-8. Unreadable files are left out."""
+    """Return some columns of the rows at some places, by place.
+
+    A value that is not UTF-8 becomes None. The rows of unreadable files are left out.
+    """
     by_path: dict[str, set[int]] = defaultdict(set)
     for path, row in places:
         by_path[path].add(row)
-    found: dict[Place, dict[str, Any]] = {}
+    rows_by_place: dict[Place, dict[str, Any]] = {}
     for path, rows in sorted(by_path.items()):
         try:
-            found.update(_read_file(path, rows, columns))
-        except Exception as error:  # a list is no reason to lose a run that is done
+            rows_by_place.update(_read_file(path, rows, columns))
+        except Exception as error:  # the run itself is complete without these texts
             _log.warning(
-                "rows of %s can't be read again and are shown without their texts: %s", path, error
+                "can't read rows of %s, which are shown without their texts: %s", path, error
             )
-    return found
+    return rows_by_place
 
 
 def _read_file(path: str, rows: set[int], columns: list[str]) -> dict[Place, dict[str, Any]]:
-    found: dict[Place, dict[str, Any]] = {}
+    """Return some columns of some rows of a file. Skips row groups without these rows."""
+    rows_by_place: dict[Place, dict[str, Any]] = {}
     with open_parquet(path) as file:
-        first = 0
+        group_start = 0
         for group in range(file.metadata.num_row_groups):
-            count = file.metadata.row_group(group).num_rows
-            wanted = sorted(row for row in rows if first <= row < first + count)
-            begin = first
-            for batch in (
-                file.iter_batches(1024, row_groups=[group], columns=columns) if wanted else ()
-            ):
-                here = [row for row in wanted if begin <= row < begin + batch.num_rows]
-                taken = batch.take(pa.array([row - begin for row in here], pa.int64()))
+            group_end = group_start + file.metadata.row_group(group).num_rows
+            wanted = sorted(row for row in rows if group_start <= row < group_end)
+            begin, group_start = group_start, group_end
+            if not wanted:
+                continue
+            for batch in file.iter_batches(1024, row_groups=[group], columns=columns):
+                in_batch = [row for row in wanted if begin <= row < begin + batch.num_rows]
+                # Convert only these rows to Python: a batch may hold large contexts.
+                taken = batch.take(pa.array([row - begin for row in in_batch], pa.int64()))
                 values = [each_value(taken.column(name)) for name in columns]
-                for row, *texts in zip(here, *values, strict=True):
+                for row, *texts in zip(in_batch, *values, strict=True):
                     texts = [None if isinstance(text, NotUTF8) else text for text in texts]
-                    found[path, row] = dict(zip(columns, texts, strict=True))
+                    rows_by_place[path, row] = dict(zip(columns, texts, strict=True))
                 begin += batch.num_rows
                 if begin > wanted[-1]:
-                    break
-            first += count
-    return found
+                    break  # the rest of the row group is not needed
+    return rows_by_place
 
 
 def read_examples(statistics: Statistics, columns: InputColumns) -> dict[Place, Example]:
-    """The texts of the examples of highest loss that a report shows, and of all suspects."""
+    """Return the texts of all suspects and of the examples of highest loss that a report shows."""
+    # Entries begin with their score; path and row follow.
     worst, suspects = (
         [entry[1:3] for entry in ranking.entries]
         for ranking in (statistics.worst, statistics.suspects)
@@ -90,16 +97,21 @@ def read_examples(statistics: Statistics, columns: InputColumns) -> dict[Place, 
 
 @dataclass
 class ReadExamples(beam.PTransform):
-    """The one Totals by stage, the audit's with its examples."""
+    """The Totals by stage -> the same, the totals of the audit with their examples."""
 
     columns: InputColumns
+    output: Output
 
     def expand(self, totals: beam.PCollection) -> beam.PCollection:
-        return totals | beam.Map(_add_examples, self.columns)
+        return totals | beam.Map(_add_examples, self.columns, self.output)
 
 
-def _add_examples(totals: dict[str, Totals], columns: InputColumns) -> dict[str, Totals]:
+def _add_examples(
+    totals: dict[str, Totals], columns: InputColumns, output: Output
+) -> dict[str, Totals]:
     audit = totals["audit"]
     if audit.statistics is None:
         return totals
-    return {**totals, "audit": replace(audit, examples=read_examples(audit.statistics, columns))}
+    with closing(audit, "ReadExamples", output):
+        audit = replace(audit, examples=read_examples(audit.statistics, columns))
+    return {**totals, "audit": audit}

@@ -1,4 +1,7 @@
-"""The records that travel between steps: a chunk, whose payload is what the last step made of its rows."""
+"""Records: the values that steps pass to each other.
+
+A chunk carries the result of the last step as its payload. Its results end as parts and receipts.
+"""
 
 from __future__ import annotations
 
@@ -14,28 +17,31 @@ import pyarrow as pa
 
 from model.audit.golds import Golds
 from model.audit.statistics import Statistics
+from model.audit.window_losses import Measured
 from model.reading.prediction import Prediction
-from model.reading.spans import PassageSpans
+from model.reading.spans import PassageSpans, WindowSpans
 from model.reading.windows import Windows
 
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 """What Hive, Spark and pyarrow write into a path for a null."""
 
-
 RECEIPT_KEY = b"spanmill.receipt"
 """The key of the receipt in a part's Parquet metadata."""
 
 CorrectedGold = tuple[str | None, int | None, int | None]
-"""Text, start and end (code points) of a corrected gold. Without a text: what stands there; without a start: where the text
-stands, if it stands in one place only."""
+"""Text, start and end (in code points) of a corrected gold.
+
+Without a text, the gold is the text between start and end. Without a start, the gold is the only
+occurrence of the text.
+"""
 
 Correction = tuple[CorrectedGold, ...]
-"""What the golds of a row should be; none: the question has no answer."""
+"""The corrected golds of a row; none if the question has no answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class InputColumns:
-    """Names of the columns that are read; `answers` is "" where no golds are measured."""
+    """Names of the columns to read; `answers` is "" if no golds are measured."""
 
     question: str = "question"
     context: str = "context"
@@ -44,9 +50,11 @@ class InputColumns:
 
 @dataclass(frozen=True, slots=True)
 class OutputColumns:
-    """Which input columns are kept, in which order, what stands before the names of output columns, the id column.
+    """The columns of parts.
 
-    An input without the id column gets one: file base name, row group, row.
+    keep    the input columns to keep, in order
+    prefix  goes before the names of the output columns
+    id      the id column; an input without it gets one (`row_ids`)
     """
 
     keep: tuple[str, ...]
@@ -58,11 +66,12 @@ class OutputColumns:
 class InputFile:
     """One input file as it was when the run was started.
 
-    index    place in the sorted list of inputs, part of the names of its parts
+    index    index in the sorted list of inputs; the names of parts begin with it
     path     absolute path or URL
-    version  what changes when its content does: modification time or etag
-    label    base name, with as many of its folders as tell it from the other inputs: part of the ids that are made
-    rows     only the first so many rows are read (`--limit`); None for all
+    size     in bytes
+    version  changes with the content: modification time or etag
+    label    the shortest end of the path that differs from the other inputs; part of made-up ids
+    rows     number of rows to read (`--limit`); None: all
     """
 
     index: int
@@ -74,16 +83,17 @@ class InputFile:
 
     @property
     def state(self) -> tuple[int, str]:
-        """What must not change while the run lasts."""
+        """Return the size and version, which must not change during the run."""
         return self.size, self.version
 
 
 @dataclass(frozen=True, slots=True)
 class InputRange:
-    """Some consecutive input files, as bytes of the run.json that lists them: JSON objects with commas between.
+    """Consecutive input files: the part of run.json that lists them, JSON objects with commas.
 
-    first       index of the first of them
-    begin, end  bytes of run.json
+    path        of run.json
+    first       index of the first file
+    begin, end  range of bytes, `end` exclusive
     """
 
     path: str
@@ -93,22 +103,27 @@ class InputRange:
 
 
 def path_columns(path: str) -> dict[str, str | None]:
-    """The columns that the folders of a path hold, as Hive and Spark write them: `lang=en/part-0.parquet`.
+    """Return the partition columns of a path, as Hive and Spark write them: `lang=en/a.parquet`.
 
-    Names and values are URL-decoded; a value is text, or None.
+    Names and values are URL-decoded. A value is text, or None for a null.
     """
+    # A folder named "=x" has no column name and is not a partition.
     pairs = [folder.split("=", 1) for folder in path.split("/")[:-1] if "=" in folder[1:]]
     return {unquote(name): None if value == _HIVE_NULL else unquote(value) for name, value in pairs}
 
 
 def part_name(file: InputFile, row_group: int, row_start: int, rows: int) -> str:
-    """The output name of a chunk: sorts in input order, tells where its rows come from and how many there are."""
+    """Return the file name of a chunk's part.
+
+    Names sort in the order of the input, and say which rows the part holds.
+    """
+    # Keep what every file system and store accepts, and leave room for the rest of the name.
     stem = re.sub(r"[^A-Za-z0-9_.-]+", "_", PurePosixPath(file.path).stem)[:80]
     return f"{file.index:06d}-{stem}-g{row_group:05d}-r{row_start:09d}-n{rows}.parquet"
 
 
 def rows_of_part(name: str) -> int:
-    """The row count in the name of a part."""
+    """Return the number of rows of a part, from its name."""
     return int(name.removesuffix(".parquet").rsplit("-n", 1)[1])
 
 
@@ -116,9 +131,11 @@ def rows_of_part(name: str) -> int:
 class ChunkSpec:
     """Consecutive rows of one row group: the unit of work, of retry, of output.
 
-    row_start  first row within the row group; first_row: the same within the file
-    label      of its file
-    part       file name of its output
+    path       of the file
+    label      of the file
+    row_start  first row, counted within the row group
+    first_row  the same row, counted within the file
+    part       file name of the part
     """
 
     path: str
@@ -132,10 +149,13 @@ class ChunkSpec:
 
 @dataclass(frozen=True, slots=True)
 class ChunkRun:
-    """Consecutive chunks of one row group, read in one pass, of a file in this state (size and version).
+    """A chunk run: consecutive chunks of one row group, which are read in one pass.
 
-    A run without chunks stands for a file that planning refused (`refused` says why), or, with neither, for planning
-    itself: it becomes an empty receipt, so that a manifest is written for zero rows too.
+    state    size and version that the file should have
+    refused  why planning refused the file, which has no chunks then; else ""
+
+    A chunk run without chunks that is not refused becomes an empty receipt, so that a run over zero
+    rows writes a manifest too.
     """
 
     path: str
@@ -151,14 +171,14 @@ Next = TypeVar("Next")
 
 @dataclass(frozen=True, slots=True)
 class Chunk(Generic[Payload]):
-    """The rows of one chunk, and what the last step made of them.
+    """The rows of one chunk, and the result of the last step.
 
-    payload    None once the rows are read; then Windowed, Predicted, Answered
+    payload    None after ReadChunk; then Windowed, Predicted, Answered
     seconds    time that each step has spent on the chunk so far
-    stages     stages that still lack their part of the chunk, in the order of writing: neither committed nor failed so
-               far. Empty for rows that belong to no file: then every stage that the steps compute
     corrected  ids of the rows whose golds were corrected
-    unplaced   row -> (reason, message) of those whose corrected gold has no place in the context
+    unplaced   row -> (reason, message), for corrected golds that can't be located in the context
+    stages     stages whose part is neither committed nor has failed, in the order of writing;
+               empty for rows that belong to no file, which the steps compute for every stage
     """
 
     spec: ChunkSpec
@@ -182,10 +202,15 @@ class Chunk(Generic[Payload]):
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """A row (its place in the chunk) that could not be answered, and why."""
+    """A row that could not be answered, and why.
+
+    row   index in the chunk
+    step  the step at fault, not the one that found the fault: "MakeWindows" for the row's texts and
+          golds, "PredictSpans" for its logits and losses; the column `stage` of files of rejections
+    """
 
     row: int
-    stage: str
+    step: str
     reason: str
     message: str
 
@@ -194,13 +219,14 @@ class Rejection:
 class Windowed:
     """The context windows of a chunk's distinct question/context pairs.
 
-    row_pair       int64 [rows], which pair each row asks; -1 for a row rejected for its texts
-    questions      the distinct questions, in the order of those of `windows`
-    contexts       the distinct contexts, in the order of the passages of `windows`
-    questions_cut  int64 [pairs], question tokens beyond `max_question`
-    characters          code points of the contexts of all rows that can be asked
-    unknown_characters  those of them that are in unknown tokens
-    golds          the rows' gold answers, where they are measured
+    row_pair            int64 [rows], the pair of each row; -1 for a row with an unusable text, and
+                        for some with too many windows (`rejections` has all)
+    questions           the distinct questions, in the order of those of `windows`
+    contexts            the distinct contexts, in the order of the passages of `windows`
+    questions_cut       int64 [pairs], question tokens beyond `max_question`
+    characters          code points of the contexts of all rows that have a pair
+    unknown_characters  those of them in unknown tokens
+    golds               the rows' gold answers, None if they are not measured
     """
 
     row_pair: np.ndarray
@@ -216,21 +242,29 @@ class Windowed:
 
 @dataclass(frozen=True, slots=True)
 class Predicted:
-    """The windows of a chunk, and what the network says of them."""
+    """The windows of a chunk, and the network's prediction for them.
+
+    prediction  which pairs could not be computed, and token counts
+    spans       the decoded spans of each window
+    measured    the losses of the golds, where the chunk is audited
+    """
 
     windowed: Windowed
     prediction: Prediction
+    spans: WindowSpans
+    measured: Measured | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one stage makes of a chunk.
+    """The result of one stage for a chunk.
 
     stage       "annotate" or "audit"
-    columns     its output columns without prefix, one row per input row; `status` and `reason` are among them
-    rejections  rows that it could not do
+    columns     output columns without prefix, including `status` and `reason`; one row per input
+                row
+    rejections  rows without a result
     counts      windows, tokens, rows by status
-    statistics  what the audit's figures are merged from
+    statistics  mergeable statistics of the audit
     corrected   distinct ids of the rows whose golds were corrected
     """
 
@@ -244,9 +278,12 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """What is predicted of a chunk, its windows merged to passages, and what the stages have made of it so far.
+    """The prediction of a chunk, merged from windows to passages, and the outcomes so far.
 
+    spans      the best spans of each passage
     no_answer  bool [pairs], whether the null option wins
+    counts     windows, tokens, rows by status
+    outcomes   of the stages that are done
     """
 
     predicted: Predicted
@@ -259,20 +296,24 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What one finished chunk reports. It stands in its part's Parquet metadata, and merges into the manifest.
+    """The report of one finished chunk.
 
-    stage         which stage it is of
-    worker        the process that made it, as host:process id
-    rows          rows of the chunk
-    counts        windows, tokens, rows by status
-    reasons       rows by reason: of their rejection, or of what else is to be said of them
-    seconds       time per step (the write itself is not in the part's copy)
-    digest        SHA-256 over the exact columns of the part
-    statistics    what the audit's figures are merged from
-    corrected     distinct ids of the rows whose golds were corrected
-    failed_step   "" unless the stage failed on the chunk; then `error` says why
-    run           fingerprint of the identity of the run that made the part
-    retries       of the process since its last receipt (not in the part's copy)
+    The Parquet metadata of the part contains it, and the manifest is merged from all of them. What
+    failed without a chunk, in planning or after all chunks, has a receipt without a part.
+
+    stage        the stage that it reports on; "" for planning
+    rows         rows of the chunk
+    counts       windows, tokens, rows by status
+    reasons      rows by the value of their column `reason`
+    seconds      time by step (the part's copy lacks the time of the write)
+    digest       SHA-256 (hex) of the exact columns of the part
+    worker       the process that wrote the part, as host:process id
+    statistics   mergeable statistics of the audit
+    corrected    distinct ids of the rows whose golds were corrected
+    failed_step  the step that failed on the chunk, "" if none did
+    error        of the failed step
+    run          fingerprint of the run that wrote the part
+    retries      of the process since its last receipt (not in the part's copy)
     """
 
     stage: str = ""
@@ -294,11 +335,14 @@ class Receipt:
     retries: int = 0
 
     def to_json(self) -> dict[str, Any]:
+        """Return the receipt as a JSON object."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return values | {"statistics": self.statistics and self.statistics.to_json()}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Return the receipt of a JSON object. Ignores unknown keys."""
+        # A newer version may have written fields that this one lacks, and an older one fewer.
         known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
         statistics = known.get("statistics") and Statistics.from_json(known["statistics"])
         return cls(
@@ -314,7 +358,10 @@ def failed_receipts(
     seconds: Mapping[str, float],
     retries: int = 0,
 ) -> list[Receipt]:
-    """The receipts of a chunk on which a step failed: one for each of these stages, or one of no stage if there are none."""
+    """Return the receipts of a chunk on which a step failed.
+
+    There is one for each stage, or one without a stage if `stages` is empty.
+    """
     receipt = Receipt(
         path=spec.path,
         row_group=spec.row_group,
@@ -330,10 +377,14 @@ def failed_receipts(
 
 
 def row_ids(chunk: Chunk[Any], column: str) -> pa.ChunkedArray:
-    """The ids of a chunk's rows, or what stands in for them: `label of the file:row group:row`."""
+    """Return the ids of a chunk's rows.
+
+    An input without the id column gets ids of the form `label of the file:row group:row`.
+    """
     table, spec = chunk.table, chunk.spec
     if column in table.column_names:
         return table.column(column)
+    # Independent of chunk boundaries: the ids stay if --chunk_rows changes.
     rows = range(spec.row_start, spec.row_start + spec.rows)
     return pa.chunked_array(
         [pa.array([f"{spec.label}:{spec.row_group}:{row}" for row in rows], pa.string())]
@@ -341,7 +392,7 @@ def row_ids(chunk: Chunk[Any], column: str) -> pa.ChunkedArray:
 
 
 def reasons_of(rejections: tuple[Rejection, ...], rows: int) -> list[str | None]:
-    """The reason of every row, None for one that is not rejected."""
+    """Return the reason of every row, None for rows that are not rejected."""
     reasons: list[str | None] = [None] * rows
     for rejection in rejections:
         reasons[rejection.row] = rejection.reason

@@ -1,4 +1,7 @@
-"""Suspected label errors out to people who judge them, and their judgement back: `relabel.csv` and Label Studio's JSON."""
+"""Relabel: writes suspected label errors for people to judge, and reads their decisions.
+
+The formats are `relabel.csv`, for spreadsheets, and the JSON of Label Studio.
+"""
 
 from __future__ import annotations
 
@@ -34,29 +37,36 @@ csv.field_size_limit(2**31 - 1)
 
 
 class CorrectionsError(ValueError):
-    """A file of corrections that can't be used; the message says where."""
+    """A file of corrections can't be used; the message says where."""
 
 
 _LAST = 2**31 - 1
-"""The last character that a gold may start at: `answer_start` is int32."""
+"""The last code point at which a gold may start: `answer_start` is int32."""
 
 
 def guard(text: str) -> str:
-    """A text that no spreadsheet takes for a formula (OWASP, CSV injection): an apostrophe stands before it."""
+    """Return a text that no spreadsheet executes as a formula (OWASP, CSV injection).
+
+    An apostrophe goes before texts that would be formulas, or that begin with an apostrophe.
+    """
     return "'" + text if text.startswith((*_FORMULA_SIGNS, "'")) else text
 
 
 def unguard(text: str) -> str:
-    """The text that `guard` was given."""
+    """Return the text that `guard` got."""
     return text[1:] if text.startswith("'") else text
 
 
 def relabel_csv(suspects: Sequence[Mapping[str, Any]], examples: Mapping[Place, Example]) -> bytes:
-    """One line per suspect for a spreadsheet; `decision` and what follows is left for a person to fill in."""
+    """Return `relabel.csv`: one line per suspect.
+
+    A person fills in `decision` and the columns after it.
+    """
     out = io.StringIO(newline="")
     writer = csv.writer(out, quoting=csv.QUOTE_ALL, lineterminator="\r\n")
     writer.writerow(COLUMNS)
     for entry in suspects:
+        # The text is missing if the input could not be read again.
         example = examples.get((entry["path"], entry["row"]))
         context = example.context if example else ""
         spans = [(entry[f"{name}_start"], entry[f"{name}_end"]) for name in ("gold", "prediction")]
@@ -68,6 +78,7 @@ def relabel_csv(suspects: Sequence[Mapping[str, Any]], examples: Mapping[Place, 
             "gold": " | ".join(entry["gold"]),
             "prediction": entry["prediction"],
         }
+        # Texts are guarded against formulas; numbers need no guard.
         values: dict[str, Any] = {
             **dict.fromkeys(COLUMNS, ""),
             **{name: entry[name] for name in COLUMNS if name in entry},
@@ -76,17 +87,20 @@ def relabel_csv(suspects: Sequence[Mapping[str, Any]], examples: Mapping[Place, 
             "reason": entry["label_error_reason"],
         }
         writer.writerow(["" if values[name] is None else values[name] for name in COLUMNS])
-    return out.getvalue().encode("utf-8-sig", "replace")  # the mark tells Excel that it is UTF-8
+    return out.getvalue().encode("utf-8-sig", "replace")  # Excel needs the BOM
 
 
 def _with_gaps(context: str, parts: Sequence[tuple[int, int]]) -> str:
-    """Parts of a text with a sign wherever some of it is left out."""
+    """Return parts of a text, with an ellipsis wherever text is left out."""
     before, after = "… " if parts[0][0] > 0 else "", " …" if parts[-1][1] < len(context) else ""
     return before + " … ".join(context[low:high] for low, high in parts) + after
 
 
 def label_studio(suspects: Sequence[Mapping[str, Any]], examples: Mapping[Place, Example]) -> bytes:
-    """Tasks for Label Studio, gold and prediction as two pre-annotations. It counts code points too."""
+    """Return tasks for Label Studio, with gold and prediction as two pre-annotations.
+
+    Label Studio counts code points, like Spanmill.
+    """
     tasks: list[dict[str, Any]] = []
     for entry in suspects:
         example = examples.get((entry["path"], entry["row"]))
@@ -123,38 +137,46 @@ def label_studio(suspects: Sequence[Mapping[str, Any]], examples: Mapping[Place,
 
 
 def read_corrections(content: bytes) -> dict[str, Correction]:
-    """The corrections of a filled-in relabel.csv or of a Label Studio export, by id. Undecided rows have none.
+    """Return the corrections in a filled-in relabel.csv or a Label Studio export, by id.
 
-    Raises CorrectionsError for a file that is neither, a decision that is none, and an id that is missing or decided twice.
+    Rows without a decision, and rows whose gold is confirmed, have no correction.
+
+    Raises CorrectionsError for a file that is neither, for an unknown decision, and for an id that
+    is missing or decided twice.
     """
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise CorrectionsError(f"it is no UTF-8: {error}") from error
-    found: dict[str, Correction] = {}
-    for where, row_id, correction in (
-        _from_label_studio if text.lstrip().startswith("[") else _from_csv
-    )(text):
+        raise CorrectionsError(f"it is not UTF-8: {error}") from error
+    decisions: dict[str, Correction | None] = {}
+    # JSON of Label Studio is a list; a CSV begins with its header.
+    parse = _from_label_studio if text.lstrip().startswith("[") else _from_csv
+    for where, row_id, correction in parse(text):
         if not row_id:
-            raise CorrectionsError(f"{where}: it is decided, but has no id to know the row by")
-        if row_id in found:
+            raise CorrectionsError(f"{where}: there is a decision, but no id of a row")
+        if row_id in decisions:
             raise CorrectionsError(f"{where}: the id {row_id!r} is decided twice")
-        found[row_id] = correction
-    return {row_id: correction for row_id, correction in found.items() if correction is not None}
+        decisions[row_id] = correction
+    corrections = {}
+    for row_id, correction in decisions.items():
+        if correction is not None:
+            corrections[row_id] = correction
+    return corrections
 
 
-def _from_csv(text: str) -> Iterator[tuple[str, str, Any]]:
+def _from_csv(text: str) -> Iterator[tuple[str, str, Correction | None]]:
+    """Yield (line, id, correction) of the rows that are decided; None: the gold is right."""
     head = text.partition("\n")[0]
-    delimiter = (
-        ";" if ";" in head and "," not in head else ","
-    )  # what spreadsheets save where the comma is decimal
+    # Where the comma is the decimal sign, spreadsheets save with semicolons.
+    delimiter = ";" if ";" in head and "," not in head else ","
     reader = csv.DictReader(
         io.StringIO(text, newline=""), delimiter=delimiter, restval="", strict=True
     )
     missing = [name for name in ("id", "decision") if name not in (reader.fieldnames or ())]
     if missing:
         raise CorrectionsError(
-            f"it has no column {missing[0]!r}: it is neither a relabel.csv nor a Label Studio export"
+            f"it has no column {missing[0]!r}: it is neither a relabel.csv nor a Label Studio "
+            "export"
         )
     for row in _rows(reader):
         where = f"line {reader.line_num}"
@@ -163,12 +185,13 @@ def _from_csv(text: str) -> Iterator[tuple[str, str, Any]]:
             continue
         if decision not in DECISIONS:
             raise CorrectionsError(
-                f"{where}: decision {decision!r} is none of {', '.join(DECISIONS)}"
+                f"{where}: decision {decision!r} is not one of {', '.join(DECISIONS)}"
             )
         yield where, unguard(row["id"]), _decided(decision, row, where)
 
 
 def _rows(reader: csv.DictReader[str]) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a reader. Raises CorrectionsError instead of csv.Error."""
     try:
         yield from reader
     except csv.Error as error:
@@ -176,6 +199,7 @@ def _rows(reader: csv.DictReader[str]) -> Iterator[dict[str, Any]]:
 
 
 def _decided(decision: str, row: Mapping[str, str | None], where: str) -> Correction | None:
+    """Return the correction of a decision, None if the gold is right."""
     if decision == "gold":
         return None
     if decision == "unanswerable":
@@ -187,8 +211,9 @@ def _decided(decision: str, row: Mapping[str, str | None], where: str) -> Correc
                 raise CorrectionsError(
                     f"{where}: decision 'prediction' needs prediction_start and prediction_end"
                 )
-            return ()  # the model's decision was that there is no answer
+            return ()  # the model predicted that there is no answer
         return ((None, *_range(start, end, where)),)
+    # decision is "other"
     corrected = row.get("corrected_text") or ""
     if not corrected.strip():
         raise CorrectionsError(f"{where}: decision 'other' needs a corrected_text")
@@ -196,9 +221,10 @@ def _decided(decision: str, row: Mapping[str, str | None], where: str) -> Correc
 
 
 def _number(row: Mapping[str, str | None], name: str, where: str) -> int | None:
+    """Return a code point offset, None for an empty cell. Raises CorrectionsError."""
     text = (row.get(name) or "").strip()
     if text and not text.isdecimal():
-        raise CorrectionsError(f"{where}: {name} {text!r} is no whole number")
+        raise CorrectionsError(f"{where}: {name} {text!r} is not a whole number")
     number = int(text) if text else None
     if number is not None and number > _LAST:
         raise CorrectionsError(f"{where}: {name} {text}: a start is at most {_LAST}")
@@ -206,47 +232,54 @@ def _number(row: Mapping[str, str | None], name: str, where: str) -> int | None:
 
 
 def _range(start: Any, end: Any, where: str) -> tuple[int, int]:
-    """A span's characters. Raises CorrectionsError unless they are some."""
+    """Return the ends of a span. Raises CorrectionsError if they are missing or out of range."""
     if start is None or end is None or not 0 <= int(start) < int(end) <= _LAST:
-        raise CorrectionsError(f"{where}: from {start} to {end} is no span")
+        raise CorrectionsError(f"{where}: {start} to {end} is not a span")
     return int(start), int(end)
 
 
-def _from_label_studio(text: str) -> Iterator[tuple[str, str, Any]]:
+def _from_label_studio(text: str) -> Iterator[tuple[str, str, Correction | None]]:
+    """Yield (task, id, correction) of the tasks that are decided."""
     try:
         tasks = json.loads(text)
     except ValueError as error:
-        raise CorrectionsError(f"it is no JSON: {error}") from error
-    for place, task in enumerate(tasks, 1):
-        where = f"task {place}"
+        raise CorrectionsError(f"it is not JSON: {error}") from error
+    for number, task in enumerate(tasks, 1):
+        where = f"task {number}"
         try:
-            done = [each for each in task.get("annotations", []) if not each.get("was_cancelled")]
-            results = done[-1]["result"] if done else []
-            spans = [each["value"] for each in results if each["type"] == "labels"]
-            marks = [
-                (*_range(value["start"], value["end"], where), value.get("text")) for value in spans
-            ]
-            context = task["data"].get("context")
-            correction = tuple(
-                _marked(*mark, context) for mark in sorted(marks, key=lambda mark: mark[:2])
-            )
-            nothing = any(each["type"] == "choices" for each in results)
-            row_id = str(task["data"]["id"] or "")
+            row_id, correction = _task_decision(task, where)
         except CorrectionsError:
             raise
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             raise CorrectionsError(
-                f"{where} is no task of a Label Studio export: {error!r}"
+                f"{where} is not a task of a Label Studio export: {error!r}"
             ) from error
-        if correction or nothing:
+        if correction is not None:
             yield where, row_id, correction
 
 
-def _marked(start: int, end: int, text: Any, context: Any) -> CorrectedGold:
-    """A span that was marked: what stands there, unless the mark says that it is another text. Some versions of Label Studio
-    count an emoji as two; then text and start are kept as they are, and the row is misaligned by name.
+def _task_decision(task: Any, where: str) -> tuple[str, Correction | None]:
+    """Return the id of a task, and its correction by the last annotation; None: undecided."""
+    # The last annotation that was not skipped is the decision.
+    done = [each for each in task.get("annotations", []) if not each.get("was_cancelled")]
+    results = done[-1]["result"] if done else []
+    marks = []
+    for value in (each["value"] for each in results if each["type"] == "labels"):
+        marks.append((*_range(value["start"], value["end"], where), value.get("text")))
+    context = task["data"].get("context")
+    marks.sort(key=lambda mark: mark[:2])
+    correction = tuple(_marked(*mark, context) for mark in marks)
+    no_answer = any(each["type"] == "choices" for each in results)
+    row_id = str(task["data"]["id"] or "")
+    return row_id, correction if correction or no_answer else None
 
-    White space is not compared: Label Studio writes a line end in its own way.
+
+def _marked(start: int, end: int, text: Any, context: Any) -> CorrectedGold:
+    """Return the gold of a marked span: the span, unless the mark names another text.
+
+    Some versions of Label Studio count an emoji as two characters. Text and start are kept as they
+    are then, so that the gold counts as misaligned. White space is not compared, because Label
+    Studio changes the ends of lines.
     """
     known = isinstance(text, str) and isinstance(context, str)
     if known and _without_blanks(text) != _without_blanks(context[start:end]):
@@ -255,4 +288,5 @@ def _marked(start: int, end: int, text: Any, context: Any) -> CorrectedGold:
 
 
 def _without_blanks(text: str) -> str:
+    """Return a text without white space, nor the `\\n` that Label Studio writes for a line end."""
     return "".join(text.replace("\\n", "").split())

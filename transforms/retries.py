@@ -1,4 +1,7 @@
-"""Retries: an operation on a store that failed for the moment is tried again after growing pauses, logged, and counted."""
+"""Retries: repeats operations on a store that fail with a transient error.
+
+Pauses grow from try to try. Every retry is logged and counted.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ R = TypeVar("R")
 
 _log = logging.getLogger("spanmill")
 
-_LASTING = (
+_PERMANENT = (
     FileNotFoundError,
     FileExistsError,
     PermissionError,
@@ -45,7 +48,7 @@ _TRANSIENT_ERRNOS = {
 }
 
 _TRANSIENT_STATUS = {408, 425, 429, 500, 502, 503, 504}
-"""HTTP: time-outs, too many requests, faults of the server."""
+"""HTTP status codes of time-outs, too many requests, and errors of the server."""
 
 _TRANSIENT_CLASSES = {
     "aiohttp.ClientConnectionError",
@@ -56,15 +59,19 @@ _TRANSIENT_CLASSES = {
     "google.TransportError",
     "urllib3.HTTPError",
 }
-"""Package and class of what the libraries beneath s3fs, gcsfs and their like raise beside OSError; none is imported here."""
+"""Package and class of errors that the libraries below s3fs and gcsfs raise besides OSError.
+
+They are compared by name, so that none of the libraries needs to be installed.
+"""
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether an operation on a store that failed like this may succeed if it is tried again.
+    """Return whether an operation on a store that failed with this error may succeed on a retry.
 
-    An OSError without an errno is a store's word for "it did not work", and is tried again too.
+    An OSError without an errno is an unspecified failure of a store, and counts as transient.
     """
-    if isinstance(error, _LASTING):
+    # These may have an errno in the list or a status, but retrying does not change them.
+    if isinstance(error, _PERMANENT):
         return False
     status = _http_status(error)
     if status is not None:
@@ -80,39 +87,42 @@ def is_transient(error: BaseException) -> bool:
 
 
 def _http_status(error: BaseException) -> int | None:
-    """The HTTP status that an error of botocore, aiohttp or gcsfs tells."""
+    """Return the HTTP status in an error of botocore, aiohttp or gcsfs, None without one."""
     response = getattr(error, "response", None)
-    told = (
-        response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        if isinstance(response, dict)
-        else None
-    )
-    for status in (told, *(getattr(error, name, None) for name in ("status", "code"))):
+    candidates = [getattr(error, name, None) for name in ("status", "code")]
+    if isinstance(response, dict):  # botocore
+        candidates.insert(0, response.get("ResponseMetadata", {}).get("HTTPStatusCode"))
+    # gcsfs has the status in `code`, aiohttp in `status`; both may be something else entirely.
+    for status in candidates:
         if isinstance(status, int) and 400 <= status < 600:
             return status
     return None
 
 
 _lock = threading.Lock()
-_untold = 0
+_unreported = 0
 
 
 def take_retries() -> int:
-    """How many retries this process has made since the last call: each is told once, by whichever receipt comes next."""
-    global _untold
+    """Return the number of retries of this process since the last call.
+
+    Each retry is reported once, in the next receipt of the process.
+    """
+    global _unreported
     with _lock:
-        taken, _untold = _untold, 0
+        taken, _unreported = _unreported, 0
     return taken
 
 
-def _tell(state: tenacity.RetryCallState) -> None:
-    global _untold
+def _report(state: tenacity.RetryCallState) -> None:
+    """Count and log a retry."""
+    global _unreported
     with _lock:
-        _untold += 1
+        _unreported += 1
     error = state.outcome.exception() if state.outcome else None
     pause = state.next_action.sleep if state.next_action else 0.0
     _log.warning(
-        "%s(%s) failed, try %d follows in %.1f s: %s: %s",
+        "%s(%s) failed, retrying (try %d) in %.1f s: %s: %s",
         getattr(state.fn, "__name__", "operation"),
         ", ".join(argument for argument in state.args if isinstance(argument, str)),
         state.attempt_number + 1,
@@ -126,14 +136,14 @@ POLICY = tenacity.Retrying(
     retry=tenacity.retry_if_exception(is_transient),
     wait=tenacity.wait_random_exponential(multiplier=0.2, max=20),
     stop=tenacity.stop_after_attempt(6),
-    before_sleep=_tell,
+    before_sleep=_report,
     reraise=True,
 )
-"""Six tries within some ten seconds, beyond what s3fs and gcsfs do themselves."""
+"""Six tries within about ten seconds, on top of the retries of s3fs and gcsfs."""
 
 
 def retried(operation: Callable[P, R]) -> Callable[P, R]:
-    """Makes an operation try again after transient faults: only for one that may be done twice."""
+    """Make an idempotent operation retry after transient errors."""
 
     @functools.wraps(operation)
     def with_retries(*args: P.args, **kwargs: P.kwargs) -> R:

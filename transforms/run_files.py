@@ -1,21 +1,22 @@
-"""RunFiles: the names of all files that a run leaves in its output folder."""
+"""RunFiles: names every file that a run writes into its output folder."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from transforms.storage import TEMPORARY, join, list_names
+from transforms.storage import join, list_names
+from transforms.temporary import TEMPORARY
 
 
 @dataclass(frozen=True, slots=True)
 class RunFiles:
-    """The files of one output folder. The constants are names in the folder, the properties are whole paths."""
+    """The files of one output folder: constants are names in the folder, properties are paths."""
 
     RUN: ClassVar[str] = "run.json"
-    """What the run is, its fingerprint first. One output, one identity."""
+    """The identity of the run, beginning with its fingerprint. An output has one identity."""
     MANIFEST: ClassVar[str] = "manifest.json"
-    """What the run did, written last."""
+    """The result of the run; written last."""
     AUDIT: ClassVar[str] = "audit.json"
     REPORT: ClassVar[str] = "report.html"
     RELABEL_CSV: ClassVar[str] = "relabel.csv"
@@ -23,17 +24,17 @@ class RunFiles:
     DUPLICATES: ClassVar[str] = "duplicates.json"
     COMPARISON: ClassVar[str] = "comparison.json"
     PARTS: ClassVar[str] = "parts"
-    """A file per chunk, one row per input row."""
+    """Folder with a file per chunk, one row per input row."""
     REJECTIONS: ClassVar[str] = "rejections"
-    """A file per chunk with rejected rows."""
+    """Folder with a file per chunk that has rejected rows."""
     BESIDE: ClassVar[str] = "audit"
-    """The folder of the audit of `annotate --audit`."""
+    """Folder of the audit of `annotate --audit`."""
 
     ALL: ClassVar[tuple[str, ...]] = (
         *(RUN, MANIFEST, AUDIT, REPORT, RELABEL_CSV, RELABEL_JSON, DUPLICATES, COMPARISON),
         *(PARTS, REJECTIONS, TEMPORARY, BESIDE),
     )
-    """In the order in which `--overwrite` removes them: first what lets workers of the other run write."""
+    """In the order in which `--overwrite` removes them: without run.json, no worker can write."""
 
     folder: str
 

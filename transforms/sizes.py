@@ -1,4 +1,7 @@
-"""Sizes: what a Parquet file will take in memory, before it is read; and what of it is too much to be true or to be held."""
+"""Sizes: the memory that Parquet data will take, known before it is read.
+
+Figures of a footer that can't be true are refused, and so is data that takes too much memory.
+"""
 
 from __future__ import annotations
 
@@ -11,58 +14,77 @@ import pyarrow.parquet as pq
 from transforms.storage import read_range
 
 MOST_BYTES = 2**30
-"""Of a chunk in memory. The bound on a chunk's size in the file (`--chunk_bytes`) is an average, and of encoded bytes."""
+"""Most bytes of a chunk in memory.
 
-_SURELY_REAL_ROWS = 10**7
+`--chunk_bytes` bounds the encoded size in the file, on average over a row group.
+"""
+
+_PLAUSIBLE_ROWS = 10**7
 _MOST_ROWS_PER_BYTE = 100
+"""A file may declare _PLAUSIBLE_ROWS rows, or _MOST_ROWS_PER_BYTE rows per byte if that is more."""
 
 _DICTIONARY_PAGE = 2
-_INT32 = 0x15
-"""Thrift's compact protocol: the next field, a 32-bit integer. The first three fields of every page header are such."""
+"""The type of a dictionary page in Parquet's page headers."""
 
-_LONGEST_START = 16
+_INT32 = 0x15
+"""Thrift's compact protocol: the next field is a 32-bit integer.
+
+The first three fields of every page header are of this type.
+"""
+
+_HEADER_START = 16
+"""Bytes that hold the first two fields of a page header: its type and its uncompressed size."""
 
 
 class TooLarge(ValueError):
-    """Data that would take more memory than a chunk may; the message says how much."""
+    """Data would take more memory than a chunk may; the message says how much."""
 
 
 def implausible(metadata: pq.FileMetaData, size: int, columns: Collection[str]) -> str:
-    """What of a footer's figures can't be true, or could not be held; "" if nothing.
+    """Return what is impossible or too large in the figures of a footer; "" if nothing is.
 
-    size  of the file, in bytes; columns: those that will be read
+    size     of the file, in bytes
+    columns  the columns to read
     """
+    # The sum of the row groups must match the total of the file.
     rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
     if min(rows, default=0) < 0 or sum(rows) != metadata.num_rows:
-        return f"it declares {metadata.num_rows} rows, in row groups of {', '.join(map(str, rows[:5]))}"
-    if metadata.num_rows > max(_SURELY_REAL_ROWS, _MOST_ROWS_PER_BYTE * size):
+        groups = ", ".join(map(str, rows[:5]))
+        return f"it declares {metadata.num_rows} rows, in row groups of {groups}"
+    if metadata.num_rows > max(_PLAUSIBLE_ROWS, _MOST_ROWS_PER_BYTE * size):
         return f"it declares {metadata.num_rows} rows in {size} bytes"
-    flat = [
-        place
-        for place, column in (
-            (place, metadata.schema.column(place)) for place in range(metadata.num_columns)
-        )
-        if column.path in columns and column.max_repetition_level == 0
-    ]
+    # A column without repetition has one value per row.
+    flat = []
+    for index in range(metadata.num_columns):
+        column = metadata.schema.column(index)
+        if column.path in columns and column.max_repetition_level == 0:
+            flat.append(index)
     for group, count in enumerate(rows):
         declared = metadata.row_group(group)
         if count and declared.total_byte_size / count > MOST_BYTES:
-            size = declared.total_byte_size
-            return f"row group {group} declares {size} bytes in {count} rows: more than {MOST_BYTES} per row"
-        for place in flat:
-            column = declared.column(place)
+            return (
+                f"row group {group} declares {declared.total_byte_size} bytes in {count} rows: "
+                f"more than {MOST_BYTES} per row"
+            )
+        for index in flat:
+            column = declared.column(index)
             if column.num_values != count:
-                return f"row group {group} declares {count} rows, and {column.num_values} in column {column.path_in_schema!r}"
+                return (
+                    f"row group {group} declares {count} rows, and {column.num_values} in column "
+                    f"{column.path_in_schema!r}"
+                )
     return ""
 
 
 def rows_at_once(
     path: str, metadata: pq.FileMetaData, row_group: int, columns: Collection[str], most: int
 ) -> int:
-    """How many rows, `most` at most, can be decoded at once without passing `MOST_BYTES`, whatever they hold.
+    """Return how many rows, at most `most`, always decode to at most `MOST_BYTES`.
 
-    One value of a dictionary may stand in every row: a file of kilobytes may be gigabytes of text.
+    Every row may have the longest value of a dictionary: a file of kilobytes may hold gigabytes of
+    text. Raises TooLarge for a dictionary that is too large itself.
     """
+    # Plain pages can't expand: their declared size bounds them.
     largest = max(_dictionary_sizes(path, metadata.row_group(row_group), columns), default=0)
     if largest > MOST_BYTES:
         raise TooLarge(
@@ -74,35 +96,46 @@ def rows_at_once(
 def _dictionary_sizes(
     path: str, group: pq.RowGroupMetaData, columns: Collection[str]
 ) -> Iterator[int]:
-    """Sizes of the dictionaries of some columns, uncompressed: pyarrow refuses a page that has another than it declares."""
-    for place in range(group.num_columns):
-        column = group.column(place)
-        steps = column.path_in_schema.split(".")
-        wanted = any(".".join(steps[:depth]) in columns for depth in range(1, len(steps) + 1))
+    """Yield the uncompressed sizes of the dictionaries of some columns, from their page headers.
+
+    pyarrow refuses a page whose size differs from its header.
+    """
+    for index in range(group.num_columns):
+        column = group.column(index)
+        path_parts = column.path_in_schema.split(".")
+        # `answers` selects `answers.text.list.element` too.
+        prefixes = (".".join(path_parts[:depth]) for depth in range(1, len(path_parts) + 1))
+        wanted = any(prefix in columns for prefix in prefixes)
+        # Values of other types have a fixed width, and can't expand much.
         if not wanted or column.physical_type != "BYTE_ARRAY":
             continue
+        # Some writers leave the dictionary's offset out: then the first page is the dictionary.
         start, dictionary = column.data_page_offset, column.dictionary_page_offset or 0
         start = dictionary if 0 < dictionary < start else start
         try:
-            size = _dictionary_size(read_range(path, start, start + _LONGEST_START))
+            size = _dictionary_size(read_range(path, start, start + _HEADER_START))
         except ValueError as error:
             raise ValueError(f"column {column.path_in_schema!r} can't be read: {error}") from error
         yield size
 
 
 def _dictionary_size(header: bytes) -> int:
-    """Of the page whose header begins like this: its size, uncompressed, if it is a dictionary, else 0."""
-    kind, place = _integer(header, 0)
-    size, _ = _integer(header, place)
+    """Return the uncompressed size of a page if it is a dictionary, else 0, from its header."""
+    kind, position = _integer(header, 0)
+    size, _ = _integer(header, position)
     return size if kind == _DICTIONARY_PAGE else 0
 
 
-def _integer(header: bytes, place: int) -> tuple[int, int]:
-    """The zigzag integer of the field at `place`, and where the next field is. Raises ValueError if there is none."""
-    if header[place] != _INT32:
+def _integer(header: bytes, position: int) -> tuple[int, int]:
+    """Return the zigzag integer of the field at a position, and the position of the next field.
+
+    Raises ValueError if the field is not a 32-bit integer.
+    """
+    if header[position] != _INT32:
         raise ValueError("a page header is damaged")
     value = shift = 0
-    for after, byte in enumerate(header[place + 1 :], place + 2):
+    for after, byte in enumerate(header[position + 1 :], position + 2):
+        # A varint: seven bits a byte, lowest first; the eighth bit says that more follow.
         value |= (byte & 0x7F) << shift
         shift += 7
         if not byte & 0x80:
@@ -111,9 +144,10 @@ def _integer(header: bytes, place: int) -> tuple[int, int]:
 
 
 def memory_of(batch: pa.RecordBatch) -> int:
-    """Bytes that a batch takes once its texts are no longer shared by rows, as they are in a dictionary."""
+    """Return the bytes of a batch after its dictionaries of texts are decoded into plain texts."""
     total = int(batch.get_total_buffer_size())
     for column in batch.columns:
+        # Every row will hold a copy of its text.
         if isinstance(column, pa.DictionaryArray) and _is_text(column.type.value_type):
             total += pc.sum(pc.binary_length(column.dictionary).take(column.indices)).as_py() or 0
     return total

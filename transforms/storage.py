@@ -1,28 +1,29 @@
-"""All files: local ones and any fsspec URL. The only place that knows fsspec.
+"""Storage: reads, commits and removes files, local ones and those of any fsspec URL.
 
-A commit publishes finished bytes in one step. Local: a temporary file with a name nobody guesses, fsync, `os.replace`.
-Object stores: one `pipe` of the whole object. An open write handle is never used: it would publish a torn object.
-Everything here may be done twice, so that transient faults are tried again (`transforms.retries`).
+This is the only file that imports fsspec. A commit publishes finished bytes in one step:
+
+local          a temporary file with a random name, fsync, `os.replace`
+object stores  one `pipe` of the whole object, never an open write handle: closing one after an
+               error would publish a torn object
+
+Every operation that is retried after transient faults (`transforms.retries`) is idempotent.
 """
 
 from __future__ import annotations
 
 import errno
 import io
-import logging
 import os
-import platform
 import re
 import secrets
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, TypeAlias
 
 import fsspec
 import pyarrow as pa
@@ -31,327 +32,162 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.utils import glob_translate
 from pyarrow import dataset
 
-from model.settings import split_names
-from transforms.records import InputFile
 from transforms.retries import retried
+from transforms.temporary import TEMPORARY, sweep, sync_folder, temporary_file
 
-TEMPORARY = "_tmp"
-"""Folder below a local output in which files are built before they are committed."""
-
-
-_log = logging.getLogger("spanmill")
-
-_NOT_DATA = re.compile(
-    r"\.|_(?!.*=)|~\$|(@eaDir|#recycle|\$RECYCLE\.BIN|lost\+found|System Volume Information)$"
-)
-"""Names that writers, editors and operating systems give to what is not data; the partition `_c0=1` is."""
-
-_TABLES = {"_delta_log": "Delta Lake", ".hoodie": "Hudi"}
-"""What lies in the folder of a table, and in no other."""
+FileSystem: TypeAlias = fsspec.AbstractFileSystem
+"""What `locate` returns; `ls` and `info` return the file system's own paths."""
 
 _REMOVALS_AT_ONCE = 16
 
-_HOST = re.sub(r"[^A-Za-z0-9.]+", "_", platform.node())
-_LONGEST_WRITE = 24 * 3600.0
-"""Seconds after which a temporary file is nobody's, whatever machine it comes from."""
-
 
 class StorageError(ValueError):
-    """A path that can't be used; the message names it."""
+    """A path can't be used; the message names it."""
 
 
-def _locate(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    if not path:
-        raise StorageError("an empty path names no file")  # fsspec would take the working folder
+def locate(path: str) -> tuple[FileSystem, str]:
+    """Return the file system of a path or URL, and the path within it. Raises StorageError."""
+    if not path:  # fsspec would take the working directory
+        raise StorageError("an empty path does not name a file")
     if "://" not in path:  # fsspec would take `a::b` for a chain of file systems
         local = LocalFileSystem()
         return local, local._strip_protocol(path)
     try:
-        return fsspec.core.url_to_fs(
-            path, use_listings_cache=False
-        )  # others write there too: a cached listing is old
+        # No cache of listings: other processes write to the same store.
+        return fsspec.core.url_to_fs(path, use_listings_cache=False)
     except (ImportError, ValueError) as error:
         raise StorageError(f"{path}: {error}") from error
 
 
 def is_local(path: str) -> bool:
-    """Whether a path is on this machine's own file system."""
-    return isinstance(_locate(path)[0], LocalFileSystem)
+    """Return whether a path is on this machine's own file system."""
+    return isinstance(locate(path)[0], LocalFileSystem)
+
+
+def full_path(fs: FileSystem, inner: str) -> str:
+    """Return the path or URL by which `locate` leads to `inner` in this file system."""
+    return inner if isinstance(fs, LocalFileSystem) else fs.unstrip_protocol(inner)
 
 
 def absolute(path: str) -> str:
-    """The path as it is the same from any working folder: absolute if local, the full URL else."""
-    fs, inner = _locate(path)
-    return (
-        inner.rstrip("/")
-        if isinstance(fs, LocalFileSystem)
-        else fs.unstrip_protocol(inner).rstrip("/")
-    )
+    """Return a path that is valid from any working directory: absolute if local, else the URL."""
+    return full_path(*locate(path)).rstrip("/")
 
 
-def join(folder: str, *names: str) -> str:
-    """A path below a folder. Raises StorageError for a name that would leave it."""
-    for name in names:
-        if name in ("", ".", "..") or "/" in name or "\\" in name:
-            raise StorageError(f"{name!r} is no name of a file below {folder}")
-    return "/".join([folder.rstrip("/"), *names])
-
-
-def find_inputs(patterns: str) -> list[InputFile]:
-    """The files of comma-separated paths, globs, folders (every .parquet below) and URLs, sorted by path, each once.
-
-    Below folders and for wildcards, names that mark what is not data (`_x`, `.x`) are left out; a pattern that spells
-    the sign out (`_*.parquet`) finds them.
-
-    Raises StorageError for a pattern that matches nothing, below which a folder can't be listed, or that leads into a
-    table of Delta Lake, Hudi or Iceberg.
-    """
-    found: dict[str, dict[str, Any]] = {}
-    for pattern in split_names(patterns):
-        try:
-            found |= _matches(pattern)
-        except OSError as error:
-            raise StorageError(f"{pattern!r} can't be listed: {error}") from error
-    if not found:
-        raise StorageError(f"{patterns!r} names no file")
-    paths = _each_once(found)
-    return [
-        InputFile(index, path, int(found[path]["size"] or 0), _version(found[path]), label)
-        for index, (path, label) in enumerate(zip(paths, _labels(paths), strict=True))
-    ]
-
-
-def _each_once(found: Iterable[str]) -> list[str]:
-    """Paths, sorted, without those that lead to the file of another: links, `..`, `//`."""
-    chosen: dict[str, str] = {}
-    for path in sorted(found):
-        real = _real(path)
-        if real not in chosen or path == real:
-            chosen[real] = path
-    again = sorted(set(found) - set(chosen.values()))
-    if again:
-        _log.warning(
-            "left out, since they lead to files that are read already: %d (%s)",
-            len(again),
-            _some(again),
-        )
-    return sorted(chosen.values())
-
-
-def _real(path: str) -> str:
-    """What is the same for all paths that lead to one file."""
-    fs, inner = _locate(path)
+def real_path(path: str) -> str:
+    """Return what all paths to one file share: the local path without links, or the URL."""
+    fs, inner = locate(path)
     return os.path.realpath(inner) if isinstance(fs, LocalFileSystem) else path
 
 
 def lies_below(path: str, folder: str) -> bool:
-    """Whether a file lies somewhere below a folder, whichever way the two paths lead there."""
-    return _real(path).startswith(_real(folder) + "/")
+    """Return whether a file is somewhere below a folder, whatever links the two paths contain."""
+    return real_path(path).startswith(real_path(folder) + "/")
 
 
-def _some(names: Sequence[str]) -> str:
-    return ", ".join([*names[:5], *(["..."] if len(names) > 5 else [])])
+def join(folder: str, *names: str) -> str:
+    """Return a path below a folder. Raises StorageError for a name that would leave the folder."""
+    for name in names:
+        # The names come from input files, and must not reach files outside the output.
+        if name in ("", ".", "..") or "/" in name or "\\" in name:
+            raise StorageError(f"{name!r} is not a valid name of a file below {folder}")
+    return "/".join([folder.rstrip("/"), *names])
 
 
-@retried
-def _matches(pattern: str) -> dict[str, dict[str, Any]]:
-    """What the store tells of each file that a path, glob or folder stands for."""
-    fs, inner = _locate(pattern)
-    info = _info(fs, inner)
-    matches: dict[str, dict[str, Any]] = {}
-    if info and info["type"] == "directory":
-        matches = _search(fs, inner, f"{inner}/**", lambda path: path.lower().endswith(".parquet"))
-    elif info:
-        matches = {inner: info}
-    elif any(sign in pattern for sign in "*?["):
-        root = re.split(r"[*?[]", inner)[0].rpartition("/")[0].rstrip("/")
-        try:
-            glob = re.compile(glob_translate(inner))
-        except ValueError as error:
-            raise StorageError(f"{pattern!r}: {error}") from error
-
-        def wanted(
-            path: str,
-        ) -> bool:  # `**` stands for any folders, and so for those without a name
-            return bool(
-                glob.match(path) or ("**" in inner and glob.match(re.sub("//+", "/", path)))
-            )
-
-        if _info(fs, root or "/"):
-            matches = _search(fs, root or "/", inner, wanted)
-    if not matches:
-        raise StorageError(f"{pattern!r} matches no {'.parquet file' if info else 'file'}")
-    return {
-        path if isinstance(fs, LocalFileSystem) else fs.unstrip_protocol(path): info
-        for path, info in matches.items()
-    }
+def glob_pattern(inner: str) -> re.Pattern[str]:
+    """Return the regular expression of a glob. Raises ValueError for an invalid one."""
+    return re.compile(glob_translate(inner))
 
 
-def _search(
-    fs: fsspec.AbstractFileSystem, root: str, pattern: str, wanted: Callable[[str], bool]
-) -> dict[str, dict[str, Any]]:
-    """The files below a folder that are wanted, with what the store tells of them, but for those that are not data."""
-    _refuse_table(fs, root)
-    signs = {part[:1] for part in pattern[len(root) :].split("/")}
-    left_out: list[str] = []
+def info_of(fs: FileSystem, inner: str) -> dict[str, Any] | None:
+    """Return a store's information about a path, None if it does not exist.
 
-    def enter(folder: str) -> bool:
-        name = folder.rpartition("/")[2]
-        if name in _TABLES:
-            _refuse_table(fs, folder.rpartition("/")[0])
-        if _NOT_DATA.match(name) and name[:1] not in signs:
-            left_out.append(folder)
-            return False
-        return True
-
-    matches = {}
-    levels = None if "**" in pattern else pattern.count("/") - root.rstrip("/").count("/")
-    for path, info in _files_below(fs, root, levels, enter):
-        if path.endswith(".metadata.json"):
-            _refuse_table(fs, path.rpartition("/metadata/")[0])
-        if wanted(path) and _is_data(path, pattern):
-            matches[path] = info
-        elif wanted(path):
-            left_out.append(path)
-    if left_out:
-        names = _some(sorted(left_out))
-        _log.warning(
-            "left out, since names like _x and .x mark what is not data: %d (%s)",
-            len(left_out),
-            names,
-        )
-    return matches
-
-
-def _is_data(path: str, pattern: str) -> bool:
-    """Whether no name in a path marks what is not data, but where the pattern begins with the same sign.
-
-    So wildcards don't match such names, as in a shell `*` doesn't match `.x`.
+    Raises every other error, which `fs.exists` would take for "does not exist".
     """
-    names, parts = path.split("/"), pattern.split("/")
-    if "**" in parts:
-        begin, end = parts.index("**"), len(parts) - parts[::-1].index("**")
-        parts = [*parts[:begin], *[""] * (len(names) - begin - len(parts) + end), *parts[end:]]
-    return all(
-        not _NOT_DATA.match(name) or part[:1] == name[:1]
-        for name, part in zip(names, parts, strict=False)
-    )
-
-
-def _refuse_table(fs: fsspec.AbstractFileSystem, folder: str) -> None:
-    """Raises StorageError if a folder is a table of a format that keeps deleted and old rows, or a partition of one."""
-    while folder:
-        found = [kind for name, kind in _TABLES.items() if _info(fs, f"{folder}/{name}")]
-        metadata = f"{folder}/metadata"
-        if not found and _info(fs, metadata):
-            found = [
-                "Iceberg"
-                for info in fs.ls(metadata, detail=True)
-                if info["name"].endswith(".metadata.json")
-            ]
-        if found:
-            raise StorageError(
-                f"{folder} is a table of {found[0]}: its Parquet files hold deleted and old rows too. "
-                "Write its rows to Parquet with its own reader, or name the files that are to be read one by one"
-            )
-        folder, _, name = folder.rpartition("/")
-        if "=" not in name and name != "data":
-            return
-
-
-def _files_below(
-    fs: fsspec.AbstractFileSystem,
-    folder: str,
-    levels: int | None = None,
-    enter: Callable[[str], bool] = lambda folder: True,
-    links: frozenset[str] = frozenset(),
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Files below a folder, so many levels deep (None: all), with what the store tells of them.
-
-    enter  whether a folder below it is looked into
-    links  folders that links have led to on the way here: none is followed round and round
-
-    Not `fs.find` or `fs.glob`: these leave out, without a word, a folder that can't be listed, and its rows with it.
-    """
-    for info in fs.ls(folder, detail=True):
-        path, via = info["name"].rstrip("/"), links
-        if isinstance(fs, LocalFileSystem) and info["islink"]:
-            # Of what the link leads to. One that leads nowhere is planned, so that it is refused by its name.
-            info = _info(fs, path) or {**info, "type": "file"}
-            real = _real(path)
-            if real in links or f"{_real(folder)}/".startswith(f"{real}/"):
-                continue
-            via = links | {real}
-        if info["type"] == "file":
-            if info["size"] or not info["name"].endswith(
-                "/"
-            ):  # else what a console made to show a folder
-                yield path, info
-        elif info["type"] == "directory" and levels != 1:
-            if path == folder.rstrip("/"):
-                yield from _files_below_no_name(fs, folder.rstrip("/"), info)
-            elif enter(path):
-                yield from _files_below(fs, path, levels and levels - 1, enter, via)
-
-
-def _files_below_no_name(
-    fs: fsspec.AbstractFileSystem, folder: str, info: dict[str, Any]
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Objects whose keys have two slashes after a folder: `fs.ls` takes the second away, and lists the folder again."""
-    found = {
-        path: each
-        for path, each in fs.find(folder, detail=True, prefix="/").items()
-        if path.startswith(f"{folder}//")
-    }
-    if not found and info["name"].endswith("/"):
-        raise OSError(
-            errno.EINVAL, "a folder without a name can't be listed in this store", f"{folder}//"
-        )
-    yield from found.items()
-
-
-def _info(fs: fsspec.AbstractFileSystem, inner: str) -> dict[str, Any] | None:
-    """What a store tells of a path, None if there is nothing (`fs.exists` takes any error for that)."""
     try:
         return dict(fs.info(inner))
     except (FileNotFoundError, NotADirectoryError):
         return None
 
 
-def _version(info: dict[str, Any]) -> str:
-    """What a store offers to tell a changed object: etag or generation, else its time of modification."""
+def version_of(info: dict[str, Any]) -> str:
+    """Return what changes with an object's content: etag or generation, else modification time."""
     for name in ("ETag", "etag", "generation", "mtime", "updated", "LastModified", "last_modified"):
         if info.get(name):
             return str(info[name])
     return ""
 
 
-def _labels(paths: Sequence[str]) -> list[str]:
-    """The shortest ends of the paths that still tell all of them apart: base names, if these differ."""
-    parts = [PurePosixPath(path).parts for path in paths]
-    for depth in range(1, max(map(len, parts), default=0) + 1):
-        labels = ["/".join(part[-depth:]) for part in parts]
-        if len(set(labels)) == len(labels):
-            return labels
-    return list(paths)
+def files_below(
+    fs: FileSystem,
+    folder: str,
+    levels: int | None = None,
+    enter: Callable[[str], bool] = lambda folder: True,
+    links: frozenset[str] = frozenset(),
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (path, the store's information) of the files below a folder. Raises OSError.
+
+    levels  depth of the search; None: unlimited
+    enter   returns whether to search a folder
+    links   folders that links have led to so far, so that a cycle of links ends
+
+    Does not use `fs.find` or `fs.glob`: they silently omit a folder that can't be listed, and so
+    its rows.
+    """
+    for info in fs.ls(folder, detail=True):
+        path, links_to_here = info["name"].rstrip("/"), links
+        if isinstance(fs, LocalFileSystem) and info["islink"]:
+            # Take the target's information. A broken link counts as a file: reading it fails, and
+            # planning refuses it by name.
+            info = info_of(fs, path) or {**info, "type": "file"}
+            target = real_path(path)
+            if target in links or f"{real_path(folder)}/".startswith(f"{target}/"):
+                continue
+            links_to_here = links | {target}
+        if info["type"] == "file":
+            # Consoles represent a folder by an empty object whose name ends with a slash.
+            if info["size"] or not info["name"].endswith("/"):
+                yield path, info
+        elif info["type"] == "directory" and levels != 1:
+            if path == folder.rstrip("/"):
+                yield from _files_below_no_name(fs, folder.rstrip("/"), info)
+            elif enter(path):
+                yield from files_below(fs, path, levels and levels - 1, enter, links_to_here)
+
+
+def _files_below_no_name(
+    fs: FileSystem, folder: str, info: dict[str, Any]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the objects whose keys have two slashes after a folder.
+
+    `fs.ls` strips the second slash, so that listing `folder//` would list the folder itself again.
+    """
+    objects = fs.find(folder, detail=True, prefix="/")
+    below = {path: each for path, each in objects.items() if path.startswith(f"{folder}//")}
+    if not below and info["name"].endswith("/"):
+        raise OSError(
+            errno.EINVAL, "this store can't list a folder with an empty name", f"{folder}//"
+        )
+    yield from below.items()
 
 
 @contextmanager
 def open_parquet(path: str, state: tuple[int, str] | None = None) -> Iterator[pq.ParquetFile]:
-    """A Parquet file opened for reading, closed on exit.
+    """Open a Parquet file for reading and close it on exit. Pages are verified by their checksums.
 
-    state  its size and version: StorageError if it has others now
+    state  size and version that the file should have. Raises StorageError if they have changed
     """
-    fs, inner = _locate(path)
+    fs, inner = locate(path)
     info = _get_info(path)
-    now = int(info["size"] or 0), _version(info)
-    if state is not None and state != now:
-        was, now_is = described(*state), described(*now)
+    current = int(info["size"] or 0), version_of(info)
+    if state is not None and state != current:
         raise StorageError(
-            f"{path} has changed since the run was started: it had {was}, it has {now_is}"
+            f"{path} has changed since the run was started: it had {described(*state)}, "
+            f"now it has {described(*current)}"
         )
     local = isinstance(fs, LocalFileSystem)
-    source: Any = pa.OSFile(inner) if local else _StoredFile(path, now[0])
+    source: Any = pa.OSFile(inner) if local else _StoredFile(path, current[0])
+    # Without a state, the file may have changed since its footer was read.
     known = _last_read.footer if state is not None and _last_read.file == (path, state) else None
     with (
         source,
@@ -365,7 +201,10 @@ def open_parquet(path: str, state: tuple[int, str] | None = None) -> Iterator[pq
 
 
 class _LastRead(threading.local):
-    """The footer that this thread has read last: of a file of many row groups, parsing it is most of the work of a run."""
+    """The footer that this thread has read last.
+
+    Parsing the footer of a file with many row groups takes most of the time of a small chunk run.
+    """
 
     file: tuple[str, tuple[int, str]] | None = None
     footer: pq.FileMetaData | None = None
@@ -375,7 +214,7 @@ _last_read = _LastRead()
 
 
 def described(size: int, version: str) -> str:
-    """The state of a file in words; a version that is a time of modification is told as one."""
+    """Return the state of a file for a message, a modification time in ISO format."""
     with suppress(ValueError, OverflowError, OSError):
         version = f"of {datetime.fromtimestamp(float(version), UTC).isoformat()}"
     return f"{size} bytes, version {version}" if version else f"{size} bytes"
@@ -383,26 +222,31 @@ def described(size: int, version: str) -> str:
 
 @retried
 def _get_info(path: str) -> dict[str, Any]:
-    fs, inner = _locate(path)
+    fs, inner = locate(path)
     return dict(fs.info(inner))
 
 
 @retried
 def read_range(path: str, start: int, stop: int) -> bytes:
-    """Bytes `start` to `stop` of a file. Raises OSError if it has not so many."""
-    fs, inner = _locate(path)
+    """Return bytes `start` to `stop` (exclusive) of a file. Raises OSError if it is shorter."""
+    fs, inner = locate(path)
     content: bytes = fs.cat_file(inner, start=start, end=stop)
     if len(content) != stop - start:
-        raise OSError(errno.EIO, f"{len(content)} bytes came of {start} to {stop}", path)
+        raise OSError(
+            errno.EIO, f"bytes {start} to {stop} were asked for, {len(content)} bytes came", path
+        )
     return content
 
 
 class _StoredFile(io.RawIOBase):
-    """An object for reading, range by range: each is one call that can be tried again, as an open fsspec handle is not."""
+    """A read-only file over an object of a store.
+
+    Each read is one call for a range, which can be retried; an open fsspec handle can't.
+    """
 
     def __init__(self, path: str, size: int):
         super().__init__()
-        self._path, self._size, self._place = path, size, 0
+        self._path, self._size, self._position = path, size, 0
 
     def readable(self) -> bool:
         return True
@@ -411,44 +255,51 @@ class _StoredFile(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        return self._place
+        return self._position
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._place = offset + (0, self._place, self._size)[whence]
-        return self._place
+        self._position = offset + (0, self._position, self._size)[whence]
+        return self._position
 
     def readinto(self, buffer: Any) -> int:
-        stop = min(self._place + len(buffer), self._size)
-        if stop <= self._place:
+        stop = min(self._position + len(buffer), self._size)
+        if stop <= self._position:
             return 0
-        content = read_range(self._path, self._place, stop)
+        content = read_range(self._path, self._position, stop)
         buffer[: len(content)] = content
-        self._place = stop
+        self._position = stop
         return len(content)
 
 
 def open_dataset(paths: Sequence[str]) -> dataset.Dataset:
-    """Parquet files of one schema as one dataset: only columns that are asked for are read, and only row groups whose
-    statistics allow for what is filtered for."""
-    fs, _ = _locate(paths[0])
-    return dataset.dataset([_locate(path)[1] for path in paths], format="parquet", filesystem=fs)
+    """Return Parquet files of one schema as one dataset.
+
+    A scan reads only the columns it asks for, and skips row groups whose statistics exclude its
+    filter.
+    """
+    fs, _ = locate(paths[0])
+    return dataset.dataset([locate(path)[1] for path in paths], format="parquet", filesystem=fs)
 
 
 @contextmanager
 def open_file(path: str) -> Iterator[IO[bytes]]:
-    """A file opened for reading from front to back, decompressed by its ending (.gz, .bz2, .xz, .zst)."""
-    fs, inner = _locate(path)
+    """Open a file for sequential reading, decompressed by extension (.gz, .bz2, .xz, .zst)."""
+    fs, inner = locate(path)
     with fs.open(inner, "rb", compression="infer") as file:
         yield file
 
 
 @contextmanager
 def building(path: str) -> Iterator[str]:
-    """A local file to write, which becomes `path` in one step once the body is done, and is gone if the body raises."""
-    fs, inner = _locate(path)
+    """Yield the name of a local file to write, which becomes `path` in one step on exit.
+
+    Removes the file, and leaves `path` alone, if the body raises.
+    """
+    fs, inner = locate(path)
     local = isinstance(fs, LocalFileSystem)
     folder = os.path.dirname(inner) if local else tempfile.gettempdir()
     os.makedirs(folder, exist_ok=True)
+    # In the target's folder, because a rename across file systems is not atomic.
     temporary = os.path.join(folder, f".{PurePosixPath(inner).name}-{secrets.token_hex(8)}")
     try:
         yield temporary
@@ -456,7 +307,7 @@ def building(path: str) -> Iterator[str]:
             with open(temporary, "rb+") as file:
                 os.fsync(file.fileno())
             os.replace(temporary, inner)
-            _sync_folder(folder)
+            sync_folder(folder)
         else:
             fs.put_file(temporary, inner)
     finally:
@@ -466,27 +317,28 @@ def building(path: str) -> Iterator[str]:
 
 @retried
 def exists(path: str) -> bool:
-    return _info(*_locate(path)) is not None
+    """Return whether there is a file or folder at a path."""
+    return info_of(*locate(path)) is not None
 
 
 @retried
 def read(path: str, most: int | None = None) -> bytes:
-    """The bytes of a file, or the first so many. Raises FileNotFoundError."""
-    fs, inner = _locate(path)
+    """Return the first `most` bytes of a file; None: all. Raises FileNotFoundError."""
+    fs, inner = locate(path)
     return bytes(fs.cat_file(inner, end=most))
 
 
 @retried
 def fetch(path: str, target: str) -> None:
-    """Copies a file to a local one. Raises FileNotFoundError."""
-    fs, inner = _locate(path)
+    """Copy a file to a local one. Raises FileNotFoundError."""
+    fs, inner = locate(path)
     fs.get_file(inner, target)
 
 
 @retried
 def list_names(folder: str) -> list[str]:
-    """Names of the files in a folder, sorted; none if there is no such folder."""
-    fs, inner = _locate(folder)
+    """Return the names of the files in a folder, sorted; none if there is no such folder."""
+    fs, inner = locate(folder)
     try:
         return sorted(
             PurePosixPath(entry["name"]).name
@@ -499,115 +351,68 @@ def list_names(folder: str) -> list[str]:
 
 @retried
 def commit(output: str, content: bytes | pa.Buffer, *names: str) -> None:
-    """Publishes finished bytes as the file `output/names...`, in one step, replacing what is there."""
+    """Publish finished bytes as the file `output/names...` in one step, replacing an older one."""
     path = join(output, *names)
-    fs, inner = _locate(path)
+    fs, inner = locate(path)
     if not isinstance(fs, LocalFileSystem):
         fs.pipe_file(inner, bytes(content))
         return
+    # Stores have no folders; local ones are created when first needed.
     os.makedirs(os.path.dirname(inner), exist_ok=True)
-    with _temporary_file(output, content) as temporary:
+    with temporary_file(_temporary_folder(output), content) as temporary:
         os.replace(temporary, inner)
-    _sync_folder(os.path.dirname(inner))
+    sync_folder(os.path.dirname(inner))
 
 
 @retried
 def create(output: str, content: bytes, name: str) -> bool:
-    """Publishes finished bytes as a new file; False, and nothing done, if the file is there already."""
+    """Publish finished bytes as a new file. Returns False, changing nothing, if it exists."""
     path = join(output, name)
-    fs, inner = _locate(path)
+    fs, inner = locate(path)
     if not isinstance(fs, LocalFileSystem):
         try:
             fs.pipe_file(inner, content, mode="create")
         except FileExistsError:
             return False
         return True
-    with _temporary_file(output, content) as temporary:
+    with temporary_file(_temporary_folder(output), content) as temporary:
         try:
-            os.link(
-                temporary, inner
-            )  # fails if the name exists, and never shows a file that is half written
+            # `link` is atomic and, unlike `replace`, fails if the name exists.
+            os.link(temporary, inner)
         except FileExistsError:
             return False
-    _sync_folder(os.path.dirname(inner))
+    sync_folder(os.path.dirname(inner))
     return True
 
 
-@contextmanager
-def _temporary_file(output: str, content: bytes | pa.Buffer) -> Iterator[str]:
-    """A file with this content, safely on the disk; gone at the end unless the body has moved it."""
-    _, inner = _locate(output)
-    folder = os.path.join(inner, TEMPORARY)
-    os.makedirs(folder, exist_ok=True)
-    path = os.path.join(folder, f"{_HOST}-{os.getpid()}-{secrets.token_hex(8)}")
-    file: IO[bytes]
-    try:
-        with open(path, "xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        yield path
-    finally:
-        with suppress(FileNotFoundError):
-            os.unlink(path)
-
-
-def _sync_folder(folder: str) -> None:
-    """Makes a new name in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _temporary_folder(output: str) -> str:
+    return os.path.join(locate(output)[1], TEMPORARY)
 
 
 def sweep_temporary(output: str) -> None:
-    """Removes the temporary files of processes of this machine that are gone, and any that is a day old."""
-    fs, inner = _locate(output)
-    folder = os.path.join(inner, TEMPORARY)
-    if not isinstance(fs, LocalFileSystem) or not os.path.isdir(folder):
-        return
-    for name in os.listdir(folder):
-        host, owner, *_ = *name.rsplit("-", 2), ""
-        gone = (
-            host == _HOST
-            and owner.isdigit()
-            and (int(owner) == os.getpid() or not _is_running(int(owner)))
-        )
-        with suppress(FileNotFoundError):
-            path = os.path.join(folder, name)
-            if gone or time.time() - os.stat(path).st_mtime > _LONGEST_WRITE:
-                os.unlink(path)
-    with suppress(OSError):
-        os.rmdir(folder)
-
-
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)  # asks, and sends nothing
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:  # someone else's
-        return True
-    return True
+    """Remove temporary files that no process needs any more (`transforms.temporary.sweep`)."""
+    folder = _temporary_folder(output)
+    if is_local(output) and os.path.isdir(folder):
+        sweep(folder)
 
 
 @retried
 def remove(output: str, *names: str) -> None:
-    """Removes a file or folder below the output, if it is there.
+    """Remove a file or folder below the output. Does nothing if it does not exist.
 
-    Not `fs.rm` of a store: it takes a name with `*`, `?` or `[` for a pattern, and removes what others have there.
+    Does not use `fs.rm` of a store: it expands a name with `*`, `?` or `[` as a pattern, and would
+    remove files of others.
     """
-    fs, inner = _locate(join(output, *names))
+    fs, inner = locate(join(output, *names))
     try:
         if isinstance(fs, LocalFileSystem):
             fs.rm(inner, recursive=True)
         else:
-            files = [path for path, _ in _files_below(fs, inner)]
+            files = [path for path, _ in files_below(fs, inner)]
             with ThreadPoolExecutor(_REMOVALS_AT_ONCE) as pool:
                 list(pool.map(fs.rm_file, files))
     except (FileNotFoundError, IsADirectoryError) as error:
-        if _info(
-            fs, inner
-        ):  # another process writes and removes there still: what was seen is another thing now
+        # Other processes may still write and remove here: what was listed has become another thing.
+        # ENOTEMPTY is transient, so that the removal is retried.
+        if info_of(fs, inner):
             raise OSError(errno.ENOTEMPTY, f"{inner} changed while it was being removed") from error

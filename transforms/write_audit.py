@@ -1,4 +1,4 @@
-"""WriteAudit: what an audit leaves to be read: `audit.json`, `report.html` and the files for relabelling."""
+"""WriteAudit: writes `audit.json`, `report.html` and the files for relabelling."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any
 import apache_beam as beam
 
 from model.audit.distributions import FINE_BINS, MASS_BINS, RELATIVE_ACCURACY
-from model.audit.losses import LEAST_PROBABILITY, TOPS
+from model.audit.losses import LEAST_PROBABILITY
 from model.audit.metrics import UNSPACED
 from model.audit.slices import MOST_SLICES
 from model.audit.statistics import WITH_TOKENS, Statistics
+from model.audit.window_losses import TOPS
 from transforms.accounting import (
     StageOutput,
     as_json,
@@ -23,7 +24,7 @@ from transforms.accounting import (
     row_accounting,
     unknown_text,
 )
-from transforms.merge_receipts import Totals
+from transforms.merge_receipts import Totals, closing
 from transforms.relabel import label_studio, relabel_csv
 from transforms.report.page import audit_page
 from transforms.run_files import RunFiles
@@ -32,12 +33,14 @@ from transforms.run_files import RunFiles
 def audit_report(
     totals: Totals, about: Mapping[str, Any], corrections: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """`audit.json`: the accounting, the statistics of all examples and of every slice, and what was computed how.
+    """Return the content of `audit.json`.
 
-    corrections  ids that were to be corrected
+    It holds the accounting, the statistics of all examples and of every slice, and the definitions
+    of the figures.
+
+    corrections  ids of the rows to correct
     """
     configuration = about["configuration"]
-    null = configuration["null"]
     return {
         "rows": row_accounting("audit", totals),
         "reasons": dict(sorted(totals.reasons.items())),
@@ -48,40 +51,53 @@ def audit_report(
         "hints": hints(totals, about),
         "corrections": corrections_report(totals, configuration["corrections"], corrections),
         **(totals.statistics or Statistics()).summary(),
-        "fine_print": {
-            "objective": "categorical: nll = nll_start + nll_end, negative log-likelihoods in nats of the start and the end "
-            "network (Xiao & Zhu, arXiv:2501.09223, Eq. 1.24, summed); nll_per_token = nll / n as Eq. 1.24 is written; "
-            f"tokenwise: binary cross-entropy over the n context tokens, link {configuration['link']}",
-            "unknown_text": "characters of the rows' contexts, and those in the token that replaces what the vocabulary lacks",
-            "support": "the context's tokens; padding, question and special tokens never count",
-            "normaliser": "one softmax over the passage's tokens, each with the logits of the window that owns it"
-            + (", and the null option's" if null else "")
-            + "; native losses: each window's own softmax, mean over the windows that hold the gold whole",
-            "null_option": "on" if null else "off",
-            "temperature": f"{configuration['temperature']} in probabilities, never in losses",
-            "likely_tokens": f"of a list's first {WITH_TOKENS} examples: [start, end, start probability, end probability], "
-            f"code points of the context and one softmax over the passage; the {TOPS} likeliest of each network from "
-            f"{LEAST_PROBABILITY}, null where a token is not among them",
-            "f1": "words are split at blanks, so it almost equals exact match in languages that are "
-            f"written without them ({UNSPACED}); character_f1 counts each character of their scripts "
-            "as a word, and equals f1 elsewhere",
-            "misaligned": "the text at a gold's start is another: never moved, counted apart where it differs only in case, in "
-            "blanks (also before and after the gold) or in Unicode normal form",
-            "several_golds": "nll: the first; min_nll: the gold of least loss; marginals: over the distinct golds",
-            "means": "over examples, never windows, each with its own count; rejected rows are in none",
-            "quantiles": f"DDSketch, off by at most {100 * RELATIVE_ACCURACY:g} % of the value; min and max are exact",
-            "calibration": f"event: exact match with a gold, of the answers given; {MASS_BINS} bins of equal mass, made of "
-            f"{FINE_BINS} bins of equal width",
-            "slices": f"the first {MOST_SLICES} values in order of their text, the rest as (other)",
-            "model_digest": configuration["model_digest"],
-        },
+        "fine_print": fine_print(configuration),
+    }
+
+
+def fine_print(configuration: Mapping[str, Any]) -> dict[str, str]:
+    """Return the definitions of the figures, by subject."""
+    in_null = ", and the null option's" if configuration["null"] else ""
+    return {
+        "objective": "categorical: nll = nll_start + nll_end, negative log-likelihoods in nats of "
+        "the start and the end network (Xiao & Zhu, arXiv:2501.09223, Eq. 1.24, summed); "
+        "nll_per_token = nll / n as Eq. 1.24 is written; tokenwise: binary cross-entropy over the "
+        f"n context tokens, link {configuration['link']}",
+        "unknown_text": "characters of the rows' contexts, and those in the token that replaces "
+        "what the vocabulary lacks",
+        "support": "the context's tokens; padding, question and special tokens never count",
+        "normaliser": "one softmax over the passage's tokens, each with the logits of the window "
+        f"that owns it{in_null}; native losses: each window's own softmax, mean over the windows "
+        "that hold the gold whole",
+        "null_option": "on" if configuration["null"] else "off",
+        "temperature": f"{configuration['temperature']} in probabilities, never in losses",
+        "likely_tokens": f"of a list's first {WITH_TOKENS} examples: [start, end, start "
+        "probability, end probability], code points of the context and one softmax over the "
+        f"passage; the {TOPS} likeliest of each network from {LEAST_PROBABILITY}, null where a "
+        "token is not among them",
+        "f1": "words are split at blanks, so it almost equals exact match in languages that are "
+        f"written without them ({UNSPACED}); character_f1 counts each character of their scripts "
+        "as a word, and equals f1 elsewhere",
+        "misaligned": "the text at a gold's start is another: never moved, counted apart where it "
+        "differs only in case, in blanks (also before and after the gold) or in Unicode normal "
+        "form",
+        "several_golds": "nll: the first; min_nll: the gold of least loss; marginals: over the "
+        "distinct golds",
+        "means": "over examples, never windows, each with its own count; rejected rows are in none",
+        "quantiles": f"DDSketch, off by at most {100 * RELATIVE_ACCURACY:g} % of the value; min "
+        "and max are exact",
+        "calibration": "event: exact match with a gold, of the answers given; "
+        f"{MASS_BINS} bins of equal mass, made of {FINE_BINS} bins of equal width",
+        "slices": f"the first {MOST_SLICES} values in order of their text, the rest as (other)",
+        "model_digest": configuration["model_digest"],
     }
 
 
 def write_audit(totals: dict[str, Totals], stage_output: StageOutput) -> dict[str, Totals]:
-    """Write the files of an audit. Idempotent; returns the totals, for the step that writes the manifests."""
+    """Write the files of an audit. Idempotent. Returns the totals."""
     audit, output, about = totals["audit"], stage_output.output, stage_output.about
     report = audit_report(audit, about, stage_output.corrections)
+    # Each file is read back after its commit, since nothing counts them later.
     suspects = report["suspected_label_errors"]
     output.publish(as_json(report), RunFiles.AUDIT)
     output.publish(relabel_csv(suspects, audit.examples), RunFiles.RELABEL_CSV)
@@ -92,9 +108,15 @@ def write_audit(totals: dict[str, Totals], stage_output: StageOutput) -> dict[st
 
 @dataclass
 class WriteAudit(beam.PTransform):
-    """The one Totals by stage -> the same, once the files of the audit are written."""
+    """The Totals by stage -> the same, once the files of the audit are written, or have failed."""
 
     output: StageOutput
 
     def expand(self, totals: beam.PCollection) -> beam.PCollection:
-        return totals | beam.Map(write_audit, self.output)
+        return totals | beam.Map(_close, self.output)
+
+
+def _close(totals: dict[str, Totals], stage_output: StageOutput) -> dict[str, Totals]:
+    with closing(totals["audit"], "WriteAudit", stage_output.output):
+        write_audit(totals, stage_output)
+    return totals

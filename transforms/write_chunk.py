@@ -1,4 +1,7 @@
-"""WriteChunk: one chunk, one Parquet part per stage, with its receipt inside; rejections first."""
+"""WriteChunk: writes a chunk as one Parquet part per stage.
+
+The part contains the receipt, and its commit finishes the chunk: rejections are written before.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from apache_beam.metrics import Metrics
 
-from model.reading.columns import as_texts
-from transforms.chunk_step import NAMESPACE, ChunkStep, failures
+from model.audit.rows import AUDIT_COLUMNS
+from model.columns import exact_names
+from model.reading.columns import ANSWER_COLUMNS
+from model.reading.texts import as_texts
+from transforms.chunk_step import NAMESPACE, ChunkStep, report_failure
 from transforms.claim import Output
 from transforms.records import (
     RECEIPT_KEY,
@@ -30,32 +36,14 @@ from transforms.records import (
 )
 from transforms.run_files import RunFiles
 
-EXACT_COLUMNS = {
-    "annotate": (
-        "answer_start",
-        "answer_end",
-        "window_index",
-        "num_windows",
-        "status",
-        "reason",
-        "question_tokens_cut",
-    ),
-    "audit": (
-        "num_tokens",
-        "num_windows",
-        "windows_whole",
-        "golds",
-        "gold_start",
-        "gold_end",
-        "pair_hash",
-        "status",
-        "reason",
-    ),
-}
-"""Columns that agree to the bit wherever logits agree to rounding; the digest of a part covers them."""
+EXACT_COLUMNS = {"annotate": exact_names(ANSWER_COLUMNS), "audit": exact_names(AUDIT_COLUMNS)}
+"""Columns that are equal to the bit if the logits are equal up to rounding.
+
+The digest of a part covers them.
+"""
 
 COUNTED = ("rows", "windows", "real_tokens", "padded_tokens", "answered", "no_answer", "rejected")
-"""What Beam's counters count, once per chunk, for dashboards."""
+"""Counts of a chunk that become Beam counters, for dashboards; once, whatever the stages."""
 
 REJECTION_SCHEMA = pa.schema(
     [
@@ -68,13 +56,14 @@ REJECTION_SCHEMA = pa.schema(
         pa.field("message", pa.string()),
     ]
 )
-"""`row` is the row within the file."""
+"""`row` is counted within the file. `stage` holds `Rejection.step`."""
 
 
 def output_table(chunk: Chunk[Any], outcome: Outcome, columns: OutputColumns) -> pa.Table:
-    """Input columns that are kept, then the output columns; one row per input row, in its place."""
+    """Return the table of a part: the kept input columns, then the output columns of the stage."""
     table = chunk.table.select(list(columns.keep))
     if columns.id not in chunk.table.column_names:
+        # Made-up ids go first, where input files usually have them.
         table = table.add_column(0, columns.id, row_ids(chunk, columns.id))
     for name in outcome.columns.column_names:
         table = table.append_column(columns.prefix + name, outcome.columns.column(name))
@@ -82,7 +71,10 @@ def output_table(chunk: Chunk[Any], outcome: Outcome, columns: OutputColumns) ->
 
 
 def content_digest(table: pa.Table) -> str:
-    """SHA-256 (hex) of some columns' values, whatever chunks they lie in and whatever bytes lie beneath their nulls."""
+    """Return the SHA-256 (hex) of a table's values.
+
+    Arrow's chunks, and the bytes below nulls, don't influence it.
+    """
     values = {name: table.column(name).to_pylist() for name in table.column_names}
     return hashlib.sha256(json.dumps(values, default=bytes.hex).encode()).hexdigest()
 
@@ -90,7 +82,10 @@ def content_digest(table: pa.Table) -> str:
 def write_outcome(
     chunk: Chunk[Any], outcome: Outcome, output: Output, columns: OutputColumns
 ) -> Receipt:
-    """Writes the rejections of one stage, if there are any, then its part. Returns the receipt that stands in the part."""
+    """Write the rejections of one stage, if there are any, then its part.
+
+    Returns the receipt that the part contains. Raises ClaimLost, OSError.
+    """
     spec = chunk.spec
     receipt = Receipt(
         stage=outcome.stage,
@@ -108,11 +103,12 @@ def write_outcome(
         corrected=outcome.corrected,
         run=output.run,
     )
+    # The part is committed last: it marks the chunk as done.
     if outcome.rejections:
         table = _rejection_table(chunk, outcome.rejections, columns.id)
         output.commit(to_parquet(table), RunFiles.REJECTIONS, spec.part)
     else:
-        output.remove(RunFiles.REJECTIONS, spec.part)  # an earlier try may have left some
+        output.remove(RunFiles.REJECTIONS, spec.part)  # of an earlier try
     table = output_table(chunk, outcome, columns)
     output.commit(
         to_parquet(table, {RECEIPT_KEY: json.dumps(receipt.to_json()).encode()}),
@@ -123,8 +119,9 @@ def write_outcome(
 
 
 def to_parquet(table: pa.Table, metadata: Mapping[bytes, bytes] | None = None) -> pa.Buffer:
-    """The bytes of a Parquet file with one row group, `metadata` in its footer."""
+    """Return a Parquet file with one row group, and with `metadata` in its footer."""
     sink = pa.BufferOutputStream()
+    # One row group: a part has at most --chunk_rows rows.
     with pq.ParquetWriter(
         sink, table.schema, compression="zstd", write_page_checksum=True
     ) as writer:
@@ -136,6 +133,7 @@ def to_parquet(table: pa.Table, metadata: Mapping[bytes, bytes] | None = None) -
 def _rejection_table(
     chunk: Chunk[Any], rejections: tuple[Rejection, ...], id_column: str
 ) -> pa.Table:
+    """Return the rejections of a chunk in REJECTION_SCHEMA."""
     spec = chunk.spec
     ids = as_texts(row_ids(chunk, id_column))
     values = [
@@ -144,7 +142,7 @@ def _rejection_table(
             spec.path,
             spec.row_group,
             spec.first_row + each.row,
-            each.stage,
+            each.step,
             each.reason,
             each.message,
         )
@@ -160,7 +158,10 @@ def _rejection_table(
 
 @dataclass
 class WriteChunk(ChunkStep[Chunk[Answered], Receipt]):
-    """Chunk[Answered] -> one Receipt per stage that the chunk wants, once its part is committed; failed if it can't be.
+    """Chunk[Answered] -> one Receipt per stage that the chunk wants.
+
+    A part that can't be written becomes a failed receipt of its stage, unless the error is systemic
+    (`is_systemic`): that is raised.
 
     outputs  in the order of writing
     """
@@ -176,10 +177,11 @@ class WriteChunk(ChunkStep[Chunk[Answered], Receipt]):
                 continue
             try:
                 receipt = write_outcome(chunk, outcomes[output.stage], output, self.columns)
-            except Exception as error:  # the other stage's part is sound
-                yield from failures(chunk, (output.stage,), type(self).__name__, error)
+            except Exception as error:  # the part of the other stage is not affected
+                yield from report_failure(chunk, (output.stage,), type(self).__name__, error)
             else:
                 counts = receipt.counts
                 yield receipt
+        # Rows are the same for all stages: count the last one that was written.
         for name in COUNTED:
             Metrics.counter(NAMESPACE, name).inc(counts.get(name, 0))

@@ -1,7 +1,11 @@
-"""WriteComparison: what two audits differ in, as JSON, as a page, and as a manifest whose state is the gate's verdict."""
+"""WriteComparison: writes the differences of two audits as JSON and as a page.
+
+The state in the manifest is the verdict of the gate.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,11 +25,11 @@ from transforms.run_files import RunFiles
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """The limits that a comparison must keep; None: no limit.
+    """The limits of a comparison; None: no limit.
 
-    max_f1_drop, max_em_drop  points of per cent by which the mean over pairs may fall
-    max_loss_rise             nats by which the mean of nll over pairs may rise
-    max_failed_fraction       share of the rows of both sides that may be without a partner
+    max_f1_drop, max_em_drop  percentage points by which the mean over pairs may fall
+    max_loss_rise             nats by which the mean nll over pairs may rise
+    max_failed_fraction       share of the rows of both sides that may lack a partner
     """
 
     max_f1_drop: float | None = None
@@ -34,15 +38,16 @@ class Gate:
     max_failed_fraction: float = 0.5
 
     def problems(self, summary: Mapping[str, Any]) -> list[str]:
-        """What is wrong with a comparison, in words; nothing if it passes."""
-        found = []
+        """Return which limits a comparison exceeds, as messages; none if it passes."""
+        problems = []
         unpaired = sum(each["rows"] for each in summary["unpaired"].values())
+        # A pair is a row on each side.
         rows = 2 * summary["paired"] + unpaired
         if not summary["paired"]:
-            found.append("no example stands in both audits")
+            problems.append("no example is in both audits")
         elif unpaired > self.max_failed_fraction * rows:
             limit = f"--max_failed_fraction={self.max_failed_fraction}"
-            found.append(
+            problems.append(
                 f"{unpaired} of {rows} rows have no partner in the other audit, more than {limit}"
             )
         limits = (
@@ -52,24 +57,25 @@ class Gate:
         )
         for metric, name, sign, option in limits:
             limit, difference = getattr(self, option), summary["all"][metric].get("difference")
+            # A limit that can't be checked is not kept.
             if limit is not None and difference is None:
-                found.append(
+                problems.append(
                     f"no pair has a {name} on both sides: --{option}={limit} can't be judged"
                 )
             elif limit is not None and sign * difference > limit:
                 verb = "rose" if sign > 0 else "fell"
-                found.append(
+                problems.append(
                     f"{name} {verb} by {sign * difference:.4f}, more than --{option}={limit}"
                 )
-        return found
+        return problems
 
 
 @dataclass
 class WriteComparison(beam.PTransform):
-    """The one Comparison -> `comparison.json`, `report.html` and, last, `manifest.json`.
+    """A Comparison -> `comparison.json`, `report.html` and, last, `manifest.json`.
 
     sides  before and after
-    about  what the job is
+    about  description of the job
     """
 
     output: Output
@@ -90,7 +96,11 @@ def write_comparison(
     gate: Gate,
     about: Mapping[str, Any],
 ) -> None:
-    """Writes the files of a comparison, the manifest last: `state` is "complete" if the gate lets it pass."""
+    """Write the files of a comparison, the manifest last.
+
+    `state` is "complete" if the comparison keeps the limits of the gate.
+    """
+    # Texts are read from the parts now; only positions have crossed the shuffle.
     content = {**about, **comparison.summary()}
     paths = [side.paths() for side in sides]
     for name in ("regressions", "improvements"):
@@ -110,7 +120,7 @@ def write_comparison(
 def _listed(
     changes: list[Change], sides: tuple[AuditSide, AuditSide], paths: Sequence[Sequence[str]]
 ) -> list[dict[str, Any]]:
-    """Changes with their texts, which are read again from the parts."""
+    """Return the entries of changes, with texts from the parts."""
     texts: list[dict[Place, dict[str, Any]]] = []
     for side, parts in zip(sides, paths, strict=True):
         scores = [change[4] if side.after else change[3] for change in changes]
@@ -124,10 +134,11 @@ def _listed(
         entry: dict[str, Any] = {"id": row_id}
         for side, parts, rows, score in zip(sides, paths, texts, both, strict=True):
             row = rows.get((parts[score.part], score.row), {})
+            # Either side may have left the column out.
             entry["question"] = shortened(row.get(side.question)) or entry.get("question", "")
             golds = answers_of(row.get(side.answers)) or {}
             entry["gold"] = [shortened(text) for text in (golds.get("text") or [])[:3]]
-            nll, _, f1 = (None if value != value else value for value in score.values)
+            nll, _, f1 = (None if math.isnan(value) else value for value in score.values)
             entry["after" if side.after else "before"] = {
                 "prediction": shortened(row.get(side.prefix + "prediction")),
                 "nll": nll,

@@ -1,4 +1,7 @@
-"""WriteManifest: the last file of a run; that it is there, and `state: complete`, is what downstream jobs wait for."""
+"""WriteManifest: writes the manifest, the last file of a run.
+
+Downstream jobs wait until it exists and has the state "complete".
+"""
 
 from __future__ import annotations
 
@@ -33,38 +36,23 @@ def manifest(
     parts: int | None = None,
     rejections: int | None = None,
 ) -> dict[str, Any]:
-    """What a run did. `about` says what it was asked to do, and goes in front.
+    """Return the content of a manifest.
 
-    parts, rejections: how many files of each the output holds (None: nobody counted).
+    about                description of the job, which goes after the state
+    max_failed_fraction  largest share of rows that may be rejected or in failed chunks
+    parts, rejections    number of these files in the output, None if they were not counted
 
-    state is "complete" iff no file was refused, no chunk failed, every row is accounted for, every part is there and no
-    other, no file of rejections is missing, and rejected rows are at most `max_failed_fraction` of all; else
-    "incomplete", and `why` says which it is.
+    The state is "complete" if no file was refused, no chunk and no later step failed, every row is
+    accounted for, the output has at least as many parts as chunks were finished and no more than
+    were planned, no file of rejections is missing, and max_failed_fraction is kept; else it is
+    "incomplete", and `why` gives the reasons.
     """
+    # The verdict comes from totals and from what the output holds.
     rows = row_accounting(stage, totals)
-    unaccounted = 2 * rows["planned"] - sum(rows.values())
-    lost = rows["rejected"] + rows["in_failed_chunks"]
-    why = []
-    if totals.refused_files:
-        why.append(f"{totals.refused_files} files were refused")
-    if totals.failed_chunks:
-        why.append(f"{totals.failed_chunks} chunks failed")
-    if unaccounted:
-        why.append(f"{unaccounted} rows are not accounted for")
-    done = totals.chunks - totals.failed_chunks
-    if parts is not None and not done <= parts <= totals.chunks:
-        why.append(
-            f"{parts} parts are there, but {done} chunks were done: parts were lost, or are none of this run's"
-        )
-    if rejections is not None and rejections < totals.rejecting:
-        why.append(
-            f"{rejections} files of rejections are there, but {totals.rejecting} were written: some were lost"
-        )
-    if lost > max_failed_fraction * rows["planned"]:
-        why.append(
-            f"{lost} of {rows['planned']} rows were rejected or failed, more than --max_failed_fraction={max_failed_fraction}"
-        )
+    why = _why_incomplete(totals, rows, max_failed_fraction, parts, rejections)
     counts = totals.counts
+    # The totals, sorted by name: their own order depends on which receipt came first. The padding
+    # is relative to the tokens of texts.
     real, padded = counts["real_tokens"], counts["padded_tokens"]
     return {
         "state": "incomplete" if why else "complete",
@@ -93,13 +81,60 @@ def manifest(
         "content": f"{totals.content:032x}",
         "failures": failures(totals),
         "retries": totals.retries,
-        "failures_not_listed": totals.failed_chunks + totals.refused_files - len(totals.failures),
+        "failures_not_listed": (
+            totals.failed_chunks
+            + totals.refused_files
+            + len(totals.failed_steps)
+            - len(totals.failures)
+        ),
     }
+
+
+def _why_incomplete(
+    totals: Totals,
+    rows: Mapping[str, int],
+    max_failed_fraction: float,
+    parts: int | None,
+    rejections: int | None,
+) -> list[str]:
+    """Return the reasons why a run is not complete; none if it is. See `manifest`."""
+    why = []
+    if totals.refused_files:
+        why.append(f"{totals.refused_files} files were refused")
+    if totals.failed_chunks:
+        why.append(f"{totals.failed_chunks} chunks failed")
+    why += [f"{step} failed" for step in totals.failed_steps]
+    # planned = sum of the others, so that the sum of all is twice the planned rows.
+    unaccounted = 2 * rows["planned"] - sum(rows.values())
+    if unaccounted:
+        why.append(f"{unaccounted} rows are not accounted for")
+    # A chunk that failed for one stage may have a part of the other.
+    finished = totals.chunks - totals.failed_chunks
+    if parts is not None and not finished <= parts <= totals.chunks:
+        why.append(
+            f"the output has {parts} parts, but {finished} chunks were finished: parts were lost, "
+            "or belong to another run"
+        )
+    if rejections is not None and rejections < totals.rejecting:
+        why.append(
+            f"the output has {rejections} files of rejections, but {totals.rejecting} were "
+            "written: some were lost"
+        )
+    lost = rows["rejected"] + rows["in_failed_chunks"]
+    if lost > max_failed_fraction * rows["planned"]:
+        why.append(
+            f"{lost} of {rows['planned']} rows were rejected or failed, more than "
+            f"--max_failed_fraction={max_failed_fraction}"
+        )
+    return why
 
 
 @dataclass
 class WriteManifest(beam.PTransform):
-    """The one Totals by stage -> the state of the last stage, once every stage has its manifest."""
+    """The Totals by stage -> the state of the last stage, once all manifests are written.
+
+    outputs  in the order of writing
+    """
 
     outputs: tuple[StageOutput, ...]
     max_failed_fraction: float
@@ -112,16 +147,18 @@ def write_manifests(
     totals: dict[str, Totals], outputs: tuple[StageOutput, ...], max_failed_fraction: float
 ) -> str:
     """Write the manifest of every stage. Returns the state of the last."""
+    # Retries of this process since its last receipt would otherwise be lost.
     retries = take_retries()
     for each in outputs:
         stage, files = each.output.stage, each.output.files
         totals[stage].retries += retries
-        there = len(files.part_names()), len(files.rejection_names())
-        content = manifest(stage, totals[stage], each.about, max_failed_fraction, *there)
+        # Count the files: a store may have lost one that it reported as written.
+        present = len(files.part_names()), len(files.rejection_names())
+        content = manifest(stage, totals[stage], each.about, max_failed_fraction, *present)
         if stage == "audit":
             digest = each.about["configuration"]["corrections"]
             content["corrections"] = corrections_report(totals[stage], digest, each.corrections)
         each.output.publish(as_json(content), RunFiles.MANIFEST)
-    if content["unknown_text"]["warning"]:  # of both stages: they read the same rows
+    if content["unknown_text"]["warning"]:  # equal for all stages, which read the same rows
         _log.warning("%s", content["unknown_text"]["warning"])
     return str(content["state"])

@@ -1,10 +1,16 @@
-"""Every night: annotate the day's files on Beam, then wait for the manifest that says `complete`.
+"""Annotate each day's files every night on Beam, then wait for a manifest with state `complete`.
 
-Set for Airflow's workers: SPANMILL_HOME (where run_pipeline.py is), SPANMILL_PYTHON (the interpreter that has spanmill) and
-SPANMILL_BUCKET (gs://..., s3://... or a folder). With SPANMILL_RUNNER=DataflowRunner, SPANMILL_PROJECT, SPANMILL_REGION and
-SPANMILL_IMAGE too; without, the job runs where the task does. Airflow needs the providers apache-beam and google, whatever
-the runner. A day that failed, or whose files were not there yet, is tried again and goes on where it stopped; a back-fill
-(`airflow backfill create`) runs each day with its own date.
+Environment variables of Airflow's workers:
+
+    SPANMILL_HOME     folder of run_pipeline.py
+    SPANMILL_PYTHON   interpreter in whose environment spanmill is installed
+    SPANMILL_BUCKET   gs://..., s3://... or a folder
+    SPANMILL_RUNNER   DataflowRunner, or unset to run the job where the task runs
+    SPANMILL_PROJECT, SPANMILL_REGION, SPANMILL_IMAGE   for Dataflow
+
+Airflow needs the providers apache-beam and google for any runner. A day that failed, or whose files
+did not exist yet, is retried and resumes where it stopped. A back-fill (`airflow backfill create`)
+runs each day with its own date.
 """
 
 from __future__ import annotations
@@ -23,7 +29,7 @@ BUCKET = os.environ.get("SPANMILL_BUCKET", "gs://my-bucket")
 RUNNER = os.environ.get("SPANMILL_RUNNER", "DirectRunner")
 DAY = "{{ ds }}"
 
-WORKERS = {  # on CPU machines; deploy/dataflow/README.md has those with GPUs
+WORKERS = {  # with CPUs; deploy/dataflow/README.md has the options for GPUs
     "temp_location": f"{BUCKET}/tmp",
     "sdk_container_image": os.environ.get("SPANMILL_IMAGE"),
     "sdk_location": "container",
@@ -63,7 +69,10 @@ with DAG(
 
     @task.sensor(mode="reschedule", poke_interval=60, timeout=3600)
     def complete(folder: str) -> PokeReturnValue:
-        """Waits for the manifest of a run; what became of its rows. Fails, for good, where the run is incomplete."""
+        """Wait for the manifest of a run, and return its counts of rows.
+
+        Raises AirflowFailException, which is not retried, if the run is incomplete.
+        """
         path = ObjectStoragePath(folder) / "manifest.json"
         if not path.exists():
             return PokeReturnValue(is_done=False)

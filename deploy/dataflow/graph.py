@@ -1,10 +1,10 @@
-"""The Dataflow job of a command line, made and not submitted: job.json and pipeline.pb, without network or credentials.
+"""Write the Dataflow job of a command line without submitting it, offline and without credentials.
 
-Of several days, the job of the first.
+    python deploy/dataflow/graph.py FOLDER annotate --input ... --output ... \\
+        --sdk_container_image ... [Dataflow's options]
 
-    python deploy/dataflow/graph.py FOLDER annotate --input ... --output ... --sdk_container_image ... [Dataflow's options]
-
-job.json is what the Dataflow service would be sent (machines, disks, containers, autoscaling), pipeline.pb the graph.
+job.json is the request to the Dataflow service (machines, disks, containers, autoscaling),
+pipeline.pb is the graph. For several days, they are those of the first.
 """
 
 from __future__ import annotations
@@ -24,8 +24,12 @@ from pipeline.job.runners import make_runner
 
 
 def write_graph(folder: Path, arguments: Sequence[str]) -> None:
-    """Writes `job.json` and `pipeline.pb` of a job into a folder. Nothing is claimed or written elsewhere."""
-    # Beam looks up buckets unless this is a dry run, and in a dry run makes no job: so it is one only until it is made.
+    """Write `job.json` and `pipeline.pb` of a job into a folder; claim and write nothing else.
+
+    Raises Refused.
+    """
+    # Without a dry run, Beam looks up buckets; in a dry run, it makes no job. So the dry run ends
+    # after the options are checked.
     options, rest = parse([*arguments, "--runner=DataflowRunner", "--no_auth", "--dry_run=True"])
     beam_options = PipelineOptions(rest)
     runner = make_runner(beam_options)
@@ -35,7 +39,7 @@ def write_graph(folder: Path, arguments: Sequence[str]) -> None:
     pipeline.options.view_as(TestOptions).dry_run = False
     cloud = pipeline.options.view_as(GoogleCloudOptions)
     cloud.staging_location, cloud.template_location = str(folder), str(folder / "job.json")
-    runner.run_pipeline(pipeline, pipeline.options)  # `pipeline.run` would check all options again
+    runner.run_pipeline(pipeline, pipeline.options)  # `pipeline.run` would check options again
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Writes metadata.json, the Flex Template's parameters, from the real options: python deploy/dataflow/metadata.py"""
+"""Write metadata.json, the Flex Template's parameters, from the declared settings.
+
+python deploy/dataflow/metadata.py
+"""
 
 from __future__ import annotations
 
@@ -26,11 +29,12 @@ _BEAMS = (
     "disk_size_gb",
     "dataflow_service_options",
 )
-"""Beam's options that a launch gives as parameters: one that the metadata does not name may be refused."""
+"""Options of Beam that a launch passes as parameters, which may be refused without metadata."""
 
 
 def metadata() -> dict[str, Any]:
-    """The content of metadata.json: every option of ours, and some of Beam's, with regular expressions for their values."""
+    """Return the content of metadata.json: all options of Spanmill and some of Beam's."""
+    # Beam's groups define the options, so that their types come from Beam too.
     beams = _BeamArgumentParser(allow_abbrev=False, add_help=False)
     for group in (DebugOptions, GoogleCloudOptions, WorkerOptions):
         group._add_argparse_args(beams)
@@ -60,6 +64,7 @@ def _parameter(action: argparse.Action) -> dict[str, Any]:
 
 
 def _pattern(action: argparse.Action) -> str:
+    """Return the regular expression that every valid value of an option matches."""
     if action.dest == "stage":
         return "|".join(ALL)
     kinds = {

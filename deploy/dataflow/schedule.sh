@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# Annotates each day's files every night at 02:30 UTC: a Cloud Scheduler job that launches the Flex Template.
-# Needs PROJECT, REGION, BUCKET and IMAGE as in README.md, and ACCOUNT, a service account that may launch Dataflow jobs.
-# {date} is the launcher's today in UTC. After a failed night, launch the template with date=YYYY-MM-DD; the run resumes.
+# Creates a Cloud Scheduler job that launches the Flex Template every night at 02:30 UTC, to
+# annotate the files of the day. Needs PROJECT, REGION, BUCKET and IMAGE as in README.md, and
+# ACCOUNT, a service account that may launch Dataflow jobs.
+# {date} is the current day in UTC at launch. After a failed night, launch the template with
+# date=YYYY-MM-DD: the run resumes.
 set -euo pipefail
 
 body=$(cat <<JSON
@@ -24,8 +26,9 @@ body=$(cat <<JSON
 }}
 JSON
 )
+location="https://dataflow.googleapis.com/v1b3/projects/$PROJECT/locations/$REGION"
 gcloud scheduler jobs create http spanmill-nightly --project="$PROJECT" --location="$REGION" \
     --schedule='30 2 * * *' --time-zone=UTC --http-method=POST \
-    --uri="https://dataflow.googleapis.com/v1b3/projects/$PROJECT/locations/$REGION/flexTemplates:launch" \
+    --uri="$location/flexTemplates:launch" \
     --oauth-service-account-email="$ACCOUNT" --headers=Content-Type=application/json \
     --message-body="$body"

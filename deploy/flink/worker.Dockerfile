@@ -1,5 +1,6 @@
-# SDK workers for Flink (or any portable runner): a pool that starts one process per worker that a runner asks for.
-# Build it from the root of the repository: docker build -f deploy/flink/worker.Dockerfile -t spanmill-worker .
+# SDK workers for Flink or another portable runner: a pool that starts a process for each worker
+# that the runner requests. Build it from the root of the repository:
+#     docker build -f deploy/flink/worker.Dockerfile -t spanmill-worker .
 FROM python:3.11-slim
 ENV PIP_NO_CACHE_DIR=1 PYTHONUNBUFFERED=1
 WORKDIR /spanmill

@@ -1,4 +1,4 @@
-"""Draws the figures of the manual from real runs of the bundled reader on the bundled sample.
+"""Draw the figures of the manual from runs of the bundled reader on the bundled sample.
 
 python run_pipeline.py annotate --audit --input bundled --output out/figures
 python docs/figures/draw.py out/figures docs/figures
@@ -26,7 +26,7 @@ START, END, OTHER = "#1f77b4", "#d95f02", "#7f7f7f"
 
 
 def probabilities(reader: SpanReader, question: str, context: str) -> tuple[list[str], np.ndarray]:
-    """The tokens of a passage of one window, and the softmax over them of either network, [2, tokens]."""
+    """Return the tokens of a passage of one window, and both softmaxes over them, [2, tokens]."""
     pairs = cut_pairs([question], [context], reader.reader.tokenizer(), reader.limits)
     batch = assemble(pairs.windows, np.array([0]))
     with torch.inference_mode():
@@ -37,22 +37,23 @@ def probabilities(reader: SpanReader, question: str, context: str) -> tuple[list
 
 
 def draw_example(reader: SpanReader, row: dict, folder: Path) -> None:
-    """Start and end probability of every token about the answer."""
+    """Draw start and end probabilities of the tokens around the answer."""
     tokens, shares = probabilities(reader, row["question"], row["context"])
+    # Only the tokens around the most probable one fit on the page.
     middle = int(shares.max(0).argmax())
     shown = slice(max(0, middle - 12), middle + 14)
     figure, axes = pyplot.subplots(figsize=(9, 3.2))
-    place = np.arange(len(tokens[shown]))
-    axes.bar(place - 0.2, shares[0, shown], 0.4, color=START, label="start network")
-    axes.bar(place + 0.2, shares[1, shown], 0.4, color=END, label="end network")
-    axes.set_xticks(place, tokens[shown], rotation=60, ha="right", fontsize=8)
+    position = np.arange(len(tokens[shown]))
+    axes.bar(position - 0.2, shares[0, shown], 0.4, color=START, label="start network")
+    axes.bar(position + 0.2, shares[1, shown], 0.4, color=END, label="end network")
+    axes.set_xticks(position, tokens[shown], rotation=60, ha="right", fontsize=8)
     axes.set(ylabel="share of the softmax", title=row["question"])
     axes.legend(frameon=False)
     save(figure, folder / "example.svg")
 
 
 def draw_losses(rows: list[dict], folder: Path) -> None:
-    """The distribution of the loss, and what either network has to do with it."""
+    """Draw the distribution of the loss, and its parts from the start and the end network."""
     start, end = (
         np.array([row[name] for row in rows if row["nll"] is not None])
         for name in ("nll_start", "nll_end")
@@ -66,7 +67,7 @@ def draw_losses(rows: list[dict], folder: Path) -> None:
 
 
 def draw_posterior(reader: SpanReader, row: dict, folder: Path) -> None:
-    """The candidates of a long passage and the windows that they come from."""
+    """Draw the candidates of a long passage with their windows."""
     answer = reader.answer(row["question"], row["context"], n_best=8)
     figure, axes = pyplot.subplots(figsize=(9, 3.2))
     names = [f"{each.text[:40]} (window {each.window_index + 1})" for each in answer.n_best]
@@ -79,7 +80,7 @@ def draw_posterior(reader: SpanReader, row: dict, folder: Path) -> None:
 
 
 def draw_reliability(rows: list[dict], folder: Path) -> None:
-    """How often answers of a probability are right; bins of equal mass."""
+    """Draw how often answers of a probability are right, in bins of equal counts."""
     shown = [row for row in rows if row["prediction"]]
     probability, right = (
         np.array([row[name] for row in shown]) for name in ("probability", "exact_match")
@@ -95,12 +96,15 @@ def draw_reliability(rows: list[dict], folder: Path) -> None:
 
 
 def save(figure: pyplot.Figure, path: Path) -> None:
+    """Write a figure as SVG without a date, so that the same figure has the same bytes."""
     figure.tight_layout()
     figure.savefig(path, metadata={"Date": None})
     pyplot.close(figure)
 
 
 def main(run: str, folder: str) -> None:
+    """Draw all figures of an audited run into a folder."""
+    # The salt makes the ids inside SVG files the same in every run.
     matplotlib.rcParams.update(
         {"svg.hashsalt": "spanmill", "axes.spines.top": False, "axes.spines.right": False}
     )

@@ -107,7 +107,10 @@ class Difference:
 
 
 def _rounded(value: float) -> float:
-    """Removes the rounding of float64 sums: 0.0 for 1e-16, which a limit of 0 would refuse, and for -0.0."""
+    """Remove the rounding of float64 sums.
+
+    1e-16, which a limit of 0 would refuse, and -0.0 become 0.0.
+    """
     return round(value, 12) + 0.0
 
 

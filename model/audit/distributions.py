@@ -74,9 +74,8 @@ class Distribution:
         )
         positive = values[values > _SMALLEST]
         self.zeros += len(values) - len(positive)
-        keys = np.ceil(np.log(positive) / math.log(_MAPPING.gamma)).astype(
-            int
-        )  # _MAPPING.key, on arrays
+        # This is `_MAPPING.key`, on arrays.
+        keys = np.ceil(np.log(positive) / math.log(_MAPPING.gamma)).astype(int)
         for key, count in zip(
             *(each.tolist() for each in np.unique(keys, return_counts=True)), strict=True
         ):

@@ -1,4 +1,4 @@
-"""Gold answers: out of the `answers` column, checked against the context, and from characters to tokens."""
+"""Gold answers: read from the `answers` column, checked against the context, turned into tokens."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from model.reading.columns import NotUTF8
+from model.reading.texts import NotUTF8
 from model.reading.tokenizer import Passages, Ragged, consecutive
 from model.reading.windows import Windows
 
@@ -22,13 +22,15 @@ class Golds:
     """The gold answers of a chunk's rows, as token spans of their passages.
 
     pair, first, last  int64 [golds]: distinct spans of each pair, `last` inclusive
-    of_row             Ragged [rows]: which golds each row has, distinct, in the order of its answers
+    of_row             Ragged [rows]: which golds each row has, distinct, in the order of its
+                       answers
     dropped            int64 [rows]: golds that were left out (misaligned, out of range, ...)
     problems           row -> (reason, message) of rows whose golds are all unusable
-    texts              [rows]: the texts of the golds that were not dropped; [] for an unanswerable question
-    char_spans         [rows]: the distinct [start, end) of these texts in the context, sorted, without
-                       blanks at their ends
-    near               misaligned golds by what `differs_only_in` says of them
+    texts              [rows]: the texts of the golds that were not dropped; [] for an unanswerable
+                       question
+    char_spans         [rows]: the distinct [start, end) of these texts in the context, sorted,
+                       without blanks at their ends
+    near               number of misaligned golds by what `differs_only_in` says of them
     """
 
     pair: np.ndarray
@@ -48,14 +50,16 @@ class Golds:
 def gold_tokens(
     passages: Passages, passage: np.ndarray, char_start: np.ndarray, char_end: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """First and last token (inclusive) of gold answers, -1 where one meets no token; integers [golds] all.
+    """Return the first and the last token (inclusive) of gold answers, -1 for one without tokens.
 
-    A token belongs to the gold iff its trimmed range meets [char_start, char_end), in code points, or if it shares
-    characters with such a token: a gold starts and ends where spans may.
+    All arrays are integers [golds]. A token belongs to a gold if its range, without blanks at its
+    ends, meets [char_start, char_end), in code points, or if it shares characters with such a
+    token: a gold starts and ends where spans may.
     """
     if not len(passages.ids):
         return np.full(len(passage), -1), np.full(len(passage), -1)
-    # All passages' tokens in one ascending order; empty tokens are neither the first nor the last of any gold.
+    # Bring the tokens of all passages into one ascending order, so that one search finds the tokens
+    # of all golds. Tokens without characters are neither the first nor the last of any gold.
     low, origin = passages.bounds[passage], passage.astype(np.int64)
     char_start, char_end = np.maximum(char_start, 0), np.maximum(char_end, 0)
     apart = int(max(passages.char_end.max(), char_end.max(initial=0))) + 2
@@ -67,21 +71,22 @@ def gold_tokens(
     last = np.searchsorted(starts, origin * apart + char_end) - 1
     met = first <= last
 
-    place = np.arange(len(held))
-    group_start = np.maximum.accumulate(np.where(passages.can_start, place, 0))
-    group_end = _following(np.where(passages.can_end, place, len(place)))
+    # Widen to where spans may start and end.
+    index = np.arange(len(held))
+    group_start = np.maximum.accumulate(np.where(passages.can_start, index, 0))
+    group_end = _following(np.where(passages.can_end, index, len(index)))
     return np.where(met, group_start[first * met] - low, -1), np.where(
         met, group_end[last * met] - low, -1
     )
 
 
 def _following(values: np.ndarray) -> np.ndarray:
-    """The least of each value and all after it."""
+    """Return, for each value, the least of it and all after it."""
     return np.minimum.accumulate(values[::-1])[::-1]
 
 
 def answers_of(value: Any) -> Any:
-    """Returns the golds of one row as `{"text": [...], "answer_start": [...]}`, from either shape.
+    """Return the golds of one row as `{"text": [...], "answer_start": [...]}`, from either shape.
 
     value  a list of `{"text": ..., "answer_start": ...}`, whose null items get a null text and a
            null start; anything else is returned unchanged
@@ -91,92 +96,111 @@ def answers_of(value: Any) -> Any:
     return {name: [item and item[name] for item in value] for name in ("text", "answer_start")}
 
 
+Place = tuple[int, int, int]
+"""Where a gold is: its pair, its start and its end in the context, in code points."""
+
+Problem = tuple[str, str]
+"""Why a gold or the golds of a row can't be used: reason and message."""
+
+
 def read_golds(
     answers: Sequence[Any], contexts: Sequence[str], row_pair: np.ndarray, windows: Windows
 ) -> Golds:
-    """Checks the golds of every row against its context and finds their tokens.
+    """Check the golds of every row against its context and find their tokens.
 
-    answers   [rows], in either shape that `answers_of` takes, as Arrow gives it; empty lists: unanswerable
-    contexts  the distinct contexts, in the order of the passages; row_pair int64 [rows], -1 for a rejected row
+    answers   [rows], in either shape that `answers_of` takes, as Arrow gives it; empty lists for an
+              unanswerable question
+    contexts  the distinct contexts, in the order of the passages
+    row_pair  int64 [rows], the pair that each row asks; -1 for none
 
-    Reasons of `problems`: answers_not_utf8, answers_missing, answers_with_nulls, answers_unequal (texts and starts), and, if
-    they hold for all golds of a row (the first gold's counts): gold_blank, gold_out_of_range, gold_misaligned,
-    gold_without_tokens.
-    Misaligned means context[start:start + len(text)] != text; such golds are never searched for elsewhere.
+    Reasons of `problems` are answers_not_utf8, answers_missing, answers_with_nulls and
+    answers_unequal (texts and starts), and, if all golds of a row are unusable, the reason of the
+    first: gold_blank, gold_out_of_range, gold_misaligned or gold_without_tokens. A gold is
+    misaligned if context[start:start + len(text)] != text. It is never searched for elsewhere.
     """
-    problems: dict[int, tuple[str, str]] = {}
+    problems: dict[int, Problem] = {}
     near: Counter[str] = Counter()
-    asked: dict[
-        tuple[int, int, int], int
-    ] = {}  # (pair, char_start, char_end) of each that stands where it says
-    given: list[
-        list[tuple[str, int | tuple[str, str]]]
-    ] = []  # texts of each row, with places in `asked`, or problems
+
+    # Check each gold against its context. Rows that share a pair share the places of golds.
+    places: dict[Place, int] = {}
+    given: list[list[tuple[str, int | Problem]]] = []
     for row, answer in enumerate(map(answers_of, answers)):
-        mine: list[tuple[str, int | tuple[str, str]]] = []
+        given.append([])
         pair = int(row_pair[row])
-        malformed = _malformed(answer) if pair >= 0 else None
+        if pair < 0:
+            continue
+        malformed = _malformed(answer)
         if malformed:
             problems[row] = malformed
-        elif pair >= 0:
-            context = contexts[windows.pair_passage[pair]]
-            for text, start in zip(answer["text"], answer["answer_start"], strict=True):
-                problem = gold_problem(context, text, start)
-                near[differs_only_in(context, text, start) if problem else ""] += 1
-                mine.append(
-                    (
-                        text,
-                        problem or asked.setdefault((pair, start, start + len(text)), len(asked)),
-                    )
-                )
-        given.append(mine)
+            continue
+        context = contexts[windows.pair_passage[pair]]
+        for text, start in zip(answer["text"], answer["answer_start"], strict=True):
+            problem = gold_problem(context, text, start)
+            if problem:
+                near[differs_only_in(context, text, start)] += 1
+                given[row].append((text, problem))
+            else:
+                place = places.setdefault((pair, start, start + len(text)), len(places))
+                given[row].append((text, place))
+    del near[""]
 
-    characters = list(asked)
+    # Find the tokens of all places at once. Places with the same tokens are one gold.
+    characters = list(places)
     pairs, begin, end = np.array(characters, np.int64).reshape(-1, 3).T
     first, last = gold_tokens(windows.passages, windows.pair_passage[pairs], begin, end)
     tokens = list(zip(pairs.tolist(), first.tolist(), last.tolist(), strict=True))
     spans: dict[tuple[int, int, int], int] = {}
-    of_row: list[list[int]] = []
-    dropped = np.zeros(len(answers), np.int64)
-    texts: list[list[str]] = []
-    char_spans: list[list[tuple[int, int]]] = []
-    for row, mine in enumerate(given):
-        kept: list[str] = []
-        stands: set[tuple[int, int]] = set()
-        found: dict[int, None] = {}  # each once: annotators who agree give the same
-        unusable: list[tuple[str, str]] = []
-        for text, at in mine:
-            if isinstance(at, tuple):
-                unusable.append(at)
-            elif tokens[at][1] < 0:
-                unusable.append(("gold_without_tokens", f"gold {text[:80]!r} has no token"))
-            else:
-                found.setdefault(spans.setdefault(tokens[at], len(spans)))
-                kept.append(text)
-                begins = characters[at][1] + len(text) - len(text.lstrip())
-                stands.add((begins, begins + len(text.strip())))
+    rows = [_usable(golds, characters, tokens, spans) for golds in given]
+    for row, (_, kept, _, unusable) in enumerate(rows):
         if unusable and not kept:
             problems[row] = unusable[0]
-        dropped[row] = len(unusable)
-        of_row.append(list(found))
-        texts.append(kept)
-        char_spans.append(sorted(stands))
-    del near[""]
     columns = np.array(list(spans), np.int64).reshape(-1, 3)
     return Golds(
-        columns[:, 0],
-        columns[:, 1],
-        columns[:, 2],
-        Ragged.of(of_row),
-        dropped,
-        problems,
-        texts,
-        char_spans,
-        near,
+        pair=columns[:, 0],
+        first=columns[:, 1],
+        last=columns[:, 2],
+        of_row=Ragged.of([found for found, _, _, _ in rows]),
+        dropped=np.array([len(unusable) for _, _, _, unusable in rows], np.int64),
+        problems=problems,
+        texts=[kept for _, kept, _, _ in rows],
+        char_spans=[trimmed for _, _, trimmed, _ in rows],
+        near=near,
     )
 
 
-def _malformed(answer: Any) -> tuple[str, str] | None:
+def _usable(
+    golds: list[tuple[str, int | Problem]],
+    characters: list[Place],
+    tokens: list[tuple[int, int, int]],
+    spans: dict[tuple[int, int, int], int],
+) -> tuple[list[int], list[str], list[tuple[int, int]], list[Problem]]:
+    """Return what one row's golds are: indices in `spans`, texts, trimmed places, and problems.
+
+    golds       texts with their indices in `characters` and `tokens`, or with problems
+    characters  every place
+    tokens      pair, first and last token of every place
+    spans       distinct tokens -> index, in the order of their first use; those of the row are
+                added
+    """
+    found: dict[int, None] = {}  # each once: annotators who agree give the same gold
+    kept: list[str] = []
+    trimmed: set[tuple[int, int]] = set()
+    unusable: list[Problem] = []
+    for text, place in golds:
+        if isinstance(place, tuple):
+            unusable.append(place)
+        elif tokens[place][1] < 0:
+            unusable.append(("gold_without_tokens", f"gold {text[:80]!r} has no token"))
+        else:
+            found.setdefault(spans.setdefault(tokens[place], len(spans)))
+            kept.append(text)
+            start = characters[place][1] + len(text) - len(text.lstrip())
+            trimmed.add((start, start + len(text.strip())))
+    return list(found), kept, sorted(trimmed), unusable
+
+
+def _malformed(answer: Any) -> Problem | None:
+    """Return why the golds of a row can't be read at all, or None."""
     if isinstance(answer, NotUTF8):
         return "answers_not_utf8", "a text among the answers is no UTF-8"
     if answer is None or answer["text"] is None or answer["answer_start"] is None:
@@ -189,8 +213,11 @@ def _malformed(answer: Any) -> tuple[str, str] | None:
     return None
 
 
-def gold_problem(context: str, text: str, start: int) -> tuple[str, str] | None:
-    """Why a gold can't be used, before any token is looked at: gold_blank, gold_out_of_range, gold_misaligned, or None."""
+def gold_problem(context: str, text: str, start: int) -> Problem | None:
+    """Return why a gold can't be used, or None.
+
+    Reasons are gold_blank, gold_out_of_range and gold_misaligned; they need no tokens.
+    """
     if not text or text.isspace():
         advice = "an unanswerable question has empty lists, and a loss with --null on"
         return "gold_blank", f"a gold answer is blank ({advice})"
@@ -216,10 +243,10 @@ _ANY = "case, blanks and Unicode normal form"
 
 
 def differs_only_in(context: str, text: str, start: int) -> str:
-    """Names the one thing in which a gold differs from the text at its start: a key of _SAME_BUT, or _ANY.
+    """Return the one thing in which a gold differs from the text at its start.
 
-    Returns "" if they differ in more, or the start is outside the context. Blanks before and after
-    the gold count as blanks.
+    This is a key of _SAME_BUT, _ANY, or "" if they differ in more or the start is outside the
+    context. Blanks before and after the gold count as blanks.
     """
     if not (text.strip() and 0 <= start < len(context)):
         return ""
@@ -238,10 +265,12 @@ def differs_only_in(context: str, text: str, start: int) -> str:
 
 
 def locate_gold(context: str, text: str) -> tuple[int | None, str]:
-    """The start of a gold that comes without one, None if it has no place, and what is to be said of it.
+    """Return the start of a gold that comes without one, or None, and a reason.
 
-    gold_located: it stands in the context once as a word or words of its own; gold_ambiguous: more than once;
-    gold_inside_word: only inside longer words or numbers, as "ten" in "often"; gold_absent: nowhere, or it is blank.
+    gold_located      the context has it once as a word or words of its own
+    gold_ambiguous    more than once
+    gold_inside_word  only inside longer words or numbers, like "ten" in "often"
+    gold_absent       nowhere, or the gold is blank
     """
     whole, inside = None, False
     start = context.find(text) if text.strip() else -1
@@ -259,16 +288,17 @@ def locate_gold(context: str, text: str) -> tuple[int | None, str]:
 
 
 _NO_BLANKS = re.compile(
-    "[\u0e00-\u0fff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u1950-\u19df\u1a20-\u1aaf\u1b00-\u1b7f\u2e80-\ua4cf"
-    "\ua960-\ua9ff\uaa60-\uaa7f\uac00-\ud7ff\uf900-\ufaff\uff66-\uffdc\U0001b000-\U0001b2ff\U00020000-\U0003ffff]"
+    "[\u0e00-\u0fff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u1950-\u19df\u1a20-\u1aaf\u1b00-\u1b7f"
+    "\u2e80-\ua4cf\ua960-\ua9ff\uaa60-\uaa7f\uac00-\ud7ff\uf900-\ufaff\uff66-\uffdc"
+    "\U0001b000-\U0001b2ff\U00020000-\U0003ffff]"
 )
-"""Letters of scripts that write words without blanks between them (Thai, Lao, Tibetan, Burmese, Khmer, Chinese, Japanese, ...),
-or endings and particles onto them (Korean)."""
+"""Letters of scripts without blanks between words (Thai, Lao, Tibetan, Burmese, Khmer, Chinese,
+Japanese, ...), or with endings and particles attached to them (Korean)."""
 _INSIDE_NUMBER = re.compile(r"\d[.,]\d")
 
 
 def _inside_word(context: str, start: int, end: int) -> bool:
-    """Whether a span starts or ends within a word, a number or a character of several code points."""
+    """Return whether a span starts or ends within a word, a number or a composed character."""
     for at in (start, end):
         before, after = context[at - 1 : at], context[at : at + 1]
         if not before or not after:
@@ -298,7 +328,7 @@ class GoldViews:
 
 
 def gold_views(windows: Windows, golds: Golds) -> GoldViews:
-    """Pairs every window with the golds of its pair."""
+    """Pair every window with the golds of its pair."""
     order = np.argsort(golds.pair, kind="stable")
     per_pair = np.bincount(golds.pair, minlength=len(windows.pair_passage))
     first_of_pair = np.cumsum(per_pair) - per_pair

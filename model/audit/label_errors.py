@@ -29,7 +29,7 @@ def label_errors(
 ) -> tuple[np.ndarray, list[str | None]]:
     """Return score and reason of every row, [rows]; the score is float64, nan without a loss.
 
-    row_pair   int64 [rows], -1 for a rejected row
+    row_pair   int64 [rows], the pair that each row asks; -1 for none
     no_answer  bool [pairs], whether the model decides for no answer
 
     Reasons, None where the score is 0 or nan:

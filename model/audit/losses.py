@@ -1,17 +1,14 @@
-"""Losses of gold answers: what each window tells on the device, and what the windows of a passage make of it.
+"""The losses of passages: what their windows report of the golds, put together.
 
-Arrays have a leading axis `side`: 0 for the start network, 1 for the end network. Objective and names: `model.audit.objective`.
+Arrays have a leading axis `side`: 0 for the start network, 1 for the end network. The objective and
+the names are those of `model.audit.objective`.
 
-Two readings of a passage's loss over several windows:
-native   per window, what the model was trained on; mean over the windows that hold the gold whole
-passage  one normaliser over the union of tokens, each with the logits of its owner (shared normalisation, Clark & Gardner
-         2018, arXiv:1710.10723); the null logits are both those of w* = argmin_w (a_0 + b_0)
-
-The tokenwise loss with a softmax link needs sum_j log(1 - p_j), and p_j needs the passage's normaliser L, which is known
-only when all windows are. It is carried without carrying logits: of each window the TOPS largest logits, and of the others
-the log power sums lse(k a), k = 1..POWERS. The others have p <= 1 / (TOPS + 1), so that in
-log(1 - p) = -sum_k p^k / k what is cut off is below 1e-10 for a whole passage. Where these TOPS stand is kept too: they are
-the tokens that a person wants to see of an example (`likely_tokens`).
+A passage of several windows has two losses:
+native   per window, with the normaliser that the model was trained with; mean over the windows that
+         hold the gold whole
+passage  one normaliser over the union of the tokens, each with the logits of the window that owns
+         it (shared normalisation, Clark & Gardner 2018, arXiv:1710.10723); both null logits are
+         those of w* = argmin_w (a_0 + b_0)
 """
 
 from __future__ import annotations
@@ -22,153 +19,34 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from model.audit.golds import Golds, GoldViews
-from model.audit.objective import log_normaliser, log_one_minus, merge_log_masses
-from model.reading.batching import Batch, Pending, to_device
-from model.reading.tokenizer import consecutive
+from model.audit.objective import merge_log_masses
+from model.audit.window_losses import POWERS, TOPS, Measured, WindowLosses
 from model.reading.windows import Windows
 
-TOPS, POWERS = 16, 8
-
 LEAST_PROBABILITY = 0.002
-"""Of a likely token, of which at most TOPS are listed."""
+"""The least probability of a token that `likely_tokens` lists."""
 
 LikelyToken = Sequence[float | None]
 """char_start, char_end in code points of the context, start probability, end probability."""
 
 
 @dataclass(frozen=True, slots=True)
-class WindowLosses:
-    """What the network says of each window's golds; W windows, V gold views. float32.
-
-    context         [2, W] log normaliser over the context tokens, null not included
-    owned           [2, W] the same over the tokens that the window owns
-    null            [2, W] logit of the classifier token; nan where the null option is off
-    negative        [2, W] sum over context tokens of the loss of a token that is labelled 0
-    owned_negative  [2, W] the same over owned tokens; sigmoid link only
-    tops            [2, W, TOPS] the largest logits of owned tokens, -inf where there are fewer
-    top_tokens      [2, W, TOPS] their passage tokens, int32; anything where the logit is -inf
-    rest            [2, W, POWERS] log power sums of the other owned tokens; softmax link only
-    gold_logit      [2, V] logit of the gold's start (end) token in the window; nan where it is not in it
-    gold_negative   [2, V] loss of that token were it labelled 0
-    """
-
-    context: np.ndarray
-    owned: np.ndarray
-    null: np.ndarray
-    negative: np.ndarray
-    owned_negative: np.ndarray
-    tops: np.ndarray
-    top_tokens: np.ndarray
-    rest: np.ndarray
-    gold_logit: np.ndarray
-    gold_negative: np.ndarray
-
-    @classmethod
-    def empty(cls, windows: int, views: int) -> WindowLosses:
-        def undefined(*shape: int) -> np.ndarray:
-            return np.full((2, *shape), np.nan, np.float32)
-
-        return cls(
-            context=undefined(windows),
-            owned=undefined(windows),
-            null=undefined(windows),
-            negative=undefined(windows),
-            owned_negative=undefined(windows),
-            tops=np.full((2, windows, TOPS), -np.inf, np.float32),
-            top_tokens=np.zeros((2, windows, TOPS), np.int32),
-            rest=undefined(windows, POWERS),
-            gold_logit=undefined(views),
-            gold_negative=undefined(views),
-        )
-
-
-def measure_windows(
-    logits: torch.Tensor,
-    batch: Batch,
-    chosen: np.ndarray,
-    windows: Windows,
-    golds: Golds,
-    views: GoldViews,
-    *,
-    link: str,
-    null: bool,
-    losses: WindowLosses,
-    pending: Pending,
-) -> None:
-    """Measures one batch on its device; what it finds is pending for the chosen rows of `losses`.
-
-    logits float32 [2, B, L], batch on their device; chosen int64 [B], which windows the batch holds.
-    """
-    device = logits.device
-    every = slice(None), chosen
-    context = batch.in_context
-    doubled = 2 * torch.arange(logits.shape[2], device=device)
-    owned = context & (doubled >= batch.owned_low[:, None]) & (doubled < batch.owned_high[:, None])
-    contexts, owneds = context.expand_as(logits), owned.expand_as(logits)
-    normalised = context
-    if null and batch.classifier is not None:
-        at = batch.classifier[:, None]
-        normalised = context.scatter(1, at, True)
-        pending.put(losses.null, every, logits.gather(2, at.expand(2, -1, -1)).squeeze(2))
-    pending.put(losses.context, every, log_normaliser(logits, contexts))
-    pending.put(losses.owned, every, log_normaliser(logits, owneds))
-    masked = torch.where(owneds, logits, -torch.inf)
-    tops = masked.topk(min(TOPS, logits.shape[2]), 2)
-    found = *every, slice(tops.values.shape[2])
-    passage_shift = batch.passage_start - batch.context_start
-    pending.put(losses.tops, found, tops.values)
-    pending.put(losses.top_tokens, found, tops.indices + passage_shift[:, None])
-    if link == "sigmoid":
-        negative = torch.nn.functional.softplus(logits)
-        pending.put(losses.owned_negative, every, torch.where(owneds, negative, 0.0).sum(2))
-    else:
-        negative = -log_one_minus(logits, normalised.expand_as(logits))
-        others = masked.scatter(2, tops.indices, -torch.inf)
-        pending.put(losses.rest, every, log_power_sums(others))
-    pending.put(losses.negative, every, torch.where(contexts, negative, 0.0).sum(2))
-
-    counts = (views.bounds[chosen + 1] - views.bounds[chosen]).astype(np.int64)
-    row = np.repeat(np.arange(len(chosen)), counts)
-    view = consecutive(views.bounds[chosen], counts)
-    for side, token in enumerate((golds.first, golds.last)):
-        token = token[views.gold[view]]
-        window = chosen[row]
-        held = (token >= windows.start[window]) & (token < windows.stop[window])
-        at_row = to_device(torch.from_numpy(row[held]), device)
-        at_place = (
-            to_device(torch.from_numpy(token[held].astype(np.int64)), device)
-            - passage_shift[at_row]
-        )
-        pending.put(losses.gold_logit, (side, view[held]), logits[side, at_row, at_place])
-        pending.put(losses.gold_negative, (side, view[held]), negative[side, at_row, at_place])
-
-
-def log_power_sums(logits: torch.Tensor) -> torch.Tensor:
-    """lse(k a) over the last axis for k = 1..POWERS, [..., POWERS]; -inf for none. One exponential for all: exp(a - max a)."""
-    top = logits.amax(-1, keepdim=True)
-    scaled = torch.exp(logits - torch.where(torch.isfinite(top), top, 0.0))
-    power, sums = torch.ones_like(scaled), []
-    for _ in range(POWERS):
-        power *= scaled
-        sums.append(power.sum(-1))
-    return torch.arange(1, POWERS + 1, device=logits.device) * top + torch.log(
-        torch.stack(sums, -1)
-    )
-
-
-@dataclass(frozen=True, slots=True)
 class PassageLosses:
-    """Losses of every gold, and of the null target, over the passage; G golds, P pairs, float64, nan where undefined.
+    """The losses of every gold, and of the null target, over the passage; nan where undefined.
 
-    nll, null_nll                [2, G], [2, P]  categorical, passage normaliser
-    native, null_native          [2, G], [2, P]  categorical, mean over the windows that hold the gold whole (null: all)
-    tokenwise, null_tokenwise    [2, G], [2, P]  passage
-    native_tokenwise             [2, G]          mean over the windows that hold the gold whole
-    null_window                  [G]             nll of the null target, mean over the windows without the gold
-    whole, partly                int64 [G]       windows that hold the gold whole, that hold part of it
-    score                        [G]             start_logit + end_logit in the window that owns the span
-    normaliser                   [2, P]          log normaliser of the passage
+    G golds, P pairs; float64 but for the counts.
+
+    nll, null_nll              [2, G], [2, P]  categorical, passage normaliser
+    native, null_native        [2, G], [2, P]  categorical, mean over the windows that hold the gold
+                                               whole (null: over all windows)
+    tokenwise, null_tokenwise  [2, G], [2, P]  passage
+    native_tokenwise           [2, G]          mean over the windows that hold the gold whole
+    null_window                [G]             nll of the null target, mean over the windows without
+                                               the gold
+    whole, partly              int64 [G]       windows that hold the gold whole, or part of it
+    score                      [G]             start_logit + end_logit in the window that owns the
+                                               span
+    normaliser                 [2, P]          log normaliser of the passage
     """
 
     nll: np.ndarray
@@ -186,83 +64,52 @@ class PassageLosses:
 
 
 @np.errstate(invalid="ignore")  # nan means undefined here, and stays so
-def passage_losses(
-    windows: Windows, golds: Golds, views: GoldViews, losses: WindowLosses, link: str
-) -> PassageLosses:
-    """Makes the losses of passages of those of their windows."""
-    pairs = len(windows.pair_passage)
-    pair = windows.pair
+def passage_losses(windows: Windows, measured: Measured) -> PassageLosses:
+    """Return the losses of passages, from those of their windows."""
+    golds, views, losses = measured.golds, measured.views, measured.losses
+    pairs, pair = len(windows.pair_passage), windows.pair
     null = losses.null.astype(np.float64)
-    null_mass = np.where(np.isnan(null), -np.inf, null)
+    gold_logit = losses.gold_logit.astype(np.float64)
+
+    # How each window holds each gold of its pair: whole, not at all, or (neither) in part.
     window, gold = views.window, views.gold
     first, last = golds.first[gold], golds.last[gold]
     start, stop = windows.start[window], windows.stop[window]
     low, high = windows.owned_low[window], windows.owned_high[window]
     whole = (first >= start) & (last < stop)
     apart = (last < start) | (first >= stop)
-    gold_logit = losses.gold_logit.astype(np.float64)
 
-    # Native: each window's own normaliser.
-    native_normaliser = np.logaddexp(losses.context.astype(np.float64), null_mass)
+    # Native: the normaliser of each window.
+    native_normaliser = np.logaddexp(losses.context.astype(np.float64), _mass(null))
     native = native_normaliser[:, window] - gold_logit
     null_native = native_normaliser - null
-    native_tokenwise = (
-        losses.negative.astype(np.float64)[:, window]
-        - losses.gold_negative
-        + _positive(link, gold_logit, native)
-    )
-    native_tokenwise = np.where(
-        np.isfinite(losses.gold_negative), native_tokenwise, 0.0
-    )  # one token, p = 1
+    others = losses.negative.astype(np.float64)[:, window] - losses.gold_negative
+    native_tokenwise = others + _positive(measured.link, gold_logit, native)
+    one_token = ~np.isfinite(losses.gold_negative)  # its p is 1
+    native_tokenwise = np.where(one_token, 0.0, native_tokenwise)
 
-    # Passage: one normaliser over owned tokens, the null logits of w*.
+    # Passage: one normaliser over the tokens that windows own, and the null logits of w*.
     best_null = np.full((2, pairs), np.nan)
     if len(pair):
         order = np.lexsort((np.arange(len(pair)), null.sum(0), pair))
         held, at = np.unique(pair[order], return_index=True)
         best_null[:, held] = null[:, order[at]]
     masses = np.stack([_log_sum(side, pair, pairs) for side in losses.owned.astype(np.float64)])
-    best_null_mass = np.where(np.isnan(best_null), -np.inf, best_null)
-    normaliser = np.logaddexp(masses, best_null_mass)
-    null_nll = normaliser - best_null
-    owner = [
-        (low <= 2 * token) & (2 * token < high) & (token >= start) & (token < stop)
-        for token in (first, last)
-    ]
-    owned_logit = np.stack(
-        [_pick(gold_logit[side], owner[side], gold, len(golds)) for side in (0, 1)]
-    )
+    normaliser = np.logaddexp(masses, _mass(best_null))
+    owned_logit = np.full((2, len(golds)), np.nan)
+    for side, token in enumerate((first, last)):
+        owner = (low <= 2 * token) & (2 * token < high) & (token >= start) & (token < stop)
+        owned_logit[side] = _pick(gold_logit[side], owner, gold, len(golds))
     nll = normaliser[:, golds.pair] - owned_logit
-
-    if link == "sigmoid":
-        negative = np.stack(
-            [_sum(side, pair, pairs) for side in losses.owned_negative.astype(np.float64)]
-        )
-        gold_negative = np.logaddexp(0.0, owned_logit)
-    else:
-        both = [
-            _one_minus_sums(losses, side, pair, pairs, best_null_mass[side], normaliser[side])
-            for side in (0, 1)
-        ]
-        negative = np.stack([total for total, _, _ in both])
-        gold_negative = np.stack(
-            [
-                _negative_of(
-                    owned_logit[side],
-                    normaliser[side][golds.pair],
-                    top[golds.pair],
-                    left_out[golds.pair],
-                )
-                for side, (_, top, left_out) in enumerate(both)
-            ]
-        )
-    tokenwise = negative[:, golds.pair] - gold_negative + _positive(link, owned_logit, nll)
+    negative, gold_negative = _negatives(windows, measured, best_null, normaliser, owned_logit)
+    tokenwise = negative[:, golds.pair] - gold_negative
+    tokenwise = tokenwise + _positive(measured.link, owned_logit, nll)
     tokenwise = np.where(np.isinf(gold_negative), 0.0, tokenwise)
 
     span_owner = whole & (low <= first + last) & (first + last < high)
     return PassageLosses(
         nll=nll,
-        null_nll=null_nll,
+        null_nll=normaliser - best_null,
         native=_mean(native, whole, gold, len(golds)),
         null_native=_mean(null_native, np.ones(len(pair), bool), pair, pairs),
         tokenwise=tokenwise,
@@ -276,13 +123,44 @@ def passage_losses(
     )
 
 
+def _negatives(
+    windows: Windows,
+    measured: Measured,
+    best_null: np.ndarray,
+    normaliser: np.ndarray,
+    owned_logit: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return losses of label 0 over the passage: summed over its tokens, [2, P]; golds', [2, G].
+
+    best_null, normaliser  [2, P]
+    owned_logit            [2, G], the golds' logits in the windows that own their tokens
+    """
+    losses, of_gold = measured.losses, measured.golds.pair
+    pair, pairs = windows.pair, len(windows.pair_passage)
+    if measured.link == "sigmoid":
+        sums = losses.owned_negative.astype(np.float64)
+        negative = np.stack([_sum(side, pair, pairs) for side in sums])
+        return negative, np.logaddexp(0.0, owned_logit)
+    negative, gold_negative = np.zeros(normaliser.shape), np.zeros(owned_logit.shape)
+    for side in (0, 1):
+        whole, null_mass = normaliser[side], _mass(best_null[side])
+        total, top, left_out = _one_minus_sums(losses, side, pair, pairs, null_mass, whole)
+        negative[side] = total
+        gold_negative[side] = _negative_of(
+            owned_logit[side], whole[of_gold], top[of_gold], left_out[of_gold]
+        )
+    return negative, gold_negative
+
+
 def likely_tokens(
     windows: Windows, losses: WindowLosses, normaliser: np.ndarray, pair: int
 ) -> list[LikelyToken]:
-    """The TOPS likeliest starts and the TOPS likeliest ends of a passage, of at least LEAST_PROBABILITY, in their order.
+    """Return the tokens of a passage that the model most likely starts or ends an answer with.
 
-    One softmax over the passage (`PassageLosses.normaliser`), whatever the link, so that a gold's first token starts with
-    exp(-nll_start). A probability is None where only the other network has the token among its likeliest.
+    These are at most TOPS starts and TOPS ends of at least LEAST_PROBABILITY, in the order of the
+    passage. There is one softmax over the passage (`PassageLosses.normaliser`), whatever the link,
+    so that the first token of a gold has the start probability exp(-nll_start). A probability is
+    None where only the other network has the token among its likeliest.
     """
     first, after = np.searchsorted(windows.pair, [pair, pair + 1])
     found: dict[int, list[float | None]] = {}
@@ -302,34 +180,38 @@ def likely_tokens(
     ]
 
 
+def _mass(null: np.ndarray) -> np.ndarray:
+    """Return null logits as terms of a normaliser: -inf where the null option is off."""
+    return np.where(np.isnan(null), -np.inf, null)
+
+
 def _positive(link: str, logit: np.ndarray, nll: np.ndarray) -> np.ndarray:
-    """The loss of a token that is labelled 1: -log p."""
+    """Return the loss of a token with label 1: -log p."""
     return np.logaddexp(0.0, -logit) if link == "sigmoid" else nll
 
 
 def _log_sum(values: np.ndarray, group: np.ndarray, groups: int) -> np.ndarray:
-    """logsumexp of each group's values, float64 [groups]; -inf for an empty group."""
+    """Return the logsumexp of each group's values, float64 [groups]; -inf for an empty group."""
     return merge_log_masses(
         torch.from_numpy(values), torch.from_numpy(group.astype(np.int64)), groups
     ).numpy()
 
 
 def _sum(values: np.ndarray, group: np.ndarray, groups: int) -> np.ndarray:
-    """Sum of each group's values, float64 [groups]; 0 for an empty group."""
-    return np.bincount(group, values, groups).astype(
-        np.float64
-    )  # bincount of no values is int64, whatever their type
+    """Return the sum of each group's values, float64 [groups]; 0 for an empty group."""
+    # The bincount of no values is int64, whatever their type.
+    return np.bincount(group, values, groups).astype(np.float64)
 
 
 def _pick(values: np.ndarray, chosen: np.ndarray, group: np.ndarray, groups: int) -> np.ndarray:
-    """The one chosen value of each group; nan where there is none."""
+    """Return the one chosen value of each group; nan where there is none."""
     result = np.full(groups, np.nan)
     result[group[chosen]] = values[chosen]
     return result
 
 
 def _mean(values: np.ndarray, chosen: np.ndarray, group: np.ndarray, groups: int) -> np.ndarray:
-    """Mean of the chosen values of each group, [sides, groups]; nan where there is none."""
+    """Return the mean of each group's chosen values, [sides, groups]; nan where there is none."""
     count = np.bincount(group[chosen], minlength=groups)
     total = np.stack([_sum(side[chosen], group[chosen], groups) for side in values])
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
@@ -343,7 +225,10 @@ def _one_minus_sums(
     null_mass: np.ndarray,
     normaliser: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """-sum_j log(1 - p_j) of each pair, its largest logit, and the log mass of everything but that, [pairs] each."""
+    """Return -sum_j log(1 - p_j) of each pair, its largest logit and the log mass of all others.
+
+    Each is [pairs]. See `model.audit.window_losses` for the series.
+    """
     tops, rest = losses.tops[side].astype(np.float64), losses.rest[side].astype(np.float64)
     values, group = tops.ravel(), np.repeat(pair, TOPS)
     top = np.full(pairs, -np.inf)
@@ -352,25 +237,26 @@ def _one_minus_sums(
     ties = np.flatnonzero(values == top[group])
     is_top[ties[np.unique(group[ties], return_index=True)[1]]] = True
 
+    # log(1 - p) of the largest logit is that of all others' mass: log1p would lose its digits.
     left_out = _log_sum(np.where(is_top, -np.inf, values), group, pairs)
     left_out = np.logaddexp(left_out, _log_sum(rest[:, 0], pair, pairs))
     left_out = np.logaddexp(left_out, null_mass)
+    # The other tops one by one, then the series over the rest.
     others = np.flatnonzero(~is_top & np.isfinite(values))
     total = _sum(
         -np.log1p(-np.exp(values[others] - normaliser[group[others]])), group[others], pairs
     )
     for k in range(1, POWERS + 1):
         total += _sum(np.exp(rest[:, k - 1] - k * normaliser[pair]) / k, pair, pairs)
-    top_negative = (
-        normaliser - left_out
-    )  # inf for a passage of one token without a null option, whose p is 1
+    # Infinite for a passage of one token without a null option, whose p is 1.
+    top_negative = normaliser - left_out
     return total + top_negative, top, left_out
 
 
 def _negative_of(
     logit: np.ndarray, normaliser: np.ndarray, top: np.ndarray, left_out: np.ndarray
 ) -> np.ndarray:
-    """-log(1 - p) of one token of a passage; exact for the largest logit too."""
+    """Return -log(1 - p) of one token of a passage; exact for the largest logit too."""
     with np.errstate(divide="ignore"):
         direct = -np.log1p(-np.exp(np.minimum(logit - normaliser, 0.0)))
     return np.where(logit == top, normaliser - left_out, direct)

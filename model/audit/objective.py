@@ -13,6 +13,12 @@ The equation has two consistent readings:
                = (lse(a) - a_{j1}) + (lse(b) - b_{j2})
 `tokenwise`    (sequence labelling) binary cross-entropy of start and of end over the same n tokens
 
+Two more objectives model the span as a whole (Fajcik, Jon & Smrz 2021, arXiv:2008.12804). S is the
+set of valid spans that the decoder chooses from:
+
+`joint`        -log P(gold span) = lse_{(i, j) in S}(a_i + b_j) - (a_{j1} + b_{j2})
+`compound`     joint + categorical
+
 Shapes: B examples (or windows), L positions. Logits are float [..., L]; every function computes in
 float32 or wider, in log space. `support` is bool [B, L] and marks the context's tokens. A `null`
 position (the classifier token) may enter a softmax's normaliser, but neither n nor a tokenwise sum.
@@ -51,6 +57,25 @@ def categorical(
                 normalisation)
     """
     return normaliser - _wide(logits).gather(-1, target.unsqueeze(-1)).squeeze(-1)
+
+
+def joint(
+    span_score: torch.Tensor, log_mass: torch.Tensor, null_score: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Return -log P of a span under the softmax over all valid spans, in nats, [B].
+
+    This is the decoder's posterior at T = 1. For a null target the null score is also the span
+    score.
+
+    span_score  [B], start logit + end logit of the gold
+    log_mass    [B], logsumexp of the scores of all valid spans, from
+                `model.reading.spans.span_log_mass`
+    null_score  [B], start logit + end logit of the null option; None if it is off
+    """
+    log_mass, span_score = _wide(log_mass), _wide(span_score)
+    if null_score is not None:
+        log_mass = torch.logaddexp(log_mass, _wide(null_score))
+    return log_mass - span_score
 
 
 def log_one_minus(logits: torch.Tensor, normalised: torch.Tensor) -> torch.Tensor:

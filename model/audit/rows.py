@@ -1,10 +1,11 @@
-"""The audit's rows: every loss, prediction and count of an example, as Arrow columns."""
+"""The output columns of audit: every loss, prediction and count of an example as Arrow columns."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 
 import numpy as np
 import pyarrow as pa
@@ -13,375 +14,470 @@ from model.audit.golds import Golds
 from model.audit.label_errors import label_errors
 from model.audit.losses import PassageLosses
 from model.audit.metrics import grades
+from model.audit.row_losses import RowLosses, row_losses, statuses
+from model.columns import Column, schema_of, table_of
 from model.reading.columns import candidate_columns
+from model.reading.decoding import Decoding
 from model.reading.spans import PassageSpans
 from model.reading.windows import Windows
 
-_LOSSES = (
-    "nll_start",
-    "nll_end",
-    "nll",
-    "nll_per_token",
-    "nll_half",
-    "min_nll_start",
-    "min_nll_end",
-    "min_nll",
-    "marginal_joint_nll",
-    "marginal_start_nll",
-    "marginal_end_nll",
-    "native_nll_start",
-    "native_nll_end",
-    "native_nll",
-    "tokenwise_start",
-    "tokenwise_end",
-    "tokenwise",
-    "tokenwise_per_token",
-    "min_tokenwise",
-    "native_tokenwise",
-    "null_window_nll",
-)
-"""float64, nats; null where undefined. `nll*` and `tokenwise*` are over the passage, `native*` mean over windows."""
 
-_COUNTS = (
-    "context_characters",
-    "num_tokens",
-    "num_windows",
-    "windows_whole",
-    "windows_partly",
-    "windows_without",
-    "golds",
-    "golds_dropped",
-)
+@dataclass(frozen=True)
+class Examples:
+    """What is known of the rows of a chunk: their golds, and what the model says.
 
-AUDIT_SCHEMA = pa.schema(
-    [
-        *(pa.field(name, pa.float64()) for name in _LOSSES),
-        *(pa.field(name, pa.int32()) for name in _COUNTS),
-        pa.field("gold_start", pa.int32()),
-        pa.field("gold_end", pa.int32()),
-        pa.field("gold_rank", pa.int32()),
-        pa.field("gold_probability", pa.float32()),
-        pa.field("probability", pa.float32()),
-        pa.field("null_probability", pa.float32()),
-        pa.field("prediction", pa.string()),
-        pa.field("prediction_start", pa.int32()),
-        pa.field("prediction_end", pa.int32()),
-        pa.field("span_score", pa.float32()),
-        pa.field("null_score", pa.float32()),
-        pa.field("exact_match", pa.float32()),
-        pa.field("f1", pa.float32()),
-        pa.field("character_f1", pa.float32()),
-        pa.field("label_error", pa.float32()),
-        pa.field("label_error_reason", pa.string()),
-        *(
-            pa.field(f"{name}_hash", pa.binary(16))
-            for name in ("question", "context", "pair", "gold")
-        ),
-        pa.field("status", pa.string()),
-        pa.field("reason", pa.string()),
-    ]
-)
-"""The output columns of audit, in order. `prediction` is "" where the model decides for no answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class RowLosses:
-    """Losses and counts of every row, [rows], nan (or 0) where undefined; two-sided arrays are [2, rows]."""
-
-    nll: np.ndarray
-    min_nll: np.ndarray
-    marginal_joint: np.ndarray
-    marginal: np.ndarray
-    native: np.ndarray
-    tokenwise: np.ndarray
-    min_tokenwise: np.ndarray
-    native_tokenwise: np.ndarray
-    null_window: np.ndarray
-    whole: np.ndarray
-    partly: np.ndarray
-    first_gold: np.ndarray
-
-
-def row_losses(golds: Golds, losses: PassageLosses, row_pair: np.ndarray) -> RowLosses:
-    """From golds to rows: first gold, gold of least loss, marginals over distinct golds, starts and ends.
-
-    A row without golds has the null target. `first_gold` is -1 there.
+    questions, contexts  in the order of those of `windows`
+    row_pair             int64 [rows], the pair that each row asks; -1 for a row with an unusable
+                         text, and for some with too many windows (`reasons` has all)
+    reasons              [rows], why earlier steps rejected the row, else None
+    no_answer            bool [pairs], whether the model decides for no answer
     """
-    rows = len(row_pair)
-    counts = golds.of_row.lengths
-    answered = np.flatnonzero(counts > 0)
-    first_gold = np.full(rows, -1, np.int64)
-    first_gold[answered] = golds.of_row.values[golds.of_row.bounds[answered]]
-    pair = np.maximum(row_pair, 0)
-    nulls = (counts == 0) & (row_pair >= 0)
 
-    def of_first(per_gold: np.ndarray, per_pair: np.ndarray | None = None) -> np.ndarray:
-        result = np.full((*per_gold.shape[:-1], rows), np.nan)
-        result[..., answered] = per_gold[..., first_gold[answered]]
-        if per_pair is not None:
-            result[..., nulls] = per_pair[..., pair[nulls]]
-        return result
+    windows: Windows
+    spans: PassageSpans
+    golds: Golds
+    losses: PassageLosses
+    questions: Sequence[str]
+    contexts: Sequence[str]
+    row_pair: np.ndarray
+    reasons: Sequence[str | None]
+    no_answer: np.ndarray
+    decoding: Decoding
 
-    nll = of_first(losses.nll, losses.null_nll)
-    tokenwise = of_first(losses.tokenwise, losses.null_tokenwise)
-    min_nll, min_tokenwise, marginal_joint, marginal = (
-        nll.copy(),
-        tokenwise.sum(0),
-        nll.sum(0),
-        nll.copy(),
-    )
-    if len(answered):
-        flat, at = golds.of_row.values, golds.of_row.bounds[answered]
-        row = np.repeat(np.arange(rows), counts)
-        totals = losses.nll.sum(0)[flat]
-        least = np.lexsort((np.arange(len(flat)), totals, row))[at]
-        min_nll[:, answered] = losses.nll[:, flat[least]]
-        min_tokenwise[answered] = np.minimum.reduceat(losses.tokenwise.sum(0)[flat], at)
-        marginal_joint[answered] = -np.logaddexp.reduceat(-totals, at)
-        for side, token in enumerate((golds.first, golds.last)):
-            distinct = np.sort(
-                np.unique(np.stack([row, token[flat]]), axis=1, return_index=True)[1]
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.row_pair)
+
+    # Pairs and passages
+
+    @cached_property
+    def pair(self) -> np.ndarray:
+        """Return the pair that each row asks, int64 [rows]; an arbitrary one for rejected rows."""
+        return np.maximum(self.row_pair, 0)
+
+    @cached_property
+    def passage(self) -> np.ndarray:
+        """Return the passage of each row, int64 [rows]."""
+        return self.windows.pair_passage[self.pair]
+
+    @property
+    def tokens(self) -> np.ndarray:
+        """Return the tokens of each row's passage, int64 [rows]."""
+        return self.windows.passages.lengths[self.passage]
+
+    # Golds
+
+    @cached_property
+    def row_losses(self) -> RowLosses:
+        """Return the losses of the rows."""
+        return row_losses(self.golds, self.losses, self.row_pair)
+
+    @cached_property
+    def has_gold(self) -> np.ndarray:
+        """Return which rows have a gold, bool [rows]."""
+        return self.row_losses.first_gold >= 0
+
+    @cached_property
+    def first_gold(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return first and last token of each row's first gold; arbitrary where there is none."""
+        gold = np.maximum(self.row_losses.first_gold, 0)
+        if not len(self.golds):
+            return gold, gold
+        return self.golds.first[gold], self.golds.last[gold]
+
+    @cached_property
+    def too_long(self) -> np.ndarray:
+        """Return which rows have a first gold that is never decoded, bool [rows]."""
+        first, last = self.first_gold
+        return self.has_gold & (last - first >= self.decoding.max_answer_length)
+
+    @property
+    def gold_start(self) -> np.ndarray:
+        """Return where the first gold starts in the context, in code points."""
+        return self.windows.passages.char_start[self._place(self.first_gold[0])]
+
+    @property
+    def gold_end(self) -> np.ndarray:
+        """Return where the first gold ends in the context, in code points."""
+        return self.windows.passages.char_end[self._place(self.first_gold[1])]
+
+    def _place(self, token: np.ndarray) -> np.ndarray:
+        """Return the indices of passage tokens among the tokens of all passages."""
+        passages = self.windows.passages
+        last = max(0, len(passages.ids) - 1)
+        return np.minimum(passages.bounds[self.passage] + token, last)
+
+    @property
+    def gold_probability(self) -> np.ndarray:
+        """Return the posterior of the first gold, or of no answer where there is no gold."""
+        gold, defined = np.maximum(self.row_losses.first_gold, 0), self.has_gold & ~self.too_long
+        with np.errstate(invalid="ignore", over="ignore"):
+            score = np.where(
+                defined, self.losses.score[gold] if len(self.golds) else np.nan, np.nan
             )
-            begin = np.searchsorted(row[distinct], answered)
-            marginal[side, answered] = -np.logaddexp.reduceat(
-                -losses.nll[side, flat[distinct]], begin
-            )
-    return RowLosses(
-        nll=nll,
-        min_nll=min_nll,
-        marginal_joint=marginal_joint,
-        marginal=marginal,
-        native=of_first(losses.native, losses.null_native),
-        tokenwise=tokenwise,
-        min_tokenwise=min_tokenwise,
-        native_tokenwise=of_first(losses.native_tokenwise),
-        null_window=of_first(losses.null_window),
-        whole=np.nan_to_num(of_first(losses.whole)).astype(np.int64),
-        partly=np.nan_to_num(of_first(losses.partly)).astype(np.int64),
-        first_gold=first_gold,
-    )
+            scaled = score / self.decoding.temperature
+            probability = np.exp(scaled - self.spans.log_normaliser[self.pair])
+        unanswerable = ~self.has_gold & self.decoding.null
+        return np.where(unanswerable, self.spans.null_probability[self.pair], probability)
+
+    @cached_property
+    def gold_found(self) -> np.ndarray:
+        """Return which candidate is the first gold, bool [rows, n_best]."""
+        spans, pair, (first, last) = self.spans, self.pair, self.first_gold
+        same = (spans.start[pair] == first[:, None]) & (spans.end[pair] == last[:, None])
+        return same & (np.arange(same.shape[1]) < spans.found[pair][:, None])
+
+    @property
+    def unranked(self) -> np.ndarray:
+        """Return which rows have no first gold among the candidates, bool [rows]."""
+        return self.rejected | ~(self.has_gold & self.gold_found.any(1))
+
+    @property
+    def golds_missing(self) -> np.ndarray:
+        """Return which rows show no gold, bool [rows]."""
+        return self.rejected | ~self.has_gold
+
+    # What the model says
+
+    @cached_property
+    def candidates(self) -> tuple[np.ndarray, np.ndarray, list[list[str]]]:
+        """Return `candidate_columns` of the pairs."""
+        return candidate_columns(self.spans, self.windows, self.contexts)
+
+    @property
+    def hidden(self) -> np.ndarray:
+        """Return which rows show no predicted span, bool [rows]."""
+        return self.rejected | self.no_answer[self.pair]
+
+    @cached_property
+    def predictions(self) -> list[str]:
+        """Return the text of each row's best candidate, "" where the model finds no answer."""
+        texts, nothing = self.candidates[2], self.no_answer
+        return ["" if nothing[pair] else (texts[pair] or [""])[0] for pair in self.pair]
+
+    @cached_property
+    def grades(self) -> np.ndarray:
+        """Return exact match, F1 and character F1, float64 [rows, 3]; nan for rejected rows."""
+        found = np.full((len(self), 3), np.nan)
+        for row in np.flatnonzero(~self.rejected).tolist():
+            found[row] = grades(self.predictions[row], self.golds.texts[row])
+        return found
+
+    @cached_property
+    def label_errors(self) -> tuple[np.ndarray, list[str | None]]:
+        """Return how strongly the model contradicts each row's golds, and how."""
+        return label_errors(self.golds, self.losses, self.spans, self.row_pair, self.no_answer)
+
+    # Names and statuses
+
+    @cached_property
+    def question_hashes(self) -> list[bytes]:
+        """Return the hash of each row's question."""
+        hashes = hash_texts(self.questions)
+        return [hashes[question] for question in self.windows.pair_question[self.pair]]
+
+    @cached_property
+    def context_hashes(self) -> list[bytes]:
+        """Return the hash of each row's context."""
+        hashes = hash_texts(self.contexts)
+        return [hashes[passage] for passage in self.passage]
+
+    @property
+    def pair_hashes(self) -> list[bytes]:
+        """Return the hash of each row's question and context, made of their hashes."""
+        both = zip(self.question_hashes, self.context_hashes, strict=True)
+        return [_digest(question + context) for question, context in both]
+
+    @property
+    def gold_hashes(self) -> list[bytes]:
+        """Return the hash of where each row's gold texts are in the context.
+
+        The spans of characters count, not those of tokens: an unknown token may hold two golds.
+        """
+        spans = [str([list(span) for span in spans]) for spans in self.golds.char_spans]
+        return [_digest(each.encode()) for each in spans]
+
+    @cached_property
+    def statuses(self) -> tuple[list[str], list[str | None]]:
+        """Return the status and the reason of each row."""
+        null = self.decoding.null
+        return statuses(self.reasons, self.row_losses, self.golds, null, self.too_long)
+
+    @cached_property
+    def rejected(self) -> np.ndarray:
+        """Return which rows were rejected, bool [rows]."""
+        return np.array([status == "rejected" for status in self.statuses[0]], bool)
+
+
+Values = Callable[[Examples], np.ndarray]
+
+
+def _losses(meaning: str, **values: Values) -> Iterator[Column[Examples]]:
+    """Yield columns of losses in nats that share a meaning."""
+    for name, value in values.items():
+        yield Column(name, pa.float64(), meaning, partial(_nonnegative, value))
+
+
+def _figures(meaning: str, **values: Values) -> Iterator[Column[Examples]]:
+    """Yield float32 columns that share a meaning."""
+    for name, value in values.items():
+        yield Column(name, pa.float32(), meaning, partial(_unsigned_zero, value))
+
+
+def _counts(meaning: str, exact: bool = False, **values: Values) -> Iterator[Column[Examples]]:
+    """Yield columns of counts that share a meaning."""
+    for name, value in values.items():
+        yield Column(name, pa.int32(), meaning, value, exact=exact)
+
+
+def _nonnegative(value: Values, examples: Examples) -> np.ndarray:
+    """Return losses without the -2e-16 that rounding leaves of 0."""
+    return np.maximum(value(examples), 0.0) + 0.0
+
+
+def _unsigned_zero(value: Values, examples: Examples) -> np.ndarray:
+    """Return figures with 0.0 in the place of -0.0."""
+    return value(examples) + 0.0
+
+
+NLL = "negative log-likelihood of the first gold's start, of its end, and their sum"
+LEAST = "`nll` and its parts of the gold that costs least"
+MARGINAL = "over all golds: of all distinct spans, of all distinct starts, of all distinct ends"
+NATIVE = "`nll` with each window's own softmax, mean over the windows that hold the gold whole"
+TOKENWISE = "binary cross-entropy over the tokens, of start, of end, and their sum"
+GOLD_SPAN = "where the first gold is, in code points, `end` exclusive"
+SPAN = "where it is, in code points, `end` exclusive; null for no answer"
+HASH = "for joins and duplicates"
+
+AUDIT_COLUMNS: tuple[Column[Examples], ...] = (
+    *_losses(
+        NLL,
+        nll_start=lambda examples: examples.row_losses.nll[0],
+        nll_end=lambda examples: examples.row_losses.nll[1],
+        nll=lambda examples: examples.row_losses.nll.sum(0),
+    ),
+    *_losses(
+        "`nll / num_tokens`",
+        nll_per_token=lambda examples: (
+            examples.row_losses.nll.sum(0) / np.maximum(examples.tokens, 1)
+        ),
+    ),
+    *_losses("`nll / 2`", nll_half=lambda examples: examples.row_losses.nll.sum(0) / 2),
+    *_losses(
+        LEAST,
+        min_nll_start=lambda examples: examples.row_losses.min_nll[0],
+        min_nll_end=lambda examples: examples.row_losses.min_nll[1],
+        min_nll=lambda examples: examples.row_losses.min_nll.sum(0),
+    ),
+    *_losses(
+        MARGINAL,
+        marginal_joint_nll=lambda examples: examples.row_losses.marginal_joint,
+        marginal_start_nll=lambda examples: examples.row_losses.marginal[0],
+        marginal_end_nll=lambda examples: examples.row_losses.marginal[1],
+    ),
+    *_losses(
+        NATIVE,
+        native_nll_start=lambda examples: examples.row_losses.native[0],
+        native_nll_end=lambda examples: examples.row_losses.native[1],
+        native_nll=lambda examples: examples.row_losses.native.sum(0),
+    ),
+    *_losses(
+        TOKENWISE,
+        tokenwise_start=lambda examples: examples.row_losses.tokenwise[0],
+        tokenwise_end=lambda examples: examples.row_losses.tokenwise[1],
+        tokenwise=lambda examples: examples.row_losses.tokenwise.sum(0),
+    ),
+    *_losses(
+        "`tokenwise / num_tokens`",
+        tokenwise_per_token=lambda examples: (
+            examples.row_losses.tokenwise.sum(0) / np.maximum(examples.tokens, 1)
+        ),
+    ),
+    *_losses(
+        "`tokenwise` of the gold that costs least",
+        min_tokenwise=lambda examples: examples.row_losses.min_tokenwise,
+    ),
+    *_losses(
+        "`tokenwise` within each window, mean over the windows that hold the gold whole",
+        native_tokenwise=lambda examples: examples.row_losses.native_tokenwise.sum(0),
+    ),
+    *_losses(
+        'negative log-likelihood of "no answer", mean over the windows without the first gold',
+        null_window_nll=lambda examples: examples.row_losses.null_window,
+    ),
+    *_counts(
+        "length of the context, in code points",
+        context_characters=lambda examples: np.array(
+            [len(context) for context in examples.contexts]
+        )[examples.passage],
+    ),
+    *_counts("tokens of the passage", exact=True, num_tokens=lambda examples: examples.tokens),
+    *_counts(
+        "context windows of the passage",
+        exact=True,
+        num_windows=lambda examples: examples.windows.counts[examples.pair],
+    ),
+    *_counts(
+        "windows that hold the first gold whole",
+        exact=True,
+        windows_whole=lambda examples: examples.row_losses.whole,
+    ),
+    *_counts(
+        "windows that hold part of it", windows_partly=lambda examples: examples.row_losses.partly
+    ),
+    *_counts(
+        "windows that hold none of it",
+        windows_without=lambda examples: (
+            examples.windows.counts[examples.pair]
+            - np.where(examples.has_gold, examples.row_losses.whole + examples.row_losses.partly, 0)
+        ),
+    ),
+    *_counts(
+        "distinct golds that are used",
+        exact=True,
+        golds=lambda examples: examples.golds.of_row.lengths,
+    ),
+    *_counts("golds that are not used", golds_dropped=lambda examples: examples.golds.dropped),
+    Column(
+        "gold_start",
+        pa.int32(),
+        GOLD_SPAN,
+        lambda examples: examples.gold_start,
+        null=lambda examples: examples.golds_missing,
+        exact=True,
+    ),
+    Column(
+        "gold_end",
+        pa.int32(),
+        GOLD_SPAN,
+        lambda examples: examples.gold_end,
+        null=lambda examples: examples.golds_missing,
+        exact=True,
+    ),
+    Column(
+        "gold_rank",
+        pa.int32(),
+        "its rank among the n best, from 1; null if it isn't among them",
+        lambda examples: examples.gold_found.argmax(1) + 1,
+        null=lambda examples: examples.unranked,
+    ),
+    *_figures(
+        "its share of the posterior; without a gold, that of no answer",
+        gold_probability=lambda examples: examples.gold_probability,
+    ),
+    *_figures(
+        "the best span's share of the passage's posterior",
+        probability=lambda examples: examples.spans.probability[examples.pair, 0],
+    ),
+    *_figures(
+        "the share of no answer; null where the null option is off",
+        null_probability=lambda examples: examples.spans.null_probability[examples.pair],
+    ),
+    Column(
+        "prediction",
+        pa.string(),
+        'the text that the model answers, `""` for no answer',
+        lambda examples: examples.predictions,
+    ),
+    Column(
+        "prediction_start",
+        pa.int32(),
+        SPAN,
+        lambda examples: examples.candidates[0][examples.pair, 0],
+        null=lambda examples: examples.hidden,
+    ),
+    Column(
+        "prediction_end",
+        pa.int32(),
+        SPAN,
+        lambda examples: examples.candidates[1][examples.pair, 0],
+        null=lambda examples: examples.hidden,
+    ),
+    *_figures(
+        "the best span's start logit + end logit",
+        span_score=lambda examples: examples.spans.span_score[examples.pair, 0],
+    ),
+    *_figures(
+        "the score of no answer, on the same scale; null where the null option is off",
+        null_score=lambda examples: examples.spans.null_score[examples.pair],
+    ),
+    *_figures(
+        "by the rules of SQuAD 2.0; words are split at blanks",
+        exact_match=lambda examples: examples.grades[:, 0],
+        f1=lambda examples: examples.grades[:, 1],
+    ),
+    *_figures(
+        "`f1` with each character of a script without blanks (Chinese, Japanese, Thai, ...) as a"
+        " word; `f1` elsewhere",
+        character_f1=lambda examples: examples.grades[:, 2],
+    ),
+    *_figures(
+        "how strongly the model contradicts the golds, in nats; 0 where it agrees with one",
+        label_error=lambda examples: examples.label_errors[0],
+    ),
+    Column(
+        "label_error_reason",
+        pa.string(),
+        "how the model contradicts them",
+        lambda examples: examples.label_errors[1],
+    ),
+    Column(
+        "question_hash",
+        pa.binary(16),
+        HASH,
+        lambda examples: examples.question_hashes,
+    ),
+    Column(
+        "context_hash",
+        pa.binary(16),
+        HASH,
+        lambda examples: examples.context_hashes,
+    ),
+    Column(
+        "pair_hash",
+        pa.binary(16),
+        HASH,
+        lambda examples: examples.pair_hashes,
+        exact=True,
+    ),
+    Column(
+        "gold_hash",
+        pa.binary(16),
+        "the same for the golds' places in the context",
+        lambda examples: examples.gold_hashes,
+    ),
+    Column(
+        "status",
+        pa.string(),
+        "`scored`, `null_scored`, `unreachable`, `rejected`",
+        lambda examples: examples.statuses[0],
+        null=None,
+        exact=True,
+    ),
+    Column(
+        "reason",
+        pa.string(),
+        "why a row was rejected or is unreachable, or `gold_too_long`",
+        lambda examples: examples.statuses[1],
+        null=None,
+        exact=True,
+    ),
+)
+"""The output columns of audit, in order. A row without golds has the losses of no answer."""
+
+AUDIT_SCHEMA = schema_of(AUDIT_COLUMNS)
+
+
+def audit_columns(examples: Examples) -> pa.Table:
+    """Return the output columns of audit, one row per input row."""
+    return table_of(AUDIT_COLUMNS, examples, asked=len(examples.windows.pair_passage) > 0)
 
 
 def hash_texts(texts: Sequence[str]) -> list[bytes]:
-    """BLAKE2b, 16 bytes, of each text's UTF-8."""
-    return [
-        hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-        for text in texts
-    ]
+    """Return the BLAKE2b hash, 16 bytes, of each text's UTF-8."""
+    return [_digest(text.encode("utf-8", "surrogatepass")) for text in texts]
 
 
-def statuses(
-    reasons: Sequence[str | None], rows: RowLosses, golds: Golds, null: bool, too_long: np.ndarray
-) -> tuple[list[str], list[str | None]]:
-    """The status of every row, and its reason.
-
-    rejected      `reasons` of earlier steps, else those of unusable golds
-    null_scored   no gold, and the null option is on; off: unreachable, `no_null_option`
-    unreachable   `gold_in_no_window`: no window holds the first gold whole (its passage loss is defined all the same)
-    scored        the rest; reason `gold_too_long` if the first gold is longer than max_answer_length: never decoded
-    """
-    status: list[str] = []
-    reason: list[str | None] = []
-    for row, earlier in enumerate(reasons):
-        if earlier is not None or row in golds.problems:
-            found: tuple[str, str | None] = "rejected", earlier or golds.problems[row][0]
-        elif rows.first_gold[row] < 0:
-            found = ("null_scored", None) if null else ("unreachable", "no_null_option")
-        elif rows.whole[row] == 0:
-            found = "unreachable", "gold_in_no_window"
-        else:
-            found = "scored", "gold_too_long" if too_long[row] else None
-        status.append(found[0])
-        reason.append(found[1])
-    return status, reason
-
-
-def audit_columns(
-    *,
-    windows: Windows,
-    spans: PassageSpans,
-    golds: Golds,
-    losses: PassageLosses,
-    questions: Sequence[str],
-    contexts: Sequence[str],
-    row_pair: np.ndarray,
-    reasons: Sequence[str | None],
-    no_answer: np.ndarray,
-    max_answer_length: int,
-    temperature: float,
-    null: bool,
-) -> pa.Table:
-    """The output columns of audit, one row per input row.
-
-    questions and contexts in the order of those of `windows`, row_pair int64 [rows] (-1 with a reason for a rejected row),
-    no_answer bool [pairs]: the model's decision.
-    """
-    rows = row_losses(golds, losses, row_pair)
-    char_start, char_end, texts = candidate_columns(spans, windows, contexts)
-    pair = np.maximum(row_pair, 0)
-    passage = windows.pair_passage[pair] if len(windows.pair_passage) else pair
-    gold = np.maximum(rows.first_gold, 0)
-    has_gold = rows.first_gold >= 0
-    gold_first = golds.first[gold] if len(golds) else gold
-    gold_last = golds.last[gold] if len(golds) else gold
-    too_long = has_gold & (gold_last - gold_first >= max_answer_length)
-    status, reason = statuses(reasons, rows, golds, null, too_long)
-    out = np.array([each == "rejected" for each in status], bool)
-    if not len(windows.pair_passage):
-        columns = {field.name: pa.nulls(len(status), field.type) for field in AUDIT_SCHEMA}
-        return pa.table(
-            {**columns, "status": status, "reason": pa.array(reason, pa.string())},
-            schema=AUDIT_SCHEMA,
-        )
-
-    tokens = windows.passages.lengths[passage]
-    count = windows.counts[pair]
-    base = windows.passages.bounds[passage]
-    last_token = max(0, len(windows.passages.ids) - 1)
-    with np.errstate(invalid="ignore", over="ignore"):
-        score = np.where(has_gold & ~too_long, losses.score[gold] if len(golds) else np.nan, np.nan)
-        gold_probability = np.exp(score / temperature - spans.log_normaliser[pair])
-    unanswerable = ~has_gold & null
-    gold_probability = np.where(unanswerable, spans.null_probability[pair], gold_probability)
-    ranks = (spans.start[pair] == gold_first[:, None]) & (spans.end[pair] == gold_last[:, None])
-    ranks &= np.arange(ranks.shape[1]) < spans.found[pair][:, None]
-    decided_null = no_answer[pair]
-    predictions = [
-        "" if nothing else (texts[p] or [""])[0]
-        for p, nothing in zip(pair, decided_null, strict=True)
-    ]
-    scores = np.array(
-        [
-            (np.nan, np.nan, np.nan) if skip else grades(text, answers)
-            for text, answers, skip in zip(predictions, golds.texts, out, strict=True)
-        ],
-        np.float64,
-    ).reshape(-1, 3)
-
-    suspicion, suspicion_reason = label_errors(golds, losses, spans, row_pair, no_answer)
-
-    values = {
-        "nll_start": rows.nll[0],
-        "nll_end": rows.nll[1],
-        "nll": rows.nll.sum(0),
-        "nll_per_token": rows.nll.sum(0) / np.maximum(tokens, 1),
-        "nll_half": rows.nll.sum(0) / 2,
-        "min_nll_start": rows.min_nll[0],
-        "min_nll_end": rows.min_nll[1],
-        "min_nll": rows.min_nll.sum(0),
-        "marginal_joint_nll": rows.marginal_joint,
-        "marginal_start_nll": rows.marginal[0],
-        "marginal_end_nll": rows.marginal[1],
-        "native_nll_start": rows.native[0],
-        "native_nll_end": rows.native[1],
-        "native_nll": rows.native.sum(0),
-        "tokenwise_start": rows.tokenwise[0],
-        "tokenwise_end": rows.tokenwise[1],
-        "tokenwise": rows.tokenwise.sum(0),
-        "tokenwise_per_token": rows.tokenwise.sum(0) / np.maximum(tokens, 1),
-        "min_tokenwise": rows.min_tokenwise,
-        "native_tokenwise": rows.native_tokenwise.sum(0),
-        "null_window_nll": rows.null_window,
-        "gold_probability": gold_probability,
-        "probability": spans.probability[pair, 0],
-        "null_probability": spans.null_probability[pair],
-        "span_score": spans.span_score[pair, 0],
-        "null_score": spans.null_score[pair],
-        "exact_match": scores[:, 0],
-        "f1": scores[:, 1],
-        "character_f1": scores[:, 2],
-        "label_error": suspicion,
-    }
-    counts = {
-        "context_characters": np.array([len(context) for context in contexts])[passage],
-        "num_tokens": tokens,
-        "num_windows": count,
-        "windows_whole": rows.whole,
-        "windows_partly": rows.partly,
-        "windows_without": np.where(has_gold, count - rows.whole - rows.partly, count),
-        "golds": golds.of_row.lengths,
-        "golds_dropped": golds.dropped,
-    }
-    places = {
-        "gold_start": (
-            windows.passages.char_start[np.minimum(base + gold_first, last_token)],
-            ~has_gold,
-        ),
-        "gold_end": (
-            windows.passages.char_end[np.minimum(base + gold_last, last_token)],
-            ~has_gold,
-        ),
-        "gold_rank": (ranks.argmax(1) + 1, ~(has_gold & ranks.any(1))),
-        "prediction_start": (char_start[pair, 0], decided_null),
-        "prediction_end": (char_end[pair, 0], decided_null),
-    }
-    for (
-        name,
-        value,
-    ) in values.items():  # rounding leaves -2e-16 of 0; adding 0.0 turns -0.0 into 0.0
-        values[name] = (np.maximum(value, 0.0) if name in _LOSSES else value) + 0.0
-    columns = {
-        **{
-            name: pa.array(value, pa.float64(), mask=out | ~np.isfinite(value))
-            for name, value in values.items()
-        },
-        **{name: pa.array(value.astype(np.int32), mask=out) for name, value in counts.items()},
-        **{
-            name: pa.array(value.astype(np.int32), mask=out | none)
-            for name, (value, none) in places.items()
-        },
-        "prediction": pa.array(
-            [None if skip else text for text, skip in zip(predictions, out, strict=True)],
-            pa.string(),
-        ),
-        "label_error_reason": pa.array(
-            [None if skip else code for code, skip in zip(suspicion_reason, out, strict=True)],
-            pa.string(),
-        ),
-        **_hashes(windows, questions, contexts, golds, pair, passage, out),
-        "status": pa.array(status, pa.string()),
-        "reason": pa.array(reason, pa.string()),
-    }
-    return pa.table([columns[name] for name in AUDIT_SCHEMA.names], names=AUDIT_SCHEMA.names).cast(
-        AUDIT_SCHEMA
-    )
-
-
-def _hashes(
-    windows: Windows,
-    questions: Sequence[str],
-    contexts: Sequence[str],
-    golds: Golds,
-    pair: np.ndarray,
-    passage: np.ndarray,
-    out: np.ndarray,
-) -> dict[str, pa.Array]:
-    """Hashes (16 bytes) each row's question, context, pair (both hashes) and golds (character spans).
-
-    The spans are those of the gold texts, not of their tokens: one unknown token may hold two golds.
-    """
-    question = _take(hash_texts(questions), windows.pair_question[pair])
-    context = _take(hash_texts(contexts), passage)
-    both = [
-        hashlib.blake2b(q + c, digest_size=16).digest()
-        for q, c in zip(question, context, strict=True)
-    ]
-    told = [str([list(span) for span in spans]) for spans in golds.char_spans]
-    gold = [hashlib.blake2b(each.encode(), digest_size=16).digest() for each in told]
-    named = {
-        "question_hash": question,
-        "context_hash": context,
-        "pair_hash": both,
-        "gold_hash": gold,
-    }
-    return {
-        name: pa.array(
-            [None if skip else value for value, skip in zip(values, out, strict=True)],
-            pa.binary(16),
-        )
-        for name, values in named.items()
-    }
-
-
-def _take(values: list[bytes], places: np.ndarray) -> list[bytes]:
-    return [values[place] for place in places]
+def _digest(content: bytes) -> bytes:
+    """Return the BLAKE2b hash of some bytes, 16 bytes."""
+    return hashlib.blake2b(content, digest_size=16).digest()

@@ -30,17 +30,17 @@ LOSSES = (
     "nll_per_token",
     "marginal_joint_nll",
 )
-"""Losses that have statistics; all others stand in the rows."""
+"""Losses that have statistics; the others are only in the rows."""
 
 WITH_TOKENS = 20
 """How many examples of a list come with their likely tokens: those that a report shows."""
 
 Entry = tuple[float, str, int, dict[str, Any]]
-"""-value, path, row, and what is shown of it."""
+"""-value, path, row, and what a list shows of the row."""
 
 ExampleOf = Callable[[int], dict[str, Any]]
 TokensOf = Callable[[int], Sequence[LikelyToken]]
-"""Of a row of the chunk: what a list shows of it beside SHOWN, and its likely tokens."""
+"""Functions of a row of the chunk: what a list shows of it, and its likely tokens."""
 
 _SHOWN_CHARACTERS = 300
 
@@ -48,14 +48,22 @@ _LARGEST_EXPONENT = math.log(sys.float_info.max)
 
 
 def shortened(text: str | None) -> str:
-    """Cut a text for a list of examples to its first characters, marked with an ellipsis if there are more. Idempotent."""
+    """Cut a text to what a list of examples shows; an ellipsis replaces the rest. Idempotent."""
     text = text or ""
     return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "…"
 
 
 @dataclass(slots=True)
 class Slice:
-    """Statistics of some examples: losses, EM and F1, answerability, calibration."""
+    """Statistics of some examples: counts and sums, from which `summary` makes shares and means.
+
+    rows           examples, with a loss or not
+    graded         examples that have an F1: those that the next five cover
+    right          examples whose prediction matches a gold exactly (EM)
+    f1, f1_squares, character_f1
+                   sums of F1, of its square, and of character F1
+    answerability  examples of which the model decides rightly whether there is an answer
+    """
 
     rows: int = 0
     losses: dict[str, Distribution] = field(
@@ -70,6 +78,7 @@ class Slice:
     calibration: Calibration = field(default_factory=Calibration)
 
     def add(self, columns: Mapping[str, np.ndarray]) -> None:
+        """Add examples, by their columns of figures, float64 [examples] each; nan for undefined."""
         self.rows += len(columns["nll"])
         for name, distribution in self.losses.items():
             values = columns[name]
@@ -85,6 +94,7 @@ class Slice:
         self.calibration.add(columns["probability"][shown], columns["exact_match"][shown])
 
     def merge(self, other: Self) -> None:
+        """Add the examples of another slice."""
         self.rows += other.rows
         for name, distribution in self.losses.items():
             distribution.merge(other.losses[name])
@@ -97,6 +107,7 @@ class Slice:
         self.calibration.merge(other.calibration)
 
     def summary(self) -> dict[str, Any]:
+        """Return all figures with their 95 % intervals; only those that are defined."""
         losses = {name: distribution.summary() for name, distribution in self.losses.items()}
         result: dict[str, Any] = {"rows": self.rows, "losses": losses}
         for side in ("start", "end"):
@@ -124,6 +135,7 @@ class Slice:
         return result
 
     def to_json(self) -> dict[str, Any]:
+        """Return the fields as values that JSON keeps exactly; inverse of `from_json`."""
         return {
             "rows": self.rows,
             "losses": {name: distribution.to_json() for name, distribution in self.losses.items()},
@@ -140,7 +152,10 @@ class Slice:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        losses = {name: Distribution.from_json(each) for name, each in values["losses"].items()}
+        """Make a slice from the result of `to_json`."""
+        # Receipts of earlier versions may lack a loss: it has no values in their rows.
+        stored = {name: Distribution.from_json(each) for name, each in values["losses"].items()}
+        losses = {name: stored.get(name, Distribution()) for name in LOSSES}
         right, graded, f1, f1_squares, answerability, *later = values["grades"]
         character_f1 = later[0] if later else f1  # receipts of earlier versions do not have it
         calibration = Calibration.from_json(values["calibration"])
@@ -158,12 +173,12 @@ class Slice:
 
 
 def _exp(mean: float) -> float | None:
-    """The perplexity of a mean loss; None where it is no float."""
+    """Return the perplexity of a mean loss, or None if it is too large for a float."""
     return math.exp(mean) if mean < _LARGEST_EXPONENT else None
 
 
 def _wilson(right: int, count: int) -> list[float]:
-    """95 % interval of a share, in per cent (Wilson 1927)."""
+    """Return the 95 % interval of a share, in per cent (Wilson 1927)."""
     z, share = Z_95, right / count
     middle = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = (
@@ -177,9 +192,9 @@ def _wilson(right: int, count: int) -> list[float]:
 
 @dataclass(slots=True)
 class Ranking:
-    """The examples of highest value, at most `most`: (-value, path, row, what is shown of it), sorted.
+    """The examples of highest value, at most `most`, sorted.
 
-    The first WITH_TOKENS have `likely_tokens`, in a chunk as in all of them.
+    The first WITH_TOKENS have `likely_tokens`, in a chunk and in a merged list alike.
     """
 
     most: int = 0
@@ -188,7 +203,7 @@ class Ranking:
     def add(
         self, values: np.ndarray, audit: pa.Table, example_of: ExampleOf, tokens_of: TokensOf
     ) -> None:
-        """Adds the rows of one chunk; those whose value is not finite are left out."""
+        """Add the rows of one chunk, except those whose value isn't finite."""
         values = np.where(np.isfinite(values), values, -np.inf)
         for place, row in enumerate(
             np.lexsort((np.arange(len(values)), -values))[: self.most].tolist()
@@ -205,6 +220,7 @@ class Ranking:
                 )
 
     def merge(self, other: Self) -> None:
+        """Add the examples of another ranking, and keep the highest."""
         self.most = max(self.most, other.most)
         entries = heapq.nsmallest(
             self.most, [*self.entries, *other.entries], key=lambda entry: entry[:3]
@@ -212,29 +228,30 @@ class Ranking:
         self.entries = [*entries[:WITH_TOKENS], *map(_without_tokens, entries[WITH_TOKENS:])]
 
     def to_json(self) -> list[Any]:
+        """Return the fields as values that JSON keeps exactly; inverse of `from_json`."""
         return [self.most, self.entries]
 
     @classmethod
     def from_json(cls, values: list[Any]) -> Self:
+        """Make a ranking from the result of `to_json`."""
         return cls(values[0], [(entry[0], entry[1], entry[2], entry[3]) for entry in values[1]])
 
 
 def _without_tokens(entry: Entry) -> Entry:
-    loss, path, row, example = entry
-    return (
-        loss,
-        path,
-        row,
-        {name: value for name, value in example.items() if name != "likely_tokens"},
-    )
+    """Return an entry without its likely tokens."""
+    value, path, row, example = entry
+    return value, path, row, {name: example[name] for name in example if name != "likely_tokens"}
 
 
 @dataclass(slots=True)
 class Statistics:
-    """Statistics of all examples and of every slice, start against end loss, and the examples to look at first.
+    """Statistics of all examples and of every slice, and the examples to look at first.
 
-    grid      (bin of nll_start, bin of nll_end) -> rows: at most LOSS_BINS^2 entries
-    worst     by nll; suspects: by label_error, where it is above 0
+    everything  statistics of all examples
+    slices      slice -> value -> statistics
+    grid        (bin of nll_start, bin of nll_end) -> rows: at most LOSS_BINS^2 entries
+    worst       the examples with the highest nll
+    suspects    the examples with the highest label_error, where it is above 0
     """
 
     everything: Slice = field(default_factory=Slice)
@@ -244,6 +261,7 @@ class Statistics:
     suspects: Ranking = field(default_factory=Ranking)
 
     def merge(self, other: Self) -> None:
+        """Add the examples of other statistics."""
         self.everything.merge(other.everything)
         for name, values in other.slices.items():
             mine = self.slices.setdefault(name, {})
@@ -255,6 +273,7 @@ class Statistics:
         self.suspects.merge(other.suspects)
 
     def summary(self) -> dict[str, Any]:
+        """Return all figures as audit.json has them."""
         return {
             "all": self.everything.summary(),
             "slices": {
@@ -270,6 +289,7 @@ class Statistics:
         }
 
     def to_json(self) -> dict[str, Any]:
+        """Return the fields as values that JSON keeps exactly; inverse of `from_json`."""
         return {
             "all": self.everything.to_json(),
             "slices": {
@@ -283,6 +303,7 @@ class Statistics:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Make statistics from the result of `to_json`."""
         slices = {
             name: {value: Slice.from_json(part) for value, part in each.items()}
             for name, each in values["slices"].items()
@@ -293,9 +314,10 @@ class Statistics:
 
 
 def fold_rare(values: dict[str, Slice]) -> None:
-    """Folds all but the first MOST_SLICES values, in the order of their text, into OTHER.
+    """Merge all but the first MOST_SLICES values, in the order of their text, into OTHER.
 
-    The first in an order are first in every part that holds them, so what is kept does not depend on how parts merge.
+    A value that is among the first of all is among the first of every part that holds it. Therefore
+    what is kept doesn't depend on how parts merge.
     """
     for value in sorted(value for value in values if value != OTHER)[MOST_SLICES:]:
         values.setdefault(OTHER, Slice()).merge(values.pop(value))
@@ -316,25 +338,36 @@ SHOWN = (
     "label_error",
     "label_error_reason",
 )
-"""Audit columns that the lists of highest loss and of suspected label errors show of each row."""
+"""Audit columns that the lists of examples show of each row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lists:
+    """What the lists of examples show, and how many examples they have at most.
+
+    example_of  what they show of a row in addition to SHOWN: path, row, id, question, gold (values
+                for JSON)
+    tokens_of   the likely tokens of a row, see `model.audit.losses.likely_tokens`
+    worst       examples of highest loss
+    suspects    suspected label errors
+    """
+
+    example_of: ExampleOf
+    tokens_of: TokensOf
+    worst: int
+    suspects: int = 0
 
 
 def measure(
-    audit: pa.Table,
-    questions: list[str],
-    given: Mapping[str, Sequence[object]],
-    example_of: ExampleOf,
-    tokens_of: TokensOf,
-    most_worst: int,
-    most_suspects: int = 0,
+    audit: pa.Table, questions: list[str], given: Mapping[str, Sequence[object]], lists: Lists
 ) -> Statistics:
-    """The statistics of one chunk.
+    """Return the statistics of one chunk.
 
-    audit       its audit columns; rejected rows are left out
-    given       columns of `--slice_by`, [rows] values each
-    example_of  what the lists show of a row beside SHOWN: path, row, id, question, gold (JSON values)
-    tokens_of   its likely tokens, see `model.audit.losses.likely_tokens`
+    audit      its audit columns; rejected rows are left out
+    questions  [rows]
+    given      columns of `--slice_by`, [rows] values each
     """
+    # All figures as float64, with nan for null.
     names = (*LOSSES, "exact_match", "f1", "character_f1", "probability", "label_error")
     columns = {
         name: audit.column(name).to_numpy(zero_copy_only=False).astype(np.float64) for name in names
@@ -350,7 +383,9 @@ def measure(
         **slice_labels(audit, questions),
         **{name: given_labels(values) for name, values in given.items()},
     }
-    result = Statistics(worst=Ranking(most_worst), suspects=Ranking(most_suspects))
+
+    # All examples, and those of each value of each slice.
+    result = Statistics(worst=Ranking(lists.worst), suspects=Ranking(lists.suspects))
     result.everything.add({name: values[kept] for name, values in columns.items()})
     for name, values in labels.items():
         of_slice = np.array(values, dtype=object)
@@ -362,10 +397,12 @@ def measure(
             )
         fold_rare(parts)
 
+    # Start against end loss, and the examples to look at first.
     sides = np.stack([np.where(kept, columns[f"nll_{side}"], np.nan) for side in ("start", "end")])
     sides = np.maximum(sides[:, np.isfinite(sides).all(0)], 0.0)
     result.grid.update(zip(*(loss_bin(side).tolist() for side in sides), strict=True))
     suspicion = np.where(kept & (columns["label_error"] > 0), columns["label_error"], np.nan)
-    result.worst.add(np.where(kept, columns["nll"], np.nan), audit, example_of, tokens_of)
-    result.suspects.add(suspicion, audit, example_of, tokens_of)
+    losses = np.where(kept, columns["nll"], np.nan)
+    result.worst.add(losses, audit, lists.example_of, lists.tokens_of)
+    result.suspects.add(suspicion, audit, lists.example_of, lists.tokens_of)
     return result

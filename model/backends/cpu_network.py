@@ -1,10 +1,11 @@
-"""A network's products and attention as a CPU does them fastest: the same results up to rounding.
+"""Faster products and attention on a CPU, with the same results up to rounding.
 
-What this machine's core, oneDNN or C library does not have, or computes differently, stays torch's own; one line of the log
-says so.
+What this machine's core, oneDNN or C library does not have, or computes differently, is left to
+torch, and one line of the log says so.
 
-torch leaves float32 products to MKL, which is slow on other makers' cores, and lays weights out anew for every product in
-bfloat16. Its attention goes over all scores for their maximum, their sum and their share of it. benchmarks/LOG.md has the
+torch computes float32 products with MKL, which is slow on cores of other vendors than Intel, and
+converts the layout of the weights again for every product in bfloat16. Its attention reads all
+scores three times: for their maximum, their sum and the division. benchmarks/LOG.md has the
 figures.
 """
 
@@ -26,22 +27,33 @@ if TYPE_CHECKING:
 _log = logging.getLogger("spanmill")
 
 ATTENTION = "spanmill_cpu"
+
 _MORE_COLUMNS = 8
-"""That values get beside their own: the first of ones, the others of zeros, for products of a whole number of vectors."""
+"""Columns added to the values in attention: one of ones, and zeros that fill a SIMD vector."""
+
 _FAR = 2.0**60
-"""Sums of exponentials up to here, and down to its inverse, are well within the range of float32 and bfloat16."""
+"""Sums of exponentials from 1 / _FAR to _FAR are far inside the range of float32 and bfloat16."""
+
 _MALLOC = {-1: 2**29, -2: 2**26, -3: 2**25}
-"""malloc.h's M_TRIM_THRESHOLD, above what a batch takes; M_TOP_PAD, the size of a thread's heap, below which glibc gives none
-back; M_MMAP_THRESHOLD, the highest that it takes."""
+"""Parameter of glibc's `mallopt` -> its value in bytes.
+
+-1  M_TRIM_THRESHOLD, more than a batch takes
+-2  M_TOP_PAD, the size of a thread's heap; glibc returns no memory to the system below it
+-3  M_MMAP_THRESHOLD, the largest value that glibc accepts
+"""
+
 _EXPECTED_TOKENS = 4096
-"""How many tokens a product will have: a hint for the layout of weights."""
+"""Tokens per product: a hint for the layout of weights."""
+
 _ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 0.05}
-"""How far two ways to compute the same may be apart, as a share of the largest result."""
+"""Largest difference between two equivalent results, as a share of the largest value."""
+
 _TRIED_TOKENS = 16
+"""Tokens on which a packed layer is compared with the original."""
 
 
 def multiplies_bfloat16() -> bool:
-    """Whether oneDNN is there, and computes products in bfloat16 with this core's instructions."""
+    """Return whether oneDNN is available and multiplies bfloat16 with this core's instructions."""
     return _has_onednn() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
@@ -51,20 +63,17 @@ def _has_onednn() -> bool:
 
 
 def quicken(network: PreTrainedModel) -> None:
-    """Changes a loaded network in place, for inference on a CPU in float32 or bfloat16.
+    """Make a loaded network faster, in place, for inference on a CPU in float32 or bfloat16.
 
-    Every layer is tried when it is changed. A layer of another kind, or one whose faster product fails or differs on this
-    machine, remains as it is.
+    Every replacement is tried first. A layer of another kind, or one whose replacement fails or
+    gives other results on this machine, is left unchanged.
     """
     if network.dtype not in (torch.float32, torch.bfloat16):
         return
     _keep_memory()
     _pack(network)
-    if (
-        network.dtype == torch.bfloat16
-        and network.config._attn_implementation == "sdpa"
-        and _attention_is_torchs()
-    ):
+    in_bfloat16 = network.dtype == torch.bfloat16
+    if in_bfloat16 and network.config._attn_implementation == "sdpa" and _attention_is_torchs():
         from transformers import AttentionInterface, AttentionMaskInterface
 
         AttentionInterface.register(ATTENTION, attention)
@@ -73,20 +82,18 @@ def quicken(network: PreTrainedModel) -> None:
 
 
 def _pack(network: PreTrainedModel) -> None:
-    """Replaces linear layers by packed ones, and makes GELU a part of the product before it."""
+    """Replace linear layers by packed ones, and fuse a GELU into the product before it."""
     from transformers.activations import GELUActivation
 
     unpacked: list[str] = []
     for module in list(network.modules()):
-        # how transformers' encoders name a feed-forward layer and what follows it
+        # transformers' encoders use these names for a feed-forward layer and its activation.
         gelu = isinstance(getattr(module, "intermediate_act_fn", None), GELUActivation)
         for name, layer in module.named_children():
-            # by its exact class: a subclass may compute something else; heads have hooks, and next to no work
-            if (
-                type(layer) is not torch.nn.Linear
-                or layer.weight.dtype != network.dtype
-                or layer._forward_pre_hooks
-            ):
+            # A subclass may compute something else. The heads, which have hooks, cost next to
+            # nothing.
+            plain = type(layer) is torch.nn.Linear and not layer._forward_pre_hooks
+            if not plain or layer.weight.dtype != network.dtype:
                 continue
             activation = "gelu" if gelu and name == "dense" else "none"
             try:
@@ -97,10 +104,13 @@ def _pack(network: PreTrainedModel) -> None:
             if activation == "gelu":
                 module.intermediate_act_fn = torch.nn.Identity()
     if unpacked:
-        of_bfloat16 = network.dtype == torch.bfloat16
-        dtype, hint = ("bfloat16", " (float32 may be faster)") if of_bfloat16 else ("float32", "")
-        _log.info(
-            "%s on this CPU: %d products remain torch's own%s: %s",
+        level, dtype, hint = logging.INFO, "float32", ""
+        if network.dtype == torch.bfloat16:
+            level, dtype = logging.WARNING, "bfloat16"
+            hint = ", several times slower than in float32 (give --dtype float32 or auto)"
+        _log.log(
+            level,
+            "%s on this CPU: torch computes %d products%s: %s",
             dtype,
             len(unpacked),
             hint,
@@ -110,7 +120,7 @@ def _pack(network: PreTrainedModel) -> None:
 
 @cache
 def _attention_is_torchs() -> bool:
-    """Whether `attention` gives what torch's own does, on a few random heads in bfloat16, some of their keys masked."""
+    """Return whether `attention` agrees with torch's in bfloat16, on a few random masked heads."""
     generator = torch.Generator().manual_seed(0)
     query, key, value = torch.randn(3, 2, 2, 24, 16, generator=generator).to(torch.bfloat16)
     mask = (torch.arange(24) < torch.tensor([24, 9])[:, None])[:, None, None]
@@ -122,45 +132,43 @@ def _attention_is_torchs() -> bool:
             )
             _check_near(result, expected.transpose(1, 2))
     except (RuntimeError, ArithmeticError) as error:
-        _log.info("bfloat16 on this CPU: attention remains torch's own: %s", error)
+        _log.info("bfloat16 on this CPU: torch computes attention: %s", error)
         return False
     return True
 
 
 def _check_near(result: torch.Tensor, expected: torch.Tensor) -> None:
-    """Raises ArithmeticError if two results in one dtype differ by more than that dtype's rounding."""
+    """Raise ArithmeticError if two results in one dtype differ by more than its rounding."""
     most = _ROUNDING[expected.dtype] * expected.abs().max().item()
     if not torch.allclose(result.float(), expected.float(), rtol=0, atol=most, equal_nan=True):
-        raise ArithmeticError(
-            f"results differ from torch's own by up to {(result - expected).abs().max().item():.2g}"
-        )
+        apart = (result - expected).abs().max().item()
+        raise ArithmeticError(f"results differ from torch's own by up to {apart:.2g}")
 
 
 def _keep_memory() -> None:
-    """Lets glibc keep what a batch gives back for the next one, instead of getting it from the system again page by page.
+    """Make glibc keep the memory that a batch frees for the next one.
 
-    Without, the same few megabytes come and go with every layer. What the user has set is kept, and other C libraries have no
-    such setting.
+    By default it returns a few megabytes to the system after every layer and gets them back page by
+    page. No-op if the user has set malloc's parameters, or with another C library.
     """
     if "GLIBC_TUNABLES" in os.environ or any(name.startswith("MALLOC_") for name in os.environ):
         return
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):
-        _log.info(
-            "memory: this C library has no mallopt, batches get theirs from the system every time"
-        )
+        _log.info("memory: this C library has no mallopt, every batch allocates from the system")
         return
     for setting, size in _MALLOC.items():
         mallopt(setting, size)
 
 
 class _PackedLinear(torch.nn.Module):
-    """A linear layer whose weights were laid out for oneDNN's product once.
+    """A linear layer whose weights are converted to oneDNN's layout once.
 
-    activation  "gelu" or "none"; part of the product
+    activation  "gelu" or "none"; fused into the product
 
-    Raises RuntimeError where oneDNN has no such product, ArithmeticError where its results on a few tokens are not the layer's.
+    Raises RuntimeError if oneDNN has no such product, ArithmeticError if its results on a few
+    tokens are not those of the layer.
     """
 
     def __init__(self, layer: torch.nn.Linear, activation: str = "none"):
@@ -172,30 +180,33 @@ class _PackedLinear(torch.nn.Module):
         self.weight: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(
             layer.weight.detach(), _EXPECTED_TOKENS
         )
-        tokens = torch.randn(
-            _TRIED_TOKENS, layer.in_features, generator=torch.Generator().manual_seed(0)
-        ).to(layer.weight.dtype)
+        generator = torch.Generator().manual_seed(0)
+        tokens = torch.randn(_TRIED_TOKENS, layer.in_features, generator=generator)
+        tokens = tokens.to(layer.weight.dtype)
         with torch.inference_mode():
             expected = layer(tokens)
-            _check_near(
-                self(tokens),
-                torch.nn.functional.gelu(expected) if activation == "gelu" else expected,
-            )
+            if activation == "gelu":
+                expected = torch.nn.functional.gelu(expected)
+            _check_near(self(tokens), expected)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Return activation(inputs W^T + bias), [..., out_features]."""
         return torch.ops.mkldnn._linear_pointwise(
             inputs, self.weight, self.bias, self.activation, [], "none"
         )
 
 
 def key_mask(mask_function: Callable[..., Any], **of: Any) -> torch.Tensor | None:
-    """The mask that `attention` takes: bool [B, 1, 1, K] where all queries attend to the same keys, else [B, 1, L, K]."""
+    """Return the mask that `attention` takes, True where to attend; None if nothing is masked.
+
+    bool [B, 1, 1, K] if all queries attend to the same keys, else [B, 1, L, K].
+    """
     from transformers.masking_utils import bidirectional_mask_function, sdpa_mask
 
     mask = sdpa_mask(mask_function=mask_function, **of)
-    return (
-        mask if mask is None or mask_function is not bidirectional_mask_function else mask[:, :, :1]
-    )
+    if mask is not None and mask_function is bidirectional_mask_function:
+        return mask[:, :, :1]
+    return mask
 
 
 def attention(
@@ -207,15 +218,22 @@ def attention(
     scaling: float | None = None,
     **more: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Softmax attention, one example after the other so that its scores stay in the cache.
+    """Compute softmax attention, one example after the other so that its scores stay in the cache.
 
-    Exponentials are neither shifted by a row's maximum nor divided by its sum: values have a column of ones, so that the
-    product with them gives the sums too, and what is divided is the result. Masked keys have values of zero.
+    query           [B, heads, L, D]
+    key, value      [B, heads, K, D]
+    attention_mask  bool [B, 1, 1, K], True where to attend, or None
 
-    query [B, heads, L, D], key and value [B, heads, K, D], attention_mask bool [B, 1, 1, K], True where to attend, or None.
-    Returns [B, L, heads, D]. Heads whose sums are too large or too small for that get the usual softmax, of scores in float32.
-    What it isn't made for goes to torch's own: other masks, biases, heads that share keys.
+    Returns [B, L, heads, D], and None for the weights. The signature is that of transformers'
+    attention functions, so that `AttentionInterface` can call it.
+
+    Exponentials are not shifted by the maximum of their row, and the result is divided by their sum
+    instead of the weights: the values get a column of ones, so that the product with them yields
+    the sums too. The values of masked keys are 0. Heads whose sums are too large or too small for
+    that get the usual softmax, in float32. Other cases are left to torch: other masks, biases,
+    heads that share keys.
     """
+    # Leave to torch what this does not compute.
     causal = attention_mask is None and query.shape[2] > 1 and getattr(module, "is_causal", True)
     other_mask = attention_mask is not None and (
         attention_mask.dtype != torch.bool or attention_mask.shape[2] > 1
@@ -229,7 +247,9 @@ def attention(
         )
     scaling = query.shape[3] ** -0.5 if scaling is None else scaling
     result, sums = _attention(query, key, value, attention_mask, scaling)
-    far = ~((sums >= 1 / _FAR) & (sums <= _FAR)).all(2).squeeze(2)  # [B, heads]; nan is far too
+
+    # Recompute the heads whose sums, [B, heads], are too large, too small or nan.
+    far = ~((sums >= 1 / _FAR) & (sums <= _FAR)).all(2).squeeze(2)
     for example, head in far.nonzero().tolist():
         scores = torch.matmul(query[example, head].float() * scaling, key[example, head].float().T)
         if attention_mask is not None:
@@ -247,13 +267,15 @@ def _attention(
     mask: torch.Tensor | None,
     scaling: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The result [B, heads, L, D], and the sums of the exponentials [B, heads, L, 1]."""
+    """Return the result, [B, heads, L, D], and the sums of exponentials, [B, heads, L, 1]."""
     size, keys = value.shape[3], key.shape[2]
+    # exp(x) = exp2(x log2 e): the query takes that factor too.
     query, key = (query * (scaling * math.log2(math.e))).contiguous(), key.contiguous()
     attended = value.new_ones(1, 1, 1, 1) if mask is None else mask.to(value.dtype).transpose(2, 3)
     values = value.new_zeros(*value.shape[:3], size + _MORE_COLUMNS)
     values[..., :size] = value * attended
     values[..., size : size + 1] = attended
+    # All examples share one buffer for the scores, which thus stays in the cache.
     weights = query.new_empty(*query.shape[1:3], keys)
     result = query.new_empty(*query.shape[:3], size + _MORE_COLUMNS)
     for k in range(len(query)):

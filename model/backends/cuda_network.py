@@ -1,4 +1,4 @@
-"""A network on a GPU that does not make the host wait, so that batch after batch is under way before the first is computed.
+"""Keep the host from waiting for the GPU, so that it queues many batches ahead.
 
 benchmarks/LOG.md has the figures.
 """
@@ -16,10 +16,11 @@ ATTENTION = "spanmill_cuda"
 
 
 def run_ahead(network: PreTrainedModel) -> None:
-    """Changes a loaded network in place: the same attention, which waits for the GPU no more; leaves what it doesn't know.
+    """Change a loaded network in place so that its attention never waits for the GPU.
 
-    cuDNN's attention, which torch prefers on new GPUs, makes a plan for every shape of a batch in every thread, which takes
-    longer than the batch; that setting is the process's.
+    Networks with another attention than torch's "sdpa" are left unchanged. Switches cuDNN's
+    attention off for the process: torch prefers it on new GPUs, but it makes a plan for every batch
+    shape in every thread, which takes longer than the batch.
     """
     torch.backends.cuda.enable_cudnn_sdp(False)
     if network.config._attn_implementation == "sdpa":
@@ -32,9 +33,10 @@ def run_ahead(network: PreTrainedModel) -> None:
 
 
 def unseen_mask(attention_mask: torch.Tensor | None = None, **of: Any) -> torch.Tensor | None:
-    """transformers' mask for torch's attention, made without a look at the tokens' own: that would wait for the GPU.
+    """Return transformers' mask for torch's attention without reading `attention_mask` on the host.
 
-    transformers looks whether they mask anything at all, and makes no mask if not; here it makes none only if none is given.
+    transformers skips the mask if nothing is masked, and reading the mask to see that would wait
+    for the GPU. This skips it only if no `attention_mask` is given.
     """
     from transformers.masking_utils import sdpa_mask
 

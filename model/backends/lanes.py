@@ -1,4 +1,7 @@
-"""Lanes: threads that each work on a batch of their own, so that no core waits for another within one."""
+"""Lanes: threads that each compute a batch of their own.
+
+Cores that share one batch wait for each other after every operation; lanes do not.
+"""
 
 from __future__ import annotations
 
@@ -11,33 +14,36 @@ import torch
 Item = TypeVar("Item")
 
 MOST_LANES = 8
-"""On a CPU: each holds a batch in memory, and Python itself runs one thread at a time."""
+"""Most lanes on a CPU: each has a batch in memory, and only one runs Python code at a time."""
 
 
 def lanes_of(device: torch.device) -> int:
-    """How many batches to work on at a time, at most.
+    """Return how many batches to compute at a time, at most.
 
-    On a CPU one for each of torch's threads, up to MOST_LANES. On a GPU one: it is given batch after batch without waiting for
-    any, and two threads that do so wait for each other at every operation (Python runs one at a time).
+    On a CPU one per torch thread, up to MOST_LANES. On a GPU 1: one thread queues batches without
+    waiting for them, and a second one would only compete for Python's interpreter lock.
     """
     return min(threads_of_process(), MOST_LANES) if device.type == "cpu" else 1
 
 
 def threads_of_process() -> int:
-    """With how many threads torch computes, asked in a new one, while no lanes work.
+    """Return how many threads torch computes with; call it while no lanes run.
 
-    While they do, their share is what torch knows, and a thread that meets torch then keeps it until it calls `in_lanes`.
+    Lanes reduce the number for the process. A thread that first uses torch while lanes run keeps
+    the reduced number until it calls `in_lanes`, so this asks in a new thread.
     """
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(torch.get_num_threads).result()
 
 
 def in_lanes(task: Callable[[Item], object], waiting: list[Item], lanes: int) -> None:
-    """Calls `task` with every item that waits, the last first, in up to so many threads at once; tasks may add items.
+    """Call `task` with every item of `waiting`, the last first, in up to `lanes` threads at once.
 
-    Lanes share torch's threads; there are as many as leave the fewest of them idle. One lane is the caller's own thread. What
-    a task raises ends all lanes, and is raised once they have ended; so does an interrupt of the caller. One call at a time:
-    lanes change what is the process's.
+    Empties `waiting`; a task may append to it. Lanes share torch's threads, and their number is the
+    one that leaves the fewest of these idle. A single lane runs in the caller's thread.
+
+    An exception in a task stops all lanes and is raised after they have ended. An interrupt of the
+    caller stops them too. Not reentrant: changes torch's process-wide thread count.
     """
 
     def work() -> None:
@@ -56,9 +62,12 @@ def in_lanes(task: Callable[[Item], object], waiting: list[Item], lanes: int) ->
         return
     threads = threads_of_process()
     torch.set_num_threads(threads)
-    lanes = max(
-        range(1, max(1, lanes) + 1), key=lambda count: (count * max(1, threads // count), count)
-    )
+
+    def used_threads(count: int) -> int:
+        return count * max(1, threads // count)
+
+    # Among numbers of lanes that use as many threads, more lanes wait less for each other.
+    lanes = max(range(1, max(1, lanes) + 1), key=lambda count: (used_threads(count), count))
     if lanes == 1:
         work()
         return
@@ -73,6 +82,7 @@ def in_lanes(task: Callable[[Item], object], waiting: list[Item], lanes: int) ->
         raise
     finally:
         pool.shutdown()
-        torch.set_num_threads(threads)  # lanes changed what is the process's of this setting
+        torch.set_num_threads(threads)  # the lanes reduced the process's number
+    # Raise what a task raised.
     for lane in running:
         lane.result()

@@ -1,1 +1,1 @@
-"""From texts to answers: tokens, windows, batches, the network, spans, and the columns of an answer."""
+"""From texts to answers: tokens, windows, batches, the network, spans and answer columns."""

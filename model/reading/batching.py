@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from model.reading.tokenizer import consecutive
+from model.reading.tokenizer import PairFormat, consecutive
 from model.reading.windows import Windows
 
 
@@ -113,10 +113,36 @@ def plan_batches(lengths: np.ndarray, batch_tokens: int) -> list[np.ndarray]:
     order = np.argsort(-lengths, kind="stable")
     batches, begin = [], 0
     while begin < len(order):
+        # The first window is the longest: it decides how many fit.
         size = max(1, batch_tokens // int(lengths[order[begin]]))
         batches.append(order[begin : begin + size])
         begin += size
     return batches
+
+
+def _special_tokens(
+    pair_format: PairFormat,
+    in_first: np.ndarray,
+    in_second: np.ndarray,
+    between: np.ndarray,
+    after: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ids of special tokens, padding elsewhere, and all token types; int64 [B, L] each.
+
+    in_first, in_second  bool [B, L], positions of the two texts
+    between, after       int64 [B], positions at which these special tokens begin
+    """
+    input_ids = np.full(in_first.shape, pair_format.pad_id, np.int64)
+    first_type, second_type = np.int64(pair_format.first_type), np.int64(pair_format.second_type)
+    token_types = in_first * first_type + in_second * second_type
+    for begin, ids, types in (
+        (np.zeros_like(between), pair_format.before, pair_format.before_types),
+        (between, pair_format.between, pair_format.between_types),
+        (after, pair_format.after, pair_format.after_types),
+    ):
+        at = np.arange(len(between))[:, None], begin[:, None] + np.arange(len(ids))
+        input_ids[at], token_types[at] = ids, types
+    return input_ids, token_types
 
 
 def assemble(windows: Windows, chosen: np.ndarray) -> Batch:
@@ -125,9 +151,7 @@ def assemble(windows: Windows, chosen: np.ndarray) -> Batch:
     pair, starts = windows.pair[chosen], windows.start[chosen].astype(np.int64)
     question, passage = windows.pair_question[pair], windows.pair_passage[pair]
     question_tokens, context_tokens = questions.lengths[question], windows.stop[chosen] - starts
-    first_tokens, second_tokens = question_tokens, context_tokens
-    if not pair_format.question_first:
-        first_tokens, second_tokens = context_tokens, question_tokens
+    first_tokens, second_tokens = pair_format.in_order(question_tokens, context_tokens)
 
     # A window is `before` FIRST `between` SECOND `after`: compute where each part begins.
     first = np.full(len(chosen), len(pair_format.before))
@@ -142,23 +166,11 @@ def assemble(windows: Windows, chosen: np.ndarray) -> Batch:
         return (position >= begin[:, None]) & (position < (begin + tokens)[:, None])
 
     in_first, in_second = part(first, first_tokens), part(second, second_tokens)
-    in_question, in_context = (
-        (in_first, in_second) if pair_format.question_first else (in_second, in_first)
-    )
-    context_start = second if pair_format.question_first else first
+    in_question, in_context = pair_format.in_order(in_first, in_second)
+    _, context_start = pair_format.in_order(first, second)
 
     # Write special tokens, question and context; what stays is padding.
-    input_ids = np.full(in_first.shape, pair_format.pad_id, np.int64)
-    token_types = in_first * np.int64(pair_format.first_type) + in_second * np.int64(
-        pair_format.second_type
-    )
-    for begin, ids, types in (
-        (np.zeros_like(first), pair_format.before, pair_format.before_types),
-        (between, pair_format.between, pair_format.between_types),
-        (after, pair_format.after, pair_format.after_types),
-    ):
-        at = np.arange(len(chosen))[:, None], begin[:, None] + np.arange(len(ids))
-        input_ids[at], token_types[at] = ids, types
+    input_ids, token_types = _special_tokens(pair_format, in_first, in_second, between, after)
     input_ids[in_question] = questions.values[
         consecutive(questions.bounds[question], question_tokens)
     ]

@@ -1,8 +1,8 @@
-"""Texts with too many tokens, told by their words: these are counted in a hundredth of the time that tokenizing takes.
+"""Recognise texts with too many tokens by counting words, 100 times as fast as tokenizing.
 
-Most tokenizers split a text at its spaces before anything else, so that no token holds characters of two words, and make
-at least one token of any word. Then a text has at least as many tokens as words. Where this can't be seen from a
-tokenizer's parts, nothing is said of its texts.
+Most tokenizers split a text at its spaces before anything else, so that no token has characters of
+two words, and make at least one token of every word. Then a text has at least as many tokens as
+words. If a tokenizer's parts don't prove this, `beginnings_of_words` returns None.
 """
 
 from __future__ import annotations
@@ -15,8 +15,11 @@ from typing import Any
 from tokenizers import models, pre_tokenizers
 
 _WORD = r" [^\W_\u037a\u0500-\U0010ffff]"
-"""The beginning of a word: a space, then a Latin, Greek or Cyrillic letter or a digit. Normalizers drop marks, controls and
-what their tables do not know, and a word of these alone vanishes (U+037A is a space and a mark to some)."""
+"""The beginning of a word: a space, then a Latin, Greek or Cyrillic letter or a digit.
+
+Normalizers drop marks, controls and characters that their tables lack, and a word of only these
+vanishes. U+037A is excluded because some of them decompose it to a space and a mark.
+"""
 
 _IDEOGRAPH = r"[\u4e00-\u9fa5]"
 """A word of its own where BERT's normalizer handles Chinese characters."""
@@ -31,14 +34,14 @@ _NORMALIZERS = {
     "StripAccents",
     "Strip",
 }
-"""Change single letters and marks, none to nothing but marks, and no space between two words."""
+"""Normalizers that turn no letter into nothing but marks and remove no space between two words."""
 
 _REPLACEMENTS = [
     {"type": "Replace", "pattern": {"String": "``"}, "content": '"'},
     {"type": "Replace", "pattern": {"String": "''"}, "content": '"'},
     {"type": "Replace", "pattern": {"Regex": r"\s{2,}|[\n\r\t]"}, "content": " "},
 ]
-"""Those of ALBERT, XLNet and DeBERTa; others may do anything."""
+"""The replacements of ALBERT, XLNet and DeBERTa, which are safe; any other might do anything."""
 
 _SPLITTERS: dict[str, dict[str, bool]] = {
     "BertPreTokenizer": {},
@@ -47,40 +50,43 @@ _SPLITTERS: dict[str, dict[str, bool]] = {
     "ByteLevel": {"use_regex": True},
     "Metaspace": {"split": True},
 }
-"""What splits at spaces, with the settings with which it does."""
+"""Pre-tokenizers that split at spaces -> the settings with which they do."""
 
 
 def has_more(pattern: re.Pattern[str], text: str, most: int) -> bool:
-    """Whether a pattern is found in a text more than so many times; reads no more of it than it has to."""
+    """Return whether a text has more than `most` matches; stops reading at the first above that."""
     return len(text) > most and next(islice(pattern.finditer(text), most, None), None) is not None
 
 
 def beginnings_of_words(backend: Any) -> re.Pattern[str] | None:
-    """What begins a word of which a fast tokenizer, a `tokenizers.Tokenizer`, surely makes at least one token of its own.
+    """Return a pattern whose every match is the beginning of at least one token of its own.
 
-    None where that is not sure of any.
+    backend  a `tokenizers.Tokenizer`
+
+    Returns None if the tokenizer's parts don't guarantee that.
     """
     normalizers = _steps(backend.normalizer, "normalizers")
     splitters = _steps(backend.pre_tokenizer, "pretokenizers")
-    sure = (
-        all(step["type"] in _NORMALIZERS or step in _REPLACEMENTS for step in normalizers)
-        and bool(splitters)
-        and _splits_at_spaces(
-            splitters[0]
-        )  # those that come first may hide the spaces from those that follow
-        and _drops_nothing(backend, splitters[-1]["type"])
-        and not any(
-            len(token.content.split()) > 1 for token in backend.get_added_tokens_decoder().values()
-        )
+    safe_normalizers = all(
+        step["type"] in _NORMALIZERS or step in _REPLACEMENTS for step in normalizers
     )
-    if not sure:
+    # Only the first splitter surely sees all spaces: it may hide them from those that follow.
+    splits = bool(splitters) and _splits_at_spaces(splitters[0])
+    if not (safe_normalizers and splits and _drops_nothing(backend, splitters[-1]["type"])):
         return None
-    apart = any(step.get("handle_chinese_chars") for step in normalizers)
-    return re.compile(f"{_WORD}|{_IDEOGRAPH}" if apart else _WORD)
+    # An added token with a space in it would hold parts of two words.
+    added = backend.get_added_tokens_decoder().values()
+    if any(len(token.content.split()) > 1 for token in added):
+        return None
+    ideographs = any(step.get("handle_chinese_chars") for step in normalizers)
+    return re.compile(f"{_WORD}|{_IDEOGRAPH}" if ideographs else _WORD)
 
 
 def _steps(step: Any, name: str) -> list[dict[str, Any]]:
-    """The settings of a normalizer or pre-tokenizer, or of those in a sequence of them, as they are pickled."""
+    """Return the serialised settings of a normalizer or pre-tokenizer; of each, for a sequence.
+
+    name  key under which a sequence has its steps
+    """
     if step is None:
         return []
     settings: dict[str, Any] = json.loads(step.__getstate__())
@@ -92,7 +98,8 @@ def _splits_at_spaces(step: dict[str, Any]) -> bool:
 
 
 def _drops_nothing(backend: Any, splitter: str) -> bool:
-    """Whether the model makes a token of whatever the pre-tokenizer hands it. BPE alone drops what it does not know."""
+    """Return whether the model makes a token of everything that the last pre-tokenizer gives it."""
+    # BPE drops characters outside its vocabulary, unless bytes cover them all.
     if isinstance(backend.model, models.BPE):
         letters = pre_tokenizers.ByteLevel.alphabet()
         return splitter == "ByteLevel" and all(

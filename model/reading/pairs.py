@@ -2,45 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from model.reading.columns import usable_texts
-from model.reading.tokenizer import Passages, Tokenizer
-from model.reading.windows import Windows, cut_windows, most_tokens
-from model.settings import BOTH, setting, whole
+from model.backends.errors import error_of, reason_of
+from model.reading.texts import usable_texts
+from model.reading.tokenizer import Passages, Ragged, Tokenizer
+from model.reading.windows import WindowLimits, Windows, cut_windows, most_tokens
 
-
-@dataclass(frozen=True, slots=True)
-class WindowLimits:
-    """How passages are cut into context windows; lengths in tokens."""
-
-    max_length: int = setting(
-        384,
-        whole(8, 10**6),
-        "tokens per window, question included",
-        unset="384, or the model's limit",
-        identity=BOTH,
-    )
-    overlap: int = setting(
-        128,
-        whole(0, 10**6),
-        "context tokens that neighbouring windows share; at least max_answer_length - 1",
-        unset="128, less in short windows",
-        identity=BOTH,
-    )
-    max_question: int = setting(
-        64,
-        whole(1, 10**6),
-        "question tokens that are read; longer questions are cut",
-        identity=BOTH,
-    )
-    max_windows: int = setting(
-        2000, whole(1, 10**7), "windows per row; longer rows are rejected", identity=BOTH
-    )
+Tokens = TypeVar("Tokens", Ragged, Passages)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,66 +49,52 @@ def cut_pairs(
 
     Contexts that provably have too many tokens for `max_windows` are not tokenized. The reasons of
     problems are question_missing, question_not_utf8, question_blank, question_without_tokens, the
-    same four with `context`, and too_many_windows.
+    same four with `context`, too_many_windows, and of a text that the tokenizer fails on
+    tokenizer_error or out_of_memory.
+
+    Raises the tokenizer's error if there are several texts and it fails on every one of them, and
+    an OSError in any case: the rows did not cause these.
     """
-    # Rows with an unusable text; of a row with two the question is named.
     questions, question_problems = usable_texts(questions)
     contexts, context_problems = usable_texts(contexts)
-    problems: dict[int, tuple[str, str]] = {}
-    for name, unusable in (("question", question_problems), ("context", context_problems)):
-        for row, problem in unusable.items():
-            message = f"the {name} is {problem.replace('_', ' ').replace('utf8', 'UTF-8')}"
-            problems.setdefault(row, (f"{name}_{problem}", message))
+    problems = _problems_of_texts(question_problems, context_problems)
 
     # Tokenize the distinct texts. `most` holds for a question of one token: a longer one leaves
     # less room.
     usable = [row for row in range(len(questions)) if row not in problems]
-    question_index = {
-        text: k for k, text in enumerate(dict.fromkeys(questions[row] for row in usable))
-    }
     room = limits.max_length - tokenizer.format.special_tokens - 1
     most = most_tokens(room, limits.overlap, limits.max_windows)
+    asked = _tokenized(tokenizer.questions, Ragged.joined, [questions[row] for row in usable])
     distinct = dict.fromkeys(contexts[row] for row in usable)
-    tokenizable = [text for text in distinct if not tokenizer.surely_exceeds(text, most)]
-    context_index = {text: k for k, text in enumerate(tokenizable)}
-    whole = tokenizer.questions(list(question_index))
-    passages = tokenizer.passages(tokenizable)
+    exceeding = {text for text in distinct if tokenizer.surely_exceeds(text, most)}
+    tokenizable = [text for text in distinct if text not in exceeding]
+    read = _tokenized(tokenizer.passages, Passages.joined, tokenizable)
+    _raise_if_all_failed(asked, read)
 
-    # Number the distinct pairs in the order of their first row.
-    question_tokens, context_tokens = whole.lengths.tolist(), passages.lengths.tolist()
-    pair_index: dict[tuple[int, int], int] = {}
-    row_pair = np.full(len(questions), -1, np.int64)
+    # Rows without tokens, or surely with too many, have a problem. Number the pairs of the others.
+    row_texts: dict[int, tuple[int, int]] = {}
     for row in usable:
-        q, c = question_index[questions[row]], context_index.get(contexts[row])
-        if question_tokens[q] == 0:
-            problems[row] = _without_tokens("question")
-        elif c is None:
+        question, context = questions[row], contexts[row]
+        if problem := asked.problem("question", question):
+            problems[row] = problem
+        elif context in exceeding:
             problems[row] = _too_many_windows(f"more than {most}", limits)
-        elif context_tokens[c] == 0:
-            problems[row] = _without_tokens("context")
+        elif problem := read.problem("context", context):
+            problems[row] = problem
         else:
-            row_pair[row] = pair_index.setdefault((q, c), len(pair_index))
-    pairs = np.array(list(pair_index), np.int64).reshape(-1, 2)
-    windows = cut_windows(
-        tokenizer.format,
-        passages,
-        whole.cut(limits.max_question),
-        pairs[:, 1],
-        pairs[:, 0],
-        max_length=limits.max_length,
-        overlap=limits.overlap,
-        max_windows=limits.max_windows,
-    )
+            row_texts[row] = asked.index[question], read.index[context]
+    row_pair, pairs = _number_pairs(len(questions), row_texts)
+    whole, passages = asked.tokens, read.tokens
+    windows = cut_windows(tokenizer.format, passages, whole, pairs[:, 1], pairs[:, 0], limits)
 
     # A pair whose passage needs too many windows got none.
-    too_long = windows.counts == 0
-    for row in np.flatnonzero(row_pair >= 0).tolist():
-        if too_long[row_pair[row]]:
-            problems[row] = _too_many_windows(str(context_tokens[pairs[row_pair[row], 1]]), limits)
+    for row, (_, c) in row_texts.items():
+        if windows.counts[row_pair[row]] == 0:
+            problems[row] = _too_many_windows(str(read.lengths[c]), limits)
     return Pairs(
         row_pair=row_pair,
-        questions=list(question_index),
-        contexts=tokenizable,
+        questions=list(asked.index),
+        contexts=list(read.index),
         questions_cut=np.maximum(whole.lengths - limits.max_question, 0)[pairs[:, 0]],
         unknown=_unknown_characters(passages, tokenizer.unknown),
         windows=windows,
@@ -142,17 +102,115 @@ def cut_pairs(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Tokenized(Generic[Tokens]):
+    """The distinct texts of a column, tokenized.
+
+    tokens   the tokens of all texts but those that failed
+    lengths  [texts], number of tokens of each of them
+    index    text -> its index in `tokens`, in the order in which texts first appear
+    failed   text -> the error of the tokenizer
+    """
+
+    tokens: Tokens
+    lengths: list[int]
+    index: dict[str, int]
+    failed: dict[str, BaseException]
+
+    def problem(self, name: str, text: str) -> tuple[str, str] | None:
+        """Return reason and message for a text that has no tokens, else None.
+
+        name  "question" or "context"
+        """
+        if text in self.failed:
+            reason, message = reason_of(self.failed[text], "tokenizer_error")
+            return reason, f"the tokenizer fails on the {name}: {message}"
+        if self.lengths[self.index[text]] == 0:
+            return f"{name}_without_tokens", f"the tokenizer finds no token in the {name}"
+        return None
+
+
+def _tokenized(
+    encode: Callable[[Sequence[str]], Tokens],
+    joined: Callable[[Sequence[Tokens]], Tokens],
+    texts: Sequence[str],
+) -> _Tokenized[Tokens]:
+    """Tokenize the distinct texts together.
+
+    After a failure, the list is halved until it passes or is one text, which has then failed.
+    Raises an OSError, which no text causes.
+    """
+    distinct = list(dict.fromkeys(texts))
+    parts: list[Tokens] = []
+    failed: dict[str, BaseException] = {}
+    waiting = [distinct]
+
+    def add(chosen: list[str]) -> None:
+        parts.append(encode(chosen))
+
+    while waiting:
+        chosen = waiting.pop()
+        error = error_of(partial(add, chosen))
+        if error is None:
+            continue
+        if isinstance(error, OSError) or not chosen:
+            raise error
+        if len(chosen) > 1:
+            middle = len(chosen) // 2
+            waiting.extend([chosen[middle:], chosen[:middle]])  # the first half comes next
+        else:
+            failed[chosen[0]] = error
+    tokens = parts[0] if len(parts) == 1 else joined(parts or [encode([])])
+    passed = (text for text in distinct if text not in failed)
+    index = {text: k for k, text in enumerate(passed)}
+    return _Tokenized(tokens, tokens.lengths.tolist(), index, failed)
+
+
+def _problems_of_texts(
+    questions: Mapping[int, str], contexts: Mapping[int, str]
+) -> dict[int, tuple[str, str]]:
+    """Return row -> (reason, message); of a row with two unusable texts the question is named.
+
+    questions, contexts  row -> what is wrong with the text, as `usable_texts` returns it
+    """
+    problems: dict[int, tuple[str, str]] = {}
+    for name, unusable in (("question", questions), ("context", contexts)):
+        for row, problem in unusable.items():
+            message = f"the {name} is {problem.replace('_', ' ').replace('utf8', 'UTF-8')}"
+            problems.setdefault(row, (f"{name}_{problem}", message))
+    return problems
+
+
+def _raise_if_all_failed(asked: _Tokenized[Ragged], read: _Tokenized[Passages]) -> None:
+    """Raise the error of the first text if there are several texts and all of them failed."""
+    errors = [*asked.failed.values(), *read.failed.values()]
+    if len(errors) > 1 and not asked.index and not read.index:
+        raise errors[0]
+
+
+def _number_pairs(
+    rows: int, row_texts: Mapping[int, tuple[int, int]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Number the distinct pairs in the order of their first row.
+
+    row_texts  row -> (index of its question, index of its context), in ascending order of rows
+
+    Returns the pair of each row, int64 [rows], -1 for rows without texts, and the indices of the
+    texts of each pair, int64 [pairs, 2].
+    """
+    pair_index: dict[tuple[int, int], int] = {}
+    row_pair = np.full(rows, -1, np.int64)
+    for row, texts in row_texts.items():
+        row_pair[row] = pair_index.setdefault(texts, len(pair_index))
+    return row_pair, np.array(list(pair_index), np.int64).reshape(-1, 2)
+
+
 def _unknown_characters(passages: Passages, unknown: int | None) -> np.ndarray:
-    """Count the characters of each passage that are in tokens with the id `unknown`, int64 [passages]."""
+    """Count the characters in tokens with the id `unknown`; return int64 [passages]."""
     if unknown is None:
         return np.zeros(len(passages), np.int64)
     widths = np.where(passages.ids == unknown, passages.char_end - passages.char_start, 0)
     return np.diff(np.append(0, np.cumsum(widths, dtype=np.int64))[passages.bounds])
-
-
-def _without_tokens(name: str) -> tuple[str, str]:
-    """Return reason and message for a text that has no token."""
-    return f"{name}_without_tokens", f"the tokenizer finds no token in the {name}"
 
 
 def _too_many_windows(tokens: str, limits: WindowLimits) -> tuple[str, str]:

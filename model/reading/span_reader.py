@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Self, overload
 
 from model.checkpoint import CheckpointError, Location, digest, locate, read_settings
-from model.reading.columns import NotUTF8, answer_columns, is_utf8
-from model.reading.pairs import WindowLimits, cut_pairs
-from model.reading.prediction import Decoding, decide, predict
+from model.reading.columns import Answers, answer_columns
+from model.reading.decoding import DecodeSpans, Decoding, decide
+from model.reading.pairs import cut_pairs
+from model.reading.prediction import predict
 from model.reading.reader import (
     CheckpointReader,
     ModelSettings,
@@ -18,6 +19,8 @@ from model.reading.reader import (
     resolve_dtype,
     shared,
 )
+from model.reading.texts import NotUTF8, is_utf8
+from model.reading.windows import WindowLimits
 from model.settings import SettingError, make, make_all
 
 _log = logging.getLogger("spanmill")
@@ -118,8 +121,10 @@ class SpanReader:
         own = read_settings(reader.folder)
         if decoding.null and reader.tokenizer().format.classifier is None:
             raise SettingError(
-                "null=on: the tokenizer puts no classifier token into a pair, the model has no null option"
+                "null=on: the tokenizer puts no classifier token into a pair, so that the model "
+                "has no null option"
             )
+        # What the caller leaves out comes from the checkpoint's own settings or from the device.
         threshold = decoding.null_score_diff_threshold
         on_cuda = resolve_device(runs.device).type == "cuda"
         return cls(
@@ -163,12 +168,14 @@ class SpanReader:
         questions, contexts = _texts("question", question), _texts("context", context)
         if isinstance(question, str | None) and isinstance(context, str | None):
             return next(self._answers(questions, contexts, decoding))
+        # One text is used for every element of a list.
         if isinstance(question, str | None):
             questions *= len(contexts)
         elif isinstance(context, str | None):
             contexts *= len(questions)
         if len(questions) != len(contexts):
             raise ValueError(f"there are {len(questions)} questions, but {len(contexts)} contexts")
+        # Rows in groups, so that a long list needs no more memory than a chunk.
         groups = [
             slice(begin, begin + _ROWS_AT_ONCE) for begin in range(0, len(questions), _ROWS_AT_ONCE)
         ]
@@ -184,20 +191,22 @@ class SpanReader:
         """Yield the answer of every row; texts as `_texts` returns them, lists of one length."""
         reader = shared(self.reader)
         pairs = cut_pairs(questions, contexts, reader.tokenizer(), self.limits)
-        prediction = predict(reader, pairs.windows, decoding, self.batch_tokens)
-        decision = decide(prediction, pairs.windows, pairs.row_pair, decoding)
+        decode = DecodeSpans(pairs.windows, decoding)
+        failures = predict(reader, pairs.windows, self.batch_tokens, [decode]).failures
+        decision = decide(decode.result(), failures, pairs.windows, pairs.row_pair, decoding)
         problems = decision.problems | pairs.problems
         reasons = [problems[row][0] if row in problems else None for row in range(len(questions))]
-        columns = answer_columns(
-            decision.spans,
-            pairs.windows,
-            pairs.contexts,
-            pairs.row_pair,
-            reasons,
-            pairs.questions_cut,
-            decision.no_answer,
+        # The same columns as annotate's, row by row.
+        answers = Answers(
+            spans=decision.spans,
+            windows=pairs.windows,
+            contexts=pairs.contexts,
+            questions_cut=pairs.questions_cut,
+            no_answer=decision.no_answer,
+            row_pair=pairs.row_pair,
+            reasons=reasons,
         )
-        for row, values in enumerate(columns.to_pylist()):
+        for row, values in enumerate(answer_columns(answers).to_pylist()):
             n_best_found = tuple(Candidate(**candidate) for candidate in values.pop("n_best") or ())
             yield Answer(
                 **values, n_best=n_best_found, message=problems[row][1] if row in problems else None
@@ -214,9 +223,9 @@ def _texts(name: str, given: Any) -> list[Any]:
             f"{name} is {type(given).__name__}, neither text nor a list of texts: {given!r:.80}"
         )
     values = [given] if isinstance(given, str | None) else list(given)
-    for place, value in enumerate(values):
+    for row, value in enumerate(values):
         if not isinstance(value, str | None):
-            raise TypeError(f"{name} {place} is {type(value).__name__}, not text: {value!r:.80}")
+            raise TypeError(f"{name} {row} is {type(value).__name__}, not text: {value!r:.80}")
     return [value if is_utf8(value) else NotUTF8() for value in values]
 
 
@@ -226,7 +235,7 @@ def _reader(location: Location, settings: ModelSettings) -> CheckpointReader:
     Raises CheckpointError, TokenizerError, or SettingError for a device or dtype that is missing.
     """
     folder = location.folder()
-    found = digest(folder)
+    folder_digest = digest(folder)
     try:
         dtype = resolve_dtype(settings.dtype, settings.device)
         resolve_device(settings.device)
@@ -234,24 +243,28 @@ def _reader(location: Location, settings: ModelSettings) -> CheckpointReader:
         raise SettingError(f"device={settings.device}: {error}") from error
     reader = shared(
         CheckpointReader(
-            location.pinned(folder, found), found, settings.device, dtype, settings.compile
+            location=location.pinned(folder, folder_digest),
+            digest=folder_digest,
+            device=settings.device,
+            dtype=dtype,
+            compile=settings.compile,
         )
     )
     try:
         reader.load()
-    except (
-        CheckpointError
-    ) as error:  # some networks can't in half precision, whatever the device can
+    except CheckpointError as error:
+        # Some networks can't compute in bfloat16 although the device can.
         if settings.dtype != "auto" or dtype == "float32":
             raise
         _log.info("dtype auto: %s; trying float32", error)
         reader = shared(replace(reader, dtype="float32"))
         reader.load()
+    # A network that takes another token for padding would attend to padding as to text.
     tokenizer = reader.tokenizer()
     if None not in (tokenizer.padding, reader.padding()) and tokenizer.padding != reader.padding():
         raise CheckpointError(
-            f"{folder}: its tokenizer pads with token {tokenizer.padding}, but the config of the network says pad_token_id "
-            f"{reader.padding()}: they do not match"
+            f"{folder}: its tokenizer pads with token {tokenizer.padding}, but the config of the "
+            f"network says pad_token_id {reader.padding()}: they do not match"
         )
     return reader
 
@@ -261,12 +274,16 @@ def _limits(reader: CheckpointReader, asked: WindowLimits, max_answer_length: in
 
     Raises SettingError if the limits asked for are impossible.
     """
+    # A window has at most as many tokens as tokenizer and network allow.
     tokenizer = reader.tokenizer()
     special = tokenizer.format.special_tokens
     capacity = min(tokenizer.max_length, reader.positions() or tokenizer.max_length)
     length = asked.max_length or min(WindowLimits().max_length, capacity)
     if length > capacity:
         raise SettingError(f"max_length={length}: the model takes at most {capacity} tokens")
+
+    # The overlap must be at least `least`, so that every answer is whole in some window, and below
+    # the room for context tokens, so that windows advance.
     least = max_answer_length - 1
     room = length - asked.max_question - special
     overlap = asked.overlap
@@ -274,19 +291,22 @@ def _limits(reader: CheckpointReader, asked: WindowLimits, max_answer_length: in
         wanted = asked.max_question + special + max_answer_length
         longer = f"a max_length of {wanted} or more, or " if wanted <= capacity else ""
         raise SettingError(
-            f"max_length={length}: max_question={asked.max_question} and {special} special tokens leave {max(room, 0)} "
-            f"tokens for the context, so that overlap must be below {max(room, 0)}, but at least max_answer_length - 1 = "
-            f"{least}: give {longer}a lower max_question or max_answer_length"
+            f"max_length={length}: max_question={asked.max_question} and {special} special tokens "
+            f"leave {max(room, 0)} tokens for the context, so that overlap must be below "
+            f"{max(room, 0)}, but at least max_answer_length - 1 = {least}: give {longer}a lower "
+            "max_question or max_answer_length"
         )
     if overlap is None:
         overlap = max(least, min(WindowLimits().overlap, length // 3, room - 1))
     if overlap < least:
         raise SettingError(
-            f"overlap={overlap}: must be at least max_answer_length - 1 = {least}, or some answers fit in no window"
+            f"overlap={overlap}: must be at least max_answer_length - 1 = {least}, or some answers "
+            "fit in no window"
         )
     if room <= overlap:
         raise SettingError(
-            f"overlap={overlap}: must be below {max(room, 0)}, the context tokens that fit beside a question in "
-            f"max_length={length} less max_question={asked.max_question} less {special} special tokens"
+            f"overlap={overlap}: must be below {max(room, 0)}, the context tokens that fit into a "
+            f"window with the longest question: max_length={length} less "
+            f"max_question={asked.max_question} less {special} special tokens"
         )
     return replace(asked, max_length=length, overlap=overlap)

@@ -10,6 +10,7 @@ of exp(span_score / T) + exp(null_score / T)).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +18,25 @@ from torch.nn.functional import pad
 
 _INDEX_BITS = 32
 """Low bits of an order key that hold the index; the score has the high ones."""
+
+_EXCLUDED = -1e30
+"""The logit of excluded positions where gradients are needed."""
+
+
+class ValidSpans(NamedTuple):
+    """The spans that each window of a batch may give as answers; B windows, L positions.
+
+    can_start, can_end     bool [B, L], the positions where a span may start and end
+    owned_low, owned_high  int64 [B], a window owns the spans with owned_low <= start + end <
+                           owned_high (see `model.reading.windows`)
+    max_answer_length      tokens of the longest span
+    """
+
+    can_start: torch.Tensor
+    can_end: torch.Tensor
+    owned_low: torch.Tensor
+    owned_high: torch.Tensor
+    max_answer_length: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,32 +109,26 @@ def order_keys(scores: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
 def decode_windows(
     start_logits: torch.Tensor,
     end_logits: torch.Tensor,
-    can_start: torch.Tensor,
-    can_end: torch.Tensor,
-    owned_low: torch.Tensor,
-    owned_high: torch.Tensor,
+    valid: ValidSpans,
     *,
-    max_answer_length: int,
     n_best: int,
     temperature: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Decode the exact n-best of the spans that each window owns, and the log of the mass of all.
+    """Decode the exact n-best of the valid spans of each window, and the log of the mass of all.
 
-    B windows, L positions. Logits are float32 [B, L], masks bool [B, L], bounds int64 [B] (see
-    `model.reading.windows`). Among equal scores the lowest start comes first, then the shortest.
+    B windows, L positions. Logits are float32 [B, L]. Among equal scores the lowest start comes
+    first, then the shortest.
 
     Returns start and end, int64 [B, n_best], `end` inclusive; their logits, float32 [B, n_best],
     -inf beyond the last span; and log_mass, float32 [B], log of the sum of exp(score / T).
     """
     batch, length = start_logits.shape
-    width = min(max_answer_length, length)
-    a = torch.where(can_start, start_logits, -torch.inf)
-    b = torch.where(can_end, end_logits, -torch.inf)
+    width = min(valid.max_answer_length, length)
+    a = torch.where(valid.can_start, start_logits, -torch.inf)
+    b = torch.where(valid.can_end, end_logits, -torch.inf)
 
-    # Owned spans that start at i have offsets (end - start) in [least, least + count).
     position = torch.arange(length, device=a.device)
-    least = (owned_low[:, None] - 2 * position).clamp(min=0, max=width)
-    count = (owned_high[:, None] - 2 * position).clamp(min=0, max=width).sub_(least).clamp_(min=0)
+    least, count = _owned_offsets(valid, length, width)
     padded = pad(b, (0, width), value=-torch.inf)
     best_end, end_mass = _over_ends(padded, position + least, count, width, temperature)
     log_mass = torch.logsumexp(a / temperature + end_mass, 1)
@@ -123,33 +137,88 @@ def decode_windows(
     # those.
     kept = min(n_best, length)
     best_starts = order_keys(a + best_end, position.expand(batch, length)).topk(kept, 1).indices
-    offset = torch.arange(width, device=a.device)
-    ends = (best_starts.unsqueeze(2) + offset).flatten(1)
-    low = least.gather(1, best_starts).unsqueeze(2)
-    inside = (offset >= low) & (offset < low + count.gather(1, best_starts).unsqueeze(2))
-    rows = a.gather(1, best_starts).unsqueeze(2) + padded.gather(1, ends).view(batch, kept, width)
-    rows = torch.where(inside, rows, -torch.inf).flatten(1)
-
-    # Rank the spans of these starts. `index` encodes (start, offset), so that it breaks ties as
-    # promised.
-    index = (best_starts.unsqueeze(2) * width + offset).flatten(1)
-    kept = min(n_best, rows.shape[1])
-    chosen = order_keys(rows, index).topk(kept, 1).indices
-    best = rows.gather(1, chosen)
-    index = index.gather(1, chosen)
-    start, end = index // width, (index // width + index % width).clamp(max=length - 1)
+    best, start, end = _best_spans(a, padded, best_starts, least, count, n_best)
     found = best > -torch.inf
     start_logit = torch.where(found, start_logits.gather(1, start), -torch.inf)
     end_logit = torch.where(found, end_logits.gather(1, end), -torch.inf)
 
     # A window may be too short for n_best spans: fill up the columns.
-    short = n_best - kept
+    short = n_best - start.shape[1]
     if short:
         start, end = pad(start, (0, short)), pad(end, (0, short))
         start_logit, end_logit = (
             pad(x, (0, short), value=-torch.inf) for x in (start_logit, end_logit)
         )
     return start, end, start_logit, end_logit, log_mass
+
+
+def span_log_mass(
+    start_logits: torch.Tensor, end_logits: torch.Tensor, valid: ValidSpans
+) -> torch.Tensor:
+    """Return the log of the sum of exp(score) over the valid spans of each window, [B].
+
+    The sum is that of `decode_windows` at T = 1, but logits may be float64. The result is -inf
+    where a window has no valid span. Its gradient is finite everywhere: the probability of each
+    start and of each end.
+    """
+    length = start_logits.shape[1]
+    width = min(valid.max_answer_length, length)
+    # The gradient of logaddexp(-inf, -inf) is nan, so a finite value stands in for -inf here.
+    a = torch.where(valid.can_start, start_logits, _EXCLUDED)
+    b = torch.where(valid.can_end, end_logits, _EXCLUDED)
+    least, count = _owned_offsets(valid, length, width)
+    first = torch.arange(length, device=a.device) + least
+    _, end_mass = _over_ends(pad(b, (0, width), value=_EXCLUDED), first, count, width, 1.0)
+    log_mass = torch.logsumexp(a + end_mass, 1)
+    return torch.where(log_mass > _EXCLUDED / 2, log_mass, -torch.inf)
+
+
+def _owned_offsets(valid: ValidSpans, length: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the range of `end - start` of the owned spans that begin at each position.
+
+    The offsets are [least, least + count), below `width`; both int64 [B, length].
+    """
+    low, high = valid.owned_low[:, None], valid.owned_high[:, None]
+    position = torch.arange(length, device=low.device)
+    least = (low - 2 * position).clamp(min=0, max=width)
+    count = (high - 2 * position).clamp(min=0, max=width).sub_(least).clamp_(min=0)
+    return least, count
+
+
+def _best_spans(
+    start_logits: torch.Tensor,
+    end_logits: torch.Tensor,
+    starts: torch.Tensor,
+    least: torch.Tensor,
+    count: torch.Tensor,
+    n_best: int,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Rank the spans that begin at the given starts; return score, start and end of the best.
+
+    start_logits  float32 [B, L], -inf where no span may start
+    end_logits    float32 [B, L + width], -inf where none may end, and the last `width` of them
+    starts        int64 [B, K], distinct positions
+    least, count  int64 [B, L]: spans from i have offsets (end - start) in [least, least + count)
+
+    All results are [B, min(n_best, K * width)], with a score of -inf beyond the last span.
+    """
+    length = start_logits.shape[1]
+    width = end_logits.shape[1] - length
+    offset = torch.arange(width, device=start_logits.device)
+    ends = (starts.unsqueeze(2) + offset).flatten(1)
+    low = least.gather(1, starts).unsqueeze(2)
+    inside = (offset >= low) & (offset < low + count.gather(1, starts).unsqueeze(2))
+    end_rows = end_logits.gather(1, ends).view(*starts.shape, width)
+    scores = start_logits.gather(1, starts).unsqueeze(2) + end_rows
+    scores = torch.where(inside, scores, -torch.inf).flatten(1)
+
+    # `index` encodes (start, offset), so that ties go to the lowest start, then to the shortest.
+    index = (starts.unsqueeze(2) * width + offset).flatten(1)
+    chosen = order_keys(scores, index).topk(min(n_best, scores.shape[1]), 1).indices
+    index = index.gather(1, chosen)
+    start = index // width
+    end = (start + index % width).clamp(max=length - 1)
+    return scores.gather(1, chosen), start, end
 
 
 def _over_ends(
@@ -161,18 +230,18 @@ def _over_ends(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return, for every start, the maximum and the log mass of `count` end logits from `first` on.
 
-    end_logits    float32 [B, L + width], the last `width` of them -inf
+    end_logits    float [B, L + width], the last `width` of them -inf (or `_EXCLUDED`)
     first, count  int64 [B, L]; counts are at most `width`
 
-    Both results are float32 [B, L], -inf where the count is 0; the mass is the sum of exp(logit /
-    T).
+    Both results are [B, L], -inf (or `_EXCLUDED`) where the count is 0; the mass is the sum of
+    exp(logit / T).
 
     A count is a sum of powers of two, so each range is a sequence of stretches of 1, 2, 4, ...
     neighbours. That takes O(L log width) operations instead of O(L width) for all spans.
     """
-    best = torch.full_like(first, -torch.inf, dtype=torch.float32)
+    best = torch.full_like(first, -torch.inf, dtype=end_logits.dtype)
     mass = best
-    highest = end_logits.amax(1, keepdim=True).clamp(min=torch.finfo(torch.float32).min)
+    highest = end_logits.detach().amax(1, keepdim=True).clamp(min=torch.finfo(torch.float32).min)
     # Subtracting the maximum keeps the largest terms near 0, where float32 is most precise.
     stretch_best, stretch_mass = end_logits, (end_logits - highest) / temperature
     size = 1
@@ -208,53 +277,69 @@ def merge_windows(
     windows, and its mass is the sum of theirs.
     """
     held, first = np.unique(pair, return_index=True)
-    log_normaliser = np.full(pairs, -np.inf)
+    log_mass = np.full(pairs, -np.inf)
     null_score = np.full(pairs, np.nan, np.float32)
     finite = np.zeros(pairs, bool)
-    start, end = np.zeros((pairs, n_best), np.int64), np.zeros((pairs, n_best), np.int64)
-    start_logit = np.full((pairs, n_best), -np.inf, np.float32)
-    end_logit = np.full((pairs, n_best), -np.inf, np.float32)
-    window_index = np.zeros((pairs, n_best), np.int32)
-    found = np.zeros(pairs, np.int64)
     if len(held):
         with np.errstate(invalid="ignore"):  # `finite` reports logits that are not
-            log_normaliser[held] = np.logaddexp.reduceat(spans.log_mass.astype(np.float64), first)
+            log_mass[held] = np.logaddexp.reduceat(spans.log_mass.astype(np.float64), first)
         null_score[held] = np.minimum.reduceat(spans.null_score, first)
         finite[held] = np.logical_and.reduceat(spans.finite, first)
+    best = _merge_candidates(spans, pair, index, pairs, n_best)
 
-        # Sort all candidates by pair, score, start and end; keep the first `n_best` of each pair.
-        window, rank = np.nonzero(np.isfinite(spans.start_logit + spans.end_logit))
-        s, e = spans.start[window, rank], spans.end[window, rank]
-        score = spans.start_logit[window, rank] + spans.end_logit[window, rank]
-        order = np.lexsort((e, s, -score, pair[window]))
-        owner = pair[window[order]]
-        new_rank = np.arange(len(order)) - np.searchsorted(owner, owner)
-        chosen = new_rank < n_best
-        order, to = order[chosen], (owner[chosen], new_rank[chosen])
-        start[to], end[to] = s[order], e[order]
-        start_logit[to] = spans.start_logit[window, rank][order]
-        end_logit[to] = spans.end_logit[window, rank][order]
-        window_index[to] = index[window[order]]
-        np.add.at(found, to[0], 1)
     # The null option, where it is on, is one more term of the posterior's denominator.
     null_term = np.where(np.isnan(null_score), -np.inf, null_score.astype(np.float64) / temperature)
     with np.errstate(invalid="ignore"):
-        log_normaliser = np.logaddexp(log_normaliser, null_term)
-        scaled = (start_logit + end_logit).astype(np.float64) / temperature
+        log_normaliser = np.logaddexp(log_mass, null_term)
+        scaled = (best["start_logit"] + best["end_logit"]).astype(np.float64) / temperature
         probability = np.where(np.isfinite(scaled), np.exp(scaled - log_normaliser[:, None]), 0.0)
         null_probability = np.where(
             np.isnan(null_score), np.nan, np.exp(null_term - log_normaliser)
         )
     return PassageSpans(
-        start=start,
-        end=end,
-        start_logit=start_logit,
-        end_logit=end_logit,
+        **best,
         probability=probability,
-        window_index=window_index,
-        found=found,
         log_normaliser=log_normaliser,
         null_score=null_score,
         null_probability=null_probability,
         finite=finite,
     )
+
+
+def _merge_candidates(
+    spans: WindowSpans, pair: np.ndarray, index: np.ndarray, pairs: int, n_best: int
+) -> dict[str, np.ndarray]:
+    """Return the n best candidates of each pair's windows, by name of their `PassageSpans` fields.
+
+    Arguments as in `merge_windows`.
+    """
+    start, end = np.zeros((pairs, n_best), np.int64), np.zeros((pairs, n_best), np.int64)
+    start_logit = np.full((pairs, n_best), -np.inf, np.float32)
+    end_logit = np.full((pairs, n_best), -np.inf, np.float32)
+    window_index = np.zeros((pairs, n_best), np.int32)
+    found = np.zeros(pairs, np.int64)
+
+    # Sort all candidates by pair, score, start and end; keep the first `n_best` of each pair.
+    window, rank = np.nonzero(np.isfinite(spans.start_logit + spans.end_logit))
+    s, e = spans.start[window, rank], spans.end[window, rank]
+    score = spans.start_logit[window, rank] + spans.end_logit[window, rank]
+    order = np.lexsort((e, s, -score, pair[window]))
+    owner = pair[window[order]]
+    new_rank = np.arange(len(order)) - np.searchsorted(owner, owner)
+    chosen = new_rank < n_best
+    order, to = order[chosen], (owner[chosen], new_rank[chosen])
+
+    # Move them from [windows, k] to [pairs, k].
+    start[to], end[to] = s[order], e[order]
+    start_logit[to] = spans.start_logit[window, rank][order]
+    end_logit[to] = spans.end_logit[window, rank][order]
+    window_index[to] = index[window[order]]
+    np.add.at(found, to[0], 1)
+    return {
+        "start": start,
+        "end": end,
+        "start_logit": start_logit,
+        "end_logit": end_logit,
+        "window_index": window_index,
+        "found": found,
+    }

@@ -1,7 +1,8 @@
-"""A checkpoint's own tokenizer: that of its tokenizer.json, whatever transformers makes of the class that it names.
+"""Load the tokenizer that a checkpoint's network was trained with: the one in its tokenizer.json.
 
-transformers 5 takes little more than the vocabulary from tokenizer.json and builds the normalizer, the pre-tokenizer and
-the model from the class in tokenizer_config.json. The network was trained with those of the file.
+transformers 5 takes little more than the vocabulary from tokenizer.json. It builds the normalizer,
+the pre-tokenizer and the model from the class in tokenizer_config.json, which may differ from those
+in the file.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ _WORDS = (
         "👋🏽 🏳️\u200d🌈",
     ),
 )
-"""Words of many scripts, in both cases, composed and decomposed, with marks, ligatures, digits, joiners and symbols."""
+"""Words of many scripts: both cases, composed and decomposed, marks, ligatures, digits, symbols."""
 
 _FRAMES = (
     "{}",
@@ -94,22 +95,23 @@ _FRAMES = (
     "  {}\t{}\n\n{}\u00a0{}\u3000{}\u2028{} ",
     "{} <b>[{}]</b>",
 )
-"""Places of a word: first, after a short word, before one, inside one, between marks, between white space of many kinds."""
+"""Surroundings of a word: none, a short word before, after, letters, marks, whitespace, markup."""
 
 PROBE = [frame.replace("{}", word) for word in _WORDS for frame in _FRAMES] + [" ".join(_WORDS)]
-"""Texts that show whether two tokenizers are the same, and whether one gives the places of all that it reads."""
+"""Texts that show whether two tokenizers agree, and whether offsets cover all that is read."""
 
 
 class TokenizerError(ValueError):
-    """The checkpoint's tokenizer can't be used: no fast tokenizer, or a pair format that hides one of the texts."""
+    """The checkpoint's tokenizer can't be used; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenizerFiles:
-    """What a checkpoint's files say of its tokenizer.
+    """What a checkpoint's files say about its tokenizer.
 
-    backend     the tokenizer, without truncation and padding; the tokens of its roles, and no others, are special
-    roles       ids of the tokens that have a role in a model's input, by its name: "cls", "pad", ...
+    backend     the tokenizer, without truncation and padding; exactly the tokens with a role are
+                special
+    roles       name of a role in a model's input ("cls", "pad", ...) -> id of its token
     pads_right  whether it pads on the right
     max_length  its `model_max_length`, which may be 1e30
     """
@@ -121,10 +123,11 @@ class TokenizerFiles:
 
 
 def read_tokenizer(folder: Path) -> TokenizerFiles:
-    """The tokenizer of a folder. Raises TokenizerError if there is no fast one.
+    """Read the tokenizer of a checkpoint folder. Raises TokenizerError without a fast one.
 
-    Its tokens are those of tokenizer.json, where there is one. The class that the checkpoint names gives what no file does: the
-    side of the padding, roles, how a pair is joined. A line of the log says where the two have other tokens.
+    Tokens come from tokenizer.json if there is one. What that file does not have comes from the
+    class that the checkpoint names: the padding side, roles, and how a pair is joined. Logs a
+    warning if the two tokenize differently.
     """
     built, failure = _build(folder)
     own = _own(folder, built) if (folder / "tokenizer.json").is_file() else None
@@ -133,23 +136,17 @@ def read_tokenizer(folder: Path) -> TokenizerFiles:
             f"no tokenizer can be loaded from {folder}: {_reason(folder, failure)}"
         ) from failure
     sources = [source for source in (own, built) if source is not None]
+    # A checkpoint may have been saved with truncation or padding switched on.
     for source in sources:
         source.backend_tokenizer.no_truncation()
         source.backend_tokenizer.no_padding()
     backend = sources[0].backend_tokenizer
-    if built is not None and not backend.num_special_tokens_to_add(
-        True
-    ):  # the file joins no pairs, the class may
+    # A tokenizer.json may lack the post-processor, which joins pairs; the class may have one.
+    if built is not None and not backend.num_special_tokens_to_add(True):
         backend.post_processor = built.backend_tokenizer.post_processor
-    if own is not built and own is not None:
-        _report(folder, backend, built, failure)
-    roles: dict[str, int] = {}
-    for role in _ROLES:
-        for source in sources:
-            token = getattr(source, f"{role}_token")
-            token_id = None if token is None else backend.token_to_id(str(token))
-            if token_id is not None:
-                roles.setdefault(role, token_id)
+    if own is not None and own is not built:
+        _report_differences(folder, backend, built, failure)
+    roles = _roles(backend, sources)
     return TokenizerFiles(
         backend=_only_roles_are_special(backend, set(roles.values())),
         roles=roles,
@@ -158,14 +155,26 @@ def read_tokenizer(folder: Path) -> TokenizerFiles:
     )
 
 
-def _build(folder: Path) -> tuple[PreTrainedTokenizerFast | None, Exception | None]:
-    """What transformers makes of the class that the checkpoint names, or why it can't.
+def _roles(backend: tokenizers.Tokenizer, sources: list[PreTrainedTokenizerFast]) -> dict[str, int]:
+    """Return role -> token id, from the first source whose token the backend has."""
+    roles: dict[str, int] = {}
+    for role in _ROLES:
+        for source in sources:
+            token = getattr(source, f"{role}_token")
+            token_id = None if token is None else backend.token_to_id(str(token))
+            if token_id is not None:
+                roles.setdefault(role, token_id)
+    return roles
 
-    Raises TokenizerError for what no tokenizer.json mends: a tokenizer without offsets, or one that needs a package.
+
+def _build(folder: Path) -> tuple[PreTrainedTokenizerFast | None, Exception | None]:
+    """Build the tokenizer of the class that the checkpoint names; return it, or why that failed.
+
+    Raises TokenizerError for a failure that no tokenizer.json makes up for: a tokenizer without
+    offsets, without files, or one that needs another package.
     """
-    from transformers import (
-        AutoTokenizer,
-    )  # half a second to import: only where a tokenizer is loaded
+    # This import takes half a second: pay for it only if a tokenizer is loaded.
+    from transformers import AutoTokenizer
 
     try:
         built = AutoTokenizer.from_pretrained(
@@ -181,16 +190,19 @@ def _build(folder: Path) -> tuple[PreTrainedTokenizerFast | None, Exception | No
         raise TokenizerError(
             f"{type(built).__name__} is not a fast tokenizer: it has no character offsets"
         )
+    # Without any vocabulary file, transformers builds an empty tokenizer and reports no error.
     names = sorted(built.vocab_files_names.values())
-    if not any(
-        (folder / name).is_file() for name in names
-    ):  # transformers makes an empty one from nothing
-        raise TokenizerError(f"{folder} has no tokenizer, neither of {', '.join(names)}")
+    if not any((folder / name).is_file() for name in names):
+        raise TokenizerError(f"{folder} has no tokenizer: it has none of {', '.join(names)}")
     return built, None
 
 
 def _reason(folder: Path, failure: Exception | None) -> str:
-    """Why a folder without tokenizer.json has no tokenizer: transformers names another package than the one that it lacks."""
+    """Return why a folder without tokenizer.json has no tokenizer.
+
+    For a SentencePiece model, transformers names a package that is not the one that is missing.
+    """
+    # A SentencePiece model can be converted, but only with the package.
     pieces = sorted(path.name for path in folder.glob("*.model"))
     if not pieces:
         return str(failure)
@@ -199,22 +211,25 @@ def _reason(folder: Path, failure: Exception | None) -> str:
         return f"{has}, which needs pip install 'spanmill[sentencepiece]'"
     used = f"sentencepiece {version('sentencepiece')} and transformers {version('transformers')}"
     return (
-        f"{has}, which {used} can't read ({failure}): pip install 'spanmill[sentencepiece]' for a version that may, or have "
-        "transformers 4 save a tokenizer.json"
+        f"{has}, which {used} can't read ({failure}): pip install 'spanmill[sentencepiece]' for a "
+        "version that may, or have transformers 4 save a tokenizer.json"
     )
 
 
 def _own(folder: Path, built: PreTrainedTokenizerFast | None) -> PreTrainedTokenizerFast | None:
-    """The tokenizer of tokenizer.json, with the tokens and roles that the other files declare. Raises TokenizerError.
+    """Load tokenizer.json with the tokens and roles that the other files declare.
 
-    None if the file holds only a part of the tokenizer: a pre-tokenizer that is code (RoFormer's splits Chinese words) can't
-    be written to it.
+    Returns None if the file has only a part of the tokenizer: a pre-tokenizer that is code
+    (RoFormer's splits Chinese words) can't be written to it. Raises TokenizerError for a damaged
+    file.
     """
     from transformers import PreTrainedTokenizerFast
 
     if built is not None:
-        if type(built) is PreTrainedTokenizerFast:  # reads the file itself
+        # This class takes everything from the file already.
+        if type(built) is PreTrainedTokenizerFast:
             return built
+        # A pre-tokenizer that is code can't be pickled either.
         try:
             if built.backend_tokenizer.pre_tokenizer is not None:
                 built.backend_tokenizer.pre_tokenizer.__getstate__()
@@ -226,16 +241,16 @@ def _own(folder: Path, built: PreTrainedTokenizerFast | None) -> PreTrainedToken
         raise TokenizerError(f"no tokenizer can be loaded from {folder}: {error}") from error
 
 
-def _report(
+def _report_differences(
     folder: Path,
     own: tokenizers.Tokenizer,
     built: PreTrainedTokenizerFast | None,
     failure: Exception | None,
 ) -> None:
-    """Logs that the tokens of tokenizer.json were chosen, if the class that the checkpoint names makes others."""
+    """Log that tokenizer.json is used, if the checkpoint's tokenizer class tokenizes otherwise."""
     if built is None:
         _log.warning(
-            "%s: read with its tokenizer.json; its tokenizer class can't be built (%s)",
+            "%s: using its tokenizer.json; its tokenizer class can't be built (%s)",
             folder,
             failure,
         )
@@ -246,17 +261,25 @@ def _report(
     ]
     if differing:
         _log.warning(
-            "%s: read with its tokenizer.json, not as %s of transformers: they differ on %d of %d texts, such as %r",
-            *(folder, type(built).__name__, len(differing), len(PROBE), differing[0]),
+            "%s: using its tokenizer.json, not %s of transformers: they differ on %d of %d texts, "
+            "such as %r",
+            folder,
+            type(built).__name__,
+            len(differing),
+            len(PROBE),
+            differing[0],
         )
 
 
 def _only_roles_are_special(backend: tokenizers.Tokenizer, roles: set[int]) -> tokenizers.Tokenizer:
-    """The tokenizer that reads "[SEP]" in a text as text, for it is no separator there.
+    """Return the tokenizer changed so that exactly the tokens with a role are special.
 
-    Additional special tokens ("[PAR]", "<extra_id_0>") remain tokens: texts that the network was trained with have them.
+    Special tokens are not recognised in texts: "[SEP]" in a text is not a separator. Additional
+    ones without a role ("[PAR]", "<extra_id_0>") remain tokens, because texts that the network was
+    trained on contain them.
     """
     added = backend.get_added_tokens_decoder()
+    # An added token can't be changed in place: change it in the serialised tokenizer.
     if any(token.special != (token_id in roles) for token_id, token in added.items()):
         settings = json.loads(backend.to_str())
         for token in settings["added_tokens"]:

@@ -13,9 +13,39 @@ from dataclasses import dataclass
 import numpy as np
 
 from model.reading.tokenizer import PairFormat, Passages, Ragged, consecutive
+from model.settings import BOTH, setting, whole
 
 _UNBOUNDED = 2**31 - 1
 """Bound of `owned_low` (negated) and `owned_high` at the ends of a passage."""
+
+
+@dataclass(frozen=True, slots=True)
+class WindowLimits:
+    """How passages are cut into context windows; lengths in tokens."""
+
+    max_length: int = setting(
+        384,
+        whole(8, 10**6),
+        "tokens per window, question included",
+        unset="384, or the model's limit",
+        identity=BOTH,
+    )
+    overlap: int = setting(
+        128,
+        whole(0, 10**6),
+        "context tokens shared by neighbouring windows; at least max_answer_length - 1",
+        unset="128, less in short windows",
+        identity=BOTH,
+    )
+    max_question: int = setting(
+        64,
+        whole(1, 10**6),
+        "tokens per question; longer questions are cut",
+        identity=BOTH,
+    )
+    max_windows: int = setting(
+        2000, whole(1, 10**7), "windows per row; longer rows are rejected", identity=BOTH
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,29 +108,30 @@ def cut_windows(
     questions: Ragged,
     pair_passage: np.ndarray,
     pair_question: np.ndarray,
-    *,
-    max_length: int,
-    overlap: int,
-    max_windows: int,
+    limits: WindowLimits,
 ) -> Windows:
-    """Cut the passage of every pair into windows of at most `max_length` tokens, question included.
+    """Cut the passage of every pair into windows, and questions to `limits.max_question` tokens.
 
+    questions                    whole questions
     pair_passage, pair_question  int [pairs], indices into `passages` and `questions`
-    overlap                      context tokens that neighbouring windows share
 
-    A pair that needs more than `max_windows` windows gets none, and the caller rejects its rows.
-    Raises ValueError if a question leaves room for no more context tokens than `overlap`.
+    A pair that needs more than `limits.max_windows` windows gets none, and the caller rejects its
+    rows. Raises ValueError if a question leaves room for no more context tokens than the overlap.
     """
+    overlap = limits.overlap
+    questions = questions.cut(limits.max_question)
     tokens = passages.lengths[pair_passage]
-    room = max_length - pair_format.special_tokens - questions.lengths[pair_question]
+    room = limits.max_length - pair_format.special_tokens - questions.lengths[pair_question]
     if len(room) and room.min() <= overlap:
         raise ValueError(
-            f"a question leaves room for {room.min()} context tokens in a window of {max_length}, "
-            f"but neighbouring windows share {overlap}: the room must exceed the overlap"
+            f"a question leaves room for {room.min()} context tokens in a window of "
+            f"{limits.max_length}, but neighbouring windows share {overlap}: the room must exceed "
+            "the overlap"
         )
     counts = count_windows(tokens, room, overlap)
-    counts = np.where(counts > max_windows, 0, counts)
+    counts = np.where(counts > limits.max_windows, 0, counts)
 
+    # Windows start at multiples of the room beyond the overlap; the last one ends with the passage.
     pair = np.repeat(np.arange(len(counts)), counts)
     index = consecutive(0, counts)
     start = index * (room - overlap)[pair]

@@ -1,1 +1,1 @@
-"""The data that `model.train` trains on, and the loss that it minimises."""
+"""Training: the data, the loss, and the loop that `python -m model.train` runs."""

@@ -23,7 +23,7 @@ from model.audit.metrics import normalise
 from model.command import option
 from model.reading.spans import PassageSpans
 from model.reading.tokenizer import Tokenizer
-from model.reading.windows import Windows, cut_windows
+from model.reading.windows import WindowLimits, Windows, cut_windows
 from model.settings import SettingError
 from model.training.unanswerables import unanswerables
 
@@ -44,12 +44,16 @@ class Examples:
     group       int64 [W], ascending: number of the original row. The windows of a row and of the
                 unanswerable rows made from it form a group; they stay in one batch and may share
                 one normaliser.
+    questions   the texts of `windows.questions`, whole
+    contexts    the texts of `windows.passages`
     """
 
     windows: Windows
     start: np.ndarray
     end: np.ndarray
     group: np.ndarray
+    questions: list[str]
+    contexts: list[str]
 
 
 def read_rows(
@@ -66,6 +70,7 @@ def read_rows(
           once.
     seed  of the random choice
     """
+    # Read only the columns that are used.
     columns = ["question", "context", "answers", *(["source"] if mix else [])]
     tables = []
     for path in filter(None, files.split(",")):
@@ -73,8 +78,8 @@ def read_rows(
             tables.append(_read_columns(path, columns))
     rows = pa.concat_tables(tables, promote_options="permissive").to_pylist()
     rows = [{**row, "answers": answers_of(row["answers"])} for row in rows]
-    chosen = random.Random(seed)
-    taken = []
+
+    # Leave out unusable rows, but say so.
     usable = [row for row in rows if _is_usable(row)]
     if len(usable) < len(rows):
         left_out = len(rows) - len(usable)
@@ -86,6 +91,9 @@ def read_rows(
         )
     if not usable:
         raise SettingError(f"{given_as}={files}: no row has a question, a context and whole golds")
+
+    # Take each row as often as `mix` says: the fraction of a weight is a chance.
+    chosen, taken = random.Random(seed), []
     for row in usable:
         weight = next(
             (share for pattern, share in (mix or {}).items() if fnmatch(row["source"], pattern)),
@@ -100,7 +108,10 @@ def _read_columns(path: str, columns: list[str]) -> pa.Table:
 
     Raises ValueError for one that lacks them, and what pyarrow raises.
     """
-    dataset = pq.ParquetDataset(path)
+    try:
+        dataset = pq.ParquetDataset(path)
+    except FileNotFoundError as error:  # its message is the path alone
+        raise ValueError("there is no such file") from error
     missing = [name for name in columns if name not in dataset.schema.names]
     if missing:
         raise ValueError(
@@ -140,7 +151,8 @@ def refuse_known(rows: list[dict], files: str) -> int:
     for row in rows:
         if passage_digest(row["context"]) in kept_out:
             raise SettingError(
-                f"keep_out={files}: this passage is among the training rows: {row['context'][:80]!r}"
+                f"keep_out={files}: this passage is among the training rows: "
+                f"{row['context'][:80]!r}"
             )
     return len(kept_out)
 
@@ -182,11 +194,13 @@ def with_joined_passages(rows: list[dict], share: float, passages: int, seed: in
     joined = []
     for row in rows:
         if row["answers"]["text"] and chosen.random() < share:
+            # The joined passages are neighbours number `low` to `low + passages` of the data.
             own = index[row["context"]]
             low = max(0, own - chosen.randrange(passages))
             golds = [gold.lower() for gold in row["answers"]["text"]]
             before = _without_golds(contexts[low:own], golds)
             after = _without_golds(contexts[own + 1 : low + passages], golds)
+            # The golds move by the passages before, and the line breaks between.
             shift = sum(len(passage) + 1 for passage in before)
             starts = [start + shift for start in row["answers"]["answer_start"]]
             answers = {**row["answers"], "answer_start": starts}
@@ -225,12 +239,13 @@ def make_examples(
 ) -> Examples:
     """Cut the rows into windows and locate the majority gold of each row in them.
 
-    max_length, overlap, max_question  in tokens, as in `model.reading.pairs.WindowLimits`
+    max_length, overlap, max_question  in tokens, as in `model.reading.windows.WindowLimits`
     """
     contexts = list(dict.fromkeys(row["context"] for row in rows))
     index = {context: k for k, context in enumerate(contexts)}
     passages = tokenizer.passages(contexts)
-    questions = tokenizer.questions([row["question"] for row in rows]).cut(max_question)
+    asked = [row["question"] for row in rows]
+    questions = tokenizer.questions(asked)
     passage = np.array([index[row["context"]] for row in rows])
     windows = cut_windows(
         tokenizer.format,
@@ -238,9 +253,7 @@ def make_examples(
         questions,
         passage,
         np.arange(len(rows)),
-        max_length=max_length,
-        overlap=overlap,
-        max_windows=10_000,
+        WindowLimits(max_length, overlap, max_question, max_windows=10_000),
     )
 
     # Golds in passage tokens, per row: NULL for a row without.
@@ -260,7 +273,19 @@ def make_examples(
         np.where(target == 0, start, target),
         np.where(target == 0, end, target),
         group[windows.pair],
+        asked,
+        contexts,
     )
+
+
+def usable_windows(examples: Examples, null: bool, shared_normalisation: bool) -> np.ndarray:
+    """Return the windows to train on, int64: those with a target; all with shared normalisation.
+
+    There a window without a target still enters the normaliser of its group.
+    """
+    if shared_normalisation:
+        return np.arange(len(examples.windows))
+    return np.flatnonzero(examples.start >= (NULL if null else 0))
 
 
 def best_texts(spans: PassageSpans, windows: Windows, contexts: list[str]) -> list[str]:
@@ -268,6 +293,7 @@ def best_texts(spans: PassageSpans, windows: Windows, contexts: list[str]) -> li
 
     Row k must be pair k; contexts [rows].
     """
+    # Tokens of all passages are concatenated: `base` is where the row's own begin.
     passages = windows.passages
     base = passages.bounds[windows.pair_passage]
     begin, stop = (
@@ -291,6 +317,7 @@ def plan_epoch(
     Returns int64 index arrays that partition `usable`. A group above the budget gets a batch of its
     own.
     """
+    # `group` ascends, so each group is a slice.
     lengths = examples.windows.lengths
     _, first = np.unique(examples.group[usable], return_index=True)
     groups = np.split(usable, first[1:])

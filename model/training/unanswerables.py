@@ -24,24 +24,30 @@ from dataclasses import dataclass
 NEARBY = 3
 """Number of passages before and after a row's own that count as nearby."""
 
-OPPOSITES = """first last|most least|before after|highest lowest|largest smallest|more fewer|north south|east west|early late
-increase decrease|increased decreased|above below|older younger|won lost|win lose|began ended|begin end|start stop|major minor
-northern southern|eastern western|inside outside|always never|same different|large small|high low|good bad|open close
-oldest newest|longest shortest|best worst|added removed|allowed forbidden|accepted rejected|with without|public private
-earliest latest|youngest eldest|greatest least|maximum minimum|upper lower|higher lower|larger smaller|longer shorter
-stronger weaker|strong weak|fast slow|faster slower|new old|former latter|formal informal|legal illegal|common rare
-possible impossible|internal external|positive negative|successful unsuccessful|wealthy poor|rich poor|popular unpopular
-ancient modern|rural urban|local foreign|domestic foreign|male female|men women|man woman|father mother|son daughter
-brother sister|king queen|husband wife|born killed|buy sell|bought sold|gained lost|gain lose|rise fall|rose fell
-built destroyed|build destroy|create destroy|created destroyed|enter leave|entered left|arrive depart|arrived departed
-support oppose|supported opposed|agreed refused|agree disagree|include exclude|included excluded|encourage discourage
-improve worsen|improved worsened|strengthen weaken|expanded reduced|expand reduce|appointed dismissed|praised criticized
-praise criticize|attack defend|attacked defended|joined left|founded dissolved|approved vetoed|banned permitted
-winter summer|morning evening|day night|wet dry|hot cold|light dark|hard soft|left right|top bottom|front back
-during after|since until|majority minority|advantage disadvantage|advantages disadvantages|strengths weaknesses
-causes effects|cause prevent|caused prevented|friend enemy|allies enemies|ally enemy|victory defeat|success failure
-beginning end|birth death|entrance exit|income expense|teacher student|seller buyer|export import|exports imports
-all none|more less|directly indirectly|often rarely|usually rarely|easily hardly"""
+OPPOSITES = """first last|most least|before after|highest lowest|largest smallest|more fewer
+north south|east west|early late|increase decrease|increased decreased|above below|older younger
+won lost|win lose|began ended|begin end|start stop|major minor|northern southern|eastern western
+inside outside|always never|same different|large small|high low|good bad|open close|oldest newest
+longest shortest|best worst|added removed|allowed forbidden|accepted rejected|with without
+public private|earliest latest|youngest eldest|greatest least|maximum minimum|upper lower
+higher lower|larger smaller|longer shorter|stronger weaker|strong weak|fast slow|faster slower
+new old|former latter|formal informal|legal illegal|common rare|possible impossible
+internal external|positive negative|successful unsuccessful|wealthy poor|rich poor|popular unpopular
+ancient modern|rural urban|local foreign|domestic foreign|male female|men women|man woman
+father mother|son daughter|brother sister|king queen|husband wife|born killed|buy sell|bought sold
+gained lost|gain lose|rise fall|rose fell|built destroyed|build destroy|create destroy
+created destroyed|enter leave|entered left|arrive depart|arrived departed|support oppose
+supported opposed|agreed refused|agree disagree|include exclude|included excluded
+encourage discourage|improve worsen|improved worsened|strengthen weaken|expanded reduced
+expand reduce|appointed dismissed|praised criticized|praise criticize|attack defend
+attacked defended|joined left|founded dissolved|approved vetoed|banned permitted|winter summer
+morning evening|day night|wet dry|hot cold|light dark|hard soft|left right|top bottom|front back
+during after|since until|majority minority|advantage disadvantage|advantages disadvantages
+strengths weaknesses|causes effects|cause prevent|caused prevented|friend enemy|allies enemies
+ally enemy|victory defeat|success failure|beginning end|birth death|entrance exit|income expense
+teacher student|seller buyer|export import|exports imports|all none|more less|directly indirectly
+often rarely|usually rarely|easily hardly"""
+# Each word of a pair maps to the other one.
 ANTONYMS: dict[str, str] = {}
 for _pair in re.split(r"[|\n]", OPPOSITES):
     _one, _other = _pair.split()
@@ -107,6 +113,7 @@ def unanswerables(rows: list[dict], share: float, seed: int) -> list[dict]:
     Rows are dicts of `question`, `context` and `answers`; the results also have `made_from`, the
     index of the answerable row that they were made from.
     """
+    # Questions of each distinct passage, in the order of the data.
     chosen = random.Random(seed)
     asked: dict[str, list[str]] = {}
     for row in rows:
@@ -114,6 +121,7 @@ def unanswerables(rows: list[dict], share: float, seed: int) -> list[dict]:
     contexts = list(asked)
     index = {context: k for k, context in enumerate(contexts)}
     sources = [k for k, row in enumerate(rows) if row["answers"]["text"]]
+    # Draw with replacement: a row may be used more than once.
     wanted = int(share * len(rows))
     taken = chosen.choices(sources, k=wanted) if sources else []
     made = []
@@ -133,11 +141,11 @@ def unanswerables(rows: list[dict], share: float, seed: int) -> list[dict]:
         )
         # Kinds take turns; one that can't be made leaves its turn to the next.
         kinds = [changed_question, passage_cut, other_passage]
-        found = next(
-            filter(None, (kinds[(turn + step) % 3](source, chosen) for step in range(3))), None
-        )
-        if found:
-            made.append({**found, "made_from": number})
+        for step in range(3):
+            unanswerable = kinds[(turn + step) % 3](source, chosen)
+            if unanswerable:
+                made.append({**unanswerable, "made_from": number})
+                break
     return made
 
 
@@ -153,6 +161,7 @@ def other_passage(source: Source, chosen: random.Random) -> dict | None:
     ]
     if not without:
         return None
+    # The random fraction breaks ties between passages that share as many words.
     shared = [
         len(words & set(WORD.findall(passage.lower()))) + chosen.random() for passage in without
     ]
@@ -229,6 +238,7 @@ def _other_number(source: Source, chosen: random.Random) -> str | None:
     if not numbers:
         return None
     number = chosen.choice(numbers)
+    # A number near the right one is plausible. The passage must not have it.
     invented = str(int(number) + chosen.choice([-20, -10, -3, -2, 2, 3, 5, 10, 30]))
     others = source.others(NUMBER, chosen) or ([] if invented in source.context else [invented])
     return source.question.replace(number, chosen.choice(others), 1) if others else None

@@ -1,1 +1,1 @@
-"""Other formats than Parquet, and rows of finished runs."""
+"""Formats other than Parquet, and rows of finished runs."""

@@ -1,4 +1,7 @@
-"""Which rows of a run are shown: by id, by loss, or spread over all of them; only their columns and row groups are read."""
+"""Choose the rows of a run to show: by id, by loss, or spread over all of them.
+
+Only the columns that are shown, and only the row groups that hold chosen rows, are read.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +23,12 @@ _MOST_OF_ONE_ID = 100
 
 
 class Chooser:
-    """Rows of a run with the columns that are shown, of those that meet a condition (None: of all).
+    """Reads chosen rows of a run.
 
-    Raises Refused for a condition that means nothing.
+    columns  names of the columns that the rows have; the run may lack some
+    where    condition that rows must meet, see `pipeline.formats.where`; None for all rows
+
+    Raises Refused for an invalid condition.
     """
 
     def __init__(self, run: FinishedRun, columns: Sequence[str], where: str | None = None):
@@ -34,32 +40,36 @@ class Chooser:
             raise Refused(f"--where={error}") from error
 
     def by_id(self, wanted: str) -> list[dict[str, Any]]:
-        """Rows with this id. Raises Refused if the run kept no ids."""
+        """Return the rows with this id, at most 100. Raises Refused if the run kept no ids."""
         column = self.run.input("id")
         if column is None:
             raise Refused(
-                f"--id={wanted}: the run kept no column {self.run.configuration['id_column']!r}"
+                f"--id={wanted}: the run did not keep the column "
+                f"{self.run.configuration['id_column']!r}"
             )
+        # Ids are compared in their own type, so that statistics of row groups can exclude parts.
         kind = self.dataset.schema.field(column).type
         try:
-            value = pa.scalar(wanted).cast(
-                kind.value_type if pa.types.is_dictionary(kind) else kind
-            )
+            value_type = kind.value_type if pa.types.is_dictionary(kind) else kind
+            value = pa.scalar(wanted).cast(value_type)
         except pa.ArrowException as error:
             raise Refused(f"--id={wanted}: ids are {kind}") from error
         return list(as_rows(self._scanner(pc.field(column) == value).head(_MOST_OF_ONE_ID)))
 
     def worst(self, count: int) -> list[dict[str, Any]]:
-        """Rows of highest loss, the highest first. Losses are read first, then the row groups that hold the highest alone.
+        """Return the `count` rows of highest loss, the highest first.
 
+        Reads the column of losses first, then only the row groups that hold the highest.
         Raises Refused for a run without losses.
         """
         loss = self.run.output("nll")
         if loss not in self.run.columns:
             folder = self.run.folder
             raise Refused(
-                f"--worst={count}: {folder} has no losses; audit has (of annotate --audit, {folder}/audit)"
+                f"--worst={count}: {folder} has no losses; an audit has "
+                f"(annotate --audit writes it to {folder}/audit)"
             )
+        # First pass: the lowest of the highest losses is the threshold of the second.
         highest: list[float] = []
         for batch in self._scanner(pc.field(loss).is_valid(), [loss]).to_batches():
             highest = heapq.nlargest(count, [*highest, *batch.column(0).to_pylist()])
@@ -71,28 +81,27 @@ class Chooser:
         )
 
     def sample(self, count: int) -> list[dict[str, Any]]:
-        """So many rows, spread evenly over all of them, in order."""
+        """Return `count` rows in order, spread evenly over all rows that meet the condition."""
+        # Counting is free without a condition: names of parts hold their rows.
         fragments = list(self.dataset.get_fragments())
         if self.where is None:
             held = [rows_of_part(part) for part in self.run.parts]
         else:
             held = [fragment.count_rows(filter=self.where) for fragment in fragments]
         total = sum(held)
-        wanted = (
-            [place * total // count for place in range(min(count, total))]
-            if count < total
-            else list(range(total))
-        )
+        count = min(count, total)
+        # Each fragment is scanned once, and only if it has chosen rows.
+        wanted = [number * total // count for number in range(count)]
         rows: list[dict[str, Any]] = []
-        seen = 0
-        for fragment, here in zip(fragments, held, strict=True):
-            places = [place - seen for place in wanted if seen <= place < seen + here]
-            seen += here
-            if places:
+        first = 0  # number of the fragment's first row among all rows
+        for fragment, size in zip(fragments, held, strict=True):
+            inside = [number - first for number in wanted if first <= number < first + size]
+            first += size
+            if inside:
                 scanner = fragment.scanner(
                     schema=self.dataset.schema, columns=self.columns, filter=self.where
                 )
-                rows += as_rows(scanner.take(pa.array(places)))
+                rows += as_rows(scanner.take(pa.array(inside)))
         return rows
 
     def _scanner(self, condition: pc.Expression, columns: Sequence[str] | None = None) -> Any:
@@ -105,7 +114,7 @@ class Chooser:
 def choose(
     run: FinishedRun, columns: Sequence[str], options: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """The rows that the options of `pipeline.show` ask for."""
+    """Return the rows that the options of `pipeline.show` ask for. Raises Refused."""
     chooser = Chooser(run, columns, options.where)
     if options.id is not None:
         return chooser.by_id(options.id)

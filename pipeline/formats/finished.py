@@ -1,4 +1,4 @@
-"""Finished runs: what `show` and `convert export` need to know of an output before they read its rows."""
+"""Open the outputs of finished runs, for `show` and `convert export`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from model.reading.columns import NotUTF8, each_value
+from model.reading.texts import NotUTF8, each_value
 from pipeline.job.options import Refused
 from transforms.plan_chunks import is_answers
 from transforms.run_files import RunFiles
@@ -20,9 +20,9 @@ from transforms.storage import exists, open_parquet, read
 class FinishedRun:
     """An output of annotate or audit.
 
-    parts          names of its parts, in the order of the input
-    schema         of the first, which is that of all
-    configuration  that of its run.json
+    parts          names of its part files, in the order of the input
+    schema         schema of the first part; all parts have the same
+    configuration  the configuration in its run.json
     """
 
     folder: str
@@ -33,21 +33,26 @@ class FinishedRun:
 
     @property
     def files(self) -> RunFiles:
+        """The paths of the run's files."""
         return RunFiles(self.folder)
 
     @property
     def columns(self) -> list[str]:
+        """The names of all columns of the parts."""
         return list(self.schema.names)
 
     def output(self, name: str) -> str:
-        """The name that an output column has in the parts."""
+        """Return the name that an output column has in the parts, with the run's prefix."""
         return f"{self.configuration['output_prefix']}{name}"
 
     def input(self, kind: str) -> str | None:
-        """The name of the column of the id, question, context or answers; None if the run did not keep it.
+        """Return the name of an input column; None if the run did not keep it.
 
-        annotate reads no answers: whatever is called so goes along, and is taken for golds if it can hold some.
+        annotate does not read answers. A column of that name counts as golds if its type fits.
+
+        kind  "id", "question", "context" or "answers"
         """
+        # annotate's configuration does not name a column of answers: the name is then "answers".
         name = self.configuration.get(f"{kind}_column", kind)
         usable = name in self.columns and (
             kind != "answers" or is_answers(self.schema.field(name).type)
@@ -56,12 +61,15 @@ class FinishedRun:
 
     @property
     def state(self) -> str:
-        """ "complete", "incomplete", or "" while there is no manifest."""
+        """The manifest's state, "complete" or "incomplete"; "" while there is no manifest."""
         path = self.files.manifest
         return str(json.loads(read(path))["state"]) if exists(path) else ""
 
     def rows(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """All rows in order, with these columns alone, few of them in memory; null for text that is no UTF-8."""
+        """Yield all rows in order with the given columns, holding at most 256 in memory.
+
+        Values with text that is not UTF-8 are null.
+        """
         for part in self.parts:
             with open_parquet(self.files.part(part)) as file:
                 for batch in file.iter_batches(batch_size=256, columns=list(columns)):
@@ -69,18 +77,19 @@ class FinishedRun:
 
 
 def as_rows(table: pa.Table | pa.RecordBatch) -> Iterator[dict[str, Any]]:
-    """Rows as dicts; null for a value with text that is no UTF-8."""
+    """Yield rows as dicts; values with text that is not UTF-8 are null."""
+    # Values that are not UTF-8 can't be Python text.
     columns = [each_value(column) for column in table.columns]
     for values in zip(*columns, strict=True):
-        plain = (None if isinstance(value, NotUTF8) else value for value in values)
-        yield dict(zip(table.schema.names, plain, strict=True))
+        readable = (None if isinstance(value, NotUTF8) else value for value in values)
+        yield dict(zip(table.schema.names, readable, strict=True))
 
 
 def open_run(folder: str) -> FinishedRun:
-    """Opens an output. Raises Refused if it is none, or has no parts."""
+    """Open an output. Raises Refused if the folder is not an output, or has no parts."""
     files = RunFiles(folder)
     if not exists(files.run):
-        raise Refused(f"{folder} has no {files.RUN}: it is no output of annotate or audit")
+        raise Refused(f"{folder} has no {files.RUN}: it is not an output of annotate or audit")
     try:
         configuration = json.loads(read(files.run))["configuration"]
         stage = configuration["stage"]
@@ -88,7 +97,7 @@ def open_run(folder: str) -> FinishedRun:
         raise Refused(f"{files.run} does not describe a run: {error!r}") from error
     parts = tuple(files.part_names())
     if not parts:
-        raise Refused(f"{folder} holds no parts")
+        raise Refused(f"{folder} has no parts")
     with open_parquet(files.part(parts[0])) as file:
         schema = file.schema_arrow
     return FinishedRun(folder, stage, parts, schema, configuration)

@@ -1,4 +1,4 @@
-"""Rows of other formats before they become Parquet: what their file says, and what of it can't be read."""
+"""Rows of other formats before they become Parquet: their values, and what can't be read."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from model.reading.columns import NotUTF8, is_utf8
+from model.reading.texts import NotUTF8, is_utf8
 
 Gold = tuple[str, int | None]
-"""A gold answer and its start; None where the format gives none."""
+"""A gold answer and its start; the start is None where the format gives none."""
 
 Problem = tuple[str, Any]
-"""A reason and the value that was found: something that can't be read, or that contradicts what is beside it."""
+"""A reason and a value that can't be read, or that contradicts other values of its row."""
 
 NUMBER_AS_TEXT = "number_as_text"
-"""The reason of a problem that is only counted: a number where a text belongs is read as it is written."""
+"""Reason of a problem that is only counted: a number in place of text, read as it is written."""
 
 
 class FormatError(ValueError):
-    """A file that can't be read at all; the message names the place and, where there is one, the option that helps."""
+    """A file can't be read at all; the message names the place and an option that helps, if any."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How a file is laid out: the names of its columns (of JSON: of its keys), its encoding and its delimiter.
+    """The layout of a file: names of its columns (in JSON, of its keys), encoding and delimiter.
 
-    start      stands beside answers that are plain text
-    delimiter  "" for that of the format
+    start      column of the starts of answers that are plain text
+    delimiter  "" for the default of the format
     """
 
     id: str = "id"
@@ -46,9 +46,11 @@ class Layout:
 class Answers:
     """The golds of a row as they were read.
 
-    golds     None where the file says nothing of answers, or nothing that can be read; [] for an unanswerable question
-    problems  what was left out or contradicts itself
-    unequal   texts and starts of unequal number, kept as they are: an audit rejects the row as `answers_unequal`
+    golds     None if the row has no answers, or none that can be read; [] for an unanswerable
+              question
+    problems  answers that were left out or contradict other values
+    unequal   texts and starts that differ in number, unchanged; an audit rejects the row as
+              `answers_unequal`
     """
 
     golds: list[Gold] | None
@@ -58,12 +60,12 @@ class Answers:
 
 @dataclass(frozen=True, slots=True)
 class ImportedRow:
-    """One row as its file has it.
+    """One row of a file.
 
     golds, problems, unequal  as in `Answers`; the problems are those of the whole row
-    others                    what else the row holds
-    where                     its place in the file, such as "line 3"
-    unreadable                why it can't be read as a row; "" if it can
+    others                    values of the other columns by name
+    where                     the row's place in the file, such as "line 3"
+    unreadable                reason why the row can't be read; "" if it can
     """
 
     id: str | None
@@ -85,17 +87,22 @@ def make_row(
     others: Mapping[str, Any],
     where: str,
 ) -> ImportedRow:
-    """A row from values of any type: numbers are read as text, what is neither text nor a number becomes null, and is a
-    problem (`question_not_text`, `context_not_text`)."""
+    """Make a row from values of any type.
+
+    Numbers are read as text. A question or context of another type becomes null, with the problem
+    `question_not_text` or `context_not_text`.
+    """
     problems = list(answers.problems)
     texts: list[Any] = []
     for name, value in (("question", question), ("context", context)):
+        # NotUTF8 stays, so that `row_problem` can name the column.
         text: Any = value if isinstance(value, NotUTF8) else text_of(value)
         if text is None and not is_missing(value):
             problems.append((f"{name}_not_text", value))
         elif text is not value and text is not None:
             problems.append((NUMBER_AS_TEXT, value))
         texts.append(text)
+    # Ids of any type identify a row as well as text does.
     if not isinstance(identifier, NotUTF8):
         identifier = None if is_missing(identifier) else str(identifier)
     question, context = texts
@@ -105,12 +112,15 @@ def make_row(
 
 
 def unreadable_row(reason: str, where: str, found: Any) -> ImportedRow:
-    """Stands for a piece of the file that can't be read as a row."""
+    """Make a placeholder for a piece of the file that can't be read as a row."""
     return ImportedRow(None, None, None, None, {}, where, [(reason, found)], None, reason)
 
 
 def row_problem(row: ImportedRow) -> str:
-    """Why Parquet can't hold a row: it can't be read, or it has text that is no UTF-8; "" if it can."""
+    """Return the reason why Parquet can't hold a row, "" if it can.
+
+    The reason is that of an unreadable row, or names the column with text that is not UTF-8.
+    """
     if row.unreadable:
         return row.unreadable
     answers = [[text for text, _ in row.golds or []], *(row.unequal or {}).values()]
@@ -124,21 +134,25 @@ def row_problem(row: ImportedRow) -> str:
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a value is null, in JSON's spelling or in that of numbers."""
+    """Return whether a value is missing: None or NaN."""
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def text_of(value: Any) -> str | None:
-    """A text as it is, a number as it is written; None for anything else."""
+    """Return text unchanged and a number as it is written; None for anything else."""
     if isinstance(value, str):
         return value
+    # `True` is an int for Python, but not a number that anyone wrote as text.
     if isinstance(value, bool) or is_missing(value):
         return None
     return str(value) if isinstance(value, int | float | Decimal) else None
 
 
 def plain(value: Any) -> Any:
-    """The same JSON value with floats for decimals, which were kept to know numbers as they are written."""
+    """Return a JSON value with its decimals as floats.
+
+    JSON is read with decimals, so that numbers in place of text keep their spelling.
+    """
     if isinstance(value, Decimal):
         return float(value)
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Where golds of other formats stand in their contexts, and a report of those that are not where they should be."""
+"""Place imported golds in their contexts, and report those that are not where they should be."""
 
 from __future__ import annotations
 
@@ -17,22 +17,32 @@ OFFSETS = {
     "from_one": "count from 1",
     "crlf_as_one": "count \\r\\n as one",
 }
-"""What starts may count, and how that is said: code points (Python), UTF-16 code units (JavaScript, Java), bytes of UTF-8, code
-points of which the first is 1, code points in a text whose line ends were one character."""
+"""What starts may count -> its wording in messages.
+
+code_points  code points from 0, as in Python
+utf16        UTF-16 code units, as in JavaScript and Java
+utf8         bytes of UTF-8
+from_one     code points from 1
+crlf_as_one  code points of a text in which each line end was one character
+"""
 
 
 def to_code_points(context: str, start: int, unit: str) -> int:
-    """A start that counts code points from 0, of one that counts otherwise; a place inside a character is its own."""
+    """Convert a start in another unit to code points from 0.
+
+    A start inside a character becomes the start of that character.
+    """
     if unit == "from_one":
         return start - 1
     if unit == "code_points" or start < 0:
         return start
     if unit == "crlf_as_one":
+        # Each line end before the start counted as one character: the start moves by one for it.
         end = context.find("\r\n")
         while 0 <= end < start:
             start, end = start + 1, context.find("\r\n", end + 2)
         return start
-    before = context[:start]  # holds as many units at least
+    before = context[:start]  # at least `start` units: a code point has one or more
     if before.isascii():
         return start
     if unit == "utf8":
@@ -43,10 +53,11 @@ def to_code_points(context: str, start: int, unit: str) -> int:
 
 
 def place_gold(context: str, text: str, start: int | None, unit: str) -> tuple[int | None, str]:
-    """The start of a gold in code points, None if it has no place, and what is to be said of it: "" if nothing.
+    """Return a gold's start in code points, None if it can't be placed, and its problem or "".
 
-    A gold without a start is looked for (`locate_gold`), and so is one whose start is -1, which is how programs write that
-    there is none. One with a start stays where it is said to be, whether that is right or a `gold_problem`.
+    A gold without a start is located by its text (`locate_gold`), and so is one with the start -1,
+    which programs write for a missing one. A gold with a start keeps it, even if it has a
+    `gold_problem`.
     """
     if start == -1 and text.strip():
         start = None
@@ -58,49 +69,56 @@ def place_gold(context: str, text: str, start: int | None, unit: str) -> tuple[i
 
 
 def fitting_units(context: str, text: str, start: int | None, unit: str) -> list[str]:
-    """The other units in which a gold's start would be right."""
+    """Return the other units in which a gold's start would be right."""
     if start is None or start < 0:
         return []
-    others = [other for other in OFFSETS if other != unit]
-    return [
-        other
-        for other in others
-        if gold_problem(context, text, to_code_points(context, start, other)) is None
-    ]
+    fitting = []
+    for other in OFFSETS:
+        if other != unit:
+            converted = to_code_points(context, start, other)
+            if gold_problem(context, text, converted) is None:
+                fitting.append(other)
+    return fitting
 
 
-def nearest(context: str, text: str, place: int | None) -> int | None:
-    """The start in code points that is nearest to a place, of all where a text stands; if nowhere, whatever its case."""
+def nearest(context: str, text: str, start: int | None) -> int | None:
+    """Return the start, in code points, of the occurrence of a text that is nearest to `start`.
+
+    If the text does not occur, case is ignored. None if it does not occur then either.
+    """
     if not text.strip():
         return None
-    place = min(max(place or 0, 0), len(context))
+    start = min(max(start or 0, 0), len(context))
+    # A casefolded search is only the second choice: the text may occur in the same case elsewhere.
     for searched, wanted in ((context, text), (context.casefold(), text.casefold())):
-        if len(searched) != len(context):  # places are not those of the context
+        if len(searched) != len(context):  # starts would not be those in the context
             continue
-        before, after = searched.rfind(wanted, 0, place + len(wanted)), searched.find(wanted, place)
-        if before >= 0 or after >= 0:
-            return min(
-                (start for start in (before, after) if start >= 0),
-                key=lambda start: abs(start - place),
-            )
+        before, after = searched.rfind(wanted, 0, start + len(wanted)), searched.find(wanted, start)
+        occurrences = [occurrence for occurrence in (before, after) if occurrence >= 0]
+        if occurrences:
+            return min(occurrences, key=lambda occurrence: abs(occurrence - start))
     return None
 
 
-def difference(context: str, text: str, place: int | None) -> str | None:
-    """In what alone a gold differs from what stands at its place: "case", "blanks" (also within), "normal form", or None."""
-    if place is None or not 0 <= place < len(context) or not text.strip():
+def difference(context: str, text: str, start: int | None) -> str | None:
+    """Return the only respect in which a gold differs from the context at its start.
+
+    This is "case", "blanks" (number or kind of white space), "normal form" (of Unicode), or None
+    for several differences or none.
+    """
+    if start is None or not 0 <= start < len(context) or not text.strip():
         return None
-    found = context[place : place + len(text)]
-    if found.casefold() == text.casefold():
-        return "case" if found != text else None
-    found = context[place : place + 2 * len(text)]
-    if (not found[0].isspace() or text[0].isspace()) and _blanks_as_one(found).startswith(
-        _blanks_as_one(text)
-    ):
+    there = context[start : start + len(text)]
+    if there.casefold() == text.casefold():
+        return "case" if there != text else None
+    there = context[start : start + 2 * len(text)]  # blanks and composed characters may be fewer
+    begins_alike = not there[0].isspace() or text[0].isspace()
+    if begins_alike and _blanks_as_one(there).startswith(_blanks_as_one(text)):
         return "blanks"
-    wide = unicodedata.normalize("NFKD", text)
-    found = unicodedata.normalize("NFKC", context[place : place + len(wide)])
-    return "normal form" if found.startswith(unicodedata.normalize("NFKC", text)) else None
+    # NFKD is the longest form, so that this much context holds the text in any form.
+    decomposed = unicodedata.normalize("NFKD", text)
+    there = unicodedata.normalize("NFKC", context[start : start + len(decomposed)])
+    return "normal form" if there.startswith(unicodedata.normalize("NFKC", text)) else None
 
 
 def _blanks_as_one(text: str) -> str:
@@ -110,62 +128,70 @@ def _blanks_as_one(text: str) -> str:
 def place_golds(
     example: ImportedRow, unit: str, report: IO[str], counts: Counter[str]
 ) -> dict[str, list[Any]] | None:
-    """The answers of a row as the contract has them; a line of the report for each gold that is not where it should be, and
-    for each problem of the row.
+    """Return the answers of a row in the input contract: {"text": [...], "answer_start": [...]}.
 
-    Null where the file says nothing of answers, or where it has golds but none that has a place: an empty list would
-    say that the question is unanswerable. Counts, of all units, the golds that each would mend and break.
+    Writes a line of the report for each problem of the row, and for each gold that is not where it
+    should be. Counts golds by problem, and for each unit the golds that it would mend and break.
+
+    Returns None if the row has no answers, or golds of which none can be placed: an empty list
+    would mean that the question is unanswerable.
     """
-    for reason, found in example.problems:
+    # Problems of the row. Numbers read as text are frequent and harmless: only counted.
+    for reason, value in example.problems:
         counts[f"problem_{reason}"] += 1
         if reason != NUMBER_AS_TEXT:
-            write_line(report, example, reason, found=None if found is None else str(found)[:200])
+            write_line(report, example, reason, found=None if value is None else str(value)[:200])
+    # Golds that nobody can place stay as they are, or stay unknown.
     if example.unequal is not None:
         return example.unequal
     context = example.context
     if example.golds is None or not isinstance(context, str):
         return None
+    # Each gold keeps its place, right or wrong. What would be right for it is counted for all
+    # units, so that a hint can weigh the golds that a unit mends against those that it breaks.
     placed: list[Gold] = []
-    for text, start in example.golds:
-        place, problem = place_gold(context, text, start, unit)
+    for text, given in example.golds:
+        start, problem = place_gold(context, text, given, unit)
         counts[problem or "gold_aligned"] += 1
-        fits = fitting_units(context, text, start, unit)
-        if place is not None:
-            placed.append((text, place))
+        fits = fitting_units(context, text, given, unit)
+        if start is not None:
+            placed.append((text, start))
         if not problem:
             counts.update(f"breaks_{other}" for other in OFFSETS if other not in (unit, *fits))
         elif problem != "gold_located":
             counts.update(f"mends_{other}" for other in fits)
-            at = nearest(context, text, place)
-            differs = difference(context, text, at if place is None else place)
+            # Why the gold is misplaced: another unit, another occurrence, another spelling.
+            near = nearest(context, text, start)
+            differs = difference(context, text, near if start is None else start)
             counts[f"differs_{differs}"] += differs is not None
-            stands = (
-                context[place : place + len(text)][:200]
-                if place is not None and place >= 0
-                else None
-            )
-            where = {
-                "answer_start": start,
-                "found": stands,
-                "nearest": at,
+            there = None
+            if start is not None and start >= 0:
+                there = context[start : start + len(text)][:200]
+            findings = {
+                "answer_start": given,
+                "found": there,
+                "nearest": near,
                 "differs": differs,
                 "fits": next(iter(fits), None),
             }
-            write_line(report, example, problem, gold=text[:200], **where)
+            write_line(report, example, problem, gold=text[:200], **findings)
     if example.golds and not placed:
         counts["rows_without_placed_golds"] += 1
         return None
-    return {"text": [text for text, _ in placed], "answer_start": [place for _, place in placed]}
+    return {"text": [text for text, _ in placed], "answer_start": [start for _, start in placed]}
 
 
-def write_line(report: IO[str], example: ImportedRow, reason: str, **what: Any) -> None:
-    """Adds a line to the report: which row, where, why, and what else is known."""
-    line = {"id": example.id, "where": example.where, "reason": reason, **what}
+def write_line(report: IO[str], example: ImportedRow, reason: str, **findings: Any) -> None:
+    """Add a line to the report: the row, its place in the file, the reason and the findings."""
+    line = {"id": example.id, "where": example.where, "reason": reason, **findings}
     report.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
 def better_unit(counts: Counter[str]) -> str | None:
-    """The unit that would mend the most golds over those that it would break; None if each breaks as many as it mends."""
+    """Return the unit that would mend the most golds, less those that it would break.
+
+    None if no unit mends more golds than it breaks.
+    """
     gain = {unit: counts[f"mends_{unit}"] - counts[f"breaks_{unit}"] for unit in OFFSETS}
     best = max(OFFSETS, key=gain.__getitem__)
     return best if gain[best] > 0 else None

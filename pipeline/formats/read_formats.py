@@ -1,4 +1,4 @@
-"""The formats that question answering data comes in, read row by row, and how a file's format is known."""
+"""Read files of question answering data row by row, and recognise their format."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from model.reading.columns import each_value
+from model.reading.texts import each_value
 from pipeline.formats.imported_rows import (
     Answers,
     FormatError,
@@ -28,7 +28,7 @@ from pipeline.formats.imported_rows import (
     text_of,
     unreadable_row,
 )
-from pipeline.formats.read_answers import read_answers
+from pipeline.formats.read_answers import is_missing_start, read_answers
 from pipeline.formats.read_squad import flat_row, read_squad
 
 _ENDINGS = {
@@ -41,7 +41,7 @@ _ENDINGS = {
     ".tab": "tsv",
     ".parquet": "parquet",
 }
-_MARKS = {  # the longer first: that of UTF-16 begins that of UTF-32
+_MARKS = {  # UTF-32 first: its byte order mark begins with that of UTF-16
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF16_LE: "utf-16",
@@ -58,15 +58,16 @@ _LONGEST_LINE = 2**24
 
 
 def read_jsonl(file: IO[bytes], layout: Layout) -> Iterator[ImportedRow]:
-    """One JSON object a line; answers in any of the shapes of `read_answers`."""
+    """Yield the rows of JSON lines, one object a line; answers as in `read_answers`."""
     for where, row in _json_lines(file, layout):
         yield flat_row(row, layout, where) if isinstance(row, dict) else row
 
 
 def read_mrqa(file: IO[bytes], layout: Layout) -> Iterator[ImportedRow]:
-    """MRQA 2019: JSON lines, a header, then a context with its `qas`; `char_spans` include their last character.
+    """Yield the rows of MRQA 2019: JSON lines, a header first, then contexts with their `qas`.
 
-    The header's data set goes along as `source`. Every place at which an answer was detected is a gold.
+    The header's data set becomes the column `source`. Each place at which an answer was detected is
+    a gold; `char_spans` include their last character.
     """
     source = None
     for where, row in _json_lines(file, layout):
@@ -80,20 +81,16 @@ def read_mrqa(file: IO[bytes], layout: Layout) -> Iterator[ImportedRow]:
             context = row.get("context")
             for qa in row["qas"]:
                 if isinstance(qa, dict):
+                    answers, others = _detected(context, qa), {"source": plain(source)}
                     yield make_row(
-                        qa.get("qid"),
-                        qa.get("question"),
-                        context,
-                        _detected(context, qa),
-                        {"source": plain(source)},
-                        where,
+                        qa.get("qid"), qa.get("question"), context, answers, others, where
                     )
                 else:
                     yield unreadable_row("not_an_object", where, qa)
 
 
 def _detected(context: Any, qa: dict[str, Any]) -> Answers:
-    """The golds of a question: wherever its answers were detected, or its answers alone."""
+    """Return the golds of a question: all detected places, or its `answers` if it has none."""
     detected = qa.get("detected_answers")
     if not isinstance(detected, list):
         return read_answers(qa.get("answers") if detected is None else detected)
@@ -108,47 +105,49 @@ def _detected(context: Any, qa: dict[str, Any]) -> Answers:
         for span in spans:
             match span:
                 case [int(first), int(last)]:
-                    golds.append(
-                        (
-                            _in_place(context[first : last + 1], text)
-                            if isinstance(context, str)
-                            else text,
-                            first,
-                        )
-                    )
+                    golds.append((_as_spelt(context, first, last, text), first))
                 case _:
                     problems.append(("start_not_whole", span))
     return Answers(None if problems and not golds else golds, problems)
 
 
-def _in_place(found: str, answer: str) -> str:
-    """The answer as the context spells it: answers were detected whatever their case."""
-    return found if found.casefold() == answer.casefold() else answer
+def _as_spelt(context: Any, first: int, last: int, answer: str) -> str:
+    """Return an answer as the context spells it: MRQA detected answers in any case."""
+    there = context[first : last + 1] if isinstance(context, str) else ""
+    return there if there.casefold() == answer.casefold() else answer
 
 
 def read_csv(file: IO[bytes], layout: Layout) -> Iterator[ImportedRow]:
-    """A table with a header line; an empty cell of the answers is an unanswerable question, JSON in it is read.
+    """Yield the rows of a table with a header line.
 
-    A line that is not well-formed or has other cells than the header is a row that can't be read. Raises FormatError for a
-    header without the question and the context, and for a quoted cell that is not closed: the rest of the file is in it.
+    Answers are as in `read_answers`; an empty cell means an unanswerable question, and `nan`
+    without a start that the answers are missing. A malformed line, and one with more or fewer cells
+    than the header, is an unreadable row.
+
+    Raises FormatError for a header with a repeated name, with another delimiter, or without a
+    question and a context, and for a quoted cell that is never closed, because the rest of the file
+    is in it.
     """
     csv.field_size_limit(2**31 - 1)
     with io.TextIOWrapper(file, layout.encoding, "surrogateescape", newline="") as text:
+        # Undecodable bytes become unpaired surrogates, which `row_problem` reports by column.
         rows = csv.reader(text, delimiter=layout.delimiter or ",", strict=True)
-        header, done = None, 0
+        header, last_line = None, 0
         while True:
             try:
                 cells = next(rows)
             except StopIteration:
                 return
             except csv.Error as error:
+                # A malformed header leaves nothing to read; a malformed line only loses itself.
                 if header is None or "end of data" in str(error):
                     raise FormatError(
-                        f"after line {done}: {error}, a quoted cell is not closed"
+                        f"after line {last_line}: {error}, a quoted cell is not closed"
                     ) from error
                 yield unreadable_row("malformed_line", f"line {rows.line_num}", str(error))
                 continue
-            where, done = f"line {rows.line_num}", rows.line_num
+            last_line = rows.line_num
+            where = f"line {last_line}"
             if header is None:
                 header = cells
                 _check_header(header, layout, rows.dialect.delimiter)
@@ -157,11 +156,19 @@ def read_csv(file: IO[bytes], layout: Layout) -> Iterator[ImportedRow]:
                     "cells_unequal", where, f"{len(cells)} cells, the header has {len(header)}"
                 )
             elif cells:
-                yield flat_row(dict(zip(header, cells, strict=True)), layout, where)
+                row: dict[str, Any] = dict(zip(header, cells, strict=True))
+                # With a start it is an answer, else what pandas writes for a missing one.
+                answer, start = row.get(layout.answers, ""), row.get(layout.start)
+                if answer.strip().lower() == "nan" and is_missing_start(start):
+                    row[layout.answers] = None
+                yield flat_row(row, layout, where)
 
 
 def _check_header(header: list[str], layout: Layout, delimiter: str) -> None:
-    """Raises FormatError for two columns of one name, and for a header that another delimiter divides as it should be."""
+    """Raise FormatError for a header that can't be used.
+
+    It has two columns of one name, or another delimiter, or neither a question nor a context.
+    """
     repeated = sorted({name for name in header if header.count(name) > 1})
     if repeated:
         raise FormatError(f"its header has {repeated[0]!r} more than once")
@@ -169,23 +176,30 @@ def _check_header(header: list[str], layout: Layout, delimiter: str) -> None:
     line = delimiter.join(header)
     for other in ",;\t|":
         if not wanted <= set(header) and wanted <= {name.strip('"') for name in line.split(other)}:
+            option = "tab" if other == "\t" else other
             raise FormatError(
-                f"its header is divided by {other!r}, not by {delimiter!r}: --delimiter={_DELIMITERS.get(other, other)!r}"
+                f"its header is divided by {other!r}, not by {delimiter!r}: --delimiter={option!r}"
             )
-
-
-_DELIMITERS = {"\t": "tab"}
-"""How delimiters are written on the command line, if not as they are."""
+    if not wanted & set(header):
+        # The first line may be a row, with a whole passage in it.
+        present = ", ".join(repr(name[:80]) for name in header) or "nothing"
+        raise FormatError(
+            f"its header has neither {layout.question!r} nor {layout.context!r}, but {present}: "
+            "--question_column=NAME and --context_column=NAME name the columns that hold them"
+        )
 
 
 def read_tsv(file: IO[bytes], layout: Layout) -> Iterator[ImportedRow]:
-    """The same with tabs."""
+    """Yield the rows of a table whose cells are divided by tabs; otherwise as `read_csv`."""
     return read_csv(file, replace(layout, delimiter=layout.delimiter or "\t"))
 
 
 def read_parquet(file: IO[bytes], layout: Layout) -> Iterator[ImportedRow]:
-    """Parquet whose answers are of another shape than runs read; values of other columns are arrays of one value, whose
-    types they keep."""
+    """Yield the rows of Parquet whose answers have another shape than runs read.
+
+    Values of other columns are arrays of length 1, which keeps their types. Raises FormatError for
+    a file that can't be read, or with two columns of one name.
+    """
     needed = {
         layout.id,
         layout.question,
@@ -194,23 +208,23 @@ def read_parquet(file: IO[bytes], layout: Layout) -> Iterator[ImportedRow]:
         layout.start,
         layout.impossible,
     }
-    number = 0
+    rows_before = 0
     try:
         table = pq.ParquetFile(file)
         names = table.schema_arrow.names
         if len(set(names)) < len(names):
             raise FormatError(f"two of its columns have one name: {', '.join(names)}")
+        # Only the columns that make the row become Python values; others are passed on as arrays.
         for batch in table.iter_batches(batch_size=256):
             values = {name: each_value(batch.column(name)) for name in names if name in needed}
-            for place in range(batch.num_rows):
-                row = {name: values[name][place] if name in values else None for name in names}
-                made = flat_row(row, layout, f"row {number + place}")
-                yield replace(
-                    made, others={name: batch.column(name).slice(place, 1) for name in made.others}
-                )
-            number += batch.num_rows
+            for number in range(batch.num_rows):
+                row = {name: values[name][number] if name in values else None for name in names}
+                made = flat_row(row, layout, f"row {rows_before + number}")
+                others = {name: batch.column(name).slice(number, 1) for name in made.others}
+                yield replace(made, others=others)
+            rows_before += batch.num_rows
     except pa.ArrowException as error:
-        raise FormatError(f"after row {number}: {error}") from error
+        raise FormatError(f"after row {rows_before}: {error}") from error
 
 
 READERS: dict[str, Callable[[IO[bytes], Layout], Iterator[ImportedRow]]] = {
@@ -226,12 +240,17 @@ READERS: dict[str, Callable[[IO[bytes], Layout], Iterator[ImportedRow]]] = {
 def recognise(
     file: IO[bytes], path: str, chosen: str | None, encoding: str | None
 ) -> tuple[str, str]:
-    """The format of a file, from its content where its ending leaves that open, and its encoding, from its byte order mark.
+    """Return the format and the encoding of a file.
 
-    chosen, encoding  what was asked for; None to find out
+    The format follows from the ending, and from the first line if several formats share the ending;
+    the encoding follows from the byte order mark.
 
-    Raises FormatError for a file whose ending says nothing, and for one that is compressed, or UTF-16, and does not say so.
+    chosen, encoding  a given format and encoding; None to find out
+
+    Raises FormatError for an unknown ending, for a compressed file whose name does not say so, and
+    for UTF-16 without a byte order mark.
     """
+    # Blank lines may come before the content.
     line = b"\n"
     while line and not line.strip():
         line = file.readline(_LONGEST_LINE)
@@ -241,15 +260,17 @@ def recognise(
     encoding = encoding or next(
         (name for mark, name in _MARKS.items() if line.startswith(mark)), "utf-8-sig"
     )
+    # The content of a Parquet file is certain, an ending is not.
     kind = chosen or ("parquet" if line.startswith(b"PAR1") else _by_ending(path))
     if kind != "parquet" and encoding == "utf-8-sig" and b"\0" in line[:64]:
-        raise FormatError("it has NUL characters, as UTF-16 has: --encoding=utf-16-le or utf-16-be")
+        raise FormatError("it has NUL bytes, as UTF-16 does: --encoding=utf-16-le or utf-16-be")
     if not chosen and kind in ("squad", "jsonl"):
         kind = _by_first_line(line.decode(encoding, "ignore").strip(), kind)
     return kind, encoding
 
 
 def _by_ending(path: str) -> str:
+    # The ending may be followed by one of compression.
     for suffix in reversed(PurePosixPath(path).suffixes[-2:]):
         if suffix.lower() in _ENDINGS:
             return _ENDINGS[suffix.lower()]
@@ -257,14 +278,17 @@ def _by_ending(path: str) -> str:
 
 
 def _by_first_line(line: str, kind: str) -> str:
-    """Which of the formats that are JSON a file is."""
+    """Return which of the JSON formats a file has; `kind` if its first line leaves that open."""
     try:
         first = json.loads(line)
     except (ValueError, RecursionError):
+        # A first line that is not JSON by itself begins an indented file, or is a broken line.
         return "squad" if line[:1] == "[" or line == "{" else kind
     if not isinstance(first, dict):
         return "squad" if isinstance(first, list) else kind
-    if isinstance(first.get("data"), list):
+    # An object as the only content is a mistake in SQuAD JSON, which its reader names.
+    only_data = isinstance(first.get("data"), dict) and first.keys() <= {"data", "version"}
+    if isinstance(first.get("data"), list) or only_data:
         return "squad"
     return "mrqa" if "header" in first or "qas" in first else "jsonl"
 
@@ -272,19 +296,20 @@ def _by_first_line(line: str, kind: str) -> str:
 def _json_lines(
     file: IO[bytes], layout: Layout
 ) -> Iterator[tuple[str, dict[str, Any] | ImportedRow]]:
-    """(where, object) of each line that is not blank; for a line that holds no object, a row that can't be read."""
+    """Yield (where, object) of each line that is not blank.
+
+    A line without a JSON object yields an unreadable row in place of the object.
+    """
     with io.TextIOWrapper(file, layout.encoding, "surrogateescape") as text:
         for number, line in enumerate(text, 1):
-            if line.strip():
-                where = f"line {number}"
-                try:
-                    row = json.loads(line, parse_float=Decimal)
-                except (ValueError, ArithmeticError, RecursionError):
-                    yield where, unreadable_row("not_json", where, line)
-                else:
-                    yield (
-                        where,
-                        row
-                        if isinstance(row, dict)
-                        else unreadable_row("not_an_object", where, row),
-                    )
+            if not line.strip():
+                continue
+            where = f"line {number}"
+            try:
+                row = json.loads(line, parse_float=Decimal)
+            except (ValueError, ArithmeticError, RecursionError):
+                yield where, unreadable_row("not_json", where, line)
+                continue
+            if not isinstance(row, dict):
+                row = unreadable_row("not_an_object", where, row)
+            yield where, row

@@ -1,4 +1,4 @@
-"""SQuAD JSON, read paragraph by paragraph, and JSON files that hold rows or articles in a list."""
+"""Read SQuAD JSON paragraph by paragraph, and JSON files that hold rows or articles in a list."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pickle
 import re
 import tempfile
 from collections.abc import Iterator
+from itertools import chain
 from typing import IO, Any
 
 import ijson
@@ -25,15 +26,19 @@ from pipeline.formats.read_answers import read_answers
 _HELD_BYTES = 2**24
 _CONTRACT = ("id", "question", "context", "answers")
 _WHOLE = ("end_map", "end_array", "string", "number", "boolean", "null")
-"""Events of the parser at which a value is complete."""
+"""Events of the parser that complete a value."""
 
 
 def read_squad(file: IO[bytes], layout: Layout) -> Iterator[ImportedRow]:
-    """SQuAD 1.1 and 2.0: `data[].paragraphs[].qas[]`; also a list of such articles, and rows in place of articles.
+    """Yield the rows of SQuAD 1.1 and 2.0, `data[].paragraphs[].qas[]`.
 
-    All other keys of questions, paragraphs and articles go along, wherever they are; a name that a question has too becomes
-    `paragraph_...` or `article_...`. One paragraph is in memory at a time, and those of one article in a temporary file.
-    Raises FormatError for a file that is not JSON, or has no article.
+    Also reads a list of such articles, and rows in place of articles. All other keys of questions,
+    paragraphs and articles become columns; a key of a paragraph or article that the question also
+    has becomes `paragraph_...` or `article_...`.
+
+    Only one paragraph at a time is in memory; those of one article are kept in a temporary file,
+    because keys of the article may follow them. Raises FormatError for a file that is not JSON, or
+    has no articles.
     """
     articles = number = 0
     with tempfile.SpooledTemporaryFile(_HELD_BYTES) as spool:
@@ -45,46 +50,50 @@ def read_squad(file: IO[bytes], layout: Layout) -> Iterator[ImportedRow]:
                 held.clear()
         except ijson.JSONError as error:
             raise FormatError(
-                f"paragraph {number + len(held)}: no JSON: {_in_short(error)}"
+                f"paragraph {number + len(held)}: not JSON: {_in_short(error)}"
             ) from error
         except decimal.InvalidOperation as error:
-            raise FormatError(
-                f"paragraph {number + len(held)}: a number beyond all bounds"
-            ) from error
+            raise FormatError(f"paragraph {number + len(held)}: a number is too large") from error
         except RecursionError as error:
             raise FormatError(f"paragraph {number + len(held)}: it is nested too deeply") from error
     if not articles:
-        raise FormatError("it has no article (`data[]`) and is no list")
+        raise FormatError("it has no articles (`data[]`) and is not a list")
 
 
 def _articles(file: IO[bytes], layout: Layout, held: _Held) -> Iterator[Any]:
-    """Each article with an empty list of paragraphs, once they are in `held`."""
+    """Yield each article without its paragraphs, after adding these to `held`."""
     root = item = ""
     paragraph = article = None
     for prefix, event, value in _events(file, layout):
         if not root:
+            # Articles are in `data` of an object, or the whole file is their list.
             if event not in ("start_map", "start_array"):
                 raise FormatError(
-                    f"at its top is neither an object with `data` nor a list, but {event}"
+                    f"it is neither an object with `data` nor a list, but begins with {event}"
                 )
             root = "data.item" if event == "start_map" else "item"
             item = f"{root}.paragraphs.item"
         elif prefix == item or prefix.startswith(f"{item}."):
+            # Paragraphs are collected apart, so that only one of them is in memory.
             paragraph = paragraph or ijson.ObjectBuilder()
             paragraph.event(event, value)
             if prefix == item and event in _WHOLE:
                 held.add(paragraph.value)
                 paragraph = None
         elif prefix == root or prefix.startswith(f"{root}."):
+            # An article is complete after its last key, which may come after its paragraphs.
             article = article or ijson.ObjectBuilder()
             article.event(event, value)
             if prefix == root and event in _WHOLE:
                 yield article.value
                 article = None
+        elif prefix == "data" and event not in ("start_array", "end_array"):
+            found = "an object" if event == "start_map" else event
+            raise FormatError(f"its `data` is {found}, where SQuAD has a list of articles")
 
 
 def _in_short(error: Exception) -> str:
-    """What a parser says of its error: the lines below show the place in the file's own text."""
+    """Return the first line of a parser's message; the others quote the file."""
     first = str(error).removeprefix("b'").split("\\n")[0].splitlines()[0]
     return (
         f"{first} (more than one object: --format=jsonl)" if "trailing garbage" in first else first
@@ -92,7 +101,10 @@ def _in_short(error: Exception) -> str:
 
 
 class _Held:
-    """The paragraphs of an article until all its keys are known: in memory, beyond `_HELD_BYTES` in a temporary file."""
+    """The paragraphs of one article, held until all keys of the article are known.
+
+    The file holds them in memory up to `_HELD_BYTES`, then on disk.
+    """
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self._count = file, 0
@@ -118,9 +130,9 @@ class _Held:
 def _rows(
     article: Any, paragraphs: _Held, before: tuple[int, int], layout: Layout
 ) -> Iterator[ImportedRow]:
-    """The rows of an article, which may be a row itself.
+    """Yield the rows of an article, which may be a row itself.
 
-    before  how many articles and paragraphs come before it
+    before  numbers of articles and of paragraphs before this one
     """
     where = f"article {before[0]}"
     if not isinstance(article, dict):
@@ -138,6 +150,10 @@ def _rows(
 def _paragraph(
     paragraph: Any, article: dict[str, Any], where: str, layout: Layout
 ) -> Iterator[ImportedRow]:
+    """Yield the rows of a paragraph.
+
+    article  the other keys of its article
+    """
     if not isinstance(paragraph, dict):
         yield unreadable_row("not_an_object", where, paragraph)
         return
@@ -145,22 +161,23 @@ def _paragraph(
     if not isinstance(questions, list):
         yield unreadable_row("no_questions", where, questions)
         return
-    beside = {
+    shared = {
         name: value for name, value in paragraph.items() if name not in ("qas", layout.context)
     }
     used = {layout.id, layout.question, layout.answers}
-    for place, qa in enumerate(questions):
-        here = f"{where}, question {place}"
+    for number, qa in enumerate(questions):
+        here = f"{where}, question {number}"
         if not isinstance(qa, dict):
             yield unreadable_row("not_an_object", here, qa)
             continue
         own = {name: value for name, value in qa.items() if name not in used}
         others: dict[str, Any] = {}
-        for level, values in (("question", own), ("paragraph", beside), ("article", article)):
+        # A name belongs to the innermost level that has it.
+        for level, values in (("question", own), ("paragraph", shared), ("article", article)):
             for name, value in values.items():
-                others[f"{level}_{name}" if name in others or name in _CONTRACT else name] = plain(
-                    value
-                )
+                taken = name in others or name in _CONTRACT
+                others[f"{level}_{name}" if taken else name] = plain(value)
+        # SQuAD's layout has a column `title`, even if no article has one.
         others.setdefault("title", None)
         answers = read_answers(qa.get(layout.answers), None, qa.get(layout.impossible))
         context = paragraph.get(layout.context)
@@ -168,7 +185,7 @@ def _paragraph(
 
 
 def flat_row(row: dict[str, Any], layout: Layout, where: str) -> ImportedRow:
-    """The row that one object holds: JSON lines, rows in a list, lines of a table."""
+    """Return the row that one object holds: a JSON line, an item of a list, a line of a table."""
     answers, start = row.get(layout.answers), row.get(layout.start)
     used = {layout.id, layout.question, layout.context, layout.answers}
     parallel = (
@@ -177,7 +194,7 @@ def flat_row(row: dict[str, Any], layout: Layout, where: str) -> ImportedRow:
         and not any(isinstance(each, dict) for each in answers)
     )
     if not isinstance(answers, list | dict | None) or start is None or parallel:
-        used.add(layout.start)  # beside other answers it is something else, as in rows of annotate
+        used.add(layout.start)  # else it has another meaning, as in the output of annotate
     return make_row(
         row.get(layout.id),
         row.get(layout.question),
@@ -190,19 +207,27 @@ def flat_row(row: dict[str, Any], layout: Layout, where: str) -> ImportedRow:
 
 _BLOCK = 2**16
 _ESCAPES = re.compile(
-    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.?)",
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+    rb"|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.?)",
     re.DOTALL,
 )
-"""Escapes of JSON, surrogate pairs as one; the group is half a pair that stands alone."""
+"""Matches an escape of JSON, or a surrogate pair of two; the group is an unpaired surrogate."""
 _LONGEST = len(rb"\ud83c\udf0a")
 _MARK = "\uffff"
-"""No character: marks bytes that are no text, and half a surrogate pair, of which the parser would make a question mark."""
+"""A noncharacter that replaces undecodable bytes and unpaired surrogates.
+
+The parser would turn unpaired surrogates into question marks.
+"""
 
 
 def _events(file: IO[bytes], layout: Layout) -> Iterator[tuple[str, str, Any]]:
-    """The parser's events; half a surrogate pair in a text where the file has one, or bytes that are no text."""
+    """Yield the parser's events.
+
+    Text has an unpaired surrogate wherever the file has one, or has undecodable bytes, so that
+    `is_utf8` finds it.
+    """
     for prefix, event, value in ijson.parse(
-        ijson.from_iter(_json_blocks(_utf8_blocks(file, layout.encoding)))
+        ijson.from_iter(_without_nan(_json_blocks(_utf8_blocks(file, layout.encoding))))
     ):
         if event in ("string", "map_key") and _MARK in value:
             value = value.replace(_MARK, "\ud800")
@@ -210,7 +235,7 @@ def _events(file: IO[bytes], layout: Layout) -> Iterator[tuple[str, str, Any]]:
 
 
 def _utf8_blocks(file: IO[bytes], encoding: str) -> Iterator[bytes]:
-    """The text of a file as UTF-8 without a byte order mark, bytes that are no text marked."""
+    """Yield the text of a file as UTF-8 without a byte order mark, undecodable bytes marked."""
     decoder = codecs.getincrementaldecoder(encoding)("surrogateescape")
     while block := file.read(_BLOCK):
         yield _encoded(decoder.decode(block))
@@ -225,17 +250,15 @@ def _encoded(text: str) -> bytes:
 
 
 def _json_blocks(blocks: Iterator[bytes]) -> Iterator[bytes]:
-    """The same blocks, cut so that no escape lies across two, halves of surrogate pairs that stand alone marked."""
+    """Yield the same text with unpaired surrogates marked, cut so that no escape crosses blocks."""
     held = b""
-    for read in blocks:
-        block = held + read
-        space = block.rfind(
-            b" ", 0, max(0, len(block) - _LONGEST)
-        )  # is in no escape: where to look from
+    for added in blocks:
+        block = held + added
+        # No escape contains a space, so that the last one is a safe place to look for escapes from.
+        space = block.rfind(b" ", 0, max(0, len(block) - _LONGEST))
         escapes = (escape.start() for escape in _ESCAPES.finditer(block, space + 1))
-        cut = next(
-            (start for start in escapes if start > len(block) - _LONGEST), len(block)
-        )  # it may go on in the next block
+        # An escape this near the end may continue in the next block.
+        cut = next((start for start in escapes if start > len(block) - _LONGEST), len(block))
         if cut:
             yield _marked(block[:cut])
         held = block[cut:]
@@ -243,7 +266,31 @@ def _json_blocks(blocks: Iterator[bytes]) -> Iterator[bytes]:
         yield _marked(held)
 
 
+_NOT_FINITE = {b"NaN": b"null", b"Infinity": b"1e999"}
+_STRING_OR_NOT_FINITE = re.compile(rb'"(?:[^"\\]|\\.)*(?:"|\Z)|(NaN|Infinity)', re.DOTALL)
+
+
+def _without_nan(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield the blocks of a JSON text with NaN and Infinity, which Python writes, replaced.
+
+    NaN becomes null and Infinity 1e999, in strings neither. No escape sequence may be split between
+    two blocks.
+    """
+    held, quote = b"", b""
+    for read in chain(blocks, [b"\n"]):  # the last block flushes what is held back
+        block = held + read
+        cut = len(block.rstrip(b"NaInfity"))
+        text, held = quote + block[:cut], block[cut:]
+        # A block that ends inside a string makes the next one begin with an opening quote.
+        quotes = text.replace(rb"\\", b"").replace(rb"\"", b"").count(b'"')
+        if b"NaN" in text or b"Infinity" in text:
+            text = _STRING_OR_NOT_FINITE.sub(lambda it: _NOT_FINITE.get(it[1], it[0]), text)
+        if len(text) > len(quote):
+            yield text[len(quote) :]
+        quote = b'"' * (quotes % 2)
+
+
 def _marked(text: bytes) -> bytes:
-    if not re.search(rb"\\u[dD][89a-fA-F]", text):  # as almost always, and much faster
+    if not re.search(rb"\\u[dD][89a-fA-F]", text):  # the usual case, and much faster
         return text
     return _ESCAPES.sub(lambda escape: rb"\uffff" if escape[1] else escape[0], text)

@@ -1,4 +1,4 @@
-"""A finished run of annotate in other formats, written row by row: SQuAD JSON, predictions.json, JSON lines."""
+"""Write a finished run of annotate row by row as SQuAD JSON, predictions.json or JSON lines."""
 
 from __future__ import annotations
 
@@ -21,13 +21,17 @@ PREDICTIONS, NA_PROB = "predictions.json", "na_prob.json"
 
 
 def write_squad(run: str, output: str, answers: str) -> str:
-    """SQuAD 2.0 JSON: consecutive rows of one title make an article, of one context a paragraph.
+    """Write SQuAD 2.0 JSON and return a summary in words.
 
-    answers  "predicted": the answer of each row, none where that was no answer; else the column that holds golds
+    Consecutive rows of one title become an article, those of one context a paragraph. Rows that
+    the format can't hold, that is rejected ones and those without golds, are left out and counted.
 
-    Rows that no such file can hold, rejected ones and those without golds, are left out and counted.
+    answers  "predicted" for the run's own answers, else the name of a column of golds
+
+    Raises Refused for a run that is not a finished one of annotate, or lacks a needed column.
     """
     finished = _annotated(run)
+    # All needed columns must exist before anything is written.
     question, context = _needed(finished, "question"), _needed(finished, "context")
     text, start, status = (
         finished.output(name) for name in ("answer_text", "answer_start", "status")
@@ -39,6 +43,7 @@ def write_squad(run: str, output: str, answers: str) -> str:
         raise Refused(
             f"--answers={golds}: it is {finished.schema.field(golds).type}, not {ANSWERS}"
         )
+    # Only these columns are read, row by row.
     title = ["title"] if "title" in finished.columns else []
     columns = [
         _needed(finished, "id"),
@@ -52,18 +57,18 @@ def write_squad(run: str, output: str, answers: str) -> str:
     def questions() -> Iterator[tuple[str, str, dict[str, Any]]]:
         nonlocal written, left_out
         for row in finished.rows(columns):
-            found = _golds(row[golds]) if golds else _predicted(row[status], row[text], row[start])
-            if found is None or row[context] is None or row[question] is None:
+            listed = _golds(row[golds]) if golds else _predicted(row[status], row[text], row[start])
+            if listed is None or row[context] is None or row[question] is None:
                 left_out += 1
                 continue
             written += 1
-            asked = {
+            qa = {
                 "id": str(row[columns[0]]),
                 "question": row[question],
-                "answers": found,
-                "is_impossible": not found,
+                "answers": listed,
+                "is_impossible": not listed,
             }
-            yield str(row.get("title") or ""), row[context], asked
+            yield str(row.get("title") or ""), row[context], qa
 
     with building(output) as path, open(path, "w", encoding="utf-8") as file:
         _write_articles(file, questions())
@@ -71,16 +76,12 @@ def write_squad(run: str, output: str, answers: str) -> str:
 
 
 def _golds(value: Any) -> list[dict[str, Any]] | None:
-    """The answers of a row as SQuAD JSON has them; None where they are missing or malformed."""
+    """Return a row's golds as SQuAD JSON has them; None if they are missing or malformed."""
     answers = answers_of(value)
     texts, starts = (answers["text"], answers["answer_start"]) if answers else (None, None)
-    if (
-        texts is None
-        or starts is None
-        or len(texts) != len(starts)
-        or None in texts
-        or None in starts
-    ):
+    if texts is None or starts is None or len(texts) != len(starts):
+        return None
+    if None in texts or None in starts:
         return None
     return [
         {"text": text, "answer_start": start} for text, start in zip(texts, starts, strict=True)
@@ -88,17 +89,21 @@ def _golds(value: Any) -> list[dict[str, Any]] | None:
 
 
 def _predicted(status: str, text: str | None, start: int | None) -> list[dict[str, Any]] | None:
-    """The same of what a run answered; None for a rejected row."""
+    """Return a row's answer as SQuAD JSON has it; None for a rejected row."""
     if status == "rejected":
         return None
     return [{"text": text, "answer_start": start}] if status == "answered" else []
 
 
 def _write_articles(file: IO[str], questions: Iterator[tuple[str, str, dict[str, Any]]]) -> None:
-    """`data[].paragraphs[].qas[]`, a paragraph opened and closed as titles and contexts change."""
+    """Write `data[].paragraphs[].qas[]` from (title, context, question with answers).
+
+    Articles and paragraphs are opened and closed as titles and contexts change.
+    """
+    # An article or paragraph is closed when the next one begins, since rows are seen only once.
     last: tuple[str, str] | None = None
     file.write('{"version": "v2.0", "data": [')
-    for title, context, asked in questions:
+    for title, context, qa in questions:
         if last is None or last[0] != title:
             file.write("]}]}, " if last else "")
             file.write(f'\n{{"title": {_json(title)}, "paragraphs": [')
@@ -107,22 +112,27 @@ def _write_articles(file: IO[str], questions: Iterator[tuple[str, str, dict[str,
             file.write(f'\n {{"context": {_json(context)}, "qas": [')
         else:
             file.write(", ")
-        file.write(f"\n  {_json(asked)}")
+        file.write(f"\n  {_json(qa)}")
         last = title, context
     file.write("]}]}" if last else "")
     file.write("]}\n")
 
 
 def write_predictions(run: str, output: str, answers: str) -> str:
-    """`predictions.json`, id -> text ("" for no answer and for rejected rows), and `na_prob.json`, id -> probability of
-    no answer: the null probability, 0 where the null option is off, 1 for a rejected row.
+    """Write the two files of SQuAD's evaluation scripts and return a summary in words.
 
-    Raises Refused if two rows have one id: a JSON object can't hold both.
+    predictions.json  id -> text, "" for no answer and for rejected rows
+    na_prob.json      id -> probability of no answer: the null probability, 0 if the null option is
+                      off, 1 for a rejected row
+
+    Raises Refused for a run that is not a finished one of annotate, and if two rows have one id,
+    because a JSON object can't hold both.
     """
     finished = _annotated(run)
     names = [finished.output(name) for name in ("answer_text", "null_probability", "status")]
     identifier = _needed(finished, "id")
-    hashes = array("q")  # eight bytes a row: all that is kept of them
+    # JSON is written by hand, because an object of all rows would not fit in memory.
+    hashes = array("q")  # of all ids, to find repeated ones in 8 bytes a row
     with (
         building(join(output, PREDICTIONS)) as predictions,
         building(join(output, NA_PROB)) as na_prob,
@@ -140,16 +150,21 @@ def write_predictions(run: str, output: str, answers: str) -> str:
             )
         for file in (texts, probabilities):
             file.write("}\n" if hashes else "{}\n")
+        # Raising inside the `with` removes both files.
         repeated = len(hashes) - len(np.unique(np.frombuffer(hashes, np.int64)))
         if repeated:
             raise Refused(
-                f"--run={run}: {repeated} rows have an id that another row has: {PREDICTIONS} can't hold both"
+                f"--run={run}: {repeated} rows have the id of another row: "
+                f"{PREDICTIONS} can't hold both"
             )
     return f"{len(hashes)} predictions: {output}"
 
 
 def write_jsonl(run: str, output: str, answers: str) -> str:
-    """All columns of all rows, one JSON object a line; numbers that are none are null, bytes hexadecimal."""
+    """Write all columns of all rows, one JSON object a line, and return a summary in words.
+
+    Numbers that are not finite become null, bytes become hexadecimal.
+    """
     finished = _annotated(run)
     count = 0
     with building(output) as path, open(path, "w", encoding="utf-8") as file:
@@ -164,19 +179,20 @@ WRITERS: dict[str, Callable[[str, str, str], str]] = {
     "predictions": write_predictions,
     "jsonl": write_jsonl,
 }
-"""By format: (run, output, which answers) -> what was done, in words."""
+"""Format -> function of (run, output, answers) that returns a summary in words."""
 
 
 def _annotated(run: str) -> FinishedRun:
-    """Raises Refused for a run that is not one of annotate, or not finished."""
+    """Open a run. Raises Refused for one that is not a finished run of annotate."""
     try:
         finished = open_run(run)
     except (Refused, StorageError, OSError, pa.ArrowException) as error:
         raise Refused(f"--run={run}: {error}") from error
     if finished.stage != "annotate":
         raise Refused(
-            f"--run={run} is an output of {finished.stage}: only annotated rows can be exported"
+            f"--run={run} is an output of {finished.stage}: only those of annotate can be exported"
         )
+    # The manifest is written last, so that a run without one did not finish.
     if not finished.state:
         raise Refused(f"--run={run} has no manifest: the run did not finish")
     return finished
@@ -186,7 +202,8 @@ def _needed(finished: FinishedRun, kind: str) -> str:
     name = finished.input(kind)
     if name is None:
         raise Refused(
-            f"--run={finished.folder} has no column {finished.configuration[f'{kind}_column']!r}: it was not kept"
+            f"--run={finished.folder} did not keep its column "
+            f"{finished.configuration[f'{kind}_column']!r}"
         )
     return name
 
@@ -196,11 +213,12 @@ def _json(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON can hold it."""
+    """Return a value as JSON can hold it."""
     if isinstance(value, dict):
         return {str(name): _plain(each) for name, each in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(each) for each in value]
+    # JSON has no NaN and no infinity.
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, bytes):

@@ -1,4 +1,4 @@
-"""Dated jobs: `{date}` in --input and --output, and a run of its own for each day of --date."""
+"""Expand dated jobs: `{date}` in --input and --output means a separate run for each day."""
 
 from __future__ import annotations
 
@@ -11,35 +11,40 @@ _DATE = "{date}"
 
 
 def each_day(options: argparse.Namespace) -> list[argparse.Namespace]:
-    """The options of every day's run, first day first; the options themselves where nothing is dated.
+    """Return the options of each day's run, first day first; unchanged if nothing is dated.
 
-    Raises Refused where days would stand in each other's place, or where --date is given for nothing.
+    Raises Refused if days would share an output or an input, and for a --date without effect.
     """
     dated = {name for name in ("input", "output") if _DATE in getattr(options, name)}
     if not dated:
         if options.date:
             raise Refused(
-                f"--date={_written(options.date)}: neither --input nor --output holds {_DATE}"
+                f"--date={_written(options.date)}: neither --input nor --output has {_DATE}"
             )
         return [options]
+    # One output for several days would be claimed by the first.
     if "output" not in dated:
         raise Refused(
-            f"--output={options.output} must hold {_DATE} as --input does: each day is a run of its own"
+            f"--output={options.output} must have {_DATE} as --input does: "
+            "each day is a separate run"
         )
     days = options.date or (datetime.datetime.now(datetime.UTC).date(),)
     if len(days) > 1 and "input" not in dated:
         raise Refused(
-            f"--date={_written(days)}: --input={options.input} holds no {_DATE}, each day would be the same"
+            f"--date={_written(days)}: --input={options.input} has no {_DATE}: "
+            "each day would read the same"
         )
     return [_on(options, day) for day in days]
 
 
 def _on(options: argparse.Namespace, day: datetime.date) -> argparse.Namespace:
-    places = {
+    """Return the options of one day's run."""
+    paths = {
         name: getattr(options, name).replace(_DATE, day.isoformat()) for name in ("input", "output")
     }
-    return argparse.Namespace(**{**vars(options), **places, "date": (day,)})
+    return argparse.Namespace(**{**vars(options), **paths, "date": (day,)})
 
 
 def _written(days: tuple[datetime.date, ...]) -> str:
+    """Return days as the value of --date."""
     return "..".join(day.isoformat() for day in dict.fromkeys((days[0], days[-1])))

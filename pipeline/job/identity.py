@@ -1,6 +1,6 @@
-"""The identity of a run, `run.json`: what it was asked to do, on which inputs. One output, one identity.
+"""The identity of a run, `run.json`: its configuration and its inputs. An output has one identity.
 
-Workers read the list of inputs from there, by ranges, so that the graph does not grow with it.
+Workers read ranges of the list of inputs from run.json, so that the graph does not grow with it.
 """
 
 from __future__ import annotations
@@ -26,40 +26,47 @@ from transforms.storage import (
 )
 
 _MOST_RANGES = 1000
-"""Into how many ranges inputs are listed: enough for many workers to plan, few enough for any graph."""
+"""Most ranges of inputs: enough for many workers to plan, few enough for any graph."""
 
-_BETWEEN = b",\n"
-"""What stands between two inputs in `run.json`."""
+_SEPARATOR = b",\n"
+"""Separates two inputs in `run.json`."""
 
 
 class Claimant(Protocol):
-    """What claims an output: a job of annotate and audit, or a comparison."""
+    """A job that claims an output: of annotate and audit, or a comparison."""
 
     @property
-    def output(self) -> str: ...
-
-    @property
-    def outputs(self) -> tuple[tuple[str, str], ...]:
-        """(stage, folder) of each folder that it writes."""
+    def output(self) -> str:
+        """The folder that --output names."""
         ...
 
     @property
-    def files(self) -> tuple[InputFile, ...]: ...
+    def outputs(self) -> tuple[tuple[str, str], ...]:
+        """(stage, folder) of each folder that the job writes, in the order of writing."""
+        ...
 
-    def configuration_of(self, stage: str) -> dict[str, Any]: ...
+    @property
+    def files(self) -> tuple[InputFile, ...]:
+        """The input files."""
+        ...
+
+    def configuration_of(self, stage: str) -> dict[str, Any]:
+        """Return the configuration of a stage: all on which its answers or boundaries depend."""
+        ...
 
 
 def identity(job: Claimant, stage: str) -> dict[str, Any]:
-    """Fingerprint, configuration, inputs with their sizes and versions.
+    """Return fingerprint, configuration, and inputs with their sizes and versions.
 
-    Not device, threads or run length: they change nothing.
+    Device, threads and the cut into chunk runs (`ChunkSize.runs`) are not part of it, because the
+    exact columns do not depend on them.
     """
-    told = {
+    content = {
         "configuration": job.configuration_of(stage),
         "inputs": [_entry(file) for file in job.files],
     }
-    fingerprint = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
-    return {"run": fingerprint, **told}
+    fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return {"run": fingerprint, **content}
 
 
 def _entry(file: InputFile) -> dict[str, Any]:
@@ -74,42 +81,50 @@ def _entry(file: InputFile) -> dict[str, Any]:
 
 
 def _write(job: Claimant, stage: str) -> tuple[bytes, list[int]]:
-    """The content of `run.json`, one line per input, and the bytes at which these lines begin (and where a next would)."""
-    found = identity(job, stage)
-    configuration = json.dumps(found["configuration"], indent=2, ensure_ascii=False)
-    head = f'{{"run": "{found["run"]}",\n"configuration": {configuration},\n"inputs": [\n'.encode()
-    lines = [json.dumps(entry, ensure_ascii=False).encode() for entry in found["inputs"]]
-    begins = list(accumulate((len(line) + len(_BETWEEN) for line in lines), initial=len(head)))
-    return head + _BETWEEN.join(lines) + b"\n]}\n", begins
+    """Return the content of `run.json` and the offsets in bytes of its inputs, one line each.
+
+    The last offset is where another input would begin: inputs + 1 offsets.
+    """
+    content = identity(job, stage)
+    configuration = json.dumps(content["configuration"], indent=2, ensure_ascii=False)
+    run = content["run"]
+    head = f'{{"run": "{run}",\n"configuration": {configuration},\n"inputs": [\n'.encode()
+    lines = [json.dumps(entry, ensure_ascii=False).encode() for entry in content["inputs"]]
+    begins = list(accumulate((len(line) + len(_SEPARATOR) for line in lines), initial=len(head)))
+    return head + _SEPARATOR.join(lines) + b"\n]}\n", begins
 
 
 def input_ranges(job: Claimant) -> list[InputRange]:
-    """The inputs, as they stand in the `run.json` of the stage that is written last; valid once that is claimed."""
+    """Return ranges of inputs in the `run.json` of the stage that is written last.
+
+    They are valid once the job has claimed its outputs.
+    """
     stage, folder = job.outputs[-1]
     begins = _write(job, stage)[1]
     inputs = len(begins) - 1
     count = min(inputs, _MOST_RANGES)
-    bounds = [place * inputs // count for place in range(count + 1)]
+    bounds = [number * inputs // count for number in range(count + 1)]
     path = join(folder, RunFiles.RUN)
     return [
-        InputRange(path, first, begins[first], begins[after] - len(_BETWEEN))
+        InputRange(path, first, begins[first], begins[after] - len(_SEPARATOR))
         for first, after in pairwise(bounds)
     ]
 
 
 def claimed_outputs(job: Claimant) -> tuple[Output, ...]:
-    """Where the stages of a job write, in the order of writing, with what their claims are known by."""
+    """Return the outputs of a job's stages in the order of writing, with their fingerprints."""
     return tuple(
         Output(stage, folder, identity(job, stage)["run"]) for stage, folder in job.outputs
     )
 
 
 def claim(job: Claimant, overwrite: bool) -> bool:
-    """Makes the output this run's own. Returns whether it goes on with an earlier run of the same identity.
+    """Claim the outputs for this run. Return whether it resumes an earlier run of this identity.
 
-    Raises Refused, naming what differs, if the output belongs to another run and `overwrite` is not set; then nothing
-    is touched, in neither folder of `annotate --audit`.
+    Raises Refused, naming the difference, if an output belongs to another run and `overwrite` is
+    false. Nothing is changed then, in either folder of `annotate --audit`.
     """
+    # All outputs are checked before any is changed.
     wanted = {folder: _write(job, stage)[0] for stage, folder in reversed(job.outputs)}
     try:
         if not overwrite:
@@ -122,29 +137,32 @@ def claim(job: Claimant, overwrite: bool) -> bool:
 
 
 def _claim(output: str, content: bytes, overwrite: bool) -> bool:
+    """Claim one output. Return whether it had the same identity already. Raises Refused."""
+    # Remove the temporary files of interrupted attempts.
     sweep_temporary(output)
     if overwrite and _obstacle(output, content):
         for name in RunFiles.ALL:
             remove(output, name)
     created = create(output, content, RunFiles.RUN)
     if not created:
-        _refuse_another(output, content)  # it may have been started a moment ago
-        if (
-            read(join(output, RunFiles.RUN)) != content
-        ):  # the same in other bytes, and workers read ranges of bytes
+        _refuse_another(output, content)  # another run may have started a moment ago
+        if read(join(output, RunFiles.RUN)) != content:
+            # The same identity in other bytes would shift the ranges that workers read.
             commit(output, content, RunFiles.RUN)
+    # Jobs downstream wait for the manifest: it must not exist while the run is unfinished.
     remove(output, RunFiles.MANIFEST)
     return not created
 
 
 def _refuse_another(output: str, content: bytes) -> None:
+    """Raise Refused if an output belongs to another run."""
     obstacle = _obstacle(output, content)
     if obstacle:
-        raise Refused(f"--output={output} holds {obstacle}. --overwrite removes that first")
+        raise Refused(f"--output={output} has {obstacle}. --overwrite removes that first")
 
 
 def _obstacle(output: str, content: bytes) -> str:
-    """What of another run an output holds, in words; "" if it may be this run's."""
+    """Return in words what an output has of another run; "" if this run may claim it."""
     if exists(join(output, RunFiles.RUN)):
         difference = _difference(read(join(output, RunFiles.RUN)), content)
         return f"another run: {difference}" if difference else ""
@@ -152,28 +170,27 @@ def _obstacle(output: str, content: bytes) -> str:
 
 
 def _difference(before: bytes, now: bytes) -> str:
-    """The first thing in which two identities differ, in words; "" if they are the same."""
+    """Return in words the first difference of two identities; "" if they are the same."""
     try:
-        configured, old = _parse(before)
+        old_configuration, old_inputs = _parse(before)
     except (ValueError, KeyError, TypeError):
         return f"its {RunFiles.RUN} is damaged"
-    asked, new = _parse(now)
-    for name in dict.fromkeys([*asked, *configured]):
-        if configured.get(name) != asked.get(name):
-            return f"{name} was {configured.get(name)!r}, is {asked.get(name)!r}"
-    for path in sorted(old.keys() | new.keys()):
-        if path not in new or path not in old:
-            return f"input {path} was {'not ' if path not in old else ''}part of it"
-        if old[path] != new[path]:
-            was, now_is = (
-                described(entry["size"], entry["version"]) for entry in (old[path], new[path])
-            )
-            return f"input {path} has changed since: it had {was}, it has {now_is}"
-    return (
-        ""
-        if _fingerprint(before) == _fingerprint(now)
-        else f"its {RunFiles.RUN} has another fingerprint"
-    )
+    # The configuration is compared first, because a changed option is the usual reason.
+    configuration, inputs = _parse(now)
+    for name in dict.fromkeys([*configuration, *old_configuration]):
+        old, new = old_configuration.get(name), configuration.get(name)
+        if old != new:
+            return f"{name} was {old!r}, is {new!r}"
+    for path in sorted(old_inputs.keys() | inputs.keys()):
+        if path not in inputs or path not in old_inputs:
+            return f"input {path} was {'not ' if path not in old_inputs else ''}part of it"
+        old, new = old_inputs[path], inputs[path]
+        if old != new:
+            was, is_now = (described(entry["size"], entry["version"]) for entry in (old, new))
+            return f"input {path} has changed since: it had {was}, it has {is_now}"
+    if _fingerprint(before) != _fingerprint(now):
+        return f"its {RunFiles.RUN} has another fingerprint"
+    return ""
 
 
 def _fingerprint(content: bytes) -> str | None:
@@ -181,6 +198,6 @@ def _fingerprint(content: bytes) -> str | None:
 
 
 def _parse(content: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The configuration of an identity, and its inputs by path."""
-    found = json.loads(content)
-    return dict(found["configuration"]), {entry["path"]: entry for entry in found["inputs"]}
+    """Return the configuration of an identity, and its inputs by path."""
+    parsed = json.loads(content)
+    return dict(parsed["configuration"]), {entry["path"]: entry for entry in parsed["inputs"]}

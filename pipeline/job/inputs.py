@@ -1,4 +1,4 @@
-"""What a job reads: its files, and their columns by the first file's schema."""
+"""Find what a job reads: its files, and their columns by the schema of the first file."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from model.settings import ANNOTATE, AUDIT
 from pipeline.job.options import Refused
 from pipeline.job.settings import Columns, Files
 from pipeline.sample import SAMPLE
+from transforms.find_inputs import find_inputs
 from transforms.plan_chunks import (
     ANSWERS,
     is_answers,
@@ -23,10 +24,13 @@ from transforms.plan_chunks import (
     with_path_columns,
 )
 from transforms.records import InputColumns, InputFile, OutputColumns
-from transforms.storage import find_inputs, lies_below, open_parquet
+from transforms.storage import lies_below, open_parquet
 
 _MOST_FOOTERS = 1000
-"""How many files are asked for the types of their columns before a run; of more, one with a wider type is refused."""
+"""Number of files whose column types are read before a run.
+
+A later file is refused if it has a wider type.
+"""
 
 _FOOTERS_AT_ONCE = 16
 
@@ -35,8 +39,8 @@ _FOOTERS_AT_ONCE = 16
 class Inputs:
     """The input of a job.
 
-    expected  the columns that are read, with their types
-    columns   which of them are the question, the context and the golds
+    expected  the columns to read, with their types
+    columns   the names of the question, the context and the golds among them
     """
 
     files: tuple[InputFile, ...]
@@ -50,16 +54,20 @@ class Inputs:
 
 
 def find_files(files: Files, output: str) -> tuple[InputFile, ...]:
-    """Find the input files, up to the row limit. Raises Refused for one inside the output, StorageError for none."""
-    found = _limit(find_inputs(SAMPLE if files.input == "bundled" else files.input), files.limit)
-    inside = [file.path for file in found if lies_below(file.path, output)]
+    """Find the input files, up to the row limit.
+
+    Raises Refused for a file inside the output, StorageError if there are no files.
+    """
+    inputs = _limit(find_inputs(SAMPLE if files.input == "bundled" else files.input), files.limit)
+    # A run that reads its own parts would grow with every rerun.
+    inside = [file.path for file in inputs if lies_below(file.path, output)]
     if inside:
-        raise Refused(f"--input={files.input}: {inside[0]} lies in --output={files.output}")
-    return found
+        raise Refused(f"--input={files.input}: {inside[0]} is inside --output={files.output}")
+    return inputs
 
 
 def _limit(files: Sequence[InputFile], rows: int | None) -> tuple[InputFile, ...]:
-    """Return the files that hold the first `rows` rows, the last of them to be read in part."""
+    """Return the files that hold the first `rows` rows; the last may be read in part."""
     if rows is None:
         return tuple(files)
     chosen: list[InputFile] = []
@@ -69,7 +77,7 @@ def _limit(files: Sequence[InputFile], rows: int | None) -> tuple[InputFile, ...
         try:
             with open_parquet(file.path) as opened:
                 held = min(rows, opened.metadata.num_rows)
-        except Exception:  # an unreadable file has no rows; planning refuses it by name
+        except Exception:  # an unreadable file counts no rows; planning refuses it by name
             held = 0
         chosen.append(replace(file, rows=held))
         rows -= held
@@ -82,10 +90,15 @@ def choose_columns(
     slice_by: tuple[str, ...],
     stages: tuple[str, ...],
 ) -> tuple[Inputs, OutputColumns]:
-    """Choose the columns to read, with the types of the first file, and those of the output. Raises Refused."""
+    """Choose the columns to read and those that the output keeps, by the first file's schema.
+
+    Raises Refused for missing columns, unusable types and clashes of names.
+    """
     first, texts = files[0], (columns.question_column, columns.context_column)
     audited = AUDIT in stages
     schema = _schema(first)
+
+    # All columns that options name must exist; together with those to keep, they are read.
     for option in ("question_column", "context_column"):
         _require(
             schema,
@@ -102,11 +115,14 @@ def choose_columns(
     if columns.id_column in schema.names:
         read.append(columns.id_column)
 
+    # Their types must be usable, and no output column may replace a kept one.
     wanted = [schema.field(name) for name in dict.fromkeys(read) if schema.names.count(name) == 1]
     problem = schema_problem(schema, pa.schema(wanted), texts)
     if problem:
         raise Refused(f"--input: {first.path}: {problem}")
     _refuse_clash(columns, keep, stages)
+
+    # The other files may have wider types, such as text where the first file has only nulls.
     expected = pa.schema([_nullable(field, field.name in texts) for field in wanted])
     expected = _widened(expected, files[1:_MOST_FOOTERS])
     inputs = Inputs(
@@ -119,25 +135,28 @@ def _schema(file: InputFile) -> pa.Schema:
     """Return the columns of a file and of its path. Raises Refused."""
     try:
         with open_parquet(file.path) as opened:
+            # Partition columns come from the path, and count as columns of the file.
             return with_path_columns(opened.schema_arrow, file.path)
     except Exception as error:
         raise Refused(f"--input: {file.path} can't be read as Parquet: {error}") from error
 
 
 def _require(schema: pa.Schema, columns: Iterable[str], message: str) -> None:
-    """Raise Refused with the message, in which {} is the column, for the first column that the schema lacks."""
+    """Raise Refused for the first column that the schema lacks; {} in the message is its name."""
     for name in columns:
         if name not in schema.names:
             raise Refused(f"{message.format(repr(name))} {', '.join(schema.names)}")
 
 
 def _require_answers(schema: pa.Schema, file: InputFile, column: str) -> None:
+    """Raise Refused unless the column exists and has the type of golds."""
     _require(schema, [column], f"--answers_column={column}: {file.path} has the columns")
     kind = schema.field(column).type
     if not is_answers(kind):
         raise Refused(
-            f"--answers_column={column}: {file.path}: it is {kind}, not {ANSWERS}; other shapes, JSON in text too, become the "
-            f"first by `python -m pipeline.convert import --input {file.path} --output GOLDS.parquet`"
+            f"--answers_column={column}: {file.path}: it is {kind}, not {ANSWERS}; "
+            f"`python -m pipeline.convert import --input {file.path} --output GOLDS.parquet` "
+            "converts other shapes, also JSON in text"
         )
 
 
@@ -148,40 +167,47 @@ def _refuse_clash(columns: Columns, keep: tuple[str, ...], stages: tuple[str, ..
     clash = sorted(made & set(keep)) or sorted(made & {columns.id_column})
     if clash:
         raise Refused(
-            f"--output_prefix={columns.output_prefix!r}: the output column {clash[0]!r} is an input column already; "
-            "give another prefix, or leave it out of --keep_columns"
+            f"--output_prefix={columns.output_prefix!r}: the output column {clash[0]!r} is already "
+            "an input column; give another prefix, or leave it out of --keep_columns"
         )
 
 
 def _widened(expected: pa.Schema, files: Sequence[InputFile]) -> pa.Schema:
-    """Return the columns with types that hold those of the other files too.
+    """Return the columns with types that also hold the values of the other files.
 
-    Where no type does, planning refuses the other file.
+    If there is no such type, planning refuses the other file.
     """
+    # Text needs no widening: planning takes text columns of any width.
     if all(is_text(field.type) and not pa.types.is_null(field.type) for field in expected):
         return expected
     with ThreadPoolExecutor(_FOOTERS_AT_ONCE) as pool:
         for schema in filter(None, pool.map(_readable_schema, files)):
-            for place, field in enumerate(expected):
+            for index, field in enumerate(expected):
                 if schema.names.count(field.name) == 1:
                     kind = wider(field.type, schema.field(field.name).type)
-                    expected = expected.set(place, field.with_type(kind or field.type))
+                    expected = expected.set(index, field.with_type(kind or field.type))
     return pa.schema([_nullable(field, False) for field in expected])
 
 
 def _readable_schema(file: InputFile) -> pa.Schema | None:
+    """Return a file's schema, None if it can't be read."""
     try:
         with open_parquet(file.path) as opened:
             return opened.schema_arrow
-    except Exception:  # planning refuses it by name
+    except Exception:  # planning refuses the file by name
         return None
 
 
 def _nullable(field: pa.Field, is_text_column: bool) -> pa.Field:
-    """Return the first file's field, fit for other files: nulls, text, more than 127 dictionary values."""
+    """Return a field of the first file that also fits other files.
+
+    It takes nulls, text where the first file has only nulls, and dictionaries of more than 127
+    values.
+    """
     kind = field.type
     if is_text_column and pa.types.is_null(kind):
         kind = pa.string()
+    # Indices of one byte would be too small for another file's dictionary.
     if pa.types.is_dictionary(kind):
         kind = pa.dictionary(pa.int32(), kind.value_type, kind.ordered)
     return pa.field(field.name, kind, nullable=True, metadata=field.metadata)

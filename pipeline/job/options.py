@@ -1,4 +1,4 @@
-"""All flags of run_pipeline.py, their help and their bounds. Beam's own options pass through."""
+"""Parse the command line of run_pipeline.py; Beam's own options pass through."""
 
 from __future__ import annotations
 
@@ -18,25 +18,35 @@ from model.settings import ANNOTATE, AUDIT, COMPARE, Setting, declared
 from pipeline.job.runners import load
 from pipeline.job.settings import ALL, GROUPS
 
-DESCRIPTION = """Extractive question answering over whole corpora, Parquet to Parquet, on Apache Beam.
+DESCRIPTION = """\
+Extractive question answering over whole corpora, Parquet to Parquet, on Apache Beam.
 
-  annotate   answer every passage/question row: answer span, calibrated probability, n-best candidates
-  audit      measure the span-prediction loss of a data set with gold answers, row by row and in total
-  compare    two audits of the same data, example by example: what got better and what got worse, as a gate if you like
+  annotate   answer each row of passage and question: answer span, calibrated probability,
+             n-best candidates
+  audit      measure the span-prediction loss of a data set with gold answers, per row and in total
+  compare    compare two audits of the same data, example by example; can serve as a gate
 
-A finished run leaves OUTPUT/parts/*.parquet (one row per input row, in order), OUTPUT/rejections/*.parquet (rows that
-could not be answered, and why), OUTPUT/run.json (what the run is) and OUTPUT/manifest.json (what it did, written last).
-A rerun of the same job goes on where the last one stopped.
+A finished run leaves these files:
 
-Exit codes: 0 all rows accounted for; 1 finished, but files, chunks or too many rows failed; 2 refused before any row;
-3 did not finish; 129/130/143 interrupted, resumable. Of several days, the highest."""
+  OUTPUT/parts/*.parquet        one row per input row, in order
+  OUTPUT/rejections/*.parquet   rows that could not be answered, and why
+  OUTPUT/run.json               the configuration and the inputs of the run
+  OUTPUT/manifest.json          the accounting of the run, written last
 
-EPILOG = """Any option of Apache Beam can be given too, for example --runner=DataflowRunner --project=P --region=R, or
---direct_running_mode=multi_processing --direct_num_workers=4 for several processes on this machine."""
+A rerun of the same job resumes where the last one stopped.
+
+Exit codes: 0 all rows accounted for; 1 finished, but files, chunks or too many rows failed;
+2 refused before any row; 3 did not finish; 129, 130 or 143 interrupted, resumable. A job of several
+days returns the highest."""
+
+EPILOG = """\
+Options of Apache Beam can also be given, for example --runner=DataflowRunner --project=P
+--region=R, or --direct_running_mode=multi_processing --direct_num_workers=4 for several processes
+on this machine."""
 
 
 class Refused(ValueError):
-    """The job can't be started; the message names the option, its value and the limit. Exit code 2."""
+    """The job can't be started (exit code 2); the message names option, value and limit."""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -47,13 +57,15 @@ def make_parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="run_pipeline.py annotate|audit --input PATTERN[,PATTERN] --output DIR [options] [Beam options]\n"
-        "       run_pipeline.py compare --before DIR --after DIR --output DIR [options] [Beam options]",
+        usage="run_pipeline.py annotate|audit --input PATTERN[,PATTERN] --output DIR "
+        "[options] [Beam options]\n"
+        "       run_pipeline.py compare --before DIR --after DIR --output DIR "
+        "[options] [Beam options]",
     )
     parser.add_argument(
         "--stage",
         metavar="STAGE",
-        help="the stage as an option, for launchers that pass nothing else",
+        help="the stage, for launchers that pass only options",
     )
     for title, group in GROUPS.items():
         arguments = parser.add_argument_group(title)
@@ -81,25 +93,28 @@ def _add_argument(
 
 
 def default_in_words(default: Any, declaration: Setting) -> str:
-    """Return what leaving a setting out means, in words; "" where that is nothing."""
+    """Return in words what a setting is if it is left out; "" if that goes without saying."""
     if declaration.unset:
         return declaration.unset
-    return "" if default in (None, "", (), False) else str(default)
+    return "" if default is None or default is False or default in ("", ()) else str(default)
 
 
 def _check_stage(stage: str, audited: bool, given: Mapping[str, Any]) -> None:
-    """Raise Refused for a setting that the stage doesn't take, and for a required one that is missing."""
+    """Raise Refused for a setting that the stage does not take, or a missing one that it needs.
+
+    audited  whether --audit is given
+    given    the settings on the command line
+    """
     declarations = {
         name: declaration for group in GROUPS.values() for name, _, declaration in declared(group)
     }
     for name, value in given.items():
+        # `stage` is an option, but not a declared setting.
         stages = declarations[name].stages if name in declarations else ()
         if stages and stage not in stages and not (audited and AUDIT in stages):
-            hint = (
-                ": give the stage audit, or --audit too"
-                if stage == ANNOTATE and AUDIT in stages
-                else ""
-            )
+            hint = ""
+            if stage == ANNOTATE and AUDIT in stages:
+                hint = ": give the stage audit, or add --audit"
             raise Refused(
                 f"--{name}={value} applies to {' and '.join(stages)}, not to {stage}{hint}"
             )
@@ -108,60 +123,55 @@ def _check_stage(stage: str, audited: bool, given: Mapping[str, Any]) -> None:
             raise Refused(f"--{name} is missing: {stage} needs it")
 
 
-class BeamOptions(PipelineOptions):
-    """Beam's options, each group parsed once: Beam would parse one anew a hundred times and more for one job."""
-
-    def view_as(self, cls: type[Any]) -> Any:
-        views = self.__dict__.setdefault("_views", {})  # no attribute: those are options
-        if cls not in views:
-            views[cls] = super().view_as(cls)
-        return views[cls]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in super().__getstate__().items() if name != "_views"}
-
-
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Our options, checked one by one, and the arguments that are Beam's.
+    """Return Spanmill's options, each checked, and the arguments for Beam.
 
-    Raises Refused for a missing stage and for an argument that neither Beam nor we know; argparse itself prints other
-    errors and exits with 2.
+    Raises Refused for a missing stage, a setting that the stage does not take, and an argument that
+    is neither Spanmill's nor Beam's. argparse prints other errors and exits with 2.
     """
     parser = make_parser()
     options, rest = parser.parse_known_args(list(arguments))
+
+    # Some runners declare options of their own: import them before Beam's options are listed.
     runner = PipelineOptions(rest).view_as(StandardOptions).runner
     try:
         load(runner)
     except ImportError as error:
         raise Refused(f"--runner={runner}: {error}") from error
+    # Options that Beam lists twice would clash, so that groups are taken once by name.
     beam_parser = _BeamArgumentParser(allow_abbrev=False, add_help=False)
     for group in {str(group): group for group in PipelineOptions.__subclasses__()}.values():
         group._add_argparse_args(beam_parser)
-    _, unknown = beam_parser.parse_known_args(
-        rest
-    )  # the stage is among these: only now is it no value of an option
-    strange = [argument for argument in unknown if argument.startswith("-")]
-    if strange:
-        known = [
-            name
-            for p in (parser, beam_parser)
-            for action in p._actions
-            for name in action.option_strings
-        ]
-        name = strange[0].split("=", 1)[0]
-        nearest = difflib.get_close_matches(name, known, 1)
-        hint = f": did you mean {nearest[0]}?" if nearest else ""
-        raise Refused(f"{name} is an option neither of Spanmill nor of Beam{hint}")
+    _, unknown = beam_parser.parse_known_args(rest)
+    _refuse_unknown(unknown, (parser, beam_parser))
+
+    # Only now is a bare word certainly the stage and not the value of an option of Beam.
     stages = list(dict.fromkeys([*unknown, *filter(None, [options.stage])]))
     if len(stages) != 1 or stages[0] not in ALL:
         raise Refused(
             f"STAGE: give one of {', '.join(ALL)}, not {' and '.join(map(repr, stages)) or 'none'}"
         )
     options.stage = stages[0]
-    for action in parser._actions:  # now only what was given
+
+    # Parsing again without defaults yields only the settings on the command line.
+    for action in parser._actions:
         action.default = argparse.SUPPRESS
     given = vars(parser.parse_known_args(list(arguments))[0])
     _check_stage(options.stage, options.audit, given)
     for word in unknown:
         rest.remove(word)
     return options, rest
+
+
+def _refuse_unknown(arguments: Sequence[str], parsers: Sequence[argparse.ArgumentParser]) -> None:
+    """Raise Refused, with the nearest known option, if an argument is an option of no parser."""
+    options = [argument for argument in arguments if argument.startswith("-")]
+    if not options:
+        return
+    known = [
+        name for parser in parsers for action in parser._actions for name in action.option_strings
+    ]
+    name = options[0].split("=", 1)[0]
+    nearest = difflib.get_close_matches(name, known, 1)
+    hint = f": did you mean {nearest[0]}?" if nearest else ""
+    raise Refused(f"{name} is an option neither of Spanmill nor of Beam{hint}")

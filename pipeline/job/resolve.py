@@ -1,9 +1,10 @@
-"""From options to a job: everything that can be refused is refused here, before a row is read."""
+"""Turn options into a job. Whatever can be refused before a row is read is refused here."""
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import logging
 import math
 import os
@@ -23,11 +24,11 @@ from apache_beam.options.pipeline_options import (
 
 from model.audit.slices import SLICES
 from model.checkpoint import CheckpointError, read_settings
-from model.reading.pairs import WindowLimits
-from model.reading.prediction import Decoding
-from model.reading.reader import ModelSettings
+from model.reading.decoding import Decoding
+from model.reading.reader import DTYPES, ModelSettings
 from model.reading.span_reader import CUDA_BATCH_TOKENS, SpanReader
 from model.reading.tokenizer import TokenizerError
+from model.reading.windows import WindowLimits
 from model.settings import AUDIT, SettingError, declared, identity_of, make
 from pipeline.job.inputs import Inputs, choose_columns, find_files
 from pipeline.job.options import Refused
@@ -38,7 +39,7 @@ from transforms.plan_chunks import ChunkSize
 from transforms.records import Correction, InputFile, OutputColumns
 from transforms.relabel import CorrectionsError, read_corrections
 from transforms.run_files import RunFiles
-from transforms.storage import StorageError, absolute, read
+from transforms.storage import StorageError, absolute, exists, read
 from transforms.stored_folder import StoredFolder
 
 _log = logging.getLogger("spanmill")
@@ -49,7 +50,7 @@ class JobAudit:
     """What an audit measures and reports.
 
     corrections  corrected golds by id
-    against      another audit's output, "" for none
+    against      output of another audit to search for duplicates, "" for none
     """
 
     options: AuditOptions
@@ -59,9 +60,9 @@ class JobAudit:
 
 @dataclass(frozen=True)
 class JobWork:
-    """How the work is cut and run.
+    """How the work is divided and run.
 
-    alone  whether one local worker does all of it, so that nothing needs to be spread
+    alone  whether one local worker does all of it, so that no shuffle is needed
     """
 
     chunk_size: ChunkSize
@@ -72,12 +73,12 @@ class JobWork:
 
 @dataclass(frozen=True)
 class Job:
-    """A job with every default resolved: what the builder builds from.
+    """A job with every default resolved, from which the graph is built.
 
-    model          `--model` as it was given
-    outputs        (stage, folder) in the order of writing: what annotate writes comes last
-    configuration  by stage: what changes its answers or boundaries, by name of its option; the same whether the stage runs
-                   alone or with the other
+    model          `--model` as given
+    outputs        (stage, folder) in the order of writing; annotate's comes last
+    configuration  stage -> option -> value, for the options on which its answers or chunk
+                   boundaries depend; the same whether a stage runs alone or with the other
     """
 
     model: str
@@ -91,21 +92,25 @@ class Job:
 
     @property
     def output(self) -> str:
+        """The folder that --output names."""
         return self.outputs[-1][1]
 
     @property
     def files(self) -> tuple[InputFile, ...]:
+        """The input files."""
         return self.inputs.files
 
     @property
     def stages(self) -> tuple[str, ...]:
+        """The stages, in the order of writing."""
         return tuple(stage for stage, _ in self.outputs)
 
     def configuration_of(self, stage: str) -> dict[str, Any]:
+        """Return the configuration of a stage as run.json holds it."""
         return {"stage": stage, **self.configuration[stage]}
 
     def about(self, stage: str) -> dict[str, Any]:
-        """Return what the manifest of a stage says of the job, beyond what it did."""
+        """Return what the manifest of a stage says about the job, apart from its accounting."""
         return {
             "stage": stage,
             "configuration": self.configuration_of(stage),
@@ -129,22 +134,25 @@ def resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
     """Find the inputs, open the first, load the model and resolve every default. Raises Refused."""
     try:
         return _resolve(options, beam_options)
-    except SettingError as error:  # settings have the names of their options
+    except SettingError as error:  # the message begins with the name of the option
         raise Refused(f"--{error}") from error
     except (StorageError, CheckpointError, TokenizerError) as error:
         raise Refused(str(error)) from error
 
 
 def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
+    """Return the job. Raises Refused, SettingError, StorageError and errors of the checkpoint."""
     given = vars(options)
     files, columns = make(Files, given), make(Columns, given)
     audit, work = make(Audit, given), make(Work, given)
     output = absolute(files.output)
     audited = options.stage == AUDIT or audit.audit
-    beside = ((AUDIT, RunFiles(output).beside),) if audited and options.stage != AUDIT else ()
-    outputs = (*beside, (options.stage, output))
+    # An audit along with annotate has its own folder, which is written first.
+    alongside = ((AUDIT, RunFiles(output).beside),) if audited and options.stage != AUDIT else ()
+    outputs = (*alongside, (options.stage, output))
     stages = tuple(stage for stage, _ in outputs)
 
+    # Cheap refusals come before the files and the model are opened.
     _refuse_two_accelerators(work, beam_options)
     _refuse_slices(audit)
     corrections, digest = _corrections(audit, options.stage)
@@ -152,6 +160,7 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
     reader = _reader(make(ModelSettings, given), given, is_local(beam_options))
     audit_options = AuditOptions(columns.id_column, audit.slice_by, audit.worst, audit.suspects)
 
+    # Every group in its resolved form, because run.json holds the values that were used.
     resolved = (
         work,
         files,
@@ -159,7 +168,7 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
         reader.limits,
         reader.decoding,
     )
-    return Job(
+    job = Job(
         model=options.model,
         outputs=outputs,
         inputs=inputs,
@@ -171,6 +180,56 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
             stage: _configuration(stage, reader, resolved, audit, digest) for stage in stages
         },
     )
+    if given["dtype"] == "auto" and is_local(beam_options):
+        return _in_dtype_of_earlier_run(job, given)
+    return job
+
+
+def _in_dtype_of_earlier_run(job: Job, given: Mapping[str, Any]) -> Job:
+    """Return the job in the dtype of an earlier run in its output, if nothing else differs.
+
+    On a CPU, `--dtype auto` depends on a timing, which may come out differently on a busy machine.
+    Without this, the same command could then be refused instead of resuming the run.
+    """
+    dtype = _dtype_of_earlier_run(job)
+    if dtype in (None, job.reader.reader.dtype):
+        return job
+    in_dtype = {**given, "dtype": dtype}
+    try:
+        reader = _reader(make(ModelSettings, in_dtype), in_dtype, local=True)
+    except CheckpointError as error:
+        _log.info(
+            "--dtype=auto: the run in %s can't be resumed in %s: %s", job.output, dtype, error
+        )
+        return job
+    _log.info("--dtype=auto: using %s, as the run in %s does", dtype, job.output)
+    configuration = {
+        stage: {**values, "dtype": dtype} for stage, values in job.configuration.items()
+    }
+    return replace(job, reader=reader, configuration=configuration)
+
+
+def _dtype_of_earlier_run(job: Job) -> str | None:
+    """Return the dtype of the runs that the job's outputs hold.
+
+    None if there is no run, if the runs differ from the job in more than the dtype, or from each
+    other.
+    """
+    dtypes = set()
+    for stage, folder in job.outputs:
+        path = RunFiles(folder).run
+        if not exists(path):
+            continue
+        # `claim` reports a damaged run.json.
+        try:
+            configuration = dict(json.loads(read(path))["configuration"])
+        except (ValueError, KeyError, TypeError):
+            return None
+        dtype = configuration.get("dtype")
+        if configuration != {**job.configuration_of(stage), "dtype": dtype}:
+            return None
+        dtypes.add(dtype)
+    return dtypes.pop() if len(dtypes) == 1 and dtypes <= DTYPES.keys() else None
 
 
 def _configuration(
@@ -181,43 +240,50 @@ def _configuration(
     corrections  SHA-256 (hex) of the file of corrections
     """
     network = reader.reader
-    found = {
+    values = {
         "model_digest": network.digest,
         "dtype": network.dtype,
         "batch_tokens": reader.batch_tokens,
     }
     for group in groups:
-        found |= identity_of(group, stage)
+        values |= identity_of(group, stage)
     if stage == AUDIT:
-        found |= {"link": reader.link, **identity_of(audit, stage), "corrections": corrections}
+        values |= {"link": reader.link, **identity_of(audit, stage), "corrections": corrections}
     return {
-        name: list(value) if isinstance(value, tuple) else value for name, value in found.items()
+        name: list(value) if isinstance(value, tuple) else value for name, value in values.items()
     }
 
 
 def _refuse_two_accelerators(work: Work, beam_options: PipelineOptions) -> None:
+    """Raise Refused for --accelerator together with Dataflow's own option for accelerators."""
     service = beam_options.view_as(GoogleCloudOptions).dataflow_service_options or []
     if work.accelerator and any(option.startswith("worker_accelerator") for option in service):
         raise Refused(
-            f"--accelerator={work.accelerator}: Dataflow takes it or worker_accelerator, never both"
+            f"--accelerator={work.accelerator}: Dataflow takes it or worker_accelerator, not both"
         )
 
 
 def _refuse_slices(audit: Audit) -> None:
+    """Raise Refused for a column to slice by that has the name of a built-in slice."""
     built_in = sorted(set(audit.slice_by) & set(SLICES))
     if built_in:
         raise Refused(
-            f"--slice_by: {built_in[0]!r} is the name of a slice that every audit has ({', '.join(SLICES)})"
+            f"--slice_by: {built_in[0]!r} is the name of a slice that every audit has "
+            f"({', '.join(SLICES)})"
         )
 
 
 def _corrections(audit: Audit, stage: str) -> tuple[dict[str, Correction], str | None]:
-    """Return the corrections by id and the SHA-256 (hex) of their file; none, and None, without one. Raises Refused."""
+    """Return the corrections by id, and the SHA-256 (hex) of their file; {} and None without one.
+
+    Raises Refused.
+    """
     if not audit.corrections:
         return {}, None
     if stage != AUDIT:
         raise Refused(
-            f"--corrections={audit.corrections}: annotate --audit would write them into annotate's rows too"
+            f"--corrections={audit.corrections}: annotate --audit would write them into annotate's "
+            "rows too"
         )
     try:
         content = read(audit.corrections)
@@ -227,6 +293,7 @@ def _corrections(audit: Audit, stage: str) -> tuple[dict[str, Correction], str |
 
 
 def _work(work: Work, files: int, beam_options: PipelineOptions) -> JobWork:
+    """Return how the work is divided: files have at least 4 runs of chunks for each worker."""
     count = workers(beam_options)
     return JobWork(
         chunk_size=ChunkSize(work.chunk_rows, work.chunk_bytes, math.ceil(4 * count / files)),
@@ -238,6 +305,7 @@ def _work(work: Work, files: int, beam_options: PipelineOptions) -> JobWork:
 
 def workers(beam_options: PipelineOptions) -> int:
     """Return how many workers a job may have, as far as its options say."""
+    # The most that any of Beam's options may lead to; 0 local workers mean one per core.
     direct = beam_options.view_as(DirectOptions).direct_num_workers
     remote = beam_options.view_as(WorkerOptions)
     local = (os.cpu_count() or 1) if direct == 0 else direct or 1
@@ -245,9 +313,14 @@ def workers(beam_options: PipelineOptions) -> int:
 
 
 def _reader(model: ModelSettings, given: Mapping[str, Any], local: bool) -> SpanReader:
-    """Return the checkpoint with its settings, loaded once to see that it can be.
+    """Return the checkpoint with its settings, after loading it once to check that it works.
 
-    Workers elsewhere have other devices and cores: nothing is decided by those of this machine, whose CPU only checks.
+    Remote workers have other devices and cores than this machine. For them nothing is decided by
+    this machine's hardware, and its CPU only checks the checkpoint.
+
+    given  values of all settings by name
+    local  whether the workers run on this machine
+
     Raises CheckpointError, TokenizerError, SettingError, Refused.
     """
     names = [
@@ -263,9 +336,11 @@ def _reader(model: ModelSettings, given: Mapping[str, Any], local: bool) -> Span
     if model.device.startswith("cuda"):
         if model.dtype == "auto":
             raise Refused(
-                "--dtype=auto: the workers' CUDA devices can't be asked from here; give float32, or bfloat16 from Ampere on"
+                "--dtype=auto: the workers' CUDA devices are unknown here; give float32, or "
+                "bfloat16 for Ampere and later"
             )
         settings["batch_tokens"] = model.batch_tokens or CUDA_BATCH_TOKENS
+    # The checkpoint is loaded on the CPU, then described with the devices of the workers.
     dtype = "float32" if model.dtype == "auto" else model.dtype
     settings |= {"device": "cpu", "dtype": dtype, "compile": False}
     try:
@@ -274,7 +349,8 @@ def _reader(model: ModelSettings, given: Mapping[str, Any], local: bool) -> Span
         if not isinstance(error.__cause__, NotImplementedError):
             raise
         _log.info(
-            "--dtype=%s: this machine's CPU can't compute in it, the checkpoint is checked in float32 (%s)",
+            "--dtype=%s: this machine's CPU can't compute in it; checking the checkpoint in "
+            "float32 instead (%s)",
             dtype,
             error,
         )

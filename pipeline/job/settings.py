@@ -1,13 +1,13 @@
-"""The settings of a job beyond those of its reader, by group; see `model.settings`."""
+"""The settings of a job apart from those of its reader, by group; see `model.settings`."""
 
 from __future__ import annotations
 
 import datetime
 from dataclasses import dataclass
 
-from model.reading.pairs import WindowLimits
-from model.reading.prediction import Decoding
+from model.reading.decoding import Decoding
 from model.reading.reader import ModelSettings
+from model.reading.windows import WindowLimits
 from model.settings import (
     ANNOTATE,
     AUDIT,
@@ -32,24 +32,26 @@ class Files:
     input: str = setting(
         None,
         text("PATTERNS"),
-        "comma-separated files, globs, folders (every .parquet below) or URLs (gs://, s3://, ...); "
-        "\\, is a comma in a name; bundled: the sample that comes with the package",
+        "comma-separated files, globs, folders (with every .parquet below) or URLs (gs://, s3://, "
+        "...); \\, is a comma in a name; bundled means the sample in the package",
     )
-    output: str = setting(None, text("DIR"), "folder or URL; made if need be", stages=ALL)
+    output: str = setting(
+        None, text("DIR"), "folder or URL to write to; created if it does not exist", stages=ALL
+    )
     date: tuple[datetime.date, ...] | None = setting(
         None,
         days(),
-        "what {date} in --input and --output means; of a range, each day is a run of its own",
+        "value of {date} in --input and --output; each day of a range is a separate run",
         unset="today in UTC",
     )
     overwrite: bool = setting(
         False,
         flag(),
-        "remove an earlier run of another configuration from the output first",
+        "first remove a run of another configuration from the output",
         stages=ALL,
     )
     limit: int | None = setting(
-        None, whole(1, 10**12), "only the first N rows, for a trial", identity=BOTH
+        None, whole(1, 10**12), "read only the first N rows, for a trial", identity=BOTH
     )
 
 
@@ -64,24 +66,25 @@ class Columns:
     id_column: str = setting(
         "id",
         text("NAME"),
-        "column of the id; without such a column, ids are made of file, row group, row",
+        "column of the id; if there is none, ids are made of file, row group and row",
         identity=BOTH,
     )
     answers_column: str = setting(
         "answers",
         text("NAME"),
-        "column of an audit's golds, struct<text: list<string>, answer_start: list<int32>>, starts in code points",
+        "column of the golds for an audit, struct<text: list<string>, answer_start: list<int32>>, "
+        "starts in code points",
         identity=(AUDIT,),
     )
     keep_columns: tuple[str, ...] | None = setting(
         None,
         names(),
-        "input columns that the output keeps, in this order",
+        "input columns to keep in the output, in this order",
         unset="all of them",
         identity=BOTH,
     )
     output_prefix: str = setting(
-        "", text("TEXT"), "put before the names of output columns", identity=BOTH
+        "", text("TEXT"), "prefix of the names of output columns", identity=BOTH
     )
 
 
@@ -98,33 +101,34 @@ class Audit:
     against: str = setting(
         "",
         text("DIR"),
-        "another audit's output: report the pairs, contexts and questions that both hold",
+        "output of another audit: report the pairs, contexts and questions that both have",
         stages=(AUDIT,),
     )
     corrections: str = setting(
         "",
         text("FILE"),
-        "a filled-in relabel.csv or a Label Studio export: corrected golds replace those of the same id",
+        "filled-in relabel.csv or Label Studio export, whose corrected golds replace those of the "
+        "same id",
         stages=(AUDIT,),
     )
     slice_by: tuple[str, ...] = setting(
         (),
         names(),
-        "input columns by whose values figures are given too",
+        "input columns for whose values figures are also reported",
         stages=(AUDIT,),
         identity=(AUDIT,),
     )
     worst: int = setting(
         50,
         whole(0, 10**4),
-        "examples of highest loss, or of largest difference, that are listed",
+        "number of examples to list: those of highest loss, or of largest difference",
         stages=(AUDIT, COMPARE),
         identity=(AUDIT,),
     )
     suspects: int = setting(
         100,
         whole(0, 10**4),
-        "suspected label errors in audit.json and in the files for relabelling",
+        "number of suspected label errors to list in audit.json and in the files for relabelling",
         stages=(AUDIT,),
         identity=(AUDIT,),
     )
@@ -134,11 +138,11 @@ class Audit:
 class Comparison:
     """Which audits are compared, and when the second fails."""
 
-    before: str = setting(None, text("DIR"), "output of an audit", stages=(COMPARE,))
+    before: str = setting(None, text("DIR"), "output of the first audit", stages=(COMPARE,))
     after: str = setting(
         None,
         text("DIR"),
-        "output of another audit of the same examples, joined by id",
+        "output of the second audit, of the same examples; both are joined by id",
         stages=(COMPARE,),
     )
     max_f1_drop: float | None = setting(
@@ -169,19 +173,19 @@ class Work:
     chunk_bytes: int = setting(
         32 * 2**20,
         whole(1, 2**40),
-        "input bytes per part, by the row group's average",
+        "input bytes per part, by the average of the row group",
         identity=BOTH,
     )
     accelerator: str = setting(
         "",
         text("TYPE"),
-        "resource hint for the steps that work on chunks, where the runner follows it (Dataflow Prime): "
-        "type:nvidia-l4;count:1;install-nvidia-driver",
+        "resource hint for the steps that work on chunks, for runners that follow it (Dataflow "
+        "Prime), such as type:nvidia-l4;count:1;install-nvidia-driver",
     )
     max_failed_fraction: float = setting(
         0.5,
         number(0, 1),
-        "exit 1 when more than this share of the rows was rejected or failed",
+        "exit 1 when more than this fraction of the rows is rejected or fails",
         stages=ALL,
     )
 
@@ -196,4 +200,4 @@ GROUPS = {
     "compare": Comparison,
     "units of work": Work,
 }
-"""All settings, by the title of their group in the help and in the manual."""
+"""All settings by the title of their group in the help and in the manual."""

@@ -1,1 +1,1 @@
-"""What a person sees of a run: progress, accounting, text for a terminal."""
+"""What users see of a run: progress, accounting, text on a terminal."""

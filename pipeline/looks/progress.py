@@ -1,4 +1,4 @@
-"""Progress of a run, seen from beside it: a thread that counts committed parts, whose names tell their rows."""
+"""Show the progress of a run: a thread counts committed parts, whose names hold their rows."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _log = logging.getLogger("spanmill")
 _LOG_SECONDS = 30.0
 
 _MOST_FOOTERS = 100
-"""How many files are asked for their rows; of more, the rest is estimated by size."""
+"""Number of files whose rows are counted; the rows of more files are estimated by size."""
 
 
 @contextmanager
 def progress(job: Job) -> Iterator[None]:
-    """Shows rows done of rows planned while the body runs: a bar in a terminal, log lines elsewhere."""
+    """Show rows done and planned while the body runs: a bar in a terminal, else log lines."""
     stopped = threading.Event()
     watcher = threading.Thread(target=_watch, args=(job, stopped), daemon=True)
     watcher.start()
@@ -41,15 +41,17 @@ def progress(job: Job) -> Iterator[None]:
 def _watch(job: Job, stopped: threading.Event) -> None:
     try:
         _show(job, stopped)
-    except Exception:  # progress is a courtesy: it must never end a run
+    except Exception:  # a failure to show progress must never end a run
         _log.warning("progress can't be shown", exc_info=True)
 
 
 def _show(job: Job, stopped: threading.Event) -> None:
     files = RunFiles(job.output)
+    # A resumed run begins with the rows that are there.
     before = _rows_done(files)
     planned, exact = _rows_planned(job)
     terminal = sys.stderr.isatty()
+    # Listing a store costs requests; a bar should move at least twice a second.
     pause = (0.5 if terminal else 2.0) if is_local(job.output) else 10.0
     started = logged = time.monotonic()
     with tqdm(
@@ -65,12 +67,12 @@ def _show(job: Job, stopped: threading.Event) -> None:
             finished = stopped.wait(pause)
             listing = time.monotonic()
             done = _rows_done(files)
-            pause = max(
-                pause, 20 * (time.monotonic() - listing)
-            )  # a long list is not asked for all the time
+            # Listing takes at most a twentieth of the time, however many parts there are.
+            pause = max(pause, 20 * (time.monotonic() - listing))
             bar.update(done - bar.n)
             now = time.monotonic()
             if not terminal and (finished or now - logged >= _LOG_SECONDS):
+                # Rates count only the rows of this run.
                 rate = (done - before) / max(now - started, 1e-9)
                 left = f", {(planned - done) / rate:.0f} s left" if rate and done < planned else ""
                 total = f"{planned}" if exact else f"about {planned}"
@@ -83,16 +85,19 @@ def _rows_done(files: RunFiles) -> int:
 
 
 def _rows_planned(job: Job) -> tuple[int, bool]:
-    """The rows of all files, and whether they are counted (else estimated from some files' rows and all files' sizes)."""
-    asked = job.files[:: math.ceil(len(job.files) / _MOST_FOOTERS)]
+    """Return the rows of all files, and whether the number is exact.
+
+    For many files it is estimated from the rows of some and the sizes of all.
+    """
+    counted = job.files[:: math.ceil(len(job.files) / _MOST_FOOTERS)]
     rows = 0
-    for file in asked:
+    for file in counted:
         try:
             with open_parquet(file.path) as opened:
                 rows += opened.metadata.num_rows if file.rows is None else file.rows
         except Exception:  # planning refuses the file by name
             continue
-    size = sum(file.size for file in asked)
-    if len(asked) == len(job.files) or not size:
-        return rows, len(asked) == len(job.files)
+    size = sum(file.size for file in counted)
+    if len(counted) == len(job.files) or not size:
+        return rows, len(counted) == len(job.files)
     return round(rows * sum(file.size for file in job.files) / size), False

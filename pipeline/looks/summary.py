@@ -1,4 +1,4 @@
-"""What a run prints at its end: the accounting of its manifest, in words."""
+"""Say in words what a run did: its accounting, and the figures of audits and comparisons."""
 
 from __future__ import annotations
 
@@ -8,23 +8,28 @@ from pipeline.looks.terminal import printable
 
 
 def accounting(manifest: dict[str, Any], output: str) -> str:
-    """Rows planned = the sum of what became of them, and what else a person wants to know."""
+    """Return the accounting of a manifest: rows planned = the sum of their outcomes, and so on."""
     rows = manifest["rows"]
-    parts = [
+    outcomes = [
         f"{count} {name.replace('_', ' ')}" for name, count in rows.items() if name != "planned"
     ]
-    lines = [f"{rows['planned']} rows = {' + '.join(parts)}"]
+    lines = [f"{rows['planned']} rows = {' + '.join(outcomes)}"]
     lines += [f"  {reason}: {count}" for reason, count in manifest["reasons"].items()]
+
+    # What the network read.
     tokens = manifest["tokens"]
     lines.append(
-        f"{manifest['windows']} windows of {manifest['distinct_pairs']} distinct pairs, {tokens['real']} tokens, "
-        f"{100 * tokens['padding']:.1f} % padding"
+        f"{manifest['windows']} windows of {manifest['distinct_pairs']} distinct pairs, "
+        f"{tokens['real']} tokens, {100 * tokens['padding']:.1f} % padding"
     )
     unknown = manifest["unknown_text"]
     if unknown["unknown_characters"]:
         lines.append(
-            f"{100 * unknown['share']:.2g} % of the contexts' characters are in tokens that the tokenizer does not know"
+            f"{100 * unknown['share']:.2g} % of the contexts' characters are in tokens that the "
+            "tokenizer does not know"
         )
+
+    # Where the time went, and what failed.
     steps = manifest["steps"]
     total = sum(step["seconds"] for step in steps.values())
     if total:
@@ -32,6 +37,7 @@ def accounting(manifest: dict[str, Any], output: str) -> str:
         lines.append(f"{total:.1f} s of work: {', '.join(shares)}")
     if manifest["retries"]:
         lines.append(f"{manifest['retries']} retries after faults of the store")
+    # A long list of failures would push the totals off the screen.
     for failure in manifest["failures"][:20]:
         where = failure["path"] + (
             f", row group {failure['row_group']}" if failure["row_group"] >= 0 else ""
@@ -41,7 +47,7 @@ def accounting(manifest: dict[str, Any], output: str) -> str:
         )
     unlisted = len(manifest["failures"][20:]) + manifest["failures_not_listed"]
     if unlisted:
-        lines.append(f"... and {unlisted} failures more (see {output}/manifest.json)")
+        lines.append(f"... and {unlisted} more failures (see {output}/manifest.json)")
     lines.append(
         f"{manifest['state']}: {output}" + "".join(f"\n  {reason}" for reason in manifest["why"])
     )
@@ -49,21 +55,23 @@ def accounting(manifest: dict[str, Any], output: str) -> str:
 
 
 def audit_figures(audit: dict[str, Any]) -> str:
-    """The headline figures of an audit, in words."""
+    """Return the headline figures of an audit."""
     everything = audit["all"]
     lines = []
     for name in ("nll", "nll_start", "nll_end"):
         loss = everything["losses"][name]
         if loss["count"]:
             lines.append(
-                f"{name}: mean {loss['mean']:.4f} +- {loss['standard_error']:.4f}, median {loss['p50']:.4f}, "
-                f"p95 {loss['p95']:.4f}, max {loss['max']:.4f} over {loss['count']} rows"
+                f"{name}: mean {loss['mean']:.4f} +- {loss['standard_error']:.4f}, "
+                f"median {loss['p50']:.4f}, p95 {loss['p95']:.4f}, max {loss['max']:.4f} "
+                f"over {loss['count']} rows"
             )
     if "f1" in everything:
-        em, f1, other = (everything[name] for name in ("exact_match", "f1", "character_f1"))
-        by_character = (
-            f"by character {other['percent']:.2f}, " if other["percent"] != f1["percent"] else ""
-        )
+        # EM and F1 are only reported for audits that have golds to compare with.
+        em, f1, character = (everything[name] for name in ("exact_match", "f1", "character_f1"))
+        by_character = ""
+        if character["percent"] != f1["percent"]:
+            by_character = f"by character {character['percent']:.2f}, "
         lines.append(
             f"EM {em['percent']:.2f} [{em['interval'][0]:.2f}, {em['interval'][1]:.2f}], "
             f"F1 {f1['percent']:.2f} [{f1['interval'][0]:.2f}, {f1['interval'][1]:.2f}], "
@@ -78,23 +86,32 @@ def audit_figures(audit: dict[str, Any]) -> str:
             f"calibration error {calibration['expected_calibration_error']:.4f}{interval}, "
             f"Brier score {calibration['brier']:.4f} over {calibration['count']} answers"
         )
+    if not lines:
+        lines.append(f"nothing was scored: {_why_nothing(audit)}")
     lines += audit["hints"]
     corrections = audit["corrections"]
     if corrections["file"]:
         lines.append(
-            f"{corrections['matched']} of {corrections['given']} corrections matched, {corrections['rows_corrected']} rows "
-            "have them"
+            f"{corrections['matched']} of {corrections['given']} corrections matched, "
+            f"{corrections['rows_corrected']} rows corrected"
         )
     missing = corrections["ids_of_no_row"]
     if missing:
         count = corrections["given"] - corrections["matched"]
         named = ", ".join(map(repr, missing[:10])) + (", ..." if count > 10 else "")
-        lines.append(f"no row that was read has the id of {count} corrections: {named}")
+        lines.append(f"{count} corrections match no row: {named}")
     return printable("\n".join(lines))
 
 
+def _why_nothing(audit: dict[str, Any]) -> str:
+    """Return why no row of an audit was scored: the number of rows of each reason."""
+    failed = audit["rows"]["in_failed_chunks"]
+    why = {**audit["reasons"], **({"in failed chunks": failed} if failed else {})}
+    return ", ".join(f"{count} {reason}" for reason, count in why.items()) or "there are no rows"
+
+
 def comparison_figures(comparison: dict[str, Any], output: str) -> str:
-    """What a comparison found, in words."""
+    """Return the headline figures of a comparison."""
     unpaired = [
         f"{each['rows']} {kind.replace('_', ' ')}"
         for kind, each in comparison["unpaired"].items()
@@ -106,13 +123,13 @@ def comparison_figures(comparison: dict[str, Any], output: str) -> str:
         ("exact_match", "EM", "points"),
         ("nll", "loss", "nats"),
     ):
-        found = comparison["all"][metric]
-        if found["count"]:
-            low, high = found["interval"]
+        change = comparison["all"][metric]
+        if change["count"]:
+            low, high = change["interval"]
             lines.append(
-                f"{name}: {found['before']:.4f} -> {found['after']:.4f}, "
-                f"{found['difference']:+z.4f} [{low:+z.4f}, {high:+z.4f}] {unit} "
-                f"over {found['count']} pairs ({found['better']} better, {found['worse']} worse)"
+                f"{name}: {change['before']:.4f} -> {change['after']:.4f}, "
+                f"{change['difference']:+z.4f} [{low:+z.4f}, {high:+z.4f}] {unit} "
+                f"over {change['count']} pairs ({change['better']} better, {change['worse']} worse)"
             )
     lines.append(
         f"{'not passed' if comparison['why'] else 'passed'}: {output}"
@@ -122,10 +139,11 @@ def comparison_figures(comparison: dict[str, Any], output: str) -> str:
 
 
 def duplicate_figures(found: dict[str, Any]) -> str:
-    """What `duplicates.json` found, in words."""
+    """Return the figures of `duplicates.json`."""
     lines = [
-        f"{found['repeated_pairs']} question/context pairs stand in it more than once ({found['rows_of_repeated_pairs']} "
-        f"rows), {found['pairs_with_conflicting_golds']} of them with conflicting golds"
+        f"{found['repeated_pairs']} question/context pairs occur more than once "
+        f"({found['rows_of_repeated_pairs']} rows), "
+        f"{found['pairs_with_conflicting_golds']} of them with conflicting golds"
     ]
     for kind, shared in found.get("overlap", {}).items():
         lines.append(

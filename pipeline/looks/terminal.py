@@ -1,4 +1,4 @@
-"""Text of a corpus on a terminal: shown, never obeyed."""
+"""Make text of a corpus safe to print on a terminal."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ _BLANKS = str.maketrans("\n\r\t", "   ")
 
 
 def printable(text: str) -> str:
-    """The text without anything that a terminal would obey: controls, escapes and changes of direction are spelt out.
+    """Return the text with control characters, escapes and changes of direction spelt out.
 
-    Lines stay lines; joiners stay, without them emoji and some scripts fall apart.
+    Line ends and tabs stay, and so do joiners, which emoji and some scripts need.
     """
     kept = _JOINERS + "\n\t"
     return "".join(
@@ -20,5 +20,5 @@ def printable(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """The same on one line: tabs and line ends become blanks."""
+    """Return the printable text on one line: tabs and line ends become blanks."""
     return printable(text.translate(_BLANKS))

@@ -1,6 +1,6 @@
-"""The bundled sample of `--input bundled`, and what it is built from."""
+"""The bundled sample of `--input bundled`, and the sources that it is built from."""
 
 import os
 
 SAMPLE = os.path.join(os.path.dirname(__file__), "sample.parquet")
-"""What `--input bundled` reads."""
+"""The file that `--input bundled` reads."""

@@ -2,11 +2,12 @@
 
     python -m pipeline.sample.build [OUTPUT.parquet]
 
-Run it from the repository root; the default output is sample.parquet beside this file. A source file is UTF-8 text:
+Run it from the root of the repository. The default output is sample.parquet next to this file. A
+source file is UTF-8 text:
 
     # history
     ## history-harbour-clock
-    The harbour clock was built in 1871. Its cost was met by the pilots' guild. In 1871 bells were dear.
+    The clock was built in 1871. Its cost was met by the pilots' guild. In 1871 bells were dear.
 
     A blank line between paragraphs is kept.
     ### Questions
@@ -16,11 +17,12 @@ Run it from the repository root; the default output is sample.parquet beside thi
       A: the pilots' guild | pilots' guild
     - Q: What colour was the bell rope?
 
-The first line names the source and equals the file's name without ".md". Each passage starts at its id; its context is
-the text up to "### Questions", without the blank lines around it. " | " separates several gold answers to one question,
-and a question without an A line has no answer in the passage. An answer is copied verbatim from the passage; if it
-occurs there more than once, " [2]" after it picks the second occurrence. Nothing is normalised: decomposed text stays
-decomposed. Anything else in a file, an answer that is missing and one that is ambiguous are refused.
+The first line names the source and equals the file's name without ".md". Each passage starts with
+its id; its context is the text up to "### Questions", without the blank lines around it. " | "
+separates several gold answers to one question; a question without an A line has no answer in the
+passage. An answer is copied verbatim from the passage; if it occurs there more than once, " [2]"
+after it selects the second occurrence. Nothing is normalised: decomposed text stays decomposed.
+Anything else in a file is refused, and so are answers that are missing or ambiguous.
 """
 
 import re
@@ -53,22 +55,29 @@ class SourceError(ValueError):
 
 
 def locate(context: str, gold: str) -> tuple[str, int]:
-    """Return the answer's text and its start in code points; `gold` may end in a mark such as " [2]"."""
+    """Return the answer's text and its start in code points.
+
+    gold  the answer, which may end in a mark such as " [2]"
+
+    Raises SourceError.
+    """
     marked = re.fullmatch(r"(.*\S) \[(\d+)\]", gold)
     text = marked[1] if marked else gold
     if not text or text != text.strip():
         raise SourceError(f"the answer {text!r} is empty or has blanks around it")
+    # A lookahead finds occurrences that overlap.
     starts = [match.start() for match in re.finditer(f"(?={re.escape(text)})", context)]
     if not starts:
         raise SourceError(f"the answer {text!r} is not in the passage")
     if len(starts) > 1 and not marked:
         raise SourceError(
-            f"the answer {text!r} occurs {len(starts)} times: say which one is meant, e.g. '{text} [1]'"
+            f"the answer {text!r} occurs {len(starts)} times: say which one is meant, "
+            f"e.g. '{text} [1]'"
         )
     nth = int(marked[2]) if marked else 1
     if not 1 <= nth <= len(starts):
         raise SourceError(
-            f"the answer {text!r} has no occurrence [{nth}]: the passage holds {len(starts)}"
+            f"the answer {text!r} has no occurrence [{nth}]: the passage has {len(starts)}"
         )
     return text, starts[nth - 1]
 
@@ -95,7 +104,8 @@ def parse_passage(source: str, block: str) -> list[dict[str, Any]]:
     try:
         if not re.fullmatch(r"[a-z0-9-]+", passage) or not context or not tail.strip():
             raise SourceError(
-                'a passage needs an id of a-z, 0-9 and "-", a text and questions under "### Questions"'
+                'a passage needs an id of a-z, 0-9 and "-", a text, and questions under '
+                '"### Questions"'
             )
         rows = []
         for number, (question, golds) in enumerate(parse_questions(tail), 1):
@@ -125,13 +135,13 @@ def parse(text: str) -> list[dict[str, Any]]:
     source = re.fullmatch(r"# (\S+)\n+", title)
     if not source or not blocks:
         raise SourceError(
-            f"a source file holds '# NAME' and then passages; this one starts with {title[:60]!r}"
+            f"a source file has '# NAME' and then passages; this one starts with {title[:60]!r}"
         )
     return [row for block in blocks for row in parse_passage(source[1], block)]
 
 
 def check(rows: list[dict[str, Any]]) -> None:
-    """Refuse an id that is used twice and a span that does not hold its answer."""
+    """Raise SourceError for an id that is used twice and a span that does not hold its answer."""
     for row_id, uses in Counter(row["id"] for row in rows).items():
         if uses > 1:
             raise SourceError(f"the id {row_id!r} is used {uses} times")
@@ -173,7 +183,8 @@ def main() -> None:
     unanswerable = sum(not row["answers"]["text"] for row in rows)
     passages = len({row["context"] for row in rows})
     print(
-        f"{output}: {len(rows)} questions on {passages} passages, {unanswerable} of them without an answer"
+        f"{output}: {len(rows)} questions on {passages} passages, {unanswerable} of them without "
+        "an answer"
     )
 
 

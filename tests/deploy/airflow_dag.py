@@ -1,8 +1,8 @@
-"""Run by Airflow's own Python: what the folder of DAGs holds, and a day of it. Prints JSON.
+"""Run the DAG in Airflow's own Python, and print JSON about it.
 
 python airflow_dag.py DAGS YYYY-MM-DD run              the whole DAG, for that day
-python airflow_dag.py DAGS YYYY-MM-DD execute LINE     `annotate` alone, its error, and the job id in a line of a launcher
-python airflow_dag.py DAGS YYYY-MM-DD poke FOLDER...   what the sensor says of folders
+python airflow_dag.py DAGS YYYY-MM-DD execute LINE     only `annotate`; its error, the id in LINE
+python airflow_dag.py DAGS YYYY-MM-DD poke FOLDER...   what the sensor returns for folders
 """
 
 from __future__ import annotations

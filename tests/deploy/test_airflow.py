@@ -1,4 +1,7 @@
-"""The Airflow DAG: imported by Airflow and run for a day, where AIRFLOW_PYTHON names a Python that has Airflow."""
+"""The Airflow DAG, imported by Airflow and run for a day.
+
+Needs AIRFLOW_PYTHON, a Python that has Airflow.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ Airflow = Callable[..., dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def airflow(tmp_path_factory: pytest.TempPathFactory) -> Airflow:
-    """`airflow(*arguments, **environment)`: what tests/deploy/airflow_dag.py says."""
+    """Return `airflow(*arguments, **environment)`, which runs tests/deploy/airflow_dag.py."""
     settings = {
         "AIRFLOW_HOME": str(tmp_path_factory.mktemp("airflow")),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
@@ -59,7 +62,7 @@ def airflow(tmp_path_factory: pytest.TempPathFactory) -> Airflow:
 class TestADay:
     @pytest.fixture(scope="class")
     def bucket(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        """A folder with one day's files."""
+        """Make a folder with the files of one day."""
         folder = tmp_path_factory.mktemp("bucket")
         write_input(folder / "in" / f"date={DAY}" / "a.parquet", examples(3))
         return folder
@@ -87,15 +90,16 @@ class TestADay:
 class TestOnDataflow:
     @pytest.fixture(scope="class")
     def recorded(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        """Where the interpreter that Airflow is given writes what it was asked to run."""
+        """Return the file in which the interpreter given to Airflow records its command line."""
         return tmp_path_factory.mktemp("recorded") / "arguments"
 
     @pytest.fixture(scope="class")
     def found(self, airflow: Airflow, recorded: Path) -> dict[str, Any]:
-        """The operator is executed up to the launch, which ends with 3."""
+        """Execute the operator up to the launch, which ends with exit code 3."""
         interpreter = recorded.with_name("python")
         interpreter.write_text(
-            f'#!/bin/sh\nif [ "$1" = -c ]; then exec {sys.executable} "$@"; fi\nprintf "%s\\n" "$@" > {recorded}\nexit 3\n'
+            f'#!/bin/sh\nif [ "$1" = -c ]; then exec {sys.executable} "$@"; fi\n'
+            f'printf "%s\\n" "$@" > {recorded}\nexit 3\n'
         )
         interpreter.chmod(0o755)
         return airflow(
@@ -114,7 +118,7 @@ class TestOnDataflow:
         assert found["execute"]["error"] == "Apache Beam process failed with return code 3"
 
     def test_the_id_of_the_job_is_found_in_what_the_launcher_prints(self, found: dict[str, Any]):
-        """`test_dataflow_jobs.py` holds that it prints this line."""
+        """`test_dataflow_jobs.py` tests that the launcher prints this line."""
         assert found["execute"]["job_ids"] == ["2026-11-23_02_31_00-1"]
 
     def test_the_command_is_one_that_we_take(
@@ -127,9 +131,8 @@ class TestOnDataflow:
         assert options.input == "gs://my-bucket/in/date={date}/*.parquet"
         assert "--runner=DataflowRunner" in rest
 
-        write_input(
-            tmp_path / f"date={DAY}" / "a.parquet", examples(3)
-        )  # the same job, of files that are here
+        # The same job on local files.
+        write_input(tmp_path / f"date={DAY}" / "a.parquet", examples(3))
         arguments += [
             f"--input={tmp_path}/date={{date}}/*.parquet",
             f"--output={tmp_path}/out/date={{date}}",

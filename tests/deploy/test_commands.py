@@ -1,4 +1,4 @@
-"""The commands in deploy/'s pages: every option that they give is one that we or Beam take."""
+"""The commands in the pages of deploy/ have only options of Spanmill or Beam."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def with_variables(text: str) -> str:
 
 
 def commands(page: str, program: str) -> Iterator[list[str]]:
-    """The arguments of every command of a page that begins so; it may go over several lines."""
+    """Return the arguments of each command of a page that begins so, also over several lines."""
     text = (DEPLOY / page).read_text("utf-8").replace("\\\n", " ")
     for line in text.splitlines():
         if line.startswith(program):
@@ -36,7 +36,7 @@ def commands(page: str, program: str) -> Iterator[list[str]]:
 
 
 def parameters() -> set[str]:
-    """The names that the Flex Template's metadata has: a launch with another may be refused."""
+    """Return the parameters of the Flex Template; a launch with others may be refused."""
     return {
         each["name"]
         for each in json.loads((DEPLOY / "dataflow" / "metadata.json").read_text("utf-8"))[
@@ -56,7 +56,7 @@ def test_jobs(page: str, count: int):
 
 
 def test_the_templates_launch():
-    """Its launcher passes every parameter as an option."""
+    """The template's launcher passes every parameter as an option."""
     (arguments,) = commands("dataflow/README.md", "gcloud dataflow flex-template run ")
     given = [
         argument.split("^~^")[1].split("~")

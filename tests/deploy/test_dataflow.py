@@ -1,4 +1,4 @@
-"""The Dataflow job as it would be sent, made offline; the Flex Template's parameters against the real options."""
+"""The Dataflow job as it would be submitted, made offline, and the Flex Template's parameters."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ Transform = beam_runner_api_pb2.PTransform
 
 @dataclass(frozen=True)
 class Made:
-    """What `make dataflow-graph` makes: the job, and the graph's transforms that are no composites, by label."""
+    """The job of `make dataflow-graph`, and the primitive transforms of its graph by label."""
 
     job: dict[str, Any]
     graph: beam_runner_api_pb2.Pipeline
@@ -77,10 +77,11 @@ def arguments(tmp_path_factory: pytest.TempPathFactory, bert_folder: Path) -> li
     folder = tmp_path_factory.mktemp("dataflow")
     answers = [{"text": [], "answer_start": []}] * 3
     table = examples(3).append_column("answers", [answers])
+    inputs = [str(write_input(folder / name, table)) for name in ("a.parquet", "b.parquet")]
     return [
         "annotate",
         "--audit",
-        f"--input={write_input(folder / 'a.parquet', table)},{write_input(folder / 'b.parquet', table)}",
+        f"--input={','.join(inputs)}",
         f"--output={folder}/out",
         f"--model={bert_folder}",
         "--project=my-project",
@@ -98,7 +99,7 @@ def arguments(tmp_path_factory: pytest.TempPathFactory, bert_folder: Path) -> li
 
 
 def make(arguments: list[str], folder: Path) -> Made:
-    """Makes a job where no connection can be opened."""
+    """Return a function that makes a job while no connection can be opened."""
 
     def refuse(_: socket.socket, address: Any) -> None:
         raise AssertionError(f"a connection to {address}")
@@ -177,7 +178,7 @@ class TestTheGraph:
             assert reads[step] == set(outer[before].outputs.values())
 
     def test_all_steps_on_chunks_are_fused_into_one_stage(self, made: Made):
-        """By the same rules as Dataflow: neighbours of one environment, resource hints among it."""
+        """Dataflow fuses neighbours of one environment, which includes resource hints."""
         phases = [
             translations.annotate_downstream_side_inputs,
             translations.lift_combiners,
@@ -208,7 +209,7 @@ class TestGpus:
 
     def test_never_both(self, arguments: list[str], tmp_path: Path):
         both = [f"--accelerator={GPU}", f"--dataflow_service_options=worker_accelerator={GPU}"]
-        with pytest.raises(Refused, match="it or worker_accelerator, never both"):
+        with pytest.raises(Refused, match="it or worker_accelerator, not both"):
             make([*arguments, *both], tmp_path)
 
     def test_the_launcher_needs_none_but_must_be_told_the_dtype(
@@ -216,7 +217,7 @@ class TestGpus:
     ):
         arguments = [argument for argument in arguments if not argument.startswith("--dtype")]
         with pytest.raises(
-            Refused, match="--dtype=auto: the workers' CUDA devices can't be asked from here"
+            Refused, match="--dtype=auto: the workers' CUDA devices are unknown here"
         ):
             make(arguments, tmp_path)
 
@@ -233,7 +234,7 @@ class TestTheJob:
         assert {each["containerImage"] for each in pool["sdkHarnessContainerImages"]} == {IMAGE}
 
     def test_a_worker_runs_one_container(self, made: Made):
-        """Several would load the network several times."""
+        """Several containers would load the network several times."""
         assert "no_use_multiple_sdk_containers" in made.environment["experiments"]
         assert "use_multiple_sdk_containers" not in made.environment["experiments"]
 

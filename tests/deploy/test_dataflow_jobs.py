@@ -1,4 +1,4 @@
-"""Jobs submitted to a stand-in of the Dataflow service, on a store: what a launcher does, and what a job does without it."""
+"""Jobs submitted to a fake of the Dataflow service, on a store, with and without a launcher."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ def store() -> Iterator[Store]:
 
 @pytest.fixture(scope="module")
 def service(store: Store) -> Iterator[str]:
-    """Where jobs are sent."""
+    """Start the fake service, which records the jobs that it receives."""
     port = free_port()
     with serving(
         [sys.executable, "-m", "tests.dataflow_service", str(port)], lambda: listens(port)
     ):
-        yield f"http://localhost:{port}"  # not 127.0.0.1: Beam speaks plain HTTP with this name alone
+        yield f"http://localhost:{port}"  # not 127.0.0.1: Beam uses plain HTTP only for this name
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twice the same pair, in two files."""
+    """Write the same pair twice, in two files."""
     folder = tmp_path_factory.mktemp("source")
     table = ada(examples(6))
     write_input(folder / "a.parquet", table)
@@ -49,7 +49,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def alone(source: Path, bert_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The output of the run in one process, on the local disk."""
+    """Return the output of the same run in one process, on the local disk."""
     output = tmp_path_factory.mktemp("alone") / "out"
     assert (
         run(
@@ -66,7 +66,7 @@ def alone(source: Path, bert_folder: Path, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="module")
 def launched(store: Store, service: str, source: Path, bert_folder: Path) -> list[str]:
-    """The arguments, but for the output."""
+    """Return the arguments, apart from the output."""
     return [
         "annotate",
         "--audit",
@@ -84,7 +84,7 @@ def launched(store: Store, service: str, source: Path, bert_folder: Path) -> lis
 
 
 def launch(arguments: list[str], log: Path) -> str:
-    """What a launcher that ends well says."""
+    """Launch a job, and return the log of a launcher that ends with exit code 0."""
     process = start(arguments, log)
     process.join()
     assert process.exitcode == 0, log.read_text()
@@ -141,7 +141,7 @@ def test_a_template_makes_all_of_it_when_its_launcher_has_ended(
 def test_a_job_that_fails_did_not_finish_and_the_next_one_goes_on(
     launched: list[str], store: Store, capfd: pytest.CaptureFixture[str]
 ):
-    """No worker has such a device, and no launcher can know that."""
+    """No worker has such a device, which no launcher can know."""
     arguments = [
         *launched,
         f"--output={store.url}/failed",
@@ -153,12 +153,12 @@ def test_a_job_that_fails_did_not_finish_and_the_next_one_goes_on(
     (told,) = [line for line in logged.splitlines() if "did not finish" in line]
     assert "Dataflow pipeline failed. State: FAILED" in told
     assert re.search(r"ValueError: device 'cuda:99': this machine has \d+ CUDA devices", told)
-    assert "the same command goes on where it stopped" in told
+    assert "run the same command again to resume" in told
     assert re.search(r"Console URL: \S+/us-central1/2026-11-24_00_00_00-\d+", logged)
     assert "rows" not in printed
     assert not store.files.exists(f"{store.url}/failed/manifest.json")
 
     assert run(*arguments) == 0
     printed, logged = capfd.readouterr()
-    assert f"going on with the run in {store.url}/failed" in logged
+    assert f"resuming the run in {store.url}/failed" in logged
     assert "10 rows" in printed

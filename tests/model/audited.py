@@ -6,14 +6,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model.audit.golds import Golds, gold_views
+from model.audit.golds import Golds
 from model.audit.losses import PassageLosses, passage_losses
-from model.audit.rows import AUDIT_SCHEMA, RowLosses, audit_columns, row_losses
-from model.reading.prediction import Decoding, predict
+from model.audit.row_losses import RowLosses, row_losses
+from model.audit.rows import AUDIT_SCHEMA, Examples, audit_columns
+from model.reading.decoding import Decoding
 from model.reading.spans import merge_windows
 from model.reading.tokenizer import Ragged
 from model.reading.windows import Windows
 from tests.model.fakes import FakeReader, make_windows
+from tests.model.predicted import decode_and_measure
 
 SEED = 11
 
@@ -73,20 +75,19 @@ def audit(null: bool, temperature: float = 1.0) -> Audited:
     golds = make_golds({8: ("gold_misaligned", "moved")})
     row_pair = np.array([pair for pair, _ in ROWS])
     decoding = Decoding(n_best=3, max_answer_length=4, temperature=temperature, null=null)
-    prediction = predict(FakeReader(SEED, levels=0), windows, decoding, 64, golds)
+    prediction, measured = decode_and_measure(
+        FakeReader(SEED, levels=0), windows, decoding, 64, golds
+    )
     pairs = len(LENGTHS)
     spans = merge_windows(
         prediction.spans, windows.pair, windows.index, pairs, n_best=3, temperature=temperature
     )
-    assert prediction.losses is not None
-    losses = passage_losses(
-        windows, golds, gold_views(windows, golds), prediction.losses, "softmax"
-    )
+    losses = passage_losses(windows, measured)
     questions = [f"question {pair}" for pair in range(pairs)]
     contexts = [" ".join("abcdefghij"[k % 10] for k in range(length)) for length in LENGTHS]
     with np.errstate(invalid="ignore"):
         no_answer = spans.null_score - spans.span_score[:, 0] > 0
-    table = audit_columns(
+    examples = Examples(
         windows=windows,
         spans=spans,
         golds=golds,
@@ -96,10 +97,9 @@ def audit(null: bool, temperature: float = 1.0) -> Audited:
         row_pair=row_pair,
         reasons=["context_blank" if pair < 0 else None for pair in row_pair],
         no_answer=no_answer,
-        max_answer_length=decoding.max_answer_length,
-        temperature=temperature,
-        null=null,
+        decoding=decoding,
     )
+    table = audit_columns(examples)
     assert table.schema == AUDIT_SCHEMA
     rows = row_losses(golds, losses, row_pair)
     return Audited(windows, golds, losses, rows, table.to_pylist(), decoding, questions, contexts)

@@ -7,19 +7,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model.reading.prediction import Decoding
+from model.reading.decoding import Decoding
 from model.reading.windows import Windows
 from tests.model.fakes import fake_logits
 
 
 def window_bounds(windows: Windows, pair: int) -> list[tuple[int, int]]:
-    """[start, stop) of a pair's windows, in order."""
+    """Return [start, stop) of a pair's windows, in order."""
     at = np.flatnonzero(windows.pair == pair)
     return list(zip(windows.start[at].tolist(), windows.stop[at].tolist(), strict=True))
 
 
 def owner(bounds: list[tuple[int, int]], i: int, j: int) -> int | None:
-    """The window in which span (i, j) stands farthest from the nearer edge, the lowest of equals; None if none holds it."""
+    """Return the window in which span (i, j) is farthest from the nearer edge.
+
+    The first of equals; None if no window contains the span.
+    """
     depths = {
         w: min(i - start, stop - 1 - j)
         for w, (start, stop) in enumerate(bounds)
@@ -44,7 +47,7 @@ class Span:
 def spans_of(
     windows: Windows, pair: int, seed: int, levels: int, max_answer_length: int
 ) -> list[Span]:
-    """All admissible spans of a pair, each with its owner's fake logits, best first."""
+    """Return all admissible spans of a pair with their owners' fake logits, best first."""
     bounds = window_bounds(windows, pair)
     logits = [fake_logits(seed, pair, start, stop - start, levels)[:, 1:] for start, stop in bounds]
     first, last = windows.passages.bounds[pair], windows.passages.bounds[pair + 1]
@@ -64,7 +67,7 @@ def spans_of(
 
 
 def null_score(windows: Windows, pair: int, seed: int, levels: int) -> float:
-    """The least a_0 + b_0 of a pair's windows."""
+    """Return the least a_0 + b_0 of a pair's windows."""
     return min(
         float(fake_logits(seed, pair, start, stop - start, levels)[:, 0].sum())
         for start, stop in window_bounds(windows, pair)
@@ -72,7 +75,7 @@ def null_score(windows: Windows, pair: int, seed: int, levels: int) -> float:
 
 
 def log_normaliser(scores: list[float], temperature: float) -> float:
-    """log of the sum of exp(score / T)."""
+    """Return the log of the sum of exp(score / T)."""
     return (
         math.log(math.fsum(math.exp(score / temperature) for score in scores))
         if scores
@@ -83,6 +86,6 @@ def log_normaliser(scores: list[float], temperature: float) -> float:
 def options(
     windows: Windows, pair: int, seed: int, levels: int, decoding: Decoding
 ) -> tuple[list[Span], float | None]:
-    """The spans of a pair, best first, and its null score or None."""
+    """Return the spans of a pair, best first, and its null score or None."""
     spans = spans_of(windows, pair, seed, levels, decoding.max_answer_length)
     return spans, null_score(windows, pair, seed, levels) if decoding.null else None

@@ -10,7 +10,7 @@ import torch
 
 from model.reading.batching import Batch
 from model.reading.tokenizer import PairFormat, Passages, Ragged, Tokenizer
-from model.reading.windows import Windows, cut_windows
+from model.reading.windows import WindowLimits, Windows, cut_windows
 
 QUESTION_FIRST = PairFormat(
     before=(1,),
@@ -40,7 +40,7 @@ CONTEXT_FIRST = PairFormat(
 )
 
 _FIRST_TOKEN, _FIRST_QUESTION = 100, 100_000
-"""Ids of passage tokens count from the one, those of questions from the other: pair k asks with `_FIRST_QUESTION + k`."""
+"""Ids of passage tokens count from the first; the question of pair k is `_FIRST_QUESTION + k`."""
 
 
 def make_passages(
@@ -48,7 +48,10 @@ def make_passages(
     can_start: Sequence[bool] | None = None,
     can_end: Sequence[bool] | None = None,
 ) -> Passages:
-    """Passages of one-letter words, `a a a`: token k stands at characters [2k, 2k + 1). All may start and end by default."""
+    """Make passages of one-letter words, `a a a`: token k has the characters [2k, 2k + 1).
+
+    By default a span may start and end at every token.
+    """
     total = sum(lengths)
     place = np.concatenate([np.arange(length) for length in lengths] or [np.zeros(0)]).astype(
         np.int32
@@ -74,7 +77,7 @@ def make_windows(
     can_start: Sequence[bool] | None = None,
     can_end: Sequence[bool] | None = None,
 ) -> Windows:
-    """One pair per passage of so many tokens, each with its own question."""
+    """Make one pair per passage length, each with its own question."""
     asked = question_tokens or [1] * len(lengths)
     questions = Ragged.of([[_FIRST_QUESTION + pair] * tokens for pair, tokens in enumerate(asked)])
     passages = make_passages(lengths, can_start, can_end)
@@ -85,16 +88,16 @@ def make_windows(
         questions,
         pairs,
         pairs,
-        max_length=max_length,
-        overlap=overlap,
-        max_windows=max_windows,
+        WindowLimits(max_length, overlap, max_length, max_windows),
     )
 
 
 def fake_logits(seed: int, pair: int, start: int, tokens: int, levels: int) -> np.ndarray:
-    """Start and end logits, float32 [2, 1 + tokens], of the window that starts at passage token `start`; null first.
+    """Return start and end logits of the window that starts at passage token `start`, null first.
 
-    Whole numbers of so many levels (few levels make ties frequent), or normally distributed for `levels` 0.
+    float32 [2, 1 + tokens].
+
+    Whole numbers of `levels` values (few make ties frequent), or normally distributed if that is 0.
     """
     random = np.random.default_rng([seed, pair, start])
     shape = 2, 1 + tokens
@@ -106,7 +109,9 @@ def fake_logits(seed: int, pair: int, start: int, tokens: int, levels: int) -> n
 
 @dataclass
 class FakeReader:
-    """Reads `fake_logits`; everything outside context and classifier is NaN, so that reading it shows.
+    """A reader of `fake_logits`.
+
+    Logits outside context and classifier are NaN, so that a test notices if they are used.
 
     spoil   changes the logits of a window (pair, window start, float32 [2, 1 + tokens]) in place
     refuse  is called with each batch and may raise
@@ -122,7 +127,7 @@ class FakeReader:
     most: int = 1
 
     def load(self) -> None:
-        """Nothing to load."""
+        """Do nothing."""
 
     def tokenizer(self) -> Tokenizer:
         raise AssertionError("windows made by hand need no tokenizer")
@@ -147,5 +152,5 @@ class FakeReader:
 
 
 def pairs_of(batch: Batch) -> list[int]:
-    """Which pair each row of a batch of `make_windows` asks."""
+    """Return the pair of each row of a batch of `make_windows`."""
     return (batch.input_ids.max(1).values - _FIRST_QUESTION).tolist()

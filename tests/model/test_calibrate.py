@@ -1,4 +1,4 @@
-"""Temperature and threshold: fitted on one half, measured on the other, written where the pipeline reads them."""
+"""Temperature and threshold: fitted on one half, measured on the other, written to config.json."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ from model.calibrate import (
     main,
 )
 from model.checkpoint import LocalFolder, read_settings
-from model.reading.prediction import Decoding, predict
+from model.reading.decoding import Decoding
 from model.reading.reader import CheckpointReader
 from model.reading.spans import merge_windows
 from model.training.data import make_examples, read_rows
+from tests.model.predicted import decode
 
 SAMPLE = Path(__file__).parents[2] / "pipeline" / "sample" / "sample.parquet"
 
@@ -82,9 +83,8 @@ def test_no_threshold_is_better_on_files_that_hold_unanswerable_rows(seed: int) 
     generator = np.random.default_rng(seed)
     answerable = generator.random(400) < 0.6
     mixed = decoded(generator.normal(0, 3, 400) - 2 * answerable, generator.random(400), answerable)
-    alone = decoded(
-        generator.normal(5, 3, 400), generator.random(400), np.ones(400, bool)
-    )  # would have it high
+    # Fitted alone, these rows would set it high.
+    alone = decoded(generator.normal(5, 3, 400), generator.random(400), np.ones(400, bool))
     halves = [generator.random(400) < 0.5 for _ in range(2)]
     threshold = fit_threshold([mixed, alone], halves)
     best = max(mixed.mean_f1(at, halves[0]) for at in [*mixed.margin, np.inf])
@@ -121,7 +121,7 @@ def test_settings_are_written_and_the_pipeline_decodes_as_was_measured(
     rows = read_rows(str(few))
     windows = make_examples(rows, reader.tokenizer(), 128, 32, 64).windows
     decoding = Decoding(n_best=1, temperature=float(TEMPERATURES[3]), null=settings.null)
-    prediction = predict(reader, windows, decoding, 4096)
+    prediction = decode(reader, windows, decoding, 4096)
     spans = merge_windows(
         prediction.spans,
         windows.pair,

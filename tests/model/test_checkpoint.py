@@ -24,7 +24,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 def write(folder: Path, **files: str | bytes) -> Path:
-    """Files by name, `__` in it standing for the dot."""
+    """Write files by name; `__` in a name is the dot."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         path = folder / name.replace("__", ".")
@@ -53,7 +53,7 @@ def test_a_local_folder_needs_a_config(tmp_path: Path) -> None:
 
 @pytest.fixture
 def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty local cache of the hub, and no network."""
+    """Give the hub's client an empty cache and no network."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     return tmp_path
@@ -74,7 +74,8 @@ def test_a_repository_that_the_hub_does_not_give_is_refused_by_name(
     hub_cache: Path, repository: str
 ) -> None:
     with pytest.raises(
-        CheckpointError, match=f"'{repository}' is no local folder, and the hub gave none: "
+        CheckpointError,
+        match=f"'{repository}' is neither a local folder nor available from the hub: ",
     ):
         Hub(repository).folder()
 
@@ -98,7 +99,7 @@ def test_an_unreadable_config_is_refused(tmp_path: Path, content: str | bytes) -
 def test_a_missing_config_and_one_that_is_no_object_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"config\.json can't be read"):
         read_config(tmp_path)
-    with pytest.raises(CheckpointError, match="holds no JSON object"):
+    with pytest.raises(CheckpointError, match="is not a JSON object"):
         read_config(write(tmp_path, config__json="[]"))
 
 
@@ -203,8 +204,8 @@ def test_digest_depends_on_every_file_that_loading_may_read_and_on_no_other(tmp_
     assert digest(moved) != before
 
 
-def test_digest_of_a_file_that_was_written_anew(tmp_path: Path) -> None:
-    """Of equal size, in the same process: a file is read once only while it is the same."""
+def test_digest_of_a_file_that_was_rewritten(tmp_path: Path) -> None:
+    """The new file has the same size; the cache of digests must notice it in the same process."""
     path = write(tmp_path / "model", config__json="{}") / "config.json"
     before = digest(path.parent)
     path.write_text("[]")

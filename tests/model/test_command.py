@@ -1,4 +1,4 @@
-"""What command lines print, refuse and return, on real streams that are closed, full, or not read."""
+"""What commands print, refuse and return, with streams that are closed, full or not read."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 import model.train
+import model.training.state
 from model.checkpoint import LocalFolder, read_settings
 from model.reading.batching import Batch, assemble
 from model.reading.reader import CheckpointReader
@@ -52,11 +53,18 @@ def trained(bert_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return folder
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [{}, {"objective": "joint"}, {"objective": "compound", "shared_normalisation": True}],
+)
 def test_the_loss_falls(
-    bert_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    bert_folder: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    changed: dict[str, Any],
 ) -> None:
     with caplog.at_level("INFO", "spanmill.train"):
-        train(options(bert_folder, tmp_path, epochs=0.15))
+        train(options(bert_folder, tmp_path, epochs=0.15, **changed))
     losses = [record.args[2] for record in caplog.records if record.args and "loss" in record.msg]
     assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
 
@@ -86,7 +94,7 @@ def test_an_interrupted_training_resumes_to_the_same_weights(
             raise KeyboardInterrupt
         return assemble(*arguments)
 
-    monkeypatch.setattr(model.train, "assemble", cut_off)
+    monkeypatch.setattr(model.training.state, "assemble", cut_off)
     with pytest.raises(KeyboardInterrupt):
         train(options(bert_folder, tmp_path / "resumed", **changed))
     monkeypatch.undo()
@@ -100,7 +108,14 @@ def test_an_interrupted_training_resumes_to_the_same_weights(
 
 
 @pytest.mark.parametrize(
-    "changed", [{"objective": "tokenwise", "link": "sigmoid"}, {"shared_normalisation": True}]
+    "changed",
+    [
+        {"objective": "tokenwise", "link": "sigmoid"},
+        {"shared_normalisation": True},
+        {"objective": "joint"},
+        {"objective": "joint", "shared_normalisation": True, "null": False},
+        {"objective": "compound", "shared_normalisation": True},
+    ],
 )
 def test_other_objectives_train_too(
     bert_folder: Path, tmp_path: Path, changed: dict[str, Any]
@@ -121,7 +136,7 @@ GOLDS = {0: (0, 2), 1: (18, 20)}
 
 
 def laid_out() -> tuple[Windows, Batch, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return windows of two passages, their batch, start and end logits of a fake network, and targets.
+    """Return windows of two passages, their batch, logits of a fake network, and targets.
 
     A target is -1 if the window does not contain the whole gold.
     """
@@ -144,7 +159,8 @@ def test_shared_normalisation_is_the_passage_loss_of_the_audit(null: bool) -> No
     if null:
         targets = torch.where(targets >= 0, targets, batch.classifier)
     group = torch.from_numpy(windows.pair.astype(np.int64))
-    found = passage_loss(start_logits, end_logits, batch, targets, group, null)
+    chosen = argparse.Namespace(null=null, objective="categorical")
+    found = passage_loss(start_logits, end_logits, batch, targets, group, chosen)
     for pair, gold in GOLDS.items():
         passage = Passage(windows, pair)
         expected = sum(
@@ -156,34 +172,17 @@ def test_shared_normalisation_is_the_passage_loss_of_the_audit(null: bool) -> No
     without = targets[0] == batch.classifier
     assert len(found) == len(GOLDS) + (int(without.sum()) if null else 0)
     if null:
-        expected = window_loss(
-            start_logits,
-            end_logits,
-            batch,
-            targets,
-            argparse.Namespace(null=True, objective="categorical"),
-        )
+        expected = window_loss(start_logits, end_logits, batch, targets, chosen)
         torch.testing.assert_close(found[len(GOLDS) :], expected[without])
 
 
 def test_windows_of_one_group_share_a_normaliser_though_their_passages_differ() -> None:
     windows, batch, start_logits, end_logits, targets = laid_out()
     targets[:, windows.pair == 1] = -1
-    apart = passage_loss(
-        start_logits,
-        end_logits,
-        batch,
-        targets,
-        torch.from_numpy(windows.pair.astype(np.int64)),
-        False,
-    )
-    together = passage_loss(
-        start_logits,
-        end_logits,
-        batch,
-        targets,
-        torch.zeros(len(windows), dtype=torch.int64),
-        False,
+    chosen = argparse.Namespace(null=False, objective="categorical")
+    apart, together = (
+        passage_loss(start_logits, end_logits, batch, targets, group, chosen)
+        for group in (torch.from_numpy(windows.pair.astype(np.int64)), torch.zeros(len(windows)))
     )
     assert len(apart) == len(together) == 1
     assert together[0] > apart[0]
@@ -194,9 +193,17 @@ def test_windows_of_one_group_share_a_normaliser_though_their_passages_differ() 
     [
         (
             ["--objective=tokenwise", "--shared_normalisation"],
-            "--shared_normalisation goes with --objective categorical",
+            "--shared_normalisation does not go with --objective tokenwise",
         ),
-        (["--objective=tokenwise", "--teacher=a"], "--teacher goes with --objective categorical"),
+        (
+            ["--objective=tokenwise", "--teacher=a"],
+            "--teacher does not go with --objective tokenwise",
+        ),
+        (["--objective=joint", "--link=sigmoid"], "--link sigmoid goes with --objective tokenwise"),
+        (
+            ["--objective=compound", "--max_answer_length=200"],
+            "--overlap=128: with --objective compound it must be at least --max_answer_length - 1",
+        ),
         (["--teacher_share=0"], "--teacher_share: '0' is not a number from 1e-06 to 1"),
         (["--learning_rate=-1"], "--learning_rate: '-1' is not a number from 1e-12 to 1000"),
         (["--epochs=0"], "--epochs: '0' is not a number from 1e-06 to 1e+06"),

@@ -1,4 +1,4 @@
-"""Rows with golds of all kinds, the options that they are audited with, and what is read back."""
+"""Rows with golds of all kinds, options to audit them with, and functions to reopen the output."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WINDOWS = ("--max_length=64", "--max_question=16", "--max_answer_length=8", "--o
 
 OPTIONS = (
     *WINDOWS,
-    "--null_score_diff_threshold=-11",  # so that the untrained checkpoint decides for no answer now and then
+    "--null_score_diff_threshold=-11",  # the untrained checkpoint sometimes predicts no answer
     "--chunk_rows=7",  # divides no row group
     "--worst=9",
     "--slice_by=source",
@@ -32,7 +32,7 @@ Json = dict[str, Any]
 
 
 def golds_of(number: int, context: str) -> tuple[Any, str | None]:
-    """The answers of a row, and why they are rejected, if they are: eleven kinds in turn."""
+    """Return the answers of a row, eleven kinds in turn, and the reason of a rejected one."""
 
     def places(*pairs: tuple[str, int]) -> Json:
         return {"text": [text for text, _ in pairs], "answer_start": [start for _, start in pairs]}
@@ -67,7 +67,7 @@ def golds_of(number: int, context: str) -> tuple[Any, str | None]:
 
 
 def gold_examples(count: int, first: int = 0) -> pa.Table:
-    """Rows of all kinds; contexts of two lengths, questions of several words, one column to slice by."""
+    """Make rows of all kinds, with contexts of two lengths and a column to slice by."""
     table = examples(count, first)
     numbers = range(first, first + count)
     contexts = [
@@ -93,7 +93,7 @@ def gold_examples(count: int, first: int = 0) -> pa.Table:
 
 
 def report(output: Path) -> Json:
-    """audit.json; a NaN or an infinity in it would be no JSON."""
+    """Return audit.json, which must be JSON without NaN or infinity."""
 
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} in audit.json")

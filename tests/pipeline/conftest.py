@@ -1,4 +1,4 @@
-"""Fixtures of the pipelines' tests: whole audits, each made once for all files that look at it."""
+"""Fixtures of the pipelines' tests: whole audits, each run once for all files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from tests.runs import read_parts, run, write_input
 
 @pytest.fixture(scope="session")
 def audit(bert_folder: Path) -> Audit:
-    """Runs a stage with the tiny checkpoint: `audit(input, output, *options, stage="audit")` is the exit code."""
+    """Return `audit(input, output, *options, stage="audit")`, which runs a stage.
+
+    It uses the tiny checkpoint and returns the exit code.
+    """
 
     def run_audit(
         inputs: Path | str, output: Path | str, *options: str, stage: str = "audit"
@@ -31,9 +34,9 @@ def audit(bert_folder: Path) -> Audit:
 
 @pytest.fixture(scope="session")
 def gold(audit: Audit, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two files, in row groups of 20 and of 15 rows.
+    """Write two files, in row groups of 20 and of 15 rows.
 
-    An untrained checkpoint is never right: rows of the last kind get what it answers as their gold.
+    An untrained checkpoint is never right, so that rows of the last kind have its answers as golds.
     """
     folder = tmp_path_factory.mktemp("gold")
     table = gold_examples(ROWS)
@@ -58,7 +61,7 @@ def null(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def finished(gold: Path, audit: Audit, null: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The output of an audit, without and with the null option; nobody changes it."""
+    """Run an audit, without and with the null option; tests must not change its output."""
     output = tmp_path_factory.mktemp(f"null-{null}") / "out"
     assert audit(gold, output, f"--null={null}", *OPTIONS) == 0
     return output

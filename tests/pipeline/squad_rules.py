@@ -1,6 +1,7 @@
-"""The official SQuAD 2.0 scoring, from its description: predictions and probabilities of no answer against a file of golds.
+"""The official SQuAD 2.0 scores of predictions and probabilities of no answer.
 
-Written from the papers (arXiv:1606.05250, section 6.1; arXiv:1806.03822, section 5), apart from `model.audit.metrics`.
+Written from the papers (arXiv:1606.05250, section 6.1; arXiv:1806.03822, section 5),
+independently of `model.audit.metrics`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ def _words(text: str) -> list[str]:
 
 
 def _without_articles(text: str) -> str:
-    """Articles are whole words, bounded by anything that is neither a letter, a digit nor an underscore."""
+    """Remove articles: whole words, bounded by anything but letters, digits and underscores."""
     result, word = [], ""
     for character in [*text, " "]:
         if character.isalnum() or character == "_":
@@ -44,7 +45,7 @@ def _overlap(prediction: list[str], gold: list[str]) -> float:
 def score(
     squad: Mapping[str, Any], predictions: Mapping[str, str], na_prob: Mapping[str, float]
 ) -> dict[str, float]:
-    """EM and F1 in percent over all questions, at the default threshold: no answer above probability 1."""
+    """Return EM and F1 in percent at the default threshold, no answer above probability 1."""
     exact, f1 = [], []
     for article in squad["data"]:
         for paragraph in article["paragraphs"]:

@@ -1,4 +1,4 @@
-"""Audits: what was asked for on the command line is compared with the rows and figures reopened from the output."""
+"""Audits from the command line, with rows and figures reopened from the output."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.runs import part_files, read_manifest, read_parts, read_rejections
 
 
 def check_figures(found: Json, rows: Iterable[Json]) -> None:
-    """One slice's figures against plain sums over its rows."""
+    """Compare the figures of one slice with plain sums over its rows."""
     rows = list(rows)
     assert found["rows"] == len(rows)
     for name in LOSSES:
@@ -108,13 +108,12 @@ class TestRows:
                 assert row["gold_probability"] is row["gold_rank"] is None
             else:
                 assert (row["status"], row["reason"]) == ("scored", None)
-                assert row["golds_dropped"] == (
-                    len(row["answers"]["text"]) == 2
-                )  # the first of the two is misaligned
+                # The first of the two is misaligned.
+                assert row["golds_dropped"] == (len(row["answers"]["text"]) == 2)
                 assert row["native_nll"] > 0
 
     def test_the_identity(self, finished: Path):
-        """Rows read = scored + null scored + unreachable + rejected, in the manifest, in audit.json and in the parts."""
+        """Rows read = scored + null scored + unreachable + rejected in all files of the run."""
         rows = read_manifest(finished)["rows"]
         assert rows == report(finished)["rows"]
         assert rows["planned"] == ROWS == sum(rows[status] for status in STATUSES)
@@ -166,7 +165,7 @@ class TestRows:
     def test_the_probability_of_a_gold_in_one_window_is_at_least_its_likelihood(
         self, finished: Path
     ):
-        """-log P(gold) = nll + log M with M <= 1, design section 5; several windows promise no such thing."""
+        """-log P(gold) = nll + log M with M <= 1 (design, section 5), but only for one window."""
         rows = [
             row
             for row in read_parts(finished).to_pylist()
@@ -199,7 +198,7 @@ class TestRows:
 
 class TestGrades:
     def test_exact_match_and_f1_are_those_of_torchmetrics(self, finished: Path):
-        """Row by row, so that no two errors cancel; an unanswerable question has the one gold "" there."""
+        """Row by row, so that errors can't cancel; an unanswerable question has the gold ""."""
         for row in read_parts(finished).to_pylist():
             if row["status"] == "rejected":
                 continue
@@ -220,7 +219,7 @@ class TestGrades:
             assert 100 * row["f1"] == pytest.approx(float(theirs["f1"]), rel=1e-5)
 
     def test_some_rows_are_right_and_others_are_not(self, finished: Path, null: str):
-        """Else the comparison above would say little, and the calibration below."""
+        """Otherwise the comparison above and the calibration below would show little."""
         rows = [row for row in read_parts(finished).to_pylist() if row["status"] != "rejected"]
         assert {row["exact_match"] for row in rows} == {0, 1}
         assert any(0 < row["f1"] < 1 for row in rows)
@@ -334,7 +333,7 @@ class TestFigures:
         assert "tokens" in printed["support"]
 
     def test_hints_at_what_can_be_done(self, finished: Path, null: str):
-        """The tiny checkpoint says nothing of a trained null option."""
+        """The tiny checkpoint does not declare a trained null option."""
         found = report(finished)
         rows = found["reasons"].get("no_null_option", 0)
         told = [hint for hint in found["hints"] if "--null on gives them one" in hint]
@@ -346,7 +345,7 @@ class TestFigures:
         )
 
     def test_no_figure_is_below_zero(self, finished: Path):
-        """Nor -0.0: all are counts, losses, places, probabilities and per cents."""
+        """Nor is any -0.0: all are counts, losses, positions, probabilities or percentages."""
 
         def numbers(value: object) -> Iterable[float]:
             if isinstance(value, dict | list):
@@ -366,13 +365,14 @@ class TestFigures:
         printed = capfd.readouterr().out
         found = report(output)["all"]
         rows = read_manifest(output)["rows"]
-        counts = f"{rows['scored']} scored + 0 null scored + {rows['unreachable']} unreachable + 18 rejected"
+        scored, unreachable = rows["scored"], rows["unreachable"]
+        counts = f"{scored} scored + 0 null scored + {unreachable} unreachable + 18 rejected"
         assert f"audit: {ROWS} rows = {counts} + 0 in failed chunks" in printed
         assert "  gold_misaligned: 6" in printed
         assert f"nll: mean {found['losses']['nll']['mean']:.4f} +- " in printed
         assert f"EM {found['exact_match']['percent']:.2f} [" in printed
         assert "calibration error " in printed
-        assert "question/context pairs stand in it more than once" in printed
+        assert "question/context pairs occur more than once" in printed
         names = {path.name for path in output.iterdir()}
         assert names >= {
             "audit.json",

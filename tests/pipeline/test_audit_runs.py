@@ -1,4 +1,4 @@
-"""Audits in other ways: with annotate, started again, in processes, in other chunks; what is refused, inputs of other kinds."""
+"""Audits with annotate, resumed, in processes, in other chunks, refused, of other inputs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.runs import (
 
 
 def same_rows(found: pa.Table, expected: pa.Table) -> None:
-    """Equal schemas, equal values in columns without floats, floats within 1e-6."""
+    """Assert equal schemas, equal values in columns without floats, and floats within 1e-6."""
     assert found.schema == expected.schema
     for name in expected.column_names:
         if pa.types.is_floating(expected.schema.field(name).type):
@@ -94,7 +94,7 @@ class TestAnnotateWithAudit:
     def test_a_run_of_both_goes_on_with_what_one_of_them_has_done(
         self, gold: Path, audit: Audit, output: Path
     ):
-        """A chunk is done if both have their part: here annotate's are all there, and the audit's are not."""
+        """A chunk is done if both have its part: annotate's parts exist, but not the audit's."""
         arguments = ("--audit", *OPTIONS)
         assert audit(gold, output, *arguments, stage="annotate") == 0
         expected, figures = read_parts(output / "audit"), report(output / "audit")
@@ -113,7 +113,7 @@ class TestTheSameFigures:
         before, figures = identities(output), report(output)
         assert audit(gold, output, f"--null={null}", *OPTIONS) == 0
         assert identities(output) == before
-        assert report(output) == figures  # the receipts hold all there is to merge
+        assert report(output) == figures  # receipts hold all that is merged
         assert read_manifest(output)["state"] == "complete"
 
     def test_a_resumed_run_has_the_figures_of_an_uninterrupted_one(
@@ -139,7 +139,7 @@ class TestTheSameFigures:
     def test_two_processes_have_the_figures_of_one(
         self, gold: Path, audit: Audit, output: Path, null: str, finished: Path
     ):
-        """Batches depend on the chunk alone, and so small a network rounds alike for any number of threads."""
+        """Batches depend only on the chunk, and a tiny network rounds alike with any threads."""
         ways = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
         assert audit(gold, output, f"--null={null}", *OPTIONS, *ways) == 0
         same_rows(read_parts(output), read_parts(finished))
@@ -149,7 +149,7 @@ class TestTheSameFigures:
     def test_other_chunks_have_the_same_figures(
         self, gold: Path, audit: Audit, output: Path, finished: Path, null: str
     ):
-        """Other batches round logits otherwise: sums agree within 1e-5, and a quantile may leave its bin."""
+        """Other batches round differently: sums agree within 1e-5; quantiles may change bins."""
         options = [option for option in OPTIONS if not option.startswith("--chunk_rows")]
         assert audit(gold, output, f"--null={null}", "--chunk_rows=1000", *options) == 0
         assert len(part_files(output)) == 4  # one per row group
@@ -241,9 +241,7 @@ class TestRefusals:
             "not struct<text: list<string>, answer_start: list<int32>> or list<struct<text"
             in message
         )
-        assert (
-            f"`python -m pipeline.convert import --input {tmp_path}/a.parquet --output " in message
-        )
+        assert f"`python -m pipeline.convert import --input {tmp_path}/a.parquet --out" in message
 
     def test_wrong_nesting_in_a_later_file(self, audit: Audit, tmp_path: Path, output: Path):
         folder = tmp_path / "in"
@@ -281,7 +279,7 @@ class TestRefusals:
             tmp_path / "a.parquet", gold_examples(3).append_column("nll", pa.array([1.0, 2, 3]))
         )
         message = self.refused(audit(tmp_path / "a.parquet", output), output, capfd)
-        assert "the output column 'nll' is an input column already" in message
+        assert "the output column 'nll' is already an input column" in message
         assert audit(tmp_path / "a.parquet", output, "--output_prefix=qa_") == 0
         assert read_parts(output)["nll"].to_pylist() == [1, 2, 3]
         assert read_parts(output)["qa_nll"].null_count == 0
@@ -289,7 +287,7 @@ class TestRefusals:
 
 class TestInputsOfOtherKinds:
     def test_columns_of_other_names_and_types(self, audit: Audit, tmp_path: Path, output: Path):
-        """Names of one's own, long starts, large lists, no ids, and a prefix."""
+        """Other names, int64 starts, large lists, no ids, and a prefix."""
         table = gold_examples(11).drop_columns(["id"])
         wide = pa.struct(
             [
@@ -340,15 +338,14 @@ class TestInputsOfOtherKinds:
         list_of: Callable,
         stage: str,
     ):
-        """What libraries of data sets and JSON readers make of SQuAD's own layout; the column passes through as it came."""
+        """Libraries and JSON readers give SQuAD's layout this type; the column passes through."""
         plain = gold_examples(77)
         lengths = [
             len(each["text"] or "") - len(each["answer_start"]) if each else 0
             for each in plain["answers"].to_pylist()
         ]
-        plain = plain.take(
-            [row for row, length in enumerate(lengths) if length == 0]
-        )  # a list has a text for every start
+        # A list has a text for every start.
+        plain = plain.take([row for row, length in enumerate(lengths) if length == 0])
         values = [
             each
             and [dict(zip(each, gold, strict=True)) for gold in zip(*each.values(), strict=True)]
@@ -370,7 +367,7 @@ class TestInputsOfOtherKinds:
         assert {"scored", "unreachable", "rejected"} == set(found["status"].to_pylist())
 
     def test_ids_that_are_not_kept(self, audit: Audit, tmp_path: Path, output: Path):
-        """The second graph has to do without them."""
+        """The second graph must work without them."""
         write_input(tmp_path / "a.parquet", pa.concat_tables([gold_examples(2), gold_examples(2)]))
         assert audit(tmp_path / "a.parquet", output, "--keep_columns=source") == 0
         assert read_parts(output).column_names == ["source", *AUDIT_SCHEMA.names]

@@ -1,4 +1,4 @@
-"""Whole comparisons: two audits run, compared on the command line, the output reopened."""
+"""Whole comparisons of two audits from the command line, with the output reopened."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ from tests.runs import examples, read_manifest, read_parts, run, write_input
 
 @pytest.fixture(scope="module")
 def audits(bert_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """24 rows by one checkpoint; of them all but the last two, and one more, by another, in another order, other names."""
+    """Audit 24 rows with one checkpoint, and other rows with another.
+
+    The other rows are all but the last two and one more, in another order, with other names.
+    """
     folder = tmp_path_factory.mktemp("audits")
     table = ada(examples(24)).append_column(
         "source", pa.array([f"book {row % 2}" for row in range(24)])
@@ -110,11 +113,11 @@ def test_differences_are_those_of_the_rows(
     assert "passed" in printed
     assert read_manifest(tmp_path / "out")["state"] == "complete"
     page = (tmp_path / "out" / "report.html").read_text("utf-8")
-    assert "22 examples that stand in both audits" in page
+    assert "22 examples that are in both audits" in page
 
 
 def test_a_job_does_not_grow_with_the_parts(audits: tuple[Path, Path], tmp_path: Path):
-    """Engines bound the graph that they take: workers list the parts."""
+    """Runners limit the size of a graph, so that workers list the parts."""
     parts = [part.name for audit in audits for part in (audit / "parts").iterdir()]
     assert len(parts) == 10
     options, _ = parse(
@@ -126,7 +129,7 @@ def test_a_job_does_not_grow_with_the_parts(audits: tuple[Path, Path], tmp_path:
 def test_a_gate_that_is_not_passed_is_exit_1_and_no_complete_manifest(
     audits: tuple[Path, Path], tmp_path: Path
 ):
-    """Whichever way the loss goes, one of the two orders rises."""
+    """In one of the two orders the loss rises."""
     codes = [
         compare(pair, tmp_path / str(number), "--max_loss_rise=0.0001")
         for number, pair in enumerate((audits, audits[::-1]))
@@ -135,9 +138,8 @@ def test_a_gate_that_is_not_passed_is_exit_1_and_no_complete_manifest(
     output = tmp_path / str(codes.index(1))
     assert read_manifest(output)["state"] == "incomplete"
     assert "more than --max_loss_rise=0.0001" in read_manifest(output)["why"][0]
-    assert (
-        compare((audits, audits[::-1])[codes.index(1)], output) == 0
-    )  # limits are no part of the run's identity
+    # Limits are not part of the run's identity.
+    assert compare((audits, audits[::-1])[codes.index(1)], output) == 0
     assert read_manifest(output)["state"] == "complete"
 
 
@@ -163,7 +165,7 @@ def test_a_rerun_writes_the_same_and_another_comparison_is_refused(
     assert compare(audits, tmp_path / "out") == 0
     assert [(tmp_path / "out" / name).read_bytes() for name in files] == first
     assert compare(audits[::-1], tmp_path / "out") == 2
-    assert "holds another run: before was" in capfd.readouterr().err
+    assert "has another run: before was" in capfd.readouterr().err
     assert compare(audits[::-1], tmp_path / "out", "--overwrite") == 0
 
 
@@ -196,7 +198,8 @@ def test_refusals(
     )
     annotated = ("annotate", "--audit", "--input=bundled", "--limit=3", f"--output={tmp_path}/both")
     assert run(*annotated, f"--model={bert_folder}") == 0
-    hint = f"--before={tmp_path}/both is not the output of a finished audit: give --before={tmp_path}/both/audit\n"
+    folder = f"{tmp_path}/both"
+    hint = f"={folder} is not the output of a finished audit: give --before={folder}/audit\n"
     refused(hint, "compare", f"--before={tmp_path}/both", after, output)
     refused("is one of the audits", "compare", before, after, f"--output={audits[0]}")
     assert not (tmp_path / "out").exists()
@@ -214,4 +217,4 @@ def test_an_output_without_ids_can_t_be_joined(
     )
     assert run("audit", *arguments) == 0
     assert compare((audits[0], tmp_path / "no_ids"), tmp_path / "out") == 2
-    assert "its rows have no column 'id', which a comparison needs" in capfd.readouterr().err
+    assert "its rows lack the column 'id', which a comparison needs" in capfd.readouterr().err

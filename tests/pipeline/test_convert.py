@@ -1,15 +1,11 @@
-"""Files of other formats on the command line: what becomes Parquet, what is reported, what is refused."""
+"""Conversion of other formats from the command line: Parquet, reports and refusals."""
 
 from __future__ import annotations
 
-import csv
 import gzip
-import io
 import json
-import re
-import tempfile
-from collections import Counter
-from collections.abc import Iterator
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +13,9 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
 
-from pipeline.convert import ANSWERS_TYPE, convert_rows, main
-from pipeline.formats.imported_rows import FormatError, ImportedRow, Layout
-from pipeline.formats.read_formats import READERS
+from pipeline.convert import main
+from pipeline.formats.survey_rows import ANSWERS_TYPE
 from tests.runs import read_manifest, run
 
 CONTEXT = "Ada 🌊 lit the lamp. Ben rang the bell."
@@ -122,40 +115,6 @@ def test_from_store_to_store():
     }
 
 
-def test_many_rows_are_written_in_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("pipeline.convert._ROWS_AT_ONCE", 4)
-    monkeypatch.setattr("pipeline.convert._CHARACTERS_AT_ONCE", 100)
-    source = write_lines(tmp_path / "a.jsonl", *[asked(n) for n in range(8)])
-    assert convert(source, tmp_path / "a.parquet") == 0
-    file = pq.ParquetFile(tmp_path / "a.parquet")
-    assert [file.metadata.row_group(k).num_rows for k in range(file.num_row_groups)] == [
-        3,
-        3,
-        2,
-    ]  # of 39 characters each
-    assert file.read().column("id").to_pylist() == [f"row {n}" for n in range(8)]
-
-
-def test_columns_have_the_type_that_holds_all_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("pipeline.convert._ROWS_AT_ONCE", 1)
-    rows = [
-        asked(0),
-        asked(1, page=None, tags=[]),
-        asked(2, page=1, tags=["a"], at={"x": 1}),
-        asked(3, page=2.5, at={"y": "b"}),
-    ]
-    assert convert(write_lines(tmp_path / "a.jsonl", *rows), tmp_path / "a.parquet") == 0
-    table = pq.read_table(tmp_path / "a.parquet")
-    assert table.column("page").to_pylist() == [None, None, 1.0, 2.5]
-    assert table.column("tags").to_pylist() == [None, [], ["a"], None]
-    assert table.column("at").to_pylist() == [
-        None,
-        None,
-        {"x": 1, "y": None},
-        {"x": None, "y": "b"},
-    ]
-
-
 def test_rows_that_parquet_can_t_hold_are_left_out_by_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -204,7 +163,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("rows", "options", "message"),
         [
-            ([], (), "there is no row in it"),
+            ([], (), "it has no row that Parquet can hold"),
             (
                 [{"question": "Who?", "text": "a"}],
                 (),
@@ -228,12 +187,12 @@ class TestRefusals:
             (
                 [asked() | {"id": "\ud83c"}],
                 (),
-                "there is no row in it that Parquet can hold; line 1: id_not_utf8",
+                "it has no row that Parquet can hold; line 1: id_not_utf8",
             ),
             (
                 [asked() | {"ask": "Who?"}],
                 ("--question_column=ask",),
-                "column 'question' stands beside the one",
+                "column 'question' clashes with the column chosen as question",
             ),
         ],
     )
@@ -251,16 +210,6 @@ class TestRefusals:
         assert f"--input={source} as --format=jsonl: " in error
         assert message in error
         assert list((tmp_path / "out").iterdir()) == []
-
-    def test_what_can_be_read_only_once(self, tmp_path: Path):
-        rows = iter([ImportedRow("1", "Who?", CONTEXT, [])])
-        with pytest.raises(
-            FormatError, match="it had 1 rows, then 0: it was changed, or is a pipe"
-        ):
-            convert_rows(
-                lambda: rows, str(tmp_path / "a.parquet"), "code_points", io.StringIO(), Counter()
-            )
-        assert not (tmp_path / "a.parquet").exists()
 
     def test_files_that_are_not_there_or_say_no_format(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -396,7 +345,8 @@ CASES: dict[str, tuple[str, str, list[Any], list[str]]] = {
     ),
     "answers as Python and numpy print them": (
         "a.csv",
-        f"question,context,answers\n?,{FERRY},\"{{'text': array(['noon'], dtype=object), 'answer_start': array([28])}}\"\n"
+        f"question,context,answers\n?,{FERRY},\"{{'text': array(['noon'], dtype=object), "
+        "'answer_start': array([28])}\"\n"
         f"?,{FERRY},\"{{'text': [], 'answer_start': []}}\"\n?,{FERRY},\"['noon' 'Holm']\"\n",
         [gold(["noon"], [28]), gold([], []), None],
         ["golds: 1 aligned", "problems: 1 answers_unreadable: "],
@@ -410,7 +360,7 @@ CASES: dict[str, tuple[str, str, list[Any], list[str]]] = {
             )
         ),
         [None, None],
-        ["golds: 2 inside_word", "2 rows have golds of which none has a place"],
+        ["golds: 2 inside_word", "2 rows have golds, but none that can be placed"],
     ),
     "case alone": (
         "a.json",
@@ -487,13 +437,17 @@ CASES: dict[str, tuple[str, str, list[Any], list[str]]] = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_files_of_other_people(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """Each in its kind: what becomes of its rows, and what is said of it."""
+    """The rows of each file, and the findings about it."""
     name, content, rows, said = CASES[case]
     (tmp_path / name).write_text(content, "utf-8")
     assert convert(tmp_path / name, tmp_path / "made.parquet") == 0
     told = capsys.readouterr().out
     for line in said:
         assert line in told
+    # The last line counts what the report lists.
+    counted = told.splitlines()[-1].removesuffix(f": {tmp_path}/made.parquet.golds.jsonl")
+    listed = (tmp_path / "made.parquet.golds.jsonl").read_text("utf-8").splitlines()
+    assert sum(int(part.split()[0]) for part in counted.split(", ")) == len(listed)
     for made, row in zip(pq.read_table(tmp_path / "made.parquet").to_pylist(), rows, strict=True):
         wanted = (
             {"text": row.pop("text"), "answer_start": row.pop("answer_start")}
@@ -551,82 +505,27 @@ def test_parquet_whose_answers_are_of_another_shape(
         assert made.column(name).combine_chunks().equals(table.column(name).combine_chunks())
 
 
-ODD = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**70), 2**70)
-    | st.floats()
-    | st.text(st.characters(), max_size=5)
-    | st.sampled_from(["\ud83c", "the bell", "false"]),
-    lambda inner: (
-        st.lists(inner, max_size=2)
-        | st.dictionaries(st.sampled_from(["text", "answer_start", "x", ""]), inner)
-    ),
-    max_leaves=6,
+@pytest.mark.parametrize(
+    ("target", "code", "message"),
+    [("/dev/full", 3, "standard output: No space left"), ("pipe", 0, "")],
 )
-NAMES = ("id", "question", "context", "answers", "answer_start", "is_impossible", "page")
-BROKEN = ODD | st.fixed_dictionaries({}, optional=dict.fromkeys(NAMES, ODD))
-
-
-def made_of(content: str, kind: str, folder: Path) -> list[dict[str, Any]]:
-    data = content.encode("utf-8", "surrogatepass")
-
-    def read() -> Iterator[ImportedRow]:
-        return READERS[kind](io.BytesIO(data), Layout())
-
-    convert_rows(read, str(folder / "made.parquet"), "code_points", io.StringIO(), Counter())
-    return pq.read_table(folder / "made.parquet").to_pylist()
-
-
-def of_ours(rows: list[dict[str, Any]], ours: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The good rows among others, whose columns may make floats or text of their own."""
-    wanted = {(row["id"], row["question"], row["context"], float(row["page"])) for row in ours}
-    found = [row for row in rows if row["context"] == CONTEXT and row["question"] == "What?"]
-    return [
-        {"id": row["id"], "answers": row["answers"]}
-        for row in found
-        if re.fullmatch(r"[345](\.0)?", str(row["page"]))
-        and (row["id"], row["question"], row["context"], float(row["page"])) in wanted
-    ]
-
-
-@settings(max_examples=150, deadline=None)  # files are written
-@given(st.lists(BROKEN, max_size=4), st.integers(0, 4))
-@example(
-    [{"page": {}}, {"page": 2**70}, {"context": 7, "answers": {"text": ["a"], "answer_start": []}}],
-    1,
-)
-def test_no_broken_row_refuses_or_changes_its_neighbours(broken: list[Any], place: int):
-    good = [asked(0, page=3), asked(1, 15, page=4), asked(2, None, page=5)]
-    rows = [*broken[:place], good[0], *broken[place:], *good[1:]]
-    wrapped = {
-        "jsonl": lambda rows: lines(*rows),
-        "squad": lambda rows: json.dumps(
-            {"data": [{"paragraphs": [{"context": CONTEXT, "qas": rows}]}]}
-        ),
-        "csv": lambda rows: csv_of([row for row in rows if isinstance(row, dict)]),
-    }
-    with tempfile.TemporaryDirectory() as name:
-        for kind, wrap in wrapped.items():
-            if kind == "squad":  # which has no numbers that are none
-                rows = [row for row in rows if not re.search("NaN|Infinity", json.dumps(row))]
-            alone, among = (
-                made_of(wrap(good), kind, Path(name)),
-                made_of(wrap(rows), kind, Path(name)),
-            )
-            assert of_ours(among, good) == of_ours(alone, good), kind
-            assert len(of_ours(alone, good)) == len(good)
-
-
-def csv_of(rows: list[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, NAMES, extrasaction="ignore")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow(
-            {
-                name: value if isinstance(value, str) else json.dumps(value)
-                for name, value in row.items()
-            }
-        )
-    return text.getvalue()
+def test_results_that_can_t_be_printed(
+    target: str,
+    code: int,
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """`convert import ... | head -c1` ends quietly; a full disk is an error."""
+    if target == "pipe":
+        reading, writing = os.pipe()
+        os.close(reading)
+    with os.fdopen(writing, "w") if target == "pipe" else open(target, "w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        source = write_lines(tmp_path / "a.jsonl", asked(0))
+        assert convert(source, tmp_path / "a.parquet") == code
+    assert pq.read_table(tmp_path / "a.parquet").num_rows == 1
+    said = capsys.readouterr().err
+    assert said.startswith(message)
+    assert bool(message) == bool(said)

@@ -45,7 +45,7 @@ def job(bert_folder: Path, tmp_path: Path) -> Job:
 def with_stages(
     job: Job, stages: tuple[str, ...], corrections: dict[str, tuple] | None = None
 ) -> Job:
-    """The job with other stages, with the same configuration for each."""
+    """Return the job with other stages and the same configuration for each."""
     audit = JobAudit(AuditOptions(), corrections or {}) if "audit" in stages else None
     outputs = tuple((stage, f"{job.output}/{stage}") for stage in reversed(stages))
     return replace(
@@ -57,7 +57,7 @@ def with_stages(
 
 
 def with_files(job: Job, times: int) -> Job:
-    """The job with its file so many times."""
+    """Return the job with its file repeated."""
     return replace(job, inputs=replace(job.inputs, files=job.files * times))
 
 
@@ -159,7 +159,7 @@ def test_it_is_linear_with_one_output_each_and_no_side_inputs(job: Job, stages: 
 
 @pytest.mark.parametrize("files", [1, 3, 2500])
 def test_one_range_is_the_first_whatever_the_files(job: Job, files: int):
-    """The run without chunks stands in front of it: without one no runner would write a manifest for zero rows."""
+    """It begins with a run without chunks, without which zero rows would get no manifest."""
     ranges = list(nodes(with_files(job, files)).found["ListFiles"].transform.values)
     assert len(ranges) == min(files, 1000)
     assert [ranged.first for ranged in ranges].count(0) == 1
@@ -184,7 +184,7 @@ def test_only_ranges_runs_and_receipts_cross_a_shuffle(job: Job, files: int, ste
 
 @pytest.mark.parametrize("files", [1, 100_000])
 def test_the_graph_can_be_sent_to_a_runner(job: Job, files: int):
-    """Workers get it pickled: no loaded network may be in it, whatever this process has loaded, and no list of files."""
+    """Workers get it pickled: it must not hold a loaded network, or the list of files."""
     pipeline = beam.Pipeline(options=PipelineOptions([]))
     build(pipeline, with_files(job, files))
     assert len(pipeline.to_runner_api().SerializeToString()) < 400_000

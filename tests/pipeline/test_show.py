@@ -1,4 +1,4 @@
-"""Examples in the terminal: spans in their passages, readable without colours, harmless whatever the corpus holds."""
+"""Examples in the terminal: spans in passages, readable without colours, and harmless."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from pipeline.convert import ANSWERS_TYPE
 from pipeline.formats.finished import FinishedRun
+from pipeline.formats.survey_rows import ANSWERS_TYPE
 from pipeline.show import ANSWER, GOLD, excerpt, lines_of, main, spans_of
 from tests.runs import examples, run, write_input
 
@@ -59,7 +59,7 @@ class TestLines:
         assert lines(ROW) == shown
 
     def test_no_answer(self):
-        """Its probability is that of no answer, not that of the best span."""
+        """The probability is that of no answer, not that of the best span."""
         nothing = {"qa_answer_text": None, "qa_answer_start": None, "qa_answer_end": None}
         row = {
             **ROW,
@@ -186,7 +186,7 @@ class TestExcerpt:
         ]
 
     def test_a_span_ends_with_the_passage(self):
-        """Golds of a data set may be anywhere."""
+        """Golds may lie beyond the end of the context."""
         assert (
             excerpt("Ada", [(90, 95, GOLD), (1, 99, GOLD), (0, 1, ANSWER)], 2, marked=True).plain
             == "«A»‹da›"
@@ -199,7 +199,7 @@ class TestExcerpt:
 
 
 def test_nothing_that_is_printed_can_be_obeyed():
-    """Through rich and all: its own markup, escapes, and an answer that is one."""
+    """Neither rich's markup nor escapes are interpreted, even as a whole answer."""
     evil = "\x1b[2J[bold red]x[/] :smile: \x07\u202e"
     row = {
         **ROW,
@@ -232,7 +232,10 @@ def test_spans_without_a_place_are_left_out():
 class TestMain:
     @pytest.fixture(scope="class")
     def output(self, bert_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        """A run of ten rows in four parts, the last rejected, one with bytes that are no text, with prefixed columns."""
+        """Annotate ten rows in four parts, with prefixed columns.
+
+        The last row is rejected, and one has bytes that are not UTF-8.
+        """
         folder = tmp_path_factory.mktemp("show")
         table = examples(10).set_column(1, "question", pa.array(["Who?"] * 9 + [None]))
         broken = pa.array(
@@ -282,7 +285,7 @@ class TestMain:
     @pytest.mark.parametrize(
         ("arguments", "code", "message"),
         [
-            (("--id=row 99",), 1, "no row is like that"),
+            (("--id=row 99",), 1, "no row matches"),
             (("--worst=3",), 2, "has no losses"),
             (("--where=loss > 3",), 2, "no such column"),
             (("--where=qa_num_windows / 0 > 3",), 2, "divide by zero"),
@@ -344,7 +347,7 @@ class TestMain:
         capsys: pytest.CaptureFixture[str],
         monkeypatch: pytest.MonkeyPatch,
     ):
-        """Who pipes into `head` has seen enough; a full disk is an error."""
+        """The reader of a pipe has seen enough; a full disk is an error."""
         if target == "pipe":
             reading, writing = os.pipe()
             os.close(reading)

@@ -1,4 +1,4 @@
-"""A reader whose logits can be computed by hand, and the chunks that it reads."""
+"""A reader whose logits can be computed by hand, and chunks for it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import pyarrow as pa
 import torch
 
 from model.reading.batching import Batch
-from model.reading.pairs import WindowLimits
-from model.reading.prediction import Decoding
+from model.reading.decoding import Decoding
 from model.reading.reader import Reader
 from model.reading.span_reader import SpanReader
 from model.reading.tokenizer import Tokenizer
+from model.reading.windows import WindowLimits
 from transforms.chunk_step import ChunkStep, _RunStep
 from transforms.claim import Output
 from transforms.decode_answers import decode_answers
@@ -31,13 +31,13 @@ DECODING = Decoding(n_best=3, max_answer_length=4)
 
 @dataclass(eq=False)
 class FakeReader:
-    """Contexts are one-letter words, one token each; a letter's logits are its entry in `letters`, else (0, 0).
+    """A reader for contexts of one-letter words with one token each.
 
     words    the tokenizer of a real checkpoint
-    letters  letter -> (start logit, end logit), wherever it stands
+    letters  letter -> (start logit, end logit), wherever it occurs; (0, 0) for other letters
     null     start logit and end logit of the classifier token
     trouble  called with the letters of every batch; may raise
-    batches  the letters of every batch that was asked for, in order
+    batches  the letters of every batch so far
     """
 
     words: Tokenizer
@@ -47,7 +47,7 @@ class FakeReader:
     batches: list[set[str]] = field(default_factory=list)
 
     def load(self) -> None:
-        """Nothing to load."""
+        """Do nothing: there is nothing to load."""
 
     def tokenizer(self) -> Tokenizer:
         return self.words
@@ -87,13 +87,13 @@ def make_chunk(
 
 
 def claimed(folder: Path | str, stage: str = "annotate") -> Output:
-    """A folder as the output of a run that has begun."""
+    """Return a folder as the output of a run that has begun."""
     create(str(folder), b'{"run": "this run"}', RunFiles.RUN)
     return Output(stage, str(folder), "this run")
 
 
 def asked(*contexts: str | None, question: str = "who?") -> pa.Table:
-    """The same question of several contexts, with ids."""
+    """Return rows that ask the same question about several contexts, with ids."""
     return pa.table(
         {
             "id": [f"row {row}" for row in range(len(contexts))],
@@ -110,24 +110,24 @@ def answer(
     null_threshold: float = 0.0,
     batch_tokens: int = 200,
 ) -> Answered:
-    """The answers of a chunk, through all steps."""
+    """Return the answers of a chunk, after all steps."""
     windowed = make_windows(make_chunk(table), reader.words, LIMITS)
     decoding = replace(decoding, null_score_diff_threshold=null_threshold)
     return decode_answers(predict_spans(windowed, reader, decoding, batch_tokens), decoding)
 
 
 def answered_chunk(table: pa.Table, reader: FakeReader, *settings: Any) -> Chunk[Answered]:
-    """A chunk with its answers, as the steps hand it on."""
+    """Return a chunk with its answers, as the steps pass it on."""
     return make_chunk(table).carrying(answer(table, reader, *settings))
 
 
 def run_step(step: ChunkStep, element: Any) -> list[Any]:
-    """What a step makes of an element, as the DoFn that runs it hands it on."""
+    """Return the results of a step for an element, as the DoFn passes them on."""
     runner = _RunStep(step)
     runner.setup()
     return list(runner.process(element))
 
 
 def span_reader(reader: Reader, decoding: Decoding = DECODING) -> SpanReader:
-    """A reader with the settings of these tests, as the steps take it."""
+    """Return a reader with the settings of these tests, as steps take it."""
     return SpanReader(reader, LIMITS, decoding, link="softmax", batch_tokens=100)

@@ -1,4 +1,4 @@
-"""What totals say: in the manifest of each stage, in audit.json and in the report, the same."""
+"""Accounting: manifests, audit.json and the report say the same about totals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of anyone's pipeline: in as dicts, in chunks of a bounded size."""
+"""ChunkRows: rows as dicts become chunks of a bounded size."""
 
 from __future__ import annotations
 
@@ -22,6 +22,14 @@ def test_the_columns_of_the_schema_go_along_and_missing_keys_are_null():
         {"question": None, "context": "Ada", "page": None},
     ]
     assert chunk.spec.rows == 2
+
+
+def test_without_a_schema_all_keys_of_all_rows_go_along():
+    chunk = chunk_rows([{"question": "Who?"}, {"context": "Ada", "page": 7}])
+    assert chunk.table.to_pylist() == [
+        {"question": "Who?", "context": None, "page": None},
+        {"question": None, "context": "Ada", "page": 7},
+    ]
 
 
 def test_a_value_that_does_not_fit_its_column_is_an_error():

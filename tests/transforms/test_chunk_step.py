@@ -1,4 +1,4 @@
-"""What every step does with errors: this chunk fails, that run ends."""
+"""ChunkStep: which errors fail a chunk, and which end the run."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ import apache_beam as beam
 import pyarrow as pa
 import pytest
 import torch
+
+# pytest would collect `Test...`.
 from apache_beam.testing.test_pipeline import (
     TestPipeline as PipelineOfTests,
-)  # pytest would collect `Test...`
+)
 from apache_beam.testing.util import assert_that, equal_to
 
 from model.checkpoint import CheckpointError
@@ -64,7 +66,7 @@ def test_an_error_makes_a_failed_receipt(error: Exception):
     assert receipt.part == CHUNK.spec.part
     assert receipt.failed_step == "FakeStep"
     assert receipt.error == f"{type(error).__name__}: {error}"
-    assert receipt.counts == {}  # its rows are counted as failed, and as nothing else
+    assert receipt.counts == {}  # its rows are counted as failed only
 
 
 @pytest.mark.parametrize(
@@ -91,7 +93,7 @@ def test_what_is_no_exception_is_never_caught():
 
 
 def test_a_panic_of_the_tokenizer_is_of_this_chunk():
-    """It is no Exception: the run would end at this chunk every time."""
+    """It is not an Exception: raised, it would end every run at this chunk."""
     panic = type("PanicException", (BaseException,), {})("index out of bounds")
     (receipt,) = run_step(fail_with(panic), CHUNK)
     assert receipt.error == "PanicException: index out of bounds"
@@ -122,7 +124,7 @@ def test_time_is_added_to_every_receipt_of_a_last_step():
 
 
 def test_of_a_run_only_what_the_step_made_is_timed():
-    """A receipt of an earlier try, or planning's, stays as it is."""
+    """A receipt of an earlier try, or of planning, stays as it is."""
     earlier = Receipt(part="p", seconds={"ReadChunk": 1.5})
     refused = Receipt(failed_step="PlanChunks")
     failed = Receipt(part="q", failed_step="FakeStep")
@@ -135,7 +137,7 @@ def test_of_a_run_only_what_the_step_made_is_timed():
 
 
 def test_chunks_and_receipts_can_be_pickled():
-    """Beam's size sampler pickles a share even of what never leaves its process."""
+    """Beam's size sampler pickles some elements, even if they never leave the process."""
     assert pickle.loads(pickle.dumps(CHUNK)) == CHUNK
     receipt = Receipt(part="p", counts={"rows": 2}, seconds={"ReadChunk": 0.5})
     assert pickle.loads(pickle.dumps(receipt)) == receipt
@@ -167,7 +169,7 @@ def test_in_a_pipeline_one_failed_chunk_is_counted_and_the_others_go_on():
 
 
 class MeasureFake(ChunkStep):
-    """Does something for the audit, which fails; and something for all, which fails where the chunk has a "b"."""
+    """Does extra work for the audit, which fails, and common work, which fails on a "b"."""
 
     stage = "audit"
 
@@ -201,7 +203,7 @@ class TestStages:
             ("audit", "ValueError: the audit"),
             ("annotate", "ValueError: the audit"),
         ]
-        (receipt,) = results_of("b", stages=("annotate",))  # the audit has its receipt already
+        (receipt,) = results_of("b", stages=("annotate",))  # the audit's part is committed
         assert (receipt.stage, receipt.error) == ("annotate", "KeyError: 'all'")
 
     def test_a_stage_alone_and_rows_of_no_file_have_one_failed_receipt(self):

@@ -1,4 +1,4 @@
-"""What is published in an output whose claim stands, and in one that another run has taken over."""
+"""Claim: what is published in the output of this run, and in one that another has taken over."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def test_in_the_output_of_another_run_nothing_is_changed(tmp_path: Path, left: b
     (tmp_path / RunFiles.RUN).unlink()
     if left is not None:
         (tmp_path / RunFiles.RUN).write_bytes(left)
-    with pytest.raises(ClaimLost, match="belongs to another run now"):
+    with pytest.raises(ClaimLost, match="now belongs to another run"):
         output.commit(b"mine", "parts", "p")
-    with pytest.raises(ClaimLost, match="belongs to another run now"):
+    with pytest.raises(ClaimLost, match="now belongs to another run"):
         output.remove("parts", "p")
     assert (tmp_path / "parts" / "p").read_bytes() == b"theirs"
 
@@ -45,6 +45,6 @@ def test_what_is_published_is_read_again(
     (tmp_path / "audit.json").unlink()
     if before is not None:
         (tmp_path / "audit.json").write_bytes(before)
-    monkeypatch.setattr(claim, "commit", lambda *_: None)  # a store that loses a write
+    monkeypatch.setattr(claim, "commit", lambda *_: None)  # the store loses the write
     with pytest.raises(OSError, match=r"audit\.json"):
         output.publish(b"content", "audit.json")

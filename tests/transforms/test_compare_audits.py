@@ -1,4 +1,4 @@
-"""Rows of two audits by id: what is a pair, and what is named as none."""
+"""CompareAudits: which rows of two audits are pairs, and why others are not."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ VALUES = (1.0, 0.0, 0.5)
 
 
 def sides(*pairs: bytes | None) -> tuple[list[Any], list[Any]]:
-    """Scores of both sides with these hashes of question and context: `b...` stand before, `a...` after."""
+    """Return scores of both sides with these hashes of texts: `b...` before, `a...` after."""
     before = [
         score(False, row, VALUES, pair=pair[1:] or None)
         for row, pair in enumerate(pairs)
@@ -56,11 +56,12 @@ def test_pairs_of_one_id(hashes: tuple[bytes, ...], kinds: list[str]):
     before, after = sides(*hashes)
     found = list(pair_scores("id", iter([*after, *before])))
     assert [kind for kind, _, _ in found] == kinds
-    assert sum(len(one) + len(other) for _, one, other in found) == len(hashes)  # nothing is lost
+    # Every row is in one pairing.
+    assert sum(len(one) + len(other) for _, one, other in found) == len(hashes)
 
 
 def test_thousands_of_rows_of_one_id_are_looked_at_once_each():
-    """Looking through all rows for every text of them would be 32 million looks."""
+    """Searching all rows for every text of them would compare 32 million times."""
 
     class Looked(bytes):
         times = 0
@@ -137,7 +138,7 @@ def test_a_row_crosses_the_shuffle_as_figures(tmp_path: Path):
 
 
 def test_two_audits_in_a_pipeline(tmp_path: Path):
-    """Rows of one side are in other parts and in another order than those of the other."""
+    """The rows of one side are in other parts, and in another order."""
     both = []
     for after, ids in ((False, [["a", "b"], ["c", "d"]]), (True, [["d", "x", "b"], ["a"]])):
         folder = tmp_path / str(after)

@@ -1,4 +1,4 @@
-"""Corrected golds in a chunk, and what a whole audit makes of them."""
+"""CorrectGolds: corrected golds in a chunk, and in a whole audit."""
 
 from __future__ import annotations
 
@@ -64,9 +64,10 @@ def test_a_text_that_stands_twice_or_nowhere_has_no_start():
     assert chunk.unplaced == {
         0: (
             "gold_ambiguous",
-            "the corrected text 'a' stands in the context more than once, and the correction gives no start",
+            "the corrected text 'a' occurs in the context more than once, and the correction "
+            "gives no start",
         ),
-        1: ("gold_absent", "the corrected text 'c' does not stand in the context"),
+        1: ("gold_absent", "the corrected text 'c' does not occur in the context"),
     }
 
 
@@ -75,7 +76,10 @@ def test_a_text_that_stands_only_inside_a_word_has_no_start():
     chunk = correct_golds(
         make_chunk(table), {"row 0": (("ten", None, None),)}, "id", "context", "answers"
     )
-    message = "the corrected text 'ten' stands only inside longer words of the context, and the correction gives no start"
+    message = (
+        "the corrected text 'ten' occurs only inside longer words of the context, and the "
+        "correction gives no start"
+    )
     assert chunk.unplaced == {0: ("gold_inside_word", message)}
 
 
@@ -132,13 +136,13 @@ def again(
 
 
 def test_from_an_audit_through_a_spreadsheet_into_an_audit(audited: Path, bert_folder: Path):
-    """The untrained checkpoint's answers are taken for right: their loss is no suspicion any more."""
+    """The untrained checkpoint's answers become the golds: their loss is not suspicious then."""
     content = (audited / "first" / "relabel.csv").read_bytes()
     decided = {f"row_{row}": {"decision": "prediction"} for row in range(5)}
     decided["row_5"] = {
         "decision": "other",
         "corrected_text": "the",
-    }  # stands in more than one place
+    }  # occurs more than once
     (audited / "judged.csv").write_bytes(filled(content, **decided))
     assert again(audited, bert_folder, audited / "judged.csv") == 0
     before, after = (read_parts(audited / name).to_pylist() for name in ("first", "second"))
@@ -149,7 +153,7 @@ def test_from_an_audit_through_a_spreadsheet_into_an_audit(audited: Path, bert_f
     (rejection,) = read_rejections(audited / "second")
     assert (rejection["id"], rejection["reason"]) == ("row 5", "gold_ambiguous")
     assert rejection["message"].startswith(
-        "the corrected text 'the' stands in the context more than once"
+        "the corrected text 'the' occurs in the context more than once"
     )
     for row in range(6, 12):
         assert after[row]["answers"] == before[row]["answers"]
@@ -168,16 +172,17 @@ def test_from_an_audit_through_a_spreadsheet_into_an_audit(audited: Path, bert_f
 def test_corrections_of_no_row_are_told(
     audited: Path, bert_folder: Path, capfd: pytest.CaptureFixture[str]
 ):
-    """A rerun takes what it knows from the receipts of the parts that are done."""
+    """A rerun reads the corrections of finished chunks from their receipts."""
     judged = audited / "judged.csv"
     judged.write_text(
-        "id,decision\nrow 1,unanswerable\nrow 4,unanswerable\nrow 99,unanswerable\nROW 2,unanswerable\nrow 3,gold\n"
+        "id,decision\nrow 1,unanswerable\nrow 4,unanswerable\nrow 99,unanswerable\n"
+        "ROW 2,unanswerable\nrow 3,gold\n"
     )
     for _ in range(2):
         assert again(audited, bert_folder, judged) == 0
         printed = capfd.readouterr().out
-        assert "2 of 4 corrections matched, 2 rows have them\n" in printed
-        assert "no row that was read has the id of 2 corrections: 'ROW 2', 'row 99'\n" in printed
+        assert "2 of 4 corrections matched, 2 rows corrected\n" in printed
+        assert "2 corrections match no row: 'ROW 2', 'row 99'\n" in printed
         for name in ("audit.json", "manifest.json"):
             told = json.loads((audited / "second" / name).read_text("utf-8"))["corrections"]
             assert told.pop("file")
@@ -188,10 +193,7 @@ def test_corrections_of_no_row_are_told(
                 "ids_of_no_row": ["ROW 2", "row 99"],
             }
     assert again(audited, bert_folder, judged, "part", "--limit=3") == 0
-    assert (
-        "no row that was read has the id of 3 corrections: 'ROW 2', 'row 4', 'row 99'\n"
-        in capfd.readouterr().out
-    )
+    assert "3 corrections match no row: 'ROW 2', 'row 4', 'row 99'\n" in capfd.readouterr().out
 
 
 def test_corrections_are_part_of_what_a_run_is(
@@ -203,7 +205,7 @@ def test_corrections_are_part_of_what_a_run_is(
     assert again(audited, bert_folder, judged) == 0
     judged.write_text("id,decision\nrow 2,unanswerable\n")
     assert again(audited, bert_folder, judged) == 2
-    assert "holds another run: corrections was" in capfd.readouterr().err
+    assert "has another run: corrections was" in capfd.readouterr().err
 
 
 def test_refusals(audited: Path, bert_folder: Path, capfd: pytest.CaptureFixture[str]):

@@ -1,4 +1,4 @@
-"""Answers whose logits are known: spans, probabilities, the null option, and every rejection of the network's side."""
+"""Answers from known logits: spans, probabilities, the null option, and each rejection."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.reading.prediction import Decoding
+from model.reading.decoding import Decoding
 from model.reading.tokenizer import Tokenizer
 from tests.transforms.fakes import DECODING, LIMITS, FakeReader, answer, asked, make_chunk
 from transforms.decode_answers import decode_answers
@@ -30,7 +30,7 @@ def rows(answered: Answered) -> list[dict]:
 def spans_of(
     context: str, letters: dict[str, tuple[float, float]], longest: int
 ) -> dict[str, float]:
-    """Every admissible span's text with its score, in the order of equal scores: lowest start, then shortest."""
+    """Every admissible span's text and score; equal scores by lowest start, then shortest."""
     words = context.split()
     scores = {}
     for i, first in enumerate(words):
@@ -196,7 +196,7 @@ class TestRejections:
         assert (second["status"], second["reason"]) == ("rejected", reason)
         assert {name for name, value in second.items() if value is not None} == {"status", "reason"}
         (rejection,) = answered.rejections
-        assert (rejection.row, rejection.stage, rejection.reason) == (1, "PredictSpans", reason)
+        assert (rejection.row, rejection.step, rejection.reason) == (1, "PredictSpans", reason)
         assert message in rejection.message
         assert answered.outcomes[0].counts["rejected"] == 1
         assert answered.outcomes[0].counts["answered"] == 2
@@ -230,7 +230,7 @@ class TestRejections:
         self.check(answered, words, reason, str(error))
 
     def test_no_admissible_span(self, words: Tokenizer):
-        """No tokenizer of the tests makes a context of nothing but empty tokens, so its tokens are made unfit here."""
+        """No tokenizer of the tests gives only empty tokens: here they are made unfit."""
         reader = FakeReader(words, self.LETTERS)
         windowed = make_windows(make_chunk(asked(*self.CONTEXTS)), words, LIMITS)
         passages = windowed.windows.passages

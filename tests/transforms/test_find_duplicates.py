@@ -1,4 +1,4 @@
-"""Duplicates by hash, against counting by hand, in any order and grouping."""
+"""FindDuplicates: equal to counting by hand, in any order and grouping."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ from transforms.find_duplicates import (
 from transforms.run_files import RunFiles
 
 WAITING = {"audit": "the totals, which wait for duplicates.json"}
-"""What is handed on as it came."""
+"""An element that is passed on unchanged."""
 
 Row = tuple[str | None, str | None, str | None, str | None]
-"""id, question, context, gold; texts stand for their hashes, None in all three for a rejected row."""
+"""id, question, context, gold, as texts that are used as hashes; None in rejected rows."""
 
 
 def hashed(text: str | None) -> bytes | None:
@@ -49,7 +49,7 @@ def part(
     prefix: str = "",
     name: str = "p.parquet",
 ) -> AuditedPart:
-    """A part with the columns that matter, and one of text that does not."""
+    """Return a part with the relevant columns, and one of other text."""
     table = pa.table(
         {
             "id": pa.array([row[0] for row in rows], pa.string()),
@@ -73,17 +73,18 @@ OWN: list[Row] = [
     ("d", "q2", "c1", "g2"),  # the same pair, other golds
     ("e", "q2", "c1", "g1"),
     ("f", "q3", "c2", "g1"),
-    ("g", None, None, None),  # two rejected rows have nothing in common
+    ("g", None, None, None),  # rejected rows are not duplicates
     ("h", None, None, None),
     ("i", "q1", "c3", "g1"),
 ]
+# Two shared pairs; golds of the other audit are not conflicts of this one.
 OTHER_ROWS: list[Row] = [
     (
         "t",
         "q1",
         "c1",
         "g9",
-    ),  # two shared pairs; golds of the other audit are no conflict of this one
+    ),
     ("a", "q2", "c1", "g9"),
     ("z", "q2", "c1", "g8"),
     ("y", "q9", "c2", "g1"),  # a shared context
@@ -106,7 +107,7 @@ EXPECTED = {
 
 
 def find(tmp_path: Path, parts: Sequence[AuditedPart], against: str = "") -> dict[str, Any]:
-    """`duplicates.json` of these parts, through Beam."""
+    """Return `duplicates.json` of these parts, computed by Beam."""
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
         found = (
             pipeline
@@ -118,7 +119,7 @@ def find(tmp_path: Path, parts: Sequence[AuditedPart], against: str = "") -> dic
 
 
 def in_random_order(rows: Sequence[tuple[tuple[str, bytes], Same]], seed: int) -> dict[str, Any]:
-    """What the two CombineFns make of rows in another order, in groups that are merged later."""
+    """Return the results of the two CombineFns for rows in another order and other groups."""
     order = random.Random(seed)
     of_key: dict[Any, list[Same]] = defaultdict(list)
     for key, same in order.sample(list(rows), len(rows)):
@@ -176,7 +177,7 @@ def test_any_order_and_grouping_gives_the_same(tmp_path: Path):
 
 
 def test_only_hashes_and_ids_leave_a_part(tmp_path: Path):
-    """What crosses the shuffle holds no text, and nothing of rejected rows."""
+    """Elements of the shuffle contain no texts, and nothing of rejected rows."""
     for key, same in read_hashes(part(tmp_path, OWN), KINDS):
         kind, value = key
         assert kind in KINDS
@@ -188,7 +189,7 @@ def test_only_hashes_and_ids_leave_a_part(tmp_path: Path):
 
 
 def test_many_rows_of_one_hash_keep_a_few_ids(tmp_path: Path):
-    """A hash that half of the corpus shares must not gather the corpus."""
+    """The accumulator of a hash that half of the corpus shares stays small."""
     rows: list[Row] = [(f"{k:04d}", "q", "c", f"g{k}") for k in range(500)]
     (entry,) = find(tmp_path, [part(tmp_path, rows)])["repeated"]
     assert entry == {
@@ -211,7 +212,7 @@ def test_of_many_repeated_pairs_some_are_shown_and_all_are_counted(tmp_path: Pat
 
 
 def test_rows_whose_id_is_of_no_use_go_by_their_place(tmp_path: Path):
-    """`--keep_columns` may have left the ids out, and a writer may have stored what is no UTF-8."""
+    """`--keep_columns` may leave the ids out, and a writer may store what is not UTF-8."""
     rows: list[Row] = [
         (None, "q", "c", "g"),
         ("b", "q", "c", "g"),
@@ -234,7 +235,7 @@ def test_rows_whose_id_is_of_no_use_go_by_their_place(tmp_path: Path):
 
 
 def test_no_part_has_no_duplicates(tmp_path: Path):
-    """A combine of nothing still writes its file: an audit of zero rows has all of them."""
+    """An audit of zero rows has all of its files: the combine gets the sentinel."""
     assert find(tmp_path, []) == {
         "repeated_pairs": 0,
         "rows_of_repeated_pairs": 0,

@@ -1,4 +1,4 @@
-"""From rows to windows: distinct texts once, every unusable row named, long questions cut and counted."""
+"""MakeWindows: distinct texts, rejections, and cut questions."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_equal_texts_and_pairs_are_cut_once(words: Tokenizer):
 
 
 def test_texts_that_differ_in_nothing_but_case_are_distinct(words: Tokenizer):
-    """The tokenizer lowers them, but each row's answer must be cut from its own context."""
+    """The tokenizer lowercases both, but each row's answer must come from its own context."""
     windowed = cut(asked("A b", "a b"), words)
     assert windowed.contexts == ["A b", "a b"]
     assert windowed.row_pair.tolist() == [0, 1]
@@ -83,7 +83,8 @@ def test_a_long_question_is_cut_and_what_is_cut_counted(words: Tokenizer):
 
 
 def test_too_many_windows_is_told_with_the_limit(words: Tokenizer):
-    # Room for 32 - 3 special tokens - 2 question tokens ("who", "?") = 27, of which 8 are shared: 27 + 19 k tokens in 1 + k.
+    # 32 - 3 special tokens - 2 question tokens ("who", "?") leave 27, of which 8 overlap:
+    # 27 + 19 k tokens have 1 + k windows.
     fits, beyond = "a " * (27 + 19 * 3), "a " * (27 + 19 * 3 + 1)
     windowed = cut(asked(fits, beyond, "b"), words)
     assert windowed.windows.counts.tolist() == [4, 0, 1]
@@ -92,7 +93,7 @@ def test_too_many_windows_is_told_with_the_limit(words: Tokenizer):
 
 
 def test_one_endless_row_does_not_take_its_twins_along(words: Tokenizer):
-    """The same context under two questions: each row has its own rejection."""
+    """The same context has two questions: each row has its own rejection."""
     table = pa.table(
         {"question": ["who?", "what?", "who?"], "context": ["a " * 500, "a " * 500, "a"]}
     )
@@ -117,7 +118,7 @@ def test_every_unusable_text_is_named(
     texts = pa.array([b"c d", text, b"e f"], pa.binary()).view(pa.string())
     windowed = cut(table.set_column(table.column_names.index(column), column, texts), words)
     assert reasons(windowed) == {1: f"{column}_{reason}"}
-    assert windowed.rejections[0].stage == "MakeWindows"
+    assert windowed.rejections[0].step == "MakeWindows"
     assert column in windowed.rejections[0].message
     assert windowed.windows.counts[windowed.row_pair[[0, 2]]].tolist() == [1, 1]
 

@@ -1,4 +1,4 @@
-"""The audit's outcome of a chunk, from contexts of one-letter words whose logits are written down by hand."""
+"""The audit's outcome of a chunk, from contexts of one-letter words with given logits."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from model.audit.rows import AUDIT_SCHEMA
 from model.audit.statistics import Statistics
-from model.reading.columns import as_texts
-from model.reading.prediction import Decoding
+from model.reading.decoding import Decoding
+from model.reading.texts import as_texts
 from model.reading.tokenizer import Tokenizer
 from tests.transforms.fakes import (
     DECODING,
@@ -69,7 +69,7 @@ def measured(
     link: str = "softmax",
     **options: Any,
 ) -> Answered:
-    return measure_loss(chunk_of(table, answered), decoding, AuditOptions(**options), link)
+    return measure_loss(chunk_of(table, answered), decoding, AuditOptions(**options))
 
 
 def audit(
@@ -88,7 +88,7 @@ def summary(outcome: Outcome) -> dict[str, Any]:
 
 
 def test_a_loss_worked_by_hand(words: Tokenizer):
-    """`a b c` with start logits 2, 0, 0 and end logits 0, 0, 3; the gold is `a`: right start, wrong end."""
+    """`a b c`, start logits 2, 0, 0, end logits 0, 0, 3, gold `a`: right start, wrong end."""
     reader = FakeReader(words, {"a": (2.0, 0.0), "c": (0.0, 3.0)})
     (row,) = audit(with_answers(asked("a b c"), gold("a", 0)), reader).columns.to_pylist()
     start, end = math.log(math.e**2 + 2) - 2, math.log(math.e**3 + 2)
@@ -101,16 +101,15 @@ def test_a_loss_worked_by_hand(words: Tokenizer):
     assert row["prediction"] == "a b c"
     assert row["probability"] == pytest.approx(math.exp(5 - mass), rel=1e-5)
     assert row["gold_probability"] == pytest.approx(math.exp(2 - mass), rel=1e-5)
-    assert (
-        row["gold_rank"] is None
-    )  # three candidates are kept: ac, then bc and cc; aa would be the fourth
+    # Three candidates are kept: ac, then bc and cc; aa would be the fourth.
+    assert row["gold_rank"] is None
     assert row["exact_match"] == 0
     assert row["f1"] == pytest.approx(0.0)  # SQuAD drops the article "a"
     assert (row["status"], row["reason"]) == ("scored", None)
 
 
 def test_the_link_of_the_tokenwise_loss_is_the_one_that_was_asked_for(words: Tokenizer):
-    """With a sigmoid link, the tokens of `b c` that are labelled 0 cost log 2 each; the gold at logit 2 its own."""
+    """With a sigmoid link, the tokens of `b c` with label 0 cost log 2 each."""
     table = with_answers(asked("a b c"), gold("a", 0))
     reader = FakeReader(words, {"a": (2.0, 0.0)})
     windowed = make_windows(make_chunk(table), words, LIMITS, InputColumns(answers="answers"))
@@ -150,7 +149,7 @@ def test_statuses_reasons_counts_and_rejections(words: Tokenizer, null: bool):
         ("rejected", "context_missing"),
         ("scored", None),
     ]
-    found = [(rejection.row, rejection.stage, rejection.reason) for rejection in outcome.rejections]
+    found = [(rejection.row, rejection.step, rejection.reason) for rejection in outcome.rejections]
     assert found == [
         (2, "MakeWindows", "context_blank"),
         (3, "MakeWindows", "answers_missing"),
@@ -245,7 +244,7 @@ def test_rows_that_the_network_failed_are_rejected(words: Tokenizer):
     reader = FakeReader(words, {"b": (math.nan, 0.0)})
     outcome = audit(with_answers(asked("a b", "a c"), gold("a", 0), gold("c", 2)), reader)
     assert outcome.columns.column("status").to_pylist() == ["rejected", "scored"]
-    assert [(rejection.stage, rejection.reason) for rejection in outcome.rejections] == [
+    assert [(rejection.step, rejection.reason) for rejection in outcome.rejections] == [
         ("PredictSpans", "non_finite_logits")
     ]
     assert summary(outcome)["all"]["losses"]["nll"]["count"] == 1
@@ -275,7 +274,7 @@ def test_temperature_is_of_probabilities_only(words: Tokenizer):
 
 
 def test_a_gold_in_no_window_is_unreachable_and_has_its_passage_loss(words: Tokenizer):
-    """Windows of 32 tokens hold 28 or fewer of the context: 40 letters, and a gold from the first to the last."""
+    """Windows hold at most 28 context tokens; a gold takes all 40 letters."""
     context = " ".join("abcdefghij" * 4)
     outcome = audit(
         with_answers(asked(context), gold(context, 0)), FakeReader(words, {"a": (1.0, 0.0)})
@@ -332,11 +331,12 @@ def test_what_the_list_of_highest_losses_shows(words: Tokenizer):
     )
     reader = FakeReader(words, {"a": (1.0, 3.0)})
     highest, other = summary(audit(table, reader))["highest_loss"]
+    # The row within the file.
     assert (highest["id"], highest["path"], highest["row"]) == (
         "row 1",
         "/in/a.parquet",
         101,
-    )  # the row within the file
+    )
     assert highest["gold"] == ["c"] * 3
     assert highest["question"] == long[:300] + "…"
     assert highest["prediction"] == "a"
@@ -426,13 +426,19 @@ def test_golds_must_have_been_measured(words: Tokenizer):
         measured(table, answered)
 
 
+def without_losses(answered: Answered, pairs: list[int]) -> Answered:
+    """The same as if some pairs could not have been measured."""
+    predicted = answered.predicted
+    assert predicted.measured is not None
+    unmeasured = dict.fromkeys(pairs, ("loss_error", "ValueError: odd"))
+    partly = replace(predicted.measured, unmeasured=unmeasured)
+    return replace(answered, predicted=replace(predicted, measured=partly))
+
+
 def test_a_row_that_could_not_be_measured_is_rejected(words: Tokenizer):
     table = with_answers(asked("a b", "a c", "a b"), gold("a", 0), gold("c", 2), gold("b", 2))
     answered = answer(table, FakeReader(words))
-    prediction = replace(
-        answered.predicted.prediction, unmeasured={0: ("loss_error", "ValueError: odd")}
-    )
-    answered = replace(answered, predicted=replace(answered.predicted, prediction=prediction))
+    answered = without_losses(answered, pairs=[0])
     (outcome,) = measured(table, answered).outcomes
     assert outcome.columns.column("status").to_pylist() == ["rejected", "scored", "rejected"]
     assert [(each.row, each.reason, each.message) for each in outcome.rejections] == [
@@ -444,12 +450,27 @@ def test_a_row_that_could_not_be_measured_is_rejected(words: Tokenizer):
 def test_where_nothing_could_be_measured_no_row_is_to_blame(words: Tokenizer):
     """Rejected rows would be committed, and never tried again."""
     table = with_answers(asked("a b", "a c"), gold("a", 0), gold("c", 2))
-    answered = answer(table, FakeReader(words))
-    unmeasured = dict.fromkeys((0, 1), ("loss_error", "ValueError: odd"))
-    prediction = replace(answered.predicted.prediction, unmeasured=unmeasured)
+    answered = without_losses(answer(table, FakeReader(words)), pairs=[0, 1])
     with pytest.raises(RuntimeError, match="nothing could be measured: ValueError: odd"):
-        predicted = replace(answered.predicted, prediction=prediction)
-        measured(table, replace(answered, predicted=predicted))
+        measured(table, answered)
+
+
+@pytest.mark.parametrize("for_good", [True, False])
+def test_a_single_pair_is_to_blame_only_if_its_values_are_the_cause(
+    words: Tokenizer, for_good: bool
+):
+    table = with_answers(asked("a b", "a b"), gold("a", 0), gold("b", 2))
+    answered = without_losses(answer(table, FakeReader(words)), pairs=[0])
+    predicted = answered.predicted
+    assert predicted.measured is not None
+    fails = replace(predicted.measured, for_good=frozenset({0} if for_good else ()))
+    answered = replace(answered, predicted=replace(predicted, measured=fails))
+    if for_good:
+        (outcome,) = measured(table, answered).outcomes
+        assert outcome.columns.column("reason").to_pylist() == ["loss_error"] * 2
+    else:
+        with pytest.raises(RuntimeError, match="nothing could be measured: ValueError: odd"):
+            measured(table, answered)
 
 
 def test_the_step_fails_its_chunk_and_not_the_run(words: Tokenizer):
@@ -481,7 +502,7 @@ TEXTS = st.one_of(st.none(), st.text("abAB \u0301\u200d灯🌊", max_size=4))
 
 @st.composite
 def rows_of_any_golds(draw: st.DrawFn) -> tuple[list[str | None], list[Any], bool]:
-    """Contexts, the answers of each (right, malformed and missing golds mixed), and whether the column is a list of structs."""
+    """Contexts, golds (right, malformed, missing), and whether the golds are a list of structs."""
     listed, contexts, answers = draw(st.booleans()), draw(st.lists(CONTEXTS, max_size=6)), []
     for context in contexts:
         golds: list[Any] = draw(st.lists(st.tuples(TEXTS, STARTS), max_size=4))

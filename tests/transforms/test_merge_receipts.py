@@ -1,4 +1,4 @@
-"""Totals: the same for any order of receipts and any way of merging, each stage on its own."""
+"""MergeReceipts: equal totals for any order of receipts and any merging, stage by stage."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Any
 
 import apache_beam as beam
 import pytest
+
+# pytest would collect `Test...`.
 from apache_beam.testing.test_pipeline import (
     TestPipeline as PipelineOfTests,
-)  # pytest would collect `Test...`
+)
 from apache_beam.testing.util import assert_that
 
 from transforms.merge_receipts import MOST_FAILURES, MergeReceipts, ReceiptsCombineFn, Totals
@@ -50,7 +52,7 @@ def refused(number: int) -> Receipt:
 def combine(
     receipts: list[Receipt], stages: tuple[str, ...] = ("annotate",), pieces: int = 1
 ) -> dict[str, Totals]:
-    """What a runner makes of the receipts when it spreads them over so many accumulators."""
+    """Return the totals of receipts that a runner distributes over several accumulators."""
     fn = ReceiptsCombineFn(stages)
     accumulators = [fn.create_accumulator() for _ in range(pieces)]
     for place, receipt in enumerate(receipts):
@@ -99,6 +101,15 @@ def test_all_failures_are_counted_and_the_first_listed():
     )["annotate"]
     assert totals.failed_chunks == 3 * MOST_FAILURES
     assert [failure[1] for failure in totals.failures] == list(range(MOST_FAILURES))
+
+
+def test_a_step_that_closes_a_stage_is_listed_after_any_number_of_chunks():
+    numbers = range(MOST_FAILURES + 5)
+    totals = combine([failed(number) for number in numbers])["annotate"]
+    totals.add(Receipt(stage="annotate", path="/out", failed_step="WriteAudit", error="odd"))
+    assert totals.failed_steps == ["WriteAudit"]
+    assert totals.failures[MOST_FAILURES:] == [("/out", -1, 0, 0, "WriteAudit", "odd")]
+    assert (totals.failed_chunks, totals.refused_files) == (len(numbers), 0)
 
 
 class TestContent:

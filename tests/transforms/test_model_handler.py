@@ -1,8 +1,10 @@
-"""RunInference with the reader: results as annotate has them, rows that can't be answered spoil no other."""
+"""SpanReaderModelHandler: the results of annotate, and rows that cannot be answered."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import apache_beam as beam
 import pytest
@@ -10,6 +12,7 @@ from apache_beam.ml.inference.base import KeyedModelHandler, PredictionResult, R
 from apache_beam.testing.util import assert_that
 
 from model import SpanReader
+from model.reading.tokenizer import Tokenizer
 from transforms.model_handler import SpanReaderModelHandler
 
 EXAMPLES = [
@@ -48,6 +51,27 @@ def test_run_inference(reader: SpanReader):
     assert len(expected[0].n_best) == 2
 
 
+def test_a_text_on_which_the_tokenizer_fails(reader: SpanReader, monkeypatch: pytest.MonkeyPatch):
+    encode = Tokenizer._encode
+
+    def fragile(self: Tokenizer, texts: Sequence[str]) -> Any:
+        if any("storm" in text for text in texts):
+            raise OverflowError("too deep")
+        return encode(self, texts)
+
+    first, _, last = EXAMPLES
+    bad = {"question": "Who?", "context": "The storm came."}
+    expected = reader.answer(*([row[name] for row in (first, last)] for name in bad))
+    monkeypatch.setattr(Tokenizer, "_encode", fragile)
+    results = SpanReaderModelHandler(reader).run_inference([first, bad, last], reader)
+    answers = [result.inference for result in results]
+    assert [answers[0], answers[2]] == expected
+    rejected = answers[1]
+    assert (rejected.status, rejected.reason) == ("rejected", "tokenizer_error")
+    assert rejected.message == "the tokenizer fails on the context: OverflowError: too deep"
+    assert rejected == reader.answer(bad["question"], bad["context"])
+
+
 def test_batches_are_bounded(reader: SpanReader):
     assert SpanReaderModelHandler(reader).batch_elements_kwargs() == {"max_batch_size": 256}
     assert SpanReaderModelHandler(reader, max_batch_size=8).batch_elements_kwargs() == {
@@ -57,5 +81,5 @@ def test_batches_are_bounded(reader: SpanReader):
 
 def test_an_inference_argument_that_is_none_is_named(reader: SpanReader):
     SpanReaderModelHandler(reader).validate_inference_args({"n_best": 3})
-    with pytest.raises(ValueError, match="'top_k' is none; there is n_best"):
+    with pytest.raises(ValueError, match="'top_k' is unknown; n_best is the only one"):
         SpanReaderModelHandler(reader).validate_inference_args({"top_k": 3})

@@ -1,4 +1,4 @@
-"""Rows back out of chunks: each with what a stage made of it; nothing is lost without a word."""
+"""OutcomeRows: each row with the columns of a stage; failed chunks are reported."""
 
 from __future__ import annotations
 
@@ -36,14 +36,12 @@ def test_a_failed_chunk_is_an_error_that_names_its_step(words: Tokenizer):
 
 def test_a_stage_that_was_not_run_is_named(words: Tokenizer):
     with pytest.raises(
-        ValueError, match="stage='audit': the chunk has outcomes of 'annotate' only"
+        ValueError, match="stage='audit' was not run: the chunk has outcomes of 'annotate'"
     ):
         list(outcome_rows(answered_chunk(asked("a"), FakeReader(words)), "audit"))
 
 
 def test_a_column_that_is_there_already_is_named(words: Tokenizer):
     table = asked("a").rename_columns(["status", "question", "context"])
-    with pytest.raises(
-        ValueError, match="prefix='': the column 'status' is one of the rows already"
-    ):
+    with pytest.raises(ValueError, match="prefix='': the rows already have a column 'status'"):
         list(outcome_rows(answered_chunk(table, FakeReader(words)), "annotate"))

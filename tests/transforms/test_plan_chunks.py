@@ -1,4 +1,4 @@
-"""Plans: every row in one chunk, the same chunks in every run, bad files refused by name."""
+"""PlanChunks: every row is in one chunk, plans are reproducible, bad files are refused."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
+# pytest would collect `Test...`.
 from apache_beam.testing.test_pipeline import (
     TestPipeline as PipelineOfTests,
-)  # pytest would collect `Test...`
+)
 from apache_beam.testing.util import assert_that, equal_to
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from transforms.find_inputs import find_inputs
 from transforms.plan_chunks import (
     ChunkSize,
     PlanChunks,
@@ -32,7 +35,6 @@ from transforms.plan_chunks import (
     with_path_columns,
 )
 from transforms.records import ChunkRun, ChunkSpec, InputFile, InputRange, part_name, rows_of_part
-from transforms.storage import find_inputs
 
 FILE = InputFile(3, "/in/a.parquet", 1000, "v1", "a.parquet")
 SCHEMA = pa.schema([("question", pa.string()), ("context", pa.string()), ("n", pa.int64())])
@@ -40,7 +42,7 @@ TEXTS = ("question", "context")
 
 
 def metadata_of(groups: list[int], width: int = 1) -> pq.FileMetaData:
-    """The metadata of a file with row groups of so many rows."""
+    """Return the metadata of a file with row groups of these sizes."""
     sink = io.BytesIO()
     with pq.ParquetWriter(
         sink, pa.schema([("a", pa.string())]), compression="none", use_dictionary=False
@@ -229,7 +231,7 @@ class TestSchemas:
         ("found", "problem"),
         [
             (SCHEMA.remove(1), "column 'context' is missing"),
-            (SCHEMA.append(pa.field("n", pa.int64())), "column 'n' stands in it more than once"),
+            (SCHEMA.append(pa.field("n", pa.int64())), "there is more than one column 'n'"),
             (
                 SCHEMA.set(2, pa.field("n", pa.uint64())),
                 "column 'n' is uint64, in the other files it is int64",
@@ -284,7 +286,7 @@ class TestWider:
     @pytest.mark.parametrize("one", NUMBERS, ids=str)
     @pytest.mark.parametrize("other", NUMBERS, ids=str)
     def test_no_number_is_lost(self, one: pa.DataType, other: pa.DataType):
-        """The largest and the smallest of either come back from the wider type; where there is none, no type would do."""
+        """The wider type keeps the extremes of both types; if there is none, no type could."""
         kind = wider(one, other)
         assert kind == wider(other, one)
         if kind is None:

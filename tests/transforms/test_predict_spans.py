@@ -1,4 +1,4 @@
-"""The network over a chunk: every window once, batches by the chunk alone, one loaded network per process."""
+"""The network over a chunk: every window once, one loaded network per process."""
 
 from __future__ import annotations
 
@@ -27,9 +27,8 @@ def predict(reader: FakeReader, *contexts: str | None, batch_tokens: int = 200) 
 
 def test_every_window_is_predicted_once_within_the_budget(words: Tokenizer):
     reader = FakeReader(words)
-    predicted = predict(
-        reader, *LETTERS, batch_tokens=21
-    )  # a window is [CLS] who ? [SEP] letter [SEP], six tokens
+    # A window is [CLS] who ? [SEP] letter [SEP], six tokens.
+    predicted = predict(reader, *LETTERS, batch_tokens=21)
     assert [len(batch) for batch in reader.batches] == [3, 3, 3, 3, 3]
     assert set().union(*reader.batches) == set(LETTERS)
     assert predicted.prediction.real_tokens == 15 * 6
@@ -41,7 +40,7 @@ def test_the_windows_travel_along(words: Tokenizer):
     windowed = make_windows(make_chunk(asked("a b")), words, LIMITS)
     predicted = predict_spans(windowed, FakeReader(words), DECODING, 100)
     assert predicted.windowed is windowed
-    assert predicted.prediction.losses is None
+    assert predicted.measured is None
 
 
 def test_batches_depend_on_the_chunk_alone(words: Tokenizer):
@@ -56,7 +55,7 @@ def test_a_chunk_of_rejected_rows_needs_no_network(words: Tokenizer):
     reader = FakeReader(words)
     predicted = predict(reader, None, " ")
     assert reader.batches == []
-    assert len(predicted.prediction.spans.start) == 0
+    assert len(predicted.spans.start) == 0
     assert predicted.prediction.padded_tokens == 0
 
 
@@ -65,9 +64,7 @@ def test_padding_does_not_change_what_is_predicted(words: Tokenizer):
     apart = predict(FakeReader(words, letters), "a b c", batch_tokens=10)
     beside = predict(FakeReader(words, letters), "a b c", "d " * 20, batch_tokens=1000)
     for name in ("start", "end", "start_logit", "end_logit", "log_mass"):
-        np.testing.assert_array_equal(
-            getattr(apart.prediction.spans, name)[0], getattr(beside.prediction.spans, name)[0]
-        )
+        np.testing.assert_array_equal(getattr(apart.spans, name)[0], getattr(beside.spans, name)[0])
 
 
 class TestFailures:
@@ -84,7 +81,7 @@ class TestFailures:
         assert predicted.prediction.failures == {2: ("model_error", "RuntimeError: shape mismatch")}
         finite = np.ones(15, bool)
         finite[2] = False
-        assert predicted.prediction.spans.finite.tolist() == finite.tolist()
+        assert predicted.spans.finite.tolist() == finite.tolist()
         assert len(reader.batches) <= 2 * 4 + 1  # 15 rows: at most four halvings, not fifteen tries
 
     def test_a_lost_device_ends_the_run(self, words: Tokenizer):

@@ -1,4 +1,4 @@
-"""Reading: each chunk has its own rows, what is committed is not read, what can't be read is a failed receipt."""
+"""ReadChunk: each chunk has its own rows, committed chunks are skipped, errors are receipts."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ import pytest
 
 from transforms import read_chunk
 from transforms.claim import Output
+from transforms.find_inputs import find_inputs
 from transforms.plan_chunks import ChunkSize, plan_file
 from transforms.read_chunk import committed_receipt, read_run, read_tables
 from transforms.records import RECEIPT_KEY, Chunk, ChunkRun, Receipt, path_columns
-from transforms.storage import commit, find_inputs
+from transforms.storage import commit
 from transforms.write_chunk import to_parquet
 
 
 @pytest.fixture
 def table() -> pa.Table:
-    """Thirty rows with the types whose reading in pieces is not a matter of course."""
+    """Return thirty rows with types that are hard to read in pieces."""
     rows = range(30)
     return pa.table(
         {
@@ -85,7 +86,7 @@ def test_chunks_hold_the_rows_of_their_place(source: str, output: str, table: pa
 
 
 def test_columns_come_as_expected(source: str, output: str, table: pa.Table):
-    """Only those that are asked for, in that order, with the types of the first file."""
+    """Only the expected columns are read, in their order, with the types of the first file."""
     expected = pa.schema(
         [("context", pa.string()), ("question", pa.dictionary(pa.int32(), pa.string()))]
     )
@@ -171,7 +172,7 @@ class TestPathColumns:
         self, read: Callable, table: pa.Table, folder: str, values: pa.Array
     ):
         *_, failed = read(f"{folder}/a.parquet", table.append_column("n", values))
-        assert "column 'n' holds other values than " in failed.error
+        assert "column 'n' has other values than " in failed.error
         assert folder in failed.error
 
 
@@ -185,7 +186,7 @@ def test_only_missing_chunks_are_read_whichever_they_are(source: str, table: pa.
 def test_rows_between_missing_chunks_are_not_held(
     source: str, output: str, table: pa.Table, monkeypatch: pytest.MonkeyPatch
 ):
-    """Of a run of which little is missing, memory holds little."""
+    """Memory holds only the chunks of a run that are missing."""
     (run, *_) = plan(source, 1)
     held: list[int] = []
     from_batches = pa.Table.from_batches
@@ -262,7 +263,7 @@ class TestCommittedReceipt:
         )
 
     def test_a_part_whose_rejections_are_missing_counts_as_missing(self, output: str):
-        """The store said that it had written them, and had not."""
+        """The store reported them as written, but lost them."""
         here = Output("annotate", output, "this run")
         commit_part(output, Receipt(stage="annotate", part="p", counts={"rejected": 1}))
         assert committed_receipt(here, "p") is None
@@ -270,7 +271,7 @@ class TestCommittedReceipt:
         assert committed_receipt(here, "p") is not None
 
     def test_a_part_of_another_run_counts_as_missing(self, output: str):
-        """A worker of a run that was overwritten may have committed it a moment too late."""
+        """A worker of an overwritten run may commit it a moment too late."""
         commit_part(output, Receipt(stage="annotate", part="p", run="the run before"))
         assert committed_receipt(Output("annotate", output, "this run"), "p") is None
 
@@ -285,7 +286,7 @@ class TestCommittedReceipt:
 
 class TestFailures:
     def damage(self, source: str, row_group: int, column: int = 2) -> None:
-        """Overwrites a column chunk's pages with bytes that are no pages."""
+        """Overwrite the pages of a column chunk with other bytes."""
         chunk = pq.ParquetFile(source).metadata.row_group(row_group).column(column)
         begin = chunk.dictionary_page_offset or chunk.data_page_offset
         with open(source, "r+b") as file:
@@ -354,7 +355,7 @@ class TestFailures:
     def test_a_row_group_that_ends_early_is_told(
         self, source: str, output: str, table: pa.Table, tmp_path: Path
     ):
-        """Rows that the footer promised and that are not there must not be lost silently."""
+        """Rows that the footer declares but that are missing must not be lost silently."""
         run = replace(plan(source, 5)[0], state=None)
         pq.write_table(table.slice(0, 7), source)
         first, *failed = read_run(run, outputs(output), table.schema)

@@ -1,4 +1,4 @@
-"""Rows read again by place, and the texts of those that are shown."""
+"""ReadExamples: rows by place, and the texts of the examples to show."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def listed(path: Path, rows: list[int]) -> Ranking:
 
 @pytest.mark.parametrize("group", [7, 3000])
 def test_rows_by_place(tmp_path: Path, group: int):
-    """In other files and row groups, more than one batch, the last row, a row that is asked for twice."""
+    """Rows are in several files, row groups and batches; one is the last, one occurs twice."""
     table = examples(2500)
     write_input(tmp_path / "a.parquet", table, row_group_size=group)
     write_input(tmp_path / "b.parquet", table.slice(3, 5), row_group_size=group)
@@ -44,7 +44,7 @@ def test_a_file_that_is_gone_is_no_reason_to_lose_the_run(
             [(str(tmp_path / "a.parquet"), 1), (str(tmp_path / "gone.parquet"), 0)], ["id"]
         )
     assert list(found.values()) == [{"id": "row 1"}]
-    assert "gone.parquet can't be read again" in caplog.text
+    assert "gone.parquet, which are shown without their texts" in caplog.text
 
 
 def test_values_of_other_types_and_texts_that_are_no_utf8(tmp_path: Path):

@@ -1,4 +1,4 @@
-"""Records: a receipt as a part's metadata hold it."""
+"""Records: a receipt survives the metadata of a part."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Suspects out to people and their judgement back: what a spreadsheet may do to it, and what is refused by name."""
+"""Relabel: what a spreadsheet may do to the file, and which corrections are refused."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CONTEXT = '=SUM(A1) 🌊 was lit by Ada, keeper;\n"dusk" came.'
 
 
 def studio(start: bytes) -> bytes:
-    """An export of one task whose span starts there and ends at 2."""
+    """Return an export of one task whose span begins at `start` and ends at 2."""
     value = b'{"start": ' + start + b', "end": 2}'
     return (
         b'[{"annotations": [{"result": [{"type": "labels", "value": '
@@ -64,7 +64,7 @@ def lines(content: bytes) -> list[dict[str, str]]:
 
 
 def filled(content: bytes, **decided: dict[str, str]) -> bytes:
-    """The file as a person gives it back: some lines decided, columns in another order, line ends of another kind."""
+    """Return the file as a person returns it: some rows decided, other columns and line ends."""
     out = io.StringIO(newline="")
     writer = csv.DictWriter(out, list(reversed(COLUMNS)), lineterminator="\n")
     writer.writeheader()
@@ -93,7 +93,7 @@ class TestOut:
     def test_a_line_holds_what_a_person_needs(self):
         (line,) = lines(relabel_csv([suspect(0)], texts(0)))
         assert tuple(line) == COLUMNS
-        assert line["passage"] == "'" + CONTEXT  # a short context is there whole, with its line end
+        assert line["passage"] == "'" + CONTEXT  # a short context is whole, with its line end
         assert (line["gold_start"], line["prediction_end"]) == ("0", str(CONTEXT.index("Ada") + 3))
         assert (line["label_error"], line["reason"], line["decision"]) == ("5.123", "elsewhere", "")
 
@@ -109,9 +109,8 @@ class TestOut:
         assert line["passage"] == ""
 
     def test_label_studio_marks_gold_and_prediction_by_code_points(self):
-        (task,) = json.loads(
-            label_studio([suspect(0), suspect(1)], texts(0))
-        )  # the second row could not be read again
+        # The text of the second row could not be read.
+        (task,) = json.loads(label_studio([suspect(0), suspect(1)], texts(0)))
         assert task["data"]["context"] == CONTEXT
         assert [each["model_version"] for each in task["predictions"]] == ["gold", "prediction"]
         for each in task["predictions"]:
@@ -194,7 +193,7 @@ class TestBack:
         }
 
     def test_a_mark_in_label_studio_that_says_another_text(self):
-        """Some versions count an emoji as two; a line end is written in a way of its own."""
+        """Some versions count an emoji as two characters, and line ends are changed."""
         start, end = CONTEXT.index("keeper"), CONTEXT.index(" came")
 
         def marked(shift: int, text: str) -> dict[str, Any]:
@@ -216,20 +215,20 @@ class TestBack:
         [
             (b"id,gold\n1,x\n", "it has no column 'decision'"),
             (b"", "it has no column 'id'"),
-            (b"\xff\xfe", "it is no UTF-8"),
+            (b"\xff\xfe", "it is not UTF-8"),
             (
                 b"id,decision\n1,perhaps\n",
-                "line 2: decision 'perhaps' is none of gold, prediction, unanswerable, other",
+                "line 2: decision 'perhaps' is not one of gold, prediction, unanswerable, other",
             ),
             (b"id,decision\n1,unanswerable\n1,gold\n", "line 3: the id '1' is decided twice"),
-            (b"id,decision\n,gold\n", "line 2: it is decided, but has no id"),
+            (b"id,decision\n,gold\n", "line 2: there is a decision, but no id"),
             (
                 b"id,decision,corrected_text\n1,other, \n",
                 "line 2: decision 'other' needs a corrected_text",
             ),
             (
                 b"id,decision,prediction_start,prediction_end\n1,prediction,1.0,2\n",
-                "prediction_start '1.0' is no whole number",
+                "prediction_start '1.0' is not a whole number",
             ),
             (
                 b"id,decision\n1,prediction\n",
@@ -237,31 +236,32 @@ class TestBack:
             ),
             (
                 b"id,decision,prediction_start,prediction_end\n1,prediction,5,\n",
-                "line 2: from 5 to None is no span",
+                "line 2: 5 to None is not a span",
             ),
             (
                 b"id,decision,prediction_start,prediction_end\n1,prediction,5,2\n",
-                "line 2: from 5 to 2 is no span",
+                "line 2: 5 to 2 is not a span",
             ),
             (
                 b"id,decision,corrected_text,corrected_start\n1,other,Ada,99999999999\n",
                 "a start is at most 2147483647",
             ),
-            (b"decision,id\ngold\n", "line 2: it is decided, but has no id"),
+            (b"decision,id\ngold\n", "line 2: there is a decision, but no id"),
             (b'id,decision\n"a', "unexpected end of data"),
             (
                 studio(b"-3"),
-                "from -3",
+                "-3 to 2 is not a span",
             ),
             (
                 studio(b"Infinity"),
-                "task 1 is no task",
+                "task 1 is not a task",
             ),
-            (b"[{", "it is no JSON"),
-            (b"[1]", "task 1 is no task of a Label Studio export"),
+            (b"[{", "it is not JSON"),
+            (b"[1]", "task 1 is not a task of a Label Studio export"),
             (
-                b'[{"annotations": [{"result": [{"type": "labels", "value": {}}]}], "data": {"id": "1"}}]',
-                "task 1 is no task",
+                b'[{"annotations": [{"result": [{"type": "labels", "value": {}}]}], '
+                b'"data": {"id": "1"}}]',
+                "task 1 is not a task",
             ),
         ],
     )

@@ -1,4 +1,4 @@
-"""Which faults are tried again, how often, and that every retry is told once."""
+"""Retries: which errors are transient, how often operations are retried, and the count."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from transforms.retries import is_transient, retried, take_retries
 
 
 class _Told(Exception):
-    """An error that tells a status in one of the ways in which libraries do."""
+    """An error with an HTTP status, in one of the forms that libraries use."""
 
     def __init__(self, **told: Any):
         super().__init__("odd")
@@ -24,7 +24,7 @@ class _Told(Exception):
 
 
 def of_library(module: str, name: str, base: type[Exception] = Exception) -> Exception:
-    """An error of a class of that name, from a library that need not be installed."""
+    """Return an error of a class of that name, as a library that is not installed raises it."""
     return type(name, (base,), {"__module__": module})("odd")
 
 
@@ -82,7 +82,7 @@ def test_faults_that_stay(error: BaseException):
 
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The pauses that were to be made; none is. No retry is left over from before."""
+    """Return the list of pauses, none of which is made. The count of retries starts at zero."""
     made: list[float] = []
     monkeypatch.setattr(retries.POLICY, "sleep", made.append)
     take_retries()
@@ -90,12 +90,12 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def failing(times: int, error: BaseException) -> Callable[[str], str]:
-    """An operation that fails so many times."""
+    """Return an operation that fails this many times."""
     left = [error] * times
 
     @retried
     def fetch(path: str) -> str:
-        """Fetches."""
+        """Fetch the path."""
         if left:
             raise left.pop()
         return f"content of {path}"
@@ -111,7 +111,7 @@ def test_a_fault_that_passes_is_outlived_and_told(
     assert len(pauses) == 3
     assert all(0 <= pause <= 20 for pause in pauses)
     assert [record.message.split(" in ")[0] for record in caplog.records] == [
-        f"fetch(/a/b) failed, try {number} follows" for number in (2, 3, 4)
+        f"fetch(/a/b) failed, retrying (try {number})" for number in (2, 3, 4)
     ]
     assert "odd" in caplog.text
     assert take_retries() == 3
@@ -119,7 +119,7 @@ def test_a_fault_that_passes_is_outlived_and_told(
 
 
 def test_pauses_grow(pauses: list[float], monkeypatch: pytest.MonkeyPatch):
-    """They are drawn at random, so that many workers don't come back at the same moment; their upper bound doubles."""
+    """Pauses are random, so that workers do not retry in step; their upper bound doubles."""
     monkeypatch.setattr("tenacity.wait.random.uniform", lambda low, high: high)
     failing(5, TimeoutError())("a")
     assert pauses == pytest.approx([0.2, 0.4, 0.8, 1.6, 3.2])
@@ -142,4 +142,4 @@ def test_another_error_is_raised_at_once(pauses: list[float]):
 
 def test_the_operation_keeps_its_name_and_words():
     fetch = failing(0, ValueError())
-    assert (fetch.__name__, fetch.__doc__) == ("fetch", "Fetches.")
+    assert (fetch.__name__, fetch.__doc__) == ("fetch", "Fetch the path.")

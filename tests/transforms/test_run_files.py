@@ -1,4 +1,4 @@
-"""The names of a run's files: one class knows them, and --overwrite removes all of them."""
+"""RunFiles: one class names all files of a run, and --overwrite removes all of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures of a footer that can't be true, and data that is small in its file and large in memory."""
+"""Sizes: impossible figures in footers, and small files with large data."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import pytest
 
 from transforms import read_chunk, sizes
 from transforms.claim import Output
+from transforms.find_inputs import find_inputs
 from transforms.plan_chunks import ChunkSize, plan_chunks
 from transforms.read_chunk import read_run
 from transforms.records import Chunk, Receipt
 from transforms.sizes import TooLarge, implausible, memory_of, rows_at_once
-from transforms.storage import find_inputs
 
 SCHEMA = pa.schema([("question", pa.string()), ("context", pa.string())])
 MB = 2**20
@@ -23,7 +23,7 @@ MB = 2**20
 
 @pytest.fixture
 def limit(monkeypatch: pytest.MonkeyPatch) -> int:
-    """A smaller limit, so that small files are beyond it."""
+    """Lower the limit, so that small files exceed it."""
     for module in (sizes, read_chunk):
         monkeypatch.setattr(module, "MOST_BYTES", 16 * MB)
     return 16 * MB
@@ -35,7 +35,7 @@ def write(path: Path, table: pa.Table, **options: object) -> str:
 
 
 def repeated(value: str, rows: int) -> pa.Table:
-    """The same context in every row: one value in a dictionary."""
+    """Return the same context in every row: a dictionary of one value."""
     indices = pa.array([0] * rows, pa.int32())
     context = pa.DictionaryArray.from_arrays(indices, pa.array([value]))
     return pa.table({"question": pa.array(["Who?"] * rows), "context": context})
@@ -54,7 +54,7 @@ def records(path: str, rows: int = 2048) -> list[Chunk | Receipt]:
 def test_a_dictionary_that_would_be_gigabytes_of_text_is_refused_before_it_is(
     tmp_path: Path, limit: int, stored_as: str
 ):
-    """A file of kilobytes: 8 MB of text, 20,000 times over. Both as Arrow dictionaries and as what other writers make."""
+    """A file of kilobytes holds 8 MB of text 20,000 times, as Arrow dictionaries or plain text."""
     table = repeated("x" * (8 * MB), 20_000)
     path = write(tmp_path / "bomb.parquet", table, store_schema=stored_as == "dictionary")
     assert Path(path).stat().st_size < 100_000
@@ -65,7 +65,7 @@ def test_a_dictionary_that_would_be_gigabytes_of_text_is_refused_before_it_is(
     for receipt in found:
         assert isinstance(receipt, Receipt)
         assert receipt.failed_step == "ReadChunk"
-        assert f"{limit} at most are held: give a smaller --chunk_rows" in receipt.error
+        assert f"more than the limit of {limit}: give a smaller --chunk_rows" in receipt.error
     assert grown < 200, f"{grown} MiB more"
 
 
@@ -105,15 +105,14 @@ def test_ordinary_files_are_decoded_a_thousand_rows_at_once(tmp_path: Path, dict
     )
     path = write(tmp_path / "a.parquet", table, use_dictionary=dictionary)
     metadata = pq.ParquetFile(path).metadata
-    assert (
-        rows_at_once(path, metadata, 0, SCHEMA.names, 2048) > 1000
-    )  # writers end a dictionary at 1 MiB
+    # Writers end a dictionary at 1 MiB.
+    assert rows_at_once(path, metadata, 0, SCHEMA.names, 2048) > 1000
     assert implausible(metadata, Path(path).stat().st_size, SCHEMA.names) == ""
 
 
 def test_many_rows_in_few_bytes_are_implausible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Nulls take no room: planning would make a million chunks of nothing."""
-    monkeypatch.setattr(sizes, "_SURELY_REAL_ROWS", 100_000)
+    """Nulls take no space: planning would make a million empty chunks."""
+    monkeypatch.setattr(sizes, "_PLAUSIBLE_ROWS", 100_000)
     table = pa.table(
         {"question": pa.nulls(400_000, pa.string()), "context": pa.nulls(400_000, pa.string())}
     )

@@ -1,4 +1,4 @@
-"""Checkpoints in a store: fetched once, checked by digest, kept where nobody else can write."""
+"""StoredFolder: downloaded once, verified by digest, stored where nobody else can write."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def url(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> str:
-    """The tiny checkpoint in an object store; the cache of this machine is empty."""
+    """Return the tiny checkpoint in an object store, with an empty cache on this machine."""
     for path in bert_folder.iterdir():
         memory.pipe_file(f"/models/bert/{path.name}", path.read_bytes())
     memory.pipe_file("/models/bert/modeling_bert.py", b"raise SystemExit")
@@ -43,7 +43,7 @@ def test_with_its_digest_it_is_fetched_once(
 ):
     location = StoredFolder(url, digest(bert_folder))
     folder = location.folder()
-    memory.store.clear()  # a second fetch would fail
+    memory.store.clear()  # a second download would fail
     assert location.folder() == folder
 
 
@@ -79,7 +79,7 @@ def test_what_a_killed_process_fetched_is_removed(url: str, tmp_path: Path, bert
 
 @pytest.mark.parametrize("others", ["writable", "link"])
 def test_a_cache_that_others_can_write_is_not_used(url: str, tmp_path: Path, others: str):
-    """Its name can be foreseen, and the folder for temporary files is everyone's."""
+    """Its name is predictable, and every user can write to the folder for temporary files."""
     cache = tmp_path / f"spanmill-models-{os.getuid()}"
     if others == "link":
         (tmp_path / "theirs").mkdir(mode=0o700)

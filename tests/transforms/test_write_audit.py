@@ -1,4 +1,4 @@
-"""What an audit leaves to be read: its figures as JSON and as a page, and files for relabelling."""
+"""WriteAudit: audit.json, the report and the files for relabelling."""
 
 from __future__ import annotations
 

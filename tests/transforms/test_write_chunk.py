@@ -1,4 +1,4 @@
-"""Parts: input columns, then the outcome's; the receipt inside; rejections before the part; digests of content."""
+"""WriteChunk: columns and receipts of parts, the order of commits, digests."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ LETTERS = {"b": (3.0, 3.0)}
 
 @pytest.fixture
 def answered(words: Tokenizer) -> Chunk[Answered]:
-    """Four rows, the second and the last of them rejected."""
+    """Return four rows, the second and the last of them rejected."""
     found = answered_chunk(asked("a b", None, "b c d", " "), FakeReader(words, LETTERS))
     spec = replace(found.spec, path="/in/a.parquet", row_group=1, row_start=8, first_row=108)
     return replace(found, spec=spec, seconds={"ReadChunk": 0.25})
@@ -158,7 +158,7 @@ class TestWriteOutcome:
     def test_the_part_comes_last(
         self, answered: Chunk[Answered], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ):
-        """What says that a chunk is done must not be there before its rejections, nor annotate's before the audit's."""
+        """The part finishes a chunk: it comes after the rejections, and that of annotate last."""
         committed, commit = [], claim.commit
 
         def record(output: str, content: pa.Buffer, *names: str) -> None:
@@ -214,7 +214,7 @@ class TestWriteOutcome:
     def test_where_another_run_writes_nothing_more_is_written(
         self, answered: Chunk[Answered], tmp_path: Path
     ):
-        """The worker outlived its run, whose output was overwritten."""
+        """The worker has outlived its run, whose output was overwritten."""
         output = claimed(tmp_path)
         write(answered, tmp_path)
         before = {path: path.read_bytes() for path in tmp_path.rglob("*.parquet")}
@@ -223,13 +223,13 @@ class TestWriteOutcome:
                 (tmp_path / RunFiles.RUN).unlink()
             else:
                 (tmp_path / RunFiles.RUN).write_text(left)
-            with pytest.raises(ClaimLost, match="belongs to another run now"):
+            with pytest.raises(ClaimLost, match="now belongs to another run"):
                 run_step(WriteChunk((output,), COLUMNS), answered)
         assert {path: path.read_bytes() for path in tmp_path.rglob("*.parquet")} == before
 
 
 def audit_columns(rows: int) -> pa.Table:
-    """Some columns by the names that the audit's digest covers."""
+    """Return columns with the names that the audit's digest covers."""
     return pa.table({name: pa.array([None] * rows, pa.string()) for name in EXACT_COLUMNS["audit"]})
 
 
@@ -250,7 +250,7 @@ class TestContentDigest:
         assert content_digest(one) == content_digest(other)
 
     def test_hashes_are_values_too(self):
-        """The audit's exact columns hold bytes."""
+        """The exact columns of the audit include binary ones."""
         one, other = (
             pa.table({"hash": pa.array([value, None], pa.binary(2))})
             for value in (b"\x00\xff", b"\x00\xfe")
@@ -270,6 +270,30 @@ class TestContentDigest:
         part = pq.ParquetFile(tmp_path / "parts" / receipt.part).read()
         exact = part.select(list(EXACT_COLUMNS["annotate"])).replace_schema_metadata(None)
         assert content_digest(exact) == receipt.digest
+
+    def test_the_columns_of_the_digest_are_those_of_every_version(self):
+        assert EXACT_COLUMNS == {
+            "annotate": (
+                "answer_start",
+                "answer_end",
+                "window_index",
+                "num_windows",
+                "status",
+                "reason",
+                "question_tokens_cut",
+            ),
+            "audit": (
+                "num_tokens",
+                "num_windows",
+                "windows_whole",
+                "golds",
+                "gold_start",
+                "gold_end",
+                "pair_hash",
+                "status",
+                "reason",
+            ),
+        }
 
     @pytest.mark.parametrize("column", EXACT_COLUMNS["annotate"])
     def test_it_covers_every_exact_column(

@@ -1,4 +1,7 @@
-"""The gate's verdict, and what a page lists of changes. Whole comparisons: tests/pipeline/test_compare.py."""
+"""WriteComparison: the verdict of the gate, and the changes that a page lists.
+
+tests/pipeline/test_compare.py tests whole comparisons.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from transforms.write_comparison import Gate
 
 
 def summary(before: float, after: float) -> dict[str, Any]:
-    """Ten pairs whose F1 goes from one value to another, whose loss the other way."""
+    """Return ten pairs whose F1 changes between these values, and whose loss changes inversely."""
     pairs = [
         (score(False, row, (after, 0.0, before)), score(True, row, (before, 0.0, after)))
         for row in range(10)
@@ -52,7 +55,7 @@ def test_a_limit_of_nothing_allows_what_rounding_leaves(values: tuple[float, ...
 
 
 def test_nothing_in_common_is_no_success():
-    assert Gate().problems(compared([]).summary()) == ["no example stands in both audits"]
+    assert Gate().problems(compared([]).summary()) == ["no example is in both audits"]
 
 
 def test_too_many_rows_without_a_partner():

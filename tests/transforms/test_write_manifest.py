@@ -1,4 +1,4 @@
-"""The manifest: complete exactly when nothing is refused, failed, lost, or rejected beyond what was allowed."""
+"""WriteManifest: a run is complete unless rows, chunks, files or too many rows are lost."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from transforms.write_manifest import manifest, write_manifests
 def totals(
     answered: int = 0, no_answer: int = 0, rejected: int = 0, lost: int = 0, **others: Any
 ) -> Totals:
-    """Totals of rows by status, `lost` of which have none."""
+    """Return totals of rows by status; `lost` rows have none."""
     rows = answered + no_answer + rejected + lost
     return Totals(
         chunks=2,
@@ -45,6 +45,7 @@ def test_complete():
     [
         (totals(9, refused_files=2), 1, "2 files were refused"),
         (totals(9, failed_chunks=1, failed_rows=3), 1, "1 chunks failed"),
+        (totals(9, failed_steps=["WriteAudit"]), 1, "WriteAudit failed"),
         (totals(9, lost=1), 1, "1 rows are not accounted for"),
         (totals(9, lost=-1), 1, "-1 rows are not accounted for"),
         (
@@ -103,10 +104,11 @@ def test_the_audit_accounts_by_its_own_statuses():
 
 @pytest.mark.parametrize("parts", [0, 1, 3])
 def test_parts_that_were_lost_or_are_of_another_run_are_told(parts: int):
-    """A store may say that it wrote and not have; a worker of another run may have been late."""
+    """A store may lose a write that it reported; a worker of another run may write late."""
     made = manifest("annotate", totals(9), {}, 0.5, parts)
     assert made["why"] == [
-        f"{parts} parts are there, but 2 chunks were done: parts were lost, or are none of this run's"
+        f"the output has {parts} parts, but 2 chunks were finished: parts were lost, or belong to "
+        "another run"
     ]
     assert manifest("annotate", totals(9), {}, 0.5, 2)["state"] == "complete"
 
@@ -120,7 +122,9 @@ def test_a_failed_chunk_may_have_a_part_of_the_other_stage():
 
 def test_lost_rejections_are_told():
     lost = manifest("annotate", totals(9, rejecting=2), {}, 1, 2, 1)
-    assert lost["why"] == ["1 files of rejections are there, but 2 were written: some were lost"]
+    assert lost["why"] == [
+        "the output has 1 files of rejections, but 2 were written: some were lost"
+    ]
     assert manifest("annotate", totals(9, rejecting=2), {}, 1, 2, 2)["state"] == "complete"
 
 

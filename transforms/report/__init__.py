@@ -1,1 +1,1 @@
-"""The pages that people read: one self-contained HTML file each, made of JSON figures and a few examples."""
+"""Reports: self-contained HTML pages made of the JSON figures and a few examples."""

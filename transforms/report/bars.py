@@ -1,4 +1,7 @@
-"""Bars: where means and their 95 % intervals stand on one scale, in per cent of its width. The page draws them."""
+"""Bars: positions of means and their 95 % intervals on one scale.
+
+Positions are in per cent of the width of the scale. The page draws them.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Mean:
-    """What a bar shows: its name, what is written beside it, the mean, and the two ends of its interval."""
+    """A mean to draw: its name, its label, its value, and the ends of its interval."""
 
     name: str
     text: str
@@ -19,7 +22,11 @@ class Mean:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One bar: from zero to the mean, and over it the interval; where each begins, and how wide it is."""
+    """A bar from zero to the mean, with its interval drawn over it.
+
+    left, width  start and width of the bar
+    low, spread  start and width of the interval
+    """
 
     name: str
     text: str
@@ -31,27 +38,32 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Bars:
-    """Bars on one scale, which holds zero and every interval; zero is where it stands."""
+    """Bars on one scale that contains zero and every interval; `zero` is the position of zero."""
 
     zero: float
     bars: list[Bar]
 
 
 def scaled(means: Sequence[Mean]) -> Bars:
-    """The bars of some means, in their order."""
+    """Return the bars of some means, in their order."""
+    # The scale contains zero, where bars begin.
     least = min((min(0.0, each.low) for each in means), default=0.0)
     most = max((max(0.0, each.high) for each in means), default=0.0)
 
-    def place(value: float) -> float:
+    def position(value: float) -> float:
+        # With no spread at all, everything is at the left end.
         return 100 * (value - least) / ((most - least) or 1.0)
 
     def bar(each: Mean) -> Bar:
-        ends = sorted((place(0), place(each.mean)))
-        low, high = place(each.low), place(each.high)
+        ends = sorted((position(0), position(each.mean)))
+        low, high = position(each.low), position(each.high)
         return Bar(
             each.name,
             each.text,
-            *(round(number, 2) for number in (ends[0], ends[1] - ends[0], low, high - low)),
+            left=round(ends[0], 2),
+            width=round(ends[1] - ends[0], 2),
+            low=round(low, 2),
+            spread=round(high - low, 2),
         )
 
-    return Bars(round(place(0), 2), [bar(each) for each in means])
+    return Bars(round(position(0), 2), [bar(each) for each in means])

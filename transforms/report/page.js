@@ -5,7 +5,7 @@ const numberOf = (cell) => {
   return Number.isNaN(value) ? null : value;
 };
 
-// Numbers by value, the rest as text; cells without a value stay at the end either way.
+// Numbers sort by value, other cells as text; empty cells stay at the end in both orders.
 const compareCells = (one, other, sign) => {
   const [a, b] = [numberOf(one), numberOf(other)];
   const texts = [one, other].map((cell) => cell.textContent.trim());
@@ -41,7 +41,7 @@ for (const input of document.querySelectorAll("input[data-filters]")) {
 
 const inFull = (share) => (share === null ? "–" : (share / 1000).toFixed(3));
 
-// Offsets are code points, as everywhere in Spanmill: a string of JavaScript counts UTF-16 units.
+// Offsets are code points, as everywhere in Spanmill, but strings of JavaScript are UTF-16.
 const colour = (text, tokens) => {
   const letters = Array.from(text.textContent);
   const coloured = document.createElement("span");
@@ -65,11 +65,17 @@ const colour = (text, tokens) => {
 
 const likeliest = (parts) => {
   const tokens = parts.flatMap(({ text, tokens }) =>
-    tokens.map((token) => [Array.from(text).slice(token[0], token[1]).join(""), token[2], token[3]]));
+    tokens.map(([start, end, startShare, endShare]) => [
+      Array.from(text).slice(start, end).join(""),
+      startShare,
+      endShare,
+    ]));
   tokens.sort((a, b) => Math.max(b[1], b[2]) - Math.max(a[1], a[2]));
   const table = document.createElement("table");
   table.className = "tokens";
-  table.createCaption().textContent = "The likeliest tokens (–: not among the likeliest of that network). In the passage: upper half start, lower half end.";
+  table.createCaption().textContent =
+    "The likeliest tokens (–: not among the likeliest of that network). " +
+    "In the passage: upper half start, lower half end.";
   const head = table.createTHead().insertRow();
   for (const name of ["token", "start", "end"]) {
     const cell = document.createElement("th");

@@ -1,4 +1,7 @@
-"""Pages: figures and examples into one HTML file that needs no network, and stays small whatever the data set's size."""
+"""Page: renders figures and examples as one HTML file.
+
+A page loads nothing from the network, and its size is bounded for any data set.
+"""
 
 from __future__ import annotations
 
@@ -21,38 +24,38 @@ from transforms.report.bars import Bars, Mean, scaled
 from transforms.report.passages import shown_passage
 
 MOST_BYTES = 3_000_000
-"""A page is below this; where texts are very long, fewer examples are shown."""
+"""A page is smaller than this: if texts are very long, it shows fewer examples."""
 
 _FEWER = 20
-"""Examples of a comparison that are shown where all would make too long a page."""
+"""Examples of a comparison that are shown if the page would be too large with all."""
 
 _MOST_SLICES = 500
 _MOST_BARS = 40
 _MOST_GIVEN = 4
-"""Columns of `--slice_by` that have a figure; the table has all."""
+"""Most columns of `--slice_by` with a figure; the table has all."""
 
 _SLICED = {
     "context_tokens": "context length, in tokens",
     "answer_position": "where in the context the answer starts",
     "question_word": "question word (English)",
 }
-"""The slices of every audit that have a figure, and what they are by."""
+"""The slices of every audit that have a figure, with their titles."""
 
 _METRICS = (
     ("f1", "F1", " points", "Words that answer and gold share."),
     ("exact_match", "Exact match", " points", "Answers that equal a gold."),
-    ("nll", "Loss", " nats", "What start and end of the gold cost together: less is better."),
+    ("nll", "Loss", " nats", "Loss of the gold's start and end together: less is better."),
 )
-"""Key, name, unit and meaning of what is compared."""
+"""Key, name, unit and meaning of the compared metrics."""
 
 DOUBTS = {
-    "elsewhere": "the model answers elsewhere, apart from every gold",
-    "other_borders": "the model's answer has other borders than any gold that it shares words with",
+    "elsewhere": "the model's answer shares no token with any gold",
+    "other_borders": "the model's answer shares tokens with a gold, but has other borders",
     "golds_disagree": "the golds share no word with each other",
     "no_answer": "there is a gold, but the model finds no answer",
     "answerable": "there is no gold, but the model finds an answer",
 }
-"""What the codes of `label_error_reason` say."""
+"""The meaning of the codes of `label_error_reason`."""
 
 
 def audit_page(
@@ -61,25 +64,23 @@ def audit_page(
     about: Mapping[str, Any],
     title: str = "Audit",
 ) -> bytes:
-    """`report.html` of an audit: `audit.json` as people read it."""
+    """Return `report.html` of an audit, from the content of `audit.json`."""
     everything = audit["all"]
     slices = audit["slices"]
+    # Draw the figures once: they do not depend on the number of examples.
     drawn = {
         "loss": figures.loss_histogram(audit["nll_histogram"]),
         "start_end": figures.start_against_end(audit["start_against_end"], LOSS_BINS),
         "reliability": figures.reliability(everything["calibration"].get("reliability", [])),
     }
     given = [name for name in slices if name not in SLICES][:_MOST_GIVEN]
-    sliced = [
-        (what, len(slices[name]), drawn_bars)
-        for name, what in (*_SLICED.items(), *zip(given, given, strict=True))
-        if (drawn_bars := _losses_of(slices.get(name, {}))).bars
-    ]
-    rows = [
-        {"slice": name, "value": value, **part}
-        for name, values in slices.items()
-        for value, part in values.items()
-    ]
+    sliced = []
+    for name, what in (*_SLICED.items(), *zip(given, given, strict=True)):
+        bars = _losses_of(slices.get(name, {}))
+        if bars.bars:
+            sliced.append((what, len(slices[name]), bars))
+    rows = _slice_rows(slices)
+    # Try with fewer examples until the page is small enough.
     for shown in (WITH_TOKENS, WITH_TOKENS // 4, 0):
         page = render(
             "audit.html",
@@ -87,9 +88,8 @@ def audit_page(
             audit=audit,
             all=everything,
             about=about,
-            figures={
-                name: Markup(svg) for name, svg in drawn.items()
-            },  # our own drawing: no text of the corpus is in it
+            # Not escaped: these drawings contain no text of the corpus.
+            figures={name: Markup(svg) for name, svg in drawn.items()},
             sliced=sliced,
             most_bars=_MOST_BARS,
             slice_rows=rows[:_MOST_SLICES],
@@ -103,13 +103,9 @@ def audit_page(
 
 
 def comparison_page(comparison: Mapping[str, Any]) -> bytes:
-    """`report.html` of a comparison: `comparison.json` as people read it."""
-    slices = comparison["slices"]
-    rows = [
-        {"slice": name, "value": value, **part}
-        for name, values in slices.items()
-        for value, part in values.items()
-    ]
+    """Return `report.html` of a comparison, from the content of `comparison.json`."""
+    rows = _slice_rows(comparison["slices"])
+    # Bars for all pairs first, then for the slices.
     groups = [
         ("all", comparison["all"]),
         *((f"{row['slice']}: {row['value']}", row) for row in rows[:_MOST_BARS]),
@@ -135,12 +131,22 @@ def comparison_page(comparison: Mapping[str, Any]) -> bytes:
     return page
 
 
+def _slice_rows(slices: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows of the table of slices: one for each value of each slice."""
+    rows = []
+    for name, values in slices.items():
+        for value, part in values.items():
+            rows.append({"slice": name, "value": value, **part})
+    return rows
+
+
 def _losses_of(values: Mapping[str, Any]) -> Bars:
-    """The mean loss of every value of a slice."""
+    """Return the bars of the mean loss of the values of a slice."""
     means = []
     for value, part in list(values.items())[:_MOST_BARS]:
         loss = part["losses"]["nll"]
         if loss["count"]:
+            # The loss is never negative, so its interval is cut at zero.
             mean, half = loss["mean"], Z_95 * loss["standard_error"]
             text = f"{mean:.3f} ± {half:.3f}" if loss["count"] > 1 else f"{mean:.3f}"
             means.append(Mean(value, text, mean, max(0.0, mean - half), mean + half))
@@ -148,7 +154,7 @@ def _losses_of(values: Mapping[str, Any]) -> Bars:
 
 
 def _differences_of(groups: Sequence[tuple[str, Mapping[str, Any]]]) -> Bars:
-    """The mean paired difference of every group."""
+    """Return the bars of the mean paired difference of groups."""
     means = []
     for name, each in groups:
         if each["count"]:
@@ -163,7 +169,7 @@ def _differences_of(groups: Sequence[tuple[str, Mapping[str, Any]]]) -> Bars:
 
 
 def _shown(entry: Mapping[str, Any], examples: Mapping[Place, Example]) -> dict[str, Any]:
-    """An entry of a list with its passage; texts cut to what a page can hold."""
+    """Return an entry of a list with the parts of its passage, and with shortened texts."""
     marks = []
     for name in ("gold", "prediction"):
         start, end = entry[f"{name}_start"], entry[f"{name}_end"]
@@ -183,23 +189,30 @@ def _shown(entry: Mapping[str, Any], examples: Mapping[Place, Example]) -> dict[
 
 
 def render(template: str, **values: Any) -> bytes:
-    """A page of a template. Everything is escaped; the page's policy lets no script run but its own."""
+    """Return the page of a template.
+
+    All values are escaped, and the page's content security policy allows its own script only.
+    """
     script, style = _asset("page.js"), _asset("page.css")
+    # The policy allows exactly this script: its hash goes into the page.
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     text = (
         _environment()
         .get_template(template)
         .render(script=Markup(script), style=Markup(style), script_digest=digest, **values)
     )
+    # Lone surrogates in the corpus can't be encoded.
     return text.encode("utf-8", "replace")
 
 
 def _asset(name: str) -> str:
+    """Return the text of a file of this package."""
     return files("transforms.report").joinpath(name).read_text("utf-8")
 
 
 @cache
 def _environment() -> jinja2.Environment:
+    """Return the templates' environment, with the filters `number`, `signed` and `count`."""
     loader = jinja2.FunctionLoader(_asset)
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True

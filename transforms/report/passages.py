@@ -1,4 +1,4 @@
-"""What a page shows of a passage: the parts around gold and prediction, cut where a mark or a gap begins."""
+"""Passages: the parts of a passage around gold and prediction, cut at the borders of marks."""
 
 from __future__ import annotations
 
@@ -8,19 +8,28 @@ from typing import Any
 from transforms.read_examples import Example
 
 _AROUND = 240
-"""Characters that are shown on either side of a span's start and of its end."""
+"""Characters that are shown on either side of each end of a span."""
 
 Span = tuple[int, int]
+"""Start and end, exclusive, in code points."""
+
 Mark = tuple[str, Span]
+"""Name (a CSS class) and span."""
 
 
 def excerpts(length: int, spans: Sequence[Span], around: int = _AROUND) -> list[Span]:
-    """The parts of a text of so many characters that show where spans begin and end, `around` characters on either side; its
-    beginning where there is none."""
+    """Return the parts of a text to show, in order and without overlap.
+
+    A part reaches `around` characters to either side of the ends of spans. Without spans, the part
+    is the beginning of the text.
+
+    length  of the text, in characters
+    """
     borders = sorted(border for span in spans for border in span) or [0]
     parts: list[Span] = []
     for border in borders:
         start, end = max(0, border - around), min(length, border + around)
+        # Overlapping parts become one.
         if parts and start <= parts[-1][1]:
             parts[-1] = parts[-1][0], end
         else:
@@ -29,25 +38,25 @@ def excerpts(length: int, spans: Sequence[Span], around: int = _AROUND) -> list[
 
 
 def pieces(text: str, part: Span, marks: Sequence[Mark]) -> list[tuple[str, str]]:
-    """(names of the marks, text) of a part, cut wherever a mark begins or ends."""
-    borders = sorted(
-        {*part, *(border for _, span in marks for border in span if part[0] < border < part[1])}
-    )
-    return [
-        (
-            " ".join(name for name, (low, high) in marks if low <= start and end <= high),
-            text[start:end],
-        )
-        for start, end in zip(borders, borders[1:], strict=False)
-    ]
+    """Return (names of the marks, text) of the pieces between the borders of marks in a part."""
+    within = {border for _, span in marks for border in span if part[0] < border < part[1]}
+    borders = sorted({*part, *within})
+    cut = []
+    for start, end in zip(borders, borders[1:], strict=False):
+        names = [name for name, (low, high) in marks if low <= start and end <= high]
+        cut.append((" ".join(names), text[start:end]))
+    return cut
 
 
 def shown_passage(
     example: Example | None, marks: Sequence[Mark], likely_tokens: Sequence[Sequence[Any]]
 ) -> list[dict[str, Any]]:
-    """The parts of an example's context: whether text is left out before and after, the pieces, and `tokens`.
+    """Return the parts of an example's context to show; none if its text could not be read.
 
-    tokens: the likely ones, as `model.audit.losses.LikelyToken`s, but in code points of the part and per mille.
+    before, after  whether text is left out there
+    pieces         (names of marks, text)
+    tokens         likely tokens like `model.audit.losses.LikelyToken`, with offsets in the part and
+                   probabilities in per mille
     """
     if example is None or not example.context:
         return []
@@ -55,15 +64,11 @@ def shown_passage(
     parts = excerpts(len(text), [span for _, span in marks])
     shown = []
     for low, high in parts:
-        tokens = [
-            [
-                start - low,
-                end - low,
-                *(None if p is None else round(1000 * p) for p in probabilities),
-            ]
-            for start, end, *probabilities in likely_tokens
-            if low <= start and end <= high
-        ]
+        tokens = []
+        for start, end, *probabilities in likely_tokens:
+            if low <= start and end <= high:
+                per_mille = [None if p is None else round(1000 * p) for p in probabilities]
+                tokens.append([start - low, end - low, *per_mille])
         shown.append(
             {
                 "before": low > 0,

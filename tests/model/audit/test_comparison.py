@@ -1,4 +1,4 @@
-"""Paired differences equal numpy's on the raw values, and are the same for every grouping and order."""
+"""Paired differences equal numpy's on the raw values, for every grouping and order."""
 
 from __future__ import annotations
 

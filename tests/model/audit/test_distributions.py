@@ -41,7 +41,7 @@ class TestDistribution:
         for value in values:
             sketch.add(value if value > 1e-9 else 0.0)
         for q in (0.0, 0.1, 0.25, *QUANTILES, 1.0):
-            # Ours is clamped to the exact extremes; the sketch's own may exceed them by its accuracy.
+            # Ours is clamped to the exact extremes; the sketch's may exceed them.
             expected = min(max(sketch.get_quantile_value(q), min(values)), max(values))
             assert made.quantiles([q])[0] == pytest.approx(expected, rel=1e-12, abs=1e-12)
 
@@ -103,7 +103,7 @@ class TestDistribution:
 
 class TestCalibration:
     def test_against_a_slow_computation(self):
-        """With this many distinct probabilities, the bins match those of sorting within one fine bin."""
+        """With so many distinct probabilities, bins match those of sorting within one fine bin."""
         drawn = np.random.default_rng(5)
         p = drawn.random(3000)
         right = (drawn.random(3000) < p**2).astype(np.float64)  # overconfident
@@ -155,9 +155,8 @@ class TestCalibration:
 
     def test_perfect_and_certain(self):
         made = Calibration()
-        made.add(
-            np.array([1.0, 1.0, 0.0]), np.array([1.0, 1.0, 0.0])
-        )  # 1.0 is in the last fine bin, not beyond it
+        # 1.0 is in the last fine bin, not beyond it.
+        made.add(np.array([1.0, 1.0, 0.0]), np.array([1.0, 1.0, 0.0]))
         assert made.summary()["expected_calibration_error"] == 0.0
         assert max(made.bins) == 999
         assert Calibration().summary() == {"count": 0}

@@ -66,7 +66,7 @@ def test_a_part_of_a_token_counts_as_the_token() -> None:
 
 
 def test_a_gold_beside_a_long_text() -> None:
-    """Thousands of passages, one with a million characters: places of tokens among all have no room in 32 bits."""
+    """Thousands of passages, one with a million characters: tokens' places exceed 32 bits."""
     passages = make_passages([2] * 3000)
     passages.char_end[1] = 1_100_000
     asked = np.array([0, 1, 1953, 2999], np.int32)
@@ -100,7 +100,7 @@ def test_golds_start_and_end_where_spans_may(checkpoint: Checkpoint) -> None:
 
 @pytest.mark.parametrize("name", ["bert", "roberta", "xlnet"])
 def test_every_gold_against_a_plain_search(checkpoints: dict[str, Checkpoint], name: str) -> None:
-    """The tokens whose trimmed range meets [start, end), and those that share characters with the outer two."""
+    """The tokens that meet [start, end), and those that share characters with the outer two."""
     contexts = list(TRICKY_CONTEXTS.values())
     passages = checkpoints[name].reader.tokenizer().passages(contexts)
     for passage, context in enumerate(contexts):
@@ -147,7 +147,7 @@ def test_a_gold_within_a_joined_emoji(tmp_path: Path) -> None:
 def read(
     *answers: Any, contexts: list[str] | None = None, row_pair: list[int] | None = None
 ) -> Golds:
-    """Golds of rows that ask hand-made passages of six tokens, each row its own unless told otherwise."""
+    """Golds of rows that ask passages of six tokens, by default each row its own."""
     pairs = row_pair or list(range(len(answers)))
     windows = make_windows([6] * (max(pairs) + 1), max_length=20, overlap=2)
     return read_golds(answers, contexts or [CONTEXT] * (max(pairs) + 1), np.array(pairs), windows)

@@ -1,4 +1,4 @@
-"""The score of suspected label errors, against numbers worked by hand from logits that are written down."""
+"""The score of suspected label errors, against numbers worked by hand from given logits."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_an_answer_that_shares_no_token_is_elsewhere(words: Tokenizer):
 
 
 def test_no_gold_and_no_answer(words: Tokenizer):
-    """With the null option: an answer where there is no gold, and a gold where the model finds none."""
+    """With the null option: an answer without a gold, and a gold without an answer."""
     answerable, agreed = judged(words, NOTHING, NOTHING, null=True)
     assert answerable["label_error_reason"] == "answerable"
     assert answerable["label_error"] == pytest.approx(

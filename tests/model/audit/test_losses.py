@@ -8,20 +8,19 @@ import numpy as np
 import pytest
 import torch
 
-from model.audit.golds import Golds, gold_views
+from model.audit.golds import Golds
 from model.audit.losses import (
     LEAST_PROBABILITY,
-    POWERS,
-    TOPS,
     PassageLosses,
     likely_tokens,
-    log_power_sums,
     passage_losses,
 )
-from model.reading.prediction import Decoding, predict
+from model.audit.window_losses import POWERS, TOPS, log_power_sums
+from model.reading.decoding import Decoding
 from model.reading.tokenizer import PairFormat, Ragged
 from model.reading.windows import Windows
 from tests.model.fakes import CONTEXT_FIRST, QUESTION_FIRST, FakeReader, fake_logits, make_windows
+from tests.model.predicted import decode_and_measure
 
 SEED = 7
 
@@ -66,13 +65,12 @@ def measure(
     golds = make_golds(SPANS)
     reader = FakeReader(SEED, levels=0)
     decoding = Decoding(n_best=2, max_answer_length=6, null=null)
-    prediction = predict(reader, windows, decoding, batch_tokens, golds, link)
-    assert prediction.losses is not None
-    assert np.isfinite(prediction.losses.rest).any() == (lengths is LONG and link == "softmax")
+    _, measured = decode_and_measure(reader, windows, decoding, batch_tokens, golds, link)
+    assert np.isfinite(measured.losses.rest).any() == (lengths is LONG and link == "softmax")
     return (
         windows,
         golds,
-        passage_losses(windows, golds, gold_views(windows, golds), prediction.losses, link),
+        passage_losses(windows, measured),
     )
 
 
@@ -234,10 +232,10 @@ def test_power_sums_are_those_of_every_power_by_itself() -> None:
 @pytest.mark.parametrize("null", [False, True])
 @pytest.mark.parametrize("link", ["softmax", "sigmoid"])
 def test_likely_tokens_are_those_of_one_softmax_over_the_passage(link: str, null: bool):
-    """Of one window and of many, each token with its owner's logits; the other network's probability may be unknown."""
+    """Of one window and of many, each token with the logits of the window that owns it."""
     windows = make_windows(LENGTHS, max_length=16, overlap=5)
     golds = make_golds(SPANS)
-    prediction = predict(
+    _, measured = decode_and_measure(
         FakeReader(SEED, levels=0),
         windows,
         Decoding(max_answer_length=6, null=null),
@@ -245,8 +243,7 @@ def test_likely_tokens_are_those_of_one_softmax_over_the_passage(link: str, null
         golds,
         link,
     )
-    assert prediction.losses is not None
-    losses = passage_losses(windows, golds, gold_views(windows, golds), prediction.losses, link)
+    losses = passage_losses(windows, measured)
     unlikely = 0
     for pair, tokens in enumerate(LENGTHS):
         sides = [Passage(windows, pair).union(side, null) for side in (0, 1)]
@@ -262,7 +259,7 @@ def test_likely_tokens_are_those_of_one_softmax_over_the_passage(link: str, null
             ]
             for token in np.flatnonzero(shown.any(0))
         ]
-        found = likely_tokens(windows, prediction.losses, losses.normaliser, pair)
+        found = likely_tokens(windows, measured.losses, losses.normaliser, pair)
         assert len(found) == len(wanted) > 0
         for mine, theirs, kept in zip(found, wanted, shown[:, shown.any(0)].T, strict=True):
             assert mine[:2] == theirs[:2]
@@ -281,15 +278,12 @@ def test_of_many_likely_tokens_the_likeliest_are_kept():
         logits /= 4
 
     reader = FakeReader(SEED, levels=0, spoil=flatten)
-    prediction = predict(reader, windows, Decoding(max_answer_length=6), 4096, golds)
-    assert prediction.losses is not None
-    losses = passage_losses(
-        windows, golds, gold_views(windows, golds), prediction.losses, "softmax"
-    )
+    _, measured = decode_and_measure(reader, windows, Decoding(max_answer_length=6), 4096, golds)
+    losses = passage_losses(windows, measured)
     logits = Passage(windows, 0).union(0, null=False) / 4
     starts = [
         share
-        for *_, share, _ in likely_tokens(windows, prediction.losses, losses.normaliser, 0)
+        for *_, share, _ in likely_tokens(windows, measured.losses, losses.normaliser, 0)
         if share is not None
     ]
     expected = np.sort(np.exp(logits - logsumexp(logits)))[::-1]

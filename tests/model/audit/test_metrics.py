@@ -83,7 +83,10 @@ def test_a_character_of_a_script_without_blanks_is_a_word(
 
 
 def test_em_and_f1_equal_torchmetrics() -> None:
-    """One by one and in the mean; answers that normalise to nothing, where SQuAD 1.1 and 2.0 differ, are left out."""
+    """One by one and in the mean.
+
+    Answers that normalise to nothing are left out: SQuAD 1.1 and 2.0 differ on them.
+    """
     choose = random.Random(0)
     words = ["the", "a", "lamp", "Lamp", "the lamp", "über", "灯台", "-", "U.S."]
 

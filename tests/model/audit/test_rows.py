@@ -141,7 +141,10 @@ class TestColumns:
 
     @pytest.mark.parametrize("null", [False, True])
     def test_minus_log_probability_of_a_gold_in_one_window(self, null: bool):
-        """-log P(gold) = nll + log M, M the product mass of the options that decoding allows; so P(gold) >= exp(-nll)."""
+        """-log P(gold) = nll + log M, and P(gold) >= exp(-nll).
+
+        M is the product mass of the options that decoding allows.
+        """
         audited = audit(null)
         checked = 0
         for (pair, spans), found in zip(ROWS, audited.columns, strict=True):

@@ -1,4 +1,4 @@
-"""Statistics that merge: the same for every grouping and order, and against slow computations on the raw values."""
+"""Statistics that merge: equal for every grouping and order, and to slow sums of raw values."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ import pytest
 from model.audit.distributions import LOSS_BINS
 from model.audit.rows import AUDIT_SCHEMA
 from model.audit.slices import MOST_SLICES, OTHER
-from model.audit.statistics import LOSSES, WITH_TOKENS, Slice, Statistics, measure
+from model.audit.statistics import LOSSES, WITH_TOKENS, Lists, Slice, Statistics, measure
 from tests.figures import same_figures
 
 
 def merged_at_random(parts: list[Statistics], seed: int) -> Statistics:
-    """All parts and an empty one, merged in a random order and grouping, through JSON every now and then."""
+    """All parts and an empty one, merged in random order and groups, sometimes through JSON."""
     shuffled = random.Random(seed)
     left = [Statistics(), *(Statistics.from_json(part.to_json()) for part in parts)]
     while len(left) > 1:
@@ -37,7 +37,7 @@ def merged_at_random(parts: list[Statistics], seed: int) -> Statistics:
 
 
 def audit_table(rows: int, seed: int = 0) -> pa.Table:
-    """Audit columns as a run writes them: rejected rows, null targets, golds without native loss among them."""
+    """Audit columns as a run writes them, with rejected rows, null targets and undefined losses."""
     drawn = np.random.default_rng(seed)
     columns: dict[str, list[Any]] = {name: [None] * rows for name in AUDIT_SCHEMA.names}
     for row in range(rows):
@@ -82,16 +82,10 @@ def measured(
         {"path": "/a.parquet", "row": first + k, "id": f"row {first + k}"}
         for k in range(table.num_rows)
     ]
-    example_of, given = examples.__getitem__, {"source": list(sources)}
-    return measure(
-        table,
-        questions,
-        given,
-        example_of,
-        lambda row: [[0, first + row, 0.5, 0.5]],
-        most_worst,
-        most_worst,
+    lists = Lists(
+        examples.__getitem__, lambda row: [[0, first + row, 0.5, 0.5]], most_worst, most_worst
     )
+    return measure(table, questions, {"source": list(sources)}, lists)
 
 
 def cut(rows: int, seed: int) -> list[tuple[int, int]]:
@@ -114,7 +108,7 @@ class TestSlice:
         return {name: np.array(given.get(name, [1.0] * rows), np.float64) for name in names}
 
     def test_wilson_interval_and_percentages(self):
-        """8 of 10: (0.8 + 1.96^2 / 20 +- 1.96 sqrt(0.016 + 1.96^2 / 400)) / (1 + 1.96^2 / 10) by hand."""
+        """8 of 10, by hand: (0.8 + z^2 / 20 +- z sqrt(0.016 + z^2 / 400)) / (1 + z^2 / 10)."""
         part = Slice()
         part.add(self.columns(10, exact_match=[1] * 8 + [0] * 2, f1=[1] * 4 + [0.5] * 6))
         summary = part.summary()
@@ -138,6 +132,24 @@ class TestSlice:
             **part.summary(),
             "character_f1": {"percent": 75},
         }
+
+    def test_receipts_without_a_loss_count_no_row_of_it(self):
+        """Earlier versions had fewer losses, and a run of theirs may go on."""
+        part = Statistics()
+        part.everything.add(self.columns(2))
+        part.slices["has_answer"] = {"yes": part.everything}
+        written = json.loads(json.dumps(part.to_json()))
+        for stored in (written["all"], written["slices"]["has_answer"]["yes"]):
+            del stored["losses"]["tokenwise"]
+        total = Statistics()
+        for receipt in (written, part.to_json(), written):
+            total.merge(Statistics.from_json(receipt))
+        for summary in (total.summary()["all"], total.summary()["slices"]["has_answer"]["yes"]):
+            assert summary["rows"] == summary["losses"]["nll"]["count"] == 6
+            assert summary["losses"]["tokenwise"] == part.summary()["all"]["losses"]["tokenwise"]
+        assert json.dumps(Statistics.from_json(part.to_json()).to_json()) == json.dumps(
+            part.to_json()
+        )
 
     def test_no_interval_leaves_the_percentages_that_there_are(self):
         for f1 in ([0, 0, 1], [1, 1, 0]):
@@ -205,9 +217,8 @@ class TestSlice:
         )
         summary = part.summary()
         assert summary["answerability_accuracy"] == 50
-        assert summary["answerability_interval"] == pytest.approx(
-            [15.00, 85.00], abs=0.01
-        )  # 2 of 4: 50 +- 196 sqrt(1 / 31.37)
+        # 2 of 4: 50 +- 196 sqrt(1 / 31.37)
+        assert summary["answerability_interval"] == pytest.approx([15.00, 85.00], abs=0.01)
         # Only answers that were given: the first, and the fourth, which should have been none.
         assert [bin["mean_probability"] for bin in summary["calibration"]["reliability"]] == [
             0.25,
@@ -380,9 +391,8 @@ class TestMeasure:
         histogram = Counter(min(int(4 * math.sqrt(row["nll"])), LOSS_BINS - 1) for row in rows)
         assert sum(found["nll_histogram"]) == len(rows)
         moved = sum(abs(found["nll_histogram"][k] - histogram[k]) for k in range(LOSS_BINS))
-        assert (
-            moved <= len(rows) / 10
-        )  # the sketch knows a value to 1 %: at a border it may fall into the next bin
+        # The sketch knows a value to 1 %: at a border it may fall into the next bin.
+        assert moved <= len(rows) / 10
 
     def test_nothing_but_rejected_rows(self):
         columns = {**{name: [None] * 3 for name in AUDIT_SCHEMA.names}, "status": ["rejected"] * 3}
@@ -431,9 +441,8 @@ class TestSlicesOfManyValues:
         table = audit_table(6)
         given = {"source": [1, None, ["a", 2], True, 0.5, "x" * 200]}
         examples = [{"path": "/a", "row": k, "id": ""} for k in range(6)]
-        found = measure(table, ["?"] * 6, given, examples.__getitem__, lambda row: [], 1).slices[
-            "source"
-        ]
+        lists = Lists(examples.__getitem__, lambda row: [], 1)
+        found = measure(table, ["?"] * 6, given, lists).slices["source"]
         labels = ["1", "(null)", "['a', 2]", "True", "0.5", "x" * 80]
         assert set(found) == {
             label

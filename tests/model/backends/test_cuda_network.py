@@ -1,4 +1,4 @@
-"""What is prepared for a GPU, on the CPU: the same logits, and nothing on the way to a prediction that looks at a result."""
+"""The preparation for a GPU, on a CPU: equal logits, and no operation that waits for a result."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ from model.audit.golds import read_golds
 from model.backends.cuda_network import ATTENTION, run_ahead
 from model.checkpoint import LocalFolder
 from model.reading.batching import assemble
-from model.reading.pairs import WindowLimits, cut_pairs
-from model.reading.prediction import Decoding, predict
+from model.reading.decoding import Decoding
+from model.reading.pairs import cut_pairs
 from model.reading.reader import CheckpointReader
+from model.reading.windows import WindowLimits
 from tests.checkpoints import ARCHITECTURES, Checkpoint
+from tests.model.predicted import decode_and_measure
 from tests.model.texts import TRICKY_CONTEXTS, long_context
 
 WAITING = {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::_unique2"}
-"""Operations whose result has to be known to the host before it goes on."""
+"""Operations that make the host wait for the GPU."""
 
 SDPA = [kind.name for kind in ARCHITECTURES if kind.name not in ("xlnet", "deberta-v2")]
-"""Those that transformers lets choose between kinds of attention."""
+"""Architectures whose attention transformers can replace."""
 
 
 @pytest.fixture
@@ -34,7 +36,7 @@ def cuda_setting() -> Iterator[None]:
 
 @pytest.fixture
 def prepared(checkpoint: Checkpoint, cuda_setting: None) -> CheckpointReader:
-    """A reader of the CPU whose network is prepared as one of a GPU is."""
+    """Return a reader on the CPU whose network is prepared as for a GPU."""
     reader = CheckpointReader(LocalFolder(str(checkpoint.folder)), device="cpu")
     run_ahead(reader._network.forward)
     reader._network.maskless = checkpoint.architecture.name in SDPA
@@ -68,7 +70,7 @@ def test_logits_are_as_before(checkpoint: Checkpoint, prepared: CheckpointReader
 def test_no_operation_needs_to_know_a_result(
     checkpoint: Checkpoint, prepared: CheckpointReader, null: bool, link: str
 ) -> None:
-    """Copies don't show here, where all is on the host: tests/test_gpu.py has those."""
+    """Copies to the host can't be seen on a CPU; tests/test_gpu.py checks them."""
     contexts = [long_context(200), "Ada waved."]
     pairs = cut_pairs(
         ["Who waved?"] * 2, contexts, prepared.tokenizer(), WindowLimits(64, 16, 16, 99)
@@ -79,7 +81,9 @@ def test_no_operation_needs_to_know_a_result(
         False  # whether a batch has padding is asked while it is on the host
     )
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        prediction = predict(prepared, pairs.windows, Decoding(null=null), 256, golds, link)
+        prediction, _ = decode_and_measure(
+            prepared, pairs.windows, Decoding(null=null), 256, golds, link
+        )
     operations = {event.key for event in profile.key_averages()}
     assert {"aten::scaled_dot_product_attention", "aten::topk"} <= operations
     assert not operations & WAITING

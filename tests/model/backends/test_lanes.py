@@ -1,4 +1,4 @@
-"""Lanes: how many, which threads they compute with, and that the caller's own are left as they were."""
+"""Lanes: their number, their share of threads, and that the process's thread count is restored."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_one_lane_for_each_thread_of_a_cpu(threads: int) -> None:
 
 
 def threads_seen(lanes: int, expected: int) -> list[int]:
-    """What torch computes with in each of the lanes, of which so many are expected: no item is done before as many are."""
+    """Return torch's thread count in each lane; no item ends before all expected lanes run."""
     seen = []
     waiting = list(range(3 * expected))
     together = threading.Barrier(expected)
@@ -69,7 +69,7 @@ def test_lanes_share_the_threads_and_leave_none_idle(
 def test_a_thread_that_met_torch_while_lanes_worked_has_all_threads_when_its_turn_comes(
     threads: int,
 ) -> None:
-    """As threads of a runner do, each with a chunk: with a lane's share for good it would compute on one core."""
+    """A thread that starts while lanes run must not keep a lane's share of threads for good."""
     met, turn, seen = threading.Event(), threading.Event(), []
 
     def another() -> None:
@@ -95,7 +95,7 @@ def test_a_thread_that_met_torch_while_lanes_worked_has_all_threads_when_its_tur
 def test_a_torch_that_keeps_its_threads_works_in_lanes_too(
     threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """torch's own pool of threads, where it is built without OpenMP, can't be resized once it has worked."""
+    """A torch that is built without OpenMP can't resize its thread pool once it has been used."""
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
     assert lanes_of(torch.device("cpu")) >= 1
     seen = []
@@ -140,7 +140,10 @@ def test_what_a_task_raises_ends_all_lanes_and_is_raised(threads: int) -> None:
 
 @pytest.fixture
 def interrupted() -> Iterator[threading.Event]:
-    """Set once an interrupt is raised. What a shell runs in the background ignores SIGINT, and so would the tests."""
+    """Set once an interrupt is raised.
+
+    A shell's background processes ignore SIGINT, and the tests inherit that; hence the handler.
+    """
     raised = threading.Event()
 
     def interrupt(number: int, frame: FrameType | None) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from model.reading.batching import assemble, plan_batches
 from model.reading.tokenizer import PairFormat
-from model.reading.windows import Windows, cut_windows
+from model.reading.windows import WindowLimits, Windows, cut_windows
 from tests.checkpoints import Checkpoint
 from tests.model.fakes import CONTEXT_FIRST, QUESTION_FIRST, make_windows
 from tests.model.texts import TRICKY_CONTEXTS, long_context
@@ -124,9 +124,7 @@ def cut(
         tokenizer.questions(questions),
         np.array([c for _, c in grid]),
         np.array([q for q, _ in grid]),
-        max_length=max_length,
-        overlap=overlap,
-        max_windows=1000,
+        WindowLimits(max_length, overlap, max_windows=1000),
     )
 
 

@@ -3,74 +3,20 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from model.reading.columns import (
     ANSWER_SCHEMA,
     N_BEST_TYPE,
+    Answers,
     answer_columns,
     candidate_columns,
-    read_texts,
 )
-from model.reading.prediction import Decoding, predict
+from model.reading.decoding import Decoding
 from model.reading.spans import PassageSpans, merge_windows
 from model.reading.windows import Windows
 from tests.model.fakes import FakeReader, make_windows
-
-STRING_TYPES = [
-    pa.string(),
-    pa.large_string(),
-    pa.dictionary(pa.int32(), pa.string()),
-    pa.string_view(),
-]
-
-
-# Texts
-
-
-@pytest.mark.parametrize("dtype", STRING_TYPES, ids=str)
-def test_texts_and_problems_of_every_string_type(dtype: pa.DataType) -> None:
-    values = ["one", None, "", " \t\n", "\u00a0\u3000", "zwei 👩\u200d👧", "\u200b", "one"]
-    texts, problems = read_texts(pa.chunked_array([pa.array(values).cast(dtype)]))
-    assert texts == ["one", "", "", "", "", "zwei 👩\u200d👧", "\u200b", "one"]
-    assert problems == {1: "missing", 2: "blank", 3: "blank", 4: "blank"}
-
-
-def raw_strings(values: list[bytes | None], dtype: pa.DataType) -> pa.Array:
-    """Strings whose bytes nobody has checked, as a Parquet file may hold them."""
-    binary = pa.array(values, pa.large_binary() if dtype == pa.large_string() else pa.binary())
-    return pa.Array.from_buffers(dtype, len(values), binary.buffers(), binary.null_count)
-
-
-@pytest.mark.parametrize("dtype", [pa.string(), pa.large_string()], ids=str)
-@pytest.mark.parametrize("encoded", [False, True], ids=["plain", "dictionary"])
-def test_bytes_that_are_no_utf8_spoil_their_row_only(dtype: pa.DataType, encoded: bool) -> None:
-    values = [b"one", b"\xff\xfe", None, b"", "zw\u00f6lf".encode(), b"cut \xe2\x82"]
-    array: pa.Array = raw_strings(values, dtype)
-    if encoded:
-        places = pa.array(
-            [None if value is None else k for k, value in enumerate(values)], pa.int32()
-        )
-        array = pa.DictionaryArray.from_arrays(
-            places, raw_strings([value or b"" for value in values], dtype)
-        )
-    texts, problems = read_texts(pa.chunked_array([array]))
-    assert texts == ["one", "", "", "", "zwölf", ""]
-    assert problems == {1: "not_utf8", 2: "missing", 3: "blank", 5: "not_utf8"}
-
-
-def test_columns_in_several_chunks_and_empty_ones() -> None:
-    column = pa.chunked_array([["one", None], [], ["two", ""]], pa.string())
-    assert read_texts(column) == (["one", "", "two", ""], {1: "missing", 3: "blank"})
-    assert read_texts(pa.chunked_array([], pa.string())) == ([], {})
-    assert read_texts(pa.chunked_array([[None, None]], pa.string())) == (
-        ["", ""],
-        {0: "missing", 1: "missing"},
-    )
-
-
-# Answers
+from tests.model.predicted import decode
 
 
 def decoded(
@@ -78,7 +24,7 @@ def decoded(
 ) -> tuple[PassageSpans, Windows]:
     windows = make_windows(lengths, max_length=10, overlap=2, **options)
     decoding = Decoding(n_best=n_best, max_answer_length=3, null=null)
-    spans = predict(FakeReader(), windows, decoding, 40).spans
+    spans = decode(FakeReader(), windows, decoding, 40).spans
     merged = merge_windows(
         spans, windows.pair, windows.index, len(lengths), n_best=n_best, temperature=1.0
     )
@@ -99,15 +45,16 @@ def table(
     **options: Any,
 ) -> list[dict[str, Any]]:
     spans, windows = decoded(lengths, **options)
-    columns = answer_columns(
-        spans,
-        windows,
-        contexts_of(lengths),
-        np.array(row_pair, np.int64),
-        reasons or [None] * len(row_pair),
-        np.array(cut or [0] * len(lengths), np.int64),
-        np.array(no_answer or [False] * len(lengths), bool),
+    answers = Answers(
+        spans=spans,
+        windows=windows,
+        contexts=contexts_of(lengths),
+        questions_cut=np.array(cut or [0] * len(lengths), np.int64),
+        no_answer=np.array(no_answer or [False] * len(lengths), bool),
+        row_pair=np.array(row_pair, np.int64),
+        reasons=reasons or [None] * len(row_pair),
     )
+    columns = answer_columns(answers)
     assert columns.schema == ANSWER_SCHEMA
     columns.validate(full=True)
     return columns.to_pylist()
@@ -224,9 +171,9 @@ def test_offsets_count_code_points_as_python_does() -> None:
     lengths = [3]
     spans, windows = decoded(lengths, n_best=9)
     context = "👩 \U00020000 é"
-    columns = answer_columns(
-        spans, windows, [context], np.array([0]), [None], np.zeros(1, np.int64), np.zeros(1, bool)
-    )
+    none, null = np.zeros(1, np.int64), np.zeros(1, bool)
+    answers = Answers(spans, windows, [context], none, null, np.array([0]), [None])
+    columns = answer_columns(answers)
     texts = {candidate["text"] for candidate in columns.column("n_best")[0].as_py()}
     assert texts == {"👩", "\U00020000", "é", "👩 \U00020000", "\U00020000 é", context}
 

@@ -1,4 +1,4 @@
-"""The bound on tokens that words give: it never says more than there are, and says nothing where that can't be known."""
+"""The bound on tokens by counting words: it never exceeds the number of tokens."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from model.reading.tokenizer import Tokenizer as OurTokenizer
 from tests.checkpoints import Checkpoint
 from tests.model.texts import TRICKY_CONTEXTS
 
-# Letters that some normalizer changes or drops, marks, joiners, controls, spaces of all kinds, special tokens.
+# Letters that some normalizer changes or drops, marks, joiners, controls, spaces, special tokens.
 TEXTS = st.lists(
     st.sampled_from(
         [
@@ -75,7 +75,7 @@ def test_no_text_has_fewer_tokens_than_is_said(checkpoint: Checkpoint, text: str
 
 @cache
 def letters_counted_by(pattern: re.Pattern[str]) -> list[str]:
-    """Of all characters there are; some tokenizers count by the same pattern."""
+    """Return all characters that begin a word by the pattern; cached."""
     return [chr(code) for code in range(0x110000) if has_more(pattern, f"   {chr(code)}", 0)]
 
 

@@ -6,7 +6,6 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,14 +13,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.audit.golds import Golds
-from model.reading import prediction as prediction_module
-from model.reading.batching import Batch
-from model.reading.prediction import Decoding, Prediction, predict
+from model.reading.batching import Batch, Pending
+from model.reading.decoding import DecodeSpans, Decoding
+from model.reading.prediction import Logits, predict
 from model.reading.spans import WindowSpans, merge_windows
-from model.reading.tokenizer import Ragged
 from model.reading.windows import Windows
 from tests.model.fakes import CONTEXT_FIRST, FakeReader, make_windows, pairs_of
+from tests.model.predicted import Decoded, decode
 
 DECODING = Decoding(n_best=3, max_answer_length=3, null=True)
 
@@ -53,14 +51,14 @@ def windows_of(windows: Windows, *, but: Iterable[int] = ()) -> list[int]:
 @given(st.integers(0, 100), st.integers(1, 200))
 def test_batch_size_changes_nothing(seed: int, batch_tokens: int) -> None:
     windows = six_pairs()
-    alone = predict(FakeReader(seed), windows, DECODING, 1)
-    batched = predict(FakeReader(seed), windows, DECODING, batch_tokens)
+    alone = decode(FakeReader(seed), windows, DECODING, 1)
+    batched = decode(FakeReader(seed), windows, DECODING, batch_tokens)
     assert_equal_windows(batched.spans, alone.spans, range(len(windows)))
     assert alone.failures == batched.failures == {}
 
 
 def test_the_order_of_the_pairs_changes_nothing() -> None:
-    """Identical pairs in another order: the same spans for each, whatever stands beside them in a batch."""
+    """Identical pairs in another order get the same spans, whatever else is in their batch."""
     lengths = [8, 14, 4, 9]
     options = {"max_length": 12, "overlap": 2}
     results = {}
@@ -70,7 +68,7 @@ def test_the_order_of_the_pairs_changes_nothing() -> None:
         def spoil(pair: int, start: int, logits: np.ndarray, order: list[int] = order) -> None:
             logits[:] = np.random.default_rng([order[pair], start]).integers(-2, 3, logits.shape)
 
-        spans = predict(FakeReader(spoil=spoil), windows, DECODING, 40).spans
+        spans = decode(FakeReader(spoil=spoil), windows, DECODING, 40).spans
         for place, pair in enumerate(order):
             at = windows.pair == place
             results.setdefault(pair, []).append(
@@ -86,27 +84,27 @@ def test_token_counts_of_hand_worked_batches() -> None:
     """Windows of 10, 8 and 6 tokens; two of ten fit in 20, then one of six is left."""
     windows = make_windows([6, 4, 2], max_length=10, overlap=2)
     reader = FakeReader()
-    prediction = predict(reader, windows, DECODING, 20)
+    prediction = decode(reader, windows, DECODING, 20)
     assert reader.shapes == [(2, 10), (1, 6)]
-    assert (prediction.real_tokens, prediction.padded_tokens) == (24, 26)
+    assert (prediction.prediction.real_tokens, prediction.prediction.padded_tokens) == (24, 26)
 
 
 def test_no_window_asks_the_reader_nothing() -> None:
     reader = FakeReader()
-    prediction = predict(reader, make_windows([0, 0], max_length=10, overlap=2), DECODING, 100)
-    assert (reader.shapes, prediction.failures, prediction.padded_tokens) == ([], {}, 0)
+    prediction = decode(reader, make_windows([0, 0], max_length=10, overlap=2), DECODING, 100)
+    assert (reader.shapes, prediction.failures, prediction.prediction.padded_tokens) == ([], {}, 0)
     assert prediction.spans.start.shape == (0, 3)
 
 
 @pytest.mark.parametrize("null", [True, False])
 def test_the_null_score_is_read_only_where_null_is_an_option(null: bool) -> None:
     windows = make_windows([5], max_length=10, overlap=2, pair_format=CONTEXT_FIRST)
-    spans = predict(FakeReader(), windows, Decoding(null=null), 100).spans
+    spans = decode(FakeReader(), windows, Decoding(null=null), 100).spans
     assert np.isfinite(spans.null_score).tolist() == [null]
 
 
 def test_spans_are_passage_tokens() -> None:
-    """The best span is token 9 of the passage, in the second window, in whose input it stands elsewhere."""
+    """The best span is token 9 of the passage; in the second window its position is another."""
     windows = make_windows([12], max_length=10, overlap=2, question_tokens=[2])
 
     def spoil(pair: int, start: int, logits: np.ndarray) -> None:
@@ -114,7 +112,7 @@ def test_spans_are_passage_tokens() -> None:
         if start <= 9 < start + logits.shape[1] - 1:
             logits[:, 1 + 9 - start] = 5
 
-    spans = predict(
+    spans = decode(
         FakeReader(spoil=spoil), windows, Decoding(n_best=1, max_answer_length=2), 100
     ).spans
     best = np.argmax(spans.start_logit[:, 0] + spans.end_logit[:, 0])
@@ -134,8 +132,8 @@ def test_non_finite_logits_mark_their_window_only(value: float, side: int, place
         if pair == 1 and start > 0:
             logits[side, place] = value
 
-    spans = predict(FakeReader(spoil=spoil), windows, DECODING, 60).spans
-    plain = predict(FakeReader(), windows, DECODING, 60).spans
+    spans = decode(FakeReader(spoil=spoil), windows, DECODING, 60).spans
+    plain = decode(FakeReader(), windows, DECODING, 60).spans
     spoiled = np.flatnonzero((windows.pair == 1) & (windows.start > 0))
     assert len(spoiled) == 1
     assert not spans.finite[spoiled].any()
@@ -149,9 +147,7 @@ def test_a_non_finite_null_logit_does_not_matter_where_null_is_no_option() -> No
     def spoil(pair: int, start: int, logits: np.ndarray) -> None:
         logits[:, 0] = np.nan
 
-    assert predict(
-        FakeReader(spoil=spoil), six_pairs(), Decoding(null=False), 60
-    ).spans.finite.all()
+    assert decode(FakeReader(spoil=spoil), six_pairs(), Decoding(null=False), 60).spans.finite.all()
 
 
 # Errors
@@ -186,73 +182,34 @@ def test_out_of_memory_halves_the_batch_and_changes_nothing(
 ) -> None:
     windows = six_pairs()
     reader = FakeReader(refuse=NoMemory(error, rows))
-    prediction = predict(reader, windows, DECODING, 10_000)
+    prediction = decode(reader, windows, DECODING, 10_000)
     assert prediction.failures == {}
     assert_equal_windows(
         prediction.spans,
-        predict(FakeReader(), windows, DECODING, 10_000).spans,
+        decode(FakeReader(), windows, DECODING, 10_000).spans,
         range(len(windows)),
     )
     passed = [shape for shape in reader.shapes if shape[0] <= rows]
     assert sum(count for count, _ in passed) == len(windows)
-    assert prediction.padded_tokens == sum(count * length for count, length in passed)
+    assert prediction.prediction.padded_tokens == sum(count * length for count, length in passed)
 
 
 def test_halves_keep_the_order_and_the_rest_of_the_plan() -> None:
     windows = make_windows([6] * 5 + [2], max_length=10, overlap=2)
     reader = FakeReader(refuse=NoMemory(OUT_OF_MEMORY[0], rows=2))
-    predict(reader, windows, DECODING, 50)
+    decode(reader, windows, DECODING, 50)
     assert reader.shapes == [(5, 10), (2, 10), (3, 10), (1, 10), (2, 10), (1, 6)]
-
-
-@pytest.mark.parametrize("error", [RuntimeError("odd"), MemoryError()], ids=["odd", "memory"])
-def test_what_can_not_be_measured_is_still_answered(
-    monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
-    """The spans are those of a prediction without golds, to the bit, and the neighbours are measured."""
-    windows, none = six_pairs(), np.zeros(0, np.int64)
-    golds = Golds(
-        none, none, none, Ragged.of([[]] * 6), np.zeros(6, np.int64), {}, [[]] * 6, [[]] * 6
-    )
-    whole = predict(FakeReader(), windows, DECODING, 60, golds)
-    measure = prediction_module.measure_windows
-
-    def refuse(
-        logits: torch.Tensor, batch: Batch, chosen: np.ndarray, *given: Any, **named: Any
-    ) -> None:
-        measure(logits, batch, chosen, *given, **named)
-        if 3 in chosen:
-            raise error
-
-    monkeypatch.setattr(prediction_module, "measure_windows", refuse)
-    reader = FakeReader()
-    prediction = predict(reader, windows, DECODING, 60, golds)
-    assert sum(count for count, _ in reader.shapes) == len(windows)  # nothing is read twice
-    assert prediction.failures == {}
-    reason = "out_of_memory" if isinstance(error, MemoryError) else "loss_error"
-    assert prediction.unmeasured == {windows.pair[3]: (reason, f"{type(error).__name__}: {error}")}
-    assert_equal_windows(
-        prediction.spans, predict(FakeReader(), windows, DECODING, 60).spans, range(len(windows))
-    )
-    others = windows_of(windows, but=[int(windows.pair[3])])
-    for name in ("context", "owned", "null", "negative", "tops", "rest"):
-        np.testing.assert_allclose(
-            getattr(prediction.losses, name)[:, others],
-            getattr(whole.losses, name)[:, others],
-            rtol=1e-6,
-        )
-    assert np.isnan(prediction.losses.context[:, 3]).all()
 
 
 @pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=["cuda", "python", "cpu", "pinned"])
 def test_a_window_that_is_too_big_alone_fails_its_pair_only(error: Callable[[], Exception]) -> None:
     windows = make_windows([4, 9, 3], max_length=20, overlap=2)
-    prediction = predict(FakeReader(refuse=NoMemory(error, tokens=8)), windows, DECODING, 10_000)
+    prediction = decode(FakeReader(refuse=NoMemory(error, tokens=8)), windows, DECODING, 10_000)
     assert {pair: reason for pair, (reason, _) in prediction.failures.items()} == {
         1: "out_of_memory"
     }
     assert prediction.failures[1][1].startswith(type(error()).__name__)
-    plain = predict(FakeReader(), windows, DECODING, 10_000).spans
+    plain = decode(FakeReader(), windows, DECODING, 10_000).spans
     assert_equal_windows(prediction.spans, plain, windows_of(windows, but=[1]))
     assert prediction.spans.finite.tolist() == [True, False, True]
 
@@ -268,22 +225,22 @@ def poison(*pairs: int) -> Callable[[Batch], None]:
 @pytest.mark.parametrize("pairs", [[0], [1], [5], [1, 4]])
 def test_poison_pairs_fail_alone_and_their_neighbours_keep_their_answers(pairs: list[int]) -> None:
     windows = six_pairs()
-    prediction = predict(FakeReader(refuse=poison(*pairs)), windows, DECODING, 10_000)
+    prediction = decode(FakeReader(refuse=poison(*pairs)), windows, DECODING, 10_000)
     assert prediction.failures == dict.fromkeys(
         pairs, ("model_error", "ValueError: a poisoned pair")
     )
-    plain = predict(FakeReader(), windows, DECODING, 10_000).spans
+    plain = decode(FakeReader(), windows, DECODING, 10_000).spans
     assert_equal_windows(prediction.spans, plain, windows_of(windows, but=pairs))
 
 
 def test_the_error_is_raised_if_no_window_could_be_computed() -> None:
     with pytest.raises(ValueError, match="a poisoned pair"):
-        predict(FakeReader(refuse=poison(*range(6))), six_pairs(), DECODING, 10_000)
+        decode(FakeReader(refuse=poison(*range(6))), six_pairs(), DECODING, 10_000)
 
 
 def test_a_single_window_that_fails_is_a_row_that_fails() -> None:
     """Nothing beside it tells a poison window from a broken model."""
-    prediction = predict(
+    prediction = decode(
         FakeReader(refuse=poison(0)), make_windows([4], max_length=10, overlap=2), DECODING, 100
     )
     assert prediction.failures[0][0] == "model_error"
@@ -292,7 +249,7 @@ def test_a_single_window_that_fails_is_a_row_that_fails() -> None:
 def test_one_good_window_is_enough_to_go_on() -> None:
     """The last of the plan: all others have failed before it."""
     windows = make_windows([6, 6, 6, 2], max_length=10, overlap=2)
-    prediction = predict(FakeReader(refuse=poison(0, 1, 2)), windows, DECODING, 20)
+    prediction = decode(FakeReader(refuse=poison(0, 1, 2)), windows, DECODING, 20)
     assert sorted(prediction.failures) == [0, 1, 2]
     assert prediction.spans.finite.tolist() == [False, False, False, True]
 
@@ -304,13 +261,13 @@ def test_a_lost_device_is_raised_at_once() -> None:
         )
     )
     with pytest.raises(torch.AcceleratorError):
-        predict(reader, six_pairs(), DECODING, 10_000)
+        decode(reader, six_pairs(), DECODING, 10_000)
     assert len(reader.shapes) == 1
 
 
 def test_an_interrupt_is_never_taken_for_a_poison_window() -> None:
     with pytest.raises(KeyboardInterrupt):
-        predict(
+        decode(
             FakeReader(refuse=NoMemory(KeyboardInterrupt, rows=0)), six_pairs(), DECODING, 10_000
         )
 
@@ -332,20 +289,20 @@ def test_lanes_change_nothing_but_the_order() -> None:
         poison(1)(batch)
 
     reader.refuse = refuse
-    prediction = predict(reader, windows, DECODING, 12)
+    prediction = decode(reader, windows, DECODING, 12)
     assert 1 < max(most) <= 3
-    alone = predict(FakeReader(refuse=poison(1)), windows, DECODING, 12)
+    alone = decode(FakeReader(refuse=poison(1)), windows, DECODING, 12)
     assert (
         prediction.failures == alone.failures == {1: ("model_error", "ValueError: a poisoned pair")}
     )
     assert_equal_windows(prediction.spans, alone.spans, windows_of(windows, but=[1]))
-    assert prediction.padded_tokens == alone.padded_tokens
+    assert prediction.prediction.padded_tokens == alone.prediction.padded_tokens
     assert sorted(reader.shapes) == sorted(alone_shapes(windows))
 
 
 def alone_shapes(windows: Windows) -> list[tuple[int, int]]:
     reader = FakeReader(refuse=poison(1))
-    predict(reader, windows, DECODING, 12)
+    decode(reader, windows, DECODING, 12)
     return reader.shapes
 
 
@@ -355,7 +312,7 @@ def test_few_batches_are_worked_on_in_the_thread_that_asks() -> None:
     def refuse(batch: Batch) -> None:
         threads.add(threading.current_thread())
 
-    predict(
+    decode(
         FakeReader(most=8, refuse=refuse),
         make_windows([6, 4, 2], max_length=10, overlap=2),
         DECODING,
@@ -372,14 +329,14 @@ def test_an_error_that_ends_the_run_ends_all_lanes() -> None:
         ),
     )
     with pytest.raises(torch.AcceleratorError):
-        predict(lost, six_pairs(), DECODING, 1)
+        decode(lost, six_pairs(), DECODING, 1)
     assert len(lost.shapes) <= 2
     with pytest.raises(KeyboardInterrupt):
-        predict(
+        decode(
             FakeReader(most=2, refuse=NoMemory(KeyboardInterrupt, rows=0)), six_pairs(), DECODING, 1
         )
     with pytest.raises(ValueError, match="a poisoned pair"):
-        predict(FakeReader(most=2, refuse=poison(*range(6))), six_pairs(), DECODING, 1)
+        decode(FakeReader(most=2, refuse=poison(*range(6))), six_pairs(), DECODING, 1)
 
 
 def test_memory_that_lanes_lack_together_is_no_failure_of_a_row() -> None:
@@ -396,10 +353,10 @@ def test_memory_that_lanes_lack_together_is_no_failure_of_a_row() -> None:
         finally:
             inside.remove(batch.input_ids.numel())
 
-    prediction = predict(FakeReader(most=2, refuse=refuse), windows, DECODING, 1)
+    prediction = decode(FakeReader(most=2, refuse=refuse), windows, DECODING, 1)
     assert prediction.failures == {}
     assert_equal_windows(
-        prediction.spans, predict(FakeReader(), windows, DECODING, 1).spans, range(len(windows))
+        prediction.spans, decode(FakeReader(), windows, DECODING, 1).spans, range(len(windows))
     )
 
 
@@ -417,7 +374,7 @@ def test_a_batch_that_failed_is_not_kept_in_memory(lanes: int) -> None:
 
     gc.disable()
     try:
-        predict(FakeReader(most=lanes, refuse=refuse), six_pairs(), DECODING, 60)
+        decode(FakeReader(most=lanes, refuse=refuse), six_pairs(), DECODING, 60)
     finally:
         gc.enable()
     assert len(most) > 9
@@ -434,10 +391,10 @@ def test_threads_take_turns_on_the_device() -> None:
         time.sleep(0.002)
         inside.pop()
 
-    results: list[Prediction] = []
+    results: list[Decoded] = []
     reader, windows = FakeReader(refuse=refuse), six_pairs()
     threads = [
-        threading.Thread(target=lambda: results.append(predict(reader, windows, DECODING, 30)))
+        threading.Thread(target=lambda: results.append(decode(reader, windows, DECODING, 30)))
         for _ in range(4)
     ]
     for thread in threads:
@@ -448,3 +405,62 @@ def test_threads_take_turns_on_the_device() -> None:
     for result in results:
         assert_equal_windows(result.spans, results[0].spans, range(len(windows)))
     assert len(results) == 4
+
+
+# Observers
+
+
+class Watch:
+    """An observer that counts the context tokens of each window, and may raise for a window."""
+
+    def __init__(self, windows: Windows, refuse: Iterable[int] = ()):
+        self.tokens = np.zeros(len(windows), np.int64)
+        self.refuse = list(refuse)
+        self.chosen: list[int] = []
+
+    def take(self, batch: Batch, logits: Logits, chosen: np.ndarray) -> Pending:
+        self.chosen.append(len(chosen))
+        found = Pending()
+        found.put(self.tokens, chosen, batch.in_context.sum(1))
+        if set(self.refuse) & set(chosen.tolist()):
+            raise ValueError("an observer that fails")
+        return found
+
+    def result(self) -> np.ndarray:
+        return self.tokens
+
+
+def test_every_observer_sees_every_window() -> None:
+    windows, reader = six_pairs(), FakeReader()
+    first, spans, last = Watch(windows), DecodeSpans(windows, DECODING), Watch(windows)
+    prediction = predict(reader, windows, 60, [first, spans, last])
+    assert prediction.failures == {}
+    assert (
+        first.result().tolist() == last.result().tolist() == (windows.stop - windows.start).tolist()
+    )
+    alone = decode(FakeReader(), windows, DECODING, 60).spans
+    assert_equal_windows(spans.result(), alone, range(len(windows)))
+    assert first.chosen == last.chosen == [shape[0] for shape in reader.shapes]
+
+
+def test_without_observers_windows_are_computed_all_the_same() -> None:
+    windows, reader = six_pairs(), FakeReader()
+    prediction = predict(reader, windows, 60, [])
+    assert sum(count for count, _ in reader.shapes) == len(windows)
+    assert prediction.padded_tokens == sum(count * length for count, length in reader.shapes)
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["first", "last"])
+def test_an_observer_that_fails_is_a_batch_that_fails(order: int) -> None:
+    """Nothing of the window is left, whichever observer comes first; its neighbours keep theirs."""
+    windows = six_pairs()
+    spans, watch = DecodeSpans(windows, DECODING), Watch(windows, refuse=[3])
+    prediction = predict(FakeReader(), windows, 60, [spans, watch][::order])
+    assert prediction.failures == {
+        windows.pair[3]: ("model_error", "ValueError: an observer that fails")
+    }
+    others = [window for window in range(len(windows)) if window != 3]
+    assert not spans.result().finite[3]
+    assert spans.result().finite[others].all()
+    assert watch.result()[3] == 0
+    assert (watch.result()[others] > 0).all()

@@ -14,8 +14,8 @@ from transformers import BertConfig, BertForMaskedLM, BertModel
 
 from model.checkpoint import CheckpointError, LocalFolder, digest
 from model.reading.batching import Batch, assemble
-from model.reading.columns import answer_columns
-from model.reading.prediction import Decoding, predict
+from model.reading.columns import Answers, answer_columns
+from model.reading.decoding import Decoding
 from model.reading.reader import (
     CheckpointReader,
     _cuda_computes,
@@ -25,9 +25,10 @@ from model.reading.reader import (
     shared,
 )
 from model.reading.spans import merge_windows
-from model.reading.windows import Windows, cut_windows
+from model.reading.windows import WindowLimits, Windows, cut_windows
 from tests.checkpoints import OTHERS, Architecture, Checkpoint
 from tests.model.brute_force import owner
+from tests.model.predicted import decode
 from tests.model.texts import TRICKY_CONTEXTS, is_mark, long_context
 
 QUESTION = "Who waved at the flag?"
@@ -36,7 +37,7 @@ QUESTION = "Who waved at the flag?"
 def cut(
     checkpoint: Checkpoint, contexts: list[str], max_length: int = 48, overlap: int = 20
 ) -> Windows:
-    """One question asked of every context."""
+    """Cut windows of one question with every context."""
     tokenizer = checkpoint.reader.tokenizer()
     pairs = np.arange(len(contexts))
     return cut_windows(
@@ -45,14 +46,12 @@ def cut(
         tokenizer.questions([QUESTION]),
         pairs,
         np.zeros_like(pairs),
-        max_length=max_length,
-        overlap=overlap,
-        max_windows=1000,
+        WindowLimits(max_length, overlap, max_windows=1000),
     )
 
 
 def read(reader: CheckpointReader, batch: Batch) -> torch.Tensor:
-    """Logits [2, B, L]."""
+    """Return start and end logits, [2, B, L]."""
     with torch.inference_mode():
         return torch.stack(reader.logits(batch))
 
@@ -102,7 +101,10 @@ def test_token_types_reach_the_networks_that_take_them(checkpoint: Checkpoint) -
 def best_span_by_transformers(
     checkpoint: Checkpoint, context: str, max_length: int, overlap: int, longest: int
 ) -> dict:
-    """The best span over all windows, from transformers' own calls and loops alone: text, score, probability, window."""
+    """Return the best span over all windows: text, score, probability, window.
+
+    Computed with transformers' own calls and plain loops only.
+    """
     tokenizer = checkpoint.fresh_tokenizer()
     question_first = tokenizer.padding_side == "right"
     called = tokenizer(
@@ -168,20 +170,19 @@ def best_span_by_transformers(
 
 
 def check_answers(checkpoint: Checkpoint) -> None:
-    """Compares the answers of all tricky contexts, in batches, with those that transformers gives window by window."""
+    """Compare batched answers of all tricky contexts with those of transformers by window."""
     contexts = [*TRICKY_CONTEXTS.values(), long_context(700)]
     windows = cut(checkpoint, contexts)
     decoding = Decoding(n_best=4, max_answer_length=8)
-    prediction = predict(checkpoint.reader, windows, decoding, 500)
+    prediction = decode(checkpoint.reader, windows, decoding, 500)
     spans = merge_windows(
         prediction.spans, windows.pair, windows.index, len(contexts), n_best=4, temperature=1.0
     )
     rows = np.arange(len(contexts))
     none = [None] * len(contexts)
     zeros = np.zeros(len(contexts), np.int64)
-    table = answer_columns(
-        spans, windows, contexts, rows, none, zeros, zeros.astype(bool)
-    ).to_pylist()
+    answers = Answers(spans, windows, contexts, zeros, zeros.astype(bool), rows, none)
+    table = answer_columns(answers).to_pylist()
     assert windows.counts.max() > 3
     for context, row in zip(contexts, table, strict=True):
         expected = best_span_by_transformers(checkpoint, context, 48, 20, 8)
@@ -206,22 +207,22 @@ def test_answers_are_those_that_transformers_gives_window_by_window(checkpoint: 
 def test_answers_of_other_networks_do_not_depend_on_their_neighbours(
     kind: Architecture, tmp_path: Path
 ) -> None:
-    """Those that see padding read windows of one length at a time."""
+    """Those that padding changes get windows of one length at a time."""
     checkpoint = Checkpoint(kind, kind.build(tmp_path))
     check_answers(checkpoint)
     assert checkpoint.reader._network.one_length == (kind.name in ("fnet", "yoso", "convbert"))
     windows = cut(checkpoint, ["Ada waved.", long_context(700), "Ada waved at the flag."])
     alone = read(checkpoint.reader, assemble(windows, np.array([0])))[:, 0]
-    beside = read(checkpoint.reader, assemble(windows, np.arange(len(windows))))[
+    padded = read(checkpoint.reader, assemble(windows, np.arange(len(windows))))[
         :, 0, : alone.shape[1]
     ]
-    assert (alone - beside).abs().max() <= 4e-5 * alone.abs().max()
+    assert (alone - padded).abs().max() <= 4e-5 * alone.abs().max()
     if kind.name == "fnet":
         checkpoint.reader._network.one_length = False
-        beside = read(checkpoint.reader, assemble(windows, np.arange(len(windows))))[
+        padded = read(checkpoint.reader, assemble(windows, np.arange(len(windows))))[
             :, 0, : alone.shape[1]
         ]
-        assert (alone - beside).abs().max() > 0.01 * alone.abs().max(), (
+        assert (alone - padded).abs().max() > 0.01 * alone.abs().max(), (
             "padding must matter for this test to mean something"
         )
 
@@ -235,12 +236,12 @@ def test_lanes_read_what_one_thread_reads(checkpoint: Checkpoint) -> None:
     ]
     windows = cut(checkpoint, contexts)
     decoding = Decoding(n_best=4, max_answer_length=8)
-    alone = predict(checkpoint.reader, windows, decoding, 200)
+    alone = decode(checkpoint.reader, windows, decoding, 200)
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
         assert checkpoint.reader.lanes() == 2
-        together = predict(checkpoint.reader, windows, decoding, 200)
+        together = decode(checkpoint.reader, windows, decoding, 200)
     finally:
         torch.set_num_threads(threads)
     assert together.failures == {}
@@ -393,7 +394,7 @@ def test_devices_and_dtypes_are_resolved() -> None:
 def test_auto_takes_no_bfloat16_that_onednn_does_not_multiply(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What the core has is not what oneDNN may use: ONEDNN_MAX_CPU_ISA, another torch."""
+    """oneDNN may not use all that the core has: ONEDNN_MAX_CPU_ISA, another torch."""
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     with torch.backends.mkldnn.flags(enabled=False):
         assert not bfloat16_is_faster.__wrapped__(torch.device("cpu"))
@@ -414,7 +415,7 @@ def test_auto_takes_no_cuda_device_that_does_not_compute(
         assert resolve_device("auto") == torch.device("cpu")
     _cuda_computes.cache_clear()
     assert [message for message in caplog.messages if "can't be used" in message] == [
-        "--device auto: the CUDA device can't be used, the CPU is "
+        "--device auto: using the CPU, because the CUDA device can't be used "
         "(CUDA error: no kernel image is available for execution on the device)"
     ]
 
@@ -423,14 +424,14 @@ def test_auto_takes_no_cuda_device_that_does_not_compute(
 def test_without_a_compiler_a_network_runs_as_it_is(
     bert_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """torch compiles at the first call: it must be made when the checkpoint is loaded, not once per window."""
+    """torch compiles at the first call, so the loading of the checkpoint must make one."""
     import torch._inductor.config as inductor
 
     monkeypatch.setattr(inductor.cpp, "cxx", (None, "/nowhere/g++"))
     plain = CheckpointReader(LocalFolder(str(bert_folder)), device="cpu")
     reader = CheckpointReader(LocalFolder(str(bert_folder)), device="cpu", compile=True)
     reader.load()
-    assert "--compile: torch.compile can't, the network runs as it is: " in caplog.text
+    assert "--compile: torch.compile failed, the network runs without it: " in caplog.text
     assert "/nowhere/g++" in caplog.text
     tokens = torch.arange(24).reshape(2, 12) + 5
     with torch.inference_mode():
@@ -446,7 +447,7 @@ def test_without_a_compiler_a_network_runs_as_it_is(
 
 @pytest.fixture
 def copied(bert_folder: Path, tmp_path: Path) -> Path:
-    """A BERT checkpoint to be broken."""
+    """Copy a BERT checkpoint, for tests that damage it."""
     return shutil.copytree(bert_folder, tmp_path / "copied")
 
 

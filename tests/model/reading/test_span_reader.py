@@ -1,4 +1,4 @@
-"""The reader as a library: what annotate writes of a row is what `answer` returns for it."""
+"""The reader as a library: `answer` returns for a row what annotate writes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import pickle
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ import pytest
 
 from model import SpanReader
 from model.checkpoint import CheckpointError
-from model.reading.columns import ANSWER_SCHEMA
-from model.reading.span_reader import Answer
+from model.reading.columns import ANSWER_SCHEMA, N_BEST_TYPE
+from model.reading.span_reader import Answer, Candidate
 from model.settings import SettingError
 from pipeline.sample import SAMPLE
 from tests.checkpoints import ARCHITECTURES
@@ -42,7 +42,7 @@ def reader(bert_folder: Path) -> SpanReader:
 
 @pytest.fixture(scope="module")
 def rows() -> list[dict[str, Any]]:
-    """Every eleventh row of the sample (several scripts, several windows), rows that can't be answered, one row twice."""
+    """Return every eleventh row of the sample, rows that can't be answered, and one row twice."""
     table = pq.read_table(SAMPLE, columns=["question", "context"])
     usable = table.take(list(range(0, table.num_rows, 11))).to_pylist()
     bad = [
@@ -77,7 +77,7 @@ def annotated(
 
 
 def as_row(answer: Answer) -> dict[str, Any]:
-    """An answer in the shape in which annotate's columns hold it."""
+    """Return an answer in the shape of annotate's columns."""
     values = asdict(answer)
     del values["message"]
     values["n_best"] = list(values["n_best"]) if answer.status != "rejected" else None
@@ -99,7 +99,7 @@ class TestTheSameAsAnnotate:
     def test_one_at_a_time_to_rounding(
         self, reader: SpanReader, rows: list[dict[str, Any]], annotated: Path
     ):
-        """Alone, a row has other batches: logits agree to 4e-5 of their size, so characters do and probabilities nearly."""
+        """Alone, a row has other batches: offsets must be equal, probabilities nearly so."""
         for row, expected in zip(
             rows, read_parts(annotated).select(ANSWER_SCHEMA.names).to_pylist(), strict=True
         ):
@@ -223,7 +223,8 @@ class TestLoading:
             ({"max_length": 99.5}, "max_length=99.5: must be a whole number"),
             (
                 {"max_length": 64},
-                "max_length=64: max_question=64 and 3 special tokens leave 0 tokens for the context",
+                "max_length=64: max_question=64 and 3 special tokens leave 0 tokens for the "
+                "context",
             ),
             (
                 {"max_length": 96, "overlap": 29},
@@ -282,7 +283,7 @@ class TestLoading:
 
 
 def test_importing_model_is_cheap():
-    """Neither torch nor transformers, before SpanReader is asked for; and a name that is not there is still an error."""
+    """torch and transformers are imported with SpanReader only; unknown names are errors."""
     code = (
         "import sys, model\n"
         "assert not {'torch', 'transformers', 'apache_beam', 'numpy'} & sys.modules.keys()\n"
@@ -300,7 +301,7 @@ def test_importing_model_is_cheap():
 def test_auto_is_float32_for_a_network_that_can_not_compute_in_less(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """transformers keeps XLNet's relative positions in float32, whatever the core is fast at."""
+    """transformers keeps XLNet's relative positions in float32, so that bfloat16 fails."""
     (kind,) = [each for each in ARCHITECTURES if each.name == "xlnet"]
     folder = str(kind.build(tmp_path / "xlnet"))
     monkeypatch.setattr("model.reading.reader.bfloat16_is_faster", lambda _: True)
@@ -312,3 +313,25 @@ def test_auto_is_float32_for_a_network_that_can_not_compute_in_less(
     assert reader.answer("Who?", "Ada waved.").status == "answered"
     with pytest.raises(CheckpointError, match=r"can't read tokens in torch\.bfloat16"):
         SpanReader.load(folder, device="cpu", dtype="bfloat16")
+
+
+NUMBERS_AND_TEXTS = {
+    pa.string(): "str | None",
+    pa.int32(): "int | None",
+    pa.float32(): "float | None",
+}
+
+
+def test_an_answer_has_the_columns_of_annotate():
+    """In their order and of their types; `message` stands in the rejections of a run."""
+    found = {field.name: field.type for field in fields(Answer)}
+    assert list(found) == [*ANSWER_SCHEMA.names, "message"]
+    special = {"status": "str", "n_best": "tuple[Candidate, ...]"}
+    for field in ANSWER_SCHEMA:
+        wanted = special.get(field.name) or NUMBERS_AND_TEXTS[field.type]
+        assert found[field.name] == wanted, field.name
+
+
+def test_a_candidate_has_the_fields_of_n_best():
+    found = {field.name: f"{field.type} | None" for field in fields(Candidate)}
+    assert found == {field.name: NUMBERS_AND_TEXTS[field.type] for field in N_BEST_TYPE.value_type}

@@ -9,9 +9,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.reading.prediction import Decoding, predict
-from model.reading.spans import PassageSpans, decode_windows, merge_windows, order_keys
+from model.reading.decoding import Decoding
+from model.reading.spans import (
+    PassageSpans,
+    ValidSpans,
+    decode_windows,
+    merge_windows,
+    order_keys,
+)
 from model.reading.windows import Windows
+from tests.model import predicted
 from tests.model.brute_force import Span, log_normaliser, null_score, spans_of
 from tests.model.fakes import CONTEXT_FIRST, QUESTION_FIRST, FakeReader, make_windows
 
@@ -62,9 +69,8 @@ def decode(start_logits: Any, end_logits: Any, **changes: Any) -> list[tuple[int
     settings |= {"can_start": [True] * length, "can_end": [True] * length} | changes
     bounds = torch.tensor([[settings.pop("low")], [settings.pop("high")]])
     masks = torch.tensor([settings.pop("can_start"), settings.pop("can_end")])
-    start, end, a, b, _ = decode_windows(
-        logits[:1], logits[1:], masks[:1], masks[1:], *bounds, **settings
-    )
+    spans = ValidSpans(masks[:1], masks[1:], *bounds, settings.pop("max_answer_length"))
+    start, end, a, b, _ = decode_windows(logits[:1], logits[1:], spans, **settings)
     valid = a[0] > -math.inf
     return list(
         zip(
@@ -118,8 +124,8 @@ def test_fewer_spans_than_n_best() -> None:
 
 def test_log_mass_is_minus_infinity_where_no_span_is_owned() -> None:
     logits, mask, bound = torch.zeros(1, 2), torch.ones(1, 2, dtype=torch.bool), torch.tensor([0])
-    options = {"max_answer_length": 2, "n_best": 1, "temperature": 1.0}
-    *_, log_mass = decode_windows(logits, logits, mask, ~mask, -bound - 9, bound + 9, **options)
+    spans = ValidSpans(mask, ~mask, -bound - 9, bound + 9, max_answer_length=2)
+    *_, log_mass = decode_windows(logits, logits, spans, n_best=1, temperature=1.0)
     assert log_mass.tolist() == [-math.inf]
 
 
@@ -149,7 +155,11 @@ def single_windows(draw: st.DrawFn) -> dict[str, Any]:
 
 @given(single_windows())
 def test_decoding_equals_brute_force(window: dict[str, Any]) -> None:
-    start, end, start_logit, end_logit, log_mass = decode_windows(**window)
+    spans = ValidSpans(*(window[name] for name in ValidSpans._fields))
+    settings = {name: window[name] for name in ("n_best", "temperature")}
+    start, end, start_logit, end_logit, log_mass = decode_windows(
+        window["start_logits"], window["end_logits"], spans, **settings
+    )
     n_best, longest = window["n_best"], window["max_answer_length"]
     rows, length = window["start_logits"].shape
     for row in range(rows):
@@ -189,7 +199,7 @@ def test_decoding_equals_brute_force(window: dict[str, Any]) -> None:
 
 @st.composite
 def passages(draw: st.DrawFn) -> dict[str, Any]:
-    """Draw pairs whose passages are cut into overlapping windows; some tokens can't start or end."""
+    """Draw pairs with overlapping windows, in which some tokens can't start or end a span."""
     lengths = draw(st.lists(st.integers(1, 24), min_size=1, max_size=3))
     max_answer_length = draw(st.integers(1, 5))
     room = draw(st.integers(max_answer_length, 12))
@@ -222,7 +232,7 @@ def passages(draw: st.DrawFn) -> dict[str, Any]:
 def merged(
     windows: Windows, reader: FakeReader, decoding: Decoding, batch_tokens: int
 ) -> PassageSpans:
-    spans = predict(reader, windows, decoding, batch_tokens).spans
+    spans = predicted.decode(reader, windows, decoding, batch_tokens).spans
     pairs = len(windows.counts)
     options = {"n_best": decoding.n_best, "temperature": decoding.temperature}
     return merge_windows(spans, windows.pair, windows.index, pairs, **options)
@@ -284,7 +294,7 @@ def test_the_order_of_windows_within_a_pair_and_their_batches_change_nothing(
     """Candidates are bitwise equal; masses only nearly, because the order of sums may differ."""
     whole = merged(**passage)
     windows, decoding = passage["windows"], passage["decoding"]
-    spans = predict(passage["reader"], windows, decoding, random.choice([1, 23, 60])).spans
+    spans = predicted.decode(passage["reader"], windows, decoding, random.choice([1, 23, 60])).spans
     order = np.arange(len(windows))
     random.shuffle(order)
     order = order[np.argsort(windows.pair[order], kind="stable")]
@@ -317,7 +327,7 @@ def test_the_order_of_windows_within_a_pair_and_their_batches_change_nothing(
 
 
 def test_an_answer_in_two_windows_is_counted_once_with_its_owners_logits() -> None:
-    """Windows [0, 6) and [2, 8) of 8 tokens: span (2, 2) is at depth 2 in the first, 0 in the second."""
+    """Windows [0, 6) and [2, 8): span (2, 2) has depth 2 in the first, 0 in the second."""
     windows = make_windows([8], max_length=10, overlap=4)
 
     def spoil(pair: int, start: int, logits: np.ndarray) -> None:

@@ -34,7 +34,7 @@ CLASSES = (
 
 
 def of_class(tokenizer: PreTrainedTokenizerFast, folder: Path, name: str) -> Path:
-    """The folder, whose settings name a class."""
+    """Save a tokenizer in a folder whose settings name a class; return the folder."""
     tokenizer.save_pretrained(folder)
     path = folder / "tokenizer_config.json"
     settings = {**json.loads(path.read_text("utf-8")), "tokenizer_class": name}
@@ -76,17 +76,14 @@ def test_one_line_of_the_log_says_which_tokens_were_chosen(
         read_tokenizer(folder)
         read_tokenizer(of_class(wordpiece(), tmp_path / "albert", "AlbertTokenizer"))
     assert len(caplog.messages) == 2
-    assert (
-        "read with its tokenizer.json, not as RobertaTokenizer of transformers"
-        in caplog.messages[0]
-    )
-    assert "read with its tokenizer.json; its tokenizer class can't be built" in caplog.messages[1]
+    assert "using its tokenizer.json, not RobertaTokenizer of transformers" in caplog.messages[0]
+    assert "using its tokenizer.json; its tokenizer class can't be built" in caplog.messages[1]
 
 
 def test_a_part_of_the_file_that_its_class_would_replace_is_kept(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One normalizer more than the class builds: letters in lower case, under a class that keeps them."""
+    """The file has a normalizer that the class does not build: it lowers the case of letters."""
     tokenizer = roberta_tokenizer()
     tokenizer.save_pretrained(tmp_path)
     path = tmp_path / "tokenizer.json"
@@ -137,7 +134,7 @@ def test_a_tokenizer_that_needs_another_package_is_refused_for_its_file_may_hold
 
 
 def test_only_tokens_with_a_role_are_text_in_a_text(tmp_path: Path) -> None:
-    """Marks that a checkpoint's texts have, added as special tokens, are what the network was trained with."""
+    """Added special tokens without a role were in the texts that the network was trained on."""
     tokenizer = modernbert_tokenizer()
     tokenizer.add_special_tokens({"additional_special_tokens": ["[PAR]"]})
     tokenizer.save_pretrained(tmp_path)
@@ -189,7 +186,8 @@ def test_a_sentencepiece_model_alone_gives_its_own_pieces(
     if kind == "albert":  # transformers 5 fails here
         with pytest.raises(
             TokenizerError,
-            match=r"spiece\.model, which sentencepiece .* have transformers 4 save a tokenizer\.json",
+            match=r"spiece\.model, which sentencepiece .* have transformers 4 save a "
+            r"tokenizer\.json",
         ):
             Tokenizer(tmp_path)
         return

@@ -93,7 +93,7 @@ def test_windows_of_a_hand_worked_layout() -> None:
     assert windows.owned_high.tolist()[:2] == [
         10,
         18,
-    ]  # (5, 5) stands at the edge of both and goes to the lower one
+    ]  # (5, 5) is at the edge of both and goes to the first
     assert windows.owned_low.tolist()[1:] == [10, 18]
     assert windows.lengths.tolist() == [10, 10, 8]
 

@@ -1,4 +1,4 @@
-"""Training data: which rows are taken, grouped and kept out, and what their windows' targets are."""
+"""Training data: which rows are taken, grouped and kept out, and the targets of windows."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from model.reading.tokenizer import Tokenizer
+from model.settings import SettingError
 from model.training.data import (
     ABSENT,
     NULL,
@@ -41,6 +42,12 @@ def test_golds_as_a_list_of_structs(tmp_path: Path) -> None:
     listed = [{"text": golds["text"][0], "answer_start": golds["answer_start"][0]}]
     pq.write_table(pa.Table.from_pylist([{**row(0), "answers": listed}]), tmp_path / "rows.parquet")
     assert [each["answers"] for each in read_rows(str(tmp_path / "rows.parquet"))] == [golds]
+
+
+def test_a_file_that_is_not_there_is_named_with_the_reason(tmp_path: Path) -> None:
+    path = f"{tmp_path}/nowhere.parquet"
+    with pytest.raises(SettingError, match=f"^eval={path}: there is no such file$"):
+        read_rows(path, given_as="eval")
 
 
 def test_a_mix_takes_rows_by_their_source(tmp_path: Path) -> None:

@@ -64,13 +64,16 @@ def test_a_changed_question_asks_for_something_else_in_one_place() -> None:
     made = {row["question"] for row in rows}
     assert SOURCE.question not in made
     expected = {
-        "a name from nearby": "In which year was the Harbour of North Tarnby opened before the flood of 1911?",
-        "a part of one": "In which year was the Harbour of North Selvik opened before the flood of 1911?",
+        "a name from nearby": "In which year was the Harbour of North Tarnby opened "
+        "before the flood of 1911?",
+        "a part of one": "In which year was the Harbour of North Selvik opened "
+        "before the flood of 1911?",
         "a number": "In which year was the Harbour of Old Selvik opened before the flood of 1922?",
         "a word": "In which year was the Harbour of Old Selvik planned before the flood of 1911?",
         "the end of another question": "In which year was the Harbour during the spring?",
         "an antonym": "In which year was the Harbour of Old Selvik opened after the flood of 1911?",
-        "a negation": "In which year was not the Harbour of Old Selvik opened before the flood of 1911?",
+        "a negation": "In which year was not the Harbour of Old Selvik opened "
+        "before the flood of 1911?",
     }
     found = {
         kind: any(question == wanted for question in made) for kind, wanted in expected.items()

@@ -1,4 +1,4 @@
-"""The rows that are shown, and that nothing else is read for them: what must not be read is destroyed first."""
+"""The rows that are shown. Whatever must not be read for them is damaged first."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SHOWN = ("id", "question", "context", "qa_nll")
 
 @pytest.fixture(scope="module")
 def audited(bert_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An audit of 21 rows in parts of four, with prefixed columns."""
+    """Run an audit of 21 rows in parts of four, with prefixed columns."""
     folder = tmp_path_factory.mktemp("choose")
     table = examples(21).append_column(
         "answers", pa.array([{"text": ["Ada"], "answer_start": [28]}] * 21)
@@ -34,7 +34,7 @@ def audited(bert_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture
 def damaged(audited: Path, tmp_path: Path) -> Callable[..., Path]:
-    """A copy of the audit in which columns (all but some) of parts (all but some) can't be read any more."""
+    """Copy the audit with unreadable columns (all but some) in parts (all but some)."""
 
     def damage(keep_parts: set[int], keep_columns: set[str]) -> Path:
         output = tmp_path / "out"
@@ -91,7 +91,7 @@ def test_the_worst_of_those_that_meet_a_condition(audited: Path):
 
 
 def test_an_id_is_found_by_statistics(damaged: Callable[..., Path]):
-    """Ids of other parts lie outside its range, by text: "row 9" is above all of "row 1x"."""
+    """No other part's range of ids has it: as text, "row 9" is above all of "row 1x"."""
     (row,) = chooser(damaged({2}, set())).by_id("row 9")
     assert row["question"] == "Who kept lamp 9?"
 
@@ -126,7 +126,7 @@ def test_a_sample_of_those_that_meet_a_condition(audited: Path, damaged: Callabl
 
 
 def test_a_condition_that_means_nothing_is_refused(audited: Path):
-    with pytest.raises(Refused, match="--where='' is no condition: it is empty"):
+    with pytest.raises(Refused, match="--where='' is not a condition: it is empty"):
         chooser(audited, "")
     with pytest.raises(Refused, match="--where='loss' in 'loss > 3': no such column"):
         chooser(audited, "loss > 3")

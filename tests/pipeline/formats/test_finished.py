@@ -1,4 +1,4 @@
-"""What is known of an output before its rows are read."""
+"""Opening an output before its rows are read."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_rows_come_in_order_with_the_columns_that_are_asked_for(output: Path):
 def test_a_run_that_did_not_finish_has_no_state(output: Path, tmp_path: Path):
     (tmp_path / "parts").mkdir()
     (tmp_path / "run.json").write_bytes((output / "run.json").read_bytes())
-    with pytest.raises(Refused, match="holds no parts"):
+    with pytest.raises(Refused, match="has no parts"):
         open_run(str(tmp_path))
     part = next((output / "parts").iterdir())
     (tmp_path / "parts" / part.name).write_bytes(part.read_bytes())
@@ -67,7 +67,7 @@ def test_a_run_that_did_not_finish_has_no_state(output: Path, tmp_path: Path):
 
 def test_what_is_no_output_is_named(tmp_path: Path):
     with pytest.raises(
-        Refused, match=f"{tmp_path} has no run.json: it is no output of annotate or audit"
+        Refused, match=f"{tmp_path} has no run.json: it is not an output of annotate or audit"
     ):
         open_run(str(tmp_path))
 

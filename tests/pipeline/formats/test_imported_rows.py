@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from model.reading.columns import NotUTF8
+from model.reading.texts import NotUTF8
 from pipeline.formats.imported_rows import (
     Answers,
     make_row,

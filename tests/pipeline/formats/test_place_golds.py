@@ -1,4 +1,4 @@
-"""Where golds stand: units of their starts, golds without a start, and what the report says of the rest."""
+"""Placing golds: units of starts, golds without a start, and the report of misplaced ones."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_line_ends_that_were_one_character(pieces: list[str], data: st.DataObjec
         ("lamp", 99, (99, "gold_out_of_range")),
         (" ", 3, (3, "gold_blank")),
         ("lamp", None, (14, "gold_located")),
-        ("lamp", -1, (14, "gold_located")),  # what programs write where there is no start
+        ("lamp", -1, (14, "gold_located")),  # programs write this for a missing start
         ("Ada", -1, (None, "gold_ambiguous")),
         ("lamp", -2, (-2, "gold_out_of_range")),
         ("", -1, (-1, "gold_blank")),
@@ -119,7 +119,7 @@ def test_in_what_alone_a_gold_differs(context: str, text: str, place: int, diffe
 
 
 class TestHints:
-    """A hint weighs what it would break against what it would mend."""
+    """A hint weighs the golds that it would break against those that it would mend."""
 
     CAFE = "Café Zorn opens at six. The cook fries eels. The waiter sings."
 

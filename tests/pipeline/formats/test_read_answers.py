@@ -1,4 +1,4 @@
-"""Shapes of answers: what each says, and what of it is a problem."""
+"""Shapes of answers: the golds of each, and its problems."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_a_start_that_is_no_whole_number_leaves_its_neighbours(start: Any):
 
 
 def test_texts_and_starts_of_unequal_number_are_kept_as_they_are():
-    """An audit rejects the row as answers_unequal: which start belongs to which text is anyone's guess."""
+    """An audit rejects the row as answers_unequal, because nobody can pair starts with texts."""
     answers = read_answers({"text": ["Holm", 340, None], "answer_start": [13, 10**12]})
     assert answers.golds is None
     assert answers.unequal == {"text": ["Holm", "340", None], "answer_start": [13, None]}
@@ -155,12 +155,20 @@ def test_of_an_answerable_question_missing_answers_are_missing(impossible: Any):
     assert read_answers(["Ada"], None, impossible).golds == [("Ada", None)]
 
 
+@pytest.mark.parametrize("impossible", ["perhaps", "", " ", 7, []])
+def test_a_flag_that_is_neither_true_nor_false_makes_no_question_unanswerable(impossible: Any):
+    for answers in ([], "", {"text": [], "answer_start": []}):
+        assert read_answers(answers, None, impossible) == Answers(
+            None, [("is_impossible_unreadable", impossible)]
+        )
+    with_answers = read_answers(["Ada"], None, impossible)
+    assert with_answers.golds == [("Ada", None)]
+    assert bool(with_answers.problems) == (impossible != "")
+
+
 def test_contradictions_are_named():
     assert read_answers(["Ada"], None, True) == Answers(
         [("Ada", None)], [("answers_though_impossible", ["Ada"])]
-    )
-    assert read_answers([], None, "perhaps") == Answers(
-        [], [("is_impossible_unreadable", "perhaps")]
     )
 
 
@@ -181,7 +189,7 @@ ODD = st.recursive(
 
 @given(ODD, ODD, ODD)
 def test_any_shape_is_read_or_named(answers: Any, start: Any, impossible: Any):
-    """What is neither read nor missing has a reason, and an empty list is never made of something that was there."""
+    """Answers that are present but not read have a reason, and never become an empty list."""
     made = read_answers(answers, start, impossible)
     assert all(
         isinstance(text, str) and (start is None or type(start) is int)
@@ -190,7 +198,9 @@ def test_any_shape_is_read_or_named(answers: Any, start: Any, impossible: Any):
     if made.golds is None and not made.problems:
         assert answers is None or answers != answers
     if made.golds == [] and impossible is None:
-        assert not any(each.isalnum() for each in re.sub("text|answer_start", "", str(answers)))
+        assert not any(
+            each.isalnum() for each in re.sub("text|answer_start|None", "", str(answers))
+        )
 
 
 @given(st.lists(st.tuples(st.text(), st.integers(0, 10**9))))

@@ -1,4 +1,4 @@
-"""Each format row by row: what it says, where it is broken, and that no more than a piece of it is held."""
+"""Each format row by row: its rows, its broken places, and how little of it is in memory."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class TestJsonLines:
         assert example == ImportedRow("7", "Who?", "a", [("a", 0)], {"page": 3}, problems=[])
 
     def test_a_start_that_belongs_to_no_answer_goes_along(self):
-        """As in rows of annotate: theirs is that of the model's answer."""
+        """In the output of annotate, for example, it is the start of the model's answer."""
         row = {
             "question": "Who?",
             "context": "a b",
@@ -152,7 +152,10 @@ class TestJsonLines:
 
 class TestCsv:
     def test_quotes_line_breaks_and_a_byte_order_mark(self):
-        content = '\ufeffid,question,context,answers,answer_start,page\n1,"Who, then?","Ada\nlit ""it""",Ada,0,7\n'
+        content = (
+            "\ufeffid,question,context,answers,answer_start,page\n"
+            '1,"Who, then?","Ada\nlit ""it""",Ada,0,7\n'
+        )
         (example,) = read("csv", content)
         assert example == ImportedRow(
             "1", "Who, then?", 'Ada\nlit "it"', [("Ada", 0)], {"page": "7"}, problems=[]
@@ -161,10 +164,22 @@ class TestCsv:
     def test_an_empty_cell_is_an_unanswerable_question_and_json_is_read(self):
         rows = read(
             "tsv",
-            'question\tcontext\tanswers\nWho?\ta\t\nWho?\ta\t"{""text"": [""a""], ""answer_start"": [0]}"\n',
+            "question\tcontext\tanswers\nWho?\ta\t\n"
+            'Who?\ta\t"{""text"": [""a""], ""answer_start"": [0]}"\n',
         )
         assert [row.golds for row in rows] == [[], [("a", 0)]]
         assert rows[0].id is None
+
+    @pytest.mark.parametrize("cell", ["nan", "NaN"])
+    def test_nan_is_no_answer_unless_it_has_a_start(self, cell: str):
+        content = f"question,context,answers,answer_start\nWho?,a nan,{cell},%s\n"
+        for start, golds in (("", None), ("nan", None), ("2", [(cell, 2)])):
+            (row,) = read("csv", content % start)
+            assert (row.golds, row.problems) == (golds, [])
+        (row,) = read("csv", f"question,context,answers\nWho?,a nan,{cell}\n")
+        assert (row.golds, row.problems) == (None, [])
+        (row,) = read("jsonl", '{"question": "Who?", "context": "a nan", "answers": NaN}')
+        assert (row.golds, row.problems) == (None, [])
 
     def test_a_table_without_answers_says_nothing_of_them(self):
         (example,) = read("csv", "question,context\nWho?,a\n")
@@ -187,6 +202,11 @@ class TestCsv:
                 "its header is divided by '\\\\t', not by ',': --delimiter='tab'",
             ),
             ("question,context,page,page\nWho?,a,1,2\n", "its header has 'page' more than once"),
+            (
+                f"Who?,{'a' * 99}",
+                f"its header has neither 'question' nor 'context', but 'Who\\?', '{'a' * 80}': "
+                "--question_column=NAME and --context_column=NAME name the columns",
+            ),
         ],
     )
     def test_a_file_that_is_no_such_table_is_refused(self, content: str, message: str):
@@ -288,6 +308,8 @@ class TestRecognise:
             ("a.json.gz", '{"header": {}}\n{"qas": []}', "mrqa"),
             ("a.jsonl", '{"context": "a", "qas": []}', "mrqa"),
             ("a.jsonl", '{"data": []}', "squad"),
+            ("a.json", '{"version": "1", "data": {}}', "squad"),
+            ("a.json", '{"ask": "Who?", "text": "a", "data": {}}', "jsonl"),
             ("a.jsonl", '[\n{"question": 1}]', "squad"),
             ("a.jsonl", "Who?", "jsonl"),
             ("a.jsonlines", "{}", "jsonl"),
@@ -320,7 +342,7 @@ class TestRecognise:
             (
                 "a.csv",
                 "question".encode("utf-16-le"),
-                "it has NUL characters, as UTF-16 has: --encoding=utf-16-le",
+                "it has NUL bytes, as UTF-16 does: --encoding=utf-16-le",
             ),
         ],
     )
@@ -374,7 +396,7 @@ ROW = ODD | st.fixed_dictionaries(
 
 @given(st.lists(PARAGRAPH | ROW, max_size=3), ODD)
 def test_odd_files_are_read_or_named(pieces: list[Any], title: Any):
-    """Whatever is where something else should be: rows, or a FormatError, and nothing else."""
+    """Odd values anywhere give rows or a FormatError, and no other exception."""
     lines = "\n".join(json.dumps(piece) for piece in pieces)
     wrapped = json.dumps({"data": [{"title": title, "paragraphs": pieces}, title]})
     for kind, content in (("mrqa", lines), ("jsonl", lines), ("squad", wrapped), ("csv", lines)):

@@ -1,4 +1,4 @@
-"""SQuAD JSON and lists of rows: every key wherever it is, broken pieces by name, no more than an article held."""
+"""SQuAD JSON and lists of rows: keys in any order, broken pieces, and memory."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class TestSquad:
         ]
 
     def test_a_question_of_which_no_answer_is_told(self):
-        """Test sets come so; and a start that is missing is not made up here."""
+        """Test sets have no answers. A missing start is not invented here."""
         qas = [
             {"id": "q1", "question": "Who?"},
             {"id": "q2", "question": "Who?", "is_impossible": True},
@@ -75,24 +75,31 @@ class TestSquad:
     @pytest.mark.parametrize(
         ("content", "message"),
         [
-            ("{", "paragraph 0: no JSON"),
-            ("[1, 2", "paragraph 0: no JSON"),
-            ("", "paragraph 0: no JSON"),
-            ('{"data": [],}', "paragraph 0: no JSON"),
+            ("{", "paragraph 0: not JSON"),
+            ("[1, 2", "paragraph 0: not JSON"),
+            ("", "paragraph 0: not JSON"),
+            ('{"data": [],}', "paragraph 0: not JSON"),
             (
                 '{"data": []} {"data": []}',
                 r"trailing garbage \(more than one object: --format=jsonl\)",
             ),
-            ("7", "at its top is neither an object with `data` nor a list, but number"),
-            ("{}", r"it has no article \(`data\[\]`\) and is no list"),
-            ('{"data": {"a": 1}}', "it has no article"),
-            ('{"data": [{"id": NaN}]}', "paragraph 0: no JSON: lexical error"),
-            ('{"data": [{"id": 1e99999999999999999999}]}', "a number beyond all bounds"),
+            ("7", "it is neither an object with `data` nor a list, but begins with number"),
+            ("{}", r"it has no articles \(`data\[\]`\) and is not a list"),
+            ('{"info": {"a": 1}}', "it has no article"),
+            ('{"data": [{"id": nan}]}', "paragraph 0: not JSON: lexical error"),
+            ('{"data": [{"id": 1e99999999999999999999}]}', "a number is too large"),
         ],
     )
     def test_a_file_that_is_not_json_is_refused(self, content: str, message: str):
         with pytest.raises(FormatError, match=message):
             read("squad", content)
+
+    @pytest.mark.parametrize(
+        ("data", "found"), [({"title": "Lamps"}, "an object"), ({}, "an object"), (7, "number")]
+    )
+    def test_data_that_is_no_list_is_refused(self, data: Any, found: str):
+        with pytest.raises(FormatError, match=f"its `data` is {found}, where SQuAD has a list of "):
+            read("squad", json.dumps({"version": "1", "data": data}))
 
     @pytest.mark.parametrize(
         ("broken", "reason", "where"),
@@ -221,7 +228,10 @@ class TestSquad:
     def test_half_a_surrogate_pair_is_kept_to_be_seen(
         self, block: int, monkeypatch: pytest.MonkeyPatch
     ):
-        """The parser would make a question mark of it. Wherever blocks end, whole pairs and written-out escapes stay."""
+        """The parser would turn it into a question mark.
+
+        Whole pairs and escaped backslashes stay as they are wherever blocks end.
+        """
         monkeypatch.setattr("pipeline.formats.read_squad._BLOCK", block)
         texts = [
             "🌊\ud83ca\udf0ab",
@@ -243,3 +253,25 @@ class TestSquad:
         rows = READERS["squad"](file, Layout())
         assert [next(rows).id for _ in range(3)] == ["q1"] * 3
         assert file.tell() < len(file.getvalue()) / 10
+
+
+@pytest.mark.parametrize("block", [1, 2, 3, 5, 11, 2**16])
+def test_numbers_that_python_writes_and_json_lacks(block: int, monkeypatch: pytest.MonkeyPatch):
+    """NaN and Infinity concern their gold alone, and in text they remain text."""
+    monkeypatch.setattr("pipeline.formats.read_squad._BLOCK", block)
+    context = 'Read ": NaN," \\ and [Infinity] at noon. NaN'
+    starts = [float("nan"), float("inf"), float("-inf"), context.index("noon")]
+    golds = [{"text": "noon", "answer_start": start} for start in starts]
+    questions = [
+        {"id": str(k), "question": "NaN\\", "answers": [g], "x": float("nan")}
+        for k, g in enumerate(golds)
+    ]
+    article = {"title": float("nan"), "paragraphs": [{"context": context, "qas": questions}]}
+    file = io.BytesIO(json.dumps({"data": [article]}).encode())
+    rows = list(READERS["squad"](file, Layout()))
+    assert [row.context for row in rows] == [context] * 4
+    assert [row.question for row in rows] == ["NaN\\"] * 4
+    assert rows[0].golds == [("noon", None)]
+    assert rows[3].golds == [("noon", starts[3])]
+    for row in rows[1:3]:
+        assert [reason for reason, _ in row.problems] == ["start_not_whole"]

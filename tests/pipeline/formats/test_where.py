@@ -1,4 +1,4 @@
-"""Conditions on columns: what they mean, and that nothing else can be said in them."""
+"""Conditions on columns: their meaning, and the refusal of anything else."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TABLE = pa.table(
         ("0 < n < 3", [0]),
         ("-1 < n and n != 5", [0]),
         ("n == 1.0", [0]),
-        ("not n == 1", [1]),  # null is not known to be another number
+        ("not n == 1", [1]),  # null is not known to differ
         ("n is None", [2]),
         ("n is not null", [0, 1]),
         ("kind == 'x'", [0]),
@@ -56,20 +56,20 @@ def test_conditions(condition: str, rows: list[int]):
 @pytest.mark.parametrize(
     ("condition", "message"),
     [
-        ("", "'' is no condition"),
-        ("n >", "'n >' is no condition"),
-        ("", "'' is no condition: it is empty"),
-        (" ", "' ' is no condition: it is empty"),
+        ("", "'' is not a condition"),
+        ("n >", "'n >' is not a condition"),
+        ("", "'' is not a condition: it is empty"),
+        (" ", "' ' is not a condition: it is empty"),
         ("TEXT == 'a'", "no such column, did you mean text?"),
-        ("n = 3", "is no condition"),
+        ("n = 3", "is not a condition"),
         ("txt == 'a'", "'txt' in \"txt == 'a'\": no such column, did you mean text?"),
-        ("col('zzz') == 1", "no such column, there are row, n, text"),
+        ("col('zzz') == 1", "no such column, the columns are row, n, text"),
         ("text > 3", "'text > 3': "),
         ("text", "'text': "),
         ("n == None", "write `is None` or `is not None`"),
         ("null != n", "write `is None` or `is not None`"),
-        ("n is 3", "`is` goes with None only"),
-        ("3 in text", "before `in COLUMN` stands a text"),
+        ("n is 3", "`is` needs None on its right"),
+        ("3 in text", "`in COLUMN` needs a text on its left"),
         ("len(n) > 3", "utf8_length"),
         ("text in (1, 2)", "'text in (1, 2)': "),
     ],

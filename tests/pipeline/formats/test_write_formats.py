@@ -1,4 +1,4 @@
-"""Runs in other formats: round trips, and scores that equal the audit's under the official rules."""
+"""Runs in other formats: round trips, and official scores that equal the audit's."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ from tests.runs import examples, read_parts, run, write_input
 
 @pytest.fixture(scope="module")
 def audited(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A part of the sample, annotated and audited by the bundled reader; half of it has no answer, no row is rejected."""
+    """Annotate and audit a part of the sample with the bundled reader.
+
+    Half of the questions have no answer, and no row is rejected.
+    """
     folder = tmp_path_factory.mktemp("audited")
     sample = pq.read_table(SAMPLE)
     table = sample.take(list(range(102, 222, 6))).rename_columns(
@@ -244,12 +247,12 @@ class TestRefusals:
         for name in ("run.json", f"parts/{next((tmp_path / 'out' / 'parts').iterdir()).name}"):
             (unfinished / name).write_bytes((tmp_path / "out" / name).read_bytes())
         for output, options, message in (
-            (tmp_path / "out", ("--format=predictions",), "1 rows have an id that another row has"),
-            (tmp_path / "out", ("--format=squad",), "no column 'question': it was not kept"),
+            (tmp_path / "out", ("--format=predictions",), "1 rows have the id of another row"),
+            (tmp_path / "out", ("--format=squad",), "did not keep its column 'question'"),
             (
                 audited / "out" / "audit",
                 ("--format=jsonl",),
-                "an output of audit: only annotated rows",
+                "an output of audit: only those of annotate",
             ),
             (audited / "out", ("--format=squad", "--answers=golds"), "--answers=golds: "),
             (

@@ -1,4 +1,4 @@
-"""Dated jobs: each day a run of its own, the same whenever it is started."""
+"""Dated jobs: each day is a separate run, which is the same whenever it starts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.runs import examples, identities, read_manifest, read_parts, run, wri
 
 
 def places(*arguments: str) -> list[tuple[str, str]]:
-    """(input, output) of every day."""
+    """Return (input, output) of every day."""
     return [
         (options.input, options.output) for options in each_day(parse(["annotate", *arguments])[0])
     ]
@@ -61,12 +61,12 @@ def test_what_is_not_dated_may_be_read_on_every_day():
     [
         (
             ("--input=a", "--output=b", "--date=2026-11-24"),
-            "--date=2026-11-24: neither --input nor --output holds {date}",
+            "--date=2026-11-24: neither --input nor --output has {date}",
         ),
-        (("--input={date}", "--output=b"), "--output=b must hold {date} as --input does"),
+        (("--input={date}", "--output=b"), "--output=b must have {date} as --input does"),
         (
             ("--input=a", "--output={date}", "--date=2026-11-01..2026-11-02"),
-            "--input=a holds no {date}",
+            "--input=a has no {date}",
         ),
     ],
 )

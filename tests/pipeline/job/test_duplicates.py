@@ -1,4 +1,4 @@
-"""The last steps of audits: duplicates within a data set, overlap with another, and what is no audit."""
+"""Duplicates within an audited data set, overlap with another, and refused folders."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Audit = Callable[..., int]
 
 
 def ada(table: pa.Table, *others: int) -> pa.Table:
-    """With `Ada` as every row's gold, but `keeper` in the rows `others`."""
+    """Give every row the gold `Ada`, and the rows `others` the gold `keeper`."""
     golds = []
     for row, context in enumerate(table["context"].to_pylist()):
         text = "keeper" if row in others else "Ada"
@@ -34,7 +34,7 @@ def renamed(table: pa.Table, prefix: str) -> pa.Table:
 
 @pytest.fixture(scope="module")
 def audit(bert_folder: Path) -> Audit:
-    """Runs an audit with the tiny checkpoint: `audit(input, output, *options)` is the exit code."""
+    """Return `audit(input, output, *options)`, which runs an audit and returns its exit code."""
 
     def run_audit(inputs: Path, output: Path, *options: str) -> int:
         return run(
@@ -46,7 +46,10 @@ def audit(bert_folder: Path) -> Audit:
 
 @pytest.fixture(scope="module")
 def other(audit: Audit, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An audit with a prefix and ids of another name: rows 3 and 4 of `examples`, row 5's context, row 6's question."""
+    """Run an audit with a prefix and another name of ids.
+
+    It has rows 3 and 4 of `examples`, the context of row 5 and the question of row 6.
+    """
     folder = tmp_path_factory.mktemp("other")
     table = examples(7).slice(3)
     questions = table["question"].to_pylist()
@@ -72,7 +75,7 @@ class TestWithin:
     def test_equal_pairs_with_equal_and_with_conflicting_golds(
         self, audit: Audit, tmp_path: Path, capfd: pytest.CaptureFixture[str]
     ):
-        """In other files, row groups and chunks; a rejected row is no duplicate."""
+        """They are in different files, row groups and chunks; a rejected row is not a duplicate."""
         first, second = examples(8), renamed(examples(8), "again ")
         write_input(tmp_path / "in" / "a.parquet", ada(first), row_group_size=3)
         again = ada(second, 1, 2).slice(0, 4)  # rows 1 and 2 with other golds
@@ -93,12 +96,12 @@ class TestWithin:
             (["again row 2", "row 2"], True),
         ]
         assert (
-            "3 question/context pairs stand in it more than once (6 rows), 2 of them"
+            "3 question/context pairs occur more than once (6 rows), 2 of them"
             in capfd.readouterr().out
         )
 
     def test_golds_that_cover_the_same_tokens_are_no_conflict(self, audit: Audit, tmp_path: Path):
-        """Nor are the same golds in another order, nor misaligned ones beside them."""
+        """Nor are the same golds in another order, or with additional misaligned ones."""
         table = pa.concat_tables([examples(1)] * 4)
         begin = table["context"][0].as_py().index("keeper")
         golds = [
@@ -149,7 +152,7 @@ class TestAgainst:
             {"ids": ["row 3"], "other_ids": ["other row 3", "other row 3"]},
             {"ids": ["row 4", "xrow 4"], "other_ids": ["other row 4"]},
         ]
-        assert found["repeated_pairs"] == 1  # of its own; row 3 stands twice in the other one
+        assert found["repeated_pairs"] == 1  # its own; row 3 occurs twice in the other one
         assert f"2 pairs shared with {other} (3 rows)" in capfd.readouterr().out
 
     def test_nothing_in_common(self, audit: Audit, other: Path, tmp_path: Path):
@@ -162,7 +165,7 @@ class TestAgainst:
     def test_it_may_be_given_or_left_out_on_a_rerun(
         self, audit: Audit, other: Path, tmp_path: Path
     ):
-        """It is no part of the run's identity: no row depends on it."""
+        """It is not part of the run's identity, because no row depends on it."""
         write_input(tmp_path / "a.parquet", ada(examples(4)))
         assert audit(tmp_path / "a.parquet", tmp_path / "out") == 0
         rows = read_parts(tmp_path / "out")
@@ -240,7 +243,7 @@ class TestRefusals:
     def test_an_audit_that_has_not_finished(
         self, audit: Audit, source: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
     ):
-        """Its parts would be taken for the whole, and overlap be missed without a word."""
+        """Its parts would be taken for the whole, and overlap would be missed silently."""
         assert audit(source, tmp_path / "half") == 0
         (tmp_path / "half" / "manifest.json").unlink()
         self.refused(audit, source, tmp_path / "half", capfd)
@@ -262,14 +265,17 @@ def test_no_audit_no_parts(tmp_path: Path):
 def test_golds_in_one_unknown_token_are_in_conflict(
     audit: Audit, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
-    """A vocabulary without a script makes one token of all its letters up to a blank: every gold in it costs the same."""
-    context = "นกร้องเพลงริมบึงยามเช้า"
+    """Letters of a script that the vocabulary lacks are one token up to a blank.
+
+    All golds inside that token have the same loss, but they differ.
+    """
+    context, question = "นกร้องเพลงริมบึงยามเช้า", "นกร้องเพลงเมื่อไร"
     golds = ["ยามเช้า", "ริมบึง", "ริมบึง", "noon"]
     contexts = [context, context, context + " ", "It leaves at noon."]
     table = pa.table(
         {
             "id": ["a", "b", "c", "d"],
-            "question": ["นกร้องเพลงเมื่อไร", "นกร้องเพลงเมื่อไร", "เมื่อไร", "When does the ferry leave?"],
+            "question": [question, question, "เมื่อไร", "When does the ferry leave?"],
             "context": contexts,
             "answers": [
                 {"text": [gold], "answer_start": [text.index(gold)]}
@@ -294,7 +300,8 @@ def test_golds_in_one_unknown_token_are_in_conflict(
         )
         assert (
             printed.err.count(
-                "WARNING 78.4 % of the contexts' characters are in unknown tokens: the tokenizer does not know"
+                "WARNING 78.4 % of the contexts' characters are in unknown tokens: the tokenizer "
+                "does not know"
             )
             == 1
         )

@@ -1,4 +1,4 @@
-"""One output, one identity: claimed once, gone on with, refused by name, or removed when asked."""
+"""An output has one identity: it is claimed, resumed, refused by name, or removed on request."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from transforms.storage import commit
 
 @pytest.fixture
 def job(bert_folder: Path, tmp_path: Path) -> Job:
-    """A job on two files, nothing of it run."""
+    """Resolve a job on two files without running it."""
     for name in ("a", "b"):
         write_input(tmp_path / "in" / f"{name}.parquet", examples(3))
     options, rest = parse(
@@ -43,7 +43,7 @@ def configured(job: Job, **changes: Any) -> Job:
 
 
 def both_stages(job: Job) -> Job:
-    """The job of annotate with an audit beside it."""
+    """Resolve annotate --audit."""
     outputs = (("audit", f"{job.output}/audit"), ("annotate", job.output))
     return replace(
         job,
@@ -53,13 +53,13 @@ def both_stages(job: Job) -> Job:
 
 
 def audit_alone(job: Job) -> Job:
-    """The audit of `both_stages` as a job of its own."""
+    """Return the audit of `both_stages` as a separate job."""
     alone = {"audit": job.configuration["annotate"]}
     return replace(job, outputs=(("audit", f"{job.output}/audit"),), configuration=alone)
 
 
 def fill(out: Path) -> None:
-    """What a finished run leaves beside run.json."""
+    """Write the files that a finished run leaves next to run.json."""
     for name in ("parts/p", "rejections/p", "manifest.json"):
         commit(str(out), b"x", *name.split("/"))
 
@@ -77,7 +77,7 @@ def test_a_fresh_output_is_claimed(job: Job, out: Path):
 
 
 def test_the_same_run_goes_on_without_its_old_manifest(job: Job, out: Path):
-    """A manifest that stays would tell downstream jobs that the run is complete while it is not."""
+    """An old manifest would report to downstream jobs that the unfinished run is complete."""
     claim(job, overwrite=False)
     fill(out)
     assert claim(job, overwrite=False) is True
@@ -109,7 +109,7 @@ def test_another_configuration_is_refused_by_name(
     before = {name: (out / name).read_bytes() for name in files_of(out)}
     with pytest.raises(Refused) as refused:
         claim(configured(job, **changes), overwrite=False)
-    assert f"--output={out} holds another run: {message}" in str(refused.value)
+    assert f"--output={out} has another run: {message}" in str(refused.value)
     assert {name: (out / name).read_bytes() for name in files_of(out)} == before
 
 
@@ -121,7 +121,7 @@ def test_an_option_that_is_gone_is_a_difference_too(job: Job, out: Path):
 
 @pytest.mark.parametrize("files", [1, 2, 999, 1000, 2345])
 def test_ranges_of_inputs_are_read_back_from_the_claim(job: Job, files: int):
-    """Names with quotes, line ends of any kind and other scripts; rows only where a limit sets them."""
+    """Names have quotes, all line ends and other scripts; rows are only listed with a limit."""
     names = ("a", 'b "x"', "c,\nd", "灯台\u2028\x85", "é")
     made = tuple(
         InputFile(n, f"/in/{names[n % 5]}{n}", n, f"v{n}", f"label {n}", n if n % 2 else None)
@@ -137,7 +137,7 @@ def test_ranges_of_inputs_are_read_back_from_the_claim(job: Job, files: int):
 
 
 def test_ranges_fit_a_claim_of_other_bytes(job: Job, out: Path):
-    """One that says the same, written by another version."""
+    """Another version may write the same identity in other bytes."""
     claim(job, overwrite=False)
     (out / RunFiles.RUN).write_text(
         json.dumps(json.loads((out / RunFiles.RUN).read_text("utf-8")), indent=7)
@@ -162,7 +162,8 @@ class TestInputs:
         claim(job, overwrite=False)
         with pytest.raises(
             Refused,
-            match=r"it had (\d+) bytes, version of .*, it has \1 bytes, version of 1970-01-01T00:00:01",
+            match=r"it had (\d+) bytes, version of .*, "
+            r"it has \1 bytes, version of 1970-01-01T00:00:01",
         ):
             claim(self.changed(job, 1, version="1.0"), overwrite=False)
 
@@ -191,7 +192,7 @@ class TestOverwrite:
         self, job: Job, out: Path
     ):
         fill(out)
-        with pytest.raises(Refused, match=r"holds parts of a run without run\.json"):
+        with pytest.raises(Refused, match=r"has parts of a run without run\.json"):
             claim(job, overwrite=False)
         assert files_of(out) == {"parts/p", "rejections/p", "manifest.json"}
         assert claim(job, overwrite=True) is False
@@ -222,7 +223,7 @@ def test_an_output_in_which_nothing_can_be_made_is_refused(job: Job, tmp_path: P
 def test_of_two_runs_that_start_at_the_same_time_one_is_refused(
     job: Job, out: Path, monkeypatch: pytest.MonkeyPatch, overwrite: bool
 ):
-    """The other one comes between this one's look at the output and its claim."""
+    """The other run claims between this run's look at the output and its claim."""
     create = module.create
 
     def create_too_late(output: str, content: bytes, name: str) -> bool:
@@ -244,14 +245,12 @@ def test_annotate_with_audit_claims_both_folders(job: Job, out: Path):
 
 
 def test_when_one_of_two_folders_is_anothers_neither_is_touched(job: Job, out: Path):
-    """A manifest that vanished with a refusal would turn a complete run into an incomplete one."""
+    """A refusal that removed a manifest would turn a complete run into an incomplete one."""
     claim(job, overwrite=False)
     fill(out)
     claim(configured(audit_alone(job), n_best=9), overwrite=False)
     before = files_of(out)
-    with pytest.raises(
-        Refused, match=f"--output={out}/audit holds another run: n_best was 9, is 5"
-    ):
+    with pytest.raises(Refused, match=f"--output={out}/audit has another run: n_best was 9, is 5"):
         claim(both_stages(job), overwrite=False)
     assert files_of(out) == before
 

@@ -1,4 +1,4 @@
-"""The files and columns of a job: what can't be read is refused by name, before a row is read."""
+"""The files and columns of a job: unreadable ones are refused by name before a row is read."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ def source(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def job(bert_folder: Path, source: Path, tmp_path: Path) -> Resolve:
-    """Resolves a command line on one small file with the tiny checkpoint; later arguments replace earlier ones."""
+    """Return a function that resolves a command line on one small file.
+
+    It uses the tiny checkpoint; later arguments replace earlier ones.
+    """
 
     def resolve_job(*arguments: str, stage: str = "annotate") -> Job:
         files = (f"--input={source}", f"--output={tmp_path}/out", f"--model={bert_folder}")
@@ -37,7 +40,7 @@ def job(bert_folder: Path, source: Path, tmp_path: Path) -> Resolve:
 
 
 def with_config(bert_folder: Path, folder: Path, **changes: Any) -> Path:
-    """A copy of the tiny checkpoint with another config.json."""
+    """Copy the tiny checkpoint with another config.json; return its folder."""
     shutil.copytree(bert_folder, folder)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, **changes}))
@@ -65,7 +68,7 @@ class TestInputRefusals:
             ),
             (
                 ("--output_prefix=q", "--id_column=qstatus"),
-                "the output column 'qstatus' is an input column already",
+                "the output column 'qstatus' is already an input column",
             ),
         ],
     )
@@ -78,14 +81,13 @@ class TestInputRefusals:
 
     def test_an_input_below_the_output_is_refused(self, job: Resolve, source: Path, tmp_path: Path):
         """A rerun would read its own parts."""
-        with pytest.raises(Refused, match=f"{source} lies in --output={tmp_path}"):
+        with pytest.raises(Refused, match=f"{source} is inside --output={tmp_path}"):
             job(f"--output={tmp_path}")
         (tmp_path / "link").symlink_to(tmp_path)
-        with pytest.raises(Refused, match="lies in --output="):
+        with pytest.raises(Refused, match="is inside --output="):
             job(f"--output={tmp_path}/link")
-        assert (
-            job(f"--output={str(source)[:-1]}").output == str(source)[:-1]
-        )  # a prefix of the name is no folder above it
+        # A prefix of the name is not a parent folder.
+        assert job(f"--output={str(source)[:-1]}").output == str(source)[:-1]
 
     @pytest.mark.parametrize(
         ("column", "values", "message"),
@@ -109,11 +111,11 @@ class TestInputRefusals:
     def test_a_column_twice_is_refused(self, job: Resolve, tmp_path: Path):
         table = examples(3).append_column("id", pa.array([1, 2, 3]))
         path = write_input(tmp_path / "b.parquet", table)
-        with pytest.raises(Refused, match="column 'id' stands in it more than once"):
+        with pytest.raises(Refused, match="there is more than one column 'id'"):
             job(f"--input={path}")
 
     def test_types_hold_what_all_files_have(self, job: Resolve, tmp_path: Path):
-        """Whichever file comes first. One that is damaged, or fits no type, is planning's to refuse."""
+        """The order of files does not matter. Planning refuses damaged files and unfit types."""
         columns = {
             "a": (pa.array([None] * 3), pa.array([1, 2, 3])),
             "b": (pa.array([1, 2, 3], pa.int32()), pa.array([1, 2, 3], pa.int64())),

@@ -1,4 +1,4 @@
-"""From options to a job: defaults resolved, and every refusal before a row is read, by name."""
+"""From options to a job: resolved defaults, and refusals by name before a row is read."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import torch
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from model.reading.reader import resolve_dtype
+from pipeline.job.identity import claim
 from pipeline.job.options import Refused, parse
 from pipeline.job.resolve import Job, resolve, workers
 from tests.checkpoints import ARCHITECTURES
@@ -31,7 +32,10 @@ def source(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def job(bert_folder: Path, source: Path, tmp_path: Path) -> Resolve:
-    """Resolves a command line on one small file with the tiny checkpoint; later arguments replace earlier ones."""
+    """Return a function that resolves a command line on one small file.
+
+    It uses the tiny checkpoint; later arguments replace earlier ones.
+    """
 
     def resolve_job(*arguments: str, stage: str = "annotate") -> Job:
         files = (f"--input={source}", f"--output={tmp_path}/out", f"--model={bert_folder}")
@@ -42,7 +46,7 @@ def job(bert_folder: Path, source: Path, tmp_path: Path) -> Resolve:
 
 
 def with_config(bert_folder: Path, folder: Path, **changes: Any) -> Path:
-    """A copy of the tiny checkpoint with another config.json."""
+    """Copy the tiny checkpoint with another config.json; return its folder."""
     shutil.copytree(bert_folder, folder)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, **changes}))
@@ -138,9 +142,8 @@ class TestDefaults:
         (model / "tokenizer_config.json").write_text(
             json.dumps({**settings, "model_max_length": int(1e30)})
         )
-        assert (
-            job(f"--model={model}", "--max_length=512").reader.limits.max_length == 512
-        )  # its positions
+        # All that the network has positions for.
+        assert job(f"--model={model}", "--max_length=512").reader.limits.max_length == 512
         with pytest.raises(Refused, match="--max_length=513: the model takes at most 512 tokens"):
             job(f"--model={model}", "--max_length=513")
 
@@ -162,7 +165,7 @@ class TestDefaults:
         assert job(*arguments).work.alone == (count == 1)
         assert not job(
             *arguments, "--runner=PrismRunner"
-        ).work.alone  # a service may have more of them than options tell
+        ).work.alone  # a service may have more than the options say
 
 
 class TestModelRefusals:
@@ -199,7 +202,7 @@ class TestModelRefusals:
     def test_workers_elsewhere_get_a_dtype_that_every_core_has(
         self, job: Resolve, monkeypatch: pytest.MonkeyPatch
     ):
-        """What is fast on the launcher's core tells nothing of theirs, and the next launcher may have another."""
+        """The launcher's core says nothing about theirs, and the next launcher may have another."""
         monkeypatch.setattr("model.reading.reader.bfloat16_is_faster", lambda _: True)
         assert job("--device=cpu").reader.reader.dtype == "bfloat16"
         for device in ("auto", "cpu"):
@@ -207,9 +210,59 @@ class TestModelRefusals:
             assert (found.reader.reader.dtype, found.reader.reader.device) == ("float32", device)
             assert found.configuration_of("annotate")["dtype"] == "float32"
         with pytest.raises(
-            Refused, match="--dtype=auto: the workers' CUDA devices can't be asked from here"
+            Refused, match="--dtype=auto: the workers' CUDA devices are unknown here"
         ):
             job("--runner=PortableRunner", "--device=cuda")
+
+    def test_auto_keeps_the_dtype_of_the_run_that_it_resumes(
+        self, job: Resolve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ):
+        """A loaded machine may time bfloat16 differently when the same command is started again."""
+        monkeypatch.setattr("model.reading.reader.bfloat16_is_faster", lambda _: True)
+        claim(job("--device=cpu"), overwrite=False)
+        monkeypatch.setattr("model.reading.reader.bfloat16_is_faster", lambda _: False)
+        with caplog.at_level(logging.INFO, "spanmill"):
+            resumed = job("--device=cpu")
+        assert resumed.reader.reader.dtype == "bfloat16"
+        assert resumed.configuration_of("annotate")["dtype"] == "bfloat16"
+        assert [message for message in caplog.messages if "dtype" in message] == [
+            f"--dtype=auto: using bfloat16, as the run in {resumed.output} does"
+        ]
+        assert claim(resumed, overwrite=False) is True
+
+    @pytest.mark.parametrize("argument", ["--n_best=2", "--dtype=float32"])
+    def test_another_job_keeps_its_own_dtype(
+        self, job: Resolve, argument: str, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setattr("model.reading.reader.bfloat16_is_faster", lambda _: True)
+        claim(job("--device=cpu"), overwrite=False)
+        monkeypatch.setattr("model.reading.reader.bfloat16_is_faster", lambda _: False)
+        other = job("--device=cpu", argument)
+        assert other.reader.reader.dtype == "float32"
+        with pytest.raises(Refused, match="has another run: "):
+            claim(other, overwrite=False)
+
+    @pytest.mark.parametrize("content", ["", "[]", "{}", '{"configuration": 1}'])
+    def test_a_damaged_run_has_no_dtype(self, job: Resolve, tmp_path: Path, content: str):
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "run.json").write_text(content)
+        assert job("--device=cpu").reader.reader.dtype == resolve_dtype("auto", "cpu")
+
+    def test_a_dtype_that_this_machine_lacks_is_not_taken(
+        self, job: Resolve, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ):
+        """XLNet computes in float32 only; the message of `claim` then names the dtype."""
+        (kind,) = [each for each in ARCHITECTURES if each.name == "xlnet"]
+        arguments = ("--device=cpu", f"--model={kind.build(tmp_path / 'xlnet')}")
+        claim(job(*arguments), overwrite=False)
+        path = tmp_path / "out" / "run.json"
+        path.write_text(path.read_text().replace('"float32"', '"bfloat16"'))
+        with caplog.at_level(logging.INFO, "spanmill"):
+            found = job(*arguments)
+        assert found.reader.reader.dtype == "float32"
+        assert "can't be resumed in bfloat16: " in caplog.text
+        with pytest.raises(Refused, match="dtype was 'bfloat16', is 'float32'"):
+            claim(found, overwrite=False)
 
     @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
     def test_a_launcher_whose_core_lacks_the_dtype_checks_in_float32(
@@ -221,7 +274,8 @@ class TestModelRefusals:
         monkeypatch: pytest.MonkeyPatch,
         caplog: pytest.LogCaptureFixture,
     ):
-        model = f"--model={with_config(bert_folder, tmp_path / 'new', launched=dtype)}"  # that no test has loaded
+        # A checkpoint that no other test has loaded.
+        model = f"--model={with_config(bert_folder, tmp_path / 'new', launched=dtype)}"
 
         def embedding(tokens: torch.Tensor, weights: torch.Tensor, *more: Any) -> torch.Tensor:
             if weights.dtype != torch.float32:
@@ -244,12 +298,12 @@ class TestModelRefusals:
         )
         assert found.configuration_of("annotate")["dtype"] == dtype
         assert (
-            f"--dtype={dtype}: this machine's CPU can't compute in it, the checkpoint is checked in float32"
-            in caplog.text
+            f"--dtype={dtype}: this machine's CPU can't compute in it; checking the checkpoint in "
+            "float32 instead" in caplog.text
         )
         with pytest.raises(
             Refused, match=f"can't read tokens in torch.{dtype}"
-        ):  # here it would compute in it
+        ):  # a local run would compute in it
             job("--device=cpu", f"--dtype={dtype}", model)
 
     def test_a_network_that_no_worker_can_run_in_the_dtype(self, job: Resolve, tmp_path: Path):
@@ -307,9 +361,8 @@ class TestWindowRefusals:
 
     def test_the_bounds_themselves_are_taken(self, job: Resolve):
         assert job("--overlap=29").reader.limits.overlap == 29
-        assert (
-            job("--max_length=100", "--overlap=32").reader.limits.overlap == 32
-        )  # 100 - 64 - 3 special tokens leave room for 33
+        # 100 - 64 - 3 special tokens leave room for 33.
+        assert job("--max_length=100", "--overlap=32").reader.limits.overlap == 32
 
 
 class TestAudit:
@@ -326,6 +379,17 @@ class TestAudit:
         assert job(f"--input={golds}", stage="audit").outputs == (("audit", f"{tmp_path}/out"),)
         both = job(f"--input={golds}", "--audit")
         assert both.outputs == (("audit", f"{tmp_path}/out/audit"), ("annotate", f"{tmp_path}/out"))
+
+    def test_both_stages_take_the_dtype_of_the_run_that_is_there(
+        self, job: Resolve, golds: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        """The audit's own folder has no run yet."""
+        monkeypatch.setattr("model.reading.reader.bfloat16_is_faster", lambda _: True)
+        claim(job(f"--input={golds}", "--device=cpu"), overwrite=False)
+        monkeypatch.setattr("model.reading.reader.bfloat16_is_faster", lambda _: False)
+        both = job(f"--input={golds}", "--device=cpu", "--audit")
+        assert [both.configuration_of(stage)["dtype"] for stage in both.stages] == ["bfloat16"] * 2
+        assert claim(both, overwrite=False) is True
 
     def test_an_audit_beside_annotate_is_the_audit_alone(self, job: Resolve, golds: Path):
         alone, beside = job(f"--input={golds}", stage="audit"), job(f"--input={golds}", "--audit")

@@ -1,31 +1,18 @@
-"""Runners: the default is the in-process one under any of its names, others are Beam's."""
+"""Runners: the default is the in-process one under any of its names; others are Beam's."""
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
-import threading
-from functools import partial
-from pathlib import Path
 
-import apache_beam as beam
-import numpy as np
 import pytest
 import torch
-from apache_beam.coders.typecoders import registry
-from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, TypeOptions
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.portability.prism_runner import PrismRunner
-from apache_beam.runners.worker.statesampler import StateSampler
-from apache_beam.testing.util import assert_that, equal_to
-from apache_beam.utils.counters import CounterFactory
 
 from pipeline.job.options import Refused, parse
 from pipeline.job.runners import feed_gpu, is_local, is_template, make_runner
-from tests.started import start_function
-from tests.transforms.test_records import RECEIPT
-from transforms.records import Receipt
 
 
 @pytest.mark.parametrize(
@@ -36,58 +23,6 @@ def test_the_direct_runner_is_the_in_process_one(arguments: list[str]):
     options = PipelineOptions(arguments)
     assert type(make_runner(options)) is FnApiRunner
     assert is_local(options)
-
-
-def test_in_process_beam_takes_no_time_for_what_nobody_needs():
-    """The end of a bundle waits for a sleeping sampler; a check of types looks for what our steps do not declare."""
-    options = PipelineOptions([])
-    make_runner(options)
-    assert not options.view_as(TypeOptions).pipeline_type_check
-    assert StateSampler("of a bundle", CounterFactory()).sampling_period_ms == 5
-
-
-class _Unpicklable:
-    def __reduce__(self) -> str:
-        raise AssertionError("it was encoded")
-
-
-def test_in_process_what_goes_from_step_to_step_is_not_encoded_for_its_size():
-    """It is chunks, and Beam would do so for every first one of a bundle."""
-    options = PipelineOptions([])
-    with beam.Pipeline(runner=make_runner(options), options=options) as pipeline:
-        assert_that(
-            pipeline
-            | beam.Create([1, 2])
-            | "Make" >> beam.Map(lambda _: _Unpicklable())
-            | "Use" >> beam.Map(lambda _: "used"),
-            equal_to(["used", "used"]),
-        )
-
-
-def test_what_crosses_a_shuffle_in_process_is_as_it_was():
-    options = PipelineOptions([])
-    values = [{"a": [1.5, None, b"\0", "ä"]}, (2**70, frozenset({1})), np.float32(1.5), RECEIPT]
-    with beam.Pipeline(runner=make_runner(options), options=options) as pipeline:
-        grouped = (
-            pipeline
-            | beam.Create([None])
-            | beam.FlatMap(lambda _: list(enumerate(values)))
-            | beam.GroupByKey()
-        )
-        assert_that(
-            grouped | beam.MapTuple(lambda k, found: (k, list(found))),
-            equal_to([(k, [v]) for k, v in enumerate(values)]),
-        )
-
-
-def test_other_runners_are_told_sizes():
-    for arguments, coder in (
-        ([], "_Unmeasured"),
-        (["--runner=PrismRunner"], "FastPrimitivesCoder"),
-        ([], "_Unmeasured"),
-    ):
-        make_runner(PipelineOptions(arguments))
-        assert type(registry.get_coder(Receipt)).__name__ == coder
 
 
 def test_other_runners_are_beams():
@@ -110,7 +45,7 @@ def test_other_runners_are_beams():
 def test_a_gpu_has_two_threads_of_the_in_process_runner_unless_chosen(
     monkeypatch: pytest.MonkeyPatch, arguments: list[str], device: str, wanted: tuple[str, int]
 ):
-    """What this machine has is all that is pretended."""
+    """Only the devices of this machine are faked."""
     for there in (True, False):
         monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
         options = PipelineOptions(arguments)
@@ -192,33 +127,6 @@ def test_one_process_leaves_threads_alone(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.delenv(pool)
     make_runner(PipelineOptions([]))
     assert not set(POOLS) & set(os.environ)
-
-
-def die_in_a_thread(name: str) -> int:
-    """A thread that raises, as the runner's does when the worker that it watches over has died."""
-
-    def fail() -> None:
-        raise RuntimeError("Worker subprocess exited with return code 137")
-
-    logging.basicConfig(force=True)
-    make_runner(
-        PipelineOptions(["--direct_running_mode=multi_processing", "--direct_num_workers=2"])
-    )
-    thread = threading.Thread(target=fail, name=name)
-    thread.start()
-    thread.join()
-    return 0
-
-
-@pytest.mark.parametrize(("name", "code"), [("run_worker", 3), ("another thread", 0)])
-def test_a_worker_that_dies_ends_the_run(name: str, code: int, tmp_path: Path):
-    """The runner itself may wait for it for ever. (In a process of its own, since it ends.)"""
-    process = start_function(partial(die_in_a_thread, name), tmp_path / "log")
-    process.join()
-    said = (tmp_path / "log").read_text()
-    assert process.exitcode == code, said
-    assert "return code 137" in said
-    assert ("a worker process died; the same command goes on" in said) == (code == 3)
 
 
 def test_a_template_is_told_by_its_option():

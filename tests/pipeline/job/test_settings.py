@@ -1,4 +1,4 @@
-"""All settings together: one name each, help for each, and the configuration of run.json to the byte."""
+"""All settings together: names, help, and the configuration in run.json to the byte."""
 
 from __future__ import annotations
 

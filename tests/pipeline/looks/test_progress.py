@@ -28,7 +28,7 @@ from transforms.storage import commit, open_parquet
 
 @pytest.fixture
 def job(bert_folder: Path, tmp_path: Path) -> Job:
-    """A job on two files of ten rows together."""
+    """Resolve a job on two files with ten rows in total."""
     write_input(tmp_path / "in" / "a.parquet", examples(6))
     write_input(tmp_path / "in" / "b.parquet", examples(4))
     options, rest = parse(
@@ -39,7 +39,10 @@ def job(bert_folder: Path, tmp_path: Path) -> Job:
 
 @pytest.fixture
 def looks(monkeypatch: pytest.MonkeyPatch) -> threading.Semaphore:
-    """Released each time the parts have been listed: the first look is what a rate and a bar begin from."""
+    """Return a semaphore that is released each time the parts have been listed.
+
+    The rate and the bar begin from the first listing.
+    """
     looks, part_names = threading.Semaphore(0), RunFiles.part_names
 
     def list_and_tell(files: RunFiles) -> list[str]:
@@ -52,7 +55,7 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> threading.Semaphore:
 
 
 def finish(job: Job, *rows: int) -> None:
-    """Commits a part of so many rows each."""
+    """Commit a part for each number of rows."""
     for place, count in enumerate(rows):
         commit(job.output, b"", "parts", f"000000-a-g00000-r{place:09d}-n{count}.parquet")
 
@@ -111,7 +114,7 @@ def test_files_that_can_not_be_read_count_for_nothing(
 def test_of_many_files_some_are_asked_for_their_rows(
     job: Job, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
-    """Each footer costs a request; the other files have as many rows for their size."""
+    """Each footer costs a request; the rows of other files are estimated by their size."""
     monkeypatch.setattr(module, "_MOST_FOOTERS", 2)
     asked = []
     monkeypatch.setattr(
@@ -150,7 +153,7 @@ def test_an_error_of_the_run_comes_through(job: Job):
 
 @contextmanager
 def terminal() -> Iterator[list[str]]:
-    """Makes standard error a terminal; at the end the list holds what was shown there."""
+    """Make standard error a terminal; the list holds what was shown there at the end."""
     reading, writing = pty.openpty()
     termios.tcsetwinsize(reading, (24, 100))
     shown: list[str] = []
@@ -160,11 +163,9 @@ def terminal() -> Iterator[list[str]]:
             yield shown
     finally:
         sys.stderr = before
-        with suppress(
-            OSError
-        ):  # Linux ends the reading of a terminal that was closed with an error
+        with suppress(OSError):  # Linux raises on reading from a closed terminal
             while piece := os.read(reading, 10_000):
-                shown.append(piece.decode(errors="replace"))  # a piece may end within a character
+                shown.append(piece.decode(errors="replace"))  # a piece may end inside a character
         os.close(reading)
 
 

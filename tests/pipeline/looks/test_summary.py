@@ -1,12 +1,16 @@
-"""The accounting in words: it adds up, names what failed, and does not drown a screen."""
+"""The accounting in words: it adds up, names failures, and fits on a screen."""
 
 from __future__ import annotations
 
 from collections import Counter
 from typing import Any
 
-from pipeline.looks.summary import accounting
+import pytest
+
+from pipeline.looks.summary import accounting, audit_figures
+from tests.transforms.report.samples import ABOUT
 from transforms.merge_receipts import Totals
+from transforms.write_audit import audit_report
 from transforms.write_manifest import manifest
 
 
@@ -40,7 +44,7 @@ def test_a_complete_run():
 
 
 def test_nothing_of_a_file_steers_the_terminal():
-    """Names of files and messages about their content are whatever someone wrote."""
+    """Names of files, and messages about their content, may have any characters."""
     failures = [("/in/\x1b[2J.parquet", -1, 0, 0, "PlanChunks", "no column '\x9b31m\u202egnp\r'")]
     text = printed(refused_files=1, failures=failures)
     assert all(each.isprintable() or each == "\n" for each in text)
@@ -72,7 +76,7 @@ def test_of_many_failures_the_first_are_shown_and_the_rest_counted():
     failures = [("/in/a.parquet", group, 0, 1, "ReadChunk", "odd") for group in range(50)]
     text = printed(failed_chunks=70, failed_rows=70, failures=failures)
     assert text.count("failed: ") == 20
-    assert "... and 50 failures more (see /out/manifest.json)" in text
+    assert "... and 50 more failures (see /out/manifest.json)" in text
 
 
 def test_nothing_done_is_no_division_by_zero():
@@ -81,3 +85,17 @@ def test_nothing_done_is_no_division_by_zero():
         "0 windows of 0 distinct pairs, 0 tokens, 0.0 % padding",
         "complete: /out",
     ]
+
+
+@pytest.mark.parametrize(
+    ("totals", "why"),
+    [
+        (
+            Totals(reasons=Counter(gold_misaligned=2, answers_missing=1), failed_rows=4),
+            "1 answers_missing, 2 gold_misaligned, 4 in failed chunks",
+        ),
+        (Totals(), "there are no rows"),
+    ],
+)
+def test_an_audit_that_scored_nothing_says_why(totals: Totals, why: str):
+    assert audit_figures(audit_report(totals, ABOUT)) == f"nothing was scored: {why}"

@@ -1,4 +1,4 @@
-"""Corpus text on a terminal: shown, never obeyed."""
+"""Corpus text on a terminal is shown and never interpreted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bundled sample: what its sources say, what is committed, and mistakes that are named."""
+"""The bundled sample: its sources, the committed file, and named mistakes."""
 
 from __future__ import annotations
 

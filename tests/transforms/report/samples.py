@@ -1,4 +1,4 @@
-"""An audit and its examples that hold everything that a page must survive; sentences of our own."""
+"""An audit and its examples with everything that a page must survive."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def entry(name: str, row: int, doubt: str = "elsewhere") -> dict[str, Any]:
 
 
 def likely_tokens(name: str) -> list[list[float | None]]:
-    """A token is a character; the gold's first one starts with 0.25, the prediction's with 0.75."""
+    """Return tokens of one character: the gold starts with 0.25, the prediction with 0.75."""
     _, context, gold, prediction = PASSAGES[name]
     found: dict[int, list[float | None]] = {}
     for text, share in ((gold, 0.25), (prediction, 0.75)):
@@ -93,7 +93,7 @@ def likely_tokens(name: str) -> list[list[float | None]]:
 
 
 def sample_audit(rows: int = 200) -> tuple[dict[str, Any], dict[Place, Example]]:
-    """`audit.json` of drawn rows, with the examples above in both lists."""
+    """Return `audit.json` of random rows, with the examples above in both lists."""
     table: pa.Table = audit_table(rows)
     statistics: Statistics = measured(
         table, [f"book {row % 3}" if row % 7 else SCRIPT for row in range(rows)]

@@ -1,4 +1,4 @@
-"""Where bars and their intervals stand."""
+"""Bars: positions of bars and their intervals."""
 
 from __future__ import annotations
 

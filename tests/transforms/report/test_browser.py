@@ -1,7 +1,7 @@
-"""Reports in a real headless Chromium: what a person does with them, and what a browser says to it.
+"""Reports in a real headless Chromium: what users do with them, and what the browser reports.
 
-Needs Debian's chromium and chromium-driver; without them these tests are skipped, and say so. With SPANMILL_SCREENSHOTS, a
-folder, screenshots are left there.
+These tests need Debian's chromium and chromium-driver, and are skipped without them. With
+SPANMILL_SCREENSHOTS, a folder, they leave screenshots there.
 """
 
 from __future__ import annotations
@@ -61,18 +61,17 @@ def audit_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def audit(browser: Chrome, audit_file: Path) -> Iterator[Chrome]:
-    """The audit's page, fresh, on a desktop screen. It must have said nothing to the console by the end."""
+    """Yield the fresh page of an audit on a desktop screen; its console must stay empty."""
     browser.set_window_size(1200, 900)
-    browser.get(
-        "about:blank"
-    )  # on a busy machine a page that is loaded once more is taken for loaded too early
+    # On a busy machine, a page that is loaded again is taken for one that loaded too early.
+    browser.get("about:blank")
     browser.get(audit_file.as_uri())
     WebDriverWait(browser, 600).until(
         lambda _: browser.execute_script("return document.readyState") == "complete"
     )
     yield browser
     assert browser.get_log("browser") == []
-    assert browser.title == "Audit – Spanmill"  # what the script among the texts would have changed
+    assert browser.title == "Audit – Spanmill"  # a script in the texts would have changed it
 
 
 def screenshot(browser: Chrome, name: str, height: int = 900) -> None:
@@ -85,7 +84,7 @@ def screenshot(browser: Chrome, name: str, height: int = 900) -> None:
 
 @contextmanager
 def phone(browser: Chrome, width: int) -> Iterator[None]:
-    """A screen of so many CSS pixels, with a phone's density."""
+    """Emulate a screen of this size in CSS pixels, with the density of a phone."""
     screen = {"width": width, "height": 800, "deviceScaleFactor": 2, "mobile": True}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
     try:
@@ -103,7 +102,7 @@ def every(browser: Chrome | WebElement, selector: str) -> list[WebElement]:
 
 
 def example(browser: Chrome, name: str) -> WebElement:
-    """One of the suspects, opened by keyboard."""
+    """Return one of the suspects, opened by keyboard."""
     details = every(browser, "#suspect-list details")[list(PASSAGES).index(name)]
     one(details, "summary").send_keys(Keys.ENTER)
     assert details.get_attribute("open") is not None
@@ -171,7 +170,8 @@ def test_tables_sort_by_number_and_by_text(audit: Chrome):
 
 def test_cells_without_a_value_sort_to_the_end_either_way(audit: Chrome):
     audit.execute_script(
-        "document.querySelector('#slice-table tbody tr:nth-child(2) td:nth-child(4)').textContent = '–'"
+        "document.querySelector('#slice-table tbody tr:nth-child(2) td:nth-child(4)')"
+        ".textContent = '–'"
     )
     for _ in range(2):
         one(audit, "#slice-table th:nth-child(4) button").click()
@@ -218,7 +218,7 @@ def test_gold_and_prediction_are_marked_in_their_passage(audit: Chrome):
 
 
 def test_token_probabilities_are_shown_on_demand(audit: Chrome):
-    """Offsets behind an emoji are right: JavaScript counts it as two."""
+    """Offsets after an emoji are right, although JavaScript counts it as two."""
     details = example(audit, "chinese")
     assert every(details, ".token") == []
     button = one(details, "button.heat")
@@ -242,7 +242,7 @@ def test_token_probabilities_are_shown_on_demand(audit: Chrome):
 
 
 def test_right_to_left_text_stands_right_to_left(audit: Chrome):
-    """By where letters are painted, not by attributes: the first letter of an Arabic line is its rightmost."""
+    """Painted positions count, not attributes: an Arabic line begins at the right."""
     details = example(audit, "arabic")
     places = audit.execute_script(
         """const text = arguments[0].querySelector('.passage .text').firstChild;
@@ -274,7 +274,7 @@ def test_script_in_a_text_stays_text(audit: Chrome):
 def test_the_page_s_policy_stops_a_script_that_got_in(
     browser: Chrome, audit_file: Path, tmp_path: Path
 ):
-    """Were a text ever not escaped, it would still not run."""
+    """A text that is not escaped by mistake would still not run."""
     broken = tmp_path / "broken.html"
     broken.write_bytes(
         audit_file.read_bytes().replace(
@@ -287,7 +287,8 @@ def test_the_page_s_policy_stops_a_script_that_got_in(
 
 
 OVERFLOWING = """
-return [...document.querySelectorAll("figure .bars")].some((table) => table.offsetWidth > table.parentElement.clientWidth);
+return [...document.querySelectorAll("figure .bars")].some(
+  (table) => table.offsetWidth > table.parentElement.clientWidth);
 """
 """Whether bars are wider than their place among the figures."""
 
@@ -311,19 +312,25 @@ def test_small_screens_scroll_in_one_direction(audit: Chrome, width: int):
 
 
 CONTRAST = """
-const channel = (value) => { value /= 255; return value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4; };
+const channel = (value) => {
+  value /= 255;
+  return value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
+};
 const light = (colour) => {
   const [r, g, b] = colour.match(/[\\d.]+/g).map(Number).map(channel);
   return 0.2126 * r + 0.7152 * g + 0.0722 * b;
 };
 const ground = (element) => {
   const colour = getComputedStyle(element).backgroundColor;
-  return /rgba\\(.*, 0\\)/.test(colour) && element.parentElement ? ground(element.parentElement) : colour;
+  const isClear = /rgba\\(.*, 0\\)/.test(colour);
+  return isClear && element.parentElement ? ground(element.parentElement) : colour;
 };
-return [...document.querySelectorAll('p, dt, dd, th, td, a, mark, button, figcaption, caption, summary, h1, h2')]
+const selected = 'p, dt, dd, th, td, a, mark, button, figcaption, caption, summary, h1, h2';
+return [...document.querySelectorAll(selected)]
   .filter((element) => element.textContent.trim() && element.getClientRects().length)
   .map((element) => {
-    const [a, b] = [light(getComputedStyle(element).color), light(ground(element))].sort((x, y) => y - x);
+    const lights = [light(getComputedStyle(element).color), light(ground(element))];
+    const [a, b] = lights.sort((x, y) => y - x);
     return [(a + 0.05) / (b + 0.05), element.tagName + ' ' + element.className];
   })
   .filter(([ratio]) => ratio < 4.5);
@@ -345,16 +352,17 @@ def test_texts_can_be_read_in_both_schemes(audit: Chrome, scheme: str):
         )
         assert audit.execute_script(CONTRAST) == []
         label, text = audit.execute_script(
-            "return [getComputedStyle(document.querySelector('figure svg text')).fill, getComputedStyle(document.body).color]"
+            "return [getComputedStyle(document.querySelector('figure svg text')).fill, "
+            "getComputedStyle(document.body).color]"
         )
-        assert label == text  # figures follow
+        assert label == text  # figures follow the page
         screenshot(audit, f"audit-{scheme}", 3000)
     finally:
         audit.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
 def test_what_a_screen_reader_is_told(audit: Chrome):
-    """Chromium's own accessibility tree: everything that can be used has a name, figures and tables too."""
+    """In Chromium's accessibility tree, every control, figure and table has a name."""
     nodes = audit.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
     roles = [
         (node["role"]["value"], node.get("name", {}).get("value", ""))
@@ -436,10 +444,11 @@ def test_a_comparison_s_page(browser: Chrome, tmp_path: Path):
     assert column(browser, "regression-table", 5) == ["(no answer)"]
     one(browser, "#slice-table th:nth-child(3) button").click()
     assert column(browser, "slice-table", 3) == ["30", "30"]
+    # For all pairs, and for two slices.
     assert [len(every(table, ".bar")) for table in every(browser, ".bars")] == [
         3,
         3,
-    ]  # of all, and of two slices
+    ]
     for table in every(browser, ".bars"):
         zero = float(str(table.get_attribute("style")).partition("--zero:")[2].strip(" %;")) / 100
         for row in every(table, "tr"):

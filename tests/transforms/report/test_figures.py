@@ -1,4 +1,7 @@
-"""Figures as numbers: where ticks and marks of an SVG stand. How they look in a browser is in `test_browser`."""
+"""Figures as numbers: positions of ticks and marks in the SVG.
+
+`test_browser` tests how they look.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,10 @@ LEFT, RIGHT, TOP, BOTTOM = 64.8, 345.6, 10.8, 177.12
 
 
 def texts(svg: str) -> list[tuple[str, float, float]]:
-    """The level texts of a figure, and where they stand: ticks below it, then beside it, then the label below."""
+    """Return the horizontal texts of a figure and their positions.
+
+    Ticks below come first, then ticks at the side, then the label below.
+    """
     level = [
         text
         for text in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")
@@ -26,7 +32,7 @@ def texts(svg: str) -> list[tuple[str, float, float]]:
 
 
 def corners(svg: str, style: str) -> list[list[tuple[float, float]]]:
-    """The corners of each path whose style holds these words."""
+    """Return the corners of each path whose style contains these words."""
     paths = [
         path
         for path in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}path")

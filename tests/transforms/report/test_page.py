@@ -1,4 +1,7 @@
-"""Pages as text: complete, escaped, small, and the same for the same audit. As browsers see them: test_browser.py."""
+"""Pages as text: complete, escaped, small, and reproducible.
+
+test_browser.py tests them in a browser.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ from transforms.write_audit import audit_report
 
 
 class Elements(HTMLParser):
-    """All start tags with their attributes, and ids."""
+    """Collects all start tags with their attributes, and all ids."""
 
     def __init__(self, page: bytes):
         super().__init__()
@@ -75,9 +78,8 @@ def test_every_figure_has_a_name_and_follows_the_pages_colours(page: bytes):
         for figure in drawings
     )
     drawn = page[page.index(b"<svg") : page.rindex(b"</svg>")]
-    assert set(re.findall(rb"#[0-9a-f]{6}\b", drawn)) <= {
-        b"#000000"
-    }  # matplotlib's default for its empty shapes
+    # matplotlib's default for empty shapes.
+    assert set(re.findall(rb"#[0-9a-f]{6}\b", drawn)) <= {b"#000000"}
     assert b"var(--accent)" in drawn
 
 
@@ -86,14 +88,14 @@ def test_figures_stand_with_their_intervals(page: bytes):
     text = page.decode()
     nll, f1 = audit["all"]["losses"]["nll"], audit["all"]["f1"]
     assert (
-        f'<strong>{nll["mean"]:.3f}</strong> <span class="interval">± {1.96 * nll["standard_error"]:.3f}</span>'
-        in text
+        f"<strong>{nll['mean']:.3f}</strong> "
+        f'<span class="interval">± {1.96 * nll["standard_error"]:.3f}</span>' in text
     )
     assert f"[{f1['interval'][0]:.2f}, {f1['interval'][1]:.2f}]" in text
     perplexity = [audit["all"][f"perplexity_{side}_interval"] for side in ("start", "end")]
     assert " / ".join(f"[{low:.2f}, {high:.2f}]" for low, high in perplexity) in text
     assert "[{:.2f}, {:.2f}]".format(*audit["all"]["answerability_interval"]) in text
-    assert "the model answers elsewhere, apart from every gold" in text
+    assert "shares no token with any gold" in text
 
 
 def test_columns_of_slice_by_have_figures(page: bytes):
@@ -139,12 +141,12 @@ def test_the_same_audit_is_the_same_page(page: bytes):
 def test_no_row_at_all():
     page = page_of(audit_report(Totals(), ABOUT), {}).decode()
     assert page.count("<p>None.</p>") == 2
-    assert "<strong>" not in page  # no figure is made up
+    assert "<strong>" not in page  # no figure is invented
 
 
 def test_a_row_that_could_not_be_read_again_is_shown_without_its_passage():
     audit, _ = sample_audit()
-    assert page_of(audit, {}).decode().count("Its row could not be read again.") == 2 * len(
+    assert page_of(audit, {}).decode().count("The text of this row could not be read.") == 2 * len(
         PASSAGES
     )
 
@@ -178,15 +180,11 @@ def test_rows_by_what_became_of_them_share_one_bar(page: bytes):
 def test_where_no_token_is_coloured_it_is_said():
     audit, examples = sample_audit()
     audit["highest_loss"][0]["likely_tokens"] = []
-    del audit["highest_loss"][1]["likely_tokens"]  # a chunk of an older version was taken over
+    del audit["highest_loss"][1]["likely_tokens"]  # as in a chunk of an older version
     page = page_of(audit, examples).decode()
+    assert page.count('<p class="interval">No shown token is a likely start or end.</p>') == 2
     assert (
-        page.count('<p class="interval">No token that is shown is a likely start or end.</p>') == 2
-    )
-    assert (
-        page.count(
-            '<p class="interval">Token probabilities were not kept when its chunk was written.</p>'
-        )
+        page.count('<p class="interval">Token probabilities were not stored for this example.</p>')
         == 2
     )
     assert page.count('class="heat"') == 2 * (len(PASSAGES) - 2)
@@ -194,7 +192,7 @@ def test_where_no_token_is_coloured_it_is_said():
 
 @pytest.mark.parametrize("letter", ["<", "🌊", "a"])
 def test_it_stays_small_whatever_the_texts(letter: str):
-    """Long texts that escaping makes longer, every character a token that is likely."""
+    """Return long texts that escaping makes longer, with every character a likely token."""
     text = letter * 4000
     audit, _ = sample_audit(600)
     audit["slices"]["source"] = {
@@ -220,7 +218,7 @@ def test_it_stays_small_whatever_the_texts(letter: str):
 
 
 def comparison(slices: int, pairs: int, listed: int) -> dict[str, Any]:
-    """`comparison.json` of drawn pairs in so many slices."""
+    """Return `comparison.json` of random pairs in this many slices."""
     drawn = [
         (replace(before, labels=(("source", f"{k % slices:03d}"),)), after)
         for k, (before, after) in enumerate(drawn_pairs(pairs))
@@ -321,10 +319,11 @@ class TestPassages:
     def test_parts_around_borders(self):
         assert excerpts(100, [(40, 45)]) == [(0, 100)]
         assert excerpts(5000, [(2000, 2010), (4900, 4950)]) == [(1760, 2250), (4660, 5000)]
+        # The middle of a long answer is left out.
         assert excerpts(5000, [(1000, 4000)]) == [
             (760, 1240),
             (3760, 4240),
-        ]  # the middle of a long answer is left out
+        ]
         assert excerpts(5000, []) == [(0, 240)]
 
     def test_pieces_put_together_are_the_part(self):

@@ -1,4 +1,4 @@
-"""Temporary files: only those that no process writes any more are removed."""
+"""Temporary files: only those that no process may still write are removed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from transforms import storage
+from transforms import temporary
 from transforms.storage import sweep_temporary
 
 
@@ -17,11 +17,11 @@ def test_only_files_of_dead_processes_are_removed(tmp_path: Path):
     dead.wait()
     alive = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:
-        folder = tmp_path / storage.TEMPORARY
+        folder = tmp_path / temporary.TEMPORARY
         folder.mkdir()
         for owner in (dead.pid, os.getpid(), 10**30):
-            (folder / f"{storage._HOST}-{owner}-0123").touch()
-        kept = {f"{storage._HOST}-{alive.pid}-0123", f"elsewhere-{dead.pid}-0123", "unknown"}
+            (folder / f"{temporary._HOST}-{owner}-0123").touch()
+        kept = {f"{temporary._HOST}-{alive.pid}-0123", f"elsewhere-{dead.pid}-0123", "unknown"}
         for name in kept:
             (folder / name).touch()
         sweep_temporary(str(tmp_path))
@@ -29,9 +29,8 @@ def test_only_files_of_dead_processes_are_removed(tmp_path: Path):
     finally:
         alive.communicate(b"\n")
     for name in kept:
-        os.utime(
-            folder / name, (1, time.time() - storage._LONGEST_WRITE - 60)
-        )  # of no machine that still writes it
+        # Older than any write, whichever machine the file comes from.
+        os.utime(folder / name, (1, time.time() - temporary._LONGEST_WRITE - 60))
     sweep_temporary(str(tmp_path))
     assert list(tmp_path.iterdir()) == []
 

@@ -8,14 +8,16 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from model.audit.golds import Golds, gold_views
+from model.audit.golds import Golds
 from model.audit.losses import passage_losses
-from model.audit.rows import AUDIT_SCHEMA, audit_columns, row_losses, statuses
-from model.reading.prediction import Decoding, predict
+from model.audit.row_losses import row_losses, statuses
+from model.audit.rows import AUDIT_SCHEMA, Examples, audit_columns
+from model.reading.decoding import Decoding
 from model.reading.spans import merge_windows
 from model.reading.tokenizer import Ragged
 from tests.model.audited import ROWS, SEED, audit, make_golds
 from tests.model.fakes import FakeReader, make_windows
+from tests.model.predicted import decode_and_measure
 
 
 def minus_log_sum(values: Sequence[float]) -> float:
@@ -42,9 +44,8 @@ class TestRowLosses:
 
             total = [float(losses.nll[:, g].sum()) for g in mine]
             least = mine[total.index(min(total))]
-            assert (
-                rows.min_nll[:, row].tolist() == losses.nll[:, least].tolist()
-            )  # its own start and end
+            # Its own start and end.
+            assert rows.min_nll[:, row].tolist() == losses.nll[:, least].tolist()
             assert rows.min_tokenwise[row] == pytest.approx(
                 min(losses.tokenwise[:, g].sum() for g in mine)
             )
@@ -59,7 +60,7 @@ class TestRowLosses:
                 assert rows.marginal[side, row] == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
     def test_the_marginals_of_several_golds_are_no_sum_of_joint_terms(self):
-        """The joint marginal is not the sum of the two: golds that share a start count it once there, twice here."""
+        """The joint marginal is not the sum of the two: golds may share a start's probability."""
         audited = audit(null=False)
         rows = audited.rows
         assert rows.marginal_joint[7] > rows.marginal[:, 7].sum() + 1e-3
@@ -108,11 +109,8 @@ class TestRowLosses:
             none, none, none, Ragged.of([[], []]), np.zeros(2, np.int64), {}, [[], []], [[], []]
         )
         windows = make_windows([5, 7], max_length=16, overlap=5)
-        prediction = predict(FakeReader(SEED), windows, Decoding(null=True), 64, golds)
-        assert prediction.losses is not None
-        losses = passage_losses(
-            windows, golds, gold_views(windows, golds), prediction.losses, "softmax"
-        )
+        _, measured = decode_and_measure(FakeReader(SEED), windows, Decoding(null=True), 64, golds)
+        losses = passage_losses(windows, measured)
         assert (
             row_losses(golds, losses, np.array([1, 0])).nll.tolist()
             == losses.null_nll[:, ::-1].tolist()
@@ -148,9 +146,8 @@ class TestStatuses:
 
     def test_an_unreachable_gold_has_its_passage_loss_and_no_other(self):
         row = audit(null=True).columns[6]
-        assert row["nll"] == pytest.approx(
-            row["nll_start"] + row["nll_end"]
-        )  # start and end have different owners
+        # Start and end have different owners.
+        assert row["nll"] == pytest.approx(row["nll_start"] + row["nll_end"])
         assert row["tokenwise"] > 0
         assert (
             row["native_nll"]
@@ -182,26 +179,22 @@ class TestStatuses:
         golds = Golds(
             none, none, none, Ragged.of([[], []]), np.zeros(2, np.int64), {}, [[], []], [[], []]
         )
-        prediction = predict(FakeReader(SEED), windows, Decoding(), 64, golds)
-        assert prediction.losses is not None
-        table = audit_columns(
+        prediction, measured = decode_and_measure(FakeReader(SEED), windows, Decoding(), 64, golds)
+        examples = Examples(
             windows=windows,
             spans=merge_windows(
                 prediction.spans, windows.pair, windows.index, 0, n_best=5, temperature=1.0
             ),
             golds=golds,
-            losses=passage_losses(
-                windows, golds, gold_views(windows, golds), prediction.losses, "softmax"
-            ),
+            losses=passage_losses(windows, measured),
             questions=[],
             contexts=[],
             row_pair=np.array([-1, -1]),
             reasons=["question_blank", "context_blank"],
             no_answer=np.zeros(0, bool),
-            max_answer_length=30,
-            temperature=1.0,
-            null=False,
+            decoding=Decoding(),
         )
+        table = audit_columns(examples)
         assert table.schema == AUDIT_SCHEMA
         assert table.column("status").to_pylist() == ["rejected"] * 2
         assert table.column("reason").to_pylist() == ["question_blank", "context_blank"]

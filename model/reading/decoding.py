@@ -1,0 +1,164 @@
+"""Decoding: from the logits of windows to one answer, or no answer, per question and context."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from model.reading.batching import Batch, Pending
+from model.reading.prediction import Logits
+from model.reading.spans import (
+    PassageSpans,
+    ValidSpans,
+    WindowSpans,
+    decode_windows,
+    merge_windows,
+)
+from model.reading.windows import Windows
+from model.settings import BOTH, number, one_of, setting, whole
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """How spans are chosen.
+
+    With `null`, "no answer" is an option. It wins where null_score - best span_score is above
+    null_score_diff_threshold.
+    """
+
+    n_best: int = setting(5, whole(1, 1000), "candidate answers to keep per row", identity=BOTH)
+    max_answer_length: int = setting(
+        30, whole(1, 10**4), "longest answer, in tokens", identity=BOTH
+    )
+    temperature: float = setting(
+        1.0, number(0, math.inf), "T of the posterior", identity=BOTH, option=False
+    )
+    null: bool = setting(
+        False,
+        one_of(auto=None, on=True, off=False),
+        "whether 'no answer' is an option",
+        unset="auto: as the checkpoint's config says, else off",
+        identity=BOTH,
+    )
+    null_score_diff_threshold: float = setting(
+        0.0,
+        number(-1e6, 1e6),
+        "predict no answer when null_score - best span_score is above X",
+        unset="the checkpoint's, else 0",
+        identity=BOTH,
+    )
+
+
+class DecodeSpans:
+    """The observer that decodes the n-best spans of every window; its result is `WindowSpans`."""
+
+    def __init__(self, windows: Windows, decoding: Decoding):
+        self.decoding = decoding
+        count, n_best = len(windows), decoding.n_best
+        self.spans = WindowSpans(
+            start=np.zeros((count, n_best), np.int64),
+            end=np.zeros((count, n_best), np.int64),
+            start_logit=np.full((count, n_best), -np.inf, np.float32),
+            end_logit=np.full((count, n_best), -np.inf, np.float32),
+            log_mass=np.full(count, -np.inf, np.float32),
+            null_score=np.full(count, np.nan, np.float32),
+            finite=np.zeros(count, bool),
+        )
+
+    def take(self, batch: Batch, logits: Logits, chosen: np.ndarray) -> Pending:
+        """Decode one batch on its device."""
+        decoding, spans, pending = self.decoding, self.spans, Pending()
+        start_logits, end_logits = logits
+        valid = ValidSpans(
+            batch.can_start,
+            batch.can_end,
+            batch.owned_low,
+            batch.owned_high,
+            decoding.max_answer_length,
+        )
+        start, end, start_logit, end_logit, log_mass = decode_windows(
+            start_logits,
+            end_logits,
+            valid,
+            n_best=decoding.n_best,
+            temperature=decoding.temperature,
+        )
+        both_finite = torch.isfinite(start_logits) & torch.isfinite(end_logits)
+        finite = (both_finite | ~batch.in_context).all(1)
+        if decoding.null and batch.classifier is not None:
+            at = batch.classifier[:, None]
+            null = (start_logits.gather(1, at) + end_logits.gather(1, at)).squeeze(1)
+            finite &= torch.isfinite(null)
+            pending.put(spans.null_score, chosen, null)
+        # Batch positions become passage tokens.
+        shift = (batch.passage_start - batch.context_start)[:, None]
+        pending.put(spans.start, chosen, start + shift)
+        pending.put(spans.end, chosen, end + shift)
+        pending.put(spans.start_logit, chosen, start_logit)
+        pending.put(spans.end_logit, chosen, end_logit)
+        pending.put(spans.log_mass, chosen, log_mass)
+        pending.put(spans.finite, chosen, finite)
+        return pending
+
+    def result(self) -> WindowSpans:
+        """Return the decoded spans of all windows; those of failed windows are not `finite`."""
+        return self.spans
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What becomes of each pair.
+
+    no_answer  bool [pairs], whether the null option wins
+    problems   row -> (reason, message) of rows whose pair could not be answered
+    """
+
+    spans: PassageSpans
+    no_answer: np.ndarray
+    problems: dict[int, tuple[str, str]]
+
+
+def decide(
+    spans: WindowSpans,
+    failures: Mapping[int, tuple[str, str]],
+    windows: Windows,
+    row_pair: np.ndarray,
+    decoding: Decoding,
+) -> Decision:
+    """Merge windows to passages and decide, per pair, between the best span and no answer.
+
+    failures  pair -> (reason, message), of the prediction
+    row_pair  int64 [rows], the pair that each row asks; -1 for none
+
+    Rows have the failures of their pairs, or the reasons non_finite_logits or no_admissible_span.
+    """
+    merged = merge_windows(
+        spans,
+        windows.pair,
+        windows.index,
+        len(windows.pair_passage),
+        n_best=decoding.n_best,
+        temperature=decoding.temperature,
+    )
+    of_pair = dict(failures)
+    for pair in np.flatnonzero(windows.counts > 0).tolist():
+        if pair in of_pair:
+            continue
+        if not merged.finite[pair]:
+            of_pair[pair] = "non_finite_logits", "the network's logits are not all finite"
+        elif not merged.found[pair]:
+            message = "no token of the context can start and end an answer"
+            of_pair[pair] = "no_admissible_span", message
+    problems = {}
+    if of_pair:
+        problems = {
+            row: of_pair[pair] for row, pair in enumerate(row_pair.tolist()) if pair in of_pair
+        }
+    with np.errstate(invalid="ignore"):
+        margin = merged.null_score - merged.span_score[:, 0]
+        no_answer = margin > decoding.null_score_diff_threshold
+    return Decision(merged, no_answer, problems)

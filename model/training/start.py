@@ -1,0 +1,153 @@
+"""The start of a training: the base, the teacher and the rows are loaded, or refused."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from model.checkpoint import CheckpointError, locate, refuse_unsafe
+from model.command import option
+from model.reading.network import position_limit
+from model.reading.tokenizer import Tokenizer
+from model.settings import SettingError
+from model.training.data import (
+    Examples,
+    make_examples,
+    read_rows,
+    refuse_known,
+    usable_windows,
+    with_joined_passages,
+    with_unanswerables,
+)
+from model.training.distillation import load_teacher
+from model.training.joint import OBJECTIVES, golds_without_joint
+from model.training.state import Training
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_log = logging.getLogger("spanmill.train")
+
+
+def prepare(options: argparse.Namespace) -> Training:
+    """Load the base and the teacher, read the rows, and return a training that has not begun."""
+    base, tokenizer, network = _load_base(options)
+    teacher = load_teacher(options, tokenizer)
+    _make_trainable(network, options.dropout)
+    average = torch.optim.swa_utils.AveragedModel(
+        network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(options.average)
+    )
+    # Biases and the gains of layer norms are vectors; only matrices decay.
+    matrices = [p for p in network.parameters() if p.ndim > 1]
+    vectors = [p for p in network.parameters() if p.ndim <= 1]
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": matrices, "weight_decay": options.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ],
+        lr=options.learning_rate,
+        fused=True,
+    )
+    examples, usable = _read_examples(options, tokenizer)
+    if teacher:
+        with option("teacher", options.teacher):
+            teacher.attend(examples, usable, options.max_question)
+    # Evaluations measure answerable rows only, so that at least one must be among them.
+    eval_rows: list[dict] = []
+    if options.eval:
+        eval_rows = read_rows(options.eval, given_as="eval")[:: options.eval_every_nth]
+    if options.eval and not any(row["answers"]["text"] for row in eval_rows):
+        raise SettingError(f"eval={options.eval}: no row that is evaluated on has an answer")
+    _log.info("%d rows to evaluate on", len(eval_rows))
+    return Training(
+        options, base, tokenizer, teacher, network, average, optimizer, examples, eval_rows
+    )
+
+
+def _load_base(options: argparse.Namespace) -> tuple[str, Tokenizer, PreTrainedModel]:
+    """Load the checkpoint to start from; return its folder, tokenizer and network.
+
+    Raises SettingError for one that can't be trained with these options.
+    """
+    from transformers import AutoModelForQuestionAnswering
+
+    with option("base", options.base or "bundled"):
+        folder = locate(options.base or "bundled").folder()
+        refuse_unsafe(folder)
+        tokenizer = Tokenizer(folder)
+        try:
+            network = AutoModelForQuestionAnswering.from_pretrained(
+                folder, dtype=torch.float32, use_safetensors=True
+            )
+        except Exception as error:
+            raise CheckpointError(f"its network can't be loaded: {error}") from error
+        # A token without an embedding would fail in the middle of the training.
+        rows = int(network.get_input_embeddings().num_embeddings)
+        if tokenizer.vocabulary_size > rows:
+            raise CheckpointError(
+                f"its tokenizer has {tokenizer.vocabulary_size} tokens, but its network embeds "
+                f"{rows}"
+            )
+    # The options must fit the checkpoint.
+    most = min(tokenizer.max_length, position_limit(network) or tokenizer.max_length)
+    if options.max_length > most:
+        raise SettingError(
+            f"max_length={options.max_length}: the network takes at most {most} tokens"
+        )
+    if options.null and tokenizer.format.classifier is None:
+        raise SettingError(
+            "null: the tokenizer puts no classifier token into a pair, train with --no-null"
+        )
+    return str(folder), tokenizer, network
+
+
+def _make_trainable(network: PreTrainedModel, dropout: float) -> None:
+    """Set every dropout of a network, and move it to the GPU if there is one, in training mode."""
+    for module in network.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = dropout
+    # Fused attention takes its dropout from the config, not from a module.
+    network.config.attention_probs_dropout_prob = dropout
+    network.to(torch.device("cuda" if torch.cuda.is_available() else "cpu")).train()
+
+
+def _read_examples(
+    options: argparse.Namespace, tokenizer: Tokenizer
+) -> tuple[Examples, np.ndarray]:
+    """Read the training rows, add the made ones, and cut all into windows.
+
+    Returns the windows, and which of them to train on (see `usable_windows`).
+
+    Raises SettingError for rows that can't be trained on.
+    """
+    rows = read_rows(options.train, options.mix, options.seed)
+    if options.keep_out:
+        kept_out = refuse_known(rows, options.keep_out)
+        _log.info(
+            "none of %d passages of %s is among the training rows", kept_out, options.keep_out
+        )
+    # Without the null option, unanswerable rows would have no target.
+    rows = with_unanswerables(
+        rows, options.unanswerable_share if options.null else 0.0, options.seed
+    )
+    rows = with_joined_passages(rows, options.joined_share, options.joined_passages, options.seed)
+    with option("overlap", options.overlap):
+        examples = make_examples(
+            rows, tokenizer, options.max_length, options.overlap, options.max_question
+        )
+    usable = usable_windows(examples, options.null, options.shared_normalisation)
+    if not len(usable):
+        raise SettingError(f"train={options.train}: no window has a target to learn from")
+    _log.info("%d rows, %d windows to train on", len(rows), len(examples.windows))
+    if options.objective in OBJECTIVES:
+        without, golds = golds_without_joint(examples, options.max_answer_length)
+        _log.info(
+            "%d of %d golds are no span that the decoder may choose (--max_answer_length=%d): "
+            "trained with the categorical loss alone",
+            *(without, golds, options.max_answer_length),
+        )
+    return examples, usable

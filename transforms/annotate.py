@@ -1,0 +1,48 @@
+"""Annotate: rows in, rows with annotate's columns out, in anyone's pipeline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import apache_beam as beam
+import pyarrow as pa
+
+from model.reading.span_reader import SpanReader
+from transforms.chunk_rows import ChunkRows
+from transforms.decode_answers import DecodeAnswers
+from transforms.make_windows import MakeWindows
+from transforms.outcome_rows import OutcomeRows
+from transforms.predict_spans import PredictSpans
+from transforms.records import InputColumns
+
+
+@dataclass
+class Annotate(beam.PTransform):
+    """Mapping -> dict: the row with annotate's columns.
+
+    reader   the checkpoint and its settings, from `SpanReader.load`
+    schema   the columns that rows keep, with their types. None: all keys of the rows, with the
+             types that pyarrow infers for each chunk
+    columns  names of the question and context columns
+    prefix   put before the names of annotate's columns
+    rows     maximum rows per chunk, see `ChunkRows`
+
+    A row that can't be answered has the status "rejected" and a reason. A chunk that fails as a
+    whole raises ChunkFailed, a column name that both rows and annotate have raises ValueError.
+    """
+
+    reader: SpanReader
+    schema: pa.Schema | None = None
+    columns: InputColumns = InputColumns()
+    prefix: str = ""
+    rows: int = 512
+
+    def expand(self, rows: beam.PCollection) -> beam.PCollection:
+        return (
+            rows
+            | ChunkRows(self.schema, self.rows)
+            | MakeWindows(self.reader, InputColumns(self.columns.question, self.columns.context))
+            | PredictSpans(self.reader)
+            | DecodeAnswers(self.reader)
+            | OutcomeRows("annotate", self.prefix)
+        )
