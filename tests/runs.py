@@ -20,6 +20,18 @@ HOUSE = Path(__file__).parent.parent
 Annotate = Callable[..., int]
 """The fixture `annotate`."""
 
+EXACT = [
+    "answer_text",
+    "answer_start",
+    "answer_end",
+    "window_index",
+    "num_windows",
+    "status",
+    "reason",
+    "question_tokens_cut",
+]
+"""Columns that do not depend on the other rows of a batch, apart from near-ties."""
+
 
 def environment(**more: str) -> dict[str, str]:
     """Return the environment of a process that imports this tree."""

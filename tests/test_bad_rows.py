@@ -19,6 +19,7 @@ from model.reading.reader import CheckpointReader
 from model.reading.tokenizer import Tokenizer
 from model.reading.windows import WindowLimits
 from tests.checkpoints import ARCHITECTURES
+from tests.runs import EXACT
 from tests.transforms.fakes import claimed, make_chunk
 from transforms.decode_answers import decode_answers
 from transforms.make_windows import make_windows
@@ -28,16 +29,6 @@ from transforms.write_chunk import write_outcome
 
 LIMITS = WindowLimits(max_length=64, overlap=16, max_question=16, max_windows=6)
 DECODING = Decoding(n_best=3, max_answer_length=8)
-EXACT = [
-    "answer_text",
-    "answer_start",
-    "answer_end",
-    "window_index",
-    "num_windows",
-    "status",
-    "reason",
-    "question_tokens_cut",
-]
 
 # Lone surrogates as bytes, NUL, bytes that are not text, and null.
 TEXTS = st.one_of(

@@ -10,21 +10,11 @@ import pyarrow as pa
 import pytest
 
 from model.reading.span_reader import SpanReader
-from tests.runs import examples, read_parts, read_rejections, write_input
+from tests.runs import EXACT, examples, read_parts, read_rejections, write_input
 from tests.started import start
 
 pytestmark = pytest.mark.slow
 
-EXACT = [
-    "answer_text",
-    "answer_start",
-    "answer_end",
-    "window_index",
-    "num_windows",
-    "status",
-    "reason",
-    "question_tokens_cut",
-]
 
 ENDLESS = {
     "a question of 100,000 tokens": (

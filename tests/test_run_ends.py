@@ -291,8 +291,11 @@ class TestEnds:
     def test_nohup_is_respected_and_no_one_needs_to_listen(self, tmp_path: Path, bert_folder: Path):
         """An exception of a handler would be taken for the failure of a chunk."""
         write_input(tmp_path / "in.parquet", examples(1600))
-        ignore = lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)  # noqa: E731
-        process = self.start(tmp_path, bert_folder, preexec_fn=ignore)
+
+        def ignore_hangups() -> None:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+        process = self.start(tmp_path, bert_folder, preexec_fn=ignore_hangups)
         process.stderr.close()
         process.send_signal(signal.SIGHUP)
         self.wait_for(process, tmp_path / "out", len(part_files(tmp_path / "out")) + 3)
@@ -312,6 +315,7 @@ class TestEnds:
     ):
         source = write_input(tmp_path / "a.parquet", examples(2))
         with monkeypatch.context() as patch:
+            # Not a `with` statement: None is one of the cases, and the end must not flush again.
             stream = open(closed, "w") if closed else None  # noqa: SIM115
             patch.setattr(sys, "stdout", stream)
             assert annotate(source, output) == 0

@@ -132,7 +132,7 @@ class Totals:
 
 @contextmanager
 def closing(totals: Totals, step: str, output: Output) -> Iterator[None]:
-    """Add an error of a step that closes a stage to the totals of the stage, which goes on.
+    """Add an error of a step that closes a stage to the totals of the stage, which continues.
 
     Raises an error that concerns more than this stage.
     """

@@ -229,7 +229,7 @@ def gold_problem(context: str, text: str, start: int) -> Problem | None:
     found = context[start : start + len(text)]
     if found != text:
         only = differs_only_in(context, text, start)
-        message = f"gold {text[:80]!r}, but at its start stands {found[:80]!r}"
+        message = f"gold {text[:80]!r}, but the text at its start is {found[:80]!r}"
         return "gold_misaligned", message + (f": they differ only in {only}" if only else "")
     return None
 

@@ -209,6 +209,8 @@ def position_limit(network: torch.nn.Module) -> int | None:
 
 def _vocabulary(network: PreTrainedModel, folder: Path) -> int:
     """Return the rows of a network's token embedding. Raises CheckpointError without one."""
+    # A network that embeds no tokens has no such method, raises in it, or returns None or a module
+    # without such weights, by its class.
     try:
         return len(network.get_input_embeddings().weight)
     except (AttributeError, NotImplementedError, TypeError) as error:

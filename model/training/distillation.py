@@ -2,7 +2,7 @@
 
 Hinton, Vinyals & Dean 2015 (arXiv:1503.02531): the loss pulls the student's softmax towards the
 teacher's. The teacher's distribution carries information that golds lack: how plausible the tokens
-near the gold are, and how surely a question has no answer.
+near the gold are, and how likely it is that a question has no answer.
 
 Teacher and student may have different tokenizers, as long as they cut passages into tokens at the
 same characters: MPNet's word pieces are BERT's under other ids, and its pairs are joined by other

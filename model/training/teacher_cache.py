@@ -26,7 +26,7 @@ from model.reading.windows import Windows
 _log = logging.getLogger("spanmill.train")
 
 SHARD_WINDOWS, SHARD_SECONDS = 4096, 300.0
-"""A shard is written when it has so many windows, or when its first has waited so long."""
+"""A shard is written at this number of windows, or this many seconds after its first."""
 
 _KEY_BYTES = 16
 

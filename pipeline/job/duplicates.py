@@ -52,7 +52,7 @@ def list_parts(
 ) -> list[AuditedPart | Receipt | dict[str, Totals]]:
     """Return the totals, an audit's own parts, and those of the audit to search against, if any.
 
-    If they can't be listed, a failed receipt stands for them.
+    If they can't be listed, a failed receipt is returned in their place.
 
     totals   passed through, so that the list is made only after all parts are written
     against  output of another audit, "" for none

@@ -346,6 +346,8 @@ def _reader(model: ModelSettings, given: Mapping[str, Any], local: bool) -> Span
     try:
         reader = SpanReader.load(location, **settings)
     except CheckpointError as error:
+        # torch raises NotImplementedError for an operation that this CPU lacks in the dtype: the
+        # workers may have it. Any other cause is the checkpoint's fault.
         if not isinstance(error.__cause__, NotImplementedError):
             raise
         _log.info(

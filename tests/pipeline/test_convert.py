@@ -418,7 +418,7 @@ CASES: dict[str, tuple[str, str, list[Any], list[str]]] = {
         [{"page": page} for page in ("1", "two", None, "[3.5]", "{}", "true")],
         ["columns with values of several types, written as text: page"],
     ),
-    "whole numbers too big for the floats beside them": (
+    "whole numbers too big for the floats of the same column": (
         "a.jsonl",
         lines(*({"question": "?", "context": FERRY, "page": page} for page in (2**53 + 1, 0.5))),
         [{"page": "9007199254740993"}, {"page": "0.5"}],

@@ -134,7 +134,7 @@ def test_statuses_reasons_counts_and_rejections(words: Tokenizer, null: bool):
         None,
         gold("b", 0),
         gold("a b c d e f", 0),  # longer than max_answer_length, 4
-        None,  # a missing context stands before missing answers
+        None,  # a missing context comes before missing answers
         {"text": ["b", "x"], "answer_start": [2, 2]},
     )
     outcome = audit(table, FakeReader(words), replace(DECODING, null=null))
@@ -191,7 +191,7 @@ def test_a_chunk_without_a_single_gold(words: Tokenizer, answers: Any):
         (
             ["a"],
             [gold("a", 0)],
-        ),  # every passage has one token: no token is left beside the likeliest
+        ),  # every passage has one token: no token is left but the likeliest
         (["a", "b"], [gold("a", 0), NOTHING]),
         (["a"], [NOTHING]),
         (["a b"], [gold("a", 0)]),
@@ -303,7 +303,7 @@ def test_equal_rows_are_measured_alike_and_each_counts(words: Tokenizer):
 
 
 def test_every_row_has_the_hashes_of_its_own_texts(words: Tokenizer):
-    """Questions and contexts recur across pairs: neither stands at the place of its pair."""
+    """Questions and contexts recur across pairs: neither has the index of its pair."""
     texts = [
         ("who?", "a b"),
         ("who?", "a c"),

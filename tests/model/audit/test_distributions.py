@@ -103,7 +103,7 @@ class TestDistribution:
 
 class TestCalibration:
     def test_against_a_slow_computation(self):
-        """With so many distinct probabilities, bins match those of sorting within one fine bin."""
+        """The bins of many values match those of sorting, to within one fine bin."""
         drawn = np.random.default_rng(5)
         p = drawn.random(3000)
         right = (drawn.random(3000) < p**2).astype(np.float64)  # overconfident

@@ -31,7 +31,7 @@ CONTEXT = "a a a a a a"
 
 
 def tokens_of(passages: Passages, passage: int, char_start: int, char_end: int) -> tuple[int, int]:
-    """Tokens of one gold, which does not depend on those beside it."""
+    """Tokens of one gold, which does not depend on its neighbours."""
     three = (
         np.array([0, passage, len(passages) - 1]),
         np.array([0, char_start, 1]),
@@ -235,7 +235,7 @@ def test_unusable_answers_have_a_reason(answer: Any, reason: str) -> None:
 
 
 def test_the_place_of_a_gold_out_of_range_is_told() -> None:
-    """A negative start is no place from the end, as Python would have it."""
+    """A negative start does not count from the end, as it does in Python."""
     golds = read(answers((".", -1)), answers(("a a", 9)), contexts=["a a a a a ."] * 2)
     assert golds.problems[0] == (
         "gold_out_of_range",
@@ -248,10 +248,10 @@ def test_the_place_of_a_gold_out_of_range_is_told() -> None:
 
 
 def test_a_misaligned_gold_is_never_searched_for_elsewhere() -> None:
-    """It stands once in the context, only one character off."""
+    """It occurs once in the context, one character away."""
     windows = make_windows([6], max_length=20, overlap=2)
     golds = read_golds([answers(("b", 3))], ["a b a a a a"], np.array([0]), windows)
-    assert golds.problems[0] == ("gold_misaligned", "gold 'b', but at its start stands ' '")
+    assert golds.problems[0] == ("gold_misaligned", "gold 'b', but the text at its start is ' '")
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ def test_rows_of_all_kinds_side_by_side_are_as_they_are_alone(words: Tokenizer):
         {"text": ["b", "a"], "answer_start": [2, 0]},
         {"text": ["d", "a b"], "answer_start": [6, 0]},
     )
-    wrong = gold("a", 3)  # there stands a space: rejected
+    wrong = gold("a", 3)  # a space is there: rejected
     answers = [
         NOTHING,
         both,

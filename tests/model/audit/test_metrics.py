@@ -51,7 +51,7 @@ def test_normalise(text: str, normal: str) -> None:
             ["the", "end"],
             0,
             0.0,
-        ),  # of "the" nothing is left, so it does not count beside another
+        ),  # of "the" nothing is left, so it does not count if there is another
         ("", ["the", "..."], 1, 1.0),
     ],
 )
@@ -64,7 +64,7 @@ def test_hand_worked_cases(prediction: str, golds: list[str], em: float, score: 
     [
         ("守塔人小林", ["小林"], 0.0, 4 / 7),
         ("小林", ["老王", "林小"], 0.0, 1.0),
-        ("小林。", ["小林"], 0.0, 4 / 5),  # "。" is not Han, but a word once it stands alone
+        ("小林。", ["小林"], 0.0, 4 / 5),  # "。" is not Han, but a word when it is alone
         ("ยามเช้า", ["เช้า"], 0.0, 8 / 11),  # vowel signs and tone marks are characters
         ("1871年の春", ["1871年"], 0.0, 4 / 6),  # a number is one word
         ("the 小林 lamp", ["lamp 小林"], 1.0, 1.0),

@@ -74,7 +74,7 @@ def audit_table(rows: int, seed: int = 0) -> pa.Table:
 def measured(
     table: pa.Table, sources: Sequence[str | None], first: int = 0, most_worst: int = 7
 ) -> Statistics:
-    """The statistics of a slice of rows that stand in one file from `first` on."""
+    """The statistics of a slice of rows that are in one file from `first` on."""
     questions = [
         ("Who was it?", "In what year?", "Name it.")[(first + k) % 3] for k in range(table.num_rows)
     ]

@@ -239,7 +239,7 @@ def test_the_error_is_raised_if_no_window_could_be_computed() -> None:
 
 
 def test_a_single_window_that_fails_is_a_row_that_fails() -> None:
-    """Nothing beside it tells a poison window from a broken model."""
+    """Without other windows, a poison window looks like a broken model."""
     prediction = decode(
         FakeReader(refuse=poison(0)), make_windows([4], max_length=10, overlap=2), DECODING, 100
     )

@@ -323,7 +323,7 @@ NUMBERS_AND_TEXTS = {
 
 
 def test_an_answer_has_the_columns_of_annotate():
-    """In their order and of their types; `message` stands in the rejections of a run."""
+    """In their order and of their types; `message` is in the rejections of a run."""
     found = {field.name: field.type for field in fields(Answer)}
     assert list(found) == [*ANSWER_SCHEMA.names, "message"]
     special = {"status": "str", "n_best": "tuple[Candidate, ...]"}

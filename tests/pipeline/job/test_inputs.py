@@ -2,49 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pytest
-from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipeline.job.options import Refused, parse
-from pipeline.job.resolve import Job, resolve
+from pipeline.job.options import Refused
+from tests.pipeline.job.conftest import Resolve
 from tests.runs import examples, write_input
-
-Resolve = Callable[..., Job]
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    return write_input(tmp_path / "a.parquet", examples(3))
-
-
-@pytest.fixture
-def job(bert_folder: Path, source: Path, tmp_path: Path) -> Resolve:
-    """Return a function that resolves a command line on one small file.
-
-    It uses the tiny checkpoint; later arguments replace earlier ones.
-    """
-
-    def resolve_job(*arguments: str, stage: str = "annotate") -> Job:
-        files = (f"--input={source}", f"--output={tmp_path}/out", f"--model={bert_folder}")
-        options, rest = parse([stage, *files, *arguments])
-        return resolve(options, PipelineOptions(rest))
-
-    return resolve_job
-
-
-def with_config(bert_folder: Path, folder: Path, **changes: Any) -> Path:
-    """Copy the tiny checkpoint with another config.json; return its folder."""
-    shutil.copytree(bert_folder, folder)
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, **changes}))
-    return folder
 
 
 class TestInputRefusals:

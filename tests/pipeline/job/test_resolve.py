@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,32 +16,11 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from model.reading.reader import resolve_dtype
 from pipeline.job.identity import claim
-from pipeline.job.options import Refused, parse
-from pipeline.job.resolve import Job, resolve, workers
+from pipeline.job.options import Refused
+from pipeline.job.resolve import workers
 from tests.checkpoints import ARCHITECTURES
+from tests.pipeline.job.conftest import Resolve
 from tests.runs import examples, write_input
-
-Resolve = Callable[..., Job]
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    return write_input(tmp_path / "a.parquet", examples(3))
-
-
-@pytest.fixture
-def job(bert_folder: Path, source: Path, tmp_path: Path) -> Resolve:
-    """Return a function that resolves a command line on one small file.
-
-    It uses the tiny checkpoint; later arguments replace earlier ones.
-    """
-
-    def resolve_job(*arguments: str, stage: str = "annotate") -> Job:
-        files = (f"--input={source}", f"--output={tmp_path}/out", f"--model={bert_folder}")
-        options, rest = parse([stage, *files, *arguments])
-        return resolve(options, PipelineOptions(rest))
-
-    return resolve_job
 
 
 def with_config(bert_folder: Path, folder: Path, **changes: Any) -> Path:
