@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
 
-from model.reading.batching import Batch, Pending
+from model.reading.batching import Batch, Pending, to_device
 from model.reading.prediction import Logits
 from model.reading.spans import (
     PassageSpans,
@@ -52,11 +52,36 @@ class Decoding:
     )
 
 
-class DecodeSpans:
-    """The observer that decodes the n-best spans of every window; its result is `WindowSpans`."""
+@dataclass(frozen=True, slots=True)
+class PairSettings:
+    """Settings of `Decoding` that differ between the pairs of a question list; all [pairs]."""
 
-    def __init__(self, windows: Windows, decoding: Decoding):
-        self.decoding = decoding
+    n_best: np.ndarray
+    max_answer_length: np.ndarray
+    null_score_diff_threshold: np.ndarray
+
+    def __getitem__(self, pairs: slice) -> PairSettings:
+        """Return the settings of some pairs."""
+        return PairSettings(**{each.name: getattr(self, each.name)[pairs] for each in fields(self)})
+
+    def largest(self, decoding: Decoding) -> Decoding:
+        """Return settings that keep what any of the pairs asks for."""
+        return replace(
+            decoding,
+            n_best=int(self.n_best.max(initial=1)),
+            max_answer_length=int(self.max_answer_length.max(initial=1)),
+        )
+
+
+class DecodeSpans:
+    """The observer that decodes the n-best spans of every window; its result is `WindowSpans`.
+
+    longest  int [pairs], the longest answer of each pair in tokens, at most that of `decoding`;
+             None if that is the limit of every pair
+    """
+
+    def __init__(self, windows: Windows, decoding: Decoding, longest: np.ndarray | None = None):
+        self.windows, self.decoding, self.longest = windows, decoding, longest
         count, n_best = len(windows), decoding.n_best
         self.spans = WindowSpans(
             start=np.zeros((count, n_best), np.int64),
@@ -78,6 +103,7 @@ class DecodeSpans:
             batch.owned_low,
             batch.owned_high,
             decoding.max_answer_length,
+            self._longest_of(chosen, start_logits.device),
         )
         start, end, start_logit, end_logit, log_mass = decode_windows(
             start_logits,
@@ -103,6 +129,13 @@ class DecodeSpans:
         pending.put(spans.finite, chosen, finite)
         return pending
 
+    def _longest_of(self, chosen: np.ndarray, device: torch.device) -> torch.Tensor | None:
+        """Return the longest answers of the windows of a batch, int64 [B]."""
+        if self.longest is None:
+            return None
+        longest = self.longest[self.windows.pair[chosen]]
+        return to_device(torch.from_numpy(longest.astype(np.int64)), device)
+
     def result(self) -> WindowSpans:
         """Return the decoded spans of all windows; those of failed windows are not `finite`."""
         return self.spans
@@ -126,11 +159,13 @@ def decide(
     pairs: TokenizedPairs,
     row_pair: np.ndarray,
     decoding: Decoding,
+    settings: PairSettings | None = None,
 ) -> Decision:
     """Decide, per pair, between the best span and no answer.
 
     failures  pair -> (reason, message), of the prediction
     row_pair  int64 [rows], the pair that each row asks; -1 for none
+    settings  stand in for those of `decoding`
 
     Rows have the failures of their pairs, or the reasons non_finite_logits or no_admissible_span.
     """
@@ -148,7 +183,8 @@ def decide(
         problems = {
             row: of_pair[pair] for row, pair in enumerate(row_pair.tolist()) if pair in of_pair
         }
+    thresholds = settings or decoding
     with np.errstate(invalid="ignore"):
         margin = spans.null_score - spans.span_score[:, 0]
-        no_answer = margin > decoding.null_score_diff_threshold
+        no_answer = margin > thresholds.null_score_diff_threshold
     return Decision(no_answer, problems)
