@@ -37,7 +37,7 @@ SETTINGS: dict[str, Any] = {
 DECISION: dict[str, Any] = {
     "null": "on",
     "null_score_diff_threshold": -14.0,
-    "min_probability": 0.003,
+    "min_probability": 0.06,
 }
 """Thresholds by which some rows have an answer and others none, for either reason."""
 
