@@ -45,6 +45,7 @@ class Question:
     n_best: int | None = None
     max_answer_length: int | None = None
     null_score_diff_threshold: float | None = None
+    min_probability: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

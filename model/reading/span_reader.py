@@ -59,7 +59,8 @@ class Candidate:
 class Answer:
     """The answer to one question, with the columns that annotate writes.
 
-    status            "answered", "no_answer" or "rejected"
+    status            "answered", "no_answer", "below_threshold" (the probability is below
+                      `min_probability`) or "rejected"
     reason, message   why the row was rejected, as a fixed word and in plain text; else None
     answer_text       `context[answer_start:answer_end]`; None, like both offsets, unless the status
                       is "answered"
@@ -262,7 +263,10 @@ def _answers_of(
     settings: PairSettings | None = None,
 ) -> Iterator[Answer]:
     """Yield the answer of every row of `pairs`."""
-    decision = decide(spans, prediction.failures, pairs.windows, pairs.row_pair, decoding, settings)
+    thresholds = settings.thresholds if settings else decoding.thresholds
+    decision = decide(
+        spans, prediction.failures, pairs.windows, pairs.row_pair, decoding, thresholds
+    )
     problems = decision.problems | pairs.problems
     # The same columns as annotate's, row by row.
     answers = Answers(
@@ -271,6 +275,7 @@ def _answers_of(
         contexts=pairs.contexts,
         questions_cut=pairs.questions_cut,
         no_answer=decision.no_answer,
+        below_threshold=decision.below_threshold,
         row_pair=pairs.row_pair,
         reasons=[problems.get(row, (None,))[0] for row in range(len(pairs.row_pair))],
     )

@@ -109,6 +109,7 @@ class TestOf:
             [replace(base[0], n_best=5), base[1]],
             [replace(base[0], max_answer_length=5), base[1]],
             [replace(base[0], null_score_diff_threshold=5), base[1]],
+            [replace(base[0], min_probability=0.5), base[1]],
         ]
         digests = {QuestionList.of(each).digest for each in [base, *others]}
         assert len(digests) == 1 + len(others)
@@ -207,6 +208,7 @@ def assert_close(got: Any, expected: Any) -> None:
         {"max_answer_length": 12},
         {"null_score_diff_threshold": -1000.0},
         {"null_score_diff_threshold": 1000.0},
+        {"min_probability": 1.0},
         {"n_best": 8, "max_answer_length": 3, "null_score_diff_threshold": -2.5},
     ],
 )
