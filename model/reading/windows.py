@@ -41,6 +41,7 @@ class WindowLimits:
         64,
         whole(1, 10**6),
         "tokens per question; longer questions are cut",
+        unset="64, less if a split reader takes fewer",
         identity=BOTH,
     )
     max_windows: int = setting(
@@ -115,13 +116,25 @@ def cut_windows(
     questions                    whole questions
     pair_passage, pair_question  int [pairs], indices into `passages` and `questions`
 
+    For a split reader the windows of a passage are the same for all questions: each leaves room for
+    a question of `limits.max_question` tokens.
+
     A pair that needs more than `limits.max_windows` windows gets none, and the caller rejects its
-    rows. Raises ValueError if a question leaves room for no more context tokens than the overlap.
+    rows. Raises ValueError if a question leaves room for no more context tokens than the overlap,
+    and if `limits.max_question` is more than a split reader has positions for.
     """
     overlap = limits.overlap
     questions = questions.cut(limits.max_question)
     tokens = passages.lengths[pair_passage]
-    room = limits.max_length - pair_format.special_tokens - questions.lengths[pair_question]
+    asked = questions.lengths[pair_question]
+    if pair_format.most_question is not None:
+        if limits.max_question > pair_format.most_question:
+            raise ValueError(
+                f"max_question={limits.max_question}: the split reader has positions for "
+                f"{pair_format.most_question} question tokens"
+            )
+        asked = np.full_like(asked, limits.max_question)
+    room = limits.max_length - pair_format.special_tokens - asked
     if len(room) and room.min() <= overlap:
         raise ValueError(
             f"a question leaves room for {room.min()} context tokens in a window of "
