@@ -42,7 +42,7 @@ def build_split(kind: Architecture, folder: Path, lower: int = 1) -> Path:
     return with_settings(folder, split=lower, passage_position=position)
 
 
-def windows_of(
+def cut_all(
     reader: CheckpointReader,
     questions: list[str],
     contexts: list[str],

@@ -17,7 +17,7 @@ from model.reading.network import takes_types
 from model.reading.reader import CheckpointReader
 from model.reading.split import read_whole
 from tests.checkpoints import Architecture
-from tests.model.split import FAMILIES, build_split, by_transformers, windows_of
+from tests.model.split import FAMILIES, build_split, by_transformers, cut_all
 
 
 @pytest.mark.parametrize("kind", FAMILIES, ids=lambda kind: kind.name)
@@ -26,7 +26,7 @@ def test_without_a_block_mask_the_layers_are_the_network(kind: Architecture, tmp
     network = AutoModelForQuestionAnswering.from_pretrained(folder).eval()
     layered = LayeredNetwork(network, 1, takes_types(network))
     reader = CheckpointReader(LocalFolder(str(folder)), device="cpu")
-    windows = windows_of(reader, ["Who waved?"], ["Ada waved.", "Ben and Ada met on the pier."])
+    windows = cut_all(reader, ["Who waved?"], ["Ada waved.", "Ben and Ada met on the pier."])
     batch = assemble(windows, np.array([1, 0]))
     positions = torch.arange(batch.input_ids.shape[1]).expand_as(batch.input_ids)
     types = {"token_type_ids": batch.token_types} if takes_types(network) else {}
@@ -53,7 +53,7 @@ def test_the_whole_reading_is_differentiable_and_keeps_the_parts_apart(
     reader = CheckpointReader(LocalFolder(str(folder)), device="cpu")
     position = reader.tokenizer().format.passage_position
     assert position is not None
-    windows = windows_of(reader, ["Who waved?", "Who?"], ["Ada waved.", "Ben met Ada on the pier."])
+    windows = cut_all(reader, ["Who waved?", "Who?"], ["Ada waved.", "Ben met Ada on the pier."])
     batch = assemble(windows, np.arange(4))
     logits = torch.stack(read_whole(layered, batch, position))
     real = batch.attention

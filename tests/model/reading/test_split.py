@@ -29,7 +29,7 @@ from tests.model.split import (
     MOST_QUESTION,
     build_split,
     by_transformers,
-    windows_of,
+    cut_all,
     with_settings,
 )
 from tests.model.texts import TRICKY_CONTEXTS, long_context
@@ -86,7 +86,7 @@ def check_equal(reader: CheckpointReader, windows: Windows, lower: int = 1) -> N
 
 def test_logits_are_those_of_the_whole_network_under_a_mask(folder: Path) -> None:
     reader = reader_of(folder)
-    windows = windows_of(reader, QUESTIONS, CONTEXTS)
+    windows = cut_all(reader, QUESTIONS, CONTEXTS)
     assert windows.counts.max() > 3
     check_equal(reader, windows)
 
@@ -94,13 +94,13 @@ def test_logits_are_those_of_the_whole_network_under_a_mask(folder: Path) -> Non
 def test_more_lower_layers_than_one(tmp_path: Path) -> None:
     kind = replace(FAMILIES[0], sizes={"num_hidden_layers": 4, "max_position_embeddings": 512})
     reader = reader_of(build_split(kind, tmp_path, lower=3))
-    check_equal(reader, windows_of(reader, QUESTIONS, CONTEXTS), lower=3)
+    check_equal(reader, cut_all(reader, QUESTIONS, CONTEXTS), lower=3)
 
 
 def test_the_split_changes_the_logits(tmp_path: Path) -> None:
     """The comparison above would notice a lower layer that reads the pair."""
     split_reader = reader_of(build_split(FAMILIES[0], tmp_path / "split"))
-    windows = windows_of(split_reader, QUESTIONS[:2], CONTEXTS)
+    windows = cut_all(split_reader, QUESTIONS[:2], CONTEXTS)
     chosen = np.arange(8)
     expected = by_transformers(split_reader.folder, assemble(windows, chosen), lower=0)
     real = assemble(windows, chosen).attention
@@ -110,7 +110,7 @@ def test_the_split_changes_the_logits(tmp_path: Path) -> None:
 
 def test_the_reference_is_the_same_network(folder: Path) -> None:
     reader = reader_of(folder)
-    windows = windows_of(reader, QUESTIONS, CONTEXTS)
+    windows = cut_all(reader, QUESTIONS, CONTEXTS)
     batch = assemble(windows, np.arange(len(windows)))
     reader.load()
     with torch.inference_mode():
@@ -121,7 +121,7 @@ def test_the_reference_is_the_same_network(folder: Path) -> None:
 
 def test_bfloat16_differs_by_rounding(folder: Path) -> None:
     reader = reader_of(folder, dtype="bfloat16")
-    windows = windows_of(reader, QUESTIONS, CONTEXTS)
+    windows = cut_all(reader, QUESTIONS, CONTEXTS)
     batch = assemble(windows, np.arange(len(windows)))
     found, real = read(reader, windows, np.arange(len(windows))), batch.attention
     expected = by_transformers(folder, batch, 1)
@@ -154,7 +154,7 @@ def spans(reader: CheckpointReader, windows: Windows, batch_tokens: int = 512) -
 def test_every_text_is_read_once(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     reader = reader_of(folders["bert"])
     reader.load()
-    windows = windows_of(reader, QUESTIONS, CONTEXTS)
+    windows = cut_all(reader, QUESTIONS, CONTEXTS)
     calls = counted(reader, monkeypatch)
     spans(reader, windows)
     of_questions = sum(parts for parts, position in calls if position == 0)
@@ -169,7 +169,7 @@ def test_without_memory_everything_is_recomputed_with_the_same_answers(
     folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reader = reader_of(folders["bert"])
-    windows = windows_of(reader, QUESTIONS, CONTEXTS)
+    windows = cut_all(reader, QUESTIONS, CONTEXTS)
     expected = spans(reader, windows)
     monkeypatch.setattr(split, "PASSAGE_BYTES", 5000)
     monkeypatch.setattr(split, "QUESTION_BYTES", 0)
@@ -188,7 +188,7 @@ def test_lanes_read_what_one_thread_reads(
     folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected_reader, reader = reader_of(folders["bert"]), reader_of(folders["bert"])
-    windows = windows_of(reader, QUESTIONS, CONTEXTS)
+    windows = cut_all(reader, QUESTIONS, CONTEXTS)
     expected = spans(expected_reader, windows, 256)
     reader.load()
     calls = counted(reader, monkeypatch)
@@ -205,7 +205,7 @@ def test_a_window_that_fails_takes_no_other_along(
 ) -> None:
     reader = reader_of(folders["bert"])
     reader.load()
-    windows = windows_of(reader, QUESTIONS, CONTEXTS)
+    windows = cut_all(reader, QUESTIONS, CONTEXTS)
     begin = windows.passages.bounds[2]
     poison = torch.from_numpy(windows.passages.ids[begin : begin + 8])
     network, embed = network_of(reader), network_of(reader)._layered.embed
@@ -226,7 +226,7 @@ def test_a_window_that_fails_takes_no_other_along(
 def test_batches_hold_one_group_of_passages_after_the_other(
     folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    windows = windows_of(reader_of(folders["bert"]), QUESTIONS, CONTEXTS)
+    windows = cut_all(reader_of(folders["bert"]), QUESTIONS, CONTEXTS)
     monkeypatch.setattr(batching, "GROUP_TOKENS", 100)
     batches = plan_windows(windows, 256)
     assert sorted(np.concatenate(batches).tolist()) == list(range(len(windows)))
