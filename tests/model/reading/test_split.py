@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +12,20 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from model.audit.golds import read_golds
 from model.checkpoint import CheckpointError, LocalFolder
 from model.reading import batching, split
-from model.reading.batching import assemble, plan_windows
+from model.reading.batching import Batch, assemble, plan_windows
 from model.reading.decoding import Decoding
+from model.reading.pairs import cut_pairs
 from model.reading.reader import CheckpointReader
 from model.reading.span_reader import SpanReader
 from model.reading.split import SplitNetwork, pack
 from model.reading.tokenizer import TokenizerError
-from model.reading.windows import Windows
+from model.reading.windows import WindowLimits, Windows
 from model.settings import SettingError
 from tests.checkpoints import ARCHITECTURES, build_bert
-from tests.model.predicted import decode
+from tests.model.predicted import decode, decode_and_measure
 from tests.model.split import (
     FAMILIES,
     MOST_QUESTION,
@@ -257,6 +259,42 @@ def test_parts_are_packed_without_overlap(seed: int) -> None:
     # Two rows in a row hold more than one could.
     filled = taken.sum(1)[: row.max() + 1]
     assert (filled[:-1] + filled[1:] > 64).all()
+
+
+class Reference:
+    """Reads with all layers over whole windows."""
+
+    def __init__(self, reader: CheckpointReader):
+        reader.load()
+        self.network, self.tokenizer = network_of(reader), reader.tokenizer
+
+    def load(self) -> None:
+        """Do nothing: the network is loaded."""
+
+    def lanes(self) -> int:
+        return 1
+
+    def logits(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.network.read_whole(batch)
+
+
+def test_observers_see_the_logits_of_the_reference(folder: Path) -> None:
+    """Spans and losses of golds, in windows of several passages, with the null option."""
+    reader, contexts = reader_of(folder), [long_context(900), "Ada waved.", long_context(300)]
+    rows = [(question, context) for context in contexts for question in QUESTIONS[:3]]
+    pairs = cut_pairs(*zip(*rows, strict=True), reader.tokenizer(), WindowLimits(48, 8, 12, 99))
+    answers = [{"text": [context[:5]], "answer_start": [0]} for _, context in rows]
+    golds = read_golds(answers, pairs.contexts, pairs.row_pair, pairs.windows)
+    decoding = Decoding(n_best=3, max_answer_length=6, null=True)
+    found, expected = (
+        decode_and_measure(each, pairs.windows, decoding, 512, golds)
+        for each in (reader, Reference(reader))
+    )
+    for field in fields(found[1].losses):
+        ours, theirs = (getattr(each[1].losses, field.name) for each in (found, expected))
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4, err_msg=field.name)
+    np.testing.assert_array_equal(found[0].spans.start, expected[0].spans.start)
+    np.testing.assert_array_equal(found[0].spans.end, expected[0].spans.end)
 
 
 # What is refused
