@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from model.reading.batching import Batch, Pending
+from model.reading.distinct import KeptLogits, distinct_spans
 from model.reading.prediction import Logits
 from model.reading.spans import (
     PassageSpans,
@@ -17,9 +18,10 @@ from model.reading.spans import (
     WindowSpans,
     decode_windows,
     merge_windows,
+    with_candidates,
 )
 from model.reading.windows import Windows
-from model.settings import BOTH, number, one_of, setting, whole
+from model.settings import BOTH, flag, number, one_of, setting, whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +53,28 @@ class Decoding:
         unset="the checkpoint's, else 0",
         identity=BOTH,
     )
+    distinct: bool = setting(
+        False, flag(), "keep candidates that share no token with a better one", identity=BOTH
+    )
+    all_answers: float | None = setting(
+        None,
+        number(0.001, 1),
+        "write every distinct span of at least this probability, in the column all_answers",
+        unset="no such column",
+        identity=BOTH,
+    )
 
 
 class DecodeSpans:
-    """The observer that decodes the n-best spans of every window; its result is `WindowSpans`."""
+    """The observer that decodes the n-best spans of every window; its result is `WindowSpans`.
+
+    It keeps the logits of all windows if distinct spans are asked for.
+    """
 
     def __init__(self, windows: Windows, decoding: Decoding):
-        self.decoding = decoding
+        self.windows, self.decoding = windows, decoding
+        keeps = decoding.distinct or decoding.all_answers is not None
+        self.kept = KeptLogits(windows) if keeps else None
         count, n_best = len(windows), decoding.n_best
         self.spans = WindowSpans(
             start=np.zeros((count, n_best), np.int64),
@@ -102,11 +119,25 @@ class DecodeSpans:
         pending.put(spans.end_logit, chosen, end_logit)
         pending.put(spans.log_mass, chosen, log_mass)
         pending.put(spans.finite, chosen, finite)
+        if self.kept is not None:
+            self.kept.keep(batch, logits, chosen, pending)
         return pending
 
     def result(self) -> WindowSpans:
         """Return the decoded spans of all windows; those of failed windows are not `finite`."""
-        return self.spans
+        if self.kept is None:
+            return self.spans
+        decoding = self.decoding
+        distinct = distinct_spans(
+            self.windows,
+            self.kept,
+            self.spans,
+            wanted=decoding.n_best if decoding.distinct else 0,
+            least=decoding.all_answers,
+            max_answer_length=decoding.max_answer_length,
+            temperature=decoding.temperature,
+        )
+        return replace(self.spans, distinct=distinct)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +146,13 @@ class Decision:
 
     no_answer  bool [pairs], whether the null option wins
     problems   row -> (reason, message) of rows whose pair could not be answered
+    distinct   all distinct spans that were found; None if no setting asks for them
     """
 
     spans: PassageSpans
     no_answer: np.ndarray
     problems: dict[int, tuple[str, str]]
+    distinct: PassageSpans | None = None
 
 
 def decide(
@@ -144,6 +177,12 @@ def decide(
         n_best=decoding.n_best,
         temperature=decoding.temperature,
     )
+    distinct = None
+    if spans.distinct is not None:
+        most = spans.distinct.start.shape[1]
+        distinct = with_candidates(merged, spans.distinct, most, decoding.temperature)
+        if decoding.distinct:
+            merged = with_candidates(merged, spans.distinct, decoding.n_best, decoding.temperature)
     of_pair = dict(failures)
     for pair in np.flatnonzero(windows.counts > 0).tolist():
         if pair in of_pair:
@@ -161,4 +200,4 @@ def decide(
     with np.errstate(invalid="ignore"):
         margin = merged.null_score - merged.span_score[:, 0]
         no_answer = margin > decoding.null_score_diff_threshold
-    return Decision(merged, no_answer, problems)
+    return Decision(merged, no_answer, problems, distinct)

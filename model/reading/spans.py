@@ -9,7 +9,7 @@ of exp(span_score / T) + exp(null_score / T)).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -30,6 +30,8 @@ class ValidSpans(NamedTuple):
     owned_low, owned_high  int64 [B], a window owns the spans with owned_low <= start + end <
                            owned_high (see `model.reading.windows`)
     max_answer_length      tokens of the longest span
+    stop                   int64 [B, L], a span that starts at i ends before position stop[i]; None
+                           for no such bound
     """
 
     can_start: torch.Tensor
@@ -37,6 +39,30 @@ class ValidSpans(NamedTuple):
     owned_low: torch.Tensor
     owned_high: torch.Tensor
     max_answer_length: int
+    stop: torch.Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Some of the spans of each pair, best first; k = the most of any pair.
+
+    start, end              int64 [pairs, k], passage tokens, `end` inclusive
+    start_logit, end_logit  float32 [pairs, k]; -inf beyond the last candidate
+    window_index            int32 [pairs, k], the window that owns the candidate
+    found                   int64 [pairs], number of candidates, at most k
+    """
+
+    start: np.ndarray
+    end: np.ndarray
+    start_logit: np.ndarray
+    end_logit: np.ndarray
+    window_index: np.ndarray
+    found: np.ndarray
+
+    @property
+    def span_score(self) -> np.ndarray:
+        """Return start_logit + end_logit, float32 [pairs, k]; -inf beyond the last candidate."""
+        return self.start_logit + self.end_logit
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +76,8 @@ class WindowSpans:
     null_score              float32 [windows], start logit + end logit at the classifier token; nan
                             if the null option is off
     finite                  bool [windows], whether all logits that decoding used are finite
+    distinct                of each pair the spans that share no token (`model.reading.distinct`);
+                            None if no setting asks for them
     """
 
     start: np.ndarray
@@ -59,39 +87,25 @@ class WindowSpans:
     log_mass: np.ndarray
     null_score: np.ndarray
     finite: np.ndarray
+    distinct: Candidates | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class PassageSpans:
-    """The decoded answer candidates of each pair; k = n_best.
+class PassageSpans(Candidates):
+    """The answer candidates of each pair in its posterior; k = the most of any pair.
 
-    start, end              int64 [pairs, k], passage tokens, `end` inclusive, best first
-    start_logit, end_logit  float32 [pairs, k]
-    probability             float64 [pairs, k], posterior of the candidate; 0 beyond the last one
-    window_index            int32 [pairs, k], the window that owns the candidate
-    found                   int64 [pairs], number of candidates, at most k
-    log_normaliser          float64 [pairs], log of the posterior's denominator
-    null_score              float32 [pairs], minimum over the windows; nan if the null option is off
-    null_probability        float64 [pairs], posterior of no answer; nan if the null option is off
-    finite                  bool [pairs], whether all of the pair's windows are finite
+    probability       float64 [pairs, k], posterior of the candidate; 0 beyond the last one
+    log_normaliser    float64 [pairs], log of the posterior's denominator
+    null_score        float32 [pairs], minimum over the windows; nan if the null option is off
+    null_probability  float64 [pairs], posterior of no answer; nan if the null option is off
+    finite            bool [pairs], whether all of the pair's windows are finite
     """
 
-    start: np.ndarray
-    end: np.ndarray
-    start_logit: np.ndarray
-    end_logit: np.ndarray
     probability: np.ndarray
-    window_index: np.ndarray
-    found: np.ndarray
     log_normaliser: np.ndarray
     null_score: np.ndarray
     null_probability: np.ndarray
     finite: np.ndarray
-
-    @property
-    def span_score(self) -> np.ndarray:
-        """Return start_logit + end_logit, float32 [pairs, k]; -inf beyond the last candidate."""
-        return self.start_logit + self.end_logit
 
 
 def order_keys(scores: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
@@ -182,6 +196,8 @@ def _owned_offsets(valid: ValidSpans, length: int, width: int) -> tuple[torch.Te
     position = torch.arange(length, device=low.device)
     least = (low - 2 * position).clamp(min=0, max=width)
     count = (high - 2 * position).clamp(min=0, max=width).sub_(least).clamp_(min=0)
+    if valid.stop is not None:
+        count = torch.minimum(count, (valid.stop - position - least).clamp_(min=0))
     return least, count
 
 
@@ -285,20 +301,18 @@ def merge_windows(
             log_mass[held] = np.logaddexp.reduceat(spans.log_mass.astype(np.float64), first)
         null_score[held] = np.minimum.reduceat(spans.null_score, first)
         finite[held] = np.logical_and.reduceat(spans.finite, first)
-    best = _merge_candidates(spans, pair, index, pairs, n_best)
+    best = best_candidates(spans, pair, index, pairs, n_best)
 
     # The null option, where it is on, is one more term of the posterior's denominator.
     null_term = np.where(np.isnan(null_score), -np.inf, null_score.astype(np.float64) / temperature)
     with np.errstate(invalid="ignore"):
         log_normaliser = np.logaddexp(log_mass, null_term)
-        scaled = (best["start_logit"] + best["end_logit"]).astype(np.float64) / temperature
-        probability = np.where(np.isfinite(scaled), np.exp(scaled - log_normaliser[:, None]), 0.0)
         null_probability = np.where(
             np.isnan(null_score), np.nan, np.exp(null_term - log_normaliser)
         )
     return PassageSpans(
-        **best,
-        probability=probability,
+        **_fields(best),
+        probability=posterior(best, log_normaliser, temperature),
         log_normaliser=log_normaliser,
         null_score=null_score,
         null_probability=null_probability,
@@ -306,13 +320,39 @@ def merge_windows(
     )
 
 
-def _merge_candidates(
-    spans: WindowSpans, pair: np.ndarray, index: np.ndarray, pairs: int, n_best: int
-) -> dict[str, np.ndarray]:
-    """Return the n best candidates of each pair's windows, by name of their `PassageSpans` fields.
+def posterior(candidates: Candidates, log_normaliser: np.ndarray, temperature: float) -> np.ndarray:
+    """Return the probability of each candidate, float64 [pairs, k]; 0 beyond the last one."""
+    with np.errstate(invalid="ignore"):
+        scaled = candidates.span_score.astype(np.float64) / temperature
+        return np.where(np.isfinite(scaled), np.exp(scaled - log_normaliser[:, None]), 0.0)
 
-    Arguments as in `merge_windows`.
-    """
+
+def with_candidates(
+    spans: PassageSpans, candidates: Candidates, n_best: int, temperature: float
+) -> PassageSpans:
+    """Return the n best of other candidates in the same posterior."""
+    kept = candidates.start.shape[1]
+    short = max(0, n_best - kept)
+
+    def cut(values: np.ndarray, fill: float = 0) -> np.ndarray:
+        return np.pad(values[:, :n_best], ((0, 0), (0, short)), constant_values=fill)
+
+    chosen = Candidates(
+        start=cut(candidates.start),
+        end=cut(candidates.end),
+        start_logit=cut(candidates.start_logit, -np.inf),
+        end_logit=cut(candidates.end_logit, -np.inf),
+        window_index=cut(candidates.window_index),
+        found=np.minimum(candidates.found, n_best),
+    )
+    probability = posterior(chosen, spans.log_normaliser, temperature)
+    return replace(spans, **_fields(chosen), probability=probability)
+
+
+def best_candidates(
+    spans: WindowSpans, pair: np.ndarray, index: np.ndarray, pairs: int, n_best: int
+) -> Candidates:
+    """Return the n best candidates of each pair's windows. Arguments as in `merge_windows`."""
     start, end = np.zeros((pairs, n_best), np.int64), np.zeros((pairs, n_best), np.int64)
     start_logit = np.full((pairs, n_best), -np.inf, np.float32)
     end_logit = np.full((pairs, n_best), -np.inf, np.float32)
@@ -335,11 +375,8 @@ def _merge_candidates(
     end_logit[to] = spans.end_logit[window, rank][order]
     window_index[to] = index[window[order]]
     np.add.at(found, to[0], 1)
-    return {
-        "start": start,
-        "end": end,
-        "start_logit": start_logit,
-        "end_logit": end_logit,
-        "window_index": window_index,
-        "found": found,
-    }
+    return Candidates(start, end, start_logit, end_logit, window_index, found)
+
+
+def _fields(candidates: Candidates) -> dict[str, np.ndarray]:
+    return {each.name: getattr(candidates, each.name) for each in fields(Candidates)}
