@@ -21,7 +21,7 @@ from model.checkpoint import CheckpointError
 from model.reading.columns import ANSWER_SCHEMA, N_BEST_TYPE
 from model.reading.span_reader import Answer, Candidate
 from model.settings import SettingError
-from pipeline.sample import SAMPLE
+from pipeline.bundled import SAMPLE
 from tests.checkpoints import ARCHITECTURES
 from tests.runs import read_parts, read_rejections, run, write_input
 from transforms.stored_folder import StoredFolder
