@@ -54,7 +54,11 @@ class Decoding:
         identity=BOTH,
     )
     distinct: bool = setting(
-        False, flag(), "keep candidates that share no token with a better one", identity=BOTH
+        False,
+        flag(),
+        "keep candidates that share no token with a better one",
+        identity=BOTH,
+        optional=True,
     )
     all_answers: float | None = setting(
         None,
@@ -62,6 +66,8 @@ class Decoding:
         "write every distinct span of at least this probability, in the column all_answers",
         unset="no such column",
         identity=BOTH,
+        option=False,
+        optional=True,
     )
 
 
@@ -146,13 +152,30 @@ class Decision:
 
     no_answer  bool [pairs], whether the null option wins
     problems   row -> (reason, message) of rows whose pair could not be answered
-    distinct   all distinct spans that were found; None if no setting asks for them
     """
 
     spans: PassageSpans
     no_answer: np.ndarray
     problems: dict[int, tuple[str, str]]
-    distinct: PassageSpans | None = None
+
+
+def merge_spans(spans: WindowSpans, windows: Windows, decoding: Decoding) -> PassageSpans:
+    """Merge the windows of each pair to its passage; its candidates are those that are wanted."""
+    merged = merge_windows(
+        spans,
+        windows.pair,
+        windows.index,
+        len(windows.pair_passage),
+        n_best=decoding.n_best,
+        temperature=decoding.temperature,
+    )
+    if spans.distinct is None:
+        return merged
+    most, temperature = spans.distinct.start.shape[1], decoding.temperature
+    distinct = with_candidates(merged, spans.distinct, most, temperature)
+    if decoding.distinct:
+        merged = with_candidates(merged, spans.distinct, decoding.n_best, temperature)
+    return replace(merged, distinct=distinct)
 
 
 def decide(
@@ -169,20 +192,7 @@ def decide(
 
     Rows have the failures of their pairs, or the reasons non_finite_logits or no_admissible_span.
     """
-    merged = merge_windows(
-        spans,
-        windows.pair,
-        windows.index,
-        len(windows.pair_passage),
-        n_best=decoding.n_best,
-        temperature=decoding.temperature,
-    )
-    distinct = None
-    if spans.distinct is not None:
-        most = spans.distinct.start.shape[1]
-        distinct = with_candidates(merged, spans.distinct, most, decoding.temperature)
-        if decoding.distinct:
-            merged = with_candidates(merged, spans.distinct, decoding.n_best, decoding.temperature)
+    merged = merge_spans(spans, windows, decoding)
     of_pair = dict(failures)
     for pair in np.flatnonzero(windows.counts > 0).tolist():
         if pair in of_pair:
@@ -200,4 +210,4 @@ def decide(
     with np.errstate(invalid="ignore"):
         margin = merged.null_score - merged.span_score[:, 0]
         no_answer = margin > decoding.null_score_diff_threshold
-    return Decision(merged, no_answer, problems, distinct)
+    return Decision(merged, no_answer, problems)

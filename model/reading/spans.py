@@ -10,7 +10,7 @@ of exp(span_score / T) + exp(null_score / T)).
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -99,6 +99,8 @@ class PassageSpans(Candidates):
     null_score        float32 [pairs], minimum over the windows; nan if the null option is off
     null_probability  float64 [pairs], posterior of no answer; nan if the null option is off
     finite            bool [pairs], whether all of the pair's windows are finite
+    distinct          all distinct spans that were found, in the same posterior; None if no setting
+                      asks for them
     """
 
     probability: np.ndarray
@@ -106,6 +108,7 @@ class PassageSpans(Candidates):
     null_score: np.ndarray
     null_probability: np.ndarray
     finite: np.ndarray
+    distinct: PassageSpans | None = None
 
 
 def order_keys(scores: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
@@ -378,5 +381,5 @@ def best_candidates(
     return Candidates(start, end, start_logit, end_logit, window_index, found)
 
 
-def _fields(candidates: Candidates) -> dict[str, np.ndarray]:
+def _fields(candidates: Candidates) -> dict[str, Any]:
     return {each.name: getattr(candidates, each.name) for each in fields(Candidates)}

@@ -63,7 +63,7 @@ def test_all_answers_are_the_distinct_spans_of_enough_probability(
         passage["decoding"], all_answers=least, distinct=distinct
     )
     found = decided(**passage)
-    assert found.distinct is not None
+    assert found.spans.distinct is not None
     for pair in range(len(passage["windows"].counts)):
         spans, _ = options(
             passage["windows"], pair, passage["reader"].seed, passage["reader"].levels, decoding
@@ -73,7 +73,7 @@ def test_all_answers_are_the_distinct_spans_of_enough_probability(
         normaliser = plain.spans.log_normaliser[pair]
         enough = [np.exp(span.score / decoding.temperature - normaliser) >= least for span in best]
         wanted = max(sum(enough), decoding.n_best if distinct else 0)
-        assert listed(found.distinct, pair) == expected(best[:wanted])
+        assert listed(found.spans.distinct, pair) == expected(best[:wanted])
         if not distinct:
             assert listed(found.spans, pair) == listed(plain.spans, pair)
 
@@ -146,8 +146,8 @@ def test_pairs_whose_windows_failed_or_are_not_finite_have_no_distinct_span() ->
     decoding = Decoding(n_best=4, max_answer_length=3, distinct=True, all_answers=0.001)
     found = decided(windows, FakeReader(spoil=spoil), decoding, 50)
     assert found.problems.keys() == {1}
-    assert found.distinct is not None
-    assert (found.distinct.found > 0).tolist() == [True, False, True]
+    assert found.spans.distinct is not None
+    assert (found.spans.distinct.found > 0).tolist() == [True, False, True]
 
 
 def test_no_pair_at_all() -> None:
