@@ -20,7 +20,7 @@ from model.reading.spans import (
     merge_windows,
     with_candidates,
 )
-from model.reading.windows import Windows
+from model.reading.windows import TokenizedPairs, Windows
 from model.settings import BOTH, flag, number, one_of, setting, whole
 
 
@@ -154,7 +154,6 @@ class Decision:
     problems   row -> (reason, message) of rows whose pair could not be answered
     """
 
-    spans: PassageSpans
     no_answer: np.ndarray
     problems: dict[int, tuple[str, str]]
 
@@ -171,35 +170,33 @@ def merge_spans(spans: WindowSpans, windows: Windows, decoding: Decoding) -> Pas
     )
     if spans.distinct is None:
         return merged
-    most, temperature = spans.distinct.start.shape[1], decoding.temperature
-    distinct = with_candidates(merged, spans.distinct, most, temperature)
+    distinct = with_candidates(merged, spans.distinct, decoding.temperature)
     if decoding.distinct:
-        merged = with_candidates(merged, spans.distinct, decoding.n_best, temperature)
+        merged = distinct.resized(decoding.n_best)
     return replace(merged, distinct=distinct)
 
 
 def decide(
-    spans: WindowSpans,
+    spans: PassageSpans,
     failures: Mapping[int, tuple[str, str]],
-    windows: Windows,
+    pairs: TokenizedPairs,
     row_pair: np.ndarray,
     decoding: Decoding,
 ) -> Decision:
-    """Merge windows to passages and decide, per pair, between the best span and no answer.
+    """Decide, per pair, between the best span and no answer.
 
     failures  pair -> (reason, message), of the prediction
     row_pair  int64 [rows], the pair that each row asks; -1 for none
 
     Rows have the failures of their pairs, or the reasons non_finite_logits or no_admissible_span.
     """
-    merged = merge_spans(spans, windows, decoding)
     of_pair = dict(failures)
-    for pair in np.flatnonzero(windows.counts > 0).tolist():
+    for pair in np.flatnonzero(pairs.counts > 0).tolist():
         if pair in of_pair:
             continue
-        if not merged.finite[pair]:
+        if not spans.finite[pair]:
             of_pair[pair] = "non_finite_logits", "the network's logits are not all finite"
-        elif not merged.found[pair]:
+        elif not spans.found[pair]:
             message = "no token of the context can start and end an answer"
             of_pair[pair] = "no_admissible_span", message
     problems = {}
@@ -208,6 +205,6 @@ def decide(
             row: of_pair[pair] for row, pair in enumerate(row_pair.tolist()) if pair in of_pair
         }
     with np.errstate(invalid="ignore"):
-        margin = merged.null_score - merged.span_score[:, 0]
+        margin = spans.null_score - spans.span_score[:, 0]
         no_answer = margin > decoding.null_score_diff_threshold
-    return Decision(merged, no_answer, problems)
+    return Decision(no_answer, problems)

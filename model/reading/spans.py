@@ -9,6 +9,7 @@ of exp(span_score / T) + exp(null_score / T)).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
@@ -109,6 +110,37 @@ class PassageSpans(Candidates):
     null_probability: np.ndarray
     finite: np.ndarray
     distinct: PassageSpans | None = None
+
+    @classmethod
+    def joined(cls, parts: Sequence[PassageSpans]) -> PassageSpans:
+        """Concatenate the candidates of several lists of pairs; there must be at least one."""
+        values: dict[str, Any] = {}
+        for field in fields(cls):
+            columns = [getattr(part, field.name) for part in parts]
+            values[field.name] = None if field.name == "distinct" else np.concatenate(columns)
+        distinct = [part.distinct for part in parts if part.distinct is not None]
+        if distinct:
+            most = max(part.start.shape[1] for part in distinct)
+            values["distinct"] = cls.joined([part.resized(most) for part in distinct])
+        return cls(**values)
+
+    def resized(self, most: int) -> PassageSpans:
+        """Return the first `most` candidates of each pair, in columns for as many."""
+        short = max(0, most - self.start.shape[1])
+
+        def columns(values: np.ndarray, fill: float = 0) -> np.ndarray:
+            return np.pad(values[:, :most], ((0, 0), (0, short)), constant_values=fill)
+
+        return replace(
+            self,
+            start=columns(self.start),
+            end=columns(self.end),
+            start_logit=columns(self.start_logit, -np.inf),
+            end_logit=columns(self.end_logit, -np.inf),
+            window_index=columns(self.window_index),
+            found=np.minimum(self.found, most),
+            probability=columns(self.probability),
+        )
 
 
 def order_keys(scores: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
@@ -331,25 +363,11 @@ def posterior(candidates: Candidates, log_normaliser: np.ndarray, temperature: f
 
 
 def with_candidates(
-    spans: PassageSpans, candidates: Candidates, n_best: int, temperature: float
+    spans: PassageSpans, candidates: Candidates, temperature: float
 ) -> PassageSpans:
-    """Return the n best of other candidates in the same posterior."""
-    kept = candidates.start.shape[1]
-    short = max(0, n_best - kept)
-
-    def cut(values: np.ndarray, fill: float = 0) -> np.ndarray:
-        return np.pad(values[:, :n_best], ((0, 0), (0, short)), constant_values=fill)
-
-    chosen = Candidates(
-        start=cut(candidates.start),
-        end=cut(candidates.end),
-        start_logit=cut(candidates.start_logit, -np.inf),
-        end_logit=cut(candidates.end_logit, -np.inf),
-        window_index=cut(candidates.window_index),
-        found=np.minimum(candidates.found, n_best),
-    )
-    probability = posterior(chosen, spans.log_normaliser, temperature)
-    return replace(spans, **_fields(chosen), probability=probability)
+    """Return other candidates in the same posterior."""
+    probability = posterior(candidates, spans.log_normaliser, temperature)
+    return replace(spans, **_fields(candidates), probability=probability)
 
 
 def best_candidates(
