@@ -86,7 +86,8 @@ def distinct_spans(
 
     spans   the decoded spans of the windows, at least the best of each
     wanted  how many are returned, whatever their probability
-    least   all of at least this probability are returned too, unless it is None
+    least   all of at least this probability are returned too, unless it is None; both are compared
+            in float32, as columns have them
 
     Pairs of which not all logits are finite have none.
     """
@@ -98,6 +99,7 @@ def distinct_spans(
     best = _first(spans)
     taken = _Taken(windows)
     alive = merged.finite & (merged.found > 0)
+    threshold = np.float32(np.inf if least is None else least)
     rest = 1.0 - np.nan_to_num(merged.null_probability)
     while alive.any():
         # The best span of each pair, of those that share no token with the earlier choices.
@@ -107,13 +109,13 @@ def distinct_spans(
         probability = posterior(choice, merged.log_normaliser, temperature)[:, 0]
         alive = choice.found > 0
         if len(rounds) >= wanted:
-            alive &= probability >= (np.inf if least is None else least)
+            alive &= probability.astype(np.float32) >= threshold
         rounds.append(_only(choice, alive))
 
         # A pair goes on while more spans are wanted, or the rest of its mass is enough for one.
         rest -= probability
         if len(rounds) >= wanted:
-            alive &= rest + _ROUNDING >= (np.inf if least is None else least)
+            alive &= rest + _ROUNDING >= threshold
         taken.add(choice, alive)
         first, last = choice.start[windows.pair, 0], choice.end[windows.pair, 0]
         shares = (best.start[:, 0] <= last) & (best.end[:, 0] >= first)

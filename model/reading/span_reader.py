@@ -54,7 +54,8 @@ class Candidate:
 class Answer:
     """The answer to one question, with the columns that annotate writes.
 
-    status            "answered", "no_answer" or "rejected"
+    status            "answered", "no_answer", "below_threshold" (the probability is below
+                      `min_probability`) or "rejected"
     reason, message   why the row was rejected, as a fixed word and in plain text; else None
     answer_text       `context[answer_start:answer_end]`; None, like both offsets, unless the status
                       is "answered"
@@ -202,6 +203,7 @@ class SpanReader:
             contexts=pairs.contexts,
             questions_cut=pairs.questions_cut,
             no_answer=decision.no_answer,
+            below_threshold=decision.below_threshold,
             row_pair=pairs.row_pair,
             reasons=reasons,
         )
