@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from model.reading.batching import Batch, Pending
+from model.reading.batching import Batch, Pending, to_device
 from model.reading.distinct import KeptLogits, distinct_spans
 from model.reading.prediction import Logits
 from model.reading.spans import (
@@ -98,14 +98,40 @@ class Thresholds:
     min_probability: float | np.ndarray
 
 
+@dataclass(frozen=True, slots=True)
+class PairSettings:
+    """Settings of `Decoding` that differ between the pairs of a question list; all [pairs]."""
+
+    n_best: np.ndarray
+    max_answer_length: np.ndarray
+    null_score_diff_threshold: np.ndarray
+    min_probability: np.ndarray
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """Return the thresholds of each pair."""
+        return Thresholds(self.null_score_diff_threshold, self.min_probability)
+
+    def largest(self, decoding: Decoding) -> Decoding:
+        """Return settings that keep what any of the pairs asks for."""
+        return replace(
+            decoding,
+            n_best=int(self.n_best.max(initial=1)),
+            max_answer_length=int(self.max_answer_length.max(initial=1)),
+        )
+
+
 class DecodeSpans:
     """The observer that decodes the n-best spans of every window; its result is `WindowSpans`.
 
     It keeps the logits of all windows if distinct spans are asked for.
+
+    longest  int [pairs], the longest answer of each pair in tokens, at most that of `decoding`;
+             None if that is the limit of every pair
     """
 
-    def __init__(self, windows: Windows, decoding: Decoding):
-        self.windows, self.decoding = windows, decoding
+    def __init__(self, windows: Windows, decoding: Decoding, longest: np.ndarray | None = None):
+        self.windows, self.decoding, self.longest = windows, decoding, longest
         keeps = decoding.distinct or decoding.all_answers is not None
         self.kept = KeptLogits(windows) if keeps else None
         count, n_best = len(windows), decoding.n_best
@@ -129,6 +155,7 @@ class DecodeSpans:
             batch.owned_low,
             batch.owned_high,
             decoding.max_answer_length,
+            self._longest_of(chosen, start_logits.device),
         )
         start, end, start_logit, end_logit, log_mass = decode_windows(
             start_logits,
@@ -156,6 +183,13 @@ class DecodeSpans:
             self.kept.keep(batch, logits, chosen, pending)
         return pending
 
+    def _longest_of(self, chosen: np.ndarray, device: torch.device) -> torch.Tensor | None:
+        """Return the longest answers of the windows of a batch, int64 [B, 1]."""
+        if self.longest is None:
+            return None
+        longest = self.longest[self.windows.pair[chosen], None]
+        return to_device(torch.from_numpy(longest.astype(np.int64)), device)
+
     def result(self) -> WindowSpans:
         """Return the decoded spans of all windows; those of failed windows are not `finite`."""
         if self.kept is None:
@@ -165,6 +199,7 @@ class DecodeSpans:
             self.windows,
             self.kept,
             self.spans,
+            self.longest,
             wanted=decoding.n_best if decoding.distinct else 0,
             least=decoding.all_answers,
             max_answer_length=decoding.max_answer_length,

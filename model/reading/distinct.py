@@ -76,6 +76,7 @@ def distinct_spans(
     windows: Windows,
     logits: KeptLogits,
     spans: WindowSpans,
+    longest: np.ndarray | None,
     *,
     wanted: int,
     least: float | None,
@@ -84,10 +85,12 @@ def distinct_spans(
 ) -> Candidates:
     """Return the distinct spans of each pair, best first.
 
-    spans   the decoded spans of the windows, at least the best of each
-    wanted  how many are returned, whatever their probability
-    least   all of at least this probability are returned too, unless it is None; both are compared
-            in float32, as columns have them
+    spans    the decoded spans of the windows, at least the best of each
+    longest  int [pairs], the longest answer of each pair, at most `max_answer_length`; None if that
+             is the limit of every pair
+    wanted   how many are returned, whatever their probability
+    least    all of at least this probability are returned too, unless it is None; both are compared
+             in float32, as columns have them
 
     Pairs of which not all logits are finite have none.
     """
@@ -96,6 +99,8 @@ def distinct_spans(
     merged = merge_windows(
         spans, windows.pair, windows.index, pairs, n_best=1, temperature=temperature
     )
+    if longest is None:
+        longest = np.full(pairs, max_answer_length)
     best = _first(spans)
     taken = _Taken(windows)
     alive = merged.finite & (merged.found > 0)
@@ -121,7 +126,7 @@ def distinct_spans(
         shares = (best.start[:, 0] <= last) & (best.end[:, 0] >= first)
         again = np.flatnonzero(alive[windows.pair] & shares & (best.start_logit[:, 0] > -np.inf))
         for part in plan_batches((windows.stop - windows.start)[again], _TOKENS_AT_ONCE):
-            _decode_again(best, again[part], windows, logits, taken, max_answer_length)
+            _decode_again(best, again[part], windows, logits, taken, longest)
     return _joined(rounds, pairs)
 
 
@@ -185,7 +190,7 @@ def _decode_again(
     windows: Windows,
     logits: KeptLogits,
     taken: _Taken,
-    max_answer_length: int,
+    longest: np.ndarray,
 ) -> None:
     """Set the best span of the windows `chosen` to the best that holds no taken token."""
     start, pair = windows.start[chosen].astype(np.int64), windows.pair[chosen]
@@ -202,17 +207,18 @@ def _decode_again(
         table[inside] = values
         return torch.from_numpy(table)
 
-    # A span from i ends before the next taken token: not at all if i is taken.
+    # A span ends before the next taken token: none starts at one that is taken.
     blocked = torch.where(
         laid_out(taken.tokens[of_pair]), torch.from_numpy(position), len(position)
     )
+    free = blocked.flip(1).cummin(1).values.flip(1) - torch.from_numpy(position)
     valid = ValidSpans(
         laid_out(windows.passages.can_start[in_passages]),
         laid_out(windows.passages.can_end[in_passages]),
         torch.from_numpy(windows.owned_low[chosen] - 2 * start),
         torch.from_numpy(windows.owned_high[chosen] - 2 * start),
-        max_answer_length,
-        stop=blocked.flip(1).cummin(1).values.flip(1),
+        max_answer_length=int(longest[pair].max()),
+        longest=torch.minimum(free, torch.from_numpy(longest[pair, None].astype(np.int64))),
     )
     with torch.inference_mode():
         first, last, start_logit, end_logit, _ = decode_windows(

@@ -139,6 +139,16 @@ def single_windows(draw: st.DrawFn) -> dict[str, Any]:
         return [[draw(values) for _ in range(length)] for _ in range(rows)]
 
     lows = [draw(st.sampled_from([-UNBOUNDED, 0, 2, 5])) for _ in range(rows)]
+    longest = draw(st.integers(1, length + 2))
+    own = draw(
+        st.sampled_from(
+            [
+                None,
+                [[draw(st.integers(1, longest))] for _ in range(rows)],
+                table(st.integers(0, longest)),
+            ]
+        )
+    )
     return {
         "start_logits": torch.tensor(table(level)),
         "end_logits": torch.tensor(table(level)),
@@ -148,8 +158,8 @@ def single_windows(draw: st.DrawFn) -> dict[str, Any]:
         "owned_high": torch.tensor(
             [draw(st.sampled_from([low + 1, low + 4, UNBOUNDED])) for low in lows]
         ),
-        "max_answer_length": draw(st.integers(1, length + 2)),
-        "stop": torch.tensor(table(st.integers(0, length))) if draw(st.booleans()) else None,
+        "max_answer_length": longest,
+        "longest": None if own is None else torch.tensor(own),
         "n_best": draw(st.integers(1, 12)),
         "temperature": draw(st.sampled_from([0.5, 1.0, 2.0])),
     }
@@ -162,10 +172,12 @@ def test_decoding_equals_brute_force(window: dict[str, Any]) -> None:
     start, end, start_logit, end_logit, log_mass = decode_windows(
         window["start_logits"], window["end_logits"], spans, **settings
     )
-    n_best, longest = window["n_best"], window["max_answer_length"]
+    n_best = window["n_best"]
     rows, length = window["start_logits"].shape
     for row in range(rows):
-        stop = [length] * length if window["stop"] is None else window["stop"][row].tolist()
+        own = window["longest"]
+        most = torch.tensor(window["max_answer_length"]) if own is None else own[row]
+        longest = most.expand(length).tolist()
         a, b, can_start, can_end, low, high = (
             window[name][row].tolist()
             for name in (
@@ -180,8 +192,8 @@ def test_decoding_equals_brute_force(window: dict[str, Any]) -> None:
         spans = [
             Span(i, j, a[i], b[j], 0)
             for i in range(length)
-            for j in range(i, min(i + longest, length))
-            if can_start[i] and can_end[j] and low <= i + j < high and j < stop[i]
+            for j in range(i, min(i + longest[i], length))
+            if can_start[i] and can_end[j] and low <= i + j < high
         ]
         best = sorted(spans, key=lambda span: (-span.score, span.start, span.end))[:n_best]
         kept = len(best)
