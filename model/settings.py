@@ -45,6 +45,19 @@ class Kind:
     metavar: str
     pattern: str = ".*"
 
+    def checked(self, name: str, value: Any) -> Any:
+        """Return the value of a setting, converted if it is text, as in library calls.
+
+        Raises SettingError if it is outside the limits.
+        """
+        try:
+            converted = self.read(value) if isinstance(value, str) else value
+        except (ValueError, KeyError):
+            converted = math.nan  # which no kind takes
+        if not self.takes(converted):
+            raise SettingError(f"{name}={value}: must be {self.words}")
+        return converted
+
 
 def whole(low: int, high: int) -> Kind:
     """Return the kind of whole numbers from `low` to `high`, both included."""
@@ -152,6 +165,8 @@ class Setting:
     identity  the stages whose answers or chunk boundaries depend on it, which makes it part of a
               run's identity
     option    whether users set it; if not, the checkpoint does
+    optional  whether run.json has it only where it differs from its default, so that a feature that
+              is off leaves a run's identity as it was
     """
 
     kind: Kind
@@ -160,6 +175,7 @@ class Setting:
     stages: tuple[str, ...]
     identity: tuple[str, ...]
     option: bool
+    optional: bool
 
 
 def setting(
@@ -171,9 +187,10 @@ def setting(
     stages: tuple[str, ...] = BOTH,
     identity: tuple[str, ...] = (),
     option: bool = True,
+    optional: bool = False,
 ) -> Any:
     """Declare a setting as the field of a dataclass. `Setting` explains the arguments."""
-    declaration = Setting(kind, help, unset, stages, identity, option)
+    declaration = Setting(kind, help, unset, stages, identity, option, optional)
     return dataclasses.field(default=default, metadata={"setting": declaration})
 
 
@@ -194,20 +211,8 @@ def make(group: type[Group], values: Mapping[str, Any]) -> Group:
     for name, default, declaration in declared(group):
         value = values.get(name, default)
         # A default need not be within the limits: None means that the setting depends on the job.
-        given[name] = value if value is default else _checked(name, value, declaration.kind)
+        given[name] = value if value is default else declaration.kind.checked(name, value)
     return group(**given)
-
-
-def _checked(name: str, value: Any, kind: Kind) -> Any:
-    """Return a value, converted if it is text. Raises SettingError if it is outside its limits."""
-    # Library calls may pass the text of a command line instead of a value.
-    try:
-        converted = kind.read(value) if isinstance(value, str) else value
-    except (ValueError, KeyError):
-        converted = math.nan  # which no kind takes
-    if not kind.takes(converted):
-        raise SettingError(f"{name}={value}: must be {kind.words}")
-    return converted
 
 
 def make_all(groups: Sequence[type[Any]], values: Mapping[str, Any]) -> list[Any]:
@@ -226,8 +231,9 @@ def make_all(groups: Sequence[type[Any]], values: Mapping[str, Any]) -> list[Any
 
 def identity_of(group: Any, stage: str) -> dict[str, Any]:
     """Return by name the values on which a stage's answers or chunk boundaries depend."""
-    return {
-        name: getattr(group, name)
-        for name, _, declaration in declared(group)
-        if stage in declaration.identity
-    }
+    values = {}
+    for name, default, declaration in declared(group):
+        value = getattr(group, name)
+        if stage in declaration.identity and not (declaration.optional and value == default):
+            values[name] = value
+    return values
