@@ -6,10 +6,15 @@ import hashlib
 import json
 import math
 import os
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import starmap
 from pathlib import Path
 from typing import Any, Protocol
+
+from model.settings import number
 
 _READ_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 """Files that loading may read: settings, weights, vocabularies. Never pickles, never code."""
@@ -122,6 +127,9 @@ class Settings:
     temperature     T of the posterior; losses do not use it
     null_threshold  default of `--null_score_diff_threshold`
     link            "softmax" or "sigmoid": what turns the logits into probabilities
+    precision_thresholds
+                    precision -> the threshold that reaches it, `min_probability`, with the figures
+                    of `model.training.precision.Reached`; for `--min_probability precision:X`
     """
 
     null: bool = False
@@ -129,6 +137,14 @@ class Settings:
     temperature: float = 1.0
     null_threshold: float = 0.0
     link: str = "softmax"
+    precision_thresholds: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def min_probability(self, precision: float) -> float | None:
+        """Return the threshold that is stored for a precision, None without one."""
+        for stored, reached in self.precision_thresholds.items():
+            if float(stored) == precision:
+                return float(reached["min_probability"])
+        return None
 
     @property
     def usable(self) -> bool:
@@ -140,7 +156,17 @@ class Settings:
             and self.link in ("softmax", "sigmoid")
             and all(isinstance(number, int | float) and math.isfinite(number) for number in numbers)
             and self.temperature > 0
+            and isinstance(self.precision_thresholds, dict)
+            and all(starmap(_usable_threshold, self.precision_thresholds.items()))
         )
+
+
+def _usable_threshold(precision: str, reached: Any) -> bool:
+    """Return whether an entry of `Settings.precision_thresholds` can be used."""
+    threshold = reached.get("min_probability") if isinstance(reached, dict) else None
+    with suppress(ValueError):
+        return 0 < float(precision) < 1 and number(0, 1).takes(threshold)
+    return False
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -169,7 +195,7 @@ def read_settings(folder: Path) -> Settings:
     raise CheckpointError(
         f"config.json has spanmill = {given}: it must be an object with null and null_trained true "
         "or false, temperature a number above 0, null_threshold a number, link 'softmax' or "
-        "'sigmoid'"
+        "'sigmoid', precision_thresholds an object of precision: {\"min_probability\": number}"
     )
 
 
