@@ -244,8 +244,8 @@ class TestLoading:
             ({"device": "abacus"}, "device=abacus: "),
             (
                 {"min_probability": "precision:0.9"},
-                "min_probability=precision:0.9: the checkpoint stores a threshold for no precision: "
-                "python -m model.calibrate --precision 0.9 ",
+                "min_probability=precision:0.9: the checkpoint stores a threshold for no "
+                "precision: python -m model.calibrate --precision 0.9 ",
             ),
             (
                 {"null_score_diff_threshold": float("nan")},
