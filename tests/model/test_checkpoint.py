@@ -125,6 +125,8 @@ def test_settings_have_defaults_one_by_one(tmp_path: Path) -> None:
     settings = settings_of(tmp_path, spanmill=whole)
     assert settings == Settings(**whole)
     assert (settings.min_probability(0.90), settings.min_probability(0.95)) == (0.75, None)
+    split = {"split": 3, "passage_position": 66}
+    assert settings_of(tmp_path, spanmill=split) == Settings(**split)
 
 
 @pytest.mark.parametrize(
@@ -147,6 +149,11 @@ def test_settings_have_defaults_one_by_one(tmp_path: Path) -> None:
         {"precision_thresholds": {"0.9": {"min_probability": "0.5"}}},
         {"precision_thresholds": {"90 %": {"min_probability": 0.5}}},
         {"precision_thresholds": {"1.5": {"min_probability": 0.5}}},
+        {"split": 3},
+        {"passage_position": 66},
+        {"split": 0, "passage_position": 66},
+        {"split": True, "passage_position": 66},
+        {"split": 3, "passage_position": 66.0},
         None,
         [],
         "null",
