@@ -145,7 +145,7 @@ def group_cells(counts: np.ndarray, sums: np.ndarray, rows: int) -> np.ndarray:
     """Return the stratum of each cell, from 0, ascending, each with at least one answer.
 
     Strata are cut where the cumulated product of answers and deviation passes equal shares, so that
-    the allocation gives each about as many rows (Dalenius and Hodges, 1959, in the form of Ekman).
+    the allocation gives each about as many rows.
 
     counts, sums  answers of each cell, and the sum of their probabilities
     rows          size of the sample
@@ -167,7 +167,9 @@ def allocate(answers: np.ndarray, deviation: np.ndarray, rows: int) -> np.ndarra
     """Return how many rows each stratum gets, int64 [strata]: two or all, then the best.
 
     Each further row goes where it lowers the variance of the estimate most, which is Neyman's
-    allocation in whole numbers (Wright, 2012, The American Statistician 66(4), algorithm III).
+    allocation in whole numbers (Wright, 2012, "The Equivalence of Neyman Optimum Allocation for
+    Sampling and Equal Proportions for Apportioning the U.S. House of Representatives", The American
+    Statistician).
 
     answers    int64 [strata]
     deviation  float [strata], guessed standard deviation of rightness
