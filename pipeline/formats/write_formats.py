@@ -32,8 +32,8 @@ def write_squad(run: str, output: str, answers: str) -> str:
     """
     finished = annotated(run)
     # All needed columns must exist before anything is written.
-    identifier, context = needed(finished, "id"), needed(finished, "context")
     question = "" if finished.question_answers else needed(finished, "question")
+    context, identifier = needed(finished, "context"), needed(finished, "id")
     golds = None if answers == "predicted" else answers
     if golds and finished.question_answers:
         raise Refused(f"--answers={golds}: {run} asked a question list, which has no golds")
