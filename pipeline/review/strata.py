@@ -65,14 +65,14 @@ class Draw:
         # The answers kept: cell, key, place. At first every cell keeps all of its answers.
         self._cells = np.zeros(0, np.int64)
         self._keys = np.zeros(0)
-        self._places = np.zeros((0, 2), np.int64)
+        self._places = np.zeros((0, 3), np.int64)
         self._limits = np.full(CELLS, np.inf)
 
     def add(self, probabilities: np.ndarray, places: np.ndarray) -> None:
         """Add answers.
 
         probabilities  float [answers], in [0, 1]
-        places         int64 [answers, 2], by which the caller finds an answer again
+        places         int64 [answers, 3], by which the caller finds an answer again
         """
         cells = np.clip((probabilities * CELLS).astype(np.int64), 0, CELLS - 1)
         self.counts += np.bincount(cells, minlength=CELLS)
@@ -108,7 +108,7 @@ class Draw:
         The drawn answers are in random order, in which every beginning has about the share of each
         stratum that the whole has. So whoever stops early has reviewed a stratified sample too.
 
-        Returns strata, int64 [drawn, 2] places, and int64 [drawn] indices of strata.
+        Returns strata, int64 [drawn, 3] places, and int64 [drawn] indices of strata.
         """
         self._prune()
         stratum_of_cell = group_cells(self.counts, self.sums, self.rows)
