@@ -1,4 +1,4 @@
-"""DecodeAnswers: from decoded passages to one answer per row."""
+"""DecodeAnswers: from decoded passages to one answer per row or ask."""
 
 from __future__ import annotations
 
@@ -23,7 +23,14 @@ def decode_answers(predicted: Predicted, decoding: Decoding, annotate: bool = Tr
     windowed, prediction = predicted.windowed, predicted.prediction
     windows = windowed.windows
     pairs = len(windows.pair_passage)
-    decision = decide(predicted.spans, prediction.failures, windows, windowed.row_pair, decoding)
+    decision = decide(
+        predicted.spans,
+        prediction.failures,
+        windows,
+        windowed.row_pair,
+        decoding,
+        windowed.settings.thresholds if windowed.settings else decoding.thresholds,
+    )
     spans = predicted.spans
     rejected = {rejection.row: rejection for rejection in windowed.rejections}
     for row, (reason, message) in decision.problems.items():
@@ -32,7 +39,7 @@ def decode_answers(predicted: Predicted, decoding: Decoding, annotate: bool = Tr
     counts = {
         "rows": len(windowed.row_pair),
         "pairs": pairs,
-        "windows": len(windows),
+        "windows": int(windows.counts.sum()),
         "real_tokens": prediction.real_tokens,
         "padded_tokens": prediction.padded_tokens,
         "question_tokens_cut": int(windowed.questions_cut.sum()),

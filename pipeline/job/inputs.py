@@ -10,6 +10,8 @@ import pyarrow as pa
 
 from model.audit.rows import AUDIT_SCHEMA
 from model.reading.columns import ANSWER_SCHEMA
+from model.reading.question_answers import QUESTION_ANSWERS
+from model.reading.question_list import QuestionList
 from model.settings import ANNOTATE, AUDIT
 from pipeline.bundled import SAMPLE
 from pipeline.job.options import Refused
@@ -39,18 +41,20 @@ _FOOTERS_AT_ONCE = 16
 class Inputs:
     """The input of a job.
 
-    expected  the columns to read, with their types
-    columns   the names of the question, the context and the golds among them
+    expected   the columns to read, with their types
+    columns    the names of the question, the context and the golds among them
+    questions  the question list, None if rows have questions of their own
     """
 
     files: tuple[InputFile, ...]
     expected: pa.Schema
     columns: InputColumns
+    questions: QuestionList | None = None
 
     @property
-    def texts(self) -> tuple[str, str]:
+    def texts(self) -> tuple[str, ...]:
         """The columns that must hold text."""
-        return self.columns.question, self.columns.context
+        return tuple(filter(None, (self.columns.question, self.columns.context)))
 
 
 def find_files(files: Files, output: str) -> tuple[InputFile, ...]:
@@ -89,17 +93,24 @@ def choose_columns(
     columns: Columns,
     slice_by: tuple[str, ...],
     stages: tuple[str, ...],
+    questions: QuestionList | None = None,
 ) -> tuple[Inputs, OutputColumns]:
     """Choose the columns to read and those that the output keeps, by the first file's schema.
 
+    questions  asked of every row, which then needs no question of its own
+
     Raises Refused for missing columns, unusable types and clashes of names.
     """
-    first, texts = files[0], (columns.question_column, columns.context_column)
+    first = files[0]
+    question = "" if questions else columns.question_column
+    texts = tuple(filter(None, (question, columns.context_column)))
     audited = AUDIT in stages
     schema = _schema(first)
 
     # All columns that options name must exist; together with those to keep, they are read.
     for option in ("question_column", "context_column"):
+        if getattr(columns, option) not in texts:
+            continue
         _require(
             schema,
             [getattr(columns, option)],
@@ -120,13 +131,14 @@ def choose_columns(
     problem = schema_problem(schema, pa.schema(wanted), texts)
     if problem:
         raise Refused(f"--input: {first.path}: {problem}")
-    _refuse_clash(columns, keep, stages)
+    _refuse_clash(columns, keep, stages, questions)
 
     # The other files may have wider types, such as text where the first file has only nulls.
     expected = pa.schema([_nullable(field, field.name in texts) for field in wanted])
     expected = _widened(expected, files[1:_MOST_FOOTERS])
+    answers = columns.answers_column if audited else ""
     inputs = Inputs(
-        files, expected, InputColumns(*texts, columns.answers_column if audited else "")
+        files, expected, InputColumns(question, columns.context_column, answers), questions
     )
     return inputs, OutputColumns(keep, columns.output_prefix, columns.id_column)
 
@@ -160,10 +172,17 @@ def _require_answers(schema: pa.Schema, file: InputFile, column: str) -> None:
         )
 
 
-def _refuse_clash(columns: Columns, keep: tuple[str, ...], stages: tuple[str, ...]) -> None:
+def _refuse_clash(
+    columns: Columns,
+    keep: tuple[str, ...],
+    stages: tuple[str, ...],
+    questions: QuestionList | None,
+) -> None:
     """Raise Refused if an output column has the name of a column that the output keeps."""
     schemas = {ANNOTATE: ANSWER_SCHEMA, AUDIT: AUDIT_SCHEMA}
     made = {columns.output_prefix + name for stage in stages for name in schemas[stage].names}
+    if questions:  # annotate's columns are within this one
+        made = {columns.output_prefix + QUESTION_ANSWERS}
     clash = sorted(made & set(keep)) or sorted(made & {columns.id_column})
     if clash:
         raise Refused(
