@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from model.audit.distributions import Z_95, Calibration, Distribution, loss_bin
 from model.audit.losses import LikelyToken
+from model.audit.several_answers import SpanCurve
 from model.audit.slices import MOST_SLICES, OTHER, given_labels, slice_labels
 
 LOSSES = (
@@ -252,6 +253,7 @@ class Statistics:
     grid        (bin of nll_start, bin of nll_end) -> rows: at most LOSS_BINS^2 entries
     worst       the examples with the highest nll
     suspects    the examples with the highest label_error, where it is above 0
+    spans       precision and recall over spans; empty if no setting asks for distinct spans
     """
 
     everything: Slice = field(default_factory=Slice)
@@ -259,6 +261,7 @@ class Statistics:
     grid: Counter[tuple[int, int]] = field(default_factory=Counter)
     worst: Ranking = field(default_factory=Ranking)
     suspects: Ranking = field(default_factory=Ranking)
+    spans: SpanCurve = field(default_factory=SpanCurve)
 
     def merge(self, other: Self) -> None:
         """Add the examples of other statistics."""
@@ -271,6 +274,7 @@ class Statistics:
         self.grid.update(other.grid)
         self.worst.merge(other.worst)
         self.suspects.merge(other.suspects)
+        self.spans.merge(other.spans)
 
     def summary(self) -> dict[str, Any]:
         """Return all figures as audit.json has them."""
@@ -299,6 +303,7 @@ class Statistics:
             "grid": sorted([*place, rows] for place, rows in self.grid.items()),
             "worst": self.worst.to_json(),
             "suspects": self.suspects.to_json(),
+            "spans": self.spans.to_json(),
         }
 
     @classmethod
@@ -309,8 +314,10 @@ class Statistics:
             for name, each in values["slices"].items()
         }
         grid = Counter({(start, end): rows for start, end, rows in values["grid"]})
-        rankings = [Ranking.from_json(values[name]) for name in ("worst", "suspects")]
-        return cls(Slice.from_json(values["all"]), slices, grid, *rankings)
+        worst, suspects = (Ranking.from_json(values[name]) for name in ("worst", "suspects"))
+        # Receipts of earlier versions lack the spans.
+        spans = SpanCurve.from_json(values["spans"]) if "spans" in values else SpanCurve()
+        return cls(Slice.from_json(values["all"]), slices, grid, worst, suspects, spans)
 
 
 def fold_rare(values: dict[str, Slice]) -> None:
