@@ -11,6 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from model.reading.question_answers import QUESTION_ANSWERS
+from model.reading.tokenizer import consecutive
 from pipeline.formats.finished import FinishedRun, open_run
 from pipeline.job.options import Refused
 from transforms.read_examples import read_rows
@@ -18,9 +20,6 @@ from transforms.storage import open_parquet, read
 
 _BATCH_ROWS = 1 << 14
 _OUTPUTS = ("answer_start", "answer_end", "probability")
-
-QUESTION_ANSWERS = "question_answers"
-"""The column of a run with a question list: a struct per question."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +101,8 @@ def _asks(
     structs = lists.flatten()
     counts = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
     rows = np.repeat(np.arange(batch.num_rows), counts)
-    questions = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
     names = [name.rpartition(".")[2] for name in columns]
-    return rows, questions, [pc.struct_field(structs, name) for name in names]
+    return rows, consecutive(0, counts), [pc.struct_field(structs, name) for name in names]
 
 
 def read_answers(run: FinishedRun, places: np.ndarray) -> list[Answer]:

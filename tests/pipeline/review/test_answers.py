@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
+import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from pipeline.job.options import Refused
@@ -16,7 +13,6 @@ from pipeline.review.answers import answers_of, open_annotated, read_answers
 from tests.runs import (
     Annotate,
     examples,
-    part_files,
     read_manifest,
     read_parts,
     run,
@@ -93,53 +89,41 @@ def test_rows_that_can_not_be_read_are_named(finished: Path):
         read_answers(opened, np.array([[0, 999, 0]]))
 
 
-def test_a_question_list_has_an_answer_per_row_and_question(finished: Path, tmp_path: Path):
-    """Rows of a run as if they were questions of documents: none, one, and several to a row."""
-    rows = read_parts(finished).drop_columns(["id"]).to_pylist()
-    output = tmp_path / "out"
-    shutil.copytree(finished, output, ignore=shutil.ignore_patterns("*.parquet"))
-    asks = []
-    for path, counts in zip(part_files(finished), [[0, 3, 1], [5, 0], [2, 2, 0]], strict=True):
-        documents = []
-        for count in counts:
-            given = [asked(rows.pop(0), len(asks) + number) for number in range(count)]
-            texts = {"id": f"document {len(asks)}", "context": f"{len(asks)} ", "question": 1}
-            documents.append({**texts, "qa_question_answers": given or None})
-            asks += [(documents[-1], each) for each in given]
-        kind = pa.list_(pa.struct([*ASKED, *(pa.field(*each) for each in TYPES.items())]))
-        table = pa.Table.from_pylist(
-            documents,
-            pa.schema(
-                [
-                    ("id", pa.string()),
-                    ("context", pa.string()),
-                    ("question", pa.int64()),
-                    ("qa_question_answers", kind),
-                ]
-            ),
-        )
-        pq.write_table(table, output / "parts" / path.name)
+QUESTIONS = [
+    {"question_id": "who", "question": "Who lit the lamp?"},
+    {"question_id": "when", "question": "In which year?", "min_probability": 1.0},
+    {"question_id": "what", "question": "What was calm?"},
+]
+
+
+def test_a_question_list_has_an_answer_per_document_and_question(
+    annotate: Annotate, tmp_path: Path, output: Path
+):
+    """One question is never answered, one document has no text, and a column is no question."""
+    table = examples(5)
+    contexts = table["context"].to_pylist()
+    contexts[2] = " "
+    write_input(tmp_path / "a.parquet", table.set_column(2, "context", [contexts]))
+    lines = "".join(json.dumps(question) + "\n" for question in QUESTIONS)
+    (tmp_path / "questions.jsonl").write_text(lines, "utf-8")
+    asked = f"--questions={tmp_path}/questions.jsonl"
+    more = ("--output_prefix=qa_", "--chunk_rows=2")
+    assert annotate(tmp_path / "a.parquet", output, asked, *more) == 0
+    expected = [
+        (row["id"], row["context"], given)
+        for row in read_parts(output).to_pylist()
+        for given in row["qa_question_answers"]
+        if given["status"] == "answered"
+    ]
+    assert len(expected) == 8
     opened, _ = open_annotated(str(output))
-    given = [(document, each) for document, each in asks if each["status"] == "answered"]
-    assert 0 < len(given) < len(asks) == 13
-    probabilities, places = (np.concatenate(each) for each in zip(*answers_of(opened), strict=True))
-    assert probabilities.tolist() == pytest.approx([each["probability"] for _, each in given])
-    for answer, (document, each) in zip(read_answers(opened, places), given, strict=True):
-        assert (answer.id, answer.context) == (document["id"], document["context"])
-        assert (answer.question_id, answer.question) == (each["question_id"], each["question"])
-        assert (answer.start, answer.end) == (each["answer_start"], each["answer_end"])
-
-
-ASKED = (pa.field("question_id", pa.string()), pa.field("question", pa.string()))
-TYPES = {
-    "answer_start": pa.int32(),
-    "answer_end": pa.int32(),
-    "probability": pa.float32(),
-    "status": pa.string(),
-}
-
-
-def asked(row: dict[str, Any], number: int) -> dict[str, Any]:
-    """Return what a run says to a row as a struct of a question list."""
-    own = {name: row[f"qa_{name}"] for name in TYPES}
-    return {"question_id": f"q{number}", "question": row["question"], **own}
+    batches = list(answers_of(opened))
+    probabilities, places = (np.concatenate(each) for each in zip(*batches, strict=True))
+    assert probabilities.tolist() == [given["probability"] for _, _, given in expected]
+    for answer, (row_id, context, given) in zip(
+        read_answers(opened, places), expected, strict=True
+    ):
+        assert (answer.id, answer.context) == (row_id, context)
+        assert (answer.question_id, answer.question) == (given["question_id"], given["question"])
+        assert answer.context[answer.start : answer.end] == given["answer_text"]
+        assert answer.probability == given["probability"]
