@@ -115,6 +115,26 @@ def names() -> Kind:
     )
 
 
+def some_of(*allowed: str) -> Kind:
+    """Return the kind of a tuple of distinct words out of a few, in the order of `allowed`."""
+
+    def read(listed: str) -> tuple[str, ...]:
+        given = split_names(listed)
+        unknown = [name for name in given if name not in allowed]
+        # `takes` refuses the unknown ones; the known ones have one order, so that the order in
+        # which they are given changes nothing.
+        return (*(name for name in allowed if name in given), *unknown)
+
+    word = "|".join(allowed)
+    return Kind(
+        f"a comma-separated choice of {', '.join(allowed)}",
+        read,
+        lambda value: isinstance(value, tuple) and set(value) <= set(allowed),
+        "A,B",
+        rf"({word})(,({word}))*",
+    )
+
+
 def days(most: int = 366) -> Kind:
     """Return the kind of a tuple of consecutive days, at most `most`.
 
@@ -152,6 +172,8 @@ class Setting:
     identity  the stages whose answers or chunk boundaries depend on it, which makes it part of a
               run's identity
     option    whether users set it; if not, the checkpoint does
+    optional  whether run.json leaves it out at its default: a run begun before the setting existed
+              can then be resumed
     """
 
     kind: Kind
@@ -160,6 +182,7 @@ class Setting:
     stages: tuple[str, ...]
     identity: tuple[str, ...]
     option: bool
+    optional: bool
 
 
 def setting(
@@ -171,9 +194,10 @@ def setting(
     stages: tuple[str, ...] = BOTH,
     identity: tuple[str, ...] = (),
     option: bool = True,
+    optional: bool = False,
 ) -> Any:
     """Declare a setting as the field of a dataclass. `Setting` explains the arguments."""
-    declaration = Setting(kind, help, unset, stages, identity, option)
+    declaration = Setting(kind, help, unset, stages, identity, option, optional)
     return dataclasses.field(default=default, metadata={"setting": declaration})
 
 
@@ -226,8 +250,13 @@ def make_all(groups: Sequence[type[Any]], values: Mapping[str, Any]) -> list[Any
 
 def identity_of(group: Any, stage: str) -> dict[str, Any]:
     """Return by name the values on which a stage's answers or chunk boundaries depend."""
-    return {
-        name: getattr(group, name)
-        for name, _, declaration in declared(group)
+    values = {
+        name: (getattr(group, name), default, declaration.optional)
+        for name, default, declaration in declared(group)
         if stage in declaration.identity
+    }
+    return {
+        name: value
+        for name, (value, default, optional) in values.items()
+        if not optional or value != default
     }

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 
 from model.audit.rows import AUDIT_SCHEMA
-from model.reading.columns import ANSWER_SCHEMA
+from model.reading.columns import columns_for
 from model.settings import ANNOTATE, AUDIT
 from pipeline.job.options import Refused
 from pipeline.job.settings import Columns, Files
@@ -88,9 +88,12 @@ def choose_columns(
     files: tuple[InputFile, ...],
     columns: Columns,
     slice_by: tuple[str, ...],
+    options: frozenset[str],
     stages: tuple[str, ...],
 ) -> tuple[Inputs, OutputColumns]:
     """Choose the columns to read and those that the output keeps, by the first file's schema.
+
+    options  those that ask for output columns (`model.reading.columns.answer_options`)
 
     Raises Refused for missing columns, unusable types and clashes of names.
     """
@@ -120,7 +123,7 @@ def choose_columns(
     problem = schema_problem(schema, pa.schema(wanted), texts)
     if problem:
         raise Refused(f"--input: {first.path}: {problem}")
-    _refuse_clash(columns, keep, stages)
+    _refuse_clash(columns, keep, options, stages)
 
     # The other files may have wider types, such as text where the first file has only nulls.
     expected = pa.schema([_nullable(field, field.name in texts) for field in wanted])
@@ -160,10 +163,13 @@ def _require_answers(schema: pa.Schema, file: InputFile, column: str) -> None:
         )
 
 
-def _refuse_clash(columns: Columns, keep: tuple[str, ...], stages: tuple[str, ...]) -> None:
+def _refuse_clash(
+    columns: Columns, keep: tuple[str, ...], options: frozenset[str], stages: tuple[str, ...]
+) -> None:
     """Raise Refused if an output column has the name of a column that the output keeps."""
-    schemas = {ANNOTATE: ANSWER_SCHEMA, AUDIT: AUDIT_SCHEMA}
-    made = {columns.output_prefix + name for stage in stages for name in schemas[stage].names}
+    annotated = [column.name for column in columns_for(options)]
+    names = {ANNOTATE: annotated, AUDIT: AUDIT_SCHEMA.names}
+    made = {columns.output_prefix + name for stage in stages for name in names[stage]}
     clash = sorted(made & set(keep)) or sorted(made & {columns.id_column})
     if clash:
         raise Refused(

@@ -24,7 +24,9 @@ from apache_beam.options.pipeline_options import (
 
 from model.audit.slices import SLICES
 from model.checkpoint import CheckpointError, read_settings
+from model.reading.columns import answer_options
 from model.reading.decoding import Decoding
+from model.reading.places import Places
 from model.reading.reader import DTYPES, ModelSettings
 from model.reading.span_reader import CUDA_BATCH_TOKENS, SpanReader
 from model.reading.tokenizer import TokenizerError
@@ -156,7 +158,8 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
     _refuse_two_accelerators(work, beam_options)
     _refuse_slices(audit)
     corrections, digest = _corrections(audit, options.stage)
-    inputs, kept = choose_columns(find_files(files, output), columns, audit.slice_by, stages)
+    found, asked = find_files(files, output), answer_options(make(Places, given))
+    inputs, kept = choose_columns(found, columns, audit.slice_by, asked, stages)
     reader = _reader(make(ModelSettings, given), given, is_local(beam_options))
     audit_options = AuditOptions(columns.id_column, audit.slice_by, audit.worst, audit.suspects)
 
@@ -167,6 +170,7 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
         replace(columns, keep_columns=kept.keep),
         reader.limits,
         reader.decoding,
+        reader.places,
     )
     job = Job(
         model=options.model,
@@ -325,7 +329,7 @@ def _reader(model: ModelSettings, given: Mapping[str, Any], local: bool) -> Span
     """
     names = [
         name
-        for group in (ModelSettings, WindowLimits, Decoding)
+        for group in (ModelSettings, WindowLimits, Decoding, Places)
         for name, _, each in declared(group)
         if each.option
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from model.settings import (
     AUDIT,
     BOTH,
+    Kind,
     SettingError,
     days,
     declared,
@@ -23,6 +25,7 @@ from model.settings import (
     number,
     one_of,
     setting,
+    some_of,
     text,
     whole,
 )
@@ -95,6 +98,7 @@ def test_every_kind_reads_what_its_pattern_allows_and_nothing_else():
         flag(): ("True", "yes"),
         text("DEVICE", "cpu|cuda"): ("cuda", "tpu"),
         days(2): ("2026-11-01..2026-11-02", "2026-11-01..2026-11-03"),
+        some_of("a", "b"): ("b,a", "a,c"),
     }
     for kind, (good, bad) in kinds.items():
         assert kind.takes(kind.read(good))
@@ -106,6 +110,16 @@ def test_every_kind_reads_what_its_pattern_allows_and_nothing_else():
         datetime.date(2026, 12, 1),
     )
     assert not days().takes(days().read("2026-12-01..2026-11-30"))
+    assert some_of("a", "b", "c").read("c, a,c") == ("a", "c")
+    assert some_of("a", "b").read("") == ()
+
+
+@pytest.mark.parametrize("kind", [some_of("a", "b"), some_of("a")])
+@pytest.mark.parametrize("listed", ["a", "b", "a,b", "b,a", "c", "a,c", ""])
+def test_a_pattern_allows_what_its_kind_takes(kind: Kind, listed: str):
+    """A template launcher checks the pattern, and only for options that are given."""
+    takes = kind.takes(kind.read(listed)) and listed != ""
+    assert (re.fullmatch(kind.pattern, listed) is not None) == takes
 
 
 def test_several_groups_share_the_values_and_know_every_name():
@@ -126,3 +140,18 @@ def test_the_identity_of_a_stage_holds_what_its_answers_depend_on():
     lamps = Lamps(count=4, height=2.0)
     assert identity_of(lamps, "annotate") == {"count": 4}
     assert identity_of(lamps, "audit") == {"count": 4, "height": 2.0}
+
+
+def test_the_identity_lacks_an_optional_setting_at_its_default():
+    """So that it is that of a version without the setting."""
+
+    @dataclass(frozen=True)
+    class Flags:
+        colours: tuple[str, ...] = setting((), names(), "which", identity=BOTH, optional=True)
+        pole: float | None = setting(None, number(0, 9), "metres", identity=BOTH, optional=True)
+
+    assert identity_of(make(Flags, {}), "audit") == {}
+    assert identity_of(make(Flags, {"colours": "red", "pole": 0}), "audit") == {
+        "colours": ("red",),
+        "pole": 0,
+    }
