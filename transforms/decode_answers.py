@@ -1,4 +1,4 @@
-"""DecodeAnswers: from decoded windows to one answer per row."""
+"""DecodeAnswers: from decoded passages to one answer per row."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def decode_answers(
     annotate: bool = True,
     options: frozenset[str] = frozenset(),
 ) -> Answered:
-    """Merge windows to passages and decide between the best span and no answer.
+    """Decide between the best span and no answer.
 
     With `annotate`, annotate's outcome is made too, with the columns that `options` ask for
     (`model.reading.columns.answer_options`). Rejections are those of earlier steps and those
@@ -30,7 +30,7 @@ def decode_answers(
     windows = windowed.windows
     pairs = len(windows.pair_passage)
     decision = decide(predicted.spans, prediction.failures, windows, windowed.row_pair, decoding)
-    spans, no_answer = decision.spans, decision.no_answer
+    spans, no_answer = predicted.spans, decision.no_answer
     rejected = {rejection.row: rejection for rejection in windowed.rejections}
     for row, (reason, message) in decision.problems.items():
         # Found here, but the prediction is at fault (`Rejection.step`).

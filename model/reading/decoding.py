@@ -16,9 +16,8 @@ from model.reading.spans import (
     ValidSpans,
     WindowSpans,
     decode_windows,
-    merge_windows,
 )
-from model.reading.windows import Windows
+from model.reading.windows import TokenizedPairs, Windows
 from model.settings import BOTH, number, one_of, setting, whole
 
 
@@ -117,40 +116,31 @@ class Decision:
     problems   row -> (reason, message) of rows whose pair could not be answered
     """
 
-    spans: PassageSpans
     no_answer: np.ndarray
     problems: dict[int, tuple[str, str]]
 
 
 def decide(
-    spans: WindowSpans,
+    spans: PassageSpans,
     failures: Mapping[int, tuple[str, str]],
-    windows: Windows,
+    pairs: TokenizedPairs,
     row_pair: np.ndarray,
     decoding: Decoding,
 ) -> Decision:
-    """Merge windows to passages and decide, per pair, between the best span and no answer.
+    """Decide, per pair, between the best span and no answer.
 
     failures  pair -> (reason, message), of the prediction
     row_pair  int64 [rows], the pair that each row asks; -1 for none
 
     Rows have the failures of their pairs, or the reasons non_finite_logits or no_admissible_span.
     """
-    merged = merge_windows(
-        spans,
-        windows.pair,
-        windows.index,
-        len(windows.pair_passage),
-        n_best=decoding.n_best,
-        temperature=decoding.temperature,
-    )
     of_pair = dict(failures)
-    for pair in np.flatnonzero(windows.counts > 0).tolist():
+    for pair in np.flatnonzero(pairs.counts > 0).tolist():
         if pair in of_pair:
             continue
-        if not merged.finite[pair]:
+        if not spans.finite[pair]:
             of_pair[pair] = "non_finite_logits", "the network's logits are not all finite"
-        elif not merged.found[pair]:
+        elif not spans.found[pair]:
             message = "no token of the context can start and end an answer"
             of_pair[pair] = "no_admissible_span", message
     problems = {}
@@ -159,6 +149,6 @@ def decide(
             row: of_pair[pair] for row, pair in enumerate(row_pair.tolist()) if pair in of_pair
         }
     with np.errstate(invalid="ignore"):
-        margin = merged.null_score - merged.span_score[:, 0]
+        margin = spans.null_score - spans.span_score[:, 0]
         no_answer = margin > decoding.null_score_diff_threshold
-    return Decision(merged, no_answer, problems)
+    return Decision(no_answer, problems)

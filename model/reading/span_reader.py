@@ -9,10 +9,10 @@ from typing import Any, Self, overload
 
 from model.checkpoint import CheckpointError, Location, digest, locate, read_settings
 from model.reading.columns import Answers, answer_columns, answer_options
-from model.reading.decoding import DecodeSpans, Decoding, decide
+from model.reading.decoding import Decoding, decide
 from model.reading.pairs import cut_pairs
 from model.reading.places import Places
-from model.reading.prediction import predict
+from model.reading.read_pairs import read_windows
 from model.reading.reader import (
     CheckpointReader,
     ModelSettings,
@@ -205,14 +205,13 @@ class SpanReader:
         """Yield the answer of every row; texts as `_texts` returns them, lists of one length."""
         reader = shared(self.reader)
         pairs = cut_pairs(questions, contexts, reader.tokenizer(), self.limits)
-        decode = DecodeSpans(pairs.windows, decoding)
-        failures = predict(reader, pairs.windows, self.batch_tokens, [decode]).failures
-        decision = decide(decode.result(), failures, pairs.windows, pairs.row_pair, decoding)
+        prediction, spans = read_windows(reader, pairs.windows, decoding, self.batch_tokens)
+        decision = decide(spans, prediction.failures, pairs.windows, pairs.row_pair, decoding)
         problems = decision.problems | pairs.problems
         reasons = [problems[row][0] if row in problems else None for row in range(len(questions))]
         # The same columns as annotate's, row by row.
         answers = Answers(
-            spans=decision.spans,
+            spans=spans,
             windows=pairs.windows,
             contexts=pairs.contexts,
             questions_cut=pairs.questions_cut,

@@ -8,7 +8,7 @@ from the nearer edge.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -49,15 +49,37 @@ class WindowLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class Windows:
-    """The context windows of question/passage pairs, grouped by pair, in order of position.
+class TokenizedPairs:
+    """The tokens of question/passage pairs, and how many windows each pair needs.
 
     format                special tokens around question and context
-    passages, questions   the tokens of the distinct texts
+    limits                how the passages are cut
+    passages, questions   the tokens of the distinct texts; questions are cut to `max_question`
     pair_passage          int32 [pairs], index of the pair's passage
     pair_question         int32 [pairs], index of the pair's question
     counts                int32 [pairs], windows per pair; 0 for a pair without context tokens or
                           with more than `max_windows`
+    """
+
+    format: PairFormat
+    limits: WindowLimits
+    passages: Passages
+    questions: Ragged
+    pair_passage: np.ndarray
+    pair_question: np.ndarray
+    counts: np.ndarray
+
+    @property
+    def room(self) -> np.ndarray:
+        """Return the context tokens for which a window of each pair has room, int64 [pairs]."""
+        question = self.questions.lengths[self.pair_question]
+        return self.limits.max_length - self.format.special_tokens - question
+
+
+@dataclass(frozen=True, slots=True)
+class Windows(TokenizedPairs):
+    """The context windows of question/passage pairs, grouped by pair, in order of position.
+
     pair                  int32 [windows], index of the window's pair
     index                 int32 [windows], index of the window within its pair (`window_index`)
     start, stop           int32 [windows], the window's passage tokens: [start, stop)
@@ -65,12 +87,6 @@ class Windows:
                           contains the span and owned_low <= i + j < owned_high
     """
 
-    format: PairFormat
-    passages: Passages
-    questions: Ragged
-    pair_passage: np.ndarray
-    pair_question: np.ndarray
-    counts: np.ndarray
     pair: np.ndarray
     index: np.ndarray
     start: np.ndarray
@@ -102,6 +118,43 @@ def most_tokens(room: int, overlap: int, max_windows: int) -> int:
     return room + (max_windows - 1) * (room - overlap)
 
 
+def tokenized_pairs(
+    pair_format: PairFormat,
+    passages: Passages,
+    questions: Ragged,
+    pair_passage: np.ndarray,
+    pair_question: np.ndarray,
+    limits: WindowLimits,
+) -> TokenizedPairs:
+    """Cut questions to `limits.max_question` tokens, and count the windows that each pair needs.
+
+    questions                    whole questions
+    pair_passage, pair_question  int [pairs], indices into `passages` and `questions`
+
+    A pair that needs more than `limits.max_windows` windows gets none, and the caller rejects its
+    rows. Raises ValueError if a question leaves room for no more context tokens than the overlap.
+    """
+    pairs = TokenizedPairs(
+        pair_format,
+        limits,
+        passages,
+        questions.cut(limits.max_question),
+        np.asarray(pair_passage, np.int32),
+        np.asarray(pair_question, np.int32),
+        counts=np.zeros(len(pair_passage), np.int32),
+    )
+    room = pairs.room
+    if len(room) and room.min() <= limits.overlap:
+        raise ValueError(
+            f"a question leaves room for {room.min()} context tokens in a window of "
+            f"{limits.max_length}, but neighbouring windows share {limits.overlap}: the room must "
+            "exceed the overlap"
+        )
+    counts = count_windows(passages.lengths[pair_passage], room, limits.overlap)
+    counts = np.where(counts > limits.max_windows, 0, counts)
+    return replace(pairs, counts=np.asarray(counts, np.int32))
+
+
 def cut_windows(
     pair_format: PairFormat,
     passages: Passages,
@@ -110,26 +163,20 @@ def cut_windows(
     pair_question: np.ndarray,
     limits: WindowLimits,
 ) -> Windows:
-    """Cut the passage of every pair into windows, and questions to `limits.max_question` tokens.
+    """Return the windows of all pairs. Arguments and errors are those of `tokenized_pairs`."""
+    pairs = tokenized_pairs(pair_format, passages, questions, pair_passage, pair_question, limits)
+    return windows_of(pairs, slice(None))
 
-    questions                    whole questions
-    pair_passage, pair_question  int [pairs], indices into `passages` and `questions`
 
-    A pair that needs more than `limits.max_windows` windows gets none, and the caller rejects its
-    rows. Raises ValueError if a question leaves room for no more context tokens than the overlap.
+def windows_of(pairs: TokenizedPairs, chosen: slice) -> Windows:
+    """Cut the passages of consecutive pairs into windows; pairs are numbered from 0 in the result.
+
+    chosen  the pairs, without a step
     """
-    overlap = limits.overlap
-    questions = questions.cut(limits.max_question)
-    tokens = passages.lengths[pair_passage]
-    room = limits.max_length - pair_format.special_tokens - questions.lengths[pair_question]
-    if len(room) and room.min() <= overlap:
-        raise ValueError(
-            f"a question leaves room for {room.min()} context tokens in a window of "
-            f"{limits.max_length}, but neighbouring windows share {overlap}: the room must exceed "
-            "the overlap"
-        )
-    counts = count_windows(tokens, room, overlap)
-    counts = np.where(counts > limits.max_windows, 0, counts)
+    overlap = pairs.limits.overlap
+    pair_passage, pair_question = pairs.pair_passage[chosen], pairs.pair_question[chosen]
+    counts, room = pairs.counts[chosen].astype(np.int64), pairs.room[chosen]
+    tokens = pairs.passages.lengths[pair_passage]
 
     # Windows start at multiples of the room beyond the overlap; the last one ends with the passage.
     pair = np.repeat(np.arange(len(counts)), counts)
@@ -145,5 +192,9 @@ def cut_windows(
     owned_low = np.where(index > 0, np.concatenate([[0], border[:-1]])[: len(start)], -_UNBOUNDED)
     columns = (pair_passage, pair_question, counts, pair, index, start, stop, owned_low, owned_high)
     return Windows(
-        pair_format, passages, questions, *(np.asarray(column, np.int32) for column in columns)
+        pairs.format,
+        pairs.limits,
+        pairs.passages,
+        pairs.questions,
+        *(np.asarray(column, np.int32) for column in columns),
     )

@@ -22,7 +22,7 @@ from model.columns import schema_of
 from model.reading.columns import ANSWER_COLUMNS, ANSWER_SCHEMA, N_BEST_TYPE, columns_for
 from model.reading.span_reader import Answer, Candidate
 from model.settings import SettingError
-from pipeline.sample import SAMPLE
+from pipeline.bundled import SAMPLE
 from tests.checkpoints import ARCHITECTURES
 from tests.runs import read_parts, read_rejections, run, write_input
 from transforms.stored_folder import StoredFolder
