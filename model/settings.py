@@ -45,6 +45,19 @@ class Kind:
     metavar: str
     pattern: str = ".*"
 
+    def checked(self, name: str, value: Any) -> Any:
+        """Return the value of a setting, converted if it is text, as in library calls.
+
+        Raises SettingError if it is outside the limits.
+        """
+        try:
+            converted = self.read(value) if isinstance(value, str) else value
+        except (ValueError, KeyError):
+            converted = math.nan  # which no kind takes
+        if not self.takes(converted):
+            raise SettingError(f"{name}={value}: must be {self.words}")
+        return converted
+
 
 def whole(low: int, high: int) -> Kind:
     """Return the kind of whole numbers from `low` to `high`, both included."""
@@ -172,8 +185,8 @@ class Setting:
     identity  the stages whose answers or chunk boundaries depend on it, which makes it part of a
               run's identity
     option    whether users set it; if not, the checkpoint does
-    optional  whether run.json leaves it out at its default: a run begun before the setting existed
-              can then be resumed
+    optional  whether run.json has it only where it differs from its default, so that a feature that
+              is off leaves a run's identity as it was
     """
 
     kind: Kind
@@ -218,20 +231,8 @@ def make(group: type[Group], values: Mapping[str, Any]) -> Group:
     for name, default, declaration in declared(group):
         value = values.get(name, default)
         # A default need not be within the limits: None means that the setting depends on the job.
-        given[name] = value if value is default else _checked(name, value, declaration.kind)
+        given[name] = value if value is default else declaration.kind.checked(name, value)
     return group(**given)
-
-
-def _checked(name: str, value: Any, kind: Kind) -> Any:
-    """Return a value, converted if it is text. Raises SettingError if it is outside its limits."""
-    # Library calls may pass the text of a command line instead of a value.
-    try:
-        converted = kind.read(value) if isinstance(value, str) else value
-    except (ValueError, KeyError):
-        converted = math.nan  # which no kind takes
-    if not kind.takes(converted):
-        raise SettingError(f"{name}={value}: must be {kind.words}")
-    return converted
 
 
 def make_all(groups: Sequence[type[Any]], values: Mapping[str, Any]) -> list[Any]:
@@ -250,13 +251,9 @@ def make_all(groups: Sequence[type[Any]], values: Mapping[str, Any]) -> list[Any
 
 def identity_of(group: Any, stage: str) -> dict[str, Any]:
     """Return by name the values on which a stage's answers or chunk boundaries depend."""
-    values = {
-        name: (getattr(group, name), default, declaration.optional)
-        for name, default, declaration in declared(group)
-        if stage in declaration.identity
-    }
-    return {
-        name: value
-        for name, (value, default, optional) in values.items()
-        if not optional or value != default
-    }
+    values = {}
+    for name, default, declaration in declared(group):
+        value = getattr(group, name)
+        if stage in declaration.identity and not (declaration.optional and value == default):
+            values[name] = value
+    return values

@@ -30,7 +30,7 @@ def decode_answers(
     windows = windowed.windows
     pairs = len(windows.pair_passage)
     decision = decide(predicted.spans, prediction.failures, windows, windowed.row_pair, decoding)
-    spans, no_answer = predicted.spans, decision.no_answer
+    spans = predicted.spans
     rejected = {rejection.row: rejection for rejection in windowed.rejections}
     for row, (reason, message) in decision.problems.items():
         # Found here, but the prediction is at fault (`Rejection.step`).
@@ -53,7 +53,8 @@ def decode_answers(
             windows=windows,
             contexts=windowed.contexts,
             questions_cut=windowed.questions_cut,
-            no_answer=no_answer,
+            no_answer=decision.no_answer,
+            below_threshold=decision.below_threshold,
             row_pair=windowed.row_pair,
             reasons=reasons_of(rejections, len(windowed.row_pair)),
             options=options,
@@ -61,7 +62,7 @@ def decode_answers(
         columns = answer_columns(answers)
         statuses = Counter(columns.column("status").to_pylist())
         outcomes = (Outcome("annotate", columns, rejections, {**counts, **statuses}),)
-    return Answered(predicted, spans, no_answer, rejections, counts, outcomes)
+    return Answered(predicted, spans, decision.no_answer, rejections, counts, outcomes)
 
 
 @dataclass

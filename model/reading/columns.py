@@ -14,7 +14,7 @@ from model.columns import Column, schema_of, table_of
 from model.reading.places import Places, page_of
 from model.reading.spans import PassageSpans
 from model.reading.tokenizer import consecutive
-from model.reading.windows import Windows
+from model.reading.windows import TokenizedPairs
 
 N_BEST_TYPE = pa.list_(
     pa.struct(
@@ -37,7 +37,8 @@ class Answers:
 
     contexts       in the order of the passages of `windows`
     questions_cut  int64 [pairs], question tokens beyond `max_question`
-    no_answer      bool [pairs], whether the null option wins
+    no_answer, below_threshold
+                   bool [pairs], see `model.reading.decoding.Decision`
     row_pair       int64 [rows], the pair that each row asks; -1 for a row with an unusable text,
                    and for some with too many windows (`reasons` has all)
     reasons        [rows], None unless the row is rejected
@@ -45,10 +46,11 @@ class Answers:
     """
 
     spans: PassageSpans
-    windows: Windows
+    windows: TokenizedPairs
     contexts: Sequence[str]
     questions_cut: np.ndarray
     no_answer: np.ndarray
+    below_threshold: np.ndarray
     row_pair: np.ndarray
     reasons: Sequence[str | None]
     options: frozenset[str] = frozenset()
@@ -70,7 +72,7 @@ class Answers:
     @cached_property
     def hidden(self) -> np.ndarray:
         """Return which rows show no answer, bool [rows]."""
-        return self.rejected | self.no_answer[self.pair]
+        return self.rejected | (self.no_answer | self.below_threshold)[self.pair]
 
     @cached_property
     def candidates(self) -> tuple[np.ndarray, np.ndarray, list[list[str]]]:
@@ -88,8 +90,12 @@ class Answers:
         """Return the status of each row."""
         if not len(self.windows.pair_passage):
             return ["rejected"] * len(self)
-        shown = np.where(self.hidden, "no_answer", "answered")
-        return np.where(self.rejected, "rejected", shown).tolist()
+        cases = {
+            "rejected": self.rejected,
+            "no_answer": self.no_answer[self.pair],
+            "below_threshold": self.below_threshold[self.pair],
+        }
+        return np.select(list(cases.values()), list(cases), default="answered").tolist()
 
     @cached_property
     def located(self) -> list[tuple[str, int, int] | None]:
@@ -202,7 +208,7 @@ ANSWER_COLUMNS: tuple[Column[Answers], ...] = (
     Column(
         "status",
         pa.string(),
-        "`answered`, `no_answer`, `rejected`",
+        "`answered`, `no_answer`, `below_threshold` (of `--min_probability`), `rejected`",
         lambda answers: answers.statuses,
         null=None,
         exact=True,
@@ -264,7 +270,7 @@ def answer_columns(answers: Answers) -> pa.Table:
 
 
 def candidate_columns(
-    spans: PassageSpans, windows: Windows, contexts: Sequence[str]
+    spans: PassageSpans, windows: TokenizedPairs, contexts: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray, list[list[str]]]:
     """Return where each candidate begins and ends in its context, and the texts of those found.
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-from model.reading.batching import Batch, Pending
+from model.reading.batching import Batch, Pending, to_device
 from model.reading.prediction import Logits
 from model.reading.spans import (
     PassageSpans,
@@ -18,7 +18,7 @@ from model.reading.spans import (
     decode_windows,
 )
 from model.reading.windows import TokenizedPairs, Windows
-from model.settings import BOTH, number, one_of, setting, whole
+from model.settings import ANNOTATE, BOTH, number, one_of, setting, whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,8 @@ class Decoding:
     """How spans are chosen.
 
     With `null`, "no answer" is an option. It wins where null_score - best span_score is above
-    null_score_diff_threshold.
+    null_score_diff_threshold. Elsewhere the best span is the answer if its probability is at least
+    min_probability.
     """
 
     n_best: int = setting(5, whole(1, 1000), "candidate answers to keep per row", identity=BOTH)
@@ -50,13 +51,66 @@ class Decoding:
         unset="the checkpoint's, else 0",
         identity=BOTH,
     )
+    min_probability: float = setting(
+        0.0,
+        number(0, 1),
+        "show no answer whose probability is below X: the status is below_threshold",
+        stages=(ANNOTATE,),
+        identity=(ANNOTATE,),
+        optional=True,
+    )
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """Return the thresholds of all pairs."""
+        return Thresholds(self.null_score_diff_threshold, self.min_probability)
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """What a best span must pass to be the answer; each a number, or float64 [pairs].
+
+    null_score_diff  no answer where null_score - span_score is above it
+    min_probability  below_threshold where the probability is below it; both are compared in
+                     float32, as the column `probability` has it
+    """
+
+    null_score_diff: float | np.ndarray
+    min_probability: float | np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class PairSettings:
+    """Settings of `Decoding` that differ between the pairs of a question list; all [pairs]."""
+
+    n_best: np.ndarray
+    max_answer_length: np.ndarray
+    null_score_diff_threshold: np.ndarray
+    min_probability: np.ndarray
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """Return the thresholds of each pair."""
+        return Thresholds(self.null_score_diff_threshold, self.min_probability)
+
+    def largest(self, decoding: Decoding) -> Decoding:
+        """Return settings that keep what any of the pairs asks for."""
+        return replace(
+            decoding,
+            n_best=int(self.n_best.max(initial=1)),
+            max_answer_length=int(self.max_answer_length.max(initial=1)),
+        )
 
 
 class DecodeSpans:
-    """The observer that decodes the n-best spans of every window; its result is `WindowSpans`."""
+    """The observer that decodes the n-best spans of every window; its result is `WindowSpans`.
 
-    def __init__(self, windows: Windows, decoding: Decoding):
-        self.decoding = decoding
+    longest  int [pairs], the longest answer of each pair in tokens, at most that of `decoding`;
+             None if that is the limit of every pair
+    """
+
+    def __init__(self, windows: Windows, decoding: Decoding, longest: np.ndarray | None = None):
+        self.windows, self.decoding, self.longest = windows, decoding, longest
         count, n_best = len(windows), decoding.n_best
         self.spans = WindowSpans(
             start=np.zeros((count, n_best), np.int64),
@@ -78,6 +132,7 @@ class DecodeSpans:
             batch.owned_low,
             batch.owned_high,
             decoding.max_answer_length,
+            self._longest_of(chosen, start_logits.device),
         )
         start, end, start_logit, end_logit, log_mass = decode_windows(
             start_logits,
@@ -103,6 +158,13 @@ class DecodeSpans:
         pending.put(spans.finite, chosen, finite)
         return pending
 
+    def _longest_of(self, chosen: np.ndarray, device: torch.device) -> torch.Tensor | None:
+        """Return the longest answers of the windows of a batch, int64 [B]."""
+        if self.longest is None:
+            return None
+        longest = self.longest[self.windows.pair[chosen]]
+        return to_device(torch.from_numpy(longest.astype(np.int64)), device)
+
     def result(self) -> WindowSpans:
         """Return the decoded spans of all windows; those of failed windows are not `finite`."""
         return self.spans
@@ -112,11 +174,13 @@ class DecodeSpans:
 class Decision:
     """What becomes of each pair.
 
-    no_answer  bool [pairs], whether the null option wins
-    problems   row -> (reason, message) of rows whose pair could not be answered
+    no_answer        bool [pairs], whether the null option wins
+    below_threshold  bool [pairs], whether it does not, but the best span is too improbable
+    problems         row -> (reason, message) of rows whose pair could not be answered
     """
 
     no_answer: np.ndarray
+    below_threshold: np.ndarray
     problems: dict[int, tuple[str, str]]
 
 
@@ -126,14 +190,17 @@ def decide(
     pairs: TokenizedPairs,
     row_pair: np.ndarray,
     decoding: Decoding,
+    thresholds: Thresholds | None = None,
 ) -> Decision:
     """Decide, per pair, between the best span and no answer.
 
-    failures  pair -> (reason, message), of the prediction
-    row_pair  int64 [rows], the pair that each row asks; -1 for none
+    failures    pair -> (reason, message), of the prediction
+    row_pair    int64 [rows], the pair that each row asks; -1 for none
+    thresholds  those of `decoding` by default
 
     Rows have the failures of their pairs, or the reasons non_finite_logits or no_admissible_span.
     """
+    thresholds = thresholds or decoding.thresholds
     of_pair = dict(failures)
     for pair in np.flatnonzero(pairs.counts > 0).tolist():
         if pair in of_pair:
@@ -150,5 +217,7 @@ def decide(
         }
     with np.errstate(invalid="ignore"):
         margin = spans.null_score - spans.span_score[:, 0]
-        no_answer = margin > decoding.null_score_diff_threshold
-    return Decision(no_answer, problems)
+        no_answer = margin > thresholds.null_score_diff
+        probability = spans.probability[:, 0].astype(np.float32)
+        improbable = probability < np.float32(thresholds.min_probability)
+    return Decision(no_answer, improbable & ~no_answer, problems)

@@ -31,6 +31,8 @@ class ValidSpans(NamedTuple):
     owned_low, owned_high  int64 [B], a window owns the spans with owned_low <= start + end <
                            owned_high (see `model.reading.windows`)
     max_answer_length      tokens of the longest span
+    longest                int64 [B], the same for each window, if they differ: at most
+                           `max_answer_length`
     """
 
     can_start: torch.Tensor
@@ -38,6 +40,7 @@ class ValidSpans(NamedTuple):
     owned_low: torch.Tensor
     owned_high: torch.Tensor
     max_answer_length: int
+    longest: torch.Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,8 +194,10 @@ def _owned_offsets(valid: ValidSpans, length: int, width: int) -> tuple[torch.Te
     low, high = valid.owned_low[:, None], valid.owned_high[:, None]
     position = torch.arange(length, device=low.device)
     least = (low - 2 * position).clamp(min=0, max=width)
-    count = (high - 2 * position).clamp(min=0, max=width).sub_(least).clamp_(min=0)
-    return least, count
+    end = (high - 2 * position).clamp(min=0, max=width)
+    if valid.longest is not None:
+        end = torch.minimum(end, valid.longest[:, None])
+    return least, end.sub_(least).clamp_(min=0)
 
 
 def _best_spans(

@@ -40,9 +40,17 @@ NAMES = [column.name for column in columns_for(["--locate page"])]
 """The columns of annotate with these settings."""
 
 
+DECISION: dict[str, Any] = {
+    "null": "on",
+    "null_score_diff_threshold": -14.0,
+    "min_probability": 0.06,
+}
+"""Thresholds by which some rows have an answer and others none, for either reason."""
+
+
 @pytest.fixture(scope="module")
 def reader(bert_folder: Path) -> SpanReader:
-    return SpanReader.load(str(bert_folder), **SETTINGS, null="on", null_score_diff_threshold=-14.0)
+    return SpanReader.load(str(bert_folder), **SETTINGS, **DECISION)
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +73,7 @@ def annotated(
 ) -> Path:
     folder = tmp_path_factory.mktemp("annotated")
     source = write_input(folder / "a.parquet", pa.Table.from_pylist(rows))
-    options = [f"--{name}={value}" for name, value in SETTINGS.items()]
-    null = ("--null=on", "--null_score_diff_threshold=-14.0", "--n_best=4")
+    options = [f"--{name}={value}" for name, value in {**SETTINGS, **DECISION}.items()]
     assert (
         run(
             "annotate",
@@ -74,7 +81,7 @@ def annotated(
             f"--output={folder}/out",
             f"--model={bert_folder}",
             *options,
-            *null,
+            "--n_best=4",
         )
         == 0
     )
@@ -98,7 +105,8 @@ class TestTheSameAsAnnotate:
         )
         expected = read_parts(annotated).select(NAMES).to_pylist()
         assert [as_row(answer) for answer in answers] == expected
-        assert {answer.status for answer in answers} == {"answered", "no_answer", "rejected"}
+        statuses = ("answered", "no_answer", "below_threshold", "rejected")
+        assert {answer.status for answer in answers} == set(statuses)
         assert max(answer.num_windows or 0 for answer in answers) > 2
 
     def test_one_at_a_time_to_rounding(

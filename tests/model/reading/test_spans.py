@@ -138,6 +138,8 @@ def single_windows(draw: st.DrawFn) -> dict[str, Any]:
         return [[draw(values) for _ in range(length)] for _ in range(rows)]
 
     lows = [draw(st.sampled_from([-UNBOUNDED, 0, 2, 5])) for _ in range(rows)]
+    longest = draw(st.integers(1, length + 2))
+    own = [draw(st.integers(1, longest)) for _ in range(rows)]
     return {
         "start_logits": torch.tensor(table(level)),
         "end_logits": torch.tensor(table(level)),
@@ -147,7 +149,8 @@ def single_windows(draw: st.DrawFn) -> dict[str, Any]:
         "owned_high": torch.tensor(
             [draw(st.sampled_from([low + 1, low + 4, UNBOUNDED])) for low in lows]
         ),
-        "max_answer_length": draw(st.integers(1, length + 2)),
+        "max_answer_length": longest,
+        "longest": torch.tensor(own) if draw(st.booleans()) else None,
         "n_best": draw(st.integers(1, 12)),
         "temperature": draw(st.sampled_from([0.5, 1.0, 2.0])),
     }
@@ -160,9 +163,11 @@ def test_decoding_equals_brute_force(window: dict[str, Any]) -> None:
     start, end, start_logit, end_logit, log_mass = decode_windows(
         window["start_logits"], window["end_logits"], spans, **settings
     )
-    n_best, longest = window["n_best"], window["max_answer_length"]
+    n_best = window["n_best"]
     rows, length = window["start_logits"].shape
     for row in range(rows):
+        own = window["longest"]
+        longest = window["max_answer_length"] if own is None else int(own[row])
         a, b, can_start, can_end, low, high = (
             window[name][row].tolist()
             for name in (
