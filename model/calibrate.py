@@ -106,10 +106,10 @@ def decode_file(
     max_length, overlap  of the windows, in tokens
     """
     rows = read_rows(path, given_as="data")
+    tokenizer = reader.tokenizer()
+    max_question = min(64, tokenizer.format.most_question or 64)
     with option("overlap", overlap):
-        windows = make_examples(
-            rows, reader.tokenizer(), max_length, overlap, max_question=64
-        ).windows
+        windows = make_examples(rows, tokenizer, max_length, overlap, max_question).windows
     # Temperatures change the decoding only, so one run of the network serves all of them.
     recorded = RecordingReader(reader)
 
@@ -277,9 +277,13 @@ def calibrate(
 
 
 def _write_settings(folder: Path, settings: dict[str, Any]) -> None:
-    """Write a checkpoint's settings to its config.json, and keep everything else in it."""
+    """Write a checkpoint's settings to its config.json, and keep everything else in it.
+
+    Settings that are None are left out.
+    """
     config = read_config(folder)
-    config["spanmill"] = {**config.get("spanmill", {}), **settings}
+    given = {name: value for name, value in settings.items() if value is not None}
+    config["spanmill"] = {**config.get("spanmill", {}), **given}
     with option("model", folder):
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 

@@ -122,6 +122,9 @@ class Settings:
     temperature     T of the posterior; losses do not use it
     null_threshold  default of `--null_score_diff_threshold`
     link            "softmax" or "sigmoid": what turns the logits into probabilities
+    split           how many of the lower layers read question and passage apart; None for a whole
+                    reader
+    passage_position  position embedding of a passage's first token in a split reader; else None
     """
 
     null: bool = False
@@ -129,17 +132,21 @@ class Settings:
     temperature: float = 1.0
     null_threshold: float = 0.0
     link: str = "softmax"
+    split: int | None = None
+    passage_position: int | None = None
 
     @property
     def usable(self) -> bool:
         """Return whether every value has its type and is within its limits."""
         numbers = (self.temperature, self.null_threshold)
+        apart = (self.split, self.passage_position)
         return (
             isinstance(self.null, bool)
             and isinstance(self.null_trained, bool)
             and self.link in ("softmax", "sigmoid")
             and all(isinstance(number, int | float) and math.isfinite(number) for number in numbers)
             and self.temperature > 0
+            and (apart == (None, None) or all(type(n) is int and n > 0 for n in apart))
         )
 
 
@@ -169,7 +176,7 @@ def read_settings(folder: Path) -> Settings:
     raise CheckpointError(
         f"config.json has spanmill = {given}: it must be an object with null and null_trained true "
         "or false, temperature a number above 0, null_threshold a number, link 'softmax' or "
-        "'sigmoid'"
+        "'sigmoid', split and passage_position both whole numbers above 0 or neither of them"
     )
 
 

@@ -10,15 +10,18 @@ import numpy as np
 import torch
 
 from model.reading.batching import Batch, Pending, to_device
+from model.reading.distinct import KeptLogits, distinct_spans
 from model.reading.prediction import Logits
 from model.reading.spans import (
     PassageSpans,
     ValidSpans,
     WindowSpans,
     decode_windows,
+    merge_windows,
+    with_candidates,
 )
 from model.reading.windows import TokenizedPairs, Windows
-from model.settings import ANNOTATE, BOTH, number, one_of, setting, whole
+from model.settings import ANNOTATE, BOTH, flag, number, one_of, setting, whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,22 @@ class Decoding:
         "show no answer whose probability is below X: the status is below_threshold",
         stages=(ANNOTATE,),
         identity=(ANNOTATE,),
+        optional=True,
+    )
+    distinct: bool = setting(
+        False,
+        flag(),
+        "keep candidates that share no token with a better one",
+        identity=BOTH,
+        optional=True,
+    )
+    all_answers: float | None = setting(
+        None,
+        number(0.001, 1),
+        "write every distinct span of at least this probability, in the column all_answers",
+        unset="no such column",
+        identity=BOTH,
+        option=False,
         optional=True,
     )
 
@@ -105,12 +124,16 @@ class PairSettings:
 class DecodeSpans:
     """The observer that decodes the n-best spans of every window; its result is `WindowSpans`.
 
+    It keeps the logits of all windows if distinct spans are asked for.
+
     longest  int [pairs], the longest answer of each pair in tokens, at most that of `decoding`;
              None if that is the limit of every pair
     """
 
     def __init__(self, windows: Windows, decoding: Decoding, longest: np.ndarray | None = None):
         self.windows, self.decoding, self.longest = windows, decoding, longest
+        keeps = decoding.distinct or decoding.all_answers is not None
+        self.kept = KeptLogits(windows) if keeps else None
         count, n_best = len(windows), decoding.n_best
         self.spans = WindowSpans(
             start=np.zeros((count, n_best), np.int64),
@@ -156,18 +179,33 @@ class DecodeSpans:
         pending.put(spans.end_logit, chosen, end_logit)
         pending.put(spans.log_mass, chosen, log_mass)
         pending.put(spans.finite, chosen, finite)
+        if self.kept is not None:
+            self.kept.keep(batch, logits, chosen, pending)
         return pending
 
     def _longest_of(self, chosen: np.ndarray, device: torch.device) -> torch.Tensor | None:
-        """Return the longest answers of the windows of a batch, int64 [B]."""
+        """Return the longest answers of the windows of a batch, int64 [B, 1]."""
         if self.longest is None:
             return None
-        longest = self.longest[self.windows.pair[chosen]]
+        longest = self.longest[self.windows.pair[chosen], None]
         return to_device(torch.from_numpy(longest.astype(np.int64)), device)
 
     def result(self) -> WindowSpans:
         """Return the decoded spans of all windows; those of failed windows are not `finite`."""
-        return self.spans
+        if self.kept is None:
+            return self.spans
+        decoding = self.decoding
+        distinct = distinct_spans(
+            self.windows,
+            self.kept,
+            self.spans,
+            self.longest,
+            wanted=decoding.n_best if decoding.distinct else 0,
+            least=decoding.all_answers,
+            max_answer_length=decoding.max_answer_length,
+            temperature=decoding.temperature,
+        )
+        return replace(self.spans, distinct=distinct)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +220,24 @@ class Decision:
     no_answer: np.ndarray
     below_threshold: np.ndarray
     problems: dict[int, tuple[str, str]]
+
+
+def merge_spans(spans: WindowSpans, windows: Windows, decoding: Decoding) -> PassageSpans:
+    """Merge the windows of each pair to its passage; its candidates are those that are wanted."""
+    merged = merge_windows(
+        spans,
+        windows.pair,
+        windows.index,
+        len(windows.pair_passage),
+        n_best=decoding.n_best,
+        temperature=decoding.temperature,
+    )
+    if spans.distinct is None:
+        return merged
+    distinct = with_candidates(merged, spans.distinct, decoding.temperature)
+    if decoding.distinct:
+        merged = distinct.resized(decoding.n_best)
+    return replace(merged, distinct=distinct)
 
 
 def decide(

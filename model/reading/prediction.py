@@ -17,7 +17,7 @@ import torch
 
 from model.backends.errors import error_of, free_memory, out_of_memory, reason_of
 from model.backends.lanes import in_lanes
-from model.reading.batching import Batch, Pending, assemble, plan_batches
+from model.reading.batching import Batch, Pending, assemble, plan_windows
 from model.reading.reader import Reader
 from model.reading.windows import Windows
 
@@ -98,7 +98,7 @@ def try_predict(
     errors: list[BaseException] = []
     computed: list[int] = []
     again: list[np.ndarray] = []
-    waiting = plan_batches(windows.lengths, batch_tokens)[::-1]
+    waiting = plan_windows(windows, batch_tokens)[::-1]
 
     @torch.inference_mode()
     def compute(chosen: np.ndarray) -> None:

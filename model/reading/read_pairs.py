@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from model.reading.decoding import DecodeSpans, Decoding, PairSettings
+from model.reading.decoding import DecodeSpans, Decoding, PairSettings, merge_spans
 from model.reading.prediction import Observer, Prediction, predict, try_predict
 from model.reading.reader import Reader
-from model.reading.spans import PassageSpans, merge_windows
+from model.reading.spans import PassageSpans
 from model.reading.windows import TokenizedPairs, Windows, windows_of
 
 MOST_WINDOWS = 2**15
@@ -37,18 +37,7 @@ def read_windows(
     """
     decode = DecodeSpans(windows, decoding)
     prediction = predict(reader, windows, batch_tokens, [decode, *observers])
-    return prediction, _merged(decode, windows)
-
-
-def _merged(decode: DecodeSpans, windows: Windows) -> PassageSpans:
-    return merge_windows(
-        decode.result(),
-        windows.pair,
-        windows.index,
-        len(windows.pair_passage),
-        n_best=decode.decoding.n_best,
-        temperature=decode.decoding.temperature,
-    )
+    return prediction, merge_spans(decode.result(), windows, decoding)
 
 
 def blocks(counts: np.ndarray, most: int) -> Iterator[slice]:
@@ -98,7 +87,7 @@ def read_pairs(
             failures[block.start + pair] = failure
         real_tokens += prediction.real_tokens
         padded_tokens += prediction.padded_tokens
-        parts.append(_merged(decode, windows))
+        parts.append(merge_spans(decode.result(), windows, decoding))
     if error is not None and not padded_tokens and pairs.counts.sum() > 1:
         raise error
     spans = PassageSpans.joined(parts)

@@ -367,6 +367,16 @@ def _limits(reader: CheckpointReader, asked: WindowLimits, max_answer_length: in
     tokenizer = reader.tokenizer()
     special = tokenizer.format.special_tokens
     capacity = min(tokenizer.max_length, reader.positions() or tokenizer.max_length)
+    question = asked.max_question or WindowLimits().max_question
+    if (most := tokenizer.format.most_question) is not None:
+        question = asked.max_question or min(question, most)
+        if question > most:
+            raise SettingError(
+                f"max_question={question}: the split reader has positions for {most} tokens"
+            )
+        # The passage's positions begin behind the longest question that there are positions for.
+        capacity -= most - question
+    asked = replace(asked, max_question=question)
     length = asked.max_length or min(WindowLimits().max_length, capacity)
     if length > capacity:
         raise SettingError(f"max_length={length}: the model takes at most {capacity} tokens")

@@ -117,6 +117,8 @@ def test_settings_have_defaults_one_by_one(tmp_path: Path) -> None:
     )
     whole = {"null": True, "temperature": 1.5, "null_threshold": -2.5, "link": "sigmoid"}
     assert settings_of(tmp_path, spanmill=whole) == Settings(**whole)
+    split = {"split": 3, "passage_position": 66}
+    assert settings_of(tmp_path, spanmill=split) == Settings(**split)
 
 
 @pytest.mark.parametrize(
@@ -133,6 +135,11 @@ def test_settings_have_defaults_one_by_one(tmp_path: Path) -> None:
         {"temperature": None},
         {"null_threshold": "0"},
         {"null_threshold": float("nan")},
+        {"split": 3},
+        {"passage_position": 66},
+        {"split": 0, "passage_position": 66},
+        {"split": True, "passage_position": 66},
+        {"split": 3, "passage_position": 66.0},
         None,
         [],
         "null",
