@@ -37,15 +37,20 @@ class StageOutput:
     corrections: tuple[str, ...] = ()
 
 
-def row_accounting(stage: str, totals: Totals) -> dict[str, int]:
+def row_accounting(stage: str, totals: Totals, questions: int = 1) -> dict[str, int]:
     """Return the number of planned rows, of rows by status, and of rows in failed chunks.
+
+    With a question list, asks are counted in place of rows.
+
+    questions  asked of every row
 
     `planned` is the sum of the others unless rows were lost or counted twice.
     """
     # Receipts of failed chunks have no counts, so these rows are counted apart.
-    planned = totals.counts["rows"] + totals.failed_rows
+    failed = totals.failed_rows * questions
+    planned = totals.counts["rows"] + failed
     by_status = {status: totals.counts[status] for status in STATUSES[stage]}
-    return {"planned": planned, **by_status, "in_failed_chunks": totals.failed_rows}
+    return {"planned": planned, **by_status, "in_failed_chunks": failed}
 
 
 def failures(totals: Totals) -> list[dict[str, Any]]:

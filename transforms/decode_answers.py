@@ -1,4 +1,4 @@
-"""DecodeAnswers: from decoded passages to one answer per row."""
+"""DecodeAnswers: from decoded passages to one answer per row or ask."""
 
 from __future__ import annotations
 
@@ -29,7 +29,14 @@ def decode_answers(
     windowed, prediction = predicted.windowed, predicted.prediction
     windows = windowed.windows
     pairs = len(windows.pair_passage)
-    decision = decide(predicted.spans, prediction.failures, windows, windowed.row_pair, decoding)
+    decision = decide(
+        predicted.spans,
+        prediction.failures,
+        windows,
+        windowed.row_pair,
+        decoding,
+        windowed.settings.thresholds if windowed.settings else decoding.thresholds,
+    )
     spans = predicted.spans
     rejected = {rejection.row: rejection for rejection in windowed.rejections}
     for row, (reason, message) in decision.problems.items():
@@ -38,7 +45,7 @@ def decode_answers(
     counts = {
         "rows": len(windowed.row_pair),
         "pairs": pairs,
-        "windows": len(windows),
+        "windows": int(windows.counts.sum()),
         "real_tokens": prediction.real_tokens,
         "padded_tokens": prediction.padded_tokens,
         "question_tokens_cut": int(windowed.questions_cut.sum()),

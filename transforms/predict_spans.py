@@ -8,9 +8,10 @@ from typing import ClassVar
 
 from model.audit.window_losses import MeasureLosses
 from model.reading.decoding import Decoding
-from model.reading.read_pairs import read_windows
+from model.reading.read_pairs import read_pairs, read_windows
 from model.reading.reader import Reader, shared
 from model.reading.span_reader import SpanReader
+from model.reading.windows import Windows
 from transforms.chunk_step import ChunkStep
 from transforms.records import Chunk, Predicted, Windowed
 
@@ -22,9 +23,14 @@ def predict_spans(
 
     link  "softmax" or "sigmoid": what makes probabilities of logits in the tokenwise loss
 
-    Batches depend on the chunk alone. Raises what `predict` raises.
+    The windows of a question list are cut here, block by block. Batches depend on the chunk alone.
+    Raises what `predict` raises.
     """
     windows, golds = windowed.windows, windowed.golds
+    if not isinstance(windows, Windows):
+        return Predicted(
+            windowed, *read_pairs(reader, windows, decoding, batch_tokens, windowed.settings)
+        )
     if golds is None:
         return Predicted(windowed, *read_windows(reader, windows, decoding, batch_tokens))
     measure = MeasureLosses(windows, golds, link, decoding.null)

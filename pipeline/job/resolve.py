@@ -34,6 +34,7 @@ from model.reading.windows import WindowLimits
 from model.settings import AUDIT, SettingError, declared, identity_of, make
 from pipeline.job.inputs import Inputs, choose_columns, find_files
 from pipeline.job.options import Refused
+from pipeline.job.questions import check_questions, question_list, with_chunk_rows
 from pipeline.job.runners import is_local
 from pipeline.job.settings import Audit, Columns, Files, Work
 from transforms.measure_loss import AuditOptions
@@ -119,6 +120,7 @@ class Job:
             "model": self.model,
             "null_trained": read_settings(self.reader.reader.folder).null_trained,
             "input_files": len(self.files),
+            **({"questions": len(self.inputs.questions)} if self.inputs.questions else {}),
             "versions": {"python": platform.python_version(), **_versions()},
         }
 
@@ -158,11 +160,17 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
     _refuse_two_accelerators(work, beam_options)
     _refuse_slices(audit)
     corrections, digest = _corrections(audit, options.stage)
+    questions = question_list(files, columns, audited)
+    work = with_chunk_rows(work, questions)
     found, asked = find_files(files, output), answer_options(make(Places, given))
-    inputs, kept = choose_columns(found, columns, audit.slice_by, asked, stages)
+    inputs, kept = choose_columns(found, columns, audit.slice_by, asked, stages, questions)
     reader = _reader(make(ModelSettings, given), given, is_local(beam_options))
+    if questions:
+        check_questions(questions, reader, files)
     audit_options = AuditOptions(columns.id_column, audit.slice_by, audit.worst, audit.suspects)
 
+    # The list's content, not its name or format, is part of the identity.
+    listed = {"questions": questions.digest} if questions else {}
     # Every group in its resolved form, because run.json holds the values that were used.
     resolved = (
         work,
@@ -181,7 +189,8 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
         audit=JobAudit(audit_options, corrections, audit.against) if audited else None,
         work=_work(work, len(inputs.files), beam_options),
         configuration={
-            stage: _configuration(stage, reader, resolved, audit, digest) for stage in stages
+            stage: _configuration(stage, reader, resolved, audit, digest) | listed
+            for stage in stages
         },
     )
     if given["dtype"] == "auto" and is_local(beam_options):

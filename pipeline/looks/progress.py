@@ -27,7 +27,10 @@ _MOST_FOOTERS = 100
 
 @contextmanager
 def progress(job: Job) -> Iterator[None]:
-    """Show rows done and planned while the body runs: a bar in a terminal, else log lines."""
+    """Show rows done and planned while the body runs: a bar in a terminal, else log lines.
+
+    With a question list, every row counts as many times as there are questions.
+    """
     stopped = threading.Event()
     watcher = threading.Thread(target=_watch, args=(job, stopped), daemon=True)
     watcher.start()
@@ -47,9 +50,12 @@ def _watch(job: Job, stopped: threading.Event) -> None:
 
 def _show(job: Job, stopped: threading.Event) -> None:
     files = RunFiles(job.output)
+    questions = job.inputs.questions
+    each, unit = (len(questions), "question") if questions else (1, "row")
     # A resumed run begins with the rows that are there.
-    before = _rows_done(files)
-    planned, exact = _rows_planned(job)
+    before = each * _rows_done(files)
+    rows, exact = _rows_planned(job)
+    planned = each * rows
     terminal = sys.stderr.isatty()
     # Listing a store costs requests; a bar should move at least twice a second.
     pause = (0.5 if terminal else 2.0) if is_local(job.output) else 10.0
@@ -57,7 +63,7 @@ def _show(job: Job, stopped: threading.Event) -> None:
     with tqdm(
         total=planned,
         initial=before,
-        unit="row",
+        unit=unit,
         desc=" and ".join(job.stages),
         disable=not terminal,
         file=sys.stderr,
@@ -66,7 +72,7 @@ def _show(job: Job, stopped: threading.Event) -> None:
         while not finished:
             finished = stopped.wait(pause)
             listing = time.monotonic()
-            done = _rows_done(files)
+            done = each * _rows_done(files)
             # Listing takes at most a twentieth of the time, however many parts there are.
             pause = max(pause, 20 * (time.monotonic() - listing))
             bar.update(done - bar.n)
@@ -76,7 +82,7 @@ def _show(job: Job, stopped: threading.Event) -> None:
                 rate = (done - before) / max(now - started, 1e-9)
                 left = f", {(planned - done) / rate:.0f} s left" if rate and done < planned else ""
                 total = f"{planned}" if exact else f"about {planned}"
-                _log.info("%d of %s rows done, %.1f rows/s%s", done, total, rate, left)
+                _log.info("%d of %s %ss done, %.1f %ss/s%s", done, total, unit, rate, unit, left)
                 logged = now
 
 
