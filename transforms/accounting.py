@@ -97,11 +97,22 @@ def hints(totals: Totals, about: Mapping[str, Any]) -> list[str]:
             f"{reasons['gold_blank']} rows have a blank gold: unanswerable questions have empty "
             "lists (`python -m pipeline.convert import` writes them), and a loss with --null on"
         )
+    several, configuration = totals.counts["rows_with_several_places"], about["configuration"]
+    if several and not measures_spans(configuration):
+        advice.append(
+            f"{several} rows have golds at several places: --distinct or --all_answers X measures "
+            "how many of them are found"
+        )
     for name, count in nearly_aligned(totals).items():
         advice.append(
             f"{count} misaligned golds differ from the text at their start only in {name}"
         )
     return advice
+
+
+def measures_spans(configuration: Mapping[str, Any]) -> bool:
+    """Return whether an audit measures distinct spans."""
+    return bool(configuration.get("distinct") or configuration.get("all_answers"))
 
 
 def nearly_aligned(totals: Totals) -> dict[str, int]:

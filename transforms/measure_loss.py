@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from model.audit.losses import LikelyToken, likely_tokens, passage_losses
 from model.audit.rows import Examples, audit_columns
+from model.audit.several_answers import places_of, span_curve
 from model.audit.statistics import Lists, Statistics, measure, shortened
 from model.audit.window_losses import Measured
 from model.reading.decoding import Decoding
@@ -91,6 +92,7 @@ def measure_loss(chunk: Chunk[Answered], decoding: Decoding, options: AuditOptio
             **answered.counts,
             **Counter(columns.column("status").to_pylist()),
             "golds_dropped": int(golds.dropped.sum()),
+            "rows_with_several_places": sum(len(places_of(row)) > 1 for row in golds.char_spans),
             **{f"{NEAR}{name}": count for name, count in golds.near.items()},
             "rows_corrected": len(chunk.corrected),
         },
@@ -129,7 +131,9 @@ def _statistics(
 
     given = {name: as_texts(chunk.table.column(name)) for name in options.slice_by}
     lists = Lists(example_of, tokens_of, options.worst, options.suspects)
-    return measure(columns, questions, given, lists)
+    statistics = measure(columns, questions, given, lists)
+    statistics.spans = span_curve(examples)
+    return statistics
 
 
 @dataclass

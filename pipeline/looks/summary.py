@@ -93,6 +93,7 @@ def audit_figures(audit: dict[str, Any]) -> str:
         )
     if not lines:
         lines.append(f"nothing was scored: {_why_nothing(audit)}")
+    lines += _over_spans(audit.get("several_answers"))
     lines += audit["hints"]
     corrections = audit["corrections"]
     if corrections["file"]:
@@ -106,6 +107,34 @@ def audit_figures(audit: dict[str, Any]) -> str:
         named = ", ".join(map(repr, missing[:10])) + (", ..." if count > 10 else "")
         lines.append(f"{count} corrections match no row: {named}")
     return printable("\n".join(lines))
+
+
+def _over_spans(several: dict[str, Any] | None) -> list[str]:
+    """Return the figures over spans of an audit that measures distinct ones."""
+    if several is None:
+        return []
+    lines = [
+        f"{several['places']} places with a gold; {several['rows_with_several_places']} of "
+        f"{several['rows']} rows have several"
+    ]
+    for name, words in (("all_answers", "all answers"), ("best_f1", "best F1 over spans")):
+        if name in several:
+            each = several[name]
+            lines.append(
+                f"{words}, of probability {each['probability']:.3g} or more: precision "
+                f"{each['precision']:.2f}, recall {each['recall']:.2f}, F1 {each['f1']:.2f}"
+            )
+    if "aupr" in several:
+        at = {recall: several[f"precision_at_{recall}_recall"] for recall in (80, 90)}
+        reached = [
+            f"precision {'not reached' if value is None else f'{value:.2f}'} at {recall} % recall"
+            for recall, value in at.items()
+        ]
+        lines.append(
+            f"over spans: AUPR {several['aupr']:.4f}, {', '.join(reached)} "
+            f"(highest recall {several['highest_recall']:.2f})"
+        )
+    return lines
 
 
 def _why_nothing(audit: dict[str, Any]) -> str:

@@ -157,3 +157,13 @@ def reliability(points: Sequence[dict[str, float]]) -> str:
     ticks = {share / 4: f"{share / 4:g}" for share in range(5)}
     drawing.scales(("probability of the answer", ticks), ("share that is right", ticks))
     return drawing.svg("reliability diagram")
+
+
+def precision_recall(curve: Sequence[Sequence[float]]) -> str:
+    """Return precision against recall over spans, from [probability, precision, recall] points."""
+    drawing = _Drawing("precision-recall", 1, 1)
+    _, precision, recall = zip(*curve, strict=True)
+    drawing.axes.plot(recall, precision, color=_ACCENT, marker="o", markersize=2)
+    ticks = {share / 4: f"{share / 4:g}" for share in range(5)}
+    drawing.scales(("recall: share of the places found", ticks), ("precision", ticks))
+    return drawing.svg("precision against recall over spans")

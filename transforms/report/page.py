@@ -73,6 +73,8 @@ def audit_page(
         "start_end": figures.start_against_end(audit["start_against_end"], LOSS_BINS),
         "reliability": figures.reliability(everything["calibration"].get("reliability", [])),
     }
+    if audit.get("several_answers", {}).get("curve"):
+        drawn["spans"] = figures.precision_recall(audit["several_answers"]["curve"])
     given = [name for name in slices if name not in SLICES][:_MOST_GIVEN]
     sliced = []
     for name, what in (*_SLICED.items(), *zip(given, given, strict=True)):
