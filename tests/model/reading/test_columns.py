@@ -6,15 +6,20 @@ import numpy as np
 import pytest
 
 from model.reading.columns import (
+    ANSWER_COLUMNS,
     ANSWER_SCHEMA,
     N_BEST_TYPE,
     Answers,
     answer_columns,
+    answer_options,
     candidate_columns,
+    columns_for,
 )
 from model.reading.decoding import Decoding
+from model.reading.places import Places
 from model.reading.spans import PassageSpans, merge_windows
 from model.reading.windows import Windows
+from model.settings import make
 from tests.model.fakes import FakeReader, make_windows
 from tests.model.predicted import decode
 
@@ -180,6 +185,48 @@ def test_offsets_count_code_points_as_python_does() -> None:
     columns = answer_columns(answers)
     texts = {candidate["text"] for candidate in columns.column("n_best")[0].as_py()}
     assert texts == {"👩", "\U00020000", "é", "👩 \U00020000", "\U00020000 é", context}
+
+
+def test_columns_that_need_an_option_come_last() -> None:
+    options = [column.option for column in ANSWER_COLUMNS]
+    always = options.count("")
+    assert all(options[always:])
+    assert columns_for(()) == ANSWER_COLUMNS[:always]
+    assert columns_for(options) == ANSWER_COLUMNS
+    for option in set(options[always:]):
+        asked = columns_for([option])
+        assert asked[:always] == ANSWER_COLUMNS[:always]
+        assert {column.option for column in asked[always:]} == {option}
+
+
+def test_settings_ask_for_columns() -> None:
+    assert answer_options(Places()) == frozenset()
+    every = make(Places, {"locate": "page"})
+    assert answer_options(every) == {column.option for column in ANSWER_COLUMNS} - {""}
+
+
+def test_the_page_of_an_answer() -> None:
+    """A row without an answer has none; page breaks are counted before the answer's start."""
+    lengths = [4, 3]
+    spans, windows = decoded(lengths)
+    contexts = ["a\fb\fc\fd", "a b\fc"]
+    answers = Answers(
+        spans=spans,
+        windows=windows,
+        contexts=contexts,
+        questions_cut=np.zeros(2, np.int64),
+        no_answer=np.array([False, True]),
+        below_threshold=np.zeros(2, bool),
+        row_pair=np.array([0, 1, -1, 0]),
+        reasons=[None, None, "no_text", None],
+        options=frozenset({"--locate page"}),
+    )
+    columns = answer_columns(answers)
+    columns.validate(full=True)
+    assert columns.column_names == [*ANSWER_SCHEMA.names, "page"]
+    (start, *_), pages = columns.column("answer_start").to_pylist(), columns.column("page")
+    assert pages.to_pylist() == [start // 2 + 1, None, None, start // 2 + 1]
+    assert start > 0
 
 
 def test_the_schema_is_the_contract() -> None:

@@ -18,7 +18,8 @@ import pytest
 
 from model import SpanReader
 from model.checkpoint import CheckpointError
-from model.reading.columns import ANSWER_SCHEMA, N_BEST_TYPE
+from model.columns import schema_of
+from model.reading.columns import ANSWER_COLUMNS, ANSWER_SCHEMA, N_BEST_TYPE, columns_for
 from model.reading.span_reader import Answer, Candidate
 from model.settings import SettingError
 from pipeline.bundled import SAMPLE
@@ -27,12 +28,17 @@ from tests.runs import read_parts, read_rejections, run, write_input
 from transforms.stored_folder import StoredFolder
 
 SETTINGS: dict[str, Any] = {
+    "locate": "page",
     "max_length": 96,
     "overlap": 30,
     "max_question": 16,
     "max_answer_length": 12,
     "max_windows": 200,
 }
+
+NAMES = [column.name for column in columns_for(["--locate page"])]
+"""The columns of annotate with these settings."""
+
 
 DECISION: dict[str, Any] = {
     "null": "on",
@@ -84,9 +90,9 @@ def annotated(
 
 def as_row(answer: Answer) -> dict[str, Any]:
     """Return an answer in the shape of annotate's columns."""
-    values = asdict(answer)
-    del values["message"]
-    values["n_best"] = list(values["n_best"]) if answer.status != "rejected" else None
+    values = {name: getattr(answer, name) for name in NAMES}
+    n_best = [asdict(candidate) for candidate in answer.n_best]
+    values["n_best"] = n_best if answer.status != "rejected" else None
     return values
 
 
@@ -97,7 +103,7 @@ class TestTheSameAsAnnotate:
         answers = reader.answer(
             [row["question"] for row in rows], [row["context"] for row in rows], n_best=4
         )
-        expected = read_parts(annotated).select(ANSWER_SCHEMA.names).to_pylist()
+        expected = read_parts(annotated).select(NAMES).to_pylist()
         assert [as_row(answer) for answer in answers] == expected
         statuses = ("answered", "no_answer", "below_threshold", "rejected")
         assert {answer.status for answer in answers} == set(statuses)
@@ -108,7 +114,7 @@ class TestTheSameAsAnnotate:
     ):
         """Alone, a row has other batches: offsets must be equal, probabilities nearly so."""
         for row, expected in zip(
-            rows, read_parts(annotated).select(ANSWER_SCHEMA.names).to_pylist(), strict=True
+            rows, read_parts(annotated).select(NAMES).to_pylist(), strict=True
         ):
             answer = as_row(reader.answer(row["question"], row["context"], n_best=4))
             for mine, wanted in zip(
@@ -335,11 +341,15 @@ NUMBERS_AND_TEXTS = {
 
 
 def test_an_answer_has_the_columns_of_annotate():
-    """In their order and of their types; `message` is in the rejections of a run."""
+    """In their order and of their types; `message` is in the rejections of a run.
+
+    Columns that need an option come last, because they have a default.
+    """
     found = {field.name: field.type for field in fields(Answer)}
-    assert list(found) == [*ANSWER_SCHEMA.names, "message"]
+    optional = [column.name for column in ANSWER_COLUMNS if column.option]
+    assert list(found) == [*ANSWER_SCHEMA.names, "message", *optional]
     special = {"status": "str", "n_best": "tuple[Candidate, ...]"}
-    for field in ANSWER_SCHEMA:
+    for field in schema_of(ANSWER_COLUMNS):
         wanted = special.get(field.name) or NUMBERS_AND_TEXTS[field.type]
         assert found[field.name] == wanted, field.name
 
