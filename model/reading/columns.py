@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from model.columns import Column, schema_of, table_of
-from model.reading.spans import PassageSpans
+from model.reading.spans import PassageSpans, by_place
 from model.reading.tokenizer import consecutive
 from model.reading.windows import TokenizedPairs
 
@@ -41,6 +41,7 @@ class Answers:
     row_pair       int64 [rows], the pair that each row asks; -1 for a row with an unusable text,
                    and for some with too many windows (`reasons` has all)
     reasons        [rows], None unless the row is rejected
+    least          the probability of --all_answers, if it is given
     """
 
     spans: PassageSpans
@@ -51,6 +52,7 @@ class Answers:
     below_threshold: np.ndarray
     row_pair: np.ndarray
     reasons: Sequence[str | None]
+    least: float | None = None
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -97,7 +99,24 @@ class Answers:
     @property
     def n_best(self) -> pa.Array:
         """Return the candidates of each row; null for a rejected row."""
-        spans, (char_start, char_end, texts) = self.spans, self.candidates
+        return self._lists(self.spans, self.candidates)
+
+    @property
+    def all_answers(self) -> pa.Array:
+        """Return the distinct spans of at least the probability `least` of each row, by place."""
+        if self.spans.distinct is None or self.least is None:
+            raise ValueError("the spans were decoded without all_answers")
+        spans = by_place(self.spans.distinct, self.least)
+        return self._lists(spans, candidate_columns(spans, self.windows, self.contexts))
+
+    def _lists(
+        self, spans: PassageSpans, columns: tuple[np.ndarray, np.ndarray, list[list[str]]]
+    ) -> pa.Array:
+        """Return the spans of each row; null for a rejected row.
+
+        columns  `candidate_columns` of the spans
+        """
+        char_start, char_end, texts = columns
         counts = np.where(self.rejected, 0, spans.found[self.pair])
         row = np.repeat(np.arange(len(self)), counts)
         at = self.pair[row], consecutive(0, counts)

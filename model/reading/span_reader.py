@@ -278,6 +278,7 @@ def _answers_of(
         below_threshold=decision.below_threshold,
         row_pair=pairs.row_pair,
         reasons=[problems.get(row, (None,))[0] for row in range(len(pairs.row_pair))],
+        least=decoding.all_answers,
     )
     for row, values in enumerate(answer_columns(answers).to_pylist()):
         n_best_found = tuple(Candidate(**candidate) for candidate in values.pop("n_best") or ())
