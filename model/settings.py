@@ -128,6 +128,26 @@ def names() -> Kind:
     )
 
 
+def some_of(*allowed: str) -> Kind:
+    """Return the kind of a tuple of distinct words out of a few, in the order of `allowed`."""
+
+    def read(listed: str) -> tuple[str, ...]:
+        given = split_names(listed)
+        unknown = [name for name in given if name not in allowed]
+        # `takes` refuses the unknown ones; the known ones have one order, so that the order in
+        # which they are given changes nothing.
+        return (*(name for name in allowed if name in given), *unknown)
+
+    word = "|".join(allowed)
+    return Kind(
+        f"a comma-separated choice of {', '.join(allowed)}",
+        read,
+        lambda value: isinstance(value, tuple) and set(value) <= set(allowed),
+        "A,B",
+        rf"({word})(,({word}))*",
+    )
+
+
 def days(most: int = 366) -> Kind:
     """Return the kind of a tuple of consecutive days, at most `most`.
 

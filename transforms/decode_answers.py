@@ -14,10 +14,16 @@ from transforms.chunk_step import ChunkStep
 from transforms.records import Answered, Chunk, Outcome, Predicted, Rejection, reasons_of
 
 
-def decode_answers(predicted: Predicted, decoding: Decoding, annotate: bool = True) -> Answered:
+def decode_answers(
+    predicted: Predicted,
+    decoding: Decoding,
+    annotate: bool = True,
+    options: frozenset[str] = frozenset(),
+) -> Answered:
     """Decide between the best span and no answer.
 
-    With `annotate`, annotate's outcome is made too. Rejections are those of earlier steps and those
+    With `annotate`, annotate's outcome is made too, with the columns that `options` ask for
+    (`model.reading.columns.answer_options`). Rejections are those of earlier steps and those
     of `model.reading.decoding.decide`.
     """
     windowed, prediction = predicted.windowed, predicted.prediction
@@ -58,6 +64,8 @@ def decode_answers(predicted: Predicted, decoding: Decoding, annotate: bool = Tr
             below_threshold=decision.below_threshold,
             row_pair=windowed.row_pair,
             reasons=reasons_of(rejections, len(windowed.row_pair)),
+            least=decoding.all_answers,
+            options=options,
         )
         columns = answer_columns(answers)
         statuses = Counter(columns.column("status").to_pylist())
@@ -76,4 +84,6 @@ class DecodeAnswers(ChunkStep[Chunk[Predicted], Chunk[Answered]]):
 
     def apply(self, chunk: Chunk[Predicted]) -> Iterator[Chunk[Answered]]:
         annotate = self.annotate and chunk.wants("annotate")
-        yield chunk.carrying(decode_answers(chunk.payload, self.reader.decoding, annotate))
+        reader = self.reader
+        answered = decode_answers(chunk.payload, reader.decoding, annotate, reader.options)
+        yield chunk.carrying(answered)

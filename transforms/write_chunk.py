@@ -41,7 +41,7 @@ from transforms.run_files import RunFiles
 EXACT_COLUMNS = {"annotate": exact_names(ANSWER_COLUMNS), "audit": exact_names(AUDIT_COLUMNS)}
 """Columns that are equal to the bit if the logits are equal up to rounding.
 
-The digest of a part covers them.
+The digest of a part covers those that it has.
 """
 
 COUNTED = (
@@ -110,6 +110,8 @@ def write_outcome(
     Returns the receipt that the part contains. Raises ClaimLost, OSError.
     """
     spec = chunk.spec
+    made = outcome.columns.column_names
+    exact = [name for name in EXACT_COLUMNS[outcome.stage] if name in made]
     receipt = Receipt(
         stage=outcome.stage,
         path=spec.path,
@@ -121,7 +123,7 @@ def write_outcome(
         reasons=dict(Counter(filter(None, outcome.columns.column("reason").to_pylist()))),
         seconds=dict(chunk.seconds),
         worker=f"{socket.gethostname()}:{os.getpid()}",
-        digest=content_digest(outcome.columns.select(list(EXACT_COLUMNS[outcome.stage]))),
+        digest=content_digest(outcome.columns.select(exact)),
         statistics=outcome.statistics,
         corrected=outcome.corrected,
         run=output.run,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Self, overload
 
 from model.checkpoint import CheckpointError, Location, digest, locate, read_settings
-from model.reading.columns import Answers, answer_columns
+from model.reading.columns import Answers, answer_columns, answer_options
 from model.reading.decoding import Decoding, PairSettings, decide
 from model.reading.pairs import Pairs, cross_pairs, cut_pairs, tokenize_questions
+from model.reading.places import Places
 from model.reading.prediction import Prediction
 from model.reading.question_list import Question, QuestionList, QuestionListError
 from model.reading.read_pairs import read_pairs, read_windows
@@ -73,6 +74,10 @@ class Answer:
     null_score        score of no answer, comparable to `span_score`; None if the null option is off
     question_tokens_cut  number of question tokens beyond `max_question`, which were not read
 
+    all_answers       all distinct spans of at least the probability `all_answers`, in the order of
+                      their starts; None without this setting
+    page              page on which the answer begins, from 1; None unless `locate` has "page"
+
     All but status, reason and message are None for a rejected row, `n_best` is empty.
     """
 
@@ -90,6 +95,8 @@ class Answer:
     n_best: tuple[Candidate, ...]
     question_tokens_cut: int | None
     message: str | None = None
+    all_answers: tuple[Candidate, ...] | None = None
+    page: int | None = None
 
 
 @dataclass(frozen=True)
@@ -103,6 +110,7 @@ class SpanReader:
     decoding      how answers are decided
     link          "softmax" or "sigmoid": what turns logits into probabilities in the tokenwise loss
     batch_tokens  padded tokens per batch
+    places        what answers say about where they are
     """
 
     reader: CheckpointReader
@@ -110,6 +118,12 @@ class SpanReader:
     decoding: Decoding
     link: str
     batch_tokens: int
+    places: Places = field(default_factory=Places)
+
+    @property
+    def options(self) -> frozenset[str]:
+        """The `answer_options` of the settings."""
+        return answer_options(self.places, self.decoding)
 
     @classmethod
     def load(cls, model: str | Location = "bundled", **settings: Any) -> Self:
@@ -117,12 +131,14 @@ class SpanReader:
 
         model     a folder, a hub id[@revision], "bundled", or a location such as
                   `transforms.stored_folder.StoredFolder(url)`
-        settings  annotate's options of the groups model, windows and answers, by name
+        settings  annotate's options of the groups model, windows, answers and places,
+                  by name
 
         Raises CheckpointError or TokenizerError if the checkpoint can't be loaded, SettingError for
         a value outside its limits, TypeError for a name that isn't a setting.
         """
-        runs, limits, decoding = make_all((ModelSettings, WindowLimits, Decoding), settings)
+        groups = (ModelSettings, WindowLimits, Decoding, Places)
+        runs, limits, decoding, places = make_all(groups, settings)
         reader = _reader(locate(model) if isinstance(model, str) else model, runs)
         own = read_settings(reader.folder)
         if decoding.null and reader.tokenizer().format.classifier is None:
@@ -144,6 +160,7 @@ class SpanReader:
             ),
             link=own.link,
             batch_tokens=runs.batch_tokens or (CUDA_BATCH_TOKENS if on_cuda else CPU_BATCH_TOKENS),
+            places=places,
         )
 
     @overload
@@ -241,7 +258,7 @@ class SpanReader:
             prediction, spans = read_pairs(
                 reader, pairs.windows, decoding, self.batch_tokens, settings
             )
-            found = list(_answers_of(pairs, prediction, spans, decoding, settings))
+            found = list(_answers_of(pairs, prediction, spans, decoding, self.options, settings))
             answers += [found[first : first + count] for first in range(0, len(found), count)]
         return answers
 
@@ -252,7 +269,7 @@ class SpanReader:
         reader = shared(self.reader)
         pairs = cut_pairs(questions, contexts, reader.tokenizer(), self.limits)
         prediction, spans = read_windows(reader, pairs.windows, decoding, self.batch_tokens)
-        yield from _answers_of(pairs, prediction, spans, decoding)
+        yield from _answers_of(pairs, prediction, spans, decoding, self.options)
 
 
 def _answers_of(
@@ -260,9 +277,10 @@ def _answers_of(
     prediction: Prediction,
     spans: PassageSpans,
     decoding: Decoding,
+    options: frozenset[str],
     settings: PairSettings | None = None,
 ) -> Iterator[Answer]:
-    """Yield the answer of every row of `pairs`."""
+    """Yield the answer of every row of `pairs`, with the columns that `options` ask for."""
     thresholds = settings.thresholds if settings else decoding.thresholds
     decision = decide(
         spans, prediction.failures, pairs.windows, pairs.row_pair, decoding, thresholds
@@ -279,12 +297,14 @@ def _answers_of(
         row_pair=pairs.row_pair,
         reasons=[problems.get(row, (None,))[0] for row in range(len(pairs.row_pair))],
         least=decoding.all_answers,
+        options=options,
     )
     for row, values in enumerate(answer_columns(answers).to_pylist()):
-        n_best_found = tuple(Candidate(**candidate) for candidate in values.pop("n_best") or ())
-        yield Answer(
-            **values, n_best=n_best_found, message=problems[row][1] if row in problems else None
-        )
+        values["n_best"] = values["n_best"] or ()
+        for name in ("n_best", "all_answers"):
+            if values.get(name) is not None:
+                values[name] = tuple(Candidate(**candidate) for candidate in values[name])
+        yield Answer(**values, message=problems[row][1] if row in problems else None)
 
 
 def _texts(name: str, given: Any) -> list[Any]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 
 from model.audit.rows import AUDIT_SCHEMA
-from model.reading.columns import ANSWER_SCHEMA
+from model.reading.columns import columns_for
 from model.reading.question_answers import QUESTION_ANSWERS
 from model.reading.question_list import QuestionList
 from model.settings import ANNOTATE, AUDIT
@@ -92,11 +92,13 @@ def choose_columns(
     files: tuple[InputFile, ...],
     columns: Columns,
     slice_by: tuple[str, ...],
+    options: frozenset[str],
     stages: tuple[str, ...],
     questions: QuestionList | None = None,
 ) -> tuple[Inputs, OutputColumns]:
     """Choose the columns to read and those that the output keeps, by the first file's schema.
 
+    options    those that ask for output columns (`model.reading.columns.answer_options`)
     questions  asked of every row, which then needs no question of its own
 
     Raises Refused for missing columns, unusable types and clashes of names.
@@ -131,7 +133,12 @@ def choose_columns(
     problem = schema_problem(schema, pa.schema(wanted), texts)
     if problem:
         raise Refused(f"--input: {first.path}: {problem}")
-    _refuse_clash(columns, keep, stages, questions)
+    made = [*(AUDIT_SCHEMA.names if audited else ())]
+    if ANNOTATE in stages:
+        annotated = [column.name for column in columns_for(options)]
+        # The list of answers to a question list has annotate's columns within it.
+        made += [QUESTION_ANSWERS] if questions else annotated
+    _refuse_clash(columns, keep, made)
 
     # The other files may have wider types, such as text where the first file has only nulls.
     expected = pa.schema([_nullable(field, field.name in texts) for field in wanted])
@@ -172,17 +179,12 @@ def _require_answers(schema: pa.Schema, file: InputFile, column: str) -> None:
         )
 
 
-def _refuse_clash(
-    columns: Columns,
-    keep: tuple[str, ...],
-    stages: tuple[str, ...],
-    questions: QuestionList | None,
-) -> None:
-    """Raise Refused if an output column has the name of a column that the output keeps."""
-    schemas = {ANNOTATE: ANSWER_SCHEMA, AUDIT: AUDIT_SCHEMA}
-    made = {columns.output_prefix + name for stage in stages for name in schemas[stage].names}
-    if questions:  # annotate's columns are within this one
-        made = {columns.output_prefix + QUESTION_ANSWERS}
+def _refuse_clash(columns: Columns, keep: tuple[str, ...], names: Iterable[str]) -> None:
+    """Raise Refused if an output column has the name of a column that the output keeps.
+
+    names  of the output columns, without the prefix
+    """
+    made = {columns.output_prefix + name for name in names}
     clash = sorted(made & set(keep)) or sorted(made & {columns.id_column})
     if clash:
         raise Refused(

@@ -24,7 +24,9 @@ from apache_beam.options.pipeline_options import (
 
 from model.audit.slices import SLICES
 from model.checkpoint import CheckpointError, read_settings
+from model.reading.columns import answer_options
 from model.reading.decoding import Decoding
+from model.reading.places import Places
 from model.reading.reader import DTYPES, ModelSettings
 from model.reading.span_reader import CUDA_BATCH_TOKENS, SpanReader
 from model.reading.tokenizer import TokenizerError
@@ -160,9 +162,9 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
     corrections, digest = _corrections(audit, options.stage)
     questions = question_list(files, columns, audited)
     work = with_chunk_rows(work, questions)
-    inputs, kept = choose_columns(
-        find_files(files, output), columns, audit.slice_by, stages, questions
-    )
+    found = find_files(files, output)
+    asked = answer_options(make(Places, given), make(Decoding, given))
+    inputs, kept = choose_columns(found, columns, audit.slice_by, asked, stages, questions)
     reader = _reader(make(ModelSettings, given), given, is_local(beam_options))
     if questions:
         check_questions(questions, reader, files)
@@ -177,6 +179,7 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
         replace(columns, keep_columns=kept.keep),
         reader.limits,
         reader.decoding,
+        reader.places,
     )
     job = Job(
         model=options.model,
@@ -336,7 +339,7 @@ def _reader(model: ModelSettings, given: Mapping[str, Any], local: bool) -> Span
     """
     names = [
         name
-        for group in (ModelSettings, WindowLimits, Decoding)
+        for group in (ModelSettings, WindowLimits, Decoding, Places)
         for name, _, each in declared(group)
         if each.option
     ]

@@ -6,6 +6,7 @@ import datetime
 from dataclasses import dataclass
 
 from model.reading.decoding import Decoding
+from model.reading.places import Places
 from model.reading.reader import ModelSettings
 from model.reading.windows import WindowLimits
 from model.settings import (
@@ -209,6 +210,7 @@ GROUPS = {
     "model": ModelSettings,
     "windows": WindowLimits,
     "answers": Decoding,
+    "places": Places,
     "audit": Audit,
     "compare": Comparison,
     "units of work": Work,

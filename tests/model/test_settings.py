@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from model.settings import (
     AUDIT,
     BOTH,
+    Kind,
     SettingError,
     days,
     declared,
@@ -23,6 +25,7 @@ from model.settings import (
     number,
     one_of,
     setting,
+    some_of,
     text,
     whole,
 )
@@ -96,6 +99,7 @@ def test_every_kind_reads_what_its_pattern_allows_and_nothing_else():
         flag(): ("True", "yes"),
         text("DEVICE", "cpu|cuda"): ("cuda", "tpu"),
         days(2): ("2026-11-01..2026-11-02", "2026-11-01..2026-11-03"),
+        some_of("a", "b"): ("b,a", "a,c"),
     }
     for kind, (good, bad) in kinds.items():
         assert kind.takes(kind.read(good))
@@ -107,6 +111,16 @@ def test_every_kind_reads_what_its_pattern_allows_and_nothing_else():
         datetime.date(2026, 12, 1),
     )
     assert not days().takes(days().read("2026-12-01..2026-11-30"))
+    assert some_of("a", "b", "c").read("c, a,c") == ("a", "c")
+    assert some_of("a", "b").read("") == ()
+
+
+@pytest.mark.parametrize("kind", [some_of("a", "b"), some_of("a")])
+@pytest.mark.parametrize("listed", ["a", "b", "a,b", "b,a", "c", "a,c", ""])
+def test_a_pattern_allows_what_its_kind_takes(kind: Kind, listed: str):
+    """A template launcher checks the pattern, and only for options that are given."""
+    takes = kind.takes(kind.read(listed)) and listed != ""
+    assert (re.fullmatch(kind.pattern, listed) is not None) == takes
 
 
 def test_several_groups_share_the_values_and_know_every_name():
