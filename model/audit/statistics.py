@@ -16,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 
-from model.audit.distributions import Z_95, Calibration, Distribution, loss_bin
+from model.audit.distributions import Z_95, Calibration, Distribution, loss_bin, wilson
 from model.audit.losses import LikelyToken
 from model.audit.several_answers import SpanCurve
 from model.audit.slices import MOST_SLICES, OTHER, given_labels, slice_labels
@@ -125,13 +125,14 @@ class Slice:
             spread = math.sqrt(max(0.0, self.f1_squares / self.graded - mean * mean) / self.graded)
             result["exact_match"] = {
                 "percent": 100 * self.right / self.graded,
-                "interval": _wilson(self.right, self.graded),
+                "interval": _percent(wilson(self.right / self.graded, self.graded)),
             }
             interval = [100 * max(0.0, mean - Z_95 * spread), 100 * min(1.0, mean + Z_95 * spread)]
             result["f1"] = {"percent": 100 * mean, "interval": interval}
             result["character_f1"] = {"percent": 100 * self.character_f1 / self.graded}
             result["answerability_accuracy"] = 100 * self.answerability / self.graded
-            result["answerability_interval"] = _wilson(self.answerability, self.graded)
+            right = wilson(self.answerability / self.graded, self.graded)
+            result["answerability_interval"] = _percent(right)
         result["calibration"] = self.calibration.summary()
         return result
 
@@ -178,17 +179,9 @@ def _exp(mean: float) -> float | None:
     return math.exp(mean) if mean < _LARGEST_EXPONENT else None
 
 
-def _wilson(right: int, count: int) -> list[float]:
-    """Return the 95 % interval of a share, in per cent (Wilson 1927)."""
-    z, share = Z_95, right / count
-    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = (
-        z
-        / (1 + z * z / count)
-        * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    )
-    # Rounding leaves -3e-17 for a share of 0.
-    return [100 * max(0.0, middle - half), 100 * min(1.0, middle + half)]
+def _percent(interval: tuple[float, float]) -> list[float]:
+    """Return an interval of a share in per cent."""
+    return [100 * end for end in interval]
 
 
 @dataclass(slots=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self, overload
 
-from model.checkpoint import CheckpointError, Location, digest, locate, read_settings
+from model.checkpoint import CheckpointError, Location, Settings, digest, locate, read_settings
 from model.reading.columns import Answers, answer_columns, answer_options
 from model.reading.decoding import Decoding, PairSettings, decide
 from model.reading.pairs import Pairs, cross_pairs, cut_pairs, tokenize_questions
@@ -26,7 +26,7 @@ from model.reading.spans import PassageSpans
 from model.reading.texts import NotUTF8, is_utf8
 from model.reading.tokenizer import Ragged
 from model.reading.windows import WindowLimits
-from model.settings import SettingError, make, make_all
+from model.settings import PRECISION, SettingError, make, make_all
 
 _log = logging.getLogger("spanmill")
 
@@ -148,15 +148,18 @@ class SpanReader:
             )
         # What the caller leaves out comes from the checkpoint's own settings or from the device.
         threshold = decoding.null_score_diff_threshold
+        decoding = replace(
+            decoding,
+            temperature=own.temperature,
+            null=own.null if decoding.null is None else decoding.null,
+            null_score_diff_threshold=own.null_threshold if threshold is None else threshold,
+        )
         on_cuda = resolve_device(runs.device).type == "cuda"
         return cls(
             reader=reader,
             limits=_limits(reader, limits, decoding.max_answer_length),
             decoding=replace(
-                decoding,
-                temperature=own.temperature,
-                null=own.null if decoding.null is None else decoding.null,
-                null_score_diff_threshold=own.null_threshold if threshold is None else threshold,
+                decoding, min_probability=min_probability(decoding.min_probability, own, decoding)
             ),
             link=own.link,
             batch_tokens=runs.batch_tokens or (CUDA_BATCH_TOKENS if on_cuda else CPU_BATCH_TOKENS),
@@ -305,6 +308,36 @@ def _answers_of(
             if values.get(name) is not None:
                 values[name] = tuple(Candidate(**candidate) for candidate in values[name])
         yield Answer(**values, message=problems[row][1] if row in problems else None)
+
+
+def min_probability(asked: float | str, own: Settings, decoding: Decoding) -> float:
+    """Return a threshold on the probability as a number: precision:X is what a checkpoint stores.
+
+    own       the checkpoint's settings
+    decoding  with the null option resolved
+
+    Raises SettingError for a precision for which the checkpoint stores no threshold, or if the null
+    option is not as it was when the threshold was fitted.
+    """
+    if not isinstance(asked, str):
+        return asked
+    precision = asked.removeprefix(PRECISION)
+    stored = own.min_probability(float(precision))
+    if stored is None:
+        has = ", ".join(own.precision_thresholds)
+        raise SettingError(
+            f"min_probability={asked}: the checkpoint stores a threshold for "
+            f"{has or 'no precision'}: python -m model.calibrate --precision {precision} --model "
+            "DIR --data FILES fits one"
+        )
+    threshold = decoding.null_score_diff_threshold
+    if decoding.null != own.null or (own.null and threshold != own.null_threshold):
+        option = f"on, threshold {own.null_threshold:g}" if own.null else "off"
+        raise SettingError(
+            f"min_probability={asked}: the checkpoint's threshold is for the null option {option}: "
+            "leave out --null and --null_score_diff_threshold, or give a number"
+        )
+    return stored
 
 
 def _texts(name: str, given: Any) -> list[Any]:

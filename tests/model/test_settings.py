@@ -18,12 +18,14 @@ from model.settings import (
     days,
     declared,
     flag,
+    fractions,
     identity_of,
     make,
     make_all,
     names,
     number,
     one_of,
+    probability,
     setting,
     some_of,
     text,
@@ -98,6 +100,7 @@ def test_every_kind_reads_what_its_pattern_allows_and_nothing_else():
         one_of(a=1, b=2): ("b", "c"),
         flag(): ("True", "yes"),
         text("DEVICE", "cpu|cuda"): ("cuda", "tpu"),
+        probability(): ("precision:0.9", "precision:1.5"),
         days(2): ("2026-11-01..2026-11-02", "2026-11-01..2026-11-03"),
         some_of("a", "b"): ("b,a", "a,c"),
     }
@@ -105,6 +108,11 @@ def test_every_kind_reads_what_its_pattern_allows_and_nothing_else():
         assert kind.takes(kind.read(good))
         with suppress(ValueError, KeyError):
             assert not kind.takes(kind.read(bad))
+    assert probability().takes(probability().read("0.9"))
+    for bad in ("precision:", "precision:0", "precision:1", "precision:0.0", "1.1", "nan"):
+        assert not probability().takes(probability().read(bad))
+    assert fractions().read("0.9, 0.8,0.9") == (0.8, 0.9)
+    assert not any(map(fractions().takes, [(), (0.0,), (0.5, 1.0), 0.5]))
     assert names().read(" b,a ,b,") == ("b", "a")
     assert days().read("2026-11-30..2026-12-01") == (
         datetime.date(2026, 11, 30),

@@ -254,6 +254,11 @@ class TestLoading:
             ({"device": "cuda:99", "dtype": "float32"}, "device=cuda:99: "),
             ({"device": "abacus"}, "device=abacus: "),
             (
+                {"min_probability": "precision:0.9"},
+                "min_probability=precision:0.9: the checkpoint stores a threshold for no "
+                "precision: python -m model.calibrate --precision 0.9 ",
+            ),
+            (
                 {"null_score_diff_threshold": float("nan")},
                 "null_score_diff_threshold=nan: must be a number from -1e+06",
             ),
