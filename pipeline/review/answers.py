@@ -54,10 +54,15 @@ class Answer:
 
 
 def open_annotated(folder: str) -> tuple[FinishedRun, Identity]:
-    """Open an output of annotate. Raises Refused for another stage, and for an unfinished run."""
+    """Open an output of annotate. Raises Refused for one that can't be reviewed.
+
+    These are outputs of another stage, of an unfinished run, and of a run with a question list.
+    """
     run = open_run(folder)
     if run.stage != "annotate":
         raise Refused(f"{folder} is an output of {run.stage}: answers of annotate are reviewed")
+    if run.question_answers:
+        raise Refused(f"{folder} was run with --questions: answers of rows are reviewed")
     # The manifest is written last, and it has the digest of the answers.
     if not run.state:
         raise Refused(f"{folder} has no manifest: the run did not finish")
