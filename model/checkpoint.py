@@ -6,10 +6,15 @@ import hashlib
 import json
 import math
 import os
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import starmap
 from pathlib import Path
 from typing import Any, Protocol
+
+from model.settings import number
 
 _READ_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 """Files that loading may read: settings, weights, vocabularies. Never pickles, never code."""
@@ -125,6 +130,9 @@ class Settings:
     split           how many of the lower layers read question and passage apart; None for a whole
                     reader
     passage_position  position embedding of a passage's first token in a split reader; else None
+    precision_thresholds
+                    precision -> the threshold that reaches it, `min_probability`, with the figures
+                    of `model.training.precision.Reached`; for `--min_probability precision:X`
     """
 
     null: bool = False
@@ -134,6 +142,14 @@ class Settings:
     link: str = "softmax"
     split: int | None = None
     passage_position: int | None = None
+    precision_thresholds: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def min_probability(self, precision: float) -> float | None:
+        """Return the threshold that is stored for a precision, None without one."""
+        for stored, reached in self.precision_thresholds.items():
+            if float(stored) == precision:
+                return float(reached["min_probability"])
+        return None
 
     @property
     def usable(self) -> bool:
@@ -147,7 +163,17 @@ class Settings:
             and all(isinstance(number, int | float) and math.isfinite(number) for number in numbers)
             and self.temperature > 0
             and (apart == (None, None) or all(type(n) is int and n > 0 for n in apart))
+            and isinstance(self.precision_thresholds, dict)
+            and all(starmap(_usable_threshold, self.precision_thresholds.items()))
         )
+
+
+def _usable_threshold(precision: str, reached: Any) -> bool:
+    """Return whether an entry of `Settings.precision_thresholds` can be used."""
+    threshold = reached.get("min_probability") if isinstance(reached, dict) else None
+    with suppress(ValueError):
+        return 0 < float(precision) < 1 and number(0, 1).takes(threshold)
+    return False
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -176,7 +202,8 @@ def read_settings(folder: Path) -> Settings:
     raise CheckpointError(
         f"config.json has spanmill = {given}: it must be an object with null and null_trained true "
         "or false, temperature a number above 0, null_threshold a number, link 'softmax' or "
-        "'sigmoid', split and passage_position both whole numbers above 0 or neither of them"
+        "'sigmoid', split and passage_position both whole numbers above 0 or neither of them, "
+        'precision_thresholds an object of precision: {"min_probability": number}'
     )
 
 

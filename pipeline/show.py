@@ -37,6 +37,7 @@ _MARKS = {ANSWER: "«»", GOLD: "‹›"}
 """Marks before and after a span on terminals without colours, by style."""
 
 _QUOTED = 80
+_ANSWERS = 12
 _OUTPUTS = (
     # both stages
     *("status", "reason", "probability", "null_probability", "window_index", "num_windows"),
@@ -107,8 +108,32 @@ def excerpt(context: str, spans: Sequence[StyledSpan], around: int, marked: bool
     return result
 
 
+def entries(
+    run: FinishedRun, rows: Sequence[dict[str, Any]], question: str | None
+) -> Iterator[dict[str, Any]]:
+    """Yield what is shown of rows: each row, or one for each of its answers to a question list.
+
+    question  the id of the only question to show
+
+    An answer to a question list has the columns that a row with one question has, the question
+    among them, and `question_id`; golds are those of other questions and left out.
+    """
+    if not run.question_answers:
+        yield from rows
+        return
+    context, identifier = run.input("context"), run.input("id")
+    for row in rows:
+        for answer in row[run.question_answers]:
+            if question not in (None, answer["question_id"]):
+                continue
+            kept = {name: row[name] for name in (context, identifier) if name}
+            outputs = {run.output(name): value for name, value in answer.items()}
+            asked = {name: answer[name] for name in ("question", "question_id")}
+            yield {**kept, **outputs, **asked}
+
+
 def lines_of(run: FinishedRun, row: dict[str, Any], around: int, marked: bool) -> Iterator[Text]:
-    """Yield the lines of one example.
+    """Yield the lines of one of `entries`.
 
     These are id and question, the model's answer with its probability, golds, the passage, and the
     other candidates.
@@ -121,9 +146,10 @@ def lines_of(run: FinishedRun, row: dict[str, Any], around: int, marked: bool) -
         return row.get(name) if name else None
 
     outputs = {name: row.get(run.output(name)) for name in _OUTPUTS}
-    yield Text.assemble(
-        (one_line(str(input_value("id"))), "bold"), ": ", one_line(str(input_value("question")))
-    )
+    head, question = str(input_value("id")), input_value("question")
+    if run.question_answers:
+        head, question = f"{head}, {row['question_id']}", row["question"]
+    yield Text.assemble((one_line(head), "bold"), ": ", one_line(str(question)))
     if outputs["status"] == "rejected":
         yield Text(f"rejected: {outputs['reason']}", "red")
     else:
@@ -178,9 +204,13 @@ def make_parser() -> argparse.ArgumentParser:
     chosen.add_argument(
         "--sample",
         type=_count,
-        default=12,
         metavar="N",
-        help="N rows spread evenly over all (default: 12)",
+        help="N rows spread evenly over all (default: as many as give 12 answers)",
+    )
+    parser.add_argument(
+        "--question",
+        metavar="X",
+        help="only the answers to the question with this id, for a run with --questions",
     )
     parser.add_argument(
         "--where", metavar="CONDITION", help="only rows that meet a condition, see below"
@@ -199,6 +229,14 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
     return int(text)
+
+
+def _fill_in_sample(options: argparse.Namespace, run: FinishedRun) -> None:
+    """Set --sample if it is left out. Raises Refused for --question without a question list."""
+    if options.question is not None and not run.question_answers:
+        raise Refused(f"--question={options.question}: {run.folder} was not run with --questions")
+    per_row = run.questions if options.question is None else 1
+    options.sample = options.sample or max(1, _ANSWERS // per_row)
 
 
 def _console() -> Console:
@@ -228,7 +266,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         run = open_run(absolute(options.output))
         inputs = filter(None, map(run.input, ("id", "question", "context", "answers")))
-        rows = choose(run, [*inputs, *map(run.output, _OUTPUTS)], options)
+        _fill_in_sample(options, run)
+        columns = [*inputs, *map(run.output, _OUTPUTS), run.question_answers]
+        rows = list(entries(run, choose(run, columns, options), options.question))
         for row in rows:
             head, *rest = lines_of(run, row, options.around, marked=console.color_system is None)
             console.file = buffer = io.StringIO()
