@@ -32,6 +32,7 @@ RUN_PAGES = (
     "show",
     "review",
     "migration",
+    "posterior",
     "beam",
     "runners",
     "label_errors compare",
