@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from model.reading.question_answers import QUESTION_ANSWERS
 from model.reading.tokenizer import consecutive
 from pipeline.formats.finished import FinishedRun, open_run
 from pipeline.job.options import Refused
@@ -54,15 +53,10 @@ class Answer:
 
 
 def open_annotated(folder: str) -> tuple[FinishedRun, Identity]:
-    """Open an output of annotate. Raises Refused for one that can't be reviewed.
-
-    These are outputs of another stage, of an unfinished run, and of a run with a question list.
-    """
+    """Open an output of annotate. Raises Refused for another stage, and for an unfinished run."""
     run = open_run(folder)
     if run.stage != "annotate":
         raise Refused(f"{folder} is an output of {run.stage}: answers of annotate are reviewed")
-    if run.question_answers:
-        raise Refused(f"{folder} was run with --questions: answers of rows are reviewed")
     # The manifest is written last, and it has the digest of the answers.
     if not run.state:
         raise Refused(f"{folder} has no manifest: the run did not finish")
@@ -79,8 +73,8 @@ def answers_of(run: FinishedRun) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     Yields float64 [answers], and int64 [answers, 3]: index of the part, row in it, question (0 in a
     run without a question list).
     """
-    listed = run.output(QUESTION_ANSWERS)
-    inside = f"{listed}.list.element." if listed in run.columns else run.output("")
+    listed = run.question_answers
+    inside = f"{listed}.list.element." if listed else run.output("")
     columns = [f"{inside}probability", f"{inside}status"]
     for number, part in enumerate(run.parts):
         first = 0
@@ -99,7 +93,7 @@ def _asks(
     batch: pa.RecordBatch, listed: str, columns: list[str]
 ) -> tuple[np.ndarray, np.ndarray, list[pa.Array]]:
     """Return the row and the question of each ask of a batch, and columns of the asks."""
-    if listed not in batch.schema.names:
+    if not listed:
         rows = np.arange(batch.num_rows)
         return rows, np.zeros_like(rows), [batch.column(name) for name in columns]
     lists = batch.column(listed)
@@ -117,10 +111,9 @@ def read_answers(run: FinishedRun, places: np.ndarray) -> list[Answer]:
 
     Raises Refused if the run did not keep question or context, or if a row can't be read.
     """
-    listed = run.output(QUESTION_ANSWERS)
-    has_list = listed in run.columns
+    listed = run.question_answers
     kept = {kind: run.input(kind) for kind in ("id", "question", "context")}
-    if has_list:
+    if listed:
         del kept["question"]  # a column of that name was not asked
     for kind in kept.keys() - {"id"}:
         if kept[kind] is None:
@@ -129,7 +122,7 @@ def read_answers(run: FinishedRun, places: np.ndarray) -> list[Answer]:
                 f"{run.configuration[f'{kind}_column']!r}, without which nobody can judge an answer"
             )
     inputs = {kind: name for kind, name in kept.items() if name}
-    outputs = [listed] if has_list else [run.output(name) for name in _OUTPUTS]
+    outputs = [listed] if listed else [run.output(name) for name in _OUTPUTS]
     wanted = [(run.files.part(run.parts[part]), row) for part, row, _ in places.tolist()]
     rows = read_rows(wanted, [*inputs.values(), *outputs])
     answers = []
@@ -138,7 +131,7 @@ def read_answers(run: FinishedRun, places: np.ndarray) -> list[Answer]:
         if values is None:
             raise Refused(f"row {row} of {path} can't be read")
         asked = {kind: values[name] for kind, name in inputs.items()}
-        if has_list:
+        if listed:
             asked |= values[listed][question]
         else:
             asked |= {name: values[run.output(name)] for name in _OUTPUTS}
