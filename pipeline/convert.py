@@ -208,7 +208,8 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
         "--answers",
         default="predicted",
         metavar="COLUMN",
-        help="answers that SQuAD JSON holds: a column of golds (default: predicted, the run's own)",
+        help="answers that SQuAD JSON holds: a column of golds, or all_answers of a run with this "
+        "option (default: predicted, the run's own)",
     )
 
 

@@ -12,7 +12,7 @@ import argparse
 import io
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 logging.getLogger().addHandler(logging.NullHandler())  # Beam warns of optional packages on import
@@ -42,7 +42,7 @@ _OUTPUTS = (
     # both stages
     *("status", "reason", "probability", "null_probability", "window_index", "num_windows"),
     # annotate
-    *("n_best", "answer_text", "answer_start", "answer_end"),
+    *("n_best", "all_answers", "answer_text", "answer_start", "answer_end"),
     # audit
     *("prediction", "prediction_start", "prediction_end", "gold_start", "gold_end"),
     *("gold_probability", "nll", "f1"),
@@ -70,6 +70,8 @@ def spans_of(row: dict[str, Any], golds: Any) -> list[StyledSpan]:
         for text, start in zip(golds["text"], golds["answer_start"], strict=False):
             if text and start is not None and start >= 0:
                 spans.append((start, start + len(text), GOLD))
+    for answer in row.get("all_answers") or ():
+        spans.append((answer["start"], answer["end"], ANSWER))
     for name in ("answer", "prediction"):
         spans.append((row.get(f"{name}_start"), row.get(f"{name}_end"), ANSWER))
     return [span for span in dict.fromkeys(spans) if span[0] is not None and span[1] is not None]
@@ -135,8 +137,8 @@ def entries(
 def lines_of(run: FinishedRun, row: dict[str, Any], around: int, marked: bool) -> Iterator[Text]:
     """Yield the lines of one of `entries`.
 
-    These are id and question, the model's answer with its probability, golds, the passage, and the
-    other candidates.
+    These are id and question, the model's answer with its probability, golds, the passage, the
+    other candidates, and all answers of a run with --all_answers.
 
     around, marked  as in `excerpt`
     """
@@ -165,8 +167,14 @@ def lines_of(run: FinishedRun, row: dict[str, Any], around: int, marked: bool) -
     # An answer that is below the threshold is shown only here.
     shown = 0 if outputs["status"] == "below_threshold" else 1
     if others := (outputs["n_best"] or [])[shown:]:
-        listed = [f"{quoted(each['text'])} {each['probability']:.2f}" for each in others]
-        yield Text(f"then: {' | '.join(listed)}", "dim")
+        yield Text(f"then: {_listed(others)}", "dim")
+    if outputs["all_answers"]:
+        yield Text(f"all answers: {_listed(outputs['all_answers'])}", "dim")
+
+
+def _listed(candidates: Sequence[Mapping[str, Any]]) -> str:
+    """Return the texts of candidates with their probabilities."""
+    return " | ".join(f"{quoted(each['text'])} {each['probability']:.2f}" for each in candidates)
 
 
 def _answer_line(outputs: dict[str, Any], audited: bool) -> Text:

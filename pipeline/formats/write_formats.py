@@ -18,6 +18,8 @@ from transforms.plan_chunks import ANSWERS, is_answers
 from transforms.storage import StorageError, building, join
 
 PREDICTIONS, NA_PROB = "predictions.json", "na_prob.json"
+ALL_ANSWERS = "all_answers"
+"""The column and the option of this name, and the value of --answers."""
 
 
 def write_squad(run: str, output: str, answers: str) -> str:
@@ -26,7 +28,8 @@ def write_squad(run: str, output: str, answers: str) -> str:
     Consecutive rows of one title become an article, those of one context a paragraph. Rows that
     the format can't hold, that is rejected ones and those without golds, are left out and counted.
 
-    answers  "predicted" for the run's own answers, else the name of a column of golds
+    answers  "predicted" for the run's own answers, "all_answers" for all of them if the run has
+             this option, else the name of a column of golds
 
     Raises Refused for a run that is not a finished one of annotate, or lacks a needed column.
     """
@@ -34,7 +37,8 @@ def write_squad(run: str, output: str, answers: str) -> str:
     # All needed columns must exist before anything is written.
     question = "" if finished.question_answers else needed(finished, "question")
     context, identifier = needed(finished, "context"), needed(finished, "id")
-    golds = None if answers == "predicted" else answers
+    several = answers == ALL_ANSWERS and finished.configuration.get(ALL_ANSWERS) is not None
+    golds = None if several or answers == "predicted" else answers
     if golds and finished.question_answers:
         raise Refused(f"--answers={golds}: {run} asked a question list, which has no golds")
     if golds and golds not in finished.columns:
@@ -46,13 +50,14 @@ def write_squad(run: str, output: str, answers: str) -> str:
     # Only these columns are read, row by row.
     title = "title" if "title" in finished.columns else ""
     inputs = list(filter(None, (identifier, question, context, title, golds)))
-    outputs = [] if golds else ["answer_text", "answer_start", "status"]
+    shown = [ALL_ANSWERS] if several else ["answer_text", "answer_start"]
+    outputs = [] if golds else [*shown, "status"]
     written, left_out = 0, 0
 
     def questions() -> Iterator[tuple[str, str, dict[str, Any]]]:
         nonlocal written, left_out
         for row, answer in finished.answers(inputs, outputs):
-            listed = _golds(row[golds]) if golds else _predicted(answer)
+            listed = _golds(row[golds]) if golds else _predicted(answer, several)
             asked = row[question] if question else answer["question"]
             if listed is None or row[context] is None or asked is None:
                 left_out += 1
@@ -84,10 +89,14 @@ def _golds(value: Any) -> list[dict[str, Any]] | None:
     ]
 
 
-def _predicted(answer: Mapping[str, Any]) -> list[dict[str, Any]] | None:
-    """Return an answer as SQuAD JSON has it; None for a rejected row."""
+def _predicted(answer: Mapping[str, Any], several: bool) -> list[dict[str, Any]] | None:
+    """Return an answer, or all if `several`, as SQuAD JSON has it; None for a rejected row."""
     if answer["status"] == "rejected":
         return None
+    if several:
+        return [
+            {"text": each["text"], "answer_start": each["start"]} for each in answer[ALL_ANSWERS]
+        ]
     if answer["status"] != "answered":
         return []
     return [{"text": answer["answer_text"], "answer_start": answer["answer_start"]}]
