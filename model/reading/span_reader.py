@@ -74,7 +74,9 @@ class Answer:
     null_score        score of no answer, comparable to `span_score`; None if the null option is off
     question_tokens_cut  number of question tokens beyond `max_question`, which were not read
 
-    page              page on which the answer begins, from 1; None unless `locate` has "page"
+    sentence_start, sentence_end, sentence_text, page, section, section_path
+                      where the answer is, see `model.reading.places.Place`; None unless `locate`
+                      asks for them
 
     All but status, reason and message are None for a rejected row, `n_best` is empty.
     """
@@ -93,7 +95,12 @@ class Answer:
     n_best: tuple[Candidate, ...]
     question_tokens_cut: int | None
     message: str | None = None
+    sentence_start: int | None = None
+    sentence_end: int | None = None
+    sentence_text: str | None = None
     page: int | None = None
+    section: str | None = None
+    section_path: list[str] | None = None
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from tests.runs import read_parts, read_rejections, run, write_input
 from transforms.stored_folder import StoredFolder
 
 SETTINGS: dict[str, Any] = {
-    "locate": "page",
+    "locate": "sentence,page,section",
     "max_length": 96,
     "overlap": 30,
     "max_question": 16,
@@ -36,7 +36,10 @@ SETTINGS: dict[str, Any] = {
     "max_windows": 200,
 }
 
-NAMES = [column.name for column in columns_for(["--locate page"])]
+NAMES = [
+    column.name
+    for column in columns_for([f"--locate {name}" for name in ("sentence", "page", "section")])
+]
 """The columns of annotate with these settings."""
 
 
@@ -337,6 +340,7 @@ NUMBERS_AND_TEXTS = {
     pa.string(): "str | None",
     pa.int32(): "int | None",
     pa.float32(): "float | None",
+    pa.list_(pa.string()): "list[str] | None",
 }
 
 
