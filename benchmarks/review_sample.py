@@ -45,7 +45,7 @@ def measure(
     probabilities: np.ndarray, right: np.ndarray, rows: int, draws: int
 ) -> tuple[float, float, float, float]:
     """Return coverage, mean width, mean width of a simple random sample, and mean error."""
-    numbers = np.stack([np.arange(len(right))] * 2, axis=1)
+    numbers = np.stack([np.arange(len(right))] * 3, axis=1)
     truth = right.mean()
     held, widths, simple, errors = 0, [], [], []
     for seed in range(draws):

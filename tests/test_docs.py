@@ -27,6 +27,7 @@ HOUSE = Path(__file__).parent.parent
 
 RUN_PAGES = (
     "tutorial",
+    "questions",
     "convert",
     "show",
     "review",

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline import convert, sample, show
 from tests.runs import (
     EXACT,
     Annotate,
@@ -272,3 +273,118 @@ def test_ten_thousand_questions_of_one_document(annotate: Annotate, tmp_path: Pa
     assert read_manifest(output)["rows"]["answered"] == 10_000
     (row,) = read_parts(output).to_pylist()
     assert row["question_answers"][-1]["question_id"] == "q10000"
+
+
+def shown(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:
+    """Return the headings of the entries that `pipeline.show` prints."""
+    assert show.main([*arguments]) == 0
+    return [line for line in capsys.readouterr().out.splitlines() if not line.startswith(" ")]
+
+
+def test_show_has_an_entry_per_document_and_question(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+):
+    capsys.readouterr()
+    assert shown(capsys, str(finished), "--id=row 3") == [
+        "row 3, who: Who lit the lamp?",
+        "row 3, when: In which year?",
+        "row 3, again: Who lit the lamp?",
+    ]
+    assert len(shown(capsys, str(finished))) == 12
+    assert len(shown(capsys, str(finished), "--sample=2")) == 6
+    by_question = shown(capsys, str(finished), "--question=when")
+    assert by_question == [f"row {row}, when: In which year?" for row in range(9)]
+    assert show.main([str(finished), "--id=row 1"]) == 0
+    assert "rejected: context_missing" in capsys.readouterr().out
+    assert show.main([str(finished), "--question=none"]) == 1
+
+
+def test_show_takes_a_question_only_for_a_list(
+    annotate: Annotate, tmp_path: Path, output: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert annotate(write_input(tmp_path / "in.parquet", examples(2)), output) == 0
+    assert show.main([str(output), "--question=who"]) == 2
+    assert "was not run with --questions" in capsys.readouterr().err
+    assert convert.main(["flatten", str(output), f"--output={tmp_path}/flat.parquet"]) == 2
+    assert "was not run with --questions" in capsys.readouterr().err
+
+
+def test_predictions_are_keyed_by_both_ids(finished: Path, tmp_path: Path):
+    export = ["export", f"--run={finished}", f"--output={tmp_path}", "--format=predictions"]
+    assert convert.main(export) == 0
+    predictions = json.loads((tmp_path / "predictions.json").read_text("utf-8"))
+    rows = read_parts(finished).to_pylist()
+    assert predictions == {
+        json.dumps([row["id"], answer["question_id"]], ensure_ascii=False): answer["answer_text"]
+        or ""
+        for row in rows
+        for answer in row["question_answers"]
+    }
+    assert len(predictions) == 27
+    assert predictions.keys() == json.loads((tmp_path / "na_prob.json").read_text("utf-8")).keys()
+
+
+def test_squad_json_asks_every_paragraph_all_questions(finished: Path, tmp_path: Path):
+    export = ["export", f"--run={finished}", "--format=squad", f"--output={tmp_path}/squad.json"]
+    assert convert.main(export) == 0
+    (article,) = json.loads((tmp_path / "squad.json").read_text("utf-8"))["data"]
+    kept = [row for row in read_parts(finished).to_pylist() if row["id"] not in ("row 1", "row 4")]
+    assert [paragraph["context"] for paragraph in article["paragraphs"]] == [
+        row["context"] for row in kept
+    ]
+    for paragraph, row in zip(article["paragraphs"], kept, strict=True):
+        assert [qa["question"] for qa in paragraph["qas"]] == [q["question"] for q in QUESTIONS]
+        assert [qa["answers"][0]["text"] for qa in paragraph["qas"]] == [
+            answer["answer_text"] for answer in row["question_answers"]
+        ]
+
+
+def test_json_lines_hold_the_lists(finished: Path, tmp_path: Path):
+    export = ["export", f"--run={finished}", "--format=jsonl", f"--output={tmp_path}/rows.jsonl"]
+    assert convert.main(export) == 0
+    lines = (tmp_path / "rows.jsonl").read_text("utf-8").splitlines()
+    rows = read_parts(finished).to_pylist()
+    for line, row in zip(map(json.loads, lines), rows, strict=True):
+        assert line["id"] == row["id"]
+        assert [each["answer_text"] for each in line["question_answers"]] == [
+            each["answer_text"] for each in row["question_answers"]
+        ]
+
+
+def test_flatten(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = tmp_path / "flat.parquet"
+    command = ["flatten", str(finished), f"--output={path}"]
+    assert convert.main(command) == 2  # the documents have questions of their own
+    assert "--drop_columns=question leaves that out" in capsys.readouterr().err
+    assert not path.exists()
+    assert convert.main([*command, "--drop_columns=none"]) == 2
+    assert convert.main([*command, "--drop_columns=question"]) == 0
+    rows = read_parts(finished).to_pylist()
+    assert pq.read_table(path).to_pylist() == [
+        {"id": row["id"], "context": row["context"], **answer}
+        for row in rows
+        for answer in row["question_answers"]
+    ]
+
+
+def test_a_prefix_names_the_columns_that_are_flattened(
+    folder: Path, bert_folder: Path, tmp_path: Path
+):
+    assert ask(folder, bert_folder, tmp_path / "out", "--output_prefix=m_") == 0
+    assert "m_question_answers" in read_parts(tmp_path / "out").column_names
+    path = tmp_path / "flat.parquet"
+    assert convert.main(["flatten", str(tmp_path / "out"), f"--output={path}"]) == 0
+    names = pq.read_schema(path).names
+    assert names[:6] == [
+        "id",
+        "question",
+        "context",
+        "m_question_id",
+        "m_question",
+        "m_answer_text",
+    ]
+
+
+def test_a_run_with_a_list_is_not_reviewed(finished: Path, capsys: pytest.CaptureFixture[str]):
+    assert sample.main([str(finished)]) == 2
+    assert "was run with --questions" in capsys.readouterr().err

@@ -64,6 +64,7 @@ def decode_answers(
             below_threshold=decision.below_threshold,
             row_pair=windowed.row_pair,
             reasons=reasons_of(rejections, len(windowed.row_pair)),
+            least=decoding.all_answers,
             options=options,
         )
         columns = answer_columns(answers)

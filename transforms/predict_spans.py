@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from model.audit.window_losses import MeasureLosses
 from model.reading.decoding import Decoding
+from model.reading.progress import working_on
 from model.reading.read_pairs import read_pairs, read_windows
 from model.reading.reader import Reader, shared
 from model.reading.span_reader import SpanReader
@@ -54,6 +55,8 @@ class PredictSpans(ChunkStep[Chunk[Windowed], Chunk[Predicted]]):
         reader, windowed = self.reader, chunk.payload
         if not chunk.wants("audit"):  # the golds stay unmeasured
             windowed = replace(windowed, golds=None)
-        yield chunk.carrying(
-            predict_spans(windowed, self.loaded, reader.decoding, reader.batch_tokens, reader.link)
-        )
+        with working_on(chunk.spec.part, int(windowed.windows.counts.sum())):
+            predicted = predict_spans(
+                windowed, self.loaded, reader.decoding, reader.batch_tokens, reader.link
+            )
+        yield chunk.carrying(predicted)

@@ -99,6 +99,12 @@ def fine_print(configuration: Mapping[str, Any]) -> dict[str, str]:
         "and max are exact",
         "calibration": "event: exact match with a gold, of the answers given; "
         f"{MASS_BINS} bins of equal mass, made of {FINE_BINS} bins of equal width",
+        "risk_coverage": "answers given to the rows with an exact match, the most probable first; "
+        f"answers whose probabilities are in one of {FINE_BINS} bins count as equally probable; "
+        "aurc: mean selective risk over the numbers of answers (Geifman & El-Yaniv 2017, "
+        "arXiv:1705.08500); coverage_at_precision: the largest coverage whose precision on these "
+        "rows is at least that, which owes a part of it to chance: model.calibrate --precision "
+        "fits a threshold that keeps it",
         "slices": f"the first {MOST_SLICES} values in order of their text, the rest as (other)",
         "model_digest": configuration["model_digest"],
     }

@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from model.audit.distributions import Z_95, Calibration, Distribution, loss_bin, wilson
 from model.audit.losses import LikelyToken
+from model.audit.risk_coverage import risk_coverage, risk_coverage_curve
 from model.audit.several_answers import SpanCurve
 from model.audit.slices import MOST_SLICES, OTHER, given_labels, slice_labels
 
@@ -134,6 +135,7 @@ class Slice:
             right = wilson(self.answerability / self.graded, self.graded)
             result["answerability_interval"] = _percent(right)
         result["calibration"] = self.calibration.summary()
+        result["risk_coverage"] = risk_coverage(self.calibration.bins, self.graded)
         return result
 
     def to_json(self) -> dict[str, Any]:
@@ -277,6 +279,9 @@ class Statistics:
                 name: {value: values[value].summary() for value in sorted(values)}
                 for name, values in sorted(self.slices.items())
             },
+            "risk_coverage_curve": risk_coverage_curve(
+                self.everything.calibration.bins, self.everything.graded
+            ),
             "nll_histogram": self.everything.losses["nll"].histogram(),
             "start_against_end": sorted([*place, rows] for place, rows in self.grid.items()),
             "highest_loss": [

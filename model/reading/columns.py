@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow as pa
 
 from model.columns import Column, schema_of, table_of
+from model.reading.decoding import Decoding
 from model.reading.places import Layout, Places
-from model.reading.spans import PassageSpans
+from model.reading.spans import PassageSpans, by_place
 from model.reading.tokenizer import consecutive
 from model.reading.windows import TokenizedPairs
 
@@ -42,6 +43,7 @@ class Answers:
     row_pair       int64 [rows], the pair that each row asks; -1 for a row with an unusable text,
                    and for some with too many windows (`reasons` has all)
     reasons        [rows], None unless the row is rejected
+    least          the probability of --all_answers, if it is given
     options        the options that ask for more columns (`answer_options`)
     """
 
@@ -53,6 +55,7 @@ class Answers:
     below_threshold: np.ndarray
     row_pair: np.ndarray
     reasons: Sequence[str | None]
+    least: float | None = None
     options: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
@@ -142,7 +145,24 @@ class Answers:
     @property
     def n_best(self) -> pa.Array:
         """Return the candidates of each row; null for a rejected row."""
-        spans, (char_start, char_end, texts) = self.spans, self.candidates
+        return self._lists(self.spans, self.candidates)
+
+    @property
+    def all_answers(self) -> pa.Array:
+        """Return the distinct spans of at least the probability `least` of each row, by place."""
+        if self.spans.distinct is None or self.least is None:
+            raise ValueError("the spans were decoded without all_answers")
+        spans = by_place(self.spans.distinct, self.least)
+        return self._lists(spans, candidate_columns(spans, self.windows, self.contexts))
+
+    def _lists(
+        self, spans: PassageSpans, columns: tuple[np.ndarray, np.ndarray, list[list[str]]]
+    ) -> pa.Array:
+        """Return the spans of each row; null for a rejected row.
+
+        columns  `candidate_columns` of the spans
+        """
+        char_start, char_end, texts = columns
         counts = np.where(self.rejected, 0, spans.found[self.pair])
         row = np.repeat(np.arange(len(self)), counts)
         at = self.pair[row], consecutive(0, counts)
@@ -266,6 +286,14 @@ ANSWER_COLUMNS: tuple[Column[Answers], ...] = (
         exact=True,
     ),
     Column(
+        "all_answers",
+        N_BEST_TYPE,
+        "the distinct spans of at least this probability, in the order of their starts, as `n_best`"
+        " has them, whatever the status",
+        lambda answers: answers.all_answers,
+        option="--all_answers",
+    ),
+    Column(
         "sentence_start",
         pa.int32(),
         IN_SENTENCES,
@@ -320,9 +348,12 @@ ANSWER_COLUMNS: tuple[Column[Answers], ...] = (
 """The output columns of annotate, in order; those with an `option` come last."""
 
 
-def answer_options(places: Places) -> frozenset[str]:
+def answer_options(places: Places, decoding: Decoding) -> frozenset[str]:
     """Return which of the options that columns need are given (`Column.option`)."""
-    return frozenset(f"--locate {name}" for name in places.locate)
+    given = {f"--locate {name}" for name in places.locate}
+    if decoding.all_answers is not None:
+        given.add("--all_answers")
+    return frozenset(given)
 
 
 def columns_for(options: Collection[str]) -> tuple[Column[Answers], ...]:

@@ -76,7 +76,6 @@ class Decoding:
         "write every distinct span of at least this probability, in the column all_answers",
         unset="no such column",
         identity=BOTH,
-        option=False,
         optional=True,
     )
 

@@ -74,6 +74,8 @@ class Answer:
     null_score        score of no answer, comparable to `span_score`; None if the null option is off
     question_tokens_cut  number of question tokens beyond `max_question`, which were not read
 
+    all_answers       all distinct spans of at least the probability `all_answers`, in the order of
+                      their starts; None without this setting
     sentence_start, sentence_end, sentence_text, page, section, section_path
                       where the answer is, see `model.reading.places.Place`; None unless `locate`
                       asks for them
@@ -95,6 +97,7 @@ class Answer:
     n_best: tuple[Candidate, ...]
     question_tokens_cut: int | None
     message: str | None = None
+    all_answers: tuple[Candidate, ...] | None = None
     sentence_start: int | None = None
     sentence_end: int | None = None
     sentence_text: str | None = None
@@ -127,7 +130,7 @@ class SpanReader:
     @property
     def options(self) -> frozenset[str]:
         """The `answer_options` of the settings."""
-        return answer_options(self.places)
+        return answer_options(self.places, self.decoding)
 
     @classmethod
     def load(cls, model: str | Location = "bundled", **settings: Any) -> Self:
@@ -303,13 +306,15 @@ def _answers_of(
         below_threshold=decision.below_threshold,
         row_pair=pairs.row_pair,
         reasons=[problems.get(row, (None,))[0] for row in range(len(pairs.row_pair))],
+        least=decoding.all_answers,
         options=options,
     )
     for row, values in enumerate(answer_columns(answers).to_pylist()):
-        n_best_found = tuple(Candidate(**candidate) for candidate in values.pop("n_best") or ())
-        yield Answer(
-            **values, n_best=n_best_found, message=problems[row][1] if row in problems else None
-        )
+        values["n_best"] = values["n_best"] or ()
+        for name in ("n_best", "all_answers"):
+            if values.get(name) is not None:
+                values[name] = tuple(Candidate(**candidate) for candidate in values[name])
+        yield Answer(**values, message=problems[row][1] if row in problems else None)
 
 
 def min_probability(asked: float | str, own: Settings, decoding: Decoding) -> float:

@@ -162,7 +162,8 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
     corrections, digest = _corrections(audit, options.stage)
     questions = question_list(files, columns, audited)
     work = with_chunk_rows(work, questions)
-    found, asked = find_files(files, output), answer_options(make(Places, given))
+    found = find_files(files, output)
+    asked = answer_options(make(Places, given), make(Decoding, given))
     inputs, kept = choose_columns(found, columns, audit.slice_by, asked, stages, questions)
     reader = _reader(make(ModelSettings, given), given, is_local(beam_options))
     if questions:

@@ -1,4 +1,7 @@
-"""Show the progress of a run: a thread counts committed parts, whose names hold their rows."""
+"""Show the progress of a run: a thread counts committed parts, whose names hold their rows.
+
+Of the chunks that this process computes, it counts the share of windows that the network has read.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,12 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from tqdm import tqdm
 
+from model.reading.progress import shares
 from pipeline.job.resolve import Job
 from transforms.records import rows_of_part
 from transforms.run_files import RunFiles
@@ -53,7 +57,7 @@ def _show(job: Job, stopped: threading.Event) -> None:
     questions = job.inputs.questions
     each, unit = (len(questions), "question") if questions else (1, "row")
     # A resumed run begins with the rows that are there.
-    before = each * _rows_done(files)
+    before = done = each * round(_rows_done(files, {}))
     rows, exact = _rows_planned(job)
     planned = each * rows
     terminal = sys.stderr.isatty()
@@ -72,7 +76,8 @@ def _show(job: Job, stopped: threading.Event) -> None:
         while not finished:
             finished = stopped.wait(pause)
             listing = time.monotonic()
-            done = each * _rows_done(files)
+            # Between the last window of a chunk and its part, neither counts: never go back.
+            done = max(done, round(each * _rows_done(files, computing=shares())))
             # Listing takes at most a twentieth of the time, however many parts there are.
             pause = max(pause, 20 * (time.monotonic() - listing))
             bar.update(done - bar.n)
@@ -86,8 +91,13 @@ def _show(job: Job, stopped: threading.Event) -> None:
                 logged = now
 
 
-def _rows_done(files: RunFiles) -> int:
-    return sum(rows_of_part(name) for name in files.part_names())
+def _rows_done(files: RunFiles, computing: Mapping[str, float]) -> float:
+    """Return the rows of committed parts, and of the parts in `computing` the given shares."""
+    committed = files.part_names()
+    rows = float(sum(map(rows_of_part, committed)))
+    for part in computing.keys() - set(committed):
+        rows += computing[part] * rows_of_part(part)
+    return rows
 
 
 def _rows_planned(job: Job) -> tuple[int, bool]:

@@ -91,6 +91,13 @@ def audit_figures(audit: dict[str, Any]) -> str:
             f"calibration error {calibration['expected_calibration_error']:.4f}{interval}, "
             f"Brier score {calibration['brier']:.4f} over {calibration['count']} answers"
         )
+    selective = everything["risk_coverage"]
+    if selective["answers"]:
+        coverages = ", ".join(
+            f"{100 * at['coverage']:.1f} % at {precision}" if at else f"none at {precision}"
+            for precision, at in selective["coverage_at_precision"].items()
+        )
+        lines.append(f"AURC {selective['aurc']:.4f}, coverage by precision: {coverages}")
     if not lines:
         lines.append(f"nothing was scored: {_why_nothing(audit)}")
     lines += _over_spans(audit.get("several_answers"))

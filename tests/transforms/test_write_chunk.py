@@ -15,7 +15,7 @@ import pytest
 from model.columns import exact_names
 from model.reading.columns import ANSWER_COLUMNS, columns_for
 from model.reading.tokenizer import Tokenizer
-from tests.transforms.fakes import FakeReader, answered_chunk, asked, claimed, run_step
+from tests.transforms.fakes import DECODING, FakeReader, answered_chunk, asked, claimed, run_step
 from transforms import claim, storage
 from transforms.claim import ClaimLost
 from transforms.read_chunk import committed_receipt
@@ -301,7 +301,8 @@ class TestContentDigest:
     def test_it_covers_every_exact_column(self, words: Tokenizer, tmp_path: Path, column: str):
         rows, reader = asked("a b", None, "b c d", " "), FakeReader(words, LETTERS)
         every = frozenset(each.option for each in ANSWER_COLUMNS)
-        answered = answered_chunk(rows, reader, options=every)
+        decoding = replace(DECODING, all_answers=0.1)
+        answered = answered_chunk(rows, reader, decoding, options=every)
         before = write(answered, tmp_path).digest
         outcome = answered.payload.outcomes[0]
         place = outcome.columns.column_names.index(column)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from dataclasses import astuple, fields, replace
 from typing import Any
 
@@ -18,6 +19,7 @@ from model.reading.columns import (
 )
 from model.reading.decoding import Decoding
 from model.reading.places import Place, Places, locate
+from model.reading.read_pairs import read_windows
 from model.reading.spans import PassageSpans, merge_windows
 from model.reading.windows import Windows
 from model.settings import make
@@ -201,9 +203,9 @@ def test_columns_that_need_an_option_come_last() -> None:
 
 
 def test_settings_ask_for_columns() -> None:
-    assert answer_options(Places()) == frozenset()
-    every = make(Places, {"locate": "section,page,sentence"})
-    assert answer_options(every) == {column.option for column in ANSWER_COLUMNS} - {""}
+    assert answer_options(Places(), Decoding()) == frozenset()
+    every = make(Places, {"locate": "section,page,sentence"}), Decoding(all_answers=0.5)
+    assert answer_options(*every) == {column.option for column in ANSWER_COLUMNS} - {""}
 
 
 def test_where_an_answer_is() -> None:
@@ -220,7 +222,7 @@ def test_where_an_answer_is() -> None:
         below_threshold=np.array([False, False]),
         row_pair=np.array([0, 1, -1, 0]),
         reasons=[None, None, "no_text", None],
-        options=answer_options(make(Places, {"locate": "section,page,sentence"})),
+        options=answer_options(make(Places, {"locate": "section,page,sentence"}), Decoding()),
     )
     columns = answer_columns(answers)
     columns.validate(full=True)
@@ -264,3 +266,41 @@ def test_the_schema_is_the_contract() -> None:
         "end_logit",
         "window_index",
     ]
+
+
+def test_all_answers_are_lists_in_the_order_of_the_passage() -> None:
+    """Of any status; null for a rejected row, and empty where no span is probable enough."""
+    lengths = [9, 30]
+    windows = make_windows(lengths, max_length=10, overlap=2)
+    decoding = Decoding(n_best=3, max_answer_length=3, null=True, all_answers=0.02)
+    _, spans = read_windows(FakeReader(), windows, decoding, 40)
+    assert spans.distinct is not None
+    contexts = contexts_of(lengths)
+    answers = Answers(
+        spans=spans,
+        windows=windows,
+        contexts=contexts,
+        questions_cut=np.zeros(2, np.int64),
+        no_answer=np.array([False, True]),
+        below_threshold=np.zeros(2, bool),
+        row_pair=np.array([1, 0, -1, 1]),
+        reasons=[None, None, "context_blank", None],
+        least=0.02,
+        options=frozenset(["--all_answers"]),
+    )
+    columns = answer_columns(answers)
+    columns.validate(full=True)
+    long, short, rejected, again = columns.column("all_answers").to_pylist()
+    assert rejected is None
+    assert long == again
+    assert len(long) == spans.distinct.found[1] > 3
+    for row, context in ((long, contexts[1]), (short, contexts[0])):
+        assert [each["text"] for each in row] == [
+            context[each["start"] : each["end"]] for each in row
+        ]
+        assert all(before["end"] <= after["start"] for before, after in itertools.pairwise(row))
+        assert all(each["probability"] >= 0.02 for each in row)
+    best = columns.column("n_best").to_pylist()[0][0]
+    assert best in long
+    improbable = replace(answers, least=0.999)
+    assert answer_columns(improbable).column("all_answers").to_pylist()[1] == []

@@ -29,6 +29,8 @@ from transforms.stored_folder import StoredFolder
 
 SETTINGS: dict[str, Any] = {
     "locate": "sentence,page,section",
+    "distinct": True,
+    "all_answers": 0.005,
     "max_length": 96,
     "overlap": 30,
     "max_question": 16,
@@ -36,9 +38,10 @@ SETTINGS: dict[str, Any] = {
     "max_windows": 200,
 }
 
+LOCATED = ("sentence", "page", "section")
 NAMES = [
     column.name
-    for column in columns_for([f"--locate {name}" for name in ("sentence", "page", "section")])
+    for column in columns_for(["--all_answers", *(f"--locate {name}" for name in LOCATED)])
 ]
 """The columns of annotate with these settings."""
 
@@ -96,6 +99,8 @@ def as_row(answer: Answer) -> dict[str, Any]:
     values = {name: getattr(answer, name) for name in NAMES}
     n_best = [asdict(candidate) for candidate in answer.n_best]
     values["n_best"] = n_best if answer.status != "rejected" else None
+    if answer.all_answers is not None:
+        values["all_answers"] = [asdict(candidate) for candidate in answer.all_answers]
     return values
 
 
@@ -111,6 +116,7 @@ class TestTheSameAsAnnotate:
         statuses = ("answered", "no_answer", "below_threshold", "rejected")
         assert {answer.status for answer in answers} == set(statuses)
         assert max(answer.num_windows or 0 for answer in answers) > 2
+        assert max(len(answer.all_answers or ()) for answer in answers) > 2
 
     def test_one_at_a_time_to_rounding(
         self, reader: SpanReader, rows: list[dict[str, Any]], annotated: Path
@@ -121,14 +127,14 @@ class TestTheSameAsAnnotate:
         ):
             answer = as_row(reader.answer(row["question"], row["context"], n_best=4))
             for mine, wanted in zip(
-                [answer, *(answer["n_best"] or ())],
-                [expected, *(expected["n_best"] or ())],
+                [answer, *(answer["n_best"] or ()), *(answer["all_answers"] or ())],
+                [expected, *(expected["n_best"] or ()), *(expected["all_answers"] or ())],
                 strict=True,
             ):
                 for name, value in wanted.items():
                     if isinstance(value, float):
                         assert mine[name] == pytest.approx(value, rel=1e-4, abs=1e-4)
-                    elif name != "n_best":
+                    elif name not in ("n_best", "all_answers"):
                         assert mine[name] == value
 
     def test_rejections_have_the_same_names_and_messages(
@@ -352,7 +358,8 @@ def test_an_answer_has_the_columns_of_annotate():
     found = {field.name: field.type for field in fields(Answer)}
     optional = [column.name for column in ANSWER_COLUMNS if column.option]
     assert list(found) == [*ANSWER_SCHEMA.names, "message", *optional]
-    special = {"status": "str", "n_best": "tuple[Candidate, ...]"}
+    candidates = "tuple[Candidate, ...]"
+    special = {"status": "str", "n_best": candidates, "all_answers": f"{candidates} | None"}
     for field in schema_of(ANSWER_COLUMNS):
         wanted = special.get(field.name) or NUMBERS_AND_TEXTS[field.type]
         assert found[field.name] == wanted, field.name
