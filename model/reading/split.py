@@ -21,8 +21,8 @@ from model.reading.tokenizer import consecutive
 PASSAGE_BYTES, QUESTION_BYTES = 2**28, 2**25
 """Bounds of what is kept of passages and of questions: 256 and 32 MiB."""
 
-_ROW_TOKENS = 128
-"""Tokens of a row of several questions."""
+LEAST_SHARE = 0.6
+"""Texts that are read together have at least this share of the longest one's tokens."""
 
 _QUESTION, _PASSAGE, _PADDING = 0, 1, 2
 
@@ -85,56 +85,56 @@ class SplitNetwork:
         questions = _Parts(batch, rows, np.zeros_like(middle), middle)
         passages = _Parts(batch, rows, middle, stop)
         states = self._questions.take(
-            questions.keys(), lambda missing: self._read(questions[missing], 0, packed=True)
+            questions.keys(), lambda missing: self._read(questions[missing], 0)
         ) + self._passages.take(
             passages.keys(),
-            lambda missing: self._read(passages[missing], self.passage_position, packed=False),
+            lambda missing: self._read(passages[missing], self.passage_position),
         )
         hidden = self._joined(states, middle, stop, batch.input_ids.shape[1])
-        real = None
-        # `attention` is on the host, so that looking at it doesn't wait for a GPU.
-        if not (self._maskless and batch.attention.all()):
-            real = to_device(batch.attention, self._layered.device)
-        mask = self._layered.key_mask(hidden, real)
+        mask = self._key_mask(hidden, batch.attention)
         return self._layered.logits(self._layered.run(self._layered.upper, hidden, mask))
 
     def read_whole(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the logits as `read_whole` of this module computes them."""
         return read_whole(self._layered, batch, self.passage_position)
 
-    def _read(self, parts: _Parts, position: int, packed: bool) -> Sequence[torch.Tensor]:
+    def _read(self, parts: _Parts, position: int) -> list[torch.Tensor]:
         """Return the lower layers' output for each part, [tokens, H].
 
         position  of each part's first token
-        packed    whether to put several parts into a row, for little padding. Their attention needs
-                  a mask per token, which is slower.
         """
-        lengths = parts.stop - parts.start
-        row, offset = np.arange(len(lengths)), np.zeros(len(lengths), np.int64)
-        if packed:
-            row, offset = pack(lengths, max(_ROW_TOKENS, int(lengths.max())))
-        width = int((offset + lengths).max())
-        at = np.repeat(row, lengths), consecutive(offset, lengths)
-        source = np.repeat(parts.row, lengths), consecutive(parts.start, lengths)
+        states: dict[int, torch.Tensor] = {}
+        for chosen in of_similar_length(parts.stop - parts.start):
+            states.update(zip(chosen, self._read_padded(parts[chosen], position), strict=True))
+        return [states[k] for k in range(len(states))]
 
-        # Lay out the parts; padding has part -1.
-        ids, types, positions = np.zeros((3, int(row.max()) + 1, width), np.int64)
-        part = np.full(ids.shape, -1, np.int64)
-        ids[at] = parts.batch.input_ids.numpy()[source]
-        types[at] = parts.batch.token_types.numpy()[source]
-        positions[at] = consecutive(position, lengths)
-        part[at] = np.repeat(offset, lengths)
+    def _read_padded(self, parts: _Parts, position: int) -> Sequence[torch.Tensor]:
+        """Do as `_read`, with one padded row for each part."""
+        lengths = parts.stop - parts.start
+        column = np.arange(lengths.max())
+        real = column < lengths[:, None]
+        source = np.repeat(parts.row, lengths), consecutive(parts.start, lengths)
+        ids, types = np.zeros((2, *real.shape), np.int64)
+        ids[real] = parts.batch.input_ids.numpy()[source]
+        types[real] = parts.batch.token_types.numpy()[source]
+        positions = np.where(real, column + position, 0)
 
         layered = self._layered
-        inputs = (
-            to_device(torch.from_numpy(each), layered.device) for each in (ids, types, positions)
-        )
-        hidden = layered.embed(*inputs)
-        own = to_device(torch.from_numpy(part), layered.device)
-        mask = layered.block_mask(hidden, own) if packed else layered.key_mask(hidden, own == 0)
+        inputs = (torch.from_numpy(each) for each in (ids, types, positions))
+        hidden = layered.embed(*(to_device(each, layered.device) for each in inputs))
+        mask = self._key_mask(hidden, torch.from_numpy(real))
         hidden = layered.run(layered.lower, hidden, mask)
-        tokens = to_device(torch.from_numpy(at[0] * width + at[1]), layered.device)
+        tokens = to_device(torch.from_numpy(np.flatnonzero(real)), layered.device)
         return hidden.flatten(0, 1).index_select(0, tokens).split(lengths.tolist())
+
+    def _key_mask(self, hidden: torch.Tensor, attention: torch.Tensor) -> torch.Tensor | None:
+        """Return the mask by which tokens attend to those in `attention`, bool [B, L] on the host.
+
+        There, looking at it doesn't wait for a GPU, whose fastest attention takes no mask.
+        """
+        if self._maskless and attention.all():
+            return self._layered.key_mask(hidden, None)
+        return self._layered.key_mask(hidden, to_device(attention, self._layered.device))
 
     def _joined(
         self, states: list[torch.Tensor], middle: np.ndarray, stop: np.ndarray, width: int
@@ -173,18 +173,16 @@ class _Parts:
         return [ids[row, start:stop].tobytes() for row, start, stop in bounds]
 
 
-def pack(lengths: np.ndarray, capacity: int) -> tuple[np.ndarray, np.ndarray]:
-    """Put parts into rows of at most `capacity` tokens; return the row and the offset of each.
+def of_similar_length(lengths: np.ndarray) -> list[list[int]]:
+    """Group parts so that none is shorter than LEAST_SHARE of the longest of its group.
 
-    lengths  int64 [parts], none above the capacity; both results are int64 [parts]
-
-    Next fit, the longest first: a row is closed when a part does not fit.
+    lengths  int64 [parts]; the result is a partition of their indices
     """
-    row, offset = np.zeros_like(lengths), np.zeros_like(lengths)
-    rows, used = 0, 0
+    groups: list[list[int]] = []
+    longest = 0
     for k in np.argsort(-lengths, kind="stable").tolist():
-        if used + lengths[k] > capacity:
-            rows, used = rows + 1, 0
-        row[k], offset[k] = rows, used
-        used += lengths[k]
-    return row, offset
+        if not groups or lengths[k] < LEAST_SHARE * longest:
+            groups.append([])
+            longest = lengths[k]
+        groups[-1].append(k)
+    return groups

@@ -20,7 +20,7 @@ from model.reading.decoding import Decoding
 from model.reading.pairs import cut_pairs
 from model.reading.reader import CheckpointReader
 from model.reading.span_reader import SpanReader
-from model.reading.split import SplitNetwork, pack
+from model.reading.split import LEAST_SHARE, SplitNetwork, of_similar_length
 from model.reading.tokenizer import TokenizerError
 from model.reading.windows import WindowLimits, Windows
 from model.settings import SettingError
@@ -74,16 +74,19 @@ def read(reader: CheckpointReader, windows: Windows, chosen: np.ndarray) -> torc
         return torch.stack(reader.logits(assemble(windows, chosen)))
 
 
+def check_near(found: torch.Tensor, expected: torch.Tensor, batch: Batch) -> None:
+    """Check logits, [2, B, L], to 1e-5 of the largest."""
+    found, expected = found[:, batch.attention], expected[:, batch.attention]
+    assert_close(found, expected, rtol=0, atol=1e-5 * max(1.0, float(expected.abs().max())))
+
+
 def check_equal(reader: CheckpointReader, windows: Windows, lower: int = 1) -> None:
     """Check random batches of different lengths, some of whose states are already kept."""
     order = np.random.default_rng(0).permutation(len(windows))
     for chosen in np.array_split(order, 5):
         batch = assemble(windows, chosen)
         found = read(reader, windows, chosen)
-        expected = by_transformers(reader.folder, batch, lower)
-        real = batch.attention
-        scale = float(expected[:, real].abs().max())
-        assert_close(found[:, real], expected[:, real], rtol=0, atol=1e-5 * max(1.0, scale))
+        check_near(found, by_transformers(reader.folder, batch, lower), batch)
 
 
 def test_logits_are_those_of_the_whole_network_under_a_mask(folder: Path) -> None:
@@ -118,7 +121,7 @@ def test_the_reference_is_the_same_network(folder: Path) -> None:
     with torch.inference_mode():
         whole = torch.stack(network_of(reader).read_whole(batch))
     found = read(reader, windows, np.arange(len(windows)))
-    assert_close(found[:, batch.attention], whole[:, batch.attention], rtol=1e-5, atol=2e-5)
+    check_near(found, whole, batch)
 
 
 def test_bfloat16_differs_by_rounding(folder: Path) -> None:
@@ -139,9 +142,9 @@ def counted(reader: CheckpointReader, monkeypatch: pytest.MonkeyPatch) -> list[t
     network = network_of(reader)
     original, calls = network._read, []
 
-    def read_parts(parts: Any, position: int, packed: bool) -> Any:
+    def read_parts(parts: Any, position: int) -> Any:
         calls.append((len(parts.row), position))
-        return original(parts, position, packed)
+        return original(parts, position)
 
     monkeypatch.setattr(network, "_read", read_parts)
     return calls
@@ -246,19 +249,14 @@ def test_batches_hold_one_group_of_passages_after_the_other(
         assert tokens[between[first]].sum() <= 100 + tokens.max()
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_parts_are_packed_without_overlap(seed: int) -> None:
-    random = np.random.default_rng(seed)
-    lengths = random.integers(1, 41, random.integers(1, 30))
-    row, offset = pack(lengths, 64)
-    taken = np.zeros((len(lengths), 64), int)
-    for k, length in enumerate(lengths):
-        taken[row[k], offset[k] : offset[k] + length] += 1
-    assert taken.max() == 1
-    assert taken.sum() == lengths.sum()
-    # Two rows in a row hold more than one could.
-    filled = taken.sum(1)[: row.max() + 1]
-    assert (filled[:-1] + filled[1:] > 64).all()
+@pytest.mark.parametrize("seed", range(5))
+def test_texts_that_are_read_together_have_little_padding(seed: int) -> None:
+    lengths = np.random.default_rng(seed).integers(1, 300, 40)
+    groups = of_similar_length(lengths)
+    assert sorted(np.concatenate(groups).tolist()) == list(range(40))
+    for group, following in zip(groups, [*groups[1:], []], strict=True):
+        assert lengths[group].min() >= LEAST_SHARE * lengths[group].max()
+        assert all(lengths[following] < LEAST_SHARE * lengths[group].max())
 
 
 class Reference:
@@ -334,7 +332,7 @@ def test_lower_layers_that_read_otherwise_are_refused(
     monkeypatch.setattr(
         SplitNetwork,
         "_read",
-        lambda network, parts, position, packed: original(network, parts, position + 1, packed),
+        lambda network, parts, position: original(network, parts, position + 1),
     )
     with pytest.raises(CheckpointError, match="apart with other results than together"):
         reader_of(folders["bert"]).load()
