@@ -122,6 +122,7 @@ class Settings:
     temperature     T of the posterior; losses do not use it
     null_threshold  default of `--null_score_diff_threshold`
     link            "softmax" or "sigmoid": what turns the logits into probabilities
+    window_prior    the value of `--prior auto`: weight of the window prior in the posterior
     """
 
     null: bool = False
@@ -129,17 +130,19 @@ class Settings:
     temperature: float = 1.0
     null_threshold: float = 0.0
     link: str = "softmax"
+    window_prior: float = 0.0
 
     @property
     def usable(self) -> bool:
         """Return whether every value has its type and is within its limits."""
-        numbers = (self.temperature, self.null_threshold)
+        numbers = (self.temperature, self.null_threshold, self.window_prior)
         return (
             isinstance(self.null, bool)
             and isinstance(self.null_trained, bool)
             and self.link in ("softmax", "sigmoid")
             and all(isinstance(number, int | float) and math.isfinite(number) for number in numbers)
             and self.temperature > 0
+            and self.window_prior >= 0
         )
 
 
@@ -169,7 +172,7 @@ def read_settings(folder: Path) -> Settings:
     raise CheckpointError(
         f"config.json has spanmill = {given}: it must be an object with null and null_trained true "
         "or false, temperature a number above 0, null_threshold a number, link 'softmax' or "
-        "'sigmoid'"
+        "'sigmoid', window_prior a number from 0"
     )
 
 

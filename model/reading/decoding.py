@@ -143,6 +143,7 @@ def decide(
         len(windows.pair_passage),
         n_best=decoding.n_best,
         temperature=decoding.temperature,
+        log_prior=windows.log_prior,
     )
     of_pair = dict(failures)
     for pair in np.flatnonzero(windows.counts > 0).tolist():

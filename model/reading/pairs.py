@@ -12,6 +12,7 @@ import numpy as np
 from model.backends.errors import error_of, reason_of
 from model.reading.texts import usable_texts
 from model.reading.tokenizer import Passages, Ragged, Tokenizer
+from model.reading.window_prior import weigh_windows
 from model.reading.windows import WindowLimits, Windows, cut_windows, most_tokens
 
 Tokens = TypeVar("Tokens", Ragged, Passages)
@@ -27,7 +28,7 @@ class Pairs:
     contexts       the distinct contexts, in the order of `windows.passages`
     questions_cut  int64 [pairs], number of question tokens beyond `max_question`
     unknown        int64 [contexts], characters of each context that are in unknown tokens
-    windows        the windows of all pairs
+    windows        the windows of all pairs that are to be read
     problems       row -> (reason, message) of every row that can't be answered
     """
 
@@ -91,6 +92,7 @@ def cut_pairs(
     for row, (_, c) in row_texts.items():
         if windows.counts[row_pair[row]] == 0:
             problems[row] = _too_many_windows(str(read.lengths[c]), limits)
+    windows = weigh_windows(windows, limits)
     return Pairs(
         row_pair=row_pair,
         questions=list(asked.index),

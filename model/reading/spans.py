@@ -4,7 +4,8 @@ Eq. 1.25 of Xiao & Zhu, "Foundations of Large Language Models" (arXiv:2501.09223
 argmax over j1 <= j2 of log p_beg(j1) + log p_end(j2). The normalisers of both softmaxes are
 constant within a window, so spans are ordered by span_score = start_logit + end_logit. The
 posterior of a span, given its passage, is exp(span_score / T) / (sum over the passage's valid spans
-of exp(span_score / T) + exp(null_score / T)).
+of exp(span_score / T) + exp(null_score / T)). A window prior moves mass between the windows of a
+passage (see `merge_windows`).
 """
 
 from __future__ import annotations
@@ -69,8 +70,10 @@ class PassageSpans:
     start_logit, end_logit  float32 [pairs, k]
     probability             float64 [pairs, k], posterior of the candidate; 0 beyond the last one
     window_index            int32 [pairs, k], the window that owns the candidate
+    log_prior               float64 [pairs, k], of that window; 0 without a window prior
     found                   int64 [pairs], number of candidates, at most k
-    log_normaliser          float64 [pairs], log of the posterior's denominator
+    log_normaliser          float64 [pairs]; the posterior of a span of the pair is
+                            exp(span_score / T + log_prior - log_normaliser)
     null_score              float32 [pairs], minimum over the windows; nan if the null option is off
     null_probability        float64 [pairs], posterior of no answer; nan if the null option is off
     finite                  bool [pairs], whether all of the pair's windows are finite
@@ -82,6 +85,7 @@ class PassageSpans:
     end_logit: np.ndarray
     probability: np.ndarray
     window_index: np.ndarray
+    log_prior: np.ndarray
     found: np.ndarray
     log_normaliser: np.ndarray
     null_score: np.ndarray
@@ -266,36 +270,50 @@ def merge_windows(
     *,
     n_best: int,
     temperature: float,
+    log_prior: np.ndarray | None = None,
 ) -> PassageSpans:
     """Merge the windows of each pair to its passage.
 
-    pair   int [windows], ascending: which pair the window belongs to
-    index  int [windows]: the window's index within its pair
-    pairs  number of pairs; one without windows gets no candidates
+    pair       int [windows], ascending: which pair the window belongs to
+    index      int [windows]: the window's index within its pair
+    pairs      number of pairs; one without windows gets no candidates
+    log_prior  float64 [windows]: log of the window's prior weight; None for equal weights
 
     One window owns each span. Therefore the n-best of a passage are among the n-best of its
     windows, and its mass is the sum of theirs.
+
+    The prior says which window has the answer, not whether there is one: it changes the shares that
+    windows have of the mass of all spans, but neither this mass nor the posterior of no answer. So
+    it changes nothing in a passage of one window.
     """
     held, first = np.unique(pair, return_index=True)
     log_mass = np.full(pairs, -np.inf)
+    weighted = np.full(pairs, -np.inf)
     null_score = np.full(pairs, np.nan, np.float32)
     finite = np.zeros(pairs, bool)
     if len(held):
+        mass = spans.log_mass.astype(np.float64)
         with np.errstate(invalid="ignore"):  # `finite` reports logits that are not
-            log_mass[held] = np.logaddexp.reduceat(spans.log_mass.astype(np.float64), first)
+            log_mass[held] = np.logaddexp.reduceat(mass, first)
+            if log_prior is not None:
+                weighted[held] = np.logaddexp.reduceat(mass + log_prior, first)
         null_score[held] = np.minimum.reduceat(spans.null_score, first)
         finite[held] = np.logical_and.reduceat(spans.finite, first)
-    best = _merge_candidates(spans, pair, index, pairs, n_best)
+    best = _merge_candidates(spans, pair, index, pairs, n_best, temperature, log_prior)
 
     # The null option, where it is on, is one more term of the posterior's denominator.
     null_term = np.where(np.isnan(null_score), -np.inf, null_score.astype(np.float64) / temperature)
     with np.errstate(invalid="ignore"):
         log_normaliser = np.logaddexp(log_mass, null_term)
-        scaled = (best["start_logit"] + best["end_logit"]).astype(np.float64) / temperature
-        probability = np.where(np.isfinite(scaled), np.exp(scaled - log_normaliser[:, None]), 0.0)
         null_probability = np.where(
             np.isnan(null_score), np.nan, np.exp(null_term - log_normaliser)
         )
+        # The weighted mass of all spans takes the place of the mass that they have.
+        if log_prior is not None:
+            log_normaliser += np.where(np.isfinite(log_mass), weighted - log_mass, 0.0)
+        scaled = (best["start_logit"] + best["end_logit"]).astype(np.float64) / temperature
+        exponent = scaled + best["log_prior"] - log_normaliser[:, None]
+        probability = np.where(np.isfinite(scaled), np.exp(exponent), 0.0)
     return PassageSpans(
         **best,
         probability=probability,
@@ -307,22 +325,31 @@ def merge_windows(
 
 
 def _merge_candidates(
-    spans: WindowSpans, pair: np.ndarray, index: np.ndarray, pairs: int, n_best: int
+    spans: WindowSpans,
+    pair: np.ndarray,
+    index: np.ndarray,
+    pairs: int,
+    n_best: int,
+    temperature: float,
+    log_prior: np.ndarray | None,
 ) -> dict[str, np.ndarray]:
     """Return the n best candidates of each pair's windows, by name of their `PassageSpans` fields.
 
     Arguments as in `merge_windows`.
     """
-    start, end = np.zeros((pairs, n_best), np.int64), np.zeros((pairs, n_best), np.int64)
-    start_logit = np.full((pairs, n_best), -np.inf, np.float32)
-    end_logit = np.full((pairs, n_best), -np.inf, np.float32)
-    window_index = np.zeros((pairs, n_best), np.int32)
+    shape = pairs, n_best
+    start, end = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    start_logit = np.full(shape, -np.inf, np.float32)
+    end_logit = np.full(shape, -np.inf, np.float32)
+    window_index, prior = np.zeros(shape, np.int32), np.zeros(shape)
     found = np.zeros(pairs, np.int64)
 
     # Sort all candidates by pair, score, start and end; keep the first `n_best` of each pair.
     window, rank = np.nonzero(np.isfinite(spans.start_logit + spans.end_logit))
     s, e = spans.start[window, rank], spans.end[window, rank]
     score = spans.start_logit[window, rank] + spans.end_logit[window, rank]
+    if log_prior is not None:
+        score = score.astype(np.float64) / temperature + log_prior[window]
     order = np.lexsort((e, s, -score, pair[window]))
     owner = pair[window[order]]
     new_rank = np.arange(len(order)) - np.searchsorted(owner, owner)
@@ -334,6 +361,8 @@ def _merge_candidates(
     start_logit[to] = spans.start_logit[window, rank][order]
     end_logit[to] = spans.end_logit[window, rank][order]
     window_index[to] = index[window[order]]
+    if log_prior is not None:
+        prior[to] = log_prior[window[order]]
     np.add.at(found, to[0], 1)
     return {
         "start": start,
@@ -341,5 +370,6 @@ def _merge_candidates(
         "start_logit": start_logit,
         "end_logit": end_logit,
         "window_index": window_index,
+        "log_prior": prior,
         "found": found,
     }
