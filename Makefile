@@ -1,5 +1,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
+RUNTIME := .venv/.runtime
 INSTALLED := .venv/.installed
 
 DATA ?= ../shared/data
@@ -34,9 +35,9 @@ FAST := -m 'not slow and not torture'
 .PHONY: venv demo test coverage cores quick torture advisories lint docs check model bench \
 	dataflow-graph airflow clean
 
-venv: $(INSTALLED)  ## the environment that all other targets need
+venv: $(INSTALLED)  ## the environment that all targets but demo need
 
-demo: $(INSTALLED)  ## annotate the bundled sample with the bundled model, and show the answers
+demo: $(RUNTIME)  ## annotate the bundled sample with the bundled model, and show the answers
 	$(BIN)/python run_pipeline.py annotate --input bundled --output out/demo
 	$(BIN)/python -m pipeline.show out/demo
 
@@ -84,8 +85,14 @@ airflow: $(INSTALLED)  ## the test of the Airflow DAG, with Airflow in a separat
 		apache-airflow-providers-apache-beam apache-airflow-providers-google
 	AIRFLOW_PYTHON=.venv-airflow/bin/python $(BIN)/pytest -rs tests/deploy/test_airflow.py
 
-$(INSTALLED): pyproject.toml constraints.txt
+$(RUNTIME): pyproject.toml constraints.txt
+	@echo "installing Spanmill and what it needs to run into .venv (about 1.5 GB), once"
 	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --disable-pip-version-check --constraint constraints.txt --editable .
+	touch $@
+
+$(INSTALLED): $(RUNTIME)
+	@echo "adding what tests and docs need"
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'
 	touch $@
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-SAMPLE = Path(__file__).parent.parent / "pipeline" / "sample" / "sample.parquet"
+SAMPLE = Path(__file__).parent.parent / "pipeline" / "bundled" / "sample.parquet"
 
 
 def batches(rows: int) -> Iterator[pa.Table]:

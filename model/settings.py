@@ -175,6 +175,8 @@ class Setting:
     identity  the stages whose answers or chunk boundaries depend on it, which makes it part of a
               run's identity
     option    whether users set it; if not, the checkpoint does
+    optional  whether run.json has it only where it differs from its default, so that a feature that
+              is off leaves a run's identity as it was
     """
 
     kind: Kind
@@ -183,6 +185,7 @@ class Setting:
     stages: tuple[str, ...]
     identity: tuple[str, ...]
     option: bool
+    optional: bool
 
 
 def setting(
@@ -194,9 +197,10 @@ def setting(
     stages: tuple[str, ...] = BOTH,
     identity: tuple[str, ...] = (),
     option: bool = True,
+    optional: bool = False,
 ) -> Any:
     """Declare a setting as the field of a dataclass. `Setting` explains the arguments."""
-    declaration = Setting(kind, help, unset, stages, identity, option)
+    declaration = Setting(kind, help, unset, stages, identity, option, optional)
     return dataclasses.field(default=default, metadata={"setting": declaration})
 
 
@@ -249,8 +253,12 @@ def make_all(groups: Sequence[type[Any]], values: Mapping[str, Any]) -> list[Any
 
 def identity_of(group: Any, stage: str) -> dict[str, Any]:
     """Return by name the values on which a stage's answers or chunk boundaries depend."""
-    return {
-        name: getattr(group, name)
-        for name, _, declaration in declared(group)
-        if stage in declaration.identity
-    }
+    # The field's own default, also of a setting that depends on the job.
+    defaults = {field.name: field.default for field in dataclasses.fields(group)}
+    values = {}
+    for name, _, declaration in declared(group):
+        value = getattr(group, name)
+        off = declaration.optional and value == defaults[name]
+        if stage in declaration.identity and not off:
+            values[name] = value
+    return values

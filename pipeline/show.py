@@ -136,7 +136,9 @@ def lines_of(run: FinishedRun, row: dict[str, Any], around: int, marked: bool) -
         yield Text("gold: ").append(Text(" | ").join(texts) if texts else "none")
     if context := input_value("context"):
         yield excerpt(context, spans_of(outputs, golds), around, marked)
-    if others := (outputs["n_best"] or [])[1:]:
+    # An answer that is below the threshold is shown only here.
+    shown = 0 if outputs["status"] == "below_threshold" else 1
+    if others := (outputs["n_best"] or [])[shown:]:
         listed = [f"{quoted(each['text'])} {each['probability']:.2f}" for each in others]
         yield Text(f"then: {' | '.join(listed)}", "dim")
 
@@ -144,8 +146,10 @@ def lines_of(run: FinishedRun, row: dict[str, Any], around: int, marked: bool) -
 def _answer_line(outputs: dict[str, Any], audited: bool) -> Text:
     """Return the model's answer, its probability, its window and its losses."""
     text = outputs["prediction"] if audited else outputs["answer_text"]
-    answer = Text(quoted(text), ANSWER) if text else Text("no answer", "bold")
-    probability = outputs["probability"] if text else outputs["null_probability"]
+    below = outputs["status"] == "below_threshold"
+    nothing = Text("below the threshold" if below else "no answer", "bold")
+    answer = Text(quoted(text), ANSWER) if text else nothing
+    probability = outputs["probability"] if text or below else outputs["null_probability"]
     facts = [f"probability {probability:.2f}"]
     if outputs["window_index"] is not None:
         facts.append(f"window {outputs['window_index'] + 1} of {outputs['num_windows']}")

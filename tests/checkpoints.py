@@ -61,7 +61,7 @@ from transformers import (
 from model.checkpoint import LocalFolder
 from model.reading.reader import CheckpointReader
 
-SAMPLE_SOURCES = Path(__file__).parent.parent / "pipeline" / "sample" / "source"
+SAMPLE_SOURCES = Path(__file__).parent.parent / "pipeline" / "bundled" / "source"
 
 _BERT_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 _SIZES = {

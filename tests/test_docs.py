@@ -20,7 +20,7 @@ from model.checkpoint import Bundled
 from model.columns import Column
 from model.reading.columns import ANSWER_COLUMNS
 from pipeline import convert, show
-from pipeline.sample import SAMPLE
+from pipeline.bundled import SAMPLE
 from tests.runs import run
 
 HOUSE = Path(__file__).parent.parent

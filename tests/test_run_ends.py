@@ -117,6 +117,7 @@ class TestBadFiles:
             "planned": 24,
             "answered": 16,
             "no_answer": 0,
+            "below_threshold": 0,
             "rejected": 0,
             "in_failed_chunks": 8,
         }

@@ -127,6 +127,7 @@ class TestOutputMirrorsInput:
             "planned": 13,
             "answered": 13,
             "no_answer": 0,
+            "below_threshold": 0,
             "rejected": 0,
             "in_failed_chunks": 0,
         }
@@ -146,8 +147,8 @@ class TestOutputMirrorsInput:
         }
         assert manifest["failures"] == []
         assert (
-            "13 rows = 13 answered + 0 no answer + 0 rejected + 0 in failed chunks"
-            in capfd.readouterr().out
+            "13 rows = 13 answered + 0 no answer + 0 below threshold + 0 rejected "
+            "+ 0 in failed chunks" in capfd.readouterr().out
         )
         assert sorted(path.name for path in output.iterdir()) == [
             "manifest.json",
@@ -371,6 +372,7 @@ class TestRejections:
             "planned": 20,
             "answered": 10,
             "no_answer": 0,
+            "below_threshold": 0,
             "rejected": 10,
             "in_failed_chunks": 0,
         }
@@ -453,6 +455,7 @@ class TestTheSameContent:
             "planned": 40,
             "answered": 20,
             "no_answer": 0,
+            "below_threshold": 0,
             "rejected": 20,
             "in_failed_chunks": 0,
         }

@@ -18,7 +18,7 @@ MOST_NAMED = 100
 """Most ids of corrections without a row that are listed; all are counted."""
 
 STATUSES = {
-    "annotate": ("answered", "no_answer", "rejected"),
+    "annotate": ("answered", "no_answer", "below_threshold", "rejected"),
     "audit": ("scored", "null_scored", "unreachable", "rejected"),
 }
 """The statuses by stage; every row that was read has one of them."""

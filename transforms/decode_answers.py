@@ -1,4 +1,4 @@
-"""DecodeAnswers: from decoded windows to one answer per row."""
+"""DecodeAnswers: from decoded passages to one answer per row."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from transforms.records import Answered, Chunk, Outcome, Predicted, Rejection, r
 
 
 def decode_answers(predicted: Predicted, decoding: Decoding, annotate: bool = True) -> Answered:
-    """Merge windows to passages and decide between the best span and no answer.
+    """Decide between the best span and no answer.
 
     With `annotate`, annotate's outcome is made too. Rejections are those of earlier steps and those
     of `model.reading.decoding.decide`.
@@ -24,7 +24,7 @@ def decode_answers(predicted: Predicted, decoding: Decoding, annotate: bool = Tr
     windows = windowed.windows
     pairs = len(windows.pair_passage)
     decision = decide(predicted.spans, prediction.failures, windows, windowed.row_pair, decoding)
-    spans, no_answer = decision.spans, decision.no_answer
+    spans = predicted.spans
     rejected = {rejection.row: rejection for rejection in windowed.rejections}
     for row, (reason, message) in decision.problems.items():
         # Found here, but the prediction is at fault (`Rejection.step`).
@@ -47,14 +47,15 @@ def decode_answers(predicted: Predicted, decoding: Decoding, annotate: bool = Tr
             windows=windows,
             contexts=windowed.contexts,
             questions_cut=windowed.questions_cut,
-            no_answer=no_answer,
+            no_answer=decision.no_answer,
+            below_threshold=decision.below_threshold,
             row_pair=windowed.row_pair,
             reasons=reasons_of(rejections, len(windowed.row_pair)),
         )
         columns = answer_columns(answers)
         statuses = Counter(columns.column("status").to_pylist())
         outcomes = (Outcome("annotate", columns, rejections, {**counts, **statuses}),)
-    return Answered(predicted, spans, no_answer, rejections, counts, outcomes)
+    return Answered(predicted, spans, decision.no_answer, rejections, counts, outcomes)
 
 
 @dataclass

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from model.audit.window_losses import MeasureLosses
-from model.reading.decoding import DecodeSpans, Decoding
-from model.reading.prediction import Observer, predict
+from model.reading.decoding import Decoding
+from model.reading.read_pairs import read_windows
 from model.reading.reader import Reader, shared
 from model.reading.span_reader import SpanReader
 from transforms.chunk_step import ChunkStep
@@ -25,14 +25,11 @@ def predict_spans(
     Batches depend on the chunk alone. Raises what `predict` raises.
     """
     windows, golds = windowed.windows, windowed.golds
-    decode = DecodeSpans(windows, decoding)
     if golds is None:
-        prediction = predict(reader, windows, batch_tokens, [decode])
-        return Predicted(windowed, prediction, decode.result())
+        return Predicted(windowed, *read_windows(reader, windows, decoding, batch_tokens))
     measure = MeasureLosses(windows, golds, link, decoding.null)
-    observers: list[Observer[Any]] = [decode, measure]
-    prediction = predict(reader, windows, batch_tokens, observers)
-    return Predicted(windowed, prediction, decode.result(), measure.result())
+    prediction, spans = read_windows(reader, windows, decoding, batch_tokens, [measure])
+    return Predicted(windowed, prediction, spans, measure.result())
 
 
 @dataclass

@@ -19,7 +19,7 @@ from model.audit.golds import Golds
 from model.audit.statistics import Statistics
 from model.audit.window_losses import Measured
 from model.reading.prediction import Prediction
-from model.reading.spans import PassageSpans, WindowSpans
+from model.reading.spans import PassageSpans
 from model.reading.windows import Windows
 
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
@@ -245,13 +245,13 @@ class Predicted:
     """The windows of a chunk, and the network's prediction for them.
 
     prediction  which pairs could not be computed, and token counts
-    spans       the decoded spans of each window
+    spans       the best spans of each passage, merged from its windows
     measured    the losses of the golds, where the chunk is audited
     """
 
     windowed: Windowed
     prediction: Prediction
-    spans: WindowSpans
+    spans: PassageSpans
     measured: Measured | None = None
 
 
@@ -278,7 +278,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """The prediction of a chunk, merged from windows to passages, and the outcomes so far.
+    """The prediction of a chunk, what was decided, and the outcomes so far.
 
     spans      the best spans of each passage
     no_answer  bool [pairs], whether the null option wins

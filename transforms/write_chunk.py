@@ -42,7 +42,10 @@ EXACT_COLUMNS = {"annotate": exact_names(ANSWER_COLUMNS), "audit": exact_names(A
 The digest of a part covers them.
 """
 
-COUNTED = ("rows", "windows", "real_tokens", "padded_tokens", "answered", "no_answer", "rejected")
+COUNTED = (
+    *("rows", "windows", "real_tokens", "padded_tokens"),
+    *("answered", "no_answer", "below_threshold", "rejected"),
+)
 """Counts of a chunk that become Beam counters, for dashboards; once, whatever the stages."""
 
 REJECTION_SCHEMA = pa.schema(

@@ -18,7 +18,7 @@ from matplotlib import pyplot
 from model import SpanReader
 from model.reading.batching import assemble
 from model.reading.pairs import cut_pairs
-from pipeline.sample.build import load
+from pipeline.bundled.build import load
 
 EXAMPLE = "kitchen-rye-loaf-q1"
 LONG = "long-river-down-the-isken-q5"

@@ -36,7 +36,8 @@ class Answers:
 
     contexts       in the order of the passages of `windows`
     questions_cut  int64 [pairs], question tokens beyond `max_question`
-    no_answer      bool [pairs], whether the null option wins
+    no_answer, below_threshold
+                   bool [pairs], see `model.reading.decoding.Decision`
     row_pair       int64 [rows], the pair that each row asks; -1 for a row with an unusable text,
                    and for some with too many windows (`reasons` has all)
     reasons        [rows], None unless the row is rejected
@@ -47,6 +48,7 @@ class Answers:
     contexts: Sequence[str]
     questions_cut: np.ndarray
     no_answer: np.ndarray
+    below_threshold: np.ndarray
     row_pair: np.ndarray
     reasons: Sequence[str | None]
 
@@ -67,7 +69,7 @@ class Answers:
     @cached_property
     def hidden(self) -> np.ndarray:
         """Return which rows show no answer, bool [rows]."""
-        return self.rejected | self.no_answer[self.pair]
+        return self.rejected | (self.no_answer | self.below_threshold)[self.pair]
 
     @cached_property
     def candidates(self) -> tuple[np.ndarray, np.ndarray, list[list[str]]]:
@@ -85,8 +87,12 @@ class Answers:
         """Return the status of each row."""
         if not len(self.windows.pair_passage):
             return ["rejected"] * len(self)
-        shown = np.where(self.hidden, "no_answer", "answered")
-        return np.where(self.rejected, "rejected", shown).tolist()
+        cases = {
+            "rejected": self.rejected,
+            "no_answer": self.no_answer[self.pair],
+            "below_threshold": self.below_threshold[self.pair],
+        }
+        return np.select(list(cases.values()), list(cases), default="answered").tolist()
 
     @property
     def n_best(self) -> pa.Array:
@@ -184,7 +190,7 @@ ANSWER_COLUMNS: tuple[Column[Answers], ...] = (
     Column(
         "status",
         pa.string(),
-        "`answered`, `no_answer`, `rejected`",
+        "`answered`, `no_answer`, `below_threshold` (of `--min_probability`), `rejected`",
         lambda answers: answers.statuses,
         null=None,
         exact=True,

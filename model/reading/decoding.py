@@ -16,10 +16,9 @@ from model.reading.spans import (
     ValidSpans,
     WindowSpans,
     decode_windows,
-    merge_windows,
 )
-from model.reading.windows import Windows
-from model.settings import BOTH, number, one_of, setting, whole
+from model.reading.windows import TokenizedPairs, Windows
+from model.settings import ANNOTATE, BOTH, number, one_of, setting, whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +26,8 @@ class Decoding:
     """How spans are chosen.
 
     With `null`, "no answer" is an option. It wins where null_score - best span_score is above
-    null_score_diff_threshold.
+    null_score_diff_threshold. Elsewhere the best span is the answer if its probability is at least
+    min_probability.
     """
 
     n_best: int = setting(5, whole(1, 1000), "candidate answers to keep per row", identity=BOTH)
@@ -51,6 +51,32 @@ class Decoding:
         unset="the checkpoint's, else 0",
         identity=BOTH,
     )
+    min_probability: float = setting(
+        0.0,
+        number(0, 1),
+        "show no answer whose probability is below X: the status is below_threshold",
+        stages=(ANNOTATE,),
+        identity=(ANNOTATE,),
+        optional=True,
+    )
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """Return the thresholds of all pairs."""
+        return Thresholds(self.null_score_diff_threshold, self.min_probability)
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """What a best span must pass to be the answer; each a number, or float64 [pairs].
+
+    null_score_diff  no answer where null_score - span_score is above it
+    min_probability  below_threshold where the probability is below it; both are compared in
+                     float32, as the column `probability` has it
+    """
+
+    null_score_diff: float | np.ndarray
+    min_probability: float | np.ndarray
 
 
 class DecodeSpans:
@@ -113,45 +139,40 @@ class DecodeSpans:
 class Decision:
     """What becomes of each pair.
 
-    no_answer  bool [pairs], whether the null option wins
-    problems   row -> (reason, message) of rows whose pair could not be answered
+    no_answer        bool [pairs], whether the null option wins
+    below_threshold  bool [pairs], whether it does not, but the best span is too improbable
+    problems         row -> (reason, message) of rows whose pair could not be answered
     """
 
-    spans: PassageSpans
     no_answer: np.ndarray
+    below_threshold: np.ndarray
     problems: dict[int, tuple[str, str]]
 
 
 def decide(
-    spans: WindowSpans,
+    spans: PassageSpans,
     failures: Mapping[int, tuple[str, str]],
-    windows: Windows,
+    pairs: TokenizedPairs,
     row_pair: np.ndarray,
     decoding: Decoding,
+    thresholds: Thresholds | None = None,
 ) -> Decision:
-    """Merge windows to passages and decide, per pair, between the best span and no answer.
+    """Decide, per pair, between the best span and no answer.
 
-    failures  pair -> (reason, message), of the prediction
-    row_pair  int64 [rows], the pair that each row asks; -1 for none
+    failures    pair -> (reason, message), of the prediction
+    row_pair    int64 [rows], the pair that each row asks; -1 for none
+    thresholds  those of `decoding` by default
 
     Rows have the failures of their pairs, or the reasons non_finite_logits or no_admissible_span.
     """
-    merged = merge_windows(
-        spans,
-        windows.pair,
-        windows.index,
-        len(windows.pair_passage),
-        n_best=decoding.n_best,
-        temperature=decoding.temperature,
-        log_prior=windows.log_prior,
-    )
+    thresholds = thresholds or decoding.thresholds
     of_pair = dict(failures)
-    for pair in np.flatnonzero(windows.counts > 0).tolist():
+    for pair in np.flatnonzero(pairs.counts > 0).tolist():
         if pair in of_pair:
             continue
-        if not merged.finite[pair]:
+        if not spans.finite[pair]:
             of_pair[pair] = "non_finite_logits", "the network's logits are not all finite"
-        elif not merged.found[pair]:
+        elif not spans.found[pair]:
             message = "no token of the context can start and end an answer"
             of_pair[pair] = "no_admissible_span", message
     problems = {}
@@ -160,6 +181,8 @@ def decide(
             row: of_pair[pair] for row, pair in enumerate(row_pair.tolist()) if pair in of_pair
         }
     with np.errstate(invalid="ignore"):
-        margin = merged.null_score - merged.span_score[:, 0]
-        no_answer = margin > decoding.null_score_diff_threshold
-    return Decision(merged, no_answer, problems)
+        margin = spans.null_score - spans.span_score[:, 0]
+        no_answer = margin > thresholds.null_score_diff
+        probability = spans.probability[:, 0].astype(np.float32)
+        improbable = probability < np.float32(thresholds.min_probability)
+    return Decision(no_answer, improbable & ~no_answer, problems)

@@ -92,14 +92,13 @@ def cut_pairs(
     for row, (_, c) in row_texts.items():
         if windows.counts[row_pair[row]] == 0:
             problems[row] = _too_many_windows(str(read.lengths[c]), limits)
-    windows = weigh_windows(windows, limits)
     return Pairs(
         row_pair=row_pair,
         questions=list(asked.index),
         contexts=list(read.index),
         questions_cut=np.maximum(whole.lengths - limits.max_question, 0)[pairs[:, 0]],
         unknown=_unknown_characters(passages, tokenizer.unknown),
-        windows=windows,
+        windows=weigh_windows(windows),
         problems=problems,
     )
 

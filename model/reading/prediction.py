@@ -70,6 +70,20 @@ def predict(
 ) -> Prediction:
     """Compute the logits of all windows and show every batch of them to the observers.
 
+    Raises the error itself if there are several windows and not one of them could be computed, and
+    what `try_predict` raises.
+    """
+    prediction, error = try_predict(reader, windows, batch_tokens, observers)
+    if error is not None and len(windows) > 1:
+        raise error
+    return prediction
+
+
+def try_predict(
+    reader: Reader, windows: Windows, batch_tokens: int, observers: Sequence[Observer[Any]]
+) -> tuple[Prediction, BaseException | None]:
+    """Do as `predict`, but return the error if not one window could be computed.
+
     Windows are sorted by length; a batch has at most `batch_tokens` padded tokens. If there are
     enough batches, as many lanes work on them as the reader takes.
 
@@ -77,8 +91,7 @@ def predict(
     "out_of_memory" or "model_error". A batch that runs out of memory while other lanes work is
     first retried alone. Observers leave nothing of a batch that fails.
 
-    Raises the error itself if the device is lost, or if there are several windows and not one of
-    them could be computed.
+    Raises the error itself if the device is lost.
     """
     pending = Pending()
     failed: dict[int, tuple[str, str]] = {}
@@ -118,10 +131,10 @@ def predict(
         in_lanes(partial(work, together=lanes > 1), waiting, lanes)
         waiting.extend(sorted(again, key=lambda chosen: int(chosen[0]), reverse=True))
         in_lanes(partial(work, together=False), waiting, 1)
-    if errors and not computed and len(windows) > 1:
-        raise errors[0]
     pending.fetch()
-    return Prediction(failures_of_pairs(failed, windows), int(windows.lengths.sum()), sum(computed))
+    failures = failures_of_pairs(failed, windows)
+    prediction = Prediction(failures, int(windows.lengths.sum()), sum(computed))
+    return prediction, errors[0] if errors and not computed else None
 
 
 def failures_of_pairs(failed: Mapping[int, Failure], windows: Windows) -> dict[int, Failure]:

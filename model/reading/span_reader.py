@@ -9,9 +9,9 @@ from typing import Any, Self, overload
 
 from model.checkpoint import CheckpointError, Location, digest, locate, read_settings
 from model.reading.columns import Answers, answer_columns
-from model.reading.decoding import DecodeSpans, Decoding, decide
+from model.reading.decoding import Decoding, decide
 from model.reading.pairs import cut_pairs
-from model.reading.prediction import predict
+from model.reading.read_pairs import read_windows
 from model.reading.reader import (
     CheckpointReader,
     ModelSettings,
@@ -54,7 +54,8 @@ class Candidate:
 class Answer:
     """The answer to one question, with the columns that annotate writes.
 
-    status            "answered", "no_answer" or "rejected"
+    status            "answered", "no_answer", "below_threshold" (the probability is below
+                      `min_probability`) or "rejected"
     reason, message   why the row was rejected, as a fixed word and in plain text; else None
     answer_text       `context[answer_start:answer_end]`; None, like both offsets, unless the status
                       is "answered"
@@ -194,18 +195,18 @@ class SpanReader:
         """Yield the answer of every row; texts as `_texts` returns them, lists of one length."""
         reader = shared(self.reader)
         pairs = cut_pairs(questions, contexts, reader.tokenizer(), self.limits)
-        decode = DecodeSpans(pairs.windows, decoding)
-        failures = predict(reader, pairs.windows, self.batch_tokens, [decode]).failures
-        decision = decide(decode.result(), failures, pairs.windows, pairs.row_pair, decoding)
+        prediction, spans = read_windows(reader, pairs.windows, decoding, self.batch_tokens)
+        decision = decide(spans, prediction.failures, pairs.windows, pairs.row_pair, decoding)
         problems = decision.problems | pairs.problems
         reasons = [problems[row][0] if row in problems else None for row in range(len(questions))]
         # The same columns as annotate's, row by row.
         answers = Answers(
-            spans=decision.spans,
+            spans=spans,
             windows=pairs.windows,
             contexts=pairs.contexts,
             questions_cut=pairs.questions_cut,
             no_answer=decision.no_answer,
+            below_threshold=decision.below_threshold,
             row_pair=pairs.row_pair,
             reasons=reasons,
         )

@@ -10,7 +10,8 @@ passage (see `merge_windows`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 import numpy as np
@@ -96,6 +97,15 @@ class PassageSpans:
     def span_score(self) -> np.ndarray:
         """Return start_logit + end_logit, float32 [pairs, k]; -inf beyond the last candidate."""
         return self.start_logit + self.end_logit
+
+    @classmethod
+    def joined(cls, parts: Sequence[PassageSpans]) -> PassageSpans:
+        """Concatenate the candidates of several lists of pairs; there must be at least one."""
+        values = {}
+        for field in fields(cls):
+            columns = [getattr(part, field.name) for part in parts]
+            values[field.name] = np.concatenate(columns)
+        return cls(**values)
 
 
 def order_keys(scores: torch.Tensor, index: torch.Tensor) -> torch.Tensor:

@@ -25,11 +25,12 @@ _CELLS_AT_ONCE = 1_000_000
 """Terms x windows that are looked up together: bounds memory."""
 
 
-def weigh_windows(windows: Windows, limits: WindowLimits) -> Windows:
-    """Return the windows to read, with their prior, as the limits say.
+def weigh_windows(windows: Windows) -> Windows:
+    """Return the windows to read, with their prior, as `limits` of the windows say.
 
     The most promising windows are those that match the question best, among equals the first.
     """
+    limits = windows.limits
     if limits.prior == 0 and limits.read_windows == "all":
         return windows
     match = match_windows(windows)
@@ -39,20 +40,20 @@ def weigh_windows(windows: Windows, limits: WindowLimits) -> Windows:
         windows = replace(windows, log_prior=limits.prior * (match - best[windows.pair]))
     if limits.read_windows == "all":
         return windows
-    wanted = windows_to_read(windows.counts, limits.read_windows)
+    wanted = windows_to_read(windows.counts, limits)
     return choose_windows(windows, _rank(windows, match) < wanted[windows.pair])
 
 
-def windows_to_read(counts: np.ndarray, read: int | float) -> np.ndarray:
-    """Return how many windows of each pair to read, int64 [pairs].
+def windows_to_read(counts: np.ndarray, limits: WindowLimits) -> np.ndarray:
+    """Return how many windows of each pair are read, int64 [pairs]; a share is rounded up.
 
     counts  int [pairs], windows that each pair has
-    read    a number of windows, or a share below 1, which is rounded up
     """
-    if isinstance(read, int):
-        return np.minimum(counts, read).astype(np.int64)
-    # Rounded first, because 0.07 * 100 is a little more than 7.
-    return np.ceil(np.round(read * counts, 6)).astype(np.int64)
+    read, counts = limits.read_windows, counts.astype(np.int64)
+    if isinstance(read, float):
+        # Rounded first, because 0.07 * 100 is a little more than 7.
+        return np.ceil(np.round(read * counts, 6)).astype(np.int64)
+    return np.minimum(counts, read) if isinstance(read, int) else counts
 
 
 def _rank(windows: Windows, match: np.ndarray) -> np.ndarray:

@@ -52,6 +52,7 @@ class WindowLimits:
         "weight in the posterior of how well each window of a long context matches the question",
         unset="auto: the checkpoint's window_prior, else off",
         identity=BOTH,
+        optional=True,
     )
     read_windows: int | float | str = setting(
         "all",
@@ -60,19 +61,42 @@ class WindowLimits:
         "such as 0.2",
         stages=(ANNOTATE,),
         identity=(ANNOTATE,),
+        optional=True,
     )
 
 
 @dataclass(frozen=True, slots=True)
-class Windows:
-    """The context windows of question/passage pairs, grouped by pair, in order of position.
+class TokenizedPairs:
+    """The tokens of question/passage pairs, and how many windows each pair needs.
 
     format                special tokens around question and context
-    passages, questions   the tokens of the distinct texts
+    limits                how the passages are cut
+    passages, questions   the tokens of the distinct texts; questions are cut to `max_question`
     pair_passage          int32 [pairs], index of the pair's passage
     pair_question         int32 [pairs], index of the pair's question
-    counts                int32 [pairs], windows that the passage has for the question, read or not;
-                          0 for a pair without context tokens or with more than `max_windows`
+    counts                int32 [pairs], windows per pair, read or not; 0 for a pair without context
+                          tokens or with more than `max_windows`
+    """
+
+    format: PairFormat
+    limits: WindowLimits
+    passages: Passages
+    questions: Ragged
+    pair_passage: np.ndarray
+    pair_question: np.ndarray
+    counts: np.ndarray
+
+    @property
+    def room(self) -> np.ndarray:
+        """Return the context tokens for which a window of each pair has room, int64 [pairs]."""
+        question = self.questions.lengths[self.pair_question]
+        return self.limits.max_length - self.format.special_tokens - question
+
+
+@dataclass(frozen=True, slots=True)
+class Windows(TokenizedPairs):
+    """The context windows of question/passage pairs, grouped by pair, in order of position.
+
     pair                  int32 [windows], index of the window's pair
     index                 int32 [windows], index of the window within its pair (`window_index`)
     start, stop           int32 [windows], the window's passage tokens: [start, stop)
@@ -83,12 +107,6 @@ class Windows:
                           (see `model.reading.window_prior`)
     """
 
-    format: PairFormat
-    passages: Passages
-    questions: Ragged
-    pair_passage: np.ndarray
-    pair_question: np.ndarray
-    counts: np.ndarray
     pair: np.ndarray
     index: np.ndarray
     start: np.ndarray
@@ -106,11 +124,6 @@ class Windows:
         question = self.questions.lengths[self.pair_question[self.pair]]
         return self.stop - self.start + question + self.format.special_tokens
 
-    @property
-    def read(self) -> np.ndarray:
-        """Return how many windows of each pair are here to be read, int64 [pairs]."""
-        return np.bincount(self.pair, minlength=len(self.counts))
-
 
 def count_windows(tokens: np.ndarray, room: np.ndarray, overlap: int) -> np.ndarray:
     """Return how many windows cover `tokens` context tokens, int64 [pairs]; 0 for 0 tokens.
@@ -126,6 +139,43 @@ def most_tokens(room: int, overlap: int, max_windows: int) -> int:
     return room + (max_windows - 1) * (room - overlap)
 
 
+def tokenized_pairs(
+    pair_format: PairFormat,
+    passages: Passages,
+    questions: Ragged,
+    pair_passage: np.ndarray,
+    pair_question: np.ndarray,
+    limits: WindowLimits,
+) -> TokenizedPairs:
+    """Cut questions to `limits.max_question` tokens, and count the windows that each pair needs.
+
+    questions                    whole questions
+    pair_passage, pair_question  int [pairs], indices into `passages` and `questions`
+
+    A pair that needs more than `limits.max_windows` windows gets none, and the caller rejects its
+    rows. Raises ValueError if a question leaves room for no more context tokens than the overlap.
+    """
+    pairs = TokenizedPairs(
+        pair_format,
+        limits,
+        passages,
+        questions.cut(limits.max_question),
+        np.asarray(pair_passage, np.int32),
+        np.asarray(pair_question, np.int32),
+        counts=np.zeros(len(pair_passage), np.int32),
+    )
+    room = pairs.room
+    if len(room) and room.min() <= limits.overlap:
+        raise ValueError(
+            f"a question leaves room for {room.min()} context tokens in a window of "
+            f"{limits.max_length}, but neighbouring windows share {limits.overlap}: the room must "
+            "exceed the overlap"
+        )
+    counts = count_windows(passages.lengths[pair_passage], room, limits.overlap)
+    counts = np.where(counts > limits.max_windows, 0, counts)
+    return replace(pairs, counts=np.asarray(counts, np.int32))
+
+
 def cut_windows(
     pair_format: PairFormat,
     passages: Passages,
@@ -134,26 +184,20 @@ def cut_windows(
     pair_question: np.ndarray,
     limits: WindowLimits,
 ) -> Windows:
-    """Cut the passage of every pair into windows, and questions to `limits.max_question` tokens.
+    """Return the windows of all pairs. Arguments and errors are those of `tokenized_pairs`."""
+    pairs = tokenized_pairs(pair_format, passages, questions, pair_passage, pair_question, limits)
+    return windows_of(pairs, slice(None))
 
-    questions                    whole questions
-    pair_passage, pair_question  int [pairs], indices into `passages` and `questions`
 
-    A pair that needs more than `limits.max_windows` windows gets none, and the caller rejects its
-    rows. Raises ValueError if a question leaves room for no more context tokens than the overlap.
+def windows_of(pairs: TokenizedPairs, chosen: slice) -> Windows:
+    """Cut the passages of consecutive pairs into windows; pairs are numbered from 0 in the result.
+
+    chosen  the pairs, without a step
     """
-    overlap = limits.overlap
-    questions = questions.cut(limits.max_question)
-    tokens = passages.lengths[pair_passage]
-    room = limits.max_length - pair_format.special_tokens - questions.lengths[pair_question]
-    if len(room) and room.min() <= overlap:
-        raise ValueError(
-            f"a question leaves room for {room.min()} context tokens in a window of "
-            f"{limits.max_length}, but neighbouring windows share {overlap}: the room must exceed "
-            "the overlap"
-        )
-    counts = count_windows(tokens, room, overlap)
-    counts = np.where(counts > limits.max_windows, 0, counts)
+    overlap = pairs.limits.overlap
+    pair_passage, pair_question = pairs.pair_passage[chosen], pairs.pair_question[chosen]
+    counts, room = pairs.counts[chosen].astype(np.int64), pairs.room[chosen]
+    tokens = pairs.passages.lengths[pair_passage]
 
     # Windows start at multiples of the room beyond the overlap; the last one ends with the passage.
     pair = np.repeat(np.arange(len(counts)), counts)
@@ -164,7 +208,11 @@ def cut_windows(
     owned_low, owned_high = _owned(pair, start, stop)
     columns = (pair_passage, pair_question, counts, pair, index, start, stop, owned_low, owned_high)
     return Windows(
-        pair_format, passages, questions, *(np.asarray(column, np.int32) for column in columns)
+        pairs.format,
+        pairs.limits,
+        pairs.passages,
+        pairs.questions,
+        *(np.asarray(column, np.int32) for column in columns),
     )
 
 

@@ -11,9 +11,9 @@ import pyarrow as pa
 from model.audit.rows import AUDIT_SCHEMA
 from model.reading.columns import ANSWER_SCHEMA
 from model.settings import ANNOTATE, AUDIT
+from pipeline.bundled import SAMPLE
 from pipeline.job.options import Refused
 from pipeline.job.settings import Columns, Files
-from pipeline.sample import SAMPLE
 from transforms.find_inputs import find_inputs
 from transforms.plan_chunks import (
     ANSWERS,

@@ -27,7 +27,7 @@ from model.reading.spans import merge_windows
 from model.training.data import make_examples, read_rows
 from tests.model.predicted import decode
 
-SAMPLE = Path(__file__).parents[2] / "pipeline" / "sample" / "sample.parquet"
+SAMPLE = Path(__file__).parents[2] / "pipeline" / "bundled" / "sample.parquet"
 
 
 def test_the_temperature_that_made_the_events_is_found() -> None:

@@ -40,6 +40,7 @@ class Lamps:
 class Boats:
     boats: int = setting(0, whole(0, 5), "how many")
     age: int = setting(7, whole(0, 99), "in years", option=False)
+    oars: int = setting(2, whole(0, 8), "how many", identity=BOTH, optional=True)
 
 
 def test_defaults_that_depend_on_the_job_are_none_until_they_are_resolved():
@@ -117,7 +118,7 @@ def test_several_groups_share_the_values_and_know_every_name():
     ):  # a plain field, one that users don't set, one that is nowhere
         with pytest.raises(
             TypeError,
-            match=f"'{unknown}' is not a setting; the settings are boats, count, height, lit",
+            match=f"'{unknown}' is not a setting; the settings are boats, count, height, lit, oars",
         ):
             make_all((Lamps, Boats), {unknown: 1})
 
@@ -126,3 +127,8 @@ def test_the_identity_of_a_stage_holds_what_its_answers_depend_on():
     lamps = Lamps(count=4, height=2.0)
     assert identity_of(lamps, "annotate") == {"count": 4}
     assert identity_of(lamps, "audit") == {"count": 4, "height": 2.0}
+
+
+def test_an_optional_feature_that_is_off_is_no_part_of_the_identity():
+    assert identity_of(Boats(), "annotate") == {}
+    assert identity_of(Boats(oars=4), "annotate") == {"oars": 4}

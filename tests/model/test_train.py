@@ -25,7 +25,7 @@ from model.training.loss import passage_loss, window_loss
 from tests.model.audit.test_losses import Passage, logsumexp
 from tests.model.fakes import FakeReader, make_windows
 
-SAMPLE = Path(__file__).parents[2] / "pipeline" / "sample" / "sample.parquet"
+SAMPLE = Path(__file__).parents[2] / "pipeline" / "bundled" / "sample.parquet"
 
 
 def options(base: Path, output: Path, **changed: Any) -> argparse.Namespace:

@@ -73,6 +73,23 @@ class TestLines:
             "Ada did, Ben did not.",
         ]
 
+    def test_below_the_threshold(self):
+        """The probability is that of the best span, which is among the candidates."""
+        nothing = {"qa_answer_text": None, "qa_answer_start": None, "qa_answer_end": None}
+        candidates = [{"text": text, "probability": p} for text, p in (("Ada", 0.41), ("Ben", 0.3))]
+        row = {
+            **ROW,
+            **nothing,
+            "qa_status": "below_threshold",
+            "qa_probability": 0.41,
+            "qa_n_best": candidates,
+        }
+        assert lines(row)[1:] == [
+            "below the threshold, probability 0.41, window 2 of 3",
+            "Ada did, Ben did not.",
+            "then: 'Ada' 0.41 | 'Ben' 0.30",
+        ]
+
     def test_a_rejection_with_nothing_to_show(self):
         row = {
             **dict.fromkeys(ROW),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.reading.decoding import Decoding
+from model.reading.decoding import Decoding, Thresholds, decide
 from model.reading.tokenizer import Tokenizer
 from tests.transforms.fakes import DECODING, LIMITS, FakeReader, answer, asked, make_chunk
 from transforms.decode_answers import decode_answers
@@ -151,6 +151,40 @@ class TestNull:
         assert row["null_score"] == sum(null)
         assert row["span_score"] == 3
         assert answered.outcomes[0].counts[status] == 1
+
+    @pytest.mark.parametrize("null", [(2.0, 1.5), (1.0, 1.5)])
+    def test_an_improbable_answer_is_below_the_threshold_unless_null_wins(
+        self, words: Tokenizer, null: tuple[float, float]
+    ):
+        reader = FakeReader(words, self.LETTERS, null)
+        (best,) = rows(answer(asked("a b c"), reader, self.NULL))
+        for minimum, hides in ((best["probability"], False), (best["probability"] + 1e-6, True)):
+            decoding = replace(self.NULL, min_probability=minimum)
+            answered = answer(asked("a b c"), reader, decoding)
+            (row,) = rows(answered)
+            status = "no_answer" if sum(null) > 3 else "below_threshold" if hides else "answered"
+            assert row["status"] == status
+            assert answered.outcomes[0].counts[status] == 1
+            shown = [row["answer_text"], row["answer_start"], row["answer_end"]]
+            assert shown == (["b", 2, 3] if status == "answered" else [None] * 3)
+            kept = ("probability", "span_score", "n_best", "null_probability", "window_index")
+            assert [row[name] for name in kept] == [best[name] for name in kept]
+
+    def test_thresholds_of_each_pair(self, words: Tokenizer):
+        """Pairs by the order of their first rows: alike but for the thresholds."""
+        reader = FakeReader(words, self.LETTERS, (1.0, 1.5))
+        windowed = make_windows(make_chunk(asked("a b", "a b c", "b c", "b a")), words, LIMITS)
+        predicted = predict_spans(windowed, reader, self.NULL, 200)
+        decision = decide(
+            predicted.spans,
+            {},
+            windowed.windows,
+            windowed.row_pair,
+            self.NULL,
+            Thresholds(np.array([0.0, -0.6, 0.0, -0.6]), np.array([0.1, 0.1, 0.9, 0.9])),
+        )
+        assert decision.no_answer.tolist() == [False, True, False, True]
+        assert decision.below_threshold.tolist() == [False, False, True, False]
 
     def test_null_has_its_share_of_the_probability(self, words: Tokenizer):
         (row,) = rows(

@@ -63,7 +63,7 @@ def test_padding_does_not_change_what_is_predicted(words: Tokenizer):
     letters = {letter: (float(k), float(-k)) for k, letter in enumerate(LETTERS)}
     apart = predict(FakeReader(words, letters), "a b c", batch_tokens=10)
     beside = predict(FakeReader(words, letters), "a b c", "d " * 20, batch_tokens=1000)
-    for name in ("start", "end", "start_logit", "end_logit", "log_mass"):
+    for name in ("start", "end", "start_logit", "end_logit", "log_normaliser"):
         np.testing.assert_array_equal(getattr(apart.spans, name)[0], getattr(beside.spans, name)[0])
 
 

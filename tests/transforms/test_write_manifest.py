@@ -18,15 +18,21 @@ from transforms.write_manifest import manifest, write_manifests
 
 
 def totals(
-    answered: int = 0, no_answer: int = 0, rejected: int = 0, lost: int = 0, **others: Any
+    answered: int = 0,
+    no_answer: int = 0,
+    rejected: int = 0,
+    lost: int = 0,
+    below_threshold: int = 0,
+    **others: Any,
 ) -> Totals:
     """Return totals of rows by status; `lost` rows have none."""
-    rows = answered + no_answer + rejected + lost
-    return Totals(
-        chunks=2,
-        counts=Counter(rows=rows, answered=answered, no_answer=no_answer, rejected=rejected),
-        **others,
+    counts = Counter(
+        answered=answered,
+        no_answer=no_answer,
+        below_threshold=below_threshold,
+        rejected=rejected,
     )
+    return Totals(chunks=2, counts=counts + Counter(rows=counts.total() + lost), **others)
 
 
 def state(of: Totals, max_failed_fraction: float = 0.5) -> tuple[str, list[str]]:
@@ -78,11 +84,13 @@ def test_rows_in_failed_chunks_count_towards_the_share():
 
 
 def test_rows_planned_are_the_sum_of_what_became_of_them():
-    rows = manifest("annotate", totals(5, 3, 2, failed_chunks=1, failed_rows=7), {}, 1)["rows"]
+    of = totals(5, 3, 2, below_threshold=4, failed_chunks=1, failed_rows=7)
+    rows = manifest("annotate", of, {}, 1)["rows"]
     assert rows == {
-        "planned": 17,
+        "planned": 21,
         "answered": 5,
         "no_answer": 3,
+        "below_threshold": 4,
         "rejected": 2,
         "in_failed_chunks": 7,
     }

@@ -41,6 +41,7 @@ def table(
     row_pair: list[int],
     reasons: list[str | None] | None = None,
     no_answer: list[bool] | None = None,
+    below_threshold: list[bool] | None = None,
     cut: list[int] | None = None,
     **options: Any,
 ) -> list[dict[str, Any]]:
@@ -51,6 +52,7 @@ def table(
         contexts=contexts_of(lengths),
         questions_cut=np.array(cut or [0] * len(lengths), np.int64),
         no_answer=np.array(no_answer or [False] * len(lengths), bool),
+        below_threshold=np.array(below_threshold or [False] * len(lengths), bool),
         row_pair=np.array(row_pair, np.int64),
         reasons=reasons or [None] * len(row_pair),
     )
@@ -104,9 +106,11 @@ def test_every_text_is_the_slice_of_its_context() -> None:
         assert sum(probabilities) + row["null_probability"] <= 1 + 1e-6
 
 
-def test_no_answer_hides_the_answer_and_keeps_scores_and_candidates() -> None:
-    answered, hidden = (table([9, 3], [0, 1], no_answer=[False, null])[1] for null in (False, True))
-    assert (hidden["status"], hidden["reason"]) == ("no_answer", None)
+@pytest.mark.parametrize("status", ["no_answer", "below_threshold"])
+def test_a_hidden_answer_keeps_its_scores_and_candidates(status: str) -> None:
+    flags = ({status: [False, hidden]} for hidden in (False, True))
+    answered, hidden = (table([9, 3], [0, 1], **each)[1] for each in flags)
+    assert (answered["status"], hidden["status"], hidden["reason"]) == ("answered", status, None)
     changed = {"answer_text", "answer_start", "answer_end", "status"}
     assert [hidden[name] for name in ("answer_text", "answer_start", "answer_end")] == [None] * 3
     assert {name: hidden[name] for name in hidden.keys() - changed} == {
@@ -172,7 +176,7 @@ def test_offsets_count_code_points_as_python_does() -> None:
     spans, windows = decoded(lengths, n_best=9)
     context = "👩 \U00020000 é"
     none, null = np.zeros(1, np.int64), np.zeros(1, bool)
-    answers = Answers(spans, windows, [context], none, null, np.array([0]), [None])
+    answers = Answers(spans, windows, [context], none, null, null, np.array([0]), [None])
     columns = answer_columns(answers)
     texts = {candidate["text"] for candidate in columns.column("n_best")[0].as_py()}
     assert texts == {"👩", "\U00020000", "é", "👩 \U00020000", "\U00020000 é", context}

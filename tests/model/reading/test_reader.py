@@ -181,7 +181,8 @@ def check_answers(checkpoint: Checkpoint) -> None:
     rows = np.arange(len(contexts))
     none = [None] * len(contexts)
     zeros = np.zeros(len(contexts), np.int64)
-    answers = Answers(spans, windows, contexts, zeros, zeros.astype(bool), rows, none)
+    shown = np.zeros(len(contexts), bool)
+    answers = Answers(spans, windows, contexts, zeros, shown, shown, rows, none)
     table = answer_columns(answers).to_pylist()
     assert windows.counts.max() > 3
     for context, row in zip(contexts, table, strict=True):

@@ -21,7 +21,7 @@ from model.checkpoint import CheckpointError
 from model.reading.columns import ANSWER_SCHEMA, N_BEST_TYPE
 from model.reading.span_reader import Answer, Candidate
 from model.settings import SettingError
-from pipeline.sample import SAMPLE
+from pipeline.bundled import SAMPLE
 from tests.checkpoints import ARCHITECTURES
 from tests.runs import read_parts, read_rejections, run, write_input
 from transforms.stored_folder import StoredFolder
@@ -34,10 +34,17 @@ SETTINGS: dict[str, Any] = {
     "max_windows": 200,
 }
 
+DECISION: dict[str, Any] = {
+    "null": "on",
+    "null_score_diff_threshold": -14.0,
+    "min_probability": 0.06,
+}
+"""Thresholds by which some rows have an answer and others none, for either reason."""
+
 
 @pytest.fixture(scope="module")
 def reader(bert_folder: Path) -> SpanReader:
-    return SpanReader.load(str(bert_folder), **SETTINGS, null="on", null_score_diff_threshold=-14.0)
+    return SpanReader.load(str(bert_folder), **SETTINGS, **DECISION)
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +67,7 @@ def annotated(
 ) -> Path:
     folder = tmp_path_factory.mktemp("annotated")
     source = write_input(folder / "a.parquet", pa.Table.from_pylist(rows))
-    options = [f"--{name}={value}" for name, value in SETTINGS.items()]
-    null = ("--null=on", "--null_score_diff_threshold=-14.0", "--n_best=4")
+    options = [f"--{name}={value}" for name, value in {**SETTINGS, **DECISION}.items()]
     assert (
         run(
             "annotate",
@@ -69,7 +75,7 @@ def annotated(
             f"--output={folder}/out",
             f"--model={bert_folder}",
             *options,
-            *null,
+            "--n_best=4",
         )
         == 0
     )
@@ -93,7 +99,8 @@ class TestTheSameAsAnnotate:
         )
         expected = read_parts(annotated).select(ANSWER_SCHEMA.names).to_pylist()
         assert [as_row(answer) for answer in answers] == expected
-        assert {answer.status for answer in answers} == {"answered", "no_answer", "rejected"}
+        statuses = ("answered", "no_answer", "below_threshold", "rejected")
+        assert {answer.status for answer in answers} == set(statuses)
         assert max(answer.num_windows or 0 for answer in answers) > 2
 
     def test_one_at_a_time_to_rounding(

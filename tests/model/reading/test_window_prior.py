@@ -34,6 +34,11 @@ def windows_of(
     )
 
 
+def limited(windows: Windows, **limits: Any) -> Windows:
+    """Return the windows with other limits of what to read."""
+    return replace(windows, limits=replace(windows.limits, **limits))
+
+
 @st.composite
 def asked(draw: st.DrawFn) -> Windows:
     """Draw pairs of few distinct tokens, so that terms repeat; some passages have one window."""
@@ -97,10 +102,10 @@ def norm(length: float, mean: float) -> float:
 def test_the_prior_is_relative_to_the_best_window_of_the_pair(
     windows: Windows, weight: float
 ) -> None:
-    found = weigh_windows(windows, replace(LIMITS, prior=weight))
+    found = weigh_windows(limited(windows, prior=weight))
     assert len(found) == len(windows)
     if not weight:
-        assert found is windows
+        assert found.log_prior is None
         return
     assert found.log_prior is not None
     match = match_windows(windows)
@@ -112,7 +117,7 @@ def test_the_prior_is_relative_to_the_best_window_of_the_pair(
 
 @given(asked(), st.sampled_from([1, 2, 3, 100, 0.1, 0.5, 0.99]), st.sampled_from([0.0, 0.5]))
 def test_the_windows_that_match_best_are_read(windows: Windows, read: Any, weight: float) -> None:
-    found = weigh_windows(windows, replace(LIMITS, read_windows=read, prior=weight))
+    found = weigh_windows(limited(windows, read_windows=read, prior=weight))
     match = match_windows(windows)
     assert found.counts.tolist() == windows.counts.tolist()
     for pair, count in enumerate(windows.counts.tolist()):
@@ -130,7 +135,7 @@ def test_the_windows_that_match_best_are_read(windows: Windows, read: Any, weigh
 def test_equal_windows_are_read_from_the_first() -> None:
     windows = windows_of([[1]], [[1, 5, 5, 5, 5, 5, 5] * 9], [(0, 0)])
     assert len(set(match_windows(windows)[:-1].tolist())) == 1  # a window begins every 7 tokens
-    found = weigh_windows(windows, replace(LIMITS, read_windows=2))
+    found = weigh_windows(limited(windows, read_windows=2))
     assert found.index.tolist() == [0, 1]
 
 
@@ -143,7 +148,9 @@ def test_equal_windows_are_read_from_the_first() -> None:
         (0.2, [0, 1, 2, 20]),
         (0.25, [0, 1, 3, 25]),
         (0.999, [0, 1, 10, 100]),
+        ("all", [0, 1, 10, 100]),
     ],
 )
 def test_shares_are_rounded_up(read: Any, expected: list[int]) -> None:
-    assert windows_to_read(np.array([0, 1, 10, 100]), read).tolist() == expected
+    limits = replace(LIMITS, read_windows=read)
+    assert windows_to_read(np.array([0, 1, 10, 100], np.int32), limits).tolist() == expected

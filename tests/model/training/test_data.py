@@ -24,7 +24,7 @@ from model.training.data import (
     with_unanswerables,
 )
 
-SAMPLE = Path(__file__).parents[3] / "pipeline" / "sample" / "sample.parquet"
+SAMPLE = Path(__file__).parents[3] / "pipeline" / "bundled" / "sample.parquet"
 
 
 def row(number: int, source: str = "a") -> dict:

@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from model import SpanReader
+from pipeline.bundled import SAMPLE
 from pipeline.convert import main
 from pipeline.formats.imported_rows import Layout
 from pipeline.formats.read_squad import read_squad
-from pipeline.sample import SAMPLE
 from tests.pipeline.squad_rules import score
 from tests.runs import examples, read_parts, run, write_input
 

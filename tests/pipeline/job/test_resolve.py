@@ -16,9 +16,10 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from model.reading.reader import resolve_dtype
 from pipeline.job.identity import claim
-from pipeline.job.options import Refused
+from pipeline.job.options import Refused, parse
 from pipeline.job.resolve import workers
 from tests.checkpoints import ARCHITECTURES
+from tests.pipeline.audits import gold_examples
 from tests.pipeline.job.conftest import Resolve
 from tests.runs import examples, write_input
 
@@ -71,6 +72,7 @@ class TestDefaults:
             "--max_answer_length=5",
             "--null=on",
             "--null_score_diff_threshold=1",
+            "--min_probability=0.25",
             "--chunk_rows=9",
             "--chunk_bytes=999",
             "--batch_tokens=99",
@@ -83,6 +85,20 @@ class TestDefaults:
     )
     def test_what_changes_answers_or_parts_is_part_of_it(self, job: Resolve, option: str):
         assert job(option).configuration_of("annotate") != job().configuration_of("annotate")
+
+    def test_a_threshold_is_annotates_alone_and_named_only_where_it_is_given(
+        self, job: Resolve, tmp_path: Path
+    ):
+        name = "min_probability"
+        assert name not in job("--min_probability=0").configuration_of("annotate")
+        source = write_input(tmp_path / "gold.parquet", gold_examples(1))
+        both = job("--min_probability=0.25", "--audit", f"--input={source}")
+        assert both.configuration_of("annotate")[name] == 0.25
+        assert name not in both.configuration_of("audit")
+        with pytest.raises(
+            Refused, match=r"--min_probability=0\.25 applies to annotate, not to audit"
+        ):
+            parse(["audit", "--input=a", "--output=b", "--min_probability=0.25"])
 
     def test_a_configuration_can_be_written_down(self, job: Resolve):
         configuration = job().configuration_of("annotate")

@@ -17,8 +17,9 @@ from transforms.write_manifest import manifest
 def printed(**values: Any) -> str:
     counts = Counter(
         rows=10,
-        answered=6,
+        answered=4,
         no_answer=1,
+        below_threshold=2,
         rejected=3,
         windows=12,
         pairs=9,
@@ -35,7 +36,7 @@ def test_a_complete_run():
         reasons=Counter(question_blank=3), seconds=Counter(ReadChunk=1, PredictSpans=3)
     ).splitlines()
     assert lines == [
-        "10 rows = 6 answered + 1 no answer + 3 rejected + 0 in failed chunks",
+        "10 rows = 4 answered + 1 no answer + 2 below threshold + 3 rejected + 0 in failed chunks",
         "  question_blank: 3",
         "12 windows of 9 distinct pairs, 1000 tokens, 10.0 % padding",
         "4.0 s of work: PredictSpans 75 %, ReadChunk 25 %",
@@ -81,7 +82,7 @@ def test_of_many_failures_the_first_are_shown_and_the_rest_counted():
 
 def test_nothing_done_is_no_division_by_zero():
     assert accounting(manifest("annotate", Totals(), {}, 0.5), "/out").splitlines() == [
-        "0 rows = 0 answered + 0 no answer + 0 rejected + 0 in failed chunks",
+        "0 rows = 0 answered + 0 no answer + 0 below threshold + 0 rejected + 0 in failed chunks",
         "0 windows of 0 distinct pairs, 0 tokens, 0.0 % padding",
         "complete: /out",
     ]

@@ -1,6 +1,6 @@
 """Build the bundled sample: the readable files in source/ become one Parquet file.
 
-    python -m pipeline.sample.build [OUTPUT.parquet]
+    python -m pipeline.bundled.build [OUTPUT.parquet]
 
 Run it from the root of the repository. The default output is sample.parquet next to this file. A
 source file is UTF-8 text:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.sample import SAMPLE
-from pipeline.sample.build import SourceError, build, load, parse
+from pipeline.bundled import SAMPLE
+from pipeline.bundled.build import SourceError, build, load, parse
 
 PASSAGE = "# a\n## one\nThe bell rang. The bell fell.\n### Questions\n"
 

@@ -1,0 +1,99 @@
+"""Read pairs: from tokenized question/passage pairs to the best spans of each passage.
+
+Windows are cut, predicted, decoded and merged in blocks of pairs, so that memory does not grow with
+the number of windows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from model.reading.decoding import DecodeSpans, Decoding
+from model.reading.prediction import Observer, Prediction, predict, try_predict
+from model.reading.reader import Reader
+from model.reading.spans import PassageSpans, merge_windows
+from model.reading.window_prior import weigh_windows
+from model.reading.windows import TokenizedPairs, Windows, windows_of
+
+MOST_WINDOWS = 2**15
+"""Most windows of a block that has several pairs."""
+
+
+def read_windows(
+    reader: Reader,
+    windows: Windows,
+    decoding: Decoding,
+    batch_tokens: int,
+    observers: Sequence[Observer[Any]] = (),
+) -> tuple[Prediction, PassageSpans]:
+    """Run the network over windows, and merge their best spans to those of each pair's passage.
+
+    observers  look at the logits beside the one that decodes
+
+    Raises what `predict` raises.
+    """
+    decode = DecodeSpans(windows, decoding)
+    prediction = predict(reader, windows, batch_tokens, [decode, *observers])
+    return prediction, _merged(decode, windows)
+
+
+def _merged(decode: DecodeSpans, windows: Windows) -> PassageSpans:
+    return merge_windows(
+        decode.result(),
+        windows.pair,
+        windows.index,
+        len(windows.pair_passage),
+        n_best=decode.decoding.n_best,
+        temperature=decode.decoding.temperature,
+        log_prior=windows.log_prior,
+    )
+
+
+def blocks(counts: np.ndarray, most: int) -> Iterator[slice]:
+    """Divide pairs into blocks of consecutive pairs with at most `most` windows each.
+
+    counts  int [pairs], windows per pair; a pair with more than `most` is a block of its own
+
+    Yields one empty block if there are no pairs.
+    """
+    begin = windows = 0
+    for pair, count in enumerate(counts.tolist()):
+        if windows + count > most and pair > begin:
+            yield slice(begin, pair)
+            begin, windows = pair, 0
+        windows += count
+    yield slice(begin, len(counts))
+
+
+def read_pairs(
+    reader: Reader,
+    pairs: TokenizedPairs,
+    decoding: Decoding,
+    batch_tokens: int,
+    most_windows: int = MOST_WINDOWS,
+) -> tuple[Prediction, PassageSpans]:
+    """Do as `read_windows` for all pairs, block by block.
+
+    Pairs whose windows all fit into one block have the batches that `read_windows` makes of them.
+
+    Raises what `predict` raises, by what became of the windows of all blocks.
+    """
+    failures: dict[int, tuple[str, str]] = {}
+    real_tokens = padded_tokens = 0
+    parts = []
+    for block in blocks(pairs.counts, most_windows):
+        windows = weigh_windows(windows_of(pairs, block))
+        decode = DecodeSpans(windows, decoding)
+        prediction, error = try_predict(reader, windows, batch_tokens, [decode])
+        # Pairs of a block are numbered from 0.
+        for pair, failure in prediction.failures.items():
+            failures[block.start + pair] = failure
+        real_tokens += prediction.real_tokens
+        padded_tokens += prediction.padded_tokens
+        parts.append(_merged(decode, windows))
+    if error is not None and not padded_tokens and pairs.counts.sum() > 1:
+        raise error
+    return Prediction(failures, real_tokens, padded_tokens), PassageSpans.joined(parts)
