@@ -1,7 +1,7 @@
 """Extractive question answering without Beam: tokenizer, windows, network, span decoding, loss.
 
-Start with `from model import SpanReader`. The class is imported on first access, so `import model`
-stays cheap.
+Start with `from model import SpanReader`. Public names are imported on first access, so
+`import model` stays cheap.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from model.reading.question_list import Question
     from model.reading.span_reader import SpanReader
 
-__all__ = ["SpanReader"]
+__all__ = ["Question", "SpanReader"]
 
 DISTRIBUTION = "spanmill"
 """The distribution's name; run_pipeline checks it, as other packages may be called `model` too."""

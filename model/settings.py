@@ -45,6 +45,19 @@ class Kind:
     metavar: str
     pattern: str = ".*"
 
+    def checked(self, name: str, value: Any) -> Any:
+        """Return the value of a setting, converted if it is text, as in library calls.
+
+        Raises SettingError if it is outside the limits.
+        """
+        try:
+            converted = self.read(value) if isinstance(value, str) else value
+        except (ValueError, KeyError):
+            converted = math.nan  # which no kind takes
+        if not self.takes(converted):
+            raise SettingError(f"{name}={value}: must be {self.words}")
+        return converted
+
 
 def whole(low: int, high: int) -> Kind:
     """Return the kind of whole numbers from `low` to `high`, both included."""
@@ -221,20 +234,8 @@ def make(group: type[Group], values: Mapping[str, Any]) -> Group:
     for name, default, declaration in declared(group):
         value = values.get(name, default)
         # A default need not be within the limits: None means that the setting depends on the job.
-        given[name] = value if value is default else _checked(name, value, declaration.kind)
+        given[name] = value if value is default else declaration.kind.checked(name, value)
     return group(**given)
-
-
-def _checked(name: str, value: Any, kind: Kind) -> Any:
-    """Return a value, converted if it is text. Raises SettingError if it is outside its limits."""
-    # Library calls may pass the text of a command line instead of a value.
-    try:
-        converted = kind.read(value) if isinstance(value, str) else value
-    except (ValueError, KeyError):
-        converted = math.nan  # which no kind takes
-    if not kind.takes(converted):
-        raise SettingError(f"{name}={value}: must be {kind.words}")
-    return converted
 
 
 def make_all(groups: Sequence[type[Any]], values: Mapping[str, Any]) -> list[Any]:

@@ -5,8 +5,6 @@ The formats are `relabel.csv`, for spreadsheets, and the JSON of Label Studio.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 from transforms.read_examples import Example, Place
 from transforms.records import CorrectedGold, Correction
 from transforms.report.passages import excerpts
+from transforms.spreadsheets import SpreadsheetError, csv_bytes, csv_rows, guard, unguard
 
 COLUMNS = (
     *(
@@ -31,10 +30,6 @@ COLUMNS = (
 )
 DECISIONS = ("gold", "prediction", "unanswerable", "other")
 
-_FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
-
-csv.field_size_limit(2**31 - 1)
-
 
 class CorrectionsError(ValueError):
     """A file of corrections can't be used; the message says where."""
@@ -44,27 +39,18 @@ _LAST = 2**31 - 1
 """The last code point at which a gold may start: `answer_start` is int32."""
 
 
-def guard(text: str) -> str:
-    """Return a text that no spreadsheet executes as a formula (OWASP, CSV injection).
-
-    An apostrophe goes before texts that would be formulas, or that begin with an apostrophe.
-    """
-    return "'" + text if text.startswith((*_FORMULA_SIGNS, "'")) else text
-
-
-def unguard(text: str) -> str:
-    """Return the text that `guard` got."""
-    return text[1:] if text.startswith("'") else text
-
-
 def relabel_csv(suspects: Sequence[Mapping[str, Any]], examples: Mapping[Place, Example]) -> bytes:
     """Return `relabel.csv`: one line per suspect.
 
     A person fills in `decision` and the columns after it.
     """
-    out = io.StringIO(newline="")
-    writer = csv.writer(out, quoting=csv.QUOTE_ALL, lineterminator="\r\n")
-    writer.writerow(COLUMNS)
+    return csv_bytes(COLUMNS, _rows(suspects, examples))
+
+
+def _rows(
+    suspects: Sequence[Mapping[str, Any]], examples: Mapping[Place, Example]
+) -> Iterator[dict[str, Any]]:
+    """Yield the row of each suspect."""
     for entry in suspects:
         # The text is missing if the input could not be read again.
         example = examples.get((entry["path"], entry["row"]))
@@ -79,15 +65,13 @@ def relabel_csv(suspects: Sequence[Mapping[str, Any]], examples: Mapping[Place, 
             "prediction": entry["prediction"],
         }
         # Texts are guarded against formulas; numbers need no guard.
-        values: dict[str, Any] = {
+        yield {
             **dict.fromkeys(COLUMNS, ""),
             **{name: entry[name] for name in COLUMNS if name in entry},
             **{name: guard(text) for name, text in texts.items()},
             "label_error": round(entry["label_error"], 3),
             "reason": entry["label_error_reason"],
         }
-        writer.writerow(["" if values[name] is None else values[name] for name in COLUMNS])
-    return out.getvalue().encode("utf-8-sig", "replace")  # Excel needs the BOM
 
 
 def _with_gaps(context: str, parts: Sequence[tuple[int, int]]) -> str:
@@ -166,20 +150,17 @@ def read_corrections(content: bytes) -> dict[str, Correction]:
 
 def _from_csv(text: str) -> Iterator[tuple[str, str, Correction | None]]:
     """Yield (line, id, correction) of the rows that are decided; None: the gold is right."""
-    head = text.partition("\n")[0]
-    # Where the comma is the decimal sign, spreadsheets save with semicolons.
-    delimiter = ";" if ";" in head and "," not in head else ","
-    reader = csv.DictReader(
-        io.StringIO(text, newline=""), delimiter=delimiter, restval="", strict=True
-    )
-    missing = [name for name in ("id", "decision") if name not in (reader.fieldnames or ())]
-    if missing:
-        raise CorrectionsError(
-            f"it has no column {missing[0]!r}: it is neither a relabel.csv nor a Label Studio "
-            "export"
-        )
-    for row in _rows(reader):
-        where = f"line {reader.line_num}"
+    try:
+        yield from _decisions(csv_rows(text, ("id", "decision"), "relabel.csv"))
+    except SpreadsheetError as error:
+        raise CorrectionsError(str(error)) from error
+
+
+def _decisions(
+    rows: Iterator[tuple[str, dict[str, Any]]],
+) -> Iterator[tuple[str, str, Correction | None]]:
+    """Yield (line, id, correction) of the rows that are decided."""
+    for where, row in rows:
         decision = (row["decision"] or "").strip().lower()
         if not decision:
             continue
@@ -188,14 +169,6 @@ def _from_csv(text: str) -> Iterator[tuple[str, str, Correction | None]]:
                 f"{where}: decision {decision!r} is not one of {', '.join(DECISIONS)}"
             )
         yield where, unguard(row["id"]), _decided(decision, row, where)
-
-
-def _rows(reader: csv.DictReader[str]) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a reader. Raises CorrectionsError instead of csv.Error."""
-    try:
-        yield from reader
-    except csv.Error as error:
-        raise CorrectionsError(f"line {reader.line_num}: {error}") from error
 
 
 def _decided(decision: str, row: Mapping[str, str | None], where: str) -> Correction | None:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from model.columns import Column, schema_of, table_of
 from model.reading.spans import PassageSpans
 from model.reading.tokenizer import consecutive
-from model.reading.windows import Windows
+from model.reading.windows import TokenizedPairs
 
 N_BEST_TYPE = pa.list_(
     pa.struct(
@@ -44,7 +44,7 @@ class Answers:
     """
 
     spans: PassageSpans
-    windows: Windows
+    windows: TokenizedPairs
     contexts: Sequence[str]
     questions_cut: np.ndarray
     no_answer: np.ndarray
@@ -230,7 +230,7 @@ def answer_columns(answers: Answers) -> pa.Table:
 
 
 def candidate_columns(
-    spans: PassageSpans, windows: Windows, contexts: Sequence[str]
+    spans: PassageSpans, windows: TokenizedPairs, contexts: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray, list[list[str]]]:
     """Return where each candidate begins and ends in its context, and the texts of those found.
 

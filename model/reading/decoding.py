@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-from model.reading.batching import Batch, Pending
+from model.reading.batching import Batch, Pending, to_device
+from model.reading.distinct import KeptLogits, distinct_spans
 from model.reading.prediction import Logits
 from model.reading.spans import (
     PassageSpans,
     ValidSpans,
     WindowSpans,
     decode_windows,
+    merge_windows,
+    with_candidates,
 )
 from model.reading.windows import TokenizedPairs, Windows
-from model.settings import ANNOTATE, BOTH, number, one_of, setting, whole
+from model.settings import ANNOTATE, BOTH, flag, number, one_of, setting, whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,22 @@ class Decoding:
         identity=(ANNOTATE,),
         optional=True,
     )
+    distinct: bool = setting(
+        False,
+        flag(),
+        "keep candidates that share no token with a better one",
+        identity=BOTH,
+        optional=True,
+    )
+    all_answers: float | None = setting(
+        None,
+        number(0.001, 1),
+        "write every distinct span of at least this probability, in the column all_answers",
+        unset="no such column",
+        identity=BOTH,
+        option=False,
+        optional=True,
+    )
 
     @property
     def thresholds(self) -> Thresholds:
@@ -79,11 +98,42 @@ class Thresholds:
     min_probability: float | np.ndarray
 
 
-class DecodeSpans:
-    """The observer that decodes the n-best spans of every window; its result is `WindowSpans`."""
+@dataclass(frozen=True, slots=True)
+class PairSettings:
+    """Settings of `Decoding` that differ between the pairs of a question list; all [pairs]."""
 
-    def __init__(self, windows: Windows, decoding: Decoding):
-        self.decoding = decoding
+    n_best: np.ndarray
+    max_answer_length: np.ndarray
+    null_score_diff_threshold: np.ndarray
+    min_probability: np.ndarray
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """Return the thresholds of each pair."""
+        return Thresholds(self.null_score_diff_threshold, self.min_probability)
+
+    def largest(self, decoding: Decoding) -> Decoding:
+        """Return settings that keep what any of the pairs asks for."""
+        return replace(
+            decoding,
+            n_best=int(self.n_best.max(initial=1)),
+            max_answer_length=int(self.max_answer_length.max(initial=1)),
+        )
+
+
+class DecodeSpans:
+    """The observer that decodes the n-best spans of every window; its result is `WindowSpans`.
+
+    It keeps the logits of all windows if distinct spans are asked for.
+
+    longest  int [pairs], the longest answer of each pair in tokens, at most that of `decoding`;
+             None if that is the limit of every pair
+    """
+
+    def __init__(self, windows: Windows, decoding: Decoding, longest: np.ndarray | None = None):
+        self.windows, self.decoding, self.longest = windows, decoding, longest
+        keeps = decoding.distinct or decoding.all_answers is not None
+        self.kept = KeptLogits(windows) if keeps else None
         count, n_best = len(windows), decoding.n_best
         self.spans = WindowSpans(
             start=np.zeros((count, n_best), np.int64),
@@ -93,6 +143,7 @@ class DecodeSpans:
             log_mass=np.full(count, -np.inf, np.float32),
             null_score=np.full(count, np.nan, np.float32),
             finite=np.zeros(count, bool),
+            log_prior=windows.log_prior,
         )
 
     def take(self, batch: Batch, logits: Logits, chosen: np.ndarray) -> Pending:
@@ -105,6 +156,7 @@ class DecodeSpans:
             batch.owned_low,
             batch.owned_high,
             decoding.max_answer_length,
+            self._longest_of(chosen, start_logits.device),
         )
         start, end, start_logit, end_logit, log_mass = decode_windows(
             start_logits,
@@ -128,11 +180,33 @@ class DecodeSpans:
         pending.put(spans.end_logit, chosen, end_logit)
         pending.put(spans.log_mass, chosen, log_mass)
         pending.put(spans.finite, chosen, finite)
+        if self.kept is not None:
+            self.kept.keep(batch, logits, chosen, pending)
         return pending
+
+    def _longest_of(self, chosen: np.ndarray, device: torch.device) -> torch.Tensor | None:
+        """Return the longest answers of the windows of a batch, int64 [B, 1]."""
+        if self.longest is None:
+            return None
+        longest = self.longest[self.windows.pair[chosen], None]
+        return to_device(torch.from_numpy(longest.astype(np.int64)), device)
 
     def result(self) -> WindowSpans:
         """Return the decoded spans of all windows; those of failed windows are not `finite`."""
-        return self.spans
+        if self.kept is None:
+            return self.spans
+        decoding = self.decoding
+        distinct = distinct_spans(
+            self.windows,
+            self.kept,
+            self.spans,
+            self.longest,
+            wanted=decoding.n_best if decoding.distinct else 0,
+            least=decoding.all_answers,
+            max_answer_length=decoding.max_answer_length,
+            temperature=decoding.temperature,
+        )
+        return replace(self.spans, distinct=distinct)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +221,24 @@ class Decision:
     no_answer: np.ndarray
     below_threshold: np.ndarray
     problems: dict[int, tuple[str, str]]
+
+
+def merge_spans(spans: WindowSpans, windows: Windows, decoding: Decoding) -> PassageSpans:
+    """Merge the windows of each pair to its passage; its candidates are those that are wanted."""
+    merged = merge_windows(
+        spans,
+        windows.pair,
+        windows.index,
+        len(windows.pair_passage),
+        n_best=decoding.n_best,
+        temperature=decoding.temperature,
+    )
+    if spans.distinct is None:
+        return merged
+    distinct = with_candidates(merged, spans.distinct, decoding.temperature)
+    if decoding.distinct:
+        merged = distinct.resized(decoding.n_best)
+    return replace(merged, distinct=distinct)
 
 
 def decide(

@@ -7,14 +7,15 @@ the number of windows.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from model.reading.decoding import DecodeSpans, Decoding
+from model.reading.decoding import DecodeSpans, Decoding, PairSettings, merge_spans
 from model.reading.prediction import Observer, Prediction, predict, try_predict
 from model.reading.reader import Reader
-from model.reading.spans import PassageSpans, merge_windows
+from model.reading.spans import PassageSpans
 from model.reading.window_prior import weigh_windows
 from model.reading.windows import TokenizedPairs, Windows, windows_of
 
@@ -37,19 +38,7 @@ def read_windows(
     """
     decode = DecodeSpans(windows, decoding)
     prediction = predict(reader, windows, batch_tokens, [decode, *observers])
-    return prediction, _merged(decode, windows)
-
-
-def _merged(decode: DecodeSpans, windows: Windows) -> PassageSpans:
-    return merge_windows(
-        decode.result(),
-        windows.pair,
-        windows.index,
-        len(windows.pair_passage),
-        n_best=decode.decoding.n_best,
-        temperature=decode.decoding.temperature,
-        log_prior=windows.log_prior,
-    )
+    return prediction, merge_spans(decode.result(), windows, decoding)
 
 
 def blocks(counts: np.ndarray, most: int) -> Iterator[slice]:
@@ -73,9 +62,12 @@ def read_pairs(
     pairs: TokenizedPairs,
     decoding: Decoding,
     batch_tokens: int,
+    settings: PairSettings | None = None,
     most_windows: int = MOST_WINDOWS,
 ) -> tuple[Prediction, PassageSpans]:
     """Do as `read_windows` for all pairs, block by block.
+
+    settings  stand in for those of `decoding`
 
     Pairs whose windows all fit into one block have the batches that `read_windows` makes of them.
 
@@ -84,16 +76,22 @@ def read_pairs(
     failures: dict[int, tuple[str, str]] = {}
     real_tokens = padded_tokens = 0
     parts = []
+    if settings is not None:
+        decoding = settings.largest(decoding)
     for block in blocks(pairs.counts, most_windows):
         windows = weigh_windows(windows_of(pairs, block))
-        decode = DecodeSpans(windows, decoding)
+        longest = None if settings is None else settings.max_answer_length[block]
+        decode = DecodeSpans(windows, decoding, longest)
         prediction, error = try_predict(reader, windows, batch_tokens, [decode])
         # Pairs of a block are numbered from 0.
         for pair, failure in prediction.failures.items():
             failures[block.start + pair] = failure
         real_tokens += prediction.real_tokens
         padded_tokens += prediction.padded_tokens
-        parts.append(_merged(decode, windows))
+        parts.append(merge_spans(decode.result(), windows, decoding))
     if error is not None and not padded_tokens and pairs.counts.sum() > 1:
         raise error
-    return Prediction(failures, real_tokens, padded_tokens), PassageSpans.joined(parts)
+    spans = PassageSpans.joined(parts)
+    if settings is not None:  # every pair was decoded with the largest n_best
+        spans = replace(spans, found=np.minimum(spans.found, settings.n_best))
+    return Prediction(failures, real_tokens, padded_tokens), spans

@@ -9,9 +9,11 @@ from typing import Any, Self, overload
 
 from model.checkpoint import CheckpointError, Location, digest, locate, read_settings
 from model.reading.columns import Answers, answer_columns
-from model.reading.decoding import Decoding, decide
-from model.reading.pairs import cut_pairs
-from model.reading.read_pairs import read_windows
+from model.reading.decoding import Decoding, PairSettings, decide
+from model.reading.pairs import Pairs, cross_pairs, cut_pairs, tokenize_questions
+from model.reading.prediction import Prediction
+from model.reading.question_list import Question, QuestionList, QuestionListError
+from model.reading.read_pairs import read_pairs, read_windows
 from model.reading.reader import (
     CheckpointReader,
     ModelSettings,
@@ -19,13 +21,16 @@ from model.reading.reader import (
     resolve_dtype,
     shared,
 )
+from model.reading.spans import PassageSpans
 from model.reading.texts import NotUTF8, is_utf8
+from model.reading.tokenizer import Ragged
 from model.reading.windows import WindowLimits
 from model.settings import SettingError, make, make_all
 
 _log = logging.getLogger("spanmill")
 
 Texts = list[str] | tuple[str, ...]
+Questions = QuestionList | Sequence[str | Question]
 
 CPU_BATCH_TOKENS, CUDA_BATCH_TOKENS = 4096, 65536
 """Default padded tokens per batch."""
@@ -153,41 +158,95 @@ class SpanReader:
     @overload
     def answer(self, question: str, context: Texts, n_best: int = 5) -> list[Answer]: ...
 
+    @overload
+    def answer(self, *, questions: Questions, context: str, n_best: int = 5) -> list[Answer]: ...
+
+    @overload
     def answer(
-        self, question: str | Texts, context: str | Texts, n_best: int = 5
-    ) -> Answer | list[Answer]:
+        self, *, questions: Questions, context: Texts, n_best: int = 5
+    ) -> list[list[Answer]]: ...
+
+    def answer(
+        self,
+        question: str | Texts | None = None,
+        context: str | Texts | None = None,
+        n_best: int = 5,
+        *,
+        questions: Questions | None = None,
+    ) -> Answer | list[Answer] | list[list[Answer]]:
         """Answer a question from a context, or a list of questions from a list of contexts.
 
         One text with a list is used for every element of the list. Repeated texts are tokenized
         once. A row that can't be answered (a text is None, blank or too long) gives an Answer of
         status "rejected" with its reason, and does not affect others.
 
-        n_best  how many candidates to return
+        n_best     how many candidates to return
+        questions  in place of `question`: a list that is asked of every context, of texts or of
+                   `Question` values, which may have settings of their own; `annotate --questions`
+                   in Python
 
-        Returns an Answer for two texts, else a list of Answers. Raises TypeError for an argument
-        that is neither text nor None, ValueError for lists of different lengths, SettingError for
-        an n_best outside its limits.
+        Returns an Answer for two texts, else a list of Answers; with `questions`, the list of their
+        Answers for one context, and a list of such lists for a list of contexts. Raises TypeError
+        for an argument that is neither text nor None, ValueError for lists of different lengths,
+        QuestionListError for questions that can't be used, SettingError for an n_best outside its
+        limits.
         """
         decoding = replace(self.decoding, n_best=make(Decoding, {"n_best": n_best}).n_best)
-        questions, contexts = _texts("question", question), _texts("context", context)
+        contexts = _texts("context", context)
+        if questions is not None:
+            if question is not None:
+                raise TypeError("give question or questions, not both")
+            asked = questions if isinstance(questions, QuestionList) else QuestionList.of(questions)
+            answers = self._ask_all(asked, contexts, decoding)
+            return answers[0] if isinstance(context, str | None) else answers
+        texts = _texts("question", question)
         if isinstance(question, str | None) and isinstance(context, str | None):
-            return next(self._answers(questions, contexts, decoding))
+            return next(self._answers(texts, contexts, decoding))
         # One text is used for every element of a list.
         if isinstance(question, str | None):
-            questions *= len(contexts)
+            texts *= len(contexts)
         elif isinstance(context, str | None):
-            contexts *= len(questions)
-        if len(questions) != len(contexts):
-            raise ValueError(f"there are {len(questions)} questions, but {len(contexts)} contexts")
+            contexts *= len(texts)
+        if len(texts) != len(contexts):
+            raise ValueError(f"there are {len(texts)} questions, but {len(contexts)} contexts")
         # Rows in groups, so that a long list needs no more memory than a chunk.
-        groups = [
-            slice(begin, begin + _ROWS_AT_ONCE) for begin in range(0, len(questions), _ROWS_AT_ONCE)
-        ]
-        return [
-            answer
-            for rows in groups
-            for answer in self._answers(questions[rows], contexts[rows], decoding)
-        ]
+        answered: list[Answer] = []
+        for begin in range(0, len(texts), _ROWS_AT_ONCE):
+            rows = slice(begin, begin + _ROWS_AT_ONCE)
+            answered.extend(self._answers(texts[rows], contexts[rows], decoding))
+        return answered
+
+    def tokens_of(self, questions: QuestionList) -> Ragged:
+        """Return the tokens of every question, after checking that the reader can ask it.
+
+        Raises QuestionListError for a question without tokens, and for one whose longest answer may
+        fit in no window.
+        """
+        longest, identifier = questions.longest(self.decoding)
+        if longest - 1 > self.limits.overlap:
+            raise QuestionListError(
+                f"question {identifier!r}: max_answer_length={longest}: some answers fit in no "
+                f"window, because overlap={self.limits.overlap}: give an overlap of at least "
+                f"{longest - 1}"
+            )
+        return tokenize_questions(questions, shared(self.reader).tokenizer())
+
+    def _ask_all(
+        self, questions: QuestionList, contexts: Sequence[Any], decoding: Decoding
+    ) -> list[list[Answer]]:
+        """Return the answers to all questions by context; contexts as `_texts` returns them."""
+        reader, tokens, count = shared(self.reader), self.tokens_of(questions), len(questions)
+        answers: list[list[Answer]] = []
+        for begin in range(0, len(contexts), questions.rows_at_once):
+            some = contexts[begin : begin + questions.rows_at_once]
+            pairs = cross_pairs(questions.texts, tokens, some, reader.tokenizer(), self.limits)
+            settings = questions.settings(pairs.windows.pair_question, decoding)
+            prediction, spans = read_pairs(
+                reader, pairs.windows, decoding, self.batch_tokens, settings
+            )
+            found = list(_answers_of(pairs, prediction, spans, decoding, settings))
+            answers += [found[first : first + count] for first in range(0, len(found), count)]
+        return answers
 
     def _answers(
         self, questions: Sequence[Any], contexts: Sequence[Any], decoding: Decoding
@@ -196,25 +255,38 @@ class SpanReader:
         reader = shared(self.reader)
         pairs = cut_pairs(questions, contexts, reader.tokenizer(), self.limits)
         prediction, spans = read_windows(reader, pairs.windows, decoding, self.batch_tokens)
-        decision = decide(spans, prediction.failures, pairs.windows, pairs.row_pair, decoding)
-        problems = decision.problems | pairs.problems
-        reasons = [problems[row][0] if row in problems else None for row in range(len(questions))]
-        # The same columns as annotate's, row by row.
-        answers = Answers(
-            spans=spans,
-            windows=pairs.windows,
-            contexts=pairs.contexts,
-            questions_cut=pairs.questions_cut,
-            no_answer=decision.no_answer,
-            below_threshold=decision.below_threshold,
-            row_pair=pairs.row_pair,
-            reasons=reasons,
+        yield from _answers_of(pairs, prediction, spans, decoding)
+
+
+def _answers_of(
+    pairs: Pairs[Any],
+    prediction: Prediction,
+    spans: PassageSpans,
+    decoding: Decoding,
+    settings: PairSettings | None = None,
+) -> Iterator[Answer]:
+    """Yield the answer of every row of `pairs`."""
+    thresholds = settings.thresholds if settings else decoding.thresholds
+    decision = decide(
+        spans, prediction.failures, pairs.windows, pairs.row_pair, decoding, thresholds
+    )
+    problems = decision.problems | pairs.problems
+    # The same columns as annotate's, row by row.
+    answers = Answers(
+        spans=spans,
+        windows=pairs.windows,
+        contexts=pairs.contexts,
+        questions_cut=pairs.questions_cut,
+        no_answer=decision.no_answer,
+        below_threshold=decision.below_threshold,
+        row_pair=pairs.row_pair,
+        reasons=[problems.get(row, (None,))[0] for row in range(len(pairs.row_pair))],
+    )
+    for row, values in enumerate(answer_columns(answers).to_pylist()):
+        n_best_found = tuple(Candidate(**candidate) for candidate in values.pop("n_best") or ())
+        yield Answer(
+            **values, n_best=n_best_found, message=problems[row][1] if row in problems else None
         )
-        for row, values in enumerate(answer_columns(answers).to_pylist()):
-            n_best_found = tuple(Candidate(**candidate) for candidate in values.pop("n_best") or ())
-            yield Answer(
-                **values, n_best=n_best_found, message=problems[row][1] if row in problems else None
-            )
 
 
 def _texts(name: str, given: Any) -> list[Any]:

@@ -11,8 +11,8 @@ passage (see `merge_windows`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import NamedTuple
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -32,6 +32,8 @@ class ValidSpans(NamedTuple):
     owned_low, owned_high  int64 [B], a window owns the spans with owned_low <= start + end <
                            owned_high (see `model.reading.windows`)
     max_answer_length      tokens of the longest span
+    longest                int64 [B, 1] or [B, L], the same for each window or for each position of
+                           the start, if they differ: at most `max_answer_length`
     """
 
     can_start: torch.Tensor
@@ -39,6 +41,32 @@ class ValidSpans(NamedTuple):
     owned_low: torch.Tensor
     owned_high: torch.Tensor
     max_answer_length: int
+    longest: torch.Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Some of the spans of each pair, best first; k = the most of any pair.
+
+    start, end              int64 [pairs, k], passage tokens, `end` inclusive
+    start_logit, end_logit  float32 [pairs, k]; -inf beyond the last candidate
+    window_index            int32 [pairs, k], the window that owns the candidate
+    log_prior               float64 [pairs, k], log of that window's prior weight; 0 without a prior
+    found                   int64 [pairs], number of candidates, at most k
+    """
+
+    start: np.ndarray
+    end: np.ndarray
+    start_logit: np.ndarray
+    end_logit: np.ndarray
+    window_index: np.ndarray
+    log_prior: np.ndarray
+    found: np.ndarray
+
+    @property
+    def span_score(self) -> np.ndarray:
+        """Return start_logit + end_logit, float32 [pairs, k]; -inf beyond the last candidate."""
+        return self.start_logit + self.end_logit
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +80,10 @@ class WindowSpans:
     null_score              float32 [windows], start logit + end logit at the classifier token; nan
                             if the null option is off
     finite                  bool [windows], whether all logits that decoding used are finite
+    log_prior               float64 [windows], log of the window's prior weight; None without a
+                            prior (`model.reading.window_prior`)
+    distinct                of each pair the spans that share no token (`model.reading.distinct`);
+                            None if no setting asks for them
     """
 
     start: np.ndarray
@@ -61,51 +93,62 @@ class WindowSpans:
     log_mass: np.ndarray
     null_score: np.ndarray
     finite: np.ndarray
+    log_prior: np.ndarray | None = None
+    distinct: Candidates | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class PassageSpans:
-    """The decoded answer candidates of each pair; k = n_best.
+class PassageSpans(Candidates):
+    """The answer candidates of each pair in its posterior; k = the most of any pair.
 
-    start, end              int64 [pairs, k], passage tokens, `end` inclusive, best first
-    start_logit, end_logit  float32 [pairs, k]
-    probability             float64 [pairs, k], posterior of the candidate; 0 beyond the last one
-    window_index            int32 [pairs, k], the window that owns the candidate
-    log_prior               float64 [pairs, k], of that window; 0 without a window prior
-    found                   int64 [pairs], number of candidates, at most k
-    log_normaliser          float64 [pairs]; the posterior of a span of the pair is
-                            exp(span_score / T + log_prior - log_normaliser)
-    null_score              float32 [pairs], minimum over the windows; nan if the null option is off
-    null_probability        float64 [pairs], posterior of no answer; nan if the null option is off
-    finite                  bool [pairs], whether all of the pair's windows are finite
+    probability       float64 [pairs, k], posterior of the candidate; 0 beyond the last one
+    log_normaliser    float64 [pairs]; the posterior of a span is
+                      exp(span_score / T + log_prior - log_normaliser)
+    null_score        float32 [pairs], minimum over the windows; nan if the null option is off
+    null_probability  float64 [pairs], posterior of no answer; nan if the null option is off
+    finite            bool [pairs], whether all of the pair's windows are finite
+    distinct          all distinct spans that were found, in the same posterior; None if no setting
+                      asks for them
     """
 
-    start: np.ndarray
-    end: np.ndarray
-    start_logit: np.ndarray
-    end_logit: np.ndarray
     probability: np.ndarray
-    window_index: np.ndarray
-    log_prior: np.ndarray
-    found: np.ndarray
     log_normaliser: np.ndarray
     null_score: np.ndarray
     null_probability: np.ndarray
     finite: np.ndarray
-
-    @property
-    def span_score(self) -> np.ndarray:
-        """Return start_logit + end_logit, float32 [pairs, k]; -inf beyond the last candidate."""
-        return self.start_logit + self.end_logit
+    distinct: PassageSpans | None = None
 
     @classmethod
     def joined(cls, parts: Sequence[PassageSpans]) -> PassageSpans:
         """Concatenate the candidates of several lists of pairs; there must be at least one."""
-        values = {}
+        values: dict[str, Any] = {}
         for field in fields(cls):
             columns = [getattr(part, field.name) for part in parts]
-            values[field.name] = np.concatenate(columns)
+            values[field.name] = None if field.name == "distinct" else np.concatenate(columns)
+        distinct = [part.distinct for part in parts if part.distinct is not None]
+        if distinct:
+            most = max(part.start.shape[1] for part in distinct)
+            values["distinct"] = cls.joined([part.resized(most) for part in distinct])
         return cls(**values)
+
+    def resized(self, most: int) -> PassageSpans:
+        """Return the first `most` candidates of each pair, in columns for as many."""
+        short = max(0, most - self.start.shape[1])
+
+        def columns(values: np.ndarray, fill: float = 0) -> np.ndarray:
+            return np.pad(values[:, :most], ((0, 0), (0, short)), constant_values=fill)
+
+        return replace(
+            self,
+            start=columns(self.start),
+            end=columns(self.end),
+            start_logit=columns(self.start_logit, -np.inf),
+            end_logit=columns(self.end_logit, -np.inf),
+            window_index=columns(self.window_index),
+            log_prior=columns(self.log_prior),
+            found=np.minimum(self.found, most),
+            probability=columns(self.probability),
+        )
 
 
 def order_keys(scores: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
@@ -195,8 +238,10 @@ def _owned_offsets(valid: ValidSpans, length: int, width: int) -> tuple[torch.Te
     low, high = valid.owned_low[:, None], valid.owned_high[:, None]
     position = torch.arange(length, device=low.device)
     least = (low - 2 * position).clamp(min=0, max=width)
-    count = (high - 2 * position).clamp(min=0, max=width).sub_(least).clamp_(min=0)
-    return least, count
+    end = (high - 2 * position).clamp(min=0, max=width)
+    if valid.longest is not None:
+        end = torch.minimum(end, valid.longest)
+    return least, end.sub_(least).clamp_(min=0)
 
 
 def _best_spans(
@@ -280,14 +325,12 @@ def merge_windows(
     *,
     n_best: int,
     temperature: float,
-    log_prior: np.ndarray | None = None,
 ) -> PassageSpans:
     """Merge the windows of each pair to its passage.
 
-    pair       int [windows], ascending: which pair the window belongs to
-    index      int [windows]: the window's index within its pair
-    pairs      number of pairs; one without windows gets no candidates
-    log_prior  float64 [windows]: log of the window's prior weight; None for equal weights
+    pair   int [windows], ascending: which pair the window belongs to
+    index  int [windows]: the window's index within its pair
+    pairs  number of pairs; one without windows gets no candidates
 
     One window owns each span. Therefore the n-best of a passage are among the n-best of its
     windows, and its mass is the sum of theirs.
@@ -305,11 +348,11 @@ def merge_windows(
         mass = spans.log_mass.astype(np.float64)
         with np.errstate(invalid="ignore"):  # `finite` reports logits that are not
             log_mass[held] = np.logaddexp.reduceat(mass, first)
-            if log_prior is not None:
-                weighted[held] = np.logaddexp.reduceat(mass + log_prior, first)
+            if spans.log_prior is not None:
+                weighted[held] = np.logaddexp.reduceat(mass + spans.log_prior, first)
         null_score[held] = np.minimum.reduceat(spans.null_score, first)
         finite[held] = np.logical_and.reduceat(spans.finite, first)
-    best = _merge_candidates(spans, pair, index, pairs, n_best, temperature, log_prior)
+    best = best_candidates(spans, pair, index, pairs, n_best, temperature)
 
     # The null option, where it is on, is one more term of the posterior's denominator.
     null_term = np.where(np.isnan(null_score), -np.inf, null_score.astype(np.float64) / temperature)
@@ -319,14 +362,11 @@ def merge_windows(
             np.isnan(null_score), np.nan, np.exp(null_term - log_normaliser)
         )
         # The weighted mass of all spans takes the place of the mass that they have.
-        if log_prior is not None:
+        if spans.log_prior is not None:
             log_normaliser += np.where(np.isfinite(log_mass), weighted - log_mass, 0.0)
-        scaled = (best["start_logit"] + best["end_logit"]).astype(np.float64) / temperature
-        exponent = scaled + best["log_prior"] - log_normaliser[:, None]
-        probability = np.where(np.isfinite(scaled), np.exp(exponent), 0.0)
     return PassageSpans(
-        **best,
-        probability=probability,
+        **_fields(best),
+        probability=posterior(best, log_normaliser, temperature),
         log_normaliser=log_normaliser,
         null_score=null_score,
         null_probability=null_probability,
@@ -334,32 +374,43 @@ def merge_windows(
     )
 
 
-def _merge_candidates(
+def posterior(candidates: Candidates, log_normaliser: np.ndarray, temperature: float) -> np.ndarray:
+    """Return the probability of each candidate, float64 [pairs, k]; 0 beyond the last one."""
+    with np.errstate(invalid="ignore"):
+        scaled = candidates.span_score.astype(np.float64) / temperature + candidates.log_prior
+        return np.where(np.isfinite(scaled), np.exp(scaled - log_normaliser[:, None]), 0.0)
+
+
+def with_candidates(
+    spans: PassageSpans, candidates: Candidates, temperature: float
+) -> PassageSpans:
+    """Return other candidates in the same posterior."""
+    probability = posterior(candidates, spans.log_normaliser, temperature)
+    return replace(spans, **_fields(candidates), probability=probability)
+
+
+def best_candidates(
     spans: WindowSpans,
     pair: np.ndarray,
     index: np.ndarray,
     pairs: int,
     n_best: int,
     temperature: float,
-    log_prior: np.ndarray | None,
-) -> dict[str, np.ndarray]:
-    """Return the n best candidates of each pair's windows, by name of their `PassageSpans` fields.
-
-    Arguments as in `merge_windows`.
-    """
+) -> Candidates:
+    """Return the n best candidates of each pair's windows. Arguments as in `merge_windows`."""
     shape = pairs, n_best
     start, end = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
     start_logit = np.full(shape, -np.inf, np.float32)
     end_logit = np.full(shape, -np.inf, np.float32)
-    window_index, prior = np.zeros(shape, np.int32), np.zeros(shape)
+    window_index, log_prior = np.zeros(shape, np.int32), np.zeros(shape)
     found = np.zeros(pairs, np.int64)
 
     # Sort all candidates by pair, score, start and end; keep the first `n_best` of each pair.
     window, rank = np.nonzero(np.isfinite(spans.start_logit + spans.end_logit))
     s, e = spans.start[window, rank], spans.end[window, rank]
     score = spans.start_logit[window, rank] + spans.end_logit[window, rank]
-    if log_prior is not None:
-        score = score.astype(np.float64) / temperature + log_prior[window]
+    if spans.log_prior is not None:
+        score = score.astype(np.float64) / temperature + spans.log_prior[window]
     order = np.lexsort((e, s, -score, pair[window]))
     owner = pair[window[order]]
     new_rank = np.arange(len(order)) - np.searchsorted(owner, owner)
@@ -371,15 +422,11 @@ def _merge_candidates(
     start_logit[to] = spans.start_logit[window, rank][order]
     end_logit[to] = spans.end_logit[window, rank][order]
     window_index[to] = index[window[order]]
-    if log_prior is not None:
-        prior[to] = log_prior[window[order]]
+    if spans.log_prior is not None:
+        log_prior[to] = spans.log_prior[window[order]]
     np.add.at(found, to[0], 1)
-    return {
-        "start": start,
-        "end": end,
-        "start_logit": start_logit,
-        "end_logit": end_logit,
-        "window_index": window_index,
-        "log_prior": prior,
-        "found": found,
-    }
+    return Candidates(start, end, start_logit, end_logit, window_index, log_prior, found)
+
+
+def _fields(candidates: Candidates) -> dict[str, Any]:
+    return {each.name: getattr(candidates, each.name) for each in fields(Candidates)}

@@ -66,6 +66,15 @@ def spans_of(
     return sorted(spans, key=lambda span: (-span.score, span.start, span.end))
 
 
+def distinct_of(spans: list[Span]) -> list[Span]:
+    """Return the greedy choice of spans that share no token, from spans sorted best first."""
+    chosen: list[Span] = []
+    for span in spans:
+        if all(span.end < each.start or each.end < span.start for each in chosen):
+            chosen.append(span)
+    return chosen
+
+
 def null_score(windows: Windows, pair: int, seed: int, levels: int) -> float:
     """Return the least a_0 + b_0 of a pair's windows."""
     return min(

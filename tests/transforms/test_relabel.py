@@ -15,12 +15,11 @@ from transforms.read_examples import Example, Place
 from transforms.relabel import (
     COLUMNS,
     CorrectionsError,
-    guard,
     label_studio,
     read_corrections,
     relabel_csv,
-    unguard,
 )
+from transforms.spreadsheets import unguard
 
 CONTEXT = '=SUM(A1) 🌊 was lit by Ada, keeper;\n"dusk" came.'
 
@@ -84,11 +83,6 @@ class TestOut:
             for name in ("id", "gold", "prediction", "question"):
                 assert line[name] == "'" + sign
                 assert unguard(line[name]) == sign
-
-    def test_a_text_is_what_it_was_after_guard_and_back(self):
-        for text in ("", "a", "'tis", "''", "'=x", "=x", "x=", " =x"):
-            assert unguard(guard(text)) == text
-            assert not guard(text).startswith(("=", "+", "-", "@"))
 
     def test_a_line_holds_what_a_person_needs(self):
         (line,) = lines(relabel_csv([suspect(0)], texts(0)))

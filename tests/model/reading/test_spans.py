@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,8 @@ from model.reading.spans import (
 from model.reading.windows import Windows
 from tests.model import predicted
 from tests.model.brute_force import Span, log_normaliser, null_score, spans_of
-from tests.model.fakes import CONTEXT_FIRST, QUESTION_FIRST, FakeReader, make_windows
+from tests.model.fakes import FakeReader, make_windows
+from tests.model.reading.passages import passages
 
 UNBOUNDED = 2**31 - 1
 
@@ -138,6 +140,16 @@ def single_windows(draw: st.DrawFn) -> dict[str, Any]:
         return [[draw(values) for _ in range(length)] for _ in range(rows)]
 
     lows = [draw(st.sampled_from([-UNBOUNDED, 0, 2, 5])) for _ in range(rows)]
+    longest = draw(st.integers(1, length + 2))
+    own = draw(
+        st.sampled_from(
+            [
+                None,
+                [[draw(st.integers(1, longest))] for _ in range(rows)],
+                table(st.integers(0, longest)),
+            ]
+        )
+    )
     return {
         "start_logits": torch.tensor(table(level)),
         "end_logits": torch.tensor(table(level)),
@@ -147,7 +159,8 @@ def single_windows(draw: st.DrawFn) -> dict[str, Any]:
         "owned_high": torch.tensor(
             [draw(st.sampled_from([low + 1, low + 4, UNBOUNDED])) for low in lows]
         ),
-        "max_answer_length": draw(st.integers(1, length + 2)),
+        "max_answer_length": longest,
+        "longest": None if own is None else torch.tensor(own),
         "n_best": draw(st.integers(1, 12)),
         "temperature": draw(st.sampled_from([0.5, 1.0, 2.0])),
     }
@@ -160,9 +173,12 @@ def test_decoding_equals_brute_force(window: dict[str, Any]) -> None:
     start, end, start_logit, end_logit, log_mass = decode_windows(
         window["start_logits"], window["end_logits"], spans, **settings
     )
-    n_best, longest = window["n_best"], window["max_answer_length"]
+    n_best = window["n_best"]
     rows, length = window["start_logits"].shape
     for row in range(rows):
+        own = window["longest"]
+        most = torch.tensor(window["max_answer_length"]) if own is None else own[row]
+        longest = most.expand(length).tolist()
         a, b, can_start, can_end, low, high = (
             window[name][row].tolist()
             for name in (
@@ -177,7 +193,7 @@ def test_decoding_equals_brute_force(window: dict[str, Any]) -> None:
         spans = [
             Span(i, j, a[i], b[j], 0)
             for i in range(length)
-            for j in range(i, min(i + longest, length))
+            for j in range(i, min(i + longest[i], length))
             if can_start[i] and can_end[j] and low <= i + j < high
         ]
         best = sorted(spans, key=lambda span: (-span.score, span.start, span.end))[:n_best]
@@ -197,38 +213,6 @@ def test_decoding_equals_brute_force(window: dict[str, Any]) -> None:
 # Passages of several windows
 
 
-@st.composite
-def passages(draw: st.DrawFn) -> dict[str, Any]:
-    """Draw pairs with overlapping windows, in which some tokens can't start or end a span."""
-    lengths = draw(st.lists(st.integers(1, 24), min_size=1, max_size=3))
-    max_answer_length = draw(st.integers(1, 5))
-    room = draw(st.integers(max_answer_length, 12))
-    overlap = draw(st.integers(max_answer_length - 1, room - 1))
-    marks = st.lists(
-        st.sampled_from([True, True, True, False]), min_size=sum(lengths), max_size=sum(lengths)
-    )
-    questions = [draw(st.integers(1, 4)) for _ in lengths]
-    return {
-        "windows": make_windows(
-            lengths,
-            max_length=room + max(questions) + 3,
-            overlap=overlap,
-            question_tokens=questions,
-            pair_format=draw(st.sampled_from([QUESTION_FIRST, CONTEXT_FIRST])),
-            can_start=draw(marks),
-            can_end=draw(marks),
-        ),
-        "reader": FakeReader(draw(st.integers(0, 10_000)), levels=draw(st.sampled_from([0, 3, 5]))),
-        "decoding": Decoding(
-            n_best=draw(st.integers(1, 8)),
-            max_answer_length=max_answer_length,
-            temperature=draw(st.sampled_from([0.5, 1.0, 2.0])),
-            null=draw(st.booleans()),
-        ),
-        "batch_tokens": draw(st.sampled_from([1, 40, 10_000])),
-    }
-
-
 def merged(
     windows: Windows,
     reader: FakeReader,
@@ -237,6 +221,7 @@ def merged(
     log_prior: np.ndarray | None = None,
 ) -> PassageSpans:
     spans = predicted.decode(reader, windows, decoding, batch_tokens).spans
+    spans = replace(spans, log_prior=log_prior)
     pairs = len(windows.counts)
     return merge_windows(
         spans,
@@ -245,7 +230,6 @@ def merged(
         pairs,
         n_best=decoding.n_best,
         temperature=decoding.temperature,
-        log_prior=log_prior,
     )
 
 
@@ -325,7 +309,7 @@ def test_the_posterior_with_a_window_prior_equals_brute_force(
 def test_equal_prior_weights_change_nothing(passage: dict[str, Any]) -> None:
     plain = merged(**passage)
     equal = merged(**passage, log_prior=np.zeros(len(passage["windows"])))
-    for name in PassageSpans.__dataclass_fields__:
+    for name in set(PassageSpans.__dataclass_fields__) - {"distinct"}:
         assert np.array_equal(getattr(equal, name), getattr(plain, name), equal_nan=True), name
 
 
@@ -354,7 +338,11 @@ def test_the_order_of_windows_within_a_pair_and_their_batches_change_nothing(
     random.shuffle(order)
     order = order[np.argsort(windows.pair[order], kind="stable")]
     shuffled = type(spans)(
-        *(getattr(spans, name)[order] for name in type(spans).__dataclass_fields__)
+        *(
+            getattr(spans, name)[order]
+            for name in type(spans).__dataclass_fields__
+            if name not in ("log_prior", "distinct")
+        )
     )
     again = merge_windows(
         shuffled,

@@ -1,0 +1,219 @@
+"""The files of a review set: a spreadsheet, tasks for Label Studio, and how the set was drawn."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pipeline.job.options import Refused
+from pipeline.review.answers import Answer, Identity
+from pipeline.review.strata import Stratum
+from transforms.spreadsheets import SpreadsheetError, csv_bytes, csv_rows, guard
+from transforms.storage import building, exists, join, read
+
+SHEET, TASKS, DRAWN = "review.csv", "review.json", "sample.json"
+
+MARKS = ("yes", "no", "unsure")
+
+_COLUMNS = (
+    *("number", "set", "id", "question", "answer", "passage"),
+    *("probability", "stratum", "weight", "right", "note"),
+)
+_AROUND = 240
+"""Code points of the passage on either side of an answer."""
+
+
+@dataclass(frozen=True)
+class ReviewSet:
+    """A drawn sample.
+
+    name      begins with "set-"; differs if anything else does
+    identity  of the run that it was drawn from
+    stratum   stratum of each drawn answer, from 0; answers are numbered from 1 in this order
+    """
+
+    identity: Identity
+    seed: int
+    strata: tuple[Stratum, ...]
+    stratum: tuple[int, ...]
+    places: tuple[tuple[int, ...], ...]
+
+    @property
+    def name(self) -> str:
+        """A name that differs if anything about the set does, and that is no number."""
+        return f"set-{hashlib.sha256(self._content().encode()).hexdigest()[:12]}"
+
+    def _content(self) -> str:
+        return json.dumps(asdict(self))
+
+    def to_json(self) -> bytes:
+        """Return the content of `sample.json`."""
+        content = {"set": self.name, **json.loads(self._content())}
+        return json.dumps(content, indent=1).encode()
+
+    @staticmethod
+    def from_json(content: bytes) -> ReviewSet:
+        """Return the set of a `sample.json`. Raises ValueError for another file."""
+        parsed = json.loads(content)
+        try:
+            drawn = ReviewSet(
+                Identity(**parsed["identity"]),
+                parsed["seed"],
+                tuple(Stratum(**each) for each in parsed["strata"]),
+                tuple(parsed["stratum"]),
+                tuple(map(tuple, parsed["places"])),
+            )
+            intact = drawn.name == parsed["set"]
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"it does not describe a sample: {error!r}") from error
+        if not intact:
+            raise ValueError("it has been changed since it was written")
+        return drawn
+
+
+def write_set(folder: str, drawn: ReviewSet, answers: Sequence[Answer]) -> None:
+    """Write the three files of a review set. Raises Refused if the folder has one of them."""
+    contents = {
+        SHEET: csv_bytes(_COLUMNS, _lines(drawn, answers)),
+        TASKS: _tasks(drawn, answers),
+        DRAWN: drawn.to_json(),
+    }
+    for name in contents:
+        if exists(join(folder, name)):
+            raise Refused(
+                f"--output={folder} has a {name}, which somebody may be filling in: move it away, "
+                "or give another --output"
+            )
+    for name, content in contents.items():
+        with building(join(folder, name)) as path, open(path, "wb") as file:
+            file.write(content)
+
+
+def read_set(folder: str) -> ReviewSet:
+    """Read how a set was drawn. Raises Refused."""
+    path = join(folder, DRAWN)
+    if not exists(path):
+        raise Refused(f"--output={folder} has no {DRAWN}: it is not a folder with a review set")
+    try:
+        return ReviewSet.from_json(read(path))
+    except ValueError as error:
+        raise Refused(f"{path}: {error}") from error
+
+
+def _lines(drawn: ReviewSet, answers: Sequence[Answer]) -> Iterator[dict[str, Any]]:
+    """Yield the lines of the spreadsheet. Texts of the corpus are guarded against formulas."""
+    for number, (answer, stratum) in enumerate(zip(answers, drawn.stratum, strict=True), 1):
+        yield {
+            "number": number,
+            "set": drawn.name,
+            "id": guard(answer.id),
+            "question": guard(answer.question),
+            "answer": guard(answer.context[answer.start : answer.end]),
+            "passage": guard(_excerpt(answer)),
+            "probability": round(answer.probability, 4),
+            "stratum": stratum + 1,
+            "weight": round(drawn.strata[stratum].weight, 4),
+            "right": "",
+            "note": "",
+        }
+
+
+def _excerpt(answer: Answer) -> str:
+    """Return the passage around the answer, which is between « and »."""
+    context, start, end = answer.context, answer.start, answer.end
+    low, high = max(0, start - _AROUND), min(len(context), end + _AROUND)
+    before, after = "… " if low else "", " …" if high < len(context) else ""
+    return f"{before}{context[low:start]}«{context[start:end]}»{context[end:high]}{after}"
+
+
+def _tasks(drawn: ReviewSet, answers: Sequence[Answer]) -> bytes:
+    """Return the tasks for Label Studio, with the answer as a pre-annotation of the context."""
+    tasks = []
+    for number, (answer, stratum) in enumerate(zip(answers, drawn.stratum, strict=True), 1):
+        value = {
+            "start": answer.start,
+            "end": answer.end,
+            "text": answer.context[answer.start : answer.end],
+            "labels": ["Answer"],
+        }
+        result = {"from_name": "answer", "to_name": "context", "type": "labels", "value": value}
+        data = {
+            "number": number,
+            "set": drawn.name,
+            "id": answer.id,
+            "question": answer.question,
+            "context": answer.context,
+            "probability": answer.probability,
+            "stratum": stratum + 1,
+        }
+        prediction = {"model_version": "run", "score": answer.probability, "result": [result]}
+        tasks.append({"data": data, "predictions": [prediction]})
+    return json.dumps(tasks, indent=1, ensure_ascii=False).encode("utf-8", "replace")
+
+
+def read_marks(content: bytes, drawn: ReviewSet) -> dict[int, str]:
+    """Return what a filled-in review.csv or a Label Studio export says, by number of the answer.
+
+    "yes", "no" and "unsure"; answers without a mark are left out.
+
+    Raises ValueError for another file or another set, for unknown marks, and for numbers that are
+    unknown or occur twice; the message says where.
+    """
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"it is not UTF-8: {error}") from error
+    marks: dict[int, str] = {}
+    seen: set[int] = set()
+    # JSON of Label Studio is a list; a CSV begins with its header.
+    parse = _from_label_studio if text.lstrip().startswith("[") else _from_csv
+    for where, row, mark in parse(text):
+        if str(row.get("set")) != drawn.name:
+            raise ValueError(f"{where}: it is of {row.get('set')!r}, not of {drawn.name!r}")
+        number = str(row.get("number"))
+        if not number.isdecimal() or not 1 <= int(number) <= len(drawn.stratum):
+            raise ValueError(f"{where}: no answer of the set has the number {number!r}")
+        if int(number) in seen:
+            raise ValueError(f"{where}: the number {number} occurs twice")
+        seen.add(int(number))
+        if mark and mark not in MARKS:
+            raise ValueError(f"{where}: right {mark!r} is not one of {', '.join(MARKS)}")
+        if mark:
+            marks[int(number)] = mark
+    return marks
+
+
+def _from_csv(text: str) -> Iterator[tuple[str, Mapping[str, Any], str]]:
+    """Yield (line, row, mark) of the lines of a spreadsheet that are not empty."""
+    try:
+        for where, row in csv_rows(text, ("number", "set", "right"), SHEET):
+            if any(row.get(name) for name in _COLUMNS):
+                yield where, row, (row["right"] or "").strip().lower()
+    except SpreadsheetError as error:
+        raise ValueError(str(error)) from error
+
+
+def _from_label_studio(text: str) -> Iterator[tuple[str, Mapping[str, Any], str]]:
+    """Yield (task, its data, mark) of the tasks of an export."""
+    try:
+        tasks = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"it is not JSON: {error}") from error
+    for number, task in enumerate(tasks, 1):
+        try:
+            # The last annotation that was not skipped counts.
+            done = [each for each in task.get("annotations", []) if not each.get("was_cancelled")]
+            chosen = [
+                each["value"]["choices"][0]
+                for each in (done[-1]["result"] if done else [])
+                if each["type"] == "choices"
+            ]
+            row, mark = dict(task["data"]), "".join(map(str, chosen))
+        except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"task {number} is not a task of a Label Studio export: {error!r}"
+            ) from error
+        yield f"task {number}", row, mark
