@@ -66,14 +66,19 @@ def settings() -> Iterator[str]:
 
 
 def columns(stage: str) -> str:
-    """Return a table of a stage's columns; neighbours of one type and meaning share a line."""
+    """Return a table of a stage's columns; neighbours of one type and meaning share a line.
+
+    Columns that need an option come with it.
+    """
     module, name = COLUMNS[stage]
     rows = []
-    for (kind, meaning), group in groupby(
-        getattr(importlib.import_module(module), name), key=lambda each: (each.type, each.meaning)
+    for (kind, meaning, option), group in groupby(
+        getattr(importlib.import_module(module), name),
+        key=lambda each: (each.type, each.meaning, each.option),
     ):
         kind = "list of struct" if str(kind).startswith("list") else TYPES.get(str(kind), str(kind))
-        rows.append((", ".join(f"`{each.name}`" for each in group), kind, meaning))
+        needs = f"with `{option}`: " if option else ""
+        rows.append((", ".join(f"`{each.name}`" for each in group), kind, needs + meaning))
     return table("| column | type | |", rows)
 
 

@@ -11,6 +11,7 @@ Fit the temperature and the null threshold afterwards: `python -m model.calibrat
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from model.checkpoint import CheckpointError, LocalFolder, refuse_unsafe
+from model.checkpoint import CheckpointError, LocalFolder, read_config, refuse_unsafe
 from model.command import option, run_command
 from model.settings import SettingError
 
@@ -68,7 +69,16 @@ def average(checkpoints: list[Path], output: Path) -> None:
         for path in checkpoints[0].glob(pattern):
             if path.name != "training.json":
                 shutil.copy(path, output)
+    _forget_thresholds(output)
     save_file({**first, **mean}, output / WEIGHTS, metadata={"format": "pt"})
+
+
+def _forget_thresholds(folder: Path) -> None:
+    """Remove the thresholds of wanted precisions from a config: they are the first network's."""
+    config = read_config(folder)
+    own = config.get("spanmill")
+    if isinstance(own, dict) and own.pop("precision_thresholds", None) is not None:
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
 def _weights(folder: Path) -> dict[str, torch.Tensor]:

@@ -7,7 +7,8 @@ with the least calibration error (Guo et al. 2017, arXiv:1706.04599): the differ
 probabilities of answers to answerable questions and the share of them that is exactly right. With
 the null option off it is fitted on files without unanswerable rows, if there are any. The threshold
 is the one with the best F1, by the rules of SQuAD 2.0, on files with unanswerable rows. Both are
-written to `spanmill` in the folder's config.json.
+written to `spanmill` in the folder's config.json. `--precision 0.9` adds the threshold on the
+probability that `--min_probability precision:0.9` uses.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import argparse
 import hashlib
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,8 +35,9 @@ from model.reading.prediction import predict
 from model.reading.reader import CheckpointReader, Reader, resolve_dtype
 from model.reading.spans import PassageSpans, merge_windows
 from model.reading.tokenizer import Tokenizer
-from model.settings import SettingError, whole
+from model.settings import SettingError, fractions, whole
 from model.training.data import best_texts, make_examples, read_rows
+from model.training.precision import Given, fit_precisions
 
 TEMPERATURES = 2.0 ** (np.arange(-16, 33) / 16)
 """The temperatures to choose from: 1/2 to 4, each 4.4 % above the one before."""
@@ -79,6 +82,7 @@ class Decoded:
     null_right   float64 [R], both scores of no answer: 1 for an unanswerable row, else 0
     probability  float64 [temperatures, R], of the best span
     fitted_on    bool [R], whether the row's passage is in the half that is used to fit
+    passage      int64 [R], the same for rows of one passage
     """
 
     margin: np.ndarray
@@ -87,6 +91,7 @@ class Decoded:
     null_right: np.ndarray
     probability: np.ndarray
     fitted_on: np.ndarray
+    passage: np.ndarray
 
     def mean_f1(self, threshold: float, half: np.ndarray) -> float:
         """Return F1 in per cent over the rows of `half` (bool [R]), by the rules of SQuAD 2.0.
@@ -106,10 +111,10 @@ def decode_file(
     max_length, overlap  of the windows, in tokens
     """
     rows = read_rows(path, given_as="data")
+    tokenizer = reader.tokenizer()
+    max_question = min(64, tokenizer.format.most_question or 64)
     with option("overlap", overlap):
-        windows = make_examples(
-            rows, reader.tokenizer(), max_length, overlap, max_question=64
-        ).windows
+        windows = make_examples(rows, tokenizer, max_length, overlap, max_question).windows
     # Temperatures change the decoding only, so one run of the network serves all of them.
     recorded = RecordingReader(reader)
 
@@ -135,15 +140,15 @@ def decode_file(
         [grade(text, gold) if gold else (0.0, 0.0) for text, gold in zip(texts, golds, strict=True)]
     )
     margin = spans.null_score.astype(np.float64) - spans.span_score[:, 0]
+    hashes = [hashlib.sha256(row["context"].encode()).digest() for row in rows]
     return Decoded(
         margin=np.where(np.isnan(margin), -np.inf, margin),
         exact=scores[:, 0],
         f1=scores[:, 1],
         null_right=np.array([0.0 if gold else 1.0 for gold in golds]),
         probability=probability,
-        fitted_on=np.array(
-            [hashlib.sha256(row["context"].encode()).digest()[0] % 2 == 0 for row in rows]
-        ),
+        fitted_on=np.array([digest[0] % 2 == 0 for digest in hashes]),
+        passage=np.array([int.from_bytes(digest[:7]) for digest in hashes]),
     )
 
 
@@ -214,17 +219,43 @@ def answers_given(
     return np.concatenate(probability, 1), np.concatenate(right)
 
 
+def all_answers_given(
+    files: list[Decoded], half: list[np.ndarray], threshold: float | None, temperature: int
+) -> Given:
+    """Return the answers to all questions, answerable or not, at one of the temperatures.
+
+    half, threshold  as for `answers_given`
+    """
+    limit = np.inf if threshold is None else threshold
+    probability = np.concatenate(
+        [file.probability[temperature][rows] for file, rows in zip(files, half, strict=True)]
+    )
+    margin, exact, passage = (
+        np.concatenate([getattr(file, name)[rows] for file, rows in zip(files, half, strict=True)])
+        for name in ("margin", "exact", "passage")
+    )
+    given = (margin <= limit) & np.isfinite(probability)
+    return Given(probability[given], exact[given] > 0, passage[given], len(given))
+
+
 def calibrate(
-    folder: Path, data: list[str], max_length: int, overlap: int, null: bool | None = None
-) -> dict[str, float]:
-    """Fit both settings and write them; return them with figures of the other half.
+    folder: Path,
+    data: list[str],
+    max_length: int,
+    overlap: int,
+    null: bool | None = None,
+    precisions: Sequence[float] = (),
+) -> dict[str, Any]:
+    """Fit the settings and write them; return them with figures of the other half.
 
-    data  Parquet files of development data
-    null  the checkpoint's new value of `--null auto`, for which its probabilities are fitted; None
-          keeps the present one
+    data        Parquet files of development data
+    null        the checkpoint's new value of `--null auto`, for which its probabilities are fitted;
+                None keeps the present one
+    precisions  wanted precisions, for each of which a threshold is stored; those of an earlier
+                calibration are removed, because they belong to its temperature
 
-    Raises SettingError if a half has no answerable question that gets an answer, or if the folder,
-    the data or a limit can't be used.
+    Raises SettingError if a half has no answerable question that gets an answer, if a precision
+    can't be reached, or if the folder, the data or a limit can't be used.
     """
     with option("model", folder):
         reader = CheckpointReader(LocalFolder(str(folder)), dtype=resolve_dtype("auto", "auto"))
@@ -256,7 +287,7 @@ def calibrate(
     except ValueError as error:
         raise SettingError(f"data={','.join(data)}: {error}") from error
     untempered = int(np.argmin(np.abs(TEMPERATURES - 1)))
-    figures = {
+    figures: dict[str, Any] = {
         "temperature": round(float(TEMPERATURES[chosen]), 4),
         "null_threshold": threshold,
         "calibration_error_before": calibration_error(probability[untempered], right),
@@ -271,15 +302,24 @@ def calibrate(
             figures[f"f1 {name}, null on"] = file.mean_f1(threshold, rows)
             figures[f"f1 {name}, always no answer"] = 100 * float(file.null_right[rows].mean())
 
-    fitted_settings = {name: figures[name] for name in ("temperature", "null_threshold")}
+    figures["precision_thresholds"] = fit_precisions(
+        precisions,
+        *(all_answers_given(files, rows, null_threshold, chosen) for rows in (fitted, held)),
+    )
+    names = ("temperature", "null_threshold", "precision_thresholds")
+    fitted_settings = {name: figures[name] for name in names}
     _write_settings(folder, {**asdict(settings), **fitted_settings})
     return figures
 
 
 def _write_settings(folder: Path, settings: dict[str, Any]) -> None:
-    """Write a checkpoint's settings to its config.json, and keep everything else in it."""
+    """Write a checkpoint's settings to its config.json, and keep everything else in it.
+
+    Settings that are None are left out.
+    """
     config = read_config(folder)
-    config["spanmill"] = {**config.get("spanmill", {}), **settings}
+    given = {name: value for name, value in settings.items() if value is not None}
+    config["spanmill"] = {**config.get("spanmill", {}), **given}
     with option("model", folder):
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
@@ -302,13 +342,28 @@ def main(arguments: list[str] | None = None) -> int:
         choices=["on", "off"],
         help="new meaning of `--null auto` for this checkpoint (unchanged)",
     )
+    parser.add_argument(
+        "--precision",
+        type=argument(fractions()),
+        default=(),
+        help="comma-separated precisions, such as 0.8,0.9: store for each the lowest threshold on "
+        "the probability whose answers reach it, which annotate's `--min_probability "
+        "precision:0.9` uses (none)",
+    )
     options = parser.parse_args(arguments)
     null = None if options.null is None else options.null == "on"
     data = [path for path in options.data.split(",") if path]
 
     def work() -> str:
         return json.dumps(
-            calibrate(Path(options.model), data, options.max_length, options.overlap, null),
+            calibrate(
+                Path(options.model),
+                data,
+                options.max_length,
+                options.overlap,
+                null,
+                options.precision,
+            ),
             indent=2,
         )
 

@@ -6,10 +6,15 @@ import hashlib
 import json
 import math
 import os
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import starmap
 from pathlib import Path
 from typing import Any, Protocol
+
+from model.settings import number
 
 _READ_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 """Files that loading may read: settings, weights, vocabularies. Never pickles, never code."""
@@ -123,6 +128,12 @@ class Settings:
     null_threshold  default of `--null_score_diff_threshold`
     link            "softmax" or "sigmoid": what turns the logits into probabilities
     window_prior    the value of `--prior auto`: weight of the window prior in the posterior
+    split           how many of the lower layers read question and passage apart; None for a whole
+                    reader
+    passage_position  position embedding of a passage's first token in a split reader; else None
+    precision_thresholds
+                    precision -> the threshold that reaches it, `min_probability`, with the figures
+                    of `model.training.precision.Reached`; for `--min_probability precision:X`
     """
 
     null: bool = False
@@ -131,11 +142,22 @@ class Settings:
     null_threshold: float = 0.0
     link: str = "softmax"
     window_prior: float = 0.0
+    split: int | None = None
+    passage_position: int | None = None
+    precision_thresholds: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def min_probability(self, precision: float) -> float | None:
+        """Return the threshold that is stored for a precision, None without one."""
+        for stored, reached in self.precision_thresholds.items():
+            if float(stored) == precision:
+                return float(reached["min_probability"])
+        return None
 
     @property
     def usable(self) -> bool:
         """Return whether every value has its type and is within its limits."""
         numbers = (self.temperature, self.null_threshold, self.window_prior)
+        apart = (self.split, self.passage_position)
         return (
             isinstance(self.null, bool)
             and isinstance(self.null_trained, bool)
@@ -143,7 +165,18 @@ class Settings:
             and all(isinstance(number, int | float) and math.isfinite(number) for number in numbers)
             and self.temperature > 0
             and self.window_prior >= 0
+            and (apart == (None, None) or all(type(n) is int and n > 0 for n in apart))
+            and isinstance(self.precision_thresholds, dict)
+            and all(starmap(_usable_threshold, self.precision_thresholds.items()))
         )
+
+
+def _usable_threshold(precision: str, reached: Any) -> bool:
+    """Return whether an entry of `Settings.precision_thresholds` can be used."""
+    threshold = reached.get("min_probability") if isinstance(reached, dict) else None
+    with suppress(ValueError):
+        return 0 < float(precision) < 1 and number(0, 1).takes(threshold)
+    return False
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -172,7 +205,9 @@ def read_settings(folder: Path) -> Settings:
     raise CheckpointError(
         f"config.json has spanmill = {given}: it must be an object with null and null_trained true "
         "or false, temperature a number above 0, null_threshold a number, link 'softmax' or "
-        "'sigmoid', window_prior a number from 0"
+        "'sigmoid', window_prior a number from 0, split and passage_position both whole numbers "
+        "above 0 or neither of them, "
+        'precision_thresholds an object of precision: {"min_probability": number}'
     )
 
 

@@ -45,6 +45,7 @@ class Column(Generic[Rows]):
              in a chunk without a row that can be asked
     exact    whether it is the same to the bit wherever logits are the same to rounding; the digest
              of a part covers such columns
+    option   the option without which the column is left out, as users write it; "" for none
 
     A value that isn't finite becomes null.
     """
@@ -55,6 +56,7 @@ class Column(Generic[Rows]):
     value: Callable[[Rows], np.ndarray | Sequence[Any] | pa.Array]
     null: Callable[[Rows], np.ndarray] | None = attrgetter("rejected")
     exact: bool = False
+    option: str = ""
 
     def array(self, rows: Rows) -> pa.Array:
         """Return the values of all rows as an Arrow array of the column's type."""

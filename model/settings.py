@@ -151,6 +151,64 @@ def names() -> Kind:
     )
 
 
+def some_of(*allowed: str) -> Kind:
+    """Return the kind of a tuple of distinct words out of a few, in the order of `allowed`."""
+
+    def read(listed: str) -> tuple[str, ...]:
+        given = split_names(listed)
+        unknown = [name for name in given if name not in allowed]
+        # `takes` refuses the unknown ones; the known ones have one order, so that the order in
+        # which they are given changes nothing.
+        return (*(name for name in allowed if name in given), *unknown)
+
+    word = "|".join(allowed)
+    return Kind(
+        f"a comma-separated choice of {', '.join(allowed)}",
+        read,
+        lambda value: isinstance(value, tuple) and set(value) <= set(allowed),
+        "A,B",
+        rf"({word})(,({word}))*",
+    )
+
+
+def fractions() -> Kind:
+    """Return the kind of a tuple of numbers between 0 and 1, separated by commas on a line."""
+
+    def read(written: str) -> tuple[float, ...]:
+        return tuple(sorted({float(each) for each in split_names(written)}))
+
+    def takes(value: Any) -> bool:
+        return isinstance(value, tuple) and bool(value) and all(0 < each < 1 for each in value)
+
+    return Kind("numbers between 0 and 1 separated by commas", read, takes, "X,Y")
+
+
+PRECISION = "precision:"
+"""Prefix of a threshold that is given by the precision for which the checkpoint stores it."""
+
+
+def probability() -> Kind:
+    """Return the kind of probabilities: a number from 0 to 1, or precision:X."""
+    limits = number(0, 1)
+
+    def read(written: str) -> float | str:
+        return written if written.startswith(PRECISION) else float(written)
+
+    def takes(value: Any) -> bool:
+        if isinstance(value, str):
+            wanted = value.removeprefix(PRECISION)
+            return re.fullmatch(r"0?\.[0-9]+", wanted) is not None and float(wanted) > 0
+        return limits.takes(value)
+
+    return Kind(
+        f"{limits.words}, or {PRECISION}X with X between 0 and 1",
+        read,
+        takes,
+        f"X|{PRECISION}X",
+        rf"{limits.pattern}|{PRECISION}0?\.[0-9]+",
+    )
+
+
 def days(most: int = 366) -> Kind:
     """Return the kind of a tuple of consecutive days, at most `most`.
 

@@ -96,6 +96,13 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         "--base", default="", help="checkpoint folder to start from (the bundled one)"
     )
     data.add_argument(
+        "--split",
+        type=argument(whole(1, 1000)),
+        default=None,
+        metavar="LAYERS",
+        help="lower layers that read question and passage apart: a split reader (the base's)",
+    )
+    data.add_argument(
         "--mix",
         type=_mix,
         default={},

@@ -2,8 +2,9 @@
 
     python -m pipeline.convert import --input dev-v2.0.json --output gold.parquet
     python -m pipeline.convert export --run out/ --output predictions/ --format predictions
+    python -m pipeline.convert flatten out/ --output answers.parquet
 
-Both read and write row by row, so that memory does not grow with the file. `import` reads the file
+All read and write row by row, so that memory does not grow with the file. `import` reads the file
 twice. It leaves out, by name, the rows that it can't read, and changes none of the others.
 """
 
@@ -22,7 +23,9 @@ logging.getLogger().addHandler(logging.NullHandler())  # Beam warns of optional 
 import pyarrow as pa
 
 from model.command import say
+from model.settings import split_names
 from pipeline.formats.convert_rows import convert_rows
+from pipeline.formats.flatten import flatten
 from pipeline.formats.import_summary import import_summary
 from pipeline.formats.imported_rows import FormatError, ImportedRow, Layout
 from pipeline.formats.place_golds import OFFSETS
@@ -87,6 +90,12 @@ def export_run(options: argparse.Namespace) -> str:
         return write(absolute(options.run), absolute(options.output), options.answers)
 
 
+def flatten_run(options: argparse.Namespace) -> str:
+    """Write a run with a question list as one row per document and question. Raises Refused."""
+    with _naming("output", options.output):
+        return flatten(absolute(options.run), absolute(options.output), options.drop_columns)
+
+
 @contextmanager
 def _any_number_of_digits() -> Iterator[None]:
     """Lift Python's limit on the digits of an integer, beyond which ijson's parser crashes."""
@@ -109,14 +118,14 @@ def _naming(option: str, value: str) -> Iterator[None]:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Make the parser of both commands."""
+    """Make the parser of all commands."""
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.convert",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    commands = parser.add_subparsers(required=True, metavar="import|export")
+    commands = parser.add_subparsers(required=True, metavar="import|export|flatten")
     importing = commands.add_parser(
         "import", help="convert a file to Parquet in the input contract", allow_abbrev=False
     )
@@ -125,6 +134,12 @@ def make_parser() -> argparse.ArgumentParser:
         "export", help="convert a finished run of annotate to another format", allow_abbrev=False
     )
     _add_export(exporting)
+    flattening = commands.add_parser(
+        "flatten",
+        help="write a run with --questions as one row per document and question",
+        allow_abbrev=False,
+    )
+    _add_flatten(flattening)
     return parser
 
 
@@ -193,7 +208,22 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
         "--answers",
         default="predicted",
         metavar="COLUMN",
-        help="answers that SQuAD JSON holds: a column of golds (default: predicted, the run's own)",
+        help="answers that SQuAD JSON holds: a column of golds, or all_answers of a run with this "
+        "option (default: predicted, the run's own)",
+    )
+
+
+def _add_flatten(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(work=flatten_run)
+    add = parser.add_argument
+    add("run", metavar="DIR", help="output of annotate with --questions, a folder or URL")
+    add("--output", required=True, metavar="FILE", help="Parquet file to write")
+    add(
+        "--drop_columns",
+        type=split_names,
+        default=(),
+        metavar="A,B",
+        help="input columns to leave out, such as the passages",
     )
 
 

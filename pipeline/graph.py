@@ -78,10 +78,12 @@ class _ProcessChunks(beam.PTransform):
             )
         answered = (
             chunks
-            | "MakeWindows" >> MakeWindows(job.reader, job.inputs.columns)
+            | "MakeWindows" >> MakeWindows(job.reader, read, job.inputs.questions)
             | "PredictSpans" >> PredictSpans(job.reader)
             | "DecodeAnswers" >> DecodeAnswers(job.reader, "annotate" in job.stages)
         )
         if job.audit:
             answered |= "MeasureLoss" >> MeasureLoss(job.reader, job.audit.options)
-        return answered | "WriteChunk" >> WriteChunk(self.outputs, job.columns)
+        return answered | "WriteChunk" >> WriteChunk(
+            self.outputs, job.columns, job.inputs.questions
+        )

@@ -17,7 +17,7 @@ import logging
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 logging.getLogger().addHandler(logging.NullHandler())  # Beam warns of optional packages on import
@@ -28,7 +28,7 @@ from model.command import say
 from pipeline.job.options import Refused
 from pipeline.looks.terminal import printable
 from pipeline.review.answers import answers_of, open_annotated, read_answers
-from pipeline.review.estimate import CONFIDENCE, Estimate, Marks, estimate
+from pipeline.review.estimate import CONFIDENCE, Marks, estimate
 from pipeline.review.files import SHEET, TASKS, ReviewSet, read_marks, read_set, write_set
 from pipeline.review.strata import Draw, Stratum
 from transforms.storage import StorageError, absolute, lies_below, read, real_path
@@ -94,12 +94,9 @@ def estimate_run(options: argparse.Namespace) -> str:
                 "least one"
             )
         rows.append(Marks(stratum.answers, right, wrong))
-    totals = Counter(marks.values())
-    unreviewed = {"unsure": totals["unsure"], "missing": len(drawn.stratum) - len(marks)}
-    result = estimate(rows)
-    if options.json:
-        return json.dumps(_as_json(drawn, result, rows, unreviewed), indent=1)
-    return _in_words(drawn, result, rows, unreviewed)
+    unsure = [counts[number, "unsure"] for number in range(len(rows))]
+    review = Review(drawn, tuple(rows), tuple(unsure), len(drawn.stratum) - len(marks))
+    return json.dumps(review.as_json(), indent=1) if options.json else review.in_words()
 
 
 def _set_folder(options: argparse.Namespace) -> str:
@@ -111,47 +108,75 @@ def _range(stratum: Stratum) -> str:
     return f"{stratum.low:.2f} to {stratum.high:.2f}"
 
 
-def _as_json(
-    drawn: ReviewSet, result: Estimate, rows: Sequence[Marks], unreviewed: dict[str, int]
-) -> dict[str, Any]:
-    """Return the estimate for programs."""
-    return {
-        **asdict(result),
-        "confidence": CONFIDENCE,
-        "answers": sum(each.answers for each in rows),
-        "reviewed": sum(each.reviewed for each in rows),
-        **unreviewed,
-        "run": drawn.identity.run,
-        "set": drawn.name,
-        "strata": [
-            {**asdict(stratum), "right": marks.right, "wrong": marks.wrong}
-            for stratum, marks in zip(drawn.strata, rows, strict=True)
-        ],
-    }
+@dataclass(frozen=True)
+class Review:
+    """A reviewed set.
 
+    marks    of each stratum
+    unsure   drawn answers of each stratum that are marked unsure
+    missing  drawn answers without a mark
+    """
 
-def _in_words(
-    drawn: ReviewSet, result: Estimate, rows: Sequence[Marks], unreviewed: dict[str, int]
-) -> str:
-    """Return the estimate for people, with a table of the strata."""
-    answers = sum(each.answers for each in rows)
-    reviewed = sum(each.reviewed for each in rows)
-    lines = [
-        f"precision {result.precision:.3f}, {CONFIDENCE:.0%} interval {result.low:.3f} to "
-        f"{result.high:.3f}",
-        f"about {result.precision * answers:,.0f} of {answers:,} answers are right "
-        f"({result.low * answers:,.0f} to {result.high * answers:,.0f})",
-        f"{reviewed} of {len(drawn.stratum)} drawn answers are marked yes or no, "
-        f"{unreviewed['unsure']} unsure, {unreviewed['missing']} missing",
-        "",
-        f"{'probability':>14} {'answers':>9} {'marked':>7} {'right':>6} {'share':>6} {'mean p':>7}",
-    ]
-    for stratum, marks in zip(drawn.strata, rows, strict=True):
-        lines.append(
-            f"{_range(stratum):>14} {marks.answers:>9} {marks.reviewed:>7} {marks.right:>6} "
-            f"{marks.right / marks.reviewed:>6.2f} {stratum.mean_probability:>7.2f}"
-        )
-    return "\n".join(lines)
+    drawn: ReviewSet
+    marks: tuple[Marks, ...]
+    unsure: tuple[int, ...]
+    missing: int
+
+    @property
+    def precisions_of_unsure(self) -> tuple[float, float]:
+        """The precision if all answers marked unsure were wrong, and if they were right."""
+        pairs = list(zip(self.marks, self.unsure, strict=True))
+        wrong = [replace(each, wrong=each.wrong + count) for each, count in pairs]
+        right = [replace(each, right=each.right + count) for each, count in pairs]
+        return estimate(wrong).precision, estimate(right).precision
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the estimate for programs."""
+        low, high = self.precisions_of_unsure
+        return {
+            **asdict(estimate(self.marks)),
+            "confidence": CONFIDENCE,
+            "answers": sum(each.answers for each in self.marks),
+            "reviewed": sum(each.reviewed for each in self.marks),
+            "unsure": sum(self.unsure),
+            "missing": self.missing,
+            "precision_if_unsure_are_wrong": low,
+            "precision_if_unsure_are_right": high,
+            "run": self.drawn.identity.run,
+            "set": self.drawn.name,
+            "strata": [
+                {**asdict(stratum), "right": marks.right, "wrong": marks.wrong}
+                for stratum, marks in zip(self.drawn.strata, self.marks, strict=True)
+            ],
+        }
+
+    def in_words(self) -> str:
+        """Return the estimate for people, with a table of the strata."""
+        result = estimate(self.marks)
+        answers = sum(each.answers for each in self.marks)
+        reviewed = sum(each.reviewed for each in self.marks)
+        lines = [
+            f"precision {result.precision:.3f}, {CONFIDENCE:.0%} interval {result.low:.3f} to "
+            f"{result.high:.3f}",
+            f"about {result.precision * answers:,.0f} of {answers:,} answers are right "
+            f"({result.low * answers:,.0f} to {result.high * answers:,.0f})",
+            f"{reviewed} of {len(self.drawn.stratum)} drawn answers are marked yes or no, "
+            f"{sum(self.unsure)} unsure, {self.missing} missing",
+        ]
+        if any(self.unsure):
+            low, high = self.precisions_of_unsure
+            lines.append(f"precision {low:.3f} if all unsure are wrong, {high:.3f} if right")
+        lines += [
+            "",
+            f"{'probability':>14} {'answers':>9} {'marked':>7} {'right':>6} {'share':>6} "
+            f"{'mean p':>7}",
+        ]
+        for stratum, marks in zip(self.drawn.strata, self.marks, strict=True):
+            lines.append(
+                f"{_range(stratum):>14} {marks.answers:>9} {marks.reviewed:>7} {marks.right:>6} "
+                f"{marks.right / marks.reviewed:>6.2f} {stratum.mean_probability:>7.2f}"
+            )
+        return "\n".join(lines)
 
 
 def make_parser() -> argparse.ArgumentParser:

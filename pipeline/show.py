@@ -12,7 +12,7 @@ import argparse
 import io
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 logging.getLogger().addHandler(logging.NullHandler())  # Beam warns of optional packages on import
@@ -37,11 +37,12 @@ _MARKS = {ANSWER: "«»", GOLD: "‹›"}
 """Marks before and after a span on terminals without colours, by style."""
 
 _QUOTED = 80
+_ANSWERS = 12
 _OUTPUTS = (
     # both stages
     *("status", "reason", "probability", "null_probability", "window_index", "num_windows"),
     # annotate
-    *("n_best", "answer_text", "answer_start", "answer_end"),
+    *("n_best", "all_answers", "answer_text", "answer_start", "answer_end"),
     # audit
     *("prediction", "prediction_start", "prediction_end", "gold_start", "gold_end"),
     *("gold_probability", "nll", "f1"),
@@ -69,6 +70,8 @@ def spans_of(row: dict[str, Any], golds: Any) -> list[StyledSpan]:
         for text, start in zip(golds["text"], golds["answer_start"], strict=False):
             if text and start is not None and start >= 0:
                 spans.append((start, start + len(text), GOLD))
+    for answer in row.get("all_answers") or ():
+        spans.append((answer["start"], answer["end"], ANSWER))
     for name in ("answer", "prediction"):
         spans.append((row.get(f"{name}_start"), row.get(f"{name}_end"), ANSWER))
     return [span for span in dict.fromkeys(spans) if span[0] is not None and span[1] is not None]
@@ -107,11 +110,35 @@ def excerpt(context: str, spans: Sequence[StyledSpan], around: int, marked: bool
     return result
 
 
-def lines_of(run: FinishedRun, row: dict[str, Any], around: int, marked: bool) -> Iterator[Text]:
-    """Yield the lines of one example.
+def entries(
+    run: FinishedRun, rows: Sequence[dict[str, Any]], question: str | None
+) -> Iterator[dict[str, Any]]:
+    """Yield what is shown of rows: each row, or one for each of its answers to a question list.
 
-    These are id and question, the model's answer with its probability, golds, the passage, and the
-    other candidates.
+    question  the id of the only question to show
+
+    An answer to a question list has the columns that a row with one question has, the question
+    among them, and `question_id`; golds are those of other questions and left out.
+    """
+    if not run.question_answers:
+        yield from rows
+        return
+    context, identifier = run.input("context"), run.input("id")
+    for row in rows:
+        for answer in row[run.question_answers]:
+            if question not in (None, answer["question_id"]):
+                continue
+            kept = {name: row[name] for name in (context, identifier) if name}
+            outputs = {run.output(name): value for name, value in answer.items()}
+            asked = {name: answer[name] for name in ("question", "question_id")}
+            yield {**kept, **outputs, **asked}
+
+
+def lines_of(run: FinishedRun, row: dict[str, Any], around: int, marked: bool) -> Iterator[Text]:
+    """Yield the lines of one of `entries`.
+
+    These are id and question, the model's answer with its probability, golds, the passage, the
+    other candidates, and all answers of a run with --all_answers.
 
     around, marked  as in `excerpt`
     """
@@ -121,9 +148,10 @@ def lines_of(run: FinishedRun, row: dict[str, Any], around: int, marked: bool) -
         return row.get(name) if name else None
 
     outputs = {name: row.get(run.output(name)) for name in _OUTPUTS}
-    yield Text.assemble(
-        (one_line(str(input_value("id"))), "bold"), ": ", one_line(str(input_value("question")))
-    )
+    head, question = str(input_value("id")), input_value("question")
+    if run.question_answers:
+        head, question = f"{head}, {row['question_id']}", row["question"]
+    yield Text.assemble((one_line(head), "bold"), ": ", one_line(str(question)))
     if outputs["status"] == "rejected":
         yield Text(f"rejected: {outputs['reason']}", "red")
     else:
@@ -139,8 +167,14 @@ def lines_of(run: FinishedRun, row: dict[str, Any], around: int, marked: bool) -
     # An answer that is below the threshold is shown only here.
     shown = 0 if outputs["status"] == "below_threshold" else 1
     if others := (outputs["n_best"] or [])[shown:]:
-        listed = [f"{quoted(each['text'])} {each['probability']:.2f}" for each in others]
-        yield Text(f"then: {' | '.join(listed)}", "dim")
+        yield Text(f"then: {_listed(others)}", "dim")
+    if outputs["all_answers"]:
+        yield Text(f"all answers: {_listed(outputs['all_answers'])}", "dim")
+
+
+def _listed(candidates: Sequence[Mapping[str, Any]]) -> str:
+    """Return the texts of candidates with their probabilities."""
+    return " | ".join(f"{quoted(each['text'])} {each['probability']:.2f}" for each in candidates)
 
 
 def _answer_line(outputs: dict[str, Any], audited: bool) -> Text:
@@ -178,9 +212,13 @@ def make_parser() -> argparse.ArgumentParser:
     chosen.add_argument(
         "--sample",
         type=_count,
-        default=12,
         metavar="N",
-        help="N rows spread evenly over all (default: 12)",
+        help="N rows spread evenly over all (default: as many as give 12 answers)",
+    )
+    parser.add_argument(
+        "--question",
+        metavar="X",
+        help="only the answers to the question with this id, for a run with --questions",
     )
     parser.add_argument(
         "--where", metavar="CONDITION", help="only rows that meet a condition, see below"
@@ -199,6 +237,14 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
     return int(text)
+
+
+def _fill_in_sample(options: argparse.Namespace, run: FinishedRun) -> None:
+    """Set --sample if it is left out. Raises Refused for --question without a question list."""
+    if options.question is not None and not run.question_answers:
+        raise Refused(f"--question={options.question}: {run.folder} was not run with --questions")
+    per_row = run.questions if options.question is None else 1
+    options.sample = options.sample or max(1, _ANSWERS // per_row)
 
 
 def _console() -> Console:
@@ -228,7 +274,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         run = open_run(absolute(options.output))
         inputs = filter(None, map(run.input, ("id", "question", "context", "answers")))
-        rows = choose(run, [*inputs, *map(run.output, _OUTPUTS)], options)
+        _fill_in_sample(options, run)
+        columns = [*inputs, *map(run.output, _OUTPUTS), run.question_answers]
+        rows = list(entries(run, choose(run, columns, options), options.question))
         for row in rows:
             head, *rest = lines_of(run, row, options.around, marked=console.color_system is None)
             console.file = buffer = io.StringIO()

@@ -19,13 +19,23 @@ from model.audit.rows import AUDIT_COLUMNS
 from model.checkpoint import Bundled
 from model.columns import Column
 from model.reading.columns import ANSWER_COLUMNS
-from pipeline import convert, show
+from pipeline import convert, sample, show
 from pipeline.bundled import SAMPLE
 from tests.runs import run
 
 HOUSE = Path(__file__).parent.parent
 
-RUN_PAGES = ("tutorial", "convert", "show", "migration", "beam", "runners", "label_errors compare")
+RUN_PAGES = (
+    "tutorial",
+    "questions",
+    "convert",
+    "show",
+    "review",
+    "migration",
+    "beam",
+    "runners",
+    "label_errors compare",
+)
 """Pages whose `python` and `sh` blocks are run in order, in an empty folder.
 
 `console` and `text` blocks are not run. Pages in one entry share a folder.
@@ -34,6 +44,7 @@ RUN_PAGES = ("tutorial", "convert", "show", "migration", "beam", "runners", "lab
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "python run_pipeline.py": lambda arguments: run(*arguments),
     "python -m pipeline.show": show.main,
+    "python -m pipeline.sample": sample.main,
     "python -m pipeline.convert": convert.main,
 }
 

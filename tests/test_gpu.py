@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from model.reading.pairs import cut_pairs
 from model.reading.reader import CheckpointReader
 from model.reading.windows import WindowLimits
 from tests.model.predicted import decode_and_measure
+from tests.model.split import with_settings
 from tests.runs import read_manifest, read_parts, run
 
 pytestmark = [
@@ -52,11 +54,16 @@ def near(found: pa.Table, expected: pa.Table) -> None:
 
 
 @pytest.mark.parametrize("max_length", [64, 200])
+@pytest.mark.parametrize("is_split", [False, True])
 def test_nothing_waits_for_the_gpu_until_all_is_launched(
-    bert_folder: Path, max_length: int
+    bert_folder: Path, tmp_path: Path, max_length: int, is_split: bool
 ) -> None:
     """Some windows need padding and some are equal; implicit synchronization raises."""
-    reader = CheckpointReader(LocalFolder(str(bert_folder)), device="cuda")
+    folder = bert_folder
+    if is_split:
+        folder = shutil.copytree(bert_folder, tmp_path / "split")
+        with_settings(folder, split=1, passage_position=20)
+    reader = CheckpointReader(LocalFolder(str(folder)), device="cuda")
     contexts = ["Ada waved. " * 100, "Ada waved at the flag. " * 50]
     pairs = cut_pairs(
         ["Who waved?"] * 2, contexts, reader.tokenizer(), WindowLimits(max_length, 16, 16, 99)
@@ -72,6 +79,17 @@ def test_nothing_waits_for_the_gpu_until_all_is_launched(
         torch.cuda.set_sync_debug_mode("default")
     assert prediction.failures == {}
     assert prediction.spans.finite.all()
+
+
+def test_a_split_reader_reads_on_cuda_what_it_reads_on_the_cpu(
+    bert_folder: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(bert_folder, tmp_path / "split")
+    with_settings(folder, split=1, passage_position=66)
+    for device in ("cpu", "cuda"):
+        given = (f"--output={tmp_path / device}", f"--device={device}", f"--model={folder}")
+        assert run("annotate", *SAMPLE, *given) == 0
+    near(read_parts(tmp_path / "cuda"), read_parts(tmp_path / "cpu"))
 
 
 def test_an_audit_on_cuda_says_what_one_on_the_cpu_says(tmp_path: Path) -> None:

@@ -110,6 +110,9 @@ def test_scripts_work_in_a_folder_with_packages_of_the_same_names(
     shown = shell(environment / "bin" / "spanmill-show", "out", "--id=row 1", cwd=project)
     assert shown.returncode == 0, shown.stderr
     assert "Who kept lamp 1?" in shown.stdout
+    sampled = shell(environment / "bin" / "spanmill-sample", "out", cwd=project)
+    assert sampled.returncode == 0, sampled.stderr
+    assert "3 of 3 answers" in sampled.stdout
 
 
 def test_a_stranger_that_stands_before_ours_is_named_and_not_run(environment: Path, project: Path):

@@ -27,14 +27,16 @@ ROWS = 240
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write an input in several row groups, with golds, some rows rejected."""
+    """Write an input in several row groups, with golds, some rows rejected; and a question list."""
     table = examples(ROWS).set_column(
         1, "question", pa.array(["Who?" if n % 7 else None for n in range(ROWS)])
     )
     table = table.append_column(
         "answers", pa.array([{"text": ["Ada"], "answer_start": [28]}] * ROWS)
     )
-    return write_input(tmp_path_factory.mktemp("kills") / "in.parquet", table, row_group_size=70)
+    folder = tmp_path_factory.mktemp("kills")
+    (folder / "questions.csv").write_text("question\nWho lit it?\nWhen?\n", "utf-8")
+    return write_input(folder / "in.parquet", table, row_group_size=70)
 
 
 def arguments_of(stage: str, source: Path, output: Path, model: Path) -> list[str]:
@@ -192,6 +194,7 @@ def torment(
     seed: int,
     processes: bool = False,
 ) -> dict[str, int]:
+    stage = stage.format(source.parent / "questions.csv")
     whole, seconds = undisturbed(stage, source, folder, model)
     output = folder / "out"
     arguments = arguments_of(stage, source, output, model)
@@ -209,7 +212,8 @@ def torment(
 
 
 @pytest.mark.parametrize(
-    ("stage", "kills"), [("annotate", 4), ("audit", 2), ("annotate --audit", 2)]
+    ("stage", "kills"),
+    [("annotate", 4), ("audit", 2), ("annotate --audit", 2), ("annotate --questions={}", 2)],
 )
 def test_a_few_kills(stage: str, kills: int, source: Path, tmp_path: Path, bert_folder: Path):
     torment(stage, kills, source, tmp_path, bert_folder, seed=5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from model.reading.columns import ANSWER_SCHEMA
+from model.reading.span_reader import SpanReader
+from tests.model.split import with_settings
 from tests.runs import (
     Annotate,
     examples,
@@ -529,3 +532,29 @@ def test_an_object_store_from_end_to_end(
     finally:
         store.store.clear()
         store.pseudo_dirs[:] = [""]
+
+
+class TestSplitReader:
+    def test_annotate_and_audit_read_with_one_as_the_library_does(
+        self, tmp_path: Path, bert_folder: Path, output: Path
+    ):
+        folder = shutil.copytree(bert_folder, tmp_path / "split")
+        with_settings(folder, split=1, passage_position=18)
+        table = examples(12)
+        golds = [
+            {"text": [context[:3]], "answer_start": [0]} for context in table["context"].to_pylist()
+        ]
+        source = write_input(
+            tmp_path / "a.parquet", table.append_column("answers", pa.array(golds))
+        )
+        given = (f"--input={source}", f"--output={output}", f"--model={folder}", *SMALL_WINDOWS)
+        assert run("annotate", "--audit", *given, "--chunk_rows=5", "--dtype=float32") == 0
+        rows = read_parts(output).to_pylist()
+        settings = {"max_length": 48, "max_question": 16, "max_answer_length": 8, "overlap": 10}
+        reader = SpanReader.load(str(folder), dtype="float32", **settings)
+        answers = reader.answer([row["question"] for row in rows], [row["context"] for row in rows])
+        for row, answer in zip(rows, answers, strict=True):
+            assert (row["status"], row["answer_text"]) == (answer.status, answer.answer_text)
+            assert row["probability"] == pytest.approx(answer.probability, rel=1e-4)
+        audited = read_parts(output / "audit").to_pylist()
+        assert {row["status"] for row in audited} == {"scored"}

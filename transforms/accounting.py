@@ -37,15 +37,20 @@ class StageOutput:
     corrections: tuple[str, ...] = ()
 
 
-def row_accounting(stage: str, totals: Totals) -> dict[str, int]:
+def row_accounting(stage: str, totals: Totals, questions: int = 1) -> dict[str, int]:
     """Return the number of planned rows, of rows by status, and of rows in failed chunks.
+
+    With a question list, asks are counted in place of rows.
+
+    questions  asked of every row
 
     `planned` is the sum of the others unless rows were lost or counted twice.
     """
     # Receipts of failed chunks have no counts, so these rows are counted apart.
-    planned = totals.counts["rows"] + totals.failed_rows
+    failed = totals.failed_rows * questions
+    planned = totals.counts["rows"] + failed
     by_status = {status: totals.counts[status] for status in STATUSES[stage]}
-    return {"planned": planned, **by_status, "in_failed_chunks": totals.failed_rows}
+    return {"planned": planned, **by_status, "in_failed_chunks": failed}
 
 
 def failures(totals: Totals) -> list[dict[str, Any]]:
@@ -92,11 +97,22 @@ def hints(totals: Totals, about: Mapping[str, Any]) -> list[str]:
             f"{reasons['gold_blank']} rows have a blank gold: unanswerable questions have empty "
             "lists (`python -m pipeline.convert import` writes them), and a loss with --null on"
         )
+    several, configuration = totals.counts["rows_with_several_places"], about["configuration"]
+    if several and not measures_spans(configuration):
+        advice.append(
+            f"{several} rows have golds at several places: --distinct or --all_answers X measures "
+            "how many of them are found"
+        )
     for name, count in nearly_aligned(totals).items():
         advice.append(
             f"{count} misaligned golds differ from the text at their start only in {name}"
         )
     return advice
+
+
+def measures_spans(configuration: Mapping[str, Any]) -> bool:
+    """Return whether an audit measures distinct spans."""
+    return bool(configuration.get("distinct") or configuration.get("all_answers"))
 
 
 def nearly_aligned(totals: Totals) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""DecodeAnswers: from decoded passages to one answer per row."""
+"""DecodeAnswers: from decoded passages to one answer per row or ask."""
 
 from __future__ import annotations
 
@@ -14,16 +14,29 @@ from transforms.chunk_step import ChunkStep
 from transforms.records import Answered, Chunk, Outcome, Predicted, Rejection, reasons_of
 
 
-def decode_answers(predicted: Predicted, decoding: Decoding, annotate: bool = True) -> Answered:
+def decode_answers(
+    predicted: Predicted,
+    decoding: Decoding,
+    annotate: bool = True,
+    options: frozenset[str] = frozenset(),
+) -> Answered:
     """Decide between the best span and no answer.
 
-    With `annotate`, annotate's outcome is made too. Rejections are those of earlier steps and those
+    With `annotate`, annotate's outcome is made too, with the columns that `options` ask for
+    (`model.reading.columns.answer_options`). Rejections are those of earlier steps and those
     of `model.reading.decoding.decide`.
     """
     windowed, prediction = predicted.windowed, predicted.prediction
     windows = windowed.windows
     pairs = len(windows.pair_passage)
-    decision = decide(predicted.spans, prediction.failures, windows, windowed.row_pair, decoding)
+    decision = decide(
+        predicted.spans,
+        prediction.failures,
+        windows,
+        windowed.row_pair,
+        decoding,
+        windowed.settings.thresholds if windowed.settings else decoding.thresholds,
+    )
     spans = predicted.spans
     rejected = {rejection.row: rejection for rejection in windowed.rejections}
     for row, (reason, message) in decision.problems.items():
@@ -32,7 +45,7 @@ def decode_answers(predicted: Predicted, decoding: Decoding, annotate: bool = Tr
     counts = {
         "rows": len(windowed.row_pair),
         "pairs": pairs,
-        "windows": len(windows),
+        "windows": int(windows.counts.sum()),
         "real_tokens": prediction.real_tokens,
         "padded_tokens": prediction.padded_tokens,
         "question_tokens_cut": int(windowed.questions_cut.sum()),
@@ -51,6 +64,8 @@ def decode_answers(predicted: Predicted, decoding: Decoding, annotate: bool = Tr
             below_threshold=decision.below_threshold,
             row_pair=windowed.row_pair,
             reasons=reasons_of(rejections, len(windowed.row_pair)),
+            least=decoding.all_answers,
+            options=options,
         )
         columns = answer_columns(answers)
         statuses = Counter(columns.column("status").to_pylist())
@@ -69,4 +84,6 @@ class DecodeAnswers(ChunkStep[Chunk[Predicted], Chunk[Answered]]):
 
     def apply(self, chunk: Chunk[Predicted]) -> Iterator[Chunk[Answered]]:
         annotate = self.annotate and chunk.wants("annotate")
-        yield chunk.carrying(decode_answers(chunk.payload, self.reader.decoding, annotate))
+        reader = self.reader
+        answered = decode_answers(chunk.payload, reader.decoding, annotate, reader.options)
+        yield chunk.carrying(answered)

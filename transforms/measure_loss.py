@@ -11,11 +11,13 @@ import pyarrow as pa
 
 from model.audit.losses import LikelyToken, likely_tokens, passage_losses
 from model.audit.rows import Examples, audit_columns
+from model.audit.several_answers import places_of, span_curve
 from model.audit.statistics import Lists, Statistics, measure, shortened
 from model.audit.window_losses import Measured
 from model.reading.decoding import Decoding
 from model.reading.span_reader import SpanReader
 from model.reading.texts import as_texts
+from model.reading.windows import Windows
 from transforms.chunk_step import ChunkStep
 from transforms.records import Answered, Chunk, Outcome, Rejection, reasons_of, row_ids
 
@@ -48,13 +50,14 @@ def measure_loss(chunk: Chunk[Answered], decoding: Decoding, options: AuditOptio
     answered = chunk.payload
     predicted = answered.predicted
     windowed, measured = predicted.windowed, predicted.measured
-    if measured is None:
+    windows = windowed.windows
+    if measured is None or not isinstance(windows, Windows):
         raise ValueError("the chunk was predicted without its golds")
     golds = measured.golds
 
     # Reject the rows that could not be measured, unless none could: then no row is at fault, and a
     # rerun tries again. A single pair whose values are the cause would fail for ever.
-    decoded = set(windowed.windows.pair.tolist()) - predicted.prediction.failures.keys()
+    decoded = set(windows.pair.tolist()) - predicted.prediction.failures.keys()
     alone = len(decoded) == 1 and decoded <= measured.for_good
     if decoded and decoded <= measured.unmeasured.keys() and not alone:
         message = measured.unmeasured[min(decoded)][1]
@@ -66,10 +69,10 @@ def measure_loss(chunk: Chunk[Answered], decoding: Decoding, options: AuditOptio
 
     # Make the columns. Rows whose golds are unusable are rejected in them.
     examples = Examples(
-        windows=windowed.windows,
+        windows=windows,
         spans=answered.spans,
         golds=golds,
-        losses=passage_losses(windowed.windows, measured),
+        losses=passage_losses(windows, measured),
         questions=windowed.questions,
         contexts=windowed.contexts,
         row_pair=windowed.row_pair,
@@ -89,6 +92,7 @@ def measure_loss(chunk: Chunk[Answered], decoding: Decoding, options: AuditOptio
             **answered.counts,
             **Counter(columns.column("status").to_pylist()),
             "golds_dropped": int(golds.dropped.sum()),
+            "rows_with_several_places": sum(len(places_of(row)) > 1 for row in golds.char_spans),
             **{f"{NEAR}{name}": count for name, count in golds.near.items()},
             "rows_corrected": len(chunk.corrected),
         },
@@ -127,7 +131,9 @@ def _statistics(
 
     given = {name: as_texts(chunk.table.column(name)) for name in options.slice_by}
     lists = Lists(example_of, tokens_of, options.worst, options.suspects)
-    return measure(columns, questions, given, lists)
+    statistics = measure(columns, questions, given, lists)
+    statistics.spans = span_curve(examples)
+    return statistics
 
 
 @dataclass

@@ -8,9 +8,11 @@ from typing import ClassVar
 
 from model.audit.window_losses import MeasureLosses
 from model.reading.decoding import Decoding
-from model.reading.read_pairs import read_windows
+from model.reading.progress import working_on
+from model.reading.read_pairs import read_pairs, read_windows
 from model.reading.reader import Reader, shared
 from model.reading.span_reader import SpanReader
+from model.reading.windows import Windows
 from transforms.chunk_step import ChunkStep
 from transforms.records import Chunk, Predicted, Windowed
 
@@ -22,9 +24,14 @@ def predict_spans(
 
     link  "softmax" or "sigmoid": what makes probabilities of logits in the tokenwise loss
 
-    Batches depend on the chunk alone. Raises what `predict` raises.
+    The windows of a question list are cut here, block by block. Batches depend on the chunk alone.
+    Raises what `predict` raises.
     """
     windows, golds = windowed.windows, windowed.golds
+    if not isinstance(windows, Windows):
+        return Predicted(
+            windowed, *read_pairs(reader, windows, decoding, batch_tokens, windowed.settings)
+        )
     if golds is None:
         return Predicted(windowed, *read_windows(reader, windows, decoding, batch_tokens))
     measure = MeasureLosses(windows, golds, link, decoding.null)
@@ -48,6 +55,8 @@ class PredictSpans(ChunkStep[Chunk[Windowed], Chunk[Predicted]]):
         reader, windowed = self.reader, chunk.payload
         if not chunk.wants("audit"):  # the golds stay unmeasured
             windowed = replace(windowed, golds=None)
-        yield chunk.carrying(
-            predict_spans(windowed, self.loaded, reader.decoding, reader.batch_tokens, reader.link)
-        )
+        with working_on(chunk.spec.part, int(windowed.windows.counts.sum())):
+            predicted = predict_spans(
+                windowed, self.loaded, reader.decoding, reader.batch_tokens, reader.link
+            )
+        yield chunk.carrying(predicted)

@@ -18,9 +18,10 @@ import pyarrow as pa
 from model.audit.golds import Golds
 from model.audit.statistics import Statistics
 from model.audit.window_losses import Measured
+from model.reading.decoding import PairSettings
 from model.reading.prediction import Prediction
 from model.reading.spans import PassageSpans
-from model.reading.windows import Windows
+from model.reading.windows import TokenizedPairs
 
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 """What Hive, Spark and pyarrow write into a path for a null."""
@@ -41,7 +42,10 @@ Correction = tuple[CorrectedGold, ...]
 
 @dataclass(frozen=True, slots=True)
 class InputColumns:
-    """Names of the columns to read; `answers` is "" if no golds are measured."""
+    """Names of the columns to read.
+
+    `question` is "" if a question list is asked, `answers` is "" if no golds are measured.
+    """
 
     question: str = "question"
     context: str = "context"
@@ -204,7 +208,7 @@ class Chunk(Generic[Payload]):
 class Rejection:
     """A row that could not be answered, and why.
 
-    row   index in the chunk
+    row   index in the chunk; of the ask, if a question list is asked
     step  the step at fault, not the one that found the fault: "MakeWindows" for the row's texts and
           golds, "PredictSpans" for its logits and losses; the column `stage` of files of rejections
     """
@@ -219,6 +223,9 @@ class Rejection:
 class Windowed:
     """The context windows of a chunk's distinct question/context pairs.
 
+    Where a question list is asked of every document, everything per row is per ask: asks are
+    numbered row by row, in the order of the list.
+
     row_pair            int64 [rows], the pair of each row; -1 for a row with an unusable text, and
                         for some with too many windows (`rejections` has all)
     questions           the distinct questions, in the order of those of `windows`
@@ -226,6 +233,8 @@ class Windowed:
     questions_cut       int64 [pairs], question tokens beyond `max_question`
     characters          code points of the contexts of all rows that have a pair
     unknown_characters  those of them in unknown tokens
+    windows             of all pairs; those of a question list are not cut yet, as they may be many
+    settings            of the pairs, if a question of the list has settings of its own
     golds               the rows' gold answers, None if they are not measured
     """
 
@@ -235,8 +244,9 @@ class Windowed:
     questions_cut: np.ndarray
     characters: int
     unknown_characters: int
-    windows: Windows
+    windows: TokenizedPairs
     rejections: tuple[Rejection, ...]
+    settings: PairSettings | None = None
     golds: Golds | None = None
 
 
@@ -261,7 +271,7 @@ class Outcome:
 
     stage       "annotate" or "audit"
     columns     output columns without prefix, including `status` and `reason`; one row per input
-                row
+                row, or per ask
     rejections  rows without a result
     counts      windows, tokens, rows by status
     statistics  mergeable statistics of the audit
@@ -303,8 +313,8 @@ class Receipt:
 
     stage        the stage that it reports on; "" for planning
     rows         rows of the chunk
-    counts       windows, tokens, rows by status
-    reasons      rows by the value of their column `reason`
+    counts       windows, tokens, rows (or asks) by status
+    reasons      rows (or asks) by the value of their column `reason`
     seconds      time by step (the part's copy lacks the time of the write)
     digest       SHA-256 (hex) of the exact columns of the part
     worker       the process that wrote the part, as host:process id

@@ -11,6 +11,7 @@ import apache_beam as beam
 from model.audit.distributions import FINE_BINS, MASS_BINS, RELATIVE_ACCURACY
 from model.audit.losses import LEAST_PROBABILITY
 from model.audit.metrics import UNSPACED
+from model.audit.several_answers import MATCH, RESOLUTION
 from model.audit.slices import MOST_SLICES
 from model.audit.statistics import WITH_TOKENS, Statistics
 from model.audit.window_losses import TOPS
@@ -20,6 +21,7 @@ from transforms.accounting import (
     corrections_report,
     failures,
     hints,
+    measures_spans,
     nearly_aligned,
     row_accounting,
     unknown_text,
@@ -40,7 +42,11 @@ def audit_report(
 
     corrections  ids of the rows to correct
     """
-    configuration = about["configuration"]
+    configuration, statistics = about["configuration"], totals.statistics or Statistics()
+    several = {}
+    if measures_spans(configuration):
+        least = configuration.get("all_answers")
+        several["several_answers"] = statistics.spans.summary(least)
     return {
         "rows": row_accounting("audit", totals),
         "reasons": dict(sorted(totals.reasons.items())),
@@ -50,7 +56,8 @@ def audit_report(
         "unknown_text": unknown_text(totals),
         "hints": hints(totals, about),
         "corrections": corrections_report(totals, configuration["corrections"], corrections),
-        **(totals.statistics or Statistics()).summary(),
+        **statistics.summary(),
+        **several,
         "fine_print": fine_print(configuration),
     }
 
@@ -83,11 +90,21 @@ def fine_print(configuration: Mapping[str, Any]) -> dict[str, str]:
         "form",
         "several_golds": "nll: the first; min_nll: the gold of least loss; marginals: over the "
         "distinct golds",
+        "several_answers": f"over the distinct spans of all rows, ranked by probability in bins of "
+        f"{RESOLUTION} in log-odds; a span matches a gold if the Jaccard index of their words is "
+        f"at least {MATCH}; overlapping golds are one place; precision = places found / (places "
+        "found + spans without a match), as CUAD has it (arXiv:2103.06268)",
         "means": "over examples, never windows, each with its own count; rejected rows are in none",
         "quantiles": f"DDSketch, off by at most {100 * RELATIVE_ACCURACY:g} % of the value; min "
         "and max are exact",
         "calibration": "event: exact match with a gold, of the answers given; "
         f"{MASS_BINS} bins of equal mass, made of {FINE_BINS} bins of equal width",
+        "risk_coverage": "answers given to the rows with an exact match, the most probable first; "
+        f"answers whose probabilities are in one of {FINE_BINS} bins count as equally probable; "
+        "aurc: mean selective risk over the numbers of answers (Geifman & El-Yaniv 2017, "
+        "arXiv:1705.08500); coverage_at_precision: the largest coverage whose precision on these "
+        "rows is at least that, which owes a part of it to chance: model.calibrate --precision "
+        "fits a threshold that keeps it",
         "slices": f"the first {MOST_SLICES} values in order of their text, the rest as (other)",
         "model_digest": configuration["model_digest"],
     }

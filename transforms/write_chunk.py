@@ -21,6 +21,8 @@ from apache_beam.metrics import Metrics
 from model.audit.rows import AUDIT_COLUMNS
 from model.columns import exact_names
 from model.reading.columns import ANSWER_COLUMNS
+from model.reading.question_answers import QUESTION_ANSWERS, question_answers
+from model.reading.question_list import QuestionList
 from model.reading.texts import as_texts
 from transforms.chunk_step import NAMESPACE, ChunkStep, report_failure
 from transforms.claim import Output
@@ -39,7 +41,7 @@ from transforms.run_files import RunFiles
 EXACT_COLUMNS = {"annotate": exact_names(ANSWER_COLUMNS), "audit": exact_names(AUDIT_COLUMNS)}
 """Columns that are equal to the bit if the logits are equal up to rounding.
 
-The digest of a part covers them.
+The digest of a part covers those that it has.
 """
 
 COUNTED = (
@@ -59,15 +61,29 @@ REJECTION_SCHEMA = pa.schema(
         pa.field("message", pa.string()),
     ]
 )
-"""`row` is counted within the file. `stage` holds `Rejection.step`."""
+"""`row` is counted within the file. `stage` holds `Rejection.step`.
+
+Rejections of a question list have a column `question_id` after these.
+"""
 
 
-def output_table(chunk: Chunk[Any], outcome: Outcome, columns: OutputColumns) -> pa.Table:
-    """Return the table of a part: the kept input columns, then the output columns of the stage."""
+def output_table(
+    chunk: Chunk[Any],
+    outcome: Outcome,
+    columns: OutputColumns,
+    questions: QuestionList | None = None,
+) -> pa.Table:
+    """Return the table of a part: the kept input columns, then the output columns of the stage.
+
+    questions  were asked of every row: their answers become one column of lists
+    """
     table = chunk.table.select(list(columns.keep))
     if columns.id not in chunk.table.column_names:
         # Made-up ids go first, where input files usually have them.
         table = table.add_column(0, columns.id, row_ids(chunk, columns.id))
+    if questions:
+        answers = question_answers(outcome.columns, questions)
+        return table.append_column(columns.prefix + QUESTION_ANSWERS, answers)
     for name in outcome.columns.column_names:
         table = table.append_column(columns.prefix + name, outcome.columns.column(name))
     return table
@@ -83,13 +99,19 @@ def content_digest(table: pa.Table) -> str:
 
 
 def write_outcome(
-    chunk: Chunk[Any], outcome: Outcome, output: Output, columns: OutputColumns
+    chunk: Chunk[Any],
+    outcome: Outcome,
+    output: Output,
+    columns: OutputColumns,
+    questions: QuestionList | None = None,
 ) -> Receipt:
     """Write the rejections of one stage, if there are any, then its part.
 
     Returns the receipt that the part contains. Raises ClaimLost, OSError.
     """
     spec = chunk.spec
+    made = outcome.columns.column_names
+    exact = [name for name in EXACT_COLUMNS[outcome.stage] if name in made]
     receipt = Receipt(
         stage=outcome.stage,
         path=spec.path,
@@ -101,18 +123,18 @@ def write_outcome(
         reasons=dict(Counter(filter(None, outcome.columns.column("reason").to_pylist()))),
         seconds=dict(chunk.seconds),
         worker=f"{socket.gethostname()}:{os.getpid()}",
-        digest=content_digest(outcome.columns.select(list(EXACT_COLUMNS[outcome.stage]))),
+        digest=content_digest(outcome.columns.select(exact)),
         statistics=outcome.statistics,
         corrected=outcome.corrected,
         run=output.run,
     )
     # The part is committed last: it marks the chunk as done.
     if outcome.rejections:
-        table = _rejection_table(chunk, outcome.rejections, columns.id)
+        table = _rejection_table(chunk, outcome.rejections, columns.id, questions)
         output.commit(to_parquet(table), RunFiles.REJECTIONS, spec.part)
     else:
         output.remove(RunFiles.REJECTIONS, spec.part)  # of an earlier try
-    table = output_table(chunk, outcome, columns)
+    table = output_table(chunk, outcome, columns, questions)
     output.commit(
         to_parquet(table, {RECEIPT_KEY: json.dumps(receipt.to_json()).encode()}),
         RunFiles.PARTS,
@@ -134,17 +156,20 @@ def to_parquet(table: pa.Table, metadata: Mapping[bytes, bytes] | None = None) -
 
 
 def _rejection_table(
-    chunk: Chunk[Any], rejections: tuple[Rejection, ...], id_column: str
+    chunk: Chunk[Any],
+    rejections: tuple[Rejection, ...],
+    id_column: str,
+    questions: QuestionList | None,
 ) -> pa.Table:
-    """Return the rejections of a chunk in REJECTION_SCHEMA."""
-    spec = chunk.spec
+    """Return the rejections of a chunk in REJECTION_SCHEMA, with `question_id` for asks."""
+    spec, per_row = chunk.spec, len(questions) if questions else 1
     ids = as_texts(row_ids(chunk, id_column))
     values = [
         (
-            ids[each.row],
+            ids[each.row // per_row],
             spec.path,
             spec.row_group,
-            spec.first_row + each.row,
+            spec.first_row + each.row // per_row,
             each.step,
             each.reason,
             each.message,
@@ -156,7 +181,12 @@ def _rejection_table(
         pa.array(column, field.type)
         for column, field in zip(columns, REJECTION_SCHEMA, strict=True)
     ]
-    return pa.Table.from_arrays(arrays, schema=REJECTION_SCHEMA)
+    table = pa.Table.from_arrays(arrays, schema=REJECTION_SCHEMA)
+    if questions:
+        question_ids = questions.ids
+        asked = [question_ids[each.row % per_row] for each in rejections]
+        table = table.append_column("question_id", pa.array(asked, pa.string()))
+    return table
 
 
 @dataclass
@@ -166,11 +196,13 @@ class WriteChunk(ChunkStep[Chunk[Answered], Receipt]):
     A part that can't be written becomes a failed receipt of its stage, unless the error is systemic
     (`is_systemic`): that is raised.
 
-    outputs  in the order of writing
+    outputs    in the order of writing
+    questions  were asked of every row
     """
 
     outputs: tuple[Output, ...]
     columns: OutputColumns
+    questions: QuestionList | None = None
 
     def apply(self, chunk: Chunk[Answered]) -> Iterator[Receipt]:
         outcomes = {outcome.stage: outcome for outcome in chunk.payload.outcomes}
@@ -179,7 +211,9 @@ class WriteChunk(ChunkStep[Chunk[Answered], Receipt]):
             if not chunk.wants(output.stage):
                 continue
             try:
-                receipt = write_outcome(chunk, outcomes[output.stage], output, self.columns)
+                receipt = write_outcome(
+                    chunk, outcomes[output.stage], output, self.columns, self.questions
+                )
             except Exception as error:  # the part of the other stage is not affected
                 yield from report_failure(chunk, (output.stage,), type(self).__name__, error)
             else:

@@ -38,7 +38,8 @@ def manifest(
 ) -> dict[str, Any]:
     """Return the content of a manifest.
 
-    about                description of the job, which goes after the state
+    about                description of the job, which goes after the state; with a question list
+                         it has the number of `questions`, and asks are counted in place of rows
     max_failed_fraction  largest share of rows that may be rejected or in failed chunks
     parts, rejections    number of these files in the output, None if they were not counted
 
@@ -48,8 +49,10 @@ def manifest(
     "incomplete", and `why` gives the reasons.
     """
     # The verdict comes from totals and from what the output holds.
-    rows = row_accounting(stage, totals)
-    why = _why_incomplete(totals, rows, max_failed_fraction, parts, rejections)
+    rows = row_accounting(stage, totals, about.get("questions", 1))
+    why = _why_incomplete(
+        totals, rows, max_failed_fraction, parts, rejections, "questions" in about
+    )
     counts = totals.counts
     # The totals, sorted by name: their own order depends on which receipt came first. The padding
     # is relative to the tokens of texts.
@@ -96,9 +99,14 @@ def _why_incomplete(
     max_failed_fraction: float,
     parts: int | None,
     rejections: int | None,
+    listed: bool,
 ) -> list[str]:
-    """Return the reasons why a run is not complete; none if it is. See `manifest`."""
+    """Return the reasons why a run is not complete; none if it is. See `manifest`.
+
+    listed  whether asks are counted in place of rows
+    """
     why = []
+    unit = "questions" if listed else "rows"
     if totals.refused_files:
         why.append(f"{totals.refused_files} files were refused")
     if totals.failed_chunks:
@@ -107,7 +115,7 @@ def _why_incomplete(
     # planned = sum of the others, so that the sum of all is twice the planned rows.
     unaccounted = 2 * rows["planned"] - sum(rows.values())
     if unaccounted:
-        why.append(f"{unaccounted} rows are not accounted for")
+        why.append(f"{unaccounted} {unit} are not accounted for")
     # A chunk that failed for one stage may have a part of the other.
     finished = totals.chunks - totals.failed_chunks
     if parts is not None and not finished <= parts <= totals.chunks:
@@ -123,7 +131,7 @@ def _why_incomplete(
     lost = rows["rejected"] + rows["in_failed_chunks"]
     if lost > max_failed_fraction * rows["planned"]:
         why.append(
-            f"{lost} of {rows['planned']} rows were rejected or failed, more than "
+            f"{lost} of {rows['planned']} {unit} were rejected or failed, more than "
             f"--max_failed_fraction={max_failed_fraction}"
         )
     return why

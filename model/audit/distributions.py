@@ -43,6 +43,23 @@ _MAPPING = LogarithmicMapping(RELATIVE_ACCURACY)
 """Maps positive values to the bins of the DDSketch, and bins to values."""
 
 
+def wilson(share: float, count: float) -> tuple[float, float]:
+    """Return the 95 % interval of a share of `count` independent events (Wilson 1927).
+
+    Its coverage is closer to 95 % than that of the exact interval, which is too wide (Brown, Cai &
+    DasGupta 2001).
+    """
+    z = Z_95
+    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = (
+        z
+        / (1 + z * z / count)
+        * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    )
+    # Rounding leaves -3e-17 for a share of 0.
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
 @dataclass(slots=True)
 class Distribution:
     """The distribution of one loss.

@@ -14,13 +14,15 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 UNSPACED = "Chinese, Japanese, Thai, Lao, Khmer, Burmese, Tibetan"
 """Languages that are written without blanks between words, for messages."""
 
-_UNSPACED = re.compile(
+UNSPACED_CHARACTER = re.compile(
     "[\u0e00-\u0eff"  # Thai, Lao
     "\u0f00-\u109f\uaa60-\uaa7f"  # Tibetan, Burmese
     "\u1780-\u17ff"  # Khmer
     "\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\uff66-\uff9f"  # kana
     "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"  # Han
 )
+"""A character of one of these languages."""
+
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -52,9 +54,9 @@ def grades(prediction: str, golds: Sequence[str]) -> tuple[float, float, float]:
     if answer in normal:
         return 1.0, 1.0, 1.0
     f1 = _best_f1(answer, normal)
-    if not any(map(_UNSPACED.search, (answer, *normal))):
+    if not any(map(UNSPACED_CHARACTER.search, (answer, *normal))):
         return 0.0, f1, f1
-    apart = partial(_UNSPACED.sub, r" \g<0> ")
+    apart = partial(UNSPACED_CHARACTER.sub, r" \g<0> ")
     return 0.0, f1, _best_f1(apart(answer), map(apart, normal))
 
 

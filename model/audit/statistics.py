@@ -16,8 +16,10 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 
-from model.audit.distributions import Z_95, Calibration, Distribution, loss_bin
+from model.audit.distributions import Z_95, Calibration, Distribution, loss_bin, wilson
 from model.audit.losses import LikelyToken
+from model.audit.risk_coverage import risk_coverage, risk_coverage_curve
+from model.audit.several_answers import SpanCurve
 from model.audit.slices import MOST_SLICES, OTHER, given_labels, slice_labels
 
 LOSSES = (
@@ -124,14 +126,16 @@ class Slice:
             spread = math.sqrt(max(0.0, self.f1_squares / self.graded - mean * mean) / self.graded)
             result["exact_match"] = {
                 "percent": 100 * self.right / self.graded,
-                "interval": _wilson(self.right, self.graded),
+                "interval": _percent(wilson(self.right / self.graded, self.graded)),
             }
             interval = [100 * max(0.0, mean - Z_95 * spread), 100 * min(1.0, mean + Z_95 * spread)]
             result["f1"] = {"percent": 100 * mean, "interval": interval}
             result["character_f1"] = {"percent": 100 * self.character_f1 / self.graded}
             result["answerability_accuracy"] = 100 * self.answerability / self.graded
-            result["answerability_interval"] = _wilson(self.answerability, self.graded)
+            right = wilson(self.answerability / self.graded, self.graded)
+            result["answerability_interval"] = _percent(right)
         result["calibration"] = self.calibration.summary()
+        result["risk_coverage"] = risk_coverage(self.calibration.bins, self.graded)
         return result
 
     def to_json(self) -> dict[str, Any]:
@@ -177,17 +181,9 @@ def _exp(mean: float) -> float | None:
     return math.exp(mean) if mean < _LARGEST_EXPONENT else None
 
 
-def _wilson(right: int, count: int) -> list[float]:
-    """Return the 95 % interval of a share, in per cent (Wilson 1927)."""
-    z, share = Z_95, right / count
-    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = (
-        z
-        / (1 + z * z / count)
-        * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    )
-    # Rounding leaves -3e-17 for a share of 0.
-    return [100 * max(0.0, middle - half), 100 * min(1.0, middle + half)]
+def _percent(interval: tuple[float, float]) -> list[float]:
+    """Return an interval of a share in per cent."""
+    return [100 * end for end in interval]
 
 
 @dataclass(slots=True)
@@ -252,6 +248,7 @@ class Statistics:
     grid        (bin of nll_start, bin of nll_end) -> rows: at most LOSS_BINS^2 entries
     worst       the examples with the highest nll
     suspects    the examples with the highest label_error, where it is above 0
+    spans       precision and recall over spans; empty if no setting asks for distinct spans
     """
 
     everything: Slice = field(default_factory=Slice)
@@ -259,6 +256,7 @@ class Statistics:
     grid: Counter[tuple[int, int]] = field(default_factory=Counter)
     worst: Ranking = field(default_factory=Ranking)
     suspects: Ranking = field(default_factory=Ranking)
+    spans: SpanCurve = field(default_factory=SpanCurve)
 
     def merge(self, other: Self) -> None:
         """Add the examples of other statistics."""
@@ -271,6 +269,7 @@ class Statistics:
         self.grid.update(other.grid)
         self.worst.merge(other.worst)
         self.suspects.merge(other.suspects)
+        self.spans.merge(other.spans)
 
     def summary(self) -> dict[str, Any]:
         """Return all figures as audit.json has them."""
@@ -280,6 +279,9 @@ class Statistics:
                 name: {value: values[value].summary() for value in sorted(values)}
                 for name, values in sorted(self.slices.items())
             },
+            "risk_coverage_curve": risk_coverage_curve(
+                self.everything.calibration.bins, self.everything.graded
+            ),
             "nll_histogram": self.everything.losses["nll"].histogram(),
             "start_against_end": sorted([*place, rows] for place, rows in self.grid.items()),
             "highest_loss": [
@@ -299,6 +301,7 @@ class Statistics:
             "grid": sorted([*place, rows] for place, rows in self.grid.items()),
             "worst": self.worst.to_json(),
             "suspects": self.suspects.to_json(),
+            "spans": self.spans.to_json(),
         }
 
     @classmethod
@@ -309,8 +312,10 @@ class Statistics:
             for name, each in values["slices"].items()
         }
         grid = Counter({(start, end): rows for start, end, rows in values["grid"]})
-        rankings = [Ranking.from_json(values[name]) for name in ("worst", "suspects")]
-        return cls(Slice.from_json(values["all"]), slices, grid, *rankings)
+        worst, suspects = (Ranking.from_json(values[name]) for name in ("worst", "suspects"))
+        # Receipts of earlier versions lack the spans.
+        spans = SpanCurve.from_json(values["spans"]) if "spans" in values else SpanCurve()
+        return cls(Slice.from_json(values["all"]), slices, grid, worst, suspects, spans)
 
 
 def fold_rare(values: dict[str, Slice]) -> None:

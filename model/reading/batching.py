@@ -12,6 +12,10 @@ import torch
 from model.reading.tokenizer import PairFormat, consecutive
 from model.reading.windows import Windows
 
+GROUP_TOKENS = 32768
+"""Tokens of passages that a split reader reads together: half of what it keeps at 1,024 dimensions.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -118,6 +122,37 @@ def plan_batches(lengths: np.ndarray, batch_tokens: int) -> list[np.ndarray]:
         batches.append(order[begin : begin + size])
         begin += size
     return batches
+
+
+def plan_windows(windows: Windows, batch_tokens: int) -> list[np.ndarray]:
+    """Group all windows into batches as `plan_batches` does.
+
+    For a split reader, batches are planned for one group of passages after the other, so that it
+    can keep what it makes of a group until its last batch.
+    """
+    if windows.format.passage_position is None:
+        return plan_batches(windows.lengths, batch_tokens)
+    return [
+        group[chosen]
+        for group in _passage_groups(windows)
+        for chosen in plan_batches(windows.lengths[group], batch_tokens)
+    ]
+
+
+def _passage_groups(windows: Windows) -> list[np.ndarray]:
+    """Group windows by the slice of a passage that they hold, slices of one passage in a row.
+
+    Returns int64 index arrays that partition the windows. The distinct slices of a group have
+    about GROUP_TOKENS tokens.
+    """
+    # A passage has the same slices for all its questions: `index` tells them apart.
+    passage = windows.pair_passage[windows.pair].astype(np.int64)
+    key = passage * (int(windows.index.max(initial=0)) + 1) + windows.index
+    _, first, of_window = np.unique(key, return_index=True, return_inverse=True)
+    tokens = (windows.stop - windows.start)[first].astype(np.int64)
+    group = ((np.cumsum(tokens) - tokens) // GROUP_TOKENS)[of_window]
+    order = np.argsort(group, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(group[order])) + 1)
 
 
 def _special_tokens(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from operator import attrgetter
@@ -11,7 +11,9 @@ import numpy as np
 import pyarrow as pa
 
 from model.columns import Column, schema_of, table_of
-from model.reading.spans import PassageSpans
+from model.reading.decoding import Decoding
+from model.reading.places import Places, page_of
+from model.reading.spans import PassageSpans, by_place
 from model.reading.tokenizer import consecutive
 from model.reading.windows import TokenizedPairs
 
@@ -41,6 +43,8 @@ class Answers:
     row_pair       int64 [rows], the pair that each row asks; -1 for a row with an unusable text,
                    and for some with too many windows (`reasons` has all)
     reasons        [rows], None unless the row is rejected
+    least          the probability of --all_answers, if it is given
+    options        the options that ask for more columns (`answer_options`)
     """
 
     spans: PassageSpans
@@ -51,6 +55,8 @@ class Answers:
     below_threshold: np.ndarray
     row_pair: np.ndarray
     reasons: Sequence[str | None]
+    least: float | None = None
+    options: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -94,10 +100,42 @@ class Answers:
         }
         return np.select(list(cases.values()), list(cases), default="answered").tolist()
 
+    @cached_property
+    def located(self) -> list[tuple[str, int, int] | None]:
+        """Return the context, start and end of each row's answer; None for a row without one."""
+        start, end, _ = self.candidates
+        found: list[tuple[str, int, int] | None] = []
+        for pair, hidden in zip(self.pair.tolist(), self.hidden.tolist(), strict=True):
+            context = "" if hidden else self.contexts[self.windows.pair_passage[pair]]
+            found.append(None if hidden else (context, int(start[pair, 0]), int(end[pair, 0])))
+        return found
+
+    @property
+    def pages(self) -> list[int | None]:
+        """Return the page of each row's answer."""
+        return [at and page_of(at[0], at[1]) for at in self.located]
+
     @property
     def n_best(self) -> pa.Array:
         """Return the candidates of each row; null for a rejected row."""
-        spans, (char_start, char_end, texts) = self.spans, self.candidates
+        return self._lists(self.spans, self.candidates)
+
+    @property
+    def all_answers(self) -> pa.Array:
+        """Return the distinct spans of at least the probability `least` of each row, by place."""
+        if self.spans.distinct is None or self.least is None:
+            raise ValueError("the spans were decoded without all_answers")
+        spans = by_place(self.spans.distinct, self.least)
+        return self._lists(spans, candidate_columns(spans, self.windows, self.contexts))
+
+    def _lists(
+        self, spans: PassageSpans, columns: tuple[np.ndarray, np.ndarray, list[list[str]]]
+    ) -> pa.Array:
+        """Return the spans of each row; null for a rejected row.
+
+        columns  `candidate_columns` of the spans
+        """
+        char_start, char_end, texts = columns
         counts = np.where(self.rejected, 0, spans.found[self.pair])
         row = np.repeat(np.arange(len(self)), counts)
         at = self.pair[row], consecutive(0, counts)
@@ -218,15 +256,48 @@ ANSWER_COLUMNS: tuple[Column[Answers], ...] = (
         lambda answers: answers.questions_cut[answers.pair],
         exact=True,
     ),
+    Column(
+        "all_answers",
+        N_BEST_TYPE,
+        "the distinct spans of at least this probability, in the order of their starts, as `n_best`"
+        " has them, whatever the status",
+        lambda answers: answers.all_answers,
+        option="--all_answers",
+    ),
+    Column(
+        "page",
+        pa.int32(),
+        "the page on which the answer begins, from 1; pages end with a form feed",
+        lambda answers: answers.pages,
+        null=HIDDEN,
+        exact=True,
+        option="--locate page",
+    ),
 )
-"""The output columns of annotate, in order."""
+"""The output columns of annotate, in order; those with an `option` come last."""
 
-ANSWER_SCHEMA = schema_of(ANSWER_COLUMNS)
+
+def answer_options(places: Places, decoding: Decoding) -> frozenset[str]:
+    """Return which of the options that columns need are given (`Column.option`)."""
+    given = {f"--locate {name}" for name in places.locate}
+    if decoding.all_answers is not None:
+        given.add("--all_answers")
+    return frozenset(given)
+
+
+def columns_for(options: Collection[str]) -> tuple[Column[Answers], ...]:
+    """Return the output columns of a run, given the `answer_options` of its settings."""
+    return tuple(each for each in ANSWER_COLUMNS if not each.option or each.option in options)
+
+
+ANSWER_SCHEMA = schema_of(columns_for(()))
+"""The columns that every run has."""
 
 
 def answer_columns(answers: Answers) -> pa.Table:
     """Return the output columns of annotate, one row per input row."""
-    return table_of(ANSWER_COLUMNS, answers, asked=len(answers.windows.pair_passage) > 0)
+    columns = columns_for(answers.options)
+    return table_of(columns, answers, asked=len(answers.windows.pair_passage) > 0)
 
 
 def candidate_columns(

@@ -21,7 +21,7 @@ from model.reading.spans import (
     with_candidates,
 )
 from model.reading.windows import TokenizedPairs, Windows
-from model.settings import ANNOTATE, BOTH, flag, number, one_of, setting, whole
+from model.settings import ANNOTATE, BOTH, flag, number, one_of, probability, setting, whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +56,9 @@ class Decoding:
     )
     min_probability: float = setting(
         0.0,
-        number(0, 1),
-        "show no answer whose probability is below X: the status is below_threshold",
+        probability(),
+        "show no answer whose probability is below X: the status is below_threshold; precision:0.9 "
+        "means the threshold that the checkpoint stores for that precision",
         stages=(ANNOTATE,),
         identity=(ANNOTATE,),
         optional=True,
@@ -75,7 +76,6 @@ class Decoding:
         "write every distinct span of at least this probability, in the column all_answers",
         unset="no such column",
         identity=BOTH,
-        option=False,
         optional=True,
     )
 

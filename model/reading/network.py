@@ -12,8 +12,10 @@ import torch
 
 from model.backends import cuda_network
 from model.backends.cpu_network import quicken
-from model.checkpoint import CheckpointError
+from model.backends.layers import LayeredNetwork
+from model.checkpoint import CheckpointError, read_settings
 from model.reading.batching import Batch, assemble, to_device
+from model.reading.split import SplitNetwork
 from model.reading.tokenizer import Tokenizer
 from model.reading.windows import WindowLimits, cut_windows
 
@@ -52,6 +54,7 @@ class Network:
     stateless    whether several threads may call it at once
     one_length   whether padding changes its results, so that it gets windows of one length at a
                  time; False until `try_on`
+    split        of a split reader: what reads question and passage apart; else None
 
     Raises CheckpointError for a checkpoint without such a network.
     """
@@ -69,13 +72,23 @@ class Network:
             if isinstance(module, torch.nn.Linear) and module.out_features == 2:
                 module.float().register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
         network = network.to(device).eval()
-        compiled = _compiled(network) if compile else None
+        settings = read_settings(folder)
+        if compile and settings.split:
+            _log.warning("--compile: a split reader runs without torch.compile")
+        compiled = _compiled(network) if compile and not settings.split else None
         if device.type == "cpu" and compiled is None:  # a compiler packs and fuses by itself
             quicken(network)
         if device.type == "cuda":
             cuda_network.run_ahead(network)
         self.maskless = network.config._attn_implementation == cuda_network.ATTENTION
         self.folder, self.dtype = folder, dtype
+        self.split = None
+        if settings.split and settings.passage_position:
+            try:
+                layered = LayeredNetwork(network, settings.split, self.takes_types)
+            except ValueError as error:
+                raise CheckpointError(f"{folder}: {error}") from error
+            self.split = SplitNetwork(layered, settings.passage_position, self.maskless)
         self.one_length = False
         self.forward: Any = network if compiled is None else compiled
         self.stateless = network.config.model_type in _STATELESS and compiled is None
@@ -87,19 +100,27 @@ class Network:
 
         Raises CheckpointError for a network that fails (because it needs a fixed number of
         separators, can't compute in the dtype or wants images, for example), that has fewer
-        embeddings than the tokenizer has tokens, or that draws random numbers.
+        embeddings than the tokenizer has tokens, that draws random numbers, or whose layers give
+        other results apart.
         """
         if tokenizer.vocabulary_size > self.vocabulary:
             raise CheckpointError(
                 f"{self.folder}: its tokenizer has {tokenizer.vocabulary_size} tokens, but the "
                 f"network embeds {self.vocabulary}: they do not match"
             )
-        longest = min(self.positions or _PROBE_TOKENS, tokenizer.max_length, _PROBE_TOKENS)
+        capacity = min(self.positions or tokenizer.max_length, tokenizer.max_length)
+        whole = self if self.split is None else self.split.read_whole
         try:
-            short, padded = _probes(tokenizer, longest)
+            short, padded = _probes(tokenizer, capacity)
             with torch.inference_mode():
-                alone, first, second = (
-                    torch.stack(self(batch)) for batch in (short, padded, padded)
+                alone, first, second, reference = (
+                    torch.stack(read(batch))
+                    for read, batch in (
+                        (self, short),
+                        (self, padded),
+                        (self, padded),
+                        (whole, padded),
+                    )
                 )
         except Exception as error:
             raise CheckpointError(
@@ -113,8 +134,18 @@ class Network:
                 f"the network in {self.folder} draws random numbers: it answers the same question "
                 "differently every time"
             )
+        if _differ(reference[:, real], first[:, real], tolerance):
+            raise CheckpointError(
+                f"the network in {self.folder} reads question and passage apart with other results "
+                "than together under a mask"
+            )
         # So must a window with and without padding after it.
         if _differ(alone[:, 0], first[:, 0, : alone.shape[2]], tolerance):
+            if self.split is not None:
+                raise CheckpointError(
+                    f"the network in {self.folder} can't be a split reader: padding changes its "
+                    "results"
+                )
             _log.info(
                 "%s: padding changes the network's results, so it gets windows of one length at a "
                 "time",
@@ -124,6 +155,8 @@ class Network:
 
     def __call__(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Return start and end logits of a batch, float32 [B, L] each, on the network's device."""
+        if self.split is not None:
+            return self.split(batch)
         if not self.one_length or batch.attention.all():
             return self._read(batch.input_ids, batch.token_types, batch.attention)
         # Run each length by itself; padding gets logits of 0, which nothing uses.
@@ -219,8 +252,17 @@ def _vocabulary(network: PreTrainedModel, folder: Path) -> int:
         ) from error
 
 
-def _probes(tokenizer: Tokenizer, max_length: int) -> tuple[Batch, Batch]:
-    """Return a batch of one short window, and one of the same window with one of `max_length`."""
+def _probes(tokenizer: Tokenizer, capacity: int) -> tuple[Batch, Batch]:
+    """Return a batch of one short window, and one of the same window with a long one.
+
+    capacity  most tokens of a window
+    """
+    max_length = min(capacity, _PROBE_TOKENS)
+    max_question = max(1, max_length // 8)
+    # A split reader has no positions to spare for the question tokens that it does not get.
+    if (most := tokenizer.format.most_question) is not None:
+        max_question = min(max_question, most)
+        max_length = min(max_length, capacity - (most - max_question))
     sentence = "Ada Kern lit the lamp of the north pier at dusk. "
     windows = cut_windows(
         tokenizer.format,
@@ -228,7 +270,7 @@ def _probes(tokenizer: Tokenizer, max_length: int) -> tuple[Batch, Batch]:
         tokenizer.questions(["Who lit it?"]),
         np.array([0, 1]),
         np.array([0, 0]),
-        WindowLimits(max_length, 0, max(1, max_length // 8), 2**31 - 1),
+        WindowLimits(max_length, 0, max_question, 2**31 - 1),
     )
     return assemble(windows, np.array([0])), assemble(windows, np.array([0, windows.counts[0]]))
 

@@ -17,7 +17,8 @@ import torch
 
 from model.backends.errors import error_of, free_memory, out_of_memory, reason_of
 from model.backends.lanes import in_lanes
-from model.reading.batching import Batch, Pending, assemble, plan_batches
+from model.reading.batching import Batch, Pending, assemble, plan_windows
+from model.reading.progress import current
 from model.reading.reader import Reader
 from model.reading.windows import Windows
 
@@ -98,7 +99,8 @@ def try_predict(
     errors: list[BaseException] = []
     computed: list[int] = []
     again: list[np.ndarray] = []
-    waiting = plan_batches(windows.lengths, batch_tokens)[::-1]
+    lengths, work_done = windows.lengths, current()
+    waiting = plan_windows(windows, batch_tokens)[::-1]
 
     @torch.inference_mode()
     def compute(chosen: np.ndarray) -> None:
@@ -110,6 +112,8 @@ def try_predict(
         for each in found:
             pending.add(each)
         computed.append(batch.input_ids.numel())
+        if work_done is not None:
+            work_done.add(len(windows) * float(lengths[chosen].sum() / lengths.sum()))
 
     def work(chosen: np.ndarray, together: bool) -> None:
         error = error_of(partial(compute, chosen))

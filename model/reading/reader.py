@@ -14,7 +14,7 @@ import torch
 
 from model.backends.cpu_network import multiplies_bfloat16
 from model.backends.lanes import lanes_of
-from model.checkpoint import CheckpointError, Location, digest, refuse_unsafe
+from model.checkpoint import CheckpointError, Location, digest, read_settings, refuse_unsafe
 from model.reading.batching import Batch
 from model.reading.network import Network
 from model.reading.tokenizer import Tokenizer
@@ -137,7 +137,7 @@ class CheckpointReader:
 
     @cached_property
     def _tokenizer(self) -> Tokenizer:
-        return Tokenizer(self.folder)
+        return Tokenizer(self.folder, read_settings(self.folder).passage_position)
 
     @cached_property
     def _network(self) -> Network:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Self, overload
 
-from model.checkpoint import CheckpointError, Location, digest, locate, read_settings
-from model.reading.columns import Answers, answer_columns
+from model.checkpoint import CheckpointError, Location, Settings, digest, locate, read_settings
+from model.reading.columns import Answers, answer_columns, answer_options
 from model.reading.decoding import Decoding, PairSettings, decide
 from model.reading.pairs import Pairs, cross_pairs, cut_pairs, tokenize_questions
+from model.reading.places import Places
 from model.reading.prediction import Prediction
 from model.reading.question_list import Question, QuestionList, QuestionListError
 from model.reading.read_pairs import read_pairs, read_windows
@@ -25,7 +26,7 @@ from model.reading.spans import PassageSpans
 from model.reading.texts import NotUTF8, is_utf8
 from model.reading.tokenizer import Ragged
 from model.reading.windows import WindowLimits
-from model.settings import SettingError, make, make_all
+from model.settings import PRECISION, SettingError, make, make_all
 
 _log = logging.getLogger("spanmill")
 
@@ -73,6 +74,10 @@ class Answer:
     null_score        score of no answer, comparable to `span_score`; None if the null option is off
     question_tokens_cut  number of question tokens beyond `max_question`, which were not read
 
+    all_answers       all distinct spans of at least the probability `all_answers`, in the order of
+                      their starts; None without this setting
+    page              page on which the answer begins, from 1; None unless `locate` has "page"
+
     All but status, reason and message are None for a rejected row, `n_best` is empty.
     """
 
@@ -90,6 +95,8 @@ class Answer:
     n_best: tuple[Candidate, ...]
     question_tokens_cut: int | None
     message: str | None = None
+    all_answers: tuple[Candidate, ...] | None = None
+    page: int | None = None
 
 
 @dataclass(frozen=True)
@@ -103,6 +110,7 @@ class SpanReader:
     decoding      how answers are decided
     link          "softmax" or "sigmoid": what turns logits into probabilities in the tokenwise loss
     batch_tokens  padded tokens per batch
+    places        what answers say about where they are
     """
 
     reader: CheckpointReader
@@ -110,6 +118,12 @@ class SpanReader:
     decoding: Decoding
     link: str
     batch_tokens: int
+    places: Places = field(default_factory=Places)
+
+    @property
+    def options(self) -> frozenset[str]:
+        """The `answer_options` of the settings."""
+        return answer_options(self.places, self.decoding)
 
     @classmethod
     def load(cls, model: str | Location = "bundled", **settings: Any) -> Self:
@@ -117,12 +131,14 @@ class SpanReader:
 
         model     a folder, a hub id[@revision], "bundled", or a location such as
                   `transforms.stored_folder.StoredFolder(url)`
-        settings  annotate's options of the groups model, windows and answers, by name
+        settings  annotate's options of the groups model, windows, answers and places,
+                  by name
 
         Raises CheckpointError or TokenizerError if the checkpoint can't be loaded, SettingError for
         a value outside its limits, TypeError for a name that isn't a setting.
         """
-        runs, limits, decoding = make_all((ModelSettings, WindowLimits, Decoding), settings)
+        groups = (ModelSettings, WindowLimits, Decoding, Places)
+        runs, limits, decoding, places = make_all(groups, settings)
         reader = _reader(locate(model) if isinstance(model, str) else model, runs)
         own = read_settings(reader.folder)
         if decoding.null and reader.tokenizer().format.classifier is None:
@@ -132,6 +148,12 @@ class SpanReader:
             )
         # What the caller leaves out comes from the checkpoint's own settings or from the device.
         threshold = decoding.null_score_diff_threshold
+        decoding = replace(
+            decoding,
+            temperature=own.temperature,
+            null=own.null if decoding.null is None else decoding.null,
+            null_score_diff_threshold=own.null_threshold if threshold is None else threshold,
+        )
         on_cuda = resolve_device(runs.device).type == "cuda"
         return cls(
             reader=reader,
@@ -140,13 +162,11 @@ class SpanReader:
                 prior=own.window_prior if limits.prior is None else limits.prior,
             ),
             decoding=replace(
-                decoding,
-                temperature=own.temperature,
-                null=own.null if decoding.null is None else decoding.null,
-                null_score_diff_threshold=own.null_threshold if threshold is None else threshold,
+                decoding, min_probability=min_probability(decoding.min_probability, own, decoding)
             ),
             link=own.link,
             batch_tokens=runs.batch_tokens or (CUDA_BATCH_TOKENS if on_cuda else CPU_BATCH_TOKENS),
+            places=places,
         )
 
     @overload
@@ -244,7 +264,7 @@ class SpanReader:
             prediction, spans = read_pairs(
                 reader, pairs.windows, decoding, self.batch_tokens, settings
             )
-            found = list(_answers_of(pairs, prediction, spans, decoding, settings))
+            found = list(_answers_of(pairs, prediction, spans, decoding, self.options, settings))
             answers += [found[first : first + count] for first in range(0, len(found), count)]
         return answers
 
@@ -255,7 +275,7 @@ class SpanReader:
         reader = shared(self.reader)
         pairs = cut_pairs(questions, contexts, reader.tokenizer(), self.limits)
         prediction, spans = read_windows(reader, pairs.windows, decoding, self.batch_tokens)
-        yield from _answers_of(pairs, prediction, spans, decoding)
+        yield from _answers_of(pairs, prediction, spans, decoding, self.options)
 
 
 def _answers_of(
@@ -263,9 +283,10 @@ def _answers_of(
     prediction: Prediction,
     spans: PassageSpans,
     decoding: Decoding,
+    options: frozenset[str],
     settings: PairSettings | None = None,
 ) -> Iterator[Answer]:
-    """Yield the answer of every row of `pairs`."""
+    """Yield the answer of every row of `pairs`, with the columns that `options` ask for."""
     thresholds = settings.thresholds if settings else decoding.thresholds
     decision = decide(
         spans, prediction.failures, pairs.windows, pairs.row_pair, decoding, thresholds
@@ -281,12 +302,45 @@ def _answers_of(
         below_threshold=decision.below_threshold,
         row_pair=pairs.row_pair,
         reasons=[problems.get(row, (None,))[0] for row in range(len(pairs.row_pair))],
+        least=decoding.all_answers,
+        options=options,
     )
     for row, values in enumerate(answer_columns(answers).to_pylist()):
-        n_best_found = tuple(Candidate(**candidate) for candidate in values.pop("n_best") or ())
-        yield Answer(
-            **values, n_best=n_best_found, message=problems[row][1] if row in problems else None
+        values["n_best"] = values["n_best"] or ()
+        for name in ("n_best", "all_answers"):
+            if values.get(name) is not None:
+                values[name] = tuple(Candidate(**candidate) for candidate in values[name])
+        yield Answer(**values, message=problems[row][1] if row in problems else None)
+
+
+def min_probability(asked: float | str, own: Settings, decoding: Decoding) -> float:
+    """Return a threshold on the probability as a number: precision:X is what a checkpoint stores.
+
+    own       the checkpoint's settings
+    decoding  with the null option resolved
+
+    Raises SettingError for a precision for which the checkpoint stores no threshold, or if the null
+    option is not as it was when the threshold was fitted.
+    """
+    if not isinstance(asked, str):
+        return asked
+    precision = asked.removeprefix(PRECISION)
+    stored = own.min_probability(float(precision))
+    if stored is None:
+        has = ", ".join(own.precision_thresholds)
+        raise SettingError(
+            f"min_probability={asked}: the checkpoint stores a threshold for "
+            f"{has or 'no precision'}: python -m model.calibrate --precision {precision} --model "
+            "DIR --data FILES fits one"
         )
+    threshold = decoding.null_score_diff_threshold
+    if decoding.null != own.null or (own.null and threshold != own.null_threshold):
+        option = f"on, threshold {own.null_threshold:g}" if own.null else "off"
+        raise SettingError(
+            f"min_probability={asked}: the checkpoint's threshold is for the null option {option}: "
+            "leave out --null and --null_score_diff_threshold, or give a number"
+        )
+    return stored
 
 
 def _texts(name: str, given: Any) -> list[Any]:
@@ -354,6 +408,16 @@ def _limits(reader: CheckpointReader, asked: WindowLimits, max_answer_length: in
     tokenizer = reader.tokenizer()
     special = tokenizer.format.special_tokens
     capacity = min(tokenizer.max_length, reader.positions() or tokenizer.max_length)
+    question = asked.max_question or WindowLimits().max_question
+    if (most := tokenizer.format.most_question) is not None:
+        question = asked.max_question or min(question, most)
+        if question > most:
+            raise SettingError(
+                f"max_question={question}: the split reader has positions for {most} tokens"
+            )
+        # The passage's positions begin behind the longest question that there are positions for.
+        capacity -= most - question
+    asked = replace(asked, max_question=question)
     length = asked.max_length or min(WindowLimits().max_length, capacity)
     if length > capacity:
         raise SettingError(f"max_length={length}: the model takes at most {capacity} tokens")

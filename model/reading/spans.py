@@ -389,6 +389,20 @@ def with_candidates(
     return replace(spans, **_fields(candidates), probability=probability)
 
 
+def by_place(spans: PassageSpans, least: float) -> PassageSpans:
+    """Return the candidates of at least a probability, in the order of their starts.
+
+    least  compared in float32, as columns have probabilities
+    """
+    enough = spans.probability.astype(np.float32) >= np.float32(least)
+    order = np.argsort(np.where(enough, spans.start, np.iinfo(np.int64).max), 1, kind="stable")
+    ordered: dict[str, Any] = {
+        name: np.take_along_axis(getattr(spans, name), order, 1)
+        for name in ("start", "end", "start_logit", "end_logit", "window_index", "probability")
+    }
+    return replace(spans, **ordered, found=enough.sum(1))
+
+
 def best_candidates(
     spans: WindowSpans,
     pair: np.ndarray,

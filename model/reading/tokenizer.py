@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -143,6 +143,9 @@ class PairFormat:
     classifier              index of the classifier token, from the front if >= 0 and from the end
                             if < 0; None if there is none
     pad_id                  token id that fills up short windows
+    passage_position        of a split reader: position embedding of the first token of the context,
+                            whatever the question's length; None for a network that reads the pair
+                            as one sequence
     """
 
     before: tuple[int, ...]
@@ -156,11 +159,32 @@ class PairFormat:
     question_first: bool
     classifier: int | None
     pad_id: int
+    passage_position: int | None = None
 
     @property
     def special_tokens(self) -> int:
         """Return the number of special tokens around a pair."""
         return len(self.before) + len(self.between) + len(self.after)
+
+    @property
+    def most_question(self) -> int | None:
+        """Return how many question tokens a split reader has positions for; else None."""
+        if self.passage_position is None:
+            return None
+        return self.passage_position - len(self.before) - len(self.between)
+
+    def split(self, max_question: int) -> PairFormat:
+        """Return the format of a split reader for questions of up to `max_question` tokens.
+
+        Raises TokenizerError if the context comes first: its positions would depend on its length.
+        """
+        if not self.question_first:
+            raise TokenizerError(
+                "the tokenizer puts the context before the question: a split reader needs the "
+                "question first"
+            )
+        position = len(self.before) + max_question + len(self.between)
+        return replace(self, passage_position=position)
 
     def in_order(self, one: Any, other: Any) -> tuple[Any, Any]:
         """Turn (question, context) into (FIRST, SECOND), and vice versa."""
@@ -170,6 +194,9 @@ class PairFormat:
 class Tokenizer:
     """A checkpoint's fast tokenizer, set up for whole texts.
 
+    folder            of the checkpoint
+    passage_position  of a split reader (see `PairFormat`), else None
+
     format           how it joins a pair
     unknown          id of the token that replaces text outside the vocabulary; None if all text has
                      tokens, as with a vocabulary of bytes
@@ -177,10 +204,11 @@ class Tokenizer:
     max_length       most tokens of a window, at most 2**31 - 1
     padding          id of the padding token, None if there is none
 
-    Raises TokenizerError if the folder has no fast tokenizer or its pairs can't be taken apart.
+    Raises TokenizerError if the folder has no fast tokenizer, if its pairs can't be taken apart, or
+    if they don't fit a split reader.
     """
 
-    def __init__(self, folder: str | Path):
+    def __init__(self, folder: str | Path, passage_position: int | None = None):
         files = read_tokenizer(Path(folder))
         self._backend = files.backend
         self._words = beginnings_of_words(self._backend)  # None: words don't bound the tokens
@@ -190,6 +218,14 @@ class Tokenizer:
         self.padding = files.roles.get("pad")
         pad_id = files.roles.get("eos", 0) if self.padding is None else self.padding
         self.format = self._probe(files.pads_right, files.roles.get("cls"), pad_id)
+        if passage_position is not None:
+            least = self.format.split(max_question=1).passage_position
+            if least is not None and passage_position < least:
+                raise TokenizerError(
+                    f"spanmill.passage_position={passage_position}: special tokens and a question "
+                    f"take positions up to {least} at least"
+                )
+            self.format = replace(self.format, passage_position=passage_position)
         # A text must not contain these: it could end the question, for example.
         self._reserved = sorted(set(files.roles.values()) - {self.unknown})
         self._extends_offsets = self._must_extend_offsets()

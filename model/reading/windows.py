@@ -41,6 +41,7 @@ class WindowLimits:
         64,
         whole(1, 10**6),
         "tokens per question; longer questions are cut",
+        unset="64, less if a split reader takes fewer",
         identity=BOTH,
     )
     max_windows: int = setting(
@@ -88,8 +89,14 @@ class TokenizedPairs:
 
     @property
     def room(self) -> np.ndarray:
-        """Return the context tokens for which a window of each pair has room, int64 [pairs]."""
+        """Return the context tokens for which a window of each pair has room, int64 [pairs].
+
+        For a split reader the windows of a passage are the same for all questions, so that each
+        leaves room for the longest.
+        """
         question = self.questions.lengths[self.pair_question]
+        if self.format.passage_position is not None:
+            question = np.full_like(question, self.limits.max_question)
         return self.limits.max_length - self.format.special_tokens - question
 
 
@@ -153,8 +160,15 @@ def tokenized_pairs(
     pair_passage, pair_question  int [pairs], indices into `passages` and `questions`
 
     A pair that needs more than `limits.max_windows` windows gets none, and the caller rejects its
-    rows. Raises ValueError if a question leaves room for no more context tokens than the overlap.
+    rows. Raises ValueError if a question leaves room for no more context tokens than the overlap,
+    and if a split reader has no positions for `limits.max_question` tokens.
     """
+    most = pair_format.most_question
+    if most is not None and limits.max_question > most:
+        raise ValueError(
+            f"max_question={limits.max_question}: the split reader has positions for {most} "
+            "question tokens"
+        )
     pairs = TokenizedPairs(
         pair_format,
         limits,

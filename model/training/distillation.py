@@ -51,7 +51,8 @@ class Teacher:
                With one, the network is loaded only when a window is not stored.
 
         Raises CheckpointError or TokenizerError if it can't be loaded, CheckpointError if it can't
-        teach this student: other tokens, no softmax, no null option, or too few positions.
+        teach this student: other tokens, no softmax, no null option, too few positions, or lower
+        layers that read apart.
         """
         self._checkpoint, self._null, self._cache = checkpoint, null, cache
         self._max_length = max_length
@@ -62,6 +63,10 @@ class Teacher:
             raise CheckpointError(
                 f"the teacher {checkpoint} has link {settings.link}: it has no distribution over "
                 "tokens"
+            )
+        if settings.split:
+            raise CheckpointError(
+                f"the teacher {checkpoint} is a split reader: teach with a whole one"
             )
         if null and not settings.null_trained:
             raise CheckpointError(

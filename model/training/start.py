@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from model.checkpoint import CheckpointError, locate, refuse_unsafe
+from model.backends.layers import LayeredNetwork
+from model.checkpoint import CheckpointError, locate, read_settings, refuse_unsafe
 from model.command import option
-from model.reading.network import position_limit
+from model.reading.network import position_limit, takes_types
 from model.reading.tokenizer import Tokenizer
 from model.settings import SettingError
 from model.training.data import (
@@ -35,7 +36,7 @@ _log = logging.getLogger("spanmill.train")
 
 def prepare(options: argparse.Namespace) -> Training:
     """Load the base and the teacher, read the rows, and return a training that has not begun."""
-    base, tokenizer, network = _load_base(options)
+    base, tokenizer, network, split = _load_base(options)
     teacher = load_teacher(options, tokenizer)
     _make_trainable(network, options.dropout)
     average = torch.optim.swa_utils.AveragedModel(
@@ -64,12 +65,16 @@ def prepare(options: argparse.Namespace) -> Training:
         raise SettingError(f"eval={options.eval}: no row that is evaluated on has an answer")
     _log.info("%d rows to evaluate on", len(eval_rows))
     return Training(
-        options, base, tokenizer, teacher, network, average, optimizer, examples, eval_rows
+        options, base, split, tokenizer, teacher, network, average, optimizer, examples, eval_rows
     )
 
 
-def _load_base(options: argparse.Namespace) -> tuple[str, Tokenizer, PreTrainedModel]:
-    """Load the checkpoint to start from; return its folder, tokenizer and network.
+def _load_base(
+    options: argparse.Namespace,
+) -> tuple[str, Tokenizer, PreTrainedModel, int | None]:
+    """Load the checkpoint to start from; return its folder, tokenizer, network and split.
+
+    The split is `--split`, else the base's own; None for a whole reader.
 
     Raises SettingError for one that can't be trained with these options.
     """
@@ -92,6 +97,11 @@ def _load_base(options: argparse.Namespace) -> tuple[str, Tokenizer, PreTrainedM
                 f"its tokenizer has {tokenizer.vocabulary_size} tokens, but its network embeds "
                 f"{rows}"
             )
+        split = options.split or read_settings(folder).split
+    if split:
+        with option("split", split):
+            LayeredNetwork(network, split, takes_types(network))
+            tokenizer.format = tokenizer.format.split(options.max_question)
     # The options must fit the checkpoint.
     most = min(tokenizer.max_length, position_limit(network) or tokenizer.max_length)
     if options.max_length > most:
@@ -102,7 +112,7 @@ def _load_base(options: argparse.Namespace) -> tuple[str, Tokenizer, PreTrainedM
         raise SettingError(
             "null: the tokenizer puts no classifier token into a pair, train with --no-null"
         )
-    return str(folder), tokenizer, network
+    return str(folder), tokenizer, network, split
 
 
 def _make_trainable(network: PreTrainedModel, dropout: float) -> None:

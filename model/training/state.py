@@ -15,11 +15,13 @@ import numpy as np
 import torch
 
 from model.audit.metrics import grade
+from model.backends.layers import LayeredNetwork
 from model.reading.batching import Batch, assemble
 from model.reading.decoding import DecodeSpans, Decoding
 from model.reading.network import takes_types
 from model.reading.prediction import predict
 from model.reading.spans import merge_windows
+from model.reading.split import read_whole
 from model.reading.tokenizer import Tokenizer
 from model.settings import SettingError
 from model.training.data import Examples, best_texts, make_examples
@@ -36,11 +38,15 @@ _EVALUATION_TOKENS = 4096
 
 
 class TrainingReader:
-    """The network being trained as a `Reader`, so that evaluation uses the pipeline's `predict`."""
+    """The network being trained as a `Reader`, so that evaluation uses the pipeline's `predict`.
 
-    def __init__(self, network: torch.nn.Module, tokenizer: Tokenizer):
+    split  how many lower layers read question and passage apart; None for a whole reader
+    """
+
+    def __init__(self, network: Any, tokenizer: Tokenizer, split: int | None = None):
         self.network = network
         self._tokenizer = tokenizer
+        self._layered = LayeredNetwork(network, split, takes_types(network)) if split else None
 
     def load(self) -> None:
         """Do nothing: the network is already loaded."""
@@ -51,6 +57,9 @@ class TrainingReader:
 
     def logits(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Return start and end logits, float32 [B, L] each, on the network's device."""
+        position = self._tokenizer.format.passage_position
+        if self._layered is not None and position is not None:
+            return read_whole(self._layered, batch, position)
         inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention.long()}
         if takes_types(self.network):
             inputs["token_type_ids"] = batch.token_types
@@ -98,6 +107,7 @@ class Training:
     """A training in progress: the network with what changes it, and how far it has come.
 
     base       folder of the checkpoint that the training started from
+    split      how many lower layers read question and passage apart; None for a whole reader
     network    the network being trained, float32
     average    exponential moving average of its weights, which is what gets saved and evaluated
     eval_rows  rows to evaluate on; empty for no evaluation
@@ -108,6 +118,7 @@ class Training:
 
     options: argparse.Namespace
     base: str
+    split: int | None
     tokenizer: Tokenizer
     teacher: Teacher | None
     network: PreTrainedModel
@@ -154,7 +165,7 @@ class Training:
 
     def evaluate(self) -> None:
         """Set `result` to the scores of the averaged weights on `eval_rows`."""
-        reader = TrainingReader(self.average.module, self.tokenizer)
+        reader = TrainingReader(self.average.module, self.tokenizer, self.split)
         self.result = evaluate(reader, self.eval_rows, self.options)
 
     def loss(
@@ -169,7 +180,8 @@ class Training:
         batch = assemble(self.examples.windows, chosen)
         targets = targets_of(self.examples, chosen, batch, options.null)
         with autocast:
-            start_logits, end_logits = TrainingReader(self.network, self.tokenizer).logits(batch)
+            reader = TrainingReader(self.network, self.tokenizer, self.split)
+            start_logits, end_logits = reader.logits(batch)
         # The losses group windows with numpy, and are small: compute them on the host, in float32.
         start_logits, end_logits = start_logits.cpu(), end_logits.cpu()
         if options.shared_normalisation:
@@ -216,6 +228,9 @@ class Training:
             "null_threshold": 0.0,
             "link": options.link,
         }
+        if self.split:
+            position = self.tokenizer.format.passage_position
+            half.config.spanmill |= {"split": self.split, "passage_position": position}
         half.save_pretrained(output)
         AutoTokenizer.from_pretrained(self.base).save_pretrained(output)
         report = {"options": vars(options), "evaluation": self.result}

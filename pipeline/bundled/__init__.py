@@ -4,3 +4,6 @@ import os
 
 SAMPLE = os.path.join(os.path.dirname(__file__), "sample.parquet")
 """The file that `--input bundled` reads."""
+
+QUESTIONS = os.path.join(os.path.dirname(__file__), "questions.jsonl")
+"""The file that `--questions bundled` reads."""

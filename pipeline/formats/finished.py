@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from model.reading.question_answers import QUESTION_ANSWERS
 from model.reading.texts import NotUTF8, each_value
 from pipeline.job.options import Refused
 from transforms.plan_chunks import is_answers
@@ -60,6 +61,21 @@ class FinishedRun:
         return name if usable else None
 
     @property
+    def question_answers(self) -> str:
+        """The name of the column of answers to a question list; "" if the run asked none."""
+        name = self.output(QUESTION_ANSWERS)
+        return name if "questions" in self.configuration else ""
+
+    @property
+    def questions(self) -> int:
+        """The number of answers that each row has."""
+        if not self.question_answers:
+            return 1
+        with open_parquet(self.files.part(self.parts[0])) as file:
+            batch = next(file.iter_batches(batch_size=1, columns=[self.question_answers]), None)
+        return len(batch.column(0)[0]) if batch is not None else 1
+
+    @property
     def state(self) -> str:
         """The manifest's state, "complete" or "incomplete"; "" while there is no manifest."""
         path = self.files.manifest
@@ -74,6 +90,25 @@ class FinishedRun:
             with open_parquet(self.files.part(part)) as file:
                 for batch in file.iter_batches(batch_size=256, columns=list(columns)):
                     yield from as_rows(batch)
+
+    def answers(
+        self, inputs: Sequence[str], outputs: Sequence[str]
+    ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+        """Yield the input columns and an answer, for each row or for each ask of a question list.
+
+        outputs  names of output columns without the run's prefix
+
+        An answer has these columns; one to a question list also `question_id` and `question`.
+        """
+        listed = self.question_answers
+        names = [listed] if listed else [self.output(name) for name in outputs]
+        for row in self.rows([*inputs, *names]):
+            if listed:
+                for answer in row[listed]:
+                    yield row, answer
+            else:
+                answer = {name: row[self.output(name)] for name in outputs}
+                yield row, answer
 
 
 def as_rows(table: pa.Table | pa.RecordBatch) -> Iterator[dict[str, Any]]:

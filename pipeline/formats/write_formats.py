@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import IO, Any
 
 import numpy as np
@@ -18,6 +18,8 @@ from transforms.plan_chunks import ANSWERS, is_answers
 from transforms.storage import StorageError, building, join
 
 PREDICTIONS, NA_PROB = "predictions.json", "na_prob.json"
+ALL_ANSWERS = "all_answers"
+"""The column and the option of this name, and the value of --answers."""
 
 
 def write_squad(run: str, output: str, answers: str) -> str:
@@ -26,17 +28,19 @@ def write_squad(run: str, output: str, answers: str) -> str:
     Consecutive rows of one title become an article, those of one context a paragraph. Rows that
     the format can't hold, that is rejected ones and those without golds, are left out and counted.
 
-    answers  "predicted" for the run's own answers, else the name of a column of golds
+    answers  "predicted" for the run's own answers, "all_answers" for all of them if the run has
+             this option, else the name of a column of golds
 
     Raises Refused for a run that is not a finished one of annotate, or lacks a needed column.
     """
-    finished = _annotated(run)
+    finished = annotated(run)
     # All needed columns must exist before anything is written.
-    question, context = _needed(finished, "question"), _needed(finished, "context")
-    text, start, status = (
-        finished.output(name) for name in ("answer_text", "answer_start", "status")
-    )
-    golds = None if answers == "predicted" else answers
+    question = "" if finished.question_answers else needed(finished, "question")
+    context, identifier = needed(finished, "context"), needed(finished, "id")
+    several = answers == ALL_ANSWERS and finished.configuration.get(ALL_ANSWERS) is not None
+    golds = None if several or answers == "predicted" else answers
+    if golds and finished.question_answers:
+        raise Refused(f"--answers={golds}: {run} asked a question list, which has no golds")
     if golds and golds not in finished.columns:
         raise Refused(f"--answers={golds}: {run} has the columns {', '.join(finished.columns)}")
     if golds and not is_answers(finished.schema.field(golds).type):
@@ -44,31 +48,28 @@ def write_squad(run: str, output: str, answers: str) -> str:
             f"--answers={golds}: it is {finished.schema.field(golds).type}, not {ANSWERS}"
         )
     # Only these columns are read, row by row.
-    title = ["title"] if "title" in finished.columns else []
-    columns = [
-        _needed(finished, "id"),
-        question,
-        context,
-        *title,
-        *([golds] if golds else [text, start, status]),
-    ]
+    title = "title" if "title" in finished.columns else ""
+    inputs = list(filter(None, (identifier, question, context, title, golds)))
+    shown = [ALL_ANSWERS] if several else ["answer_text", "answer_start"]
+    outputs = [] if golds else [*shown, "status"]
     written, left_out = 0, 0
 
     def questions() -> Iterator[tuple[str, str, dict[str, Any]]]:
         nonlocal written, left_out
-        for row in finished.rows(columns):
-            listed = _golds(row[golds]) if golds else _predicted(row[status], row[text], row[start])
-            if listed is None or row[context] is None or row[question] is None:
+        for row, answer in finished.answers(inputs, outputs):
+            listed = _golds(row[golds]) if golds else _predicted(answer, several)
+            asked = row[question] if question else answer["question"]
+            if listed is None or row[context] is None or asked is None:
                 left_out += 1
                 continue
             written += 1
             qa = {
-                "id": str(row[columns[0]]),
-                "question": row[question],
+                "id": _key(row[identifier], answer),
+                "question": asked,
                 "answers": listed,
                 "is_impossible": not listed,
             }
-            yield str(row.get("title") or ""), row[context], qa
+            yield str(row.get(title) or ""), row[context], qa
 
     with building(output) as path, open(path, "w", encoding="utf-8") as file:
         _write_articles(file, questions())
@@ -88,11 +89,27 @@ def _golds(value: Any) -> list[dict[str, Any]] | None:
     ]
 
 
-def _predicted(status: str, text: str | None, start: int | None) -> list[dict[str, Any]] | None:
-    """Return a row's answer as SQuAD JSON has it; None for a rejected row."""
-    if status == "rejected":
+def _predicted(answer: Mapping[str, Any], several: bool) -> list[dict[str, Any]] | None:
+    """Return an answer, or all if `several`, as SQuAD JSON has it; None for a rejected row."""
+    if answer["status"] == "rejected":
         return None
-    return [{"text": text, "answer_start": start}] if status == "answered" else []
+    if several:
+        return [
+            {"text": each["text"], "answer_start": each["start"]} for each in answer[ALL_ANSWERS]
+        ]
+    if answer["status"] != "answered":
+        return []
+    return [{"text": answer["answer_text"], "answer_start": answer["answer_start"]}]
+
+
+def _key(identifier: Any, answer: Mapping[str, Any]) -> str:
+    """Return the id of an answer: that of its row, or the JSON array of this and `question_id`.
+
+    No two pairs of ids have the same array, as they could if they were joined by a character.
+    """
+    if "question_id" not in answer:
+        return str(identifier)
+    return _json([str(identifier), answer["question_id"]])
 
 
 def _write_articles(file: IO[str], questions: Iterator[tuple[str, str, dict[str, Any]]]) -> None:
@@ -125,12 +142,14 @@ def write_predictions(run: str, output: str, answers: str) -> str:
     na_prob.json      id -> probability of no answer: the null probability, 0 if the null option is
                       off, 1 for a rejected row
 
+    For a question list, ids are those of `_key`.
+
     Raises Refused for a run that is not a finished one of annotate, and if two rows have one id,
     because a JSON object can't hold both.
     """
-    finished = _annotated(run)
-    names = [finished.output(name) for name in ("answer_text", "null_probability", "status")]
-    identifier = _needed(finished, "id")
+    finished = annotated(run)
+    names = ["answer_text", "null_probability", "status"]
+    identifier = needed(finished, "id")
     # JSON is written by hand, because an object of all rows would not fit in memory.
     hashes = array("q")  # of all ids, to find repeated ones in 8 bytes a row
     with (
@@ -139,9 +158,9 @@ def write_predictions(run: str, output: str, answers: str) -> str:
         open(predictions, "w", encoding="utf-8") as texts,
         open(na_prob, "w", encoding="utf-8") as probabilities,
     ):
-        for row in finished.rows([identifier, *names]):
-            text, null, status = (row[name] for name in names)
-            name = str(row[identifier])
+        for row, answer in finished.answers([identifier], names):
+            text, null, status = (answer[name] for name in names)
+            name = _key(row[identifier], answer)
             opening = ",\n" if hashes else "{"
             hashes.append(hash(name))
             texts.write(f"{opening}{_json(name)}: {_json(text or '')}")
@@ -165,7 +184,7 @@ def write_jsonl(run: str, output: str, answers: str) -> str:
 
     Numbers that are not finite become null, bytes become hexadecimal.
     """
-    finished = _annotated(run)
+    finished = annotated(run)
     count = 0
     with building(output) as path, open(path, "w", encoding="utf-8") as file:
         for row in finished.rows(finished.columns):
@@ -182,7 +201,7 @@ WRITERS: dict[str, Callable[[str, str, str], str]] = {
 """Format -> function of (run, output, answers) that returns a summary in words."""
 
 
-def _annotated(run: str) -> FinishedRun:
+def annotated(run: str) -> FinishedRun:
     """Open a run. Raises Refused for one that is not a finished run of annotate."""
     try:
         finished = open_run(run)
@@ -198,7 +217,8 @@ def _annotated(run: str) -> FinishedRun:
     return finished
 
 
-def _needed(finished: FinishedRun, kind: str) -> str:
+def needed(finished: FinishedRun, kind: str) -> str:
+    """Return the name of an input column. Raises Refused if the run did not keep it."""
     name = finished.input(kind)
     if name is None:
         raise Refused(

@@ -9,7 +9,9 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 
 from model.audit.rows import AUDIT_SCHEMA
-from model.reading.columns import ANSWER_SCHEMA
+from model.reading.columns import columns_for
+from model.reading.question_answers import QUESTION_ANSWERS
+from model.reading.question_list import QuestionList
 from model.settings import ANNOTATE, AUDIT
 from pipeline.bundled import SAMPLE
 from pipeline.job.options import Refused
@@ -39,18 +41,20 @@ _FOOTERS_AT_ONCE = 16
 class Inputs:
     """The input of a job.
 
-    expected  the columns to read, with their types
-    columns   the names of the question, the context and the golds among them
+    expected   the columns to read, with their types
+    columns    the names of the question, the context and the golds among them
+    questions  the question list, None if rows have questions of their own
     """
 
     files: tuple[InputFile, ...]
     expected: pa.Schema
     columns: InputColumns
+    questions: QuestionList | None = None
 
     @property
-    def texts(self) -> tuple[str, str]:
+    def texts(self) -> tuple[str, ...]:
         """The columns that must hold text."""
-        return self.columns.question, self.columns.context
+        return tuple(filter(None, (self.columns.question, self.columns.context)))
 
 
 def find_files(files: Files, output: str) -> tuple[InputFile, ...]:
@@ -88,18 +92,27 @@ def choose_columns(
     files: tuple[InputFile, ...],
     columns: Columns,
     slice_by: tuple[str, ...],
+    options: frozenset[str],
     stages: tuple[str, ...],
+    questions: QuestionList | None = None,
 ) -> tuple[Inputs, OutputColumns]:
     """Choose the columns to read and those that the output keeps, by the first file's schema.
 
+    options    those that ask for output columns (`model.reading.columns.answer_options`)
+    questions  asked of every row, which then needs no question of its own
+
     Raises Refused for missing columns, unusable types and clashes of names.
     """
-    first, texts = files[0], (columns.question_column, columns.context_column)
+    first = files[0]
+    question = "" if questions else columns.question_column
+    texts = tuple(filter(None, (question, columns.context_column)))
     audited = AUDIT in stages
     schema = _schema(first)
 
     # All columns that options name must exist; together with those to keep, they are read.
     for option in ("question_column", "context_column"):
+        if getattr(columns, option) not in texts:
+            continue
         _require(
             schema,
             [getattr(columns, option)],
@@ -120,13 +133,19 @@ def choose_columns(
     problem = schema_problem(schema, pa.schema(wanted), texts)
     if problem:
         raise Refused(f"--input: {first.path}: {problem}")
-    _refuse_clash(columns, keep, stages)
+    made = [*(AUDIT_SCHEMA.names if audited else ())]
+    if ANNOTATE in stages:
+        annotated = [column.name for column in columns_for(options)]
+        # The list of answers to a question list has annotate's columns within it.
+        made += [QUESTION_ANSWERS] if questions else annotated
+    _refuse_clash(columns, keep, made)
 
     # The other files may have wider types, such as text where the first file has only nulls.
     expected = pa.schema([_nullable(field, field.name in texts) for field in wanted])
     expected = _widened(expected, files[1:_MOST_FOOTERS])
+    answers = columns.answers_column if audited else ""
     inputs = Inputs(
-        files, expected, InputColumns(*texts, columns.answers_column if audited else "")
+        files, expected, InputColumns(question, columns.context_column, answers), questions
     )
     return inputs, OutputColumns(keep, columns.output_prefix, columns.id_column)
 
@@ -160,10 +179,12 @@ def _require_answers(schema: pa.Schema, file: InputFile, column: str) -> None:
         )
 
 
-def _refuse_clash(columns: Columns, keep: tuple[str, ...], stages: tuple[str, ...]) -> None:
-    """Raise Refused if an output column has the name of a column that the output keeps."""
-    schemas = {ANNOTATE: ANSWER_SCHEMA, AUDIT: AUDIT_SCHEMA}
-    made = {columns.output_prefix + name for stage in stages for name in schemas[stage].names}
+def _refuse_clash(columns: Columns, keep: tuple[str, ...], names: Iterable[str]) -> None:
+    """Raise Refused if an output column has the name of a column that the output keeps.
+
+    names  of the output columns, without the prefix
+    """
+    made = {columns.output_prefix + name for name in names}
     clash = sorted(made & set(keep)) or sorted(made & {columns.id_column})
     if clash:
         raise Refused(

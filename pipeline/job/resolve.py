@@ -24,7 +24,9 @@ from apache_beam.options.pipeline_options import (
 
 from model.audit.slices import SLICES
 from model.checkpoint import CheckpointError, read_settings
+from model.reading.columns import answer_options
 from model.reading.decoding import Decoding
+from model.reading.places import Places
 from model.reading.reader import DTYPES, ModelSettings
 from model.reading.span_reader import CUDA_BATCH_TOKENS, SpanReader
 from model.reading.tokenizer import TokenizerError
@@ -32,6 +34,7 @@ from model.reading.windows import WindowLimits
 from model.settings import AUDIT, SettingError, declared, identity_of, make
 from pipeline.job.inputs import Inputs, choose_columns, find_files
 from pipeline.job.options import Refused
+from pipeline.job.questions import check_questions, question_list, with_chunk_rows
 from pipeline.job.runners import is_local
 from pipeline.job.settings import Audit, Columns, Files, Work
 from transforms.measure_loss import AuditOptions
@@ -117,6 +120,7 @@ class Job:
             "model": self.model,
             "null_trained": read_settings(self.reader.reader.folder).null_trained,
             "input_files": len(self.files),
+            **({"questions": len(self.inputs.questions)} if self.inputs.questions else {}),
             "versions": {"python": platform.python_version(), **_versions()},
         }
 
@@ -156,10 +160,18 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
     _refuse_two_accelerators(work, beam_options)
     _refuse_slices(audit)
     corrections, digest = _corrections(audit, options.stage)
-    inputs, kept = choose_columns(find_files(files, output), columns, audit.slice_by, stages)
+    questions = question_list(files, columns, audited)
+    work = with_chunk_rows(work, questions)
+    found = find_files(files, output)
+    asked = answer_options(make(Places, given), make(Decoding, given))
+    inputs, kept = choose_columns(found, columns, audit.slice_by, asked, stages, questions)
     reader = _reader(make(ModelSettings, given), given, is_local(beam_options))
+    if questions:
+        check_questions(questions, reader, files)
     audit_options = AuditOptions(columns.id_column, audit.slice_by, audit.worst, audit.suspects)
 
+    # The list's content, not its name or format, is part of the identity.
+    listed = {"questions": questions.digest} if questions else {}
     # Every group in its resolved form, because run.json holds the values that were used.
     resolved = (
         work,
@@ -167,6 +179,7 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
         replace(columns, keep_columns=kept.keep),
         reader.limits,
         reader.decoding,
+        reader.places,
     )
     job = Job(
         model=options.model,
@@ -177,7 +190,8 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
         audit=JobAudit(audit_options, corrections, audit.against) if audited else None,
         work=_work(work, len(inputs.files), beam_options),
         configuration={
-            stage: _configuration(stage, reader, resolved, audit, digest) for stage in stages
+            stage: _configuration(stage, reader, resolved, audit, digest) | listed
+            for stage in stages
         },
     )
     if given["dtype"] == "auto" and is_local(beam_options):
@@ -325,7 +339,7 @@ def _reader(model: ModelSettings, given: Mapping[str, Any], local: bool) -> Span
     """
     names = [
         name
-        for group in (ModelSettings, WindowLimits, Decoding)
+        for group in (ModelSettings, WindowLimits, Decoding, Places)
         for name, _, each in declared(group)
         if each.option
     ]

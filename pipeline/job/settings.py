@@ -6,6 +6,7 @@ import datetime
 from dataclasses import dataclass
 
 from model.reading.decoding import Decoding
+from model.reading.places import Places
 from model.reading.reader import ModelSettings
 from model.reading.windows import WindowLimits
 from model.settings import (
@@ -37,6 +38,13 @@ class Files:
     )
     output: str = setting(
         None, text("DIR"), "folder or URL to write to; created if it does not exist", stages=ALL
+    )
+    questions: str = setting(
+        "",
+        text("FILE"),
+        "Parquet, CSV or JSON lines of questions to ask of every document of --input, which then "
+        "needs no question column; bundled means the one in the package",
+        stages=(ANNOTATE,),
     )
     date: tuple[datetime.date, ...] | None = setting(
         None,
@@ -169,7 +177,13 @@ class Comparison:
 class Work:
     """Units of work, and what runs them."""
 
-    chunk_rows: int = setting(2048, whole(1, 10**7), "rows per part", identity=BOTH)
+    chunk_rows: int = setting(
+        2048,
+        whole(1, 10**7),
+        "rows per part",
+        unset="2048; with --questions, 2048 divided by their number",
+        identity=BOTH,
+    )
     chunk_bytes: int = setting(
         32 * 2**20,
         whole(1, 2**40),
@@ -196,6 +210,7 @@ GROUPS = {
     "model": ModelSettings,
     "windows": WindowLimits,
     "answers": Decoding,
+    "places": Places,
     "audit": Audit,
     "compare": Comparison,
     "units of work": Work,

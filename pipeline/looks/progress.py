@@ -1,4 +1,7 @@
-"""Show the progress of a run: a thread counts committed parts, whose names hold their rows."""
+"""Show the progress of a run: a thread counts committed parts, whose names hold their rows.
+
+Of the chunks that this process computes, it counts the share of windows that the network has read.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,12 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from tqdm import tqdm
 
+from model.reading.progress import shares
 from pipeline.job.resolve import Job
 from transforms.records import rows_of_part
 from transforms.run_files import RunFiles
@@ -27,7 +31,10 @@ _MOST_FOOTERS = 100
 
 @contextmanager
 def progress(job: Job) -> Iterator[None]:
-    """Show rows done and planned while the body runs: a bar in a terminal, else log lines."""
+    """Show rows done and planned while the body runs: a bar in a terminal, else log lines.
+
+    With a question list, every row counts as many times as there are questions.
+    """
     stopped = threading.Event()
     watcher = threading.Thread(target=_watch, args=(job, stopped), daemon=True)
     watcher.start()
@@ -47,9 +54,12 @@ def _watch(job: Job, stopped: threading.Event) -> None:
 
 def _show(job: Job, stopped: threading.Event) -> None:
     files = RunFiles(job.output)
+    questions = job.inputs.questions
+    each, unit = (len(questions), "question") if questions else (1, "row")
     # A resumed run begins with the rows that are there.
-    before = _rows_done(files)
-    planned, exact = _rows_planned(job)
+    before = done = each * round(_rows_done(files, {}))
+    rows, exact = _rows_planned(job)
+    planned = each * rows
     terminal = sys.stderr.isatty()
     # Listing a store costs requests; a bar should move at least twice a second.
     pause = (0.5 if terminal else 2.0) if is_local(job.output) else 10.0
@@ -57,7 +67,7 @@ def _show(job: Job, stopped: threading.Event) -> None:
     with tqdm(
         total=planned,
         initial=before,
-        unit="row",
+        unit=unit,
         desc=" and ".join(job.stages),
         disable=not terminal,
         file=sys.stderr,
@@ -66,7 +76,8 @@ def _show(job: Job, stopped: threading.Event) -> None:
         while not finished:
             finished = stopped.wait(pause)
             listing = time.monotonic()
-            done = _rows_done(files)
+            # Between the last window of a chunk and its part, neither counts: never go back.
+            done = max(done, round(each * _rows_done(files, computing=shares())))
             # Listing takes at most a twentieth of the time, however many parts there are.
             pause = max(pause, 20 * (time.monotonic() - listing))
             bar.update(done - bar.n)
@@ -76,12 +87,17 @@ def _show(job: Job, stopped: threading.Event) -> None:
                 rate = (done - before) / max(now - started, 1e-9)
                 left = f", {(planned - done) / rate:.0f} s left" if rate and done < planned else ""
                 total = f"{planned}" if exact else f"about {planned}"
-                _log.info("%d of %s rows done, %.1f rows/s%s", done, total, rate, left)
+                _log.info("%d of %s %ss done, %.1f %ss/s%s", done, total, unit, rate, unit, left)
                 logged = now
 
 
-def _rows_done(files: RunFiles) -> int:
-    return sum(rows_of_part(name) for name in files.part_names())
+def _rows_done(files: RunFiles, computing: Mapping[str, float]) -> float:
+    """Return the rows of committed parts, and of the parts in `computing` the given shares."""
+    committed = files.part_names()
+    rows = float(sum(map(rows_of_part, committed)))
+    for part in computing.keys() - set(committed):
+        rows += computing[part] * rows_of_part(part)
+    return rows
 
 
 def _rows_planned(job: Job) -> tuple[int, bool]:

@@ -13,7 +13,12 @@ def accounting(manifest: dict[str, Any], output: str) -> str:
     outcomes = [
         f"{count} {name.replace('_', ' ')}" for name, count in rows.items() if name != "planned"
     ]
-    lines = [f"{rows['planned']} rows = {' + '.join(outcomes)}"]
+    planned, questions = rows["planned"], manifest.get("questions")
+    asked = (
+        f"{planned // questions} rows x {questions} questions" if questions else f"{planned} rows"
+    )
+    total = f" = {planned}" if questions else ""
+    lines = [f"{asked}{total} = {' + '.join(outcomes)}"]
     lines += [f"  {reason}: {count}" for reason, count in manifest["reasons"].items()]
 
     # What the network read.
@@ -86,8 +91,16 @@ def audit_figures(audit: dict[str, Any]) -> str:
             f"calibration error {calibration['expected_calibration_error']:.4f}{interval}, "
             f"Brier score {calibration['brier']:.4f} over {calibration['count']} answers"
         )
+    selective = everything["risk_coverage"]
+    if selective["answers"]:
+        coverages = ", ".join(
+            f"{100 * at['coverage']:.1f} % at {precision}" if at else f"none at {precision}"
+            for precision, at in selective["coverage_at_precision"].items()
+        )
+        lines.append(f"AURC {selective['aurc']:.4f}, coverage by precision: {coverages}")
     if not lines:
         lines.append(f"nothing was scored: {_why_nothing(audit)}")
+    lines += _over_spans(audit.get("several_answers"))
     lines += audit["hints"]
     corrections = audit["corrections"]
     if corrections["file"]:
@@ -101,6 +114,34 @@ def audit_figures(audit: dict[str, Any]) -> str:
         named = ", ".join(map(repr, missing[:10])) + (", ..." if count > 10 else "")
         lines.append(f"{count} corrections match no row: {named}")
     return printable("\n".join(lines))
+
+
+def _over_spans(several: dict[str, Any] | None) -> list[str]:
+    """Return the figures over spans of an audit that measures distinct ones."""
+    if several is None:
+        return []
+    lines = [
+        f"{several['places']} places with a gold; {several['rows_with_several_places']} of "
+        f"{several['rows']} rows have several"
+    ]
+    for name, words in (("all_answers", "all answers"), ("best_f1", "best F1 over spans")):
+        if name in several:
+            each = several[name]
+            lines.append(
+                f"{words}, of probability {each['probability']:.3g} or more: precision "
+                f"{each['precision']:.2f}, recall {each['recall']:.2f}, F1 {each['f1']:.2f}"
+            )
+    if "aupr" in several:
+        at = {recall: several[f"precision_at_{recall}_recall"] for recall in (80, 90)}
+        reached = [
+            f"precision {'not reached' if value is None else f'{value:.2f}'} at {recall} % recall"
+            for recall, value in at.items()
+        ]
+        lines.append(
+            f"over spans: AUPR {several['aupr']:.4f}, {', '.join(reached)} "
+            f"(highest recall {several['highest_recall']:.2f})"
+        )
+    return lines
 
 
 def _why_nothing(audit: dict[str, Any]) -> str:

@@ -48,9 +48,9 @@ def estimate(strata: Sequence[Marks]) -> Estimate:
     """Estimate precision. Each stratum must have a reviewed answer.
 
     The estimate is the stratified mean. The interval is Wilson's with the effective sample size in
-    the place of the sample size, which held its coverage best among eight intervals in Franco,
-    Little, Louis and Slud (2019), "Comparative study of confidence intervals for proportions in
-    complex sample surveys", Journal of Survey Statistics and Methodology 7(3). Two parts are ours:
+    the place of the sample size, one of the two that Franco, Little, Louis and Slud (2019),
+    "Comparative Study of Confidence Intervals for Proportions in Complex Sample Surveys",
+    recommend. Two parts are ours:
 
     * The variance of a stratum is computed from a share that is drawn towards that of all strata
       by one answer, so that a stratum without a wrong answer is not taken for certain.

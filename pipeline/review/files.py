@@ -19,7 +19,7 @@ SHEET, TASKS, DRAWN = "review.csv", "review.json", "sample.json"
 MARKS = ("yes", "no", "unsure")
 
 _COLUMNS = (
-    *("number", "set", "id", "question", "answer", "passage"),
+    *("number", "set", "id", "question_id", "question", "answer", "passage"),
     *("probability", "stratum", "weight", "right", "note"),
 )
 _AROUND = 240
@@ -110,6 +110,7 @@ def _lines(drawn: ReviewSet, answers: Sequence[Answer]) -> Iterator[dict[str, An
             "number": number,
             "set": drawn.name,
             "id": guard(answer.id),
+            "question_id": guard(answer.question_id),
             "question": guard(answer.question),
             "answer": guard(answer.context[answer.start : answer.end]),
             "passage": guard(_excerpt(answer)),
@@ -144,6 +145,7 @@ def _tasks(drawn: ReviewSet, answers: Sequence[Answer]) -> bytes:
             "number": number,
             "set": drawn.name,
             "id": answer.id,
+            "question_id": answer.question_id,
             "question": answer.question,
             "context": answer.context,
             "probability": answer.probability,

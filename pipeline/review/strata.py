@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from model.reading.tokenizer import consecutive
+
 CELLS = 100
 """Cells of equal width in [0, 1]."""
 
@@ -65,16 +67,17 @@ class Draw:
         # The answers kept: cell, key, place. At first every cell keeps all of its answers.
         self._cells = np.zeros(0, np.int64)
         self._keys = np.zeros(0)
-        self._places = np.zeros((0, 2), np.int64)
+        self._places = np.zeros((0, 3), np.int64)
         self._limits = np.full(CELLS, np.inf)
 
     def add(self, probabilities: np.ndarray, places: np.ndarray) -> None:
         """Add answers.
 
         probabilities  float [answers], in [0, 1]
-        places         int64 [answers, 2], by which the caller finds an answer again
+        places         int64 [answers, 3], by which the caller finds an answer again
         """
-        cells = np.clip((probabilities * CELLS).astype(np.int64), 0, CELLS - 1)
+        probabilities = np.clip(probabilities, 0.0, 1.0)  # float32 may round to more than 1
+        cells = np.minimum((probabilities * CELLS).astype(np.int64), CELLS - 1)
         self.counts += np.bincount(cells, minlength=CELLS)
         self.sums += np.bincount(cells, probabilities, minlength=CELLS)
         keys = self._random.random(len(cells))
@@ -82,7 +85,7 @@ class Draw:
         self._cells = np.concatenate([self._cells, cells[low]])
         self._keys = np.concatenate([self._keys, keys[low]])
         self._places = np.concatenate([self._places, places[low]])
-        # At most half of the kept answers can be ones that a full cell has no room for.
+        # Not for every batch: the cost of sorting is spread over many answers.
         if len(self._cells) > 2 * self.rows * CELLS:
             self._prune()
 
@@ -91,8 +94,7 @@ class Draw:
         order = np.lexsort((self._keys, self._cells))
         cells = self._cells[order]
         counts = np.bincount(cells, minlength=CELLS)
-        rank = np.arange(len(cells)) - np.repeat(np.cumsum(counts) - counts, counts)
-        order = order[rank < self.rows]
+        order = order[consecutive(0, counts) < self.rows]
         self._cells, self._keys = self._cells[order], self._keys[order]
         self._places = self._places[order]
         # What a full cell keeps from now on is below its highest key.
@@ -108,7 +110,7 @@ class Draw:
         The drawn answers are in random order, in which every beginning has about the share of each
         stratum that the whole has. So whoever stops early has reviewed a stratified sample too.
 
-        Returns strata, int64 [drawn, 2] places, and int64 [drawn] indices of strata.
+        Returns strata, int64 [drawn, 3] places, and int64 [drawn] indices of strata.
         """
         self._prune()
         stratum_of_cell = group_cells(self.counts, self.sums, self.rows)
@@ -119,8 +121,7 @@ class Draw:
         # Of each stratum, the lowest keys.
         stratum = stratum_of_cell[self._cells]
         order = np.lexsort((self._keys, stratum))
-        kept = np.bincount(stratum, minlength=count)
-        rank = np.arange(len(order)) - np.repeat(np.cumsum(kept) - kept, kept)
+        rank = consecutive(0, np.bincount(stratum, minlength=count))
         inside = rank < drawn[stratum[order]]
         order, rank = order[inside], rank[inside]
         # A stratum's answers come at equal distances.
@@ -145,7 +146,7 @@ def group_cells(counts: np.ndarray, sums: np.ndarray, rows: int) -> np.ndarray:
     """Return the stratum of each cell, from 0, ascending, each with at least one answer.
 
     Strata are cut where the cumulated product of answers and deviation passes equal shares, so that
-    the allocation gives each about as many rows (Dalenius and Hodges, 1959, in the form of Ekman).
+    the allocation gives each about as many rows.
 
     counts, sums  answers of each cell, and the sum of their probabilities
     rows          size of the sample
@@ -167,7 +168,9 @@ def allocate(answers: np.ndarray, deviation: np.ndarray, rows: int) -> np.ndarra
     """Return how many rows each stratum gets, int64 [strata]: two or all, then the best.
 
     Each further row goes where it lowers the variance of the estimate most, which is Neyman's
-    allocation in whole numbers (Wright, 2012, The American Statistician 66(4), algorithm III).
+    allocation in whole numbers (Wright, 2012, "The Equivalence of Neyman Optimum Allocation for
+    Sampling and Equal Proportions for Apportioning the U.S. House of Representatives", The American
+    Statistician).
 
     answers    int64 [strata]
     deviation  float [strata], guessed standard deviation of rightness

@@ -265,6 +265,7 @@ class TestTheFlexTemplate:
             ("n_best", ["5"], ["5.5", "-1", "five"]),
             ("max_failed_fraction", ["0", "0.25"], ["half", "25%"]),
             ("null_score_diff_threshold", ["-1.5", "2"], ["high"]),
+            ("min_probability", ["0", "0.5", "precision:0.9"], ["precision:", "precision:2"]),
             ("disk_size_gb", ["50"], ["50 GB"]),
             ("dataflow_service_options", [f"worker_accelerator={GPU}"], []),
         ],

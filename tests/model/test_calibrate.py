@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from model.audit.metrics import grade
 from model.calibrate import (
     TEMPERATURES,
     Decoded,
@@ -23,6 +25,7 @@ from model.calibrate import (
 from model.checkpoint import LocalFolder, read_settings
 from model.reading.decoding import Decoding
 from model.reading.reader import CheckpointReader
+from model.reading.span_reader import SpanReader
 from model.reading.spans import merge_windows
 from model.training.data import make_examples, read_rows
 from tests.model.predicted import decode
@@ -48,6 +51,7 @@ def decoded(margin: np.ndarray, answered: np.ndarray, answerable: np.ndarray) ->
         1.0 * ~answerable,
         np.ones((1, len(margin))),
         np.ones(len(margin), bool),
+        np.arange(len(margin)),
     )
 
 
@@ -135,9 +139,56 @@ def test_settings_are_written_and_the_pipeline_decodes_as_was_measured(
     assert decoded.null_right.sum() == sum(not row["answers"]["text"] for row in rows)
 
 
+def test_a_stored_threshold_is_what_the_pipeline_uses(bert_folder: Path, tmp_path: Path) -> None:
+    """The golds are the network's own answers where they are likely, so that precision rises."""
+    folder, few = tmp_path / "model", tmp_path / "few.parquet"
+    shutil.copytree(bert_folder, folder)
+    limits = {"max_length": 128, "overlap": 32}
+    rows = pq.read_table(SAMPLE).slice(0, 90).select(["question", "context"]).to_pylist()
+    answers = SpanReader.load(str(folder), **limits).answer(
+        *([row[name] for row in rows] for name in ("question", "context"))
+    )
+    likely = np.median([answer.probability or 0 for answer in answers])
+    for row, answer in zip(rows, answers, strict=True):
+        right = (answer.probability or 0) > likely
+        given = [(answer.answer_text, answer.answer_start)] if right else [(row["context"], 0)]
+        row["answers"] = [{"text": text, "answer_start": start} for text, start in given]
+    pq.write_table(pa.Table.from_pylist(rows), few)
+
+    options = [f"--model={folder}", f"--data={few}", "--max_length=128", "--overlap=32"]
+    assert main([*options, "--precision=0.7,0.4"]) == 0
+    stored = read_settings(folder).precision_thresholds
+    assert list(stored) == ["0.4", "0.7"]
+    assert stored["0.4"]["coverage"] > stored["0.7"]["coverage"]
+    reader = SpanReader.load(str(folder), **limits, min_probability="precision:0.70")
+    threshold = stored["0.7"]["min_probability"]
+    assert reader.decoding.min_probability == threshold > 0
+
+    # What is reached on all rows lies between the two halves.
+    found = reader.answer(*([row[name] for row in rows] for name in ("question", "context")))
+    shown = [answer.status == "answered" for answer in found]
+    assert {answer.status for answer in found} == {"answered", "below_threshold"}
+    halves = stored["0.7"], stored["0.7"]["held_out"]
+    assert sum(shown) == sum(half["answers"] for half in halves)
+    exact = [
+        grade(answer.answer_text or "", [row["answers"][0]["text"]])[0]
+        for answer, row in zip(found, rows, strict=True)
+    ]
+    right = sum(half["answers"] * half["precision"] for half in halves)
+    assert sum(np.array(exact)[shown]) == pytest.approx(right, abs=0.01)
+
+    # Without the option nothing is left that belongs to another temperature.
+    assert main(options) == 0
+    assert read_settings(folder).precision_thresholds == {}
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
+        (
+            {"precision": "0.5", "data": "few.parquet"},
+            "--precision=0.5: these data can't show that it is reached",
+        ),
         ({"data": "nowhere.parquet"}, "--data=nowhere.parquet: "),
         ({"model": "nowhere"}, "--model=nowhere: "),
         ({"max_length": 4096}, "--max_length=4096: the network takes at most "),
@@ -160,6 +211,7 @@ def test_what_can_not_be_calibrated_is_refused_by_name(
     shutil.copytree(bert_folder, "model")
     before = Path("model/config.json").read_bytes()
     pq.write_table(pq.read_table(SAMPLE).slice(0, 1), "one.parquet")
+    pq.write_table(pq.read_table(SAMPLE).slice(0, 30), "few.parquet")
     options = {"model": "model", "data": SAMPLE, "max_length": 128, "overlap": 32, **given}
     assert main([f"--{name}={value}" for name, value in options.items()]) == 2
     printed = capsys.readouterr()

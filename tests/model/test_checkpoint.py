@@ -115,8 +115,18 @@ def test_settings_have_defaults_one_by_one(tmp_path: Path) -> None:
     assert settings_of(tmp_path, spanmill={"null": True, "temperature": 2}) == Settings(
         null=True, temperature=2
     )
-    whole = {"null": True, "temperature": 1.5, "null_threshold": -2.5, "link": "sigmoid"}
-    assert settings_of(tmp_path, spanmill=whole) == Settings(**whole)
+    whole: dict[str, Any] = {
+        "null": True,
+        "temperature": 1.5,
+        "null_threshold": -2.5,
+        "link": "sigmoid",
+        "precision_thresholds": {"0.9": {"min_probability": 0.75, "coverage": 0.4}},
+    }
+    settings = settings_of(tmp_path, spanmill=whole)
+    assert settings == Settings(**whole)
+    assert (settings.min_probability(0.90), settings.min_probability(0.95)) == (0.75, None)
+    split = {"split": 3, "passage_position": 66}
+    assert settings_of(tmp_path, spanmill=split) == Settings(**split)
 
 
 @pytest.mark.parametrize(
@@ -133,6 +143,17 @@ def test_settings_have_defaults_one_by_one(tmp_path: Path) -> None:
         {"temperature": None},
         {"null_threshold": "0"},
         {"null_threshold": float("nan")},
+        {"precision_thresholds": [0.9]},
+        {"precision_thresholds": {"0.9": 0.5}},
+        {"precision_thresholds": {"0.9": {"min_probability": 1.5}}},
+        {"precision_thresholds": {"0.9": {"min_probability": "0.5"}}},
+        {"precision_thresholds": {"90 %": {"min_probability": 0.5}}},
+        {"precision_thresholds": {"1.5": {"min_probability": 0.5}}},
+        {"split": 3},
+        {"passage_position": 66},
+        {"split": 0, "passage_position": 66},
+        {"split": True, "passage_position": 66},
+        {"split": 3, "passage_position": 66.0},
         None,
         [],
         "null",

@@ -10,7 +10,7 @@ import pytest
 
 from model.audit.rows import AUDIT_COLUMNS, AUDIT_SCHEMA
 from model.columns import Column, exact_names, schema_of, table_of
-from model.reading.columns import ANSWER_COLUMNS, ANSWER_SCHEMA
+from model.reading.columns import ANSWER_COLUMNS, ANSWER_SCHEMA, columns_for
 
 
 @dataclass
@@ -60,7 +60,12 @@ def test_exact_names() -> None:
 
 
 @pytest.mark.parametrize(
-    ("columns", "schema"), [(ANSWER_COLUMNS, ANSWER_SCHEMA), (AUDIT_COLUMNS, AUDIT_SCHEMA)]
+    ("columns", "schema"),
+    [
+        (columns_for(()), ANSWER_SCHEMA),
+        (ANSWER_COLUMNS, schema_of(ANSWER_COLUMNS)),
+        (AUDIT_COLUMNS, AUDIT_SCHEMA),
+    ],
 )
 def test_every_column_has_its_own_name_and_a_meaning(
     columns: tuple[Column, ...], schema: pa.Schema

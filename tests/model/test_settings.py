@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -12,17 +13,21 @@ import pytest
 from model.settings import (
     AUDIT,
     BOTH,
+    Kind,
     SettingError,
     days,
     declared,
     flag,
+    fractions,
     identity_of,
     make,
     make_all,
     names,
     number,
     one_of,
+    probability,
     setting,
+    some_of,
     text,
     whole,
 )
@@ -95,18 +100,35 @@ def test_every_kind_reads_what_its_pattern_allows_and_nothing_else():
         one_of(a=1, b=2): ("b", "c"),
         flag(): ("True", "yes"),
         text("DEVICE", "cpu|cuda"): ("cuda", "tpu"),
+        probability(): ("precision:0.9", "precision:1.5"),
         days(2): ("2026-11-01..2026-11-02", "2026-11-01..2026-11-03"),
+        some_of("a", "b"): ("b,a", "a,c"),
     }
     for kind, (good, bad) in kinds.items():
         assert kind.takes(kind.read(good))
         with suppress(ValueError, KeyError):
             assert not kind.takes(kind.read(bad))
+    assert probability().takes(probability().read("0.9"))
+    for bad in ("precision:", "precision:0", "precision:1", "precision:0.0", "1.1", "nan"):
+        assert not probability().takes(probability().read(bad))
+    assert fractions().read("0.9, 0.8,0.9") == (0.8, 0.9)
+    assert not any(map(fractions().takes, [(), (0.0,), (0.5, 1.0), 0.5]))
     assert names().read(" b,a ,b,") == ("b", "a")
     assert days().read("2026-11-30..2026-12-01") == (
         datetime.date(2026, 11, 30),
         datetime.date(2026, 12, 1),
     )
     assert not days().takes(days().read("2026-12-01..2026-11-30"))
+    assert some_of("a", "b", "c").read("c, a,c") == ("a", "c")
+    assert some_of("a", "b").read("") == ()
+
+
+@pytest.mark.parametrize("kind", [some_of("a", "b"), some_of("a")])
+@pytest.mark.parametrize("listed", ["a", "b", "a,b", "b,a", "c", "a,c", ""])
+def test_a_pattern_allows_what_its_kind_takes(kind: Kind, listed: str):
+    """A template launcher checks the pattern, and only for options that are given."""
+    takes = kind.takes(kind.read(listed)) and listed != ""
+    assert (re.fullmatch(kind.pattern, listed) is not None) == takes
 
 
 def test_several_groups_share_the_values_and_know_every_name():

@@ -18,10 +18,13 @@ import model.training.state
 from model.checkpoint import LocalFolder, read_settings
 from model.reading.batching import Batch, assemble
 from model.reading.reader import CheckpointReader
+from model.reading.span_reader import SpanReader
 from model.reading.windows import Windows
+from model.settings import SettingError
 from model.train import make_parser, train
 from model.training.data import read_rows
 from model.training.loss import passage_loss, window_loss
+from tests.checkpoints import ARCHITECTURES
 from tests.model.audit.test_losses import Passage, logsumexp
 from tests.model.fakes import FakeReader, make_windows
 
@@ -79,11 +82,39 @@ def test_the_folder_is_a_checkpoint_with_settings_of_its_own(trained: Path) -> N
     }
 
 
+def test_a_split_reader_learns_from_a_whole_one_and_is_read_as_one(
+    bert_folder: Path, trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    changed = {"split": 1, "max_question": 20, "teacher": str(trained), "eval": str(SAMPLE)}
+    with caplog.at_level("INFO", "spanmill.train"):
+        train(options(bert_folder, tmp_path, epochs=0.15, eval_every_nth=40, **changed))
+    losses = [record.args[2] for record in caplog.records if record.args and "loss" in record.msg]
+    assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
+    settings = read_settings(tmp_path)
+    assert (settings.split, settings.passage_position) == (1, 1 + 20 + 1)
+    answer = SpanReader.load(str(tmp_path)).answer("Who waved?", "Ada Kern waved.")
+    assert answer.status in ("answered", "no_answer")
+    # A training that starts from it keeps its split.
+    train(options(tmp_path, tmp_path / "next", max_question=12))
+    settings = read_settings(tmp_path / "next")
+    assert (settings.split, settings.passage_position) == (1, 1 + 12 + 1)
+
+
+def test_a_split_that_can_not_be_trained_is_refused(bert_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="split=2: the network has 2 layers, of which 1 to 1"):
+        train(options(bert_folder, tmp_path, split=2))
+    albert = next(kind for kind in ARCHITECTURES if kind.name == "albert")
+    base = albert.build(tmp_path / "albert")
+    with pytest.raises(SettingError, match="split=1: the layers of a albert network"):
+        train(options(base, tmp_path / "out", split=1))
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("taught", [False, True])
 def test_an_interrupted_training_resumes_to_the_same_weights(
     trained: Path, bert_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taught: bool
 ) -> None:
-    changed = {"save_minutes": 0.0, **({"teacher": str(trained)} if taught else {})}
+    changed = {"save_minutes": 0.0, **({"teacher": str(trained), "split": 1} if taught else {})}
     train(options(bert_folder, tmp_path / "whole", **changed))
     calls = 0
 

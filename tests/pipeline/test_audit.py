@@ -55,7 +55,7 @@ def check_figures(found: Json, rows: Iterable[Json]) -> None:
     agree = [(row["golds"] > 0) == (row["prediction"] != "") for row in rows]
     assert found["answerability_accuracy"] == pytest.approx(100 * np.mean(agree))
     given = [(row["probability"], row["exact_match"]) for row in rows if row["prediction"]]
-    assert found["calibration"]["count"] == len(given)
+    assert found["calibration"]["count"] == found["risk_coverage"]["answers"] == len(given)
     if given:
         p, right = np.array(given).T
         assert found["calibration"]["brier"] == pytest.approx(np.mean((p - right) ** 2), rel=1e-9)
@@ -372,6 +372,7 @@ class TestFigures:
         assert f"nll: mean {found['losses']['nll']['mean']:.4f} +- " in printed
         assert f"EM {found['exact_match']['percent']:.2f} [" in printed
         assert "calibration error " in printed
+        assert f"AURC {found['risk_coverage']['aurc']:.4f}, coverage by precision: " in printed
         assert "question/context pairs occur more than once" in printed
         names = {path.name for path in output.iterdir()}
         assert names >= {

@@ -104,6 +104,9 @@ def test_a_review_that_is_not_finished_counts_what_is_there(
     some = mark(drawn, right, n2="unsure", n4="", n5="", n6="")
     found = estimated(capsys, finished, f"--output={drawn}", f"--estimate={some}")
     assert (found["reviewed"], found["unsure"], found["missing"]) == (26, 1, 3)
+    assert found["precision_if_unsure_are_wrong"] < found["precision_if_unsure_are_right"]
+    assert main([str(finished), f"--output={drawn}", f"--estimate={some}"]) == 0
+    assert f"{found['precision_if_unsure_are_right']:.3f} if right" in capsys.readouterr().out
     whole = estimated(capsys, finished, f"--output={drawn}", f"--estimate={mark(drawn, right)}")
     assert found["high"] - found["low"] > whole["high"] - whole["low"]
 

@@ -144,6 +144,16 @@ class TestLines:
         n_best = [{"text": "Ada", "probability": 0.876}, {"text": "Ben\n", "probability": 0.1}]
         assert lines({**ROW, "qa_n_best": n_best})[-1] == "then: 'Ben ' 0.10"
 
+    def test_all_answers(self):
+        """They are marked in the passage, and listed in its order."""
+        answers = [
+            {"text": "Ada", "start": 0, "end": 3, "probability": 0.5},
+            {"text": "lamp", "start": 12, "end": 16, "probability": 0.25},
+        ]
+        shown = lines({**ROW, "context": "Ada lit the lamp.", "qa_all_answers": answers})
+        assert shown[-1] == "all answers: 'Ada' 0.50 | 'lamp' 0.25"
+        assert "«lamp»" in shown[-2]
+
     def test_an_audited_row(self):
         row = {
             **{name: ROW[name] for name in ("id", "question", "context", "qa_probability")},

@@ -109,16 +109,20 @@ def answer(
     decoding: Decoding = DECODING,
     null_threshold: float = 0.0,
     batch_tokens: int = 200,
+    options: frozenset[str] = frozenset(),
 ) -> Answered:
-    """Return the answers of a chunk, after all steps."""
+    """Return the answers of a chunk, after all steps, with the columns of some options."""
     windowed = make_windows(make_chunk(table), reader.words, LIMITS)
     decoding = replace(decoding, null_score_diff_threshold=null_threshold)
-    return decode_answers(predict_spans(windowed, reader, decoding, batch_tokens), decoding)
+    predicted = predict_spans(windowed, reader, decoding, batch_tokens)
+    return decode_answers(predicted, decoding, options=options)
 
 
-def answered_chunk(table: pa.Table, reader: FakeReader, *settings: Any) -> Chunk[Answered]:
+def answered_chunk(
+    table: pa.Table, reader: FakeReader, *settings: Any, options: frozenset[str] = frozenset()
+) -> Chunk[Answered]:
     """Return a chunk with its answers, as the steps pass it on."""
-    return make_chunk(table).carrying(answer(table, reader, *settings))
+    return make_chunk(table).carrying(answer(table, reader, *settings, options=options))
 
 
 def run_step(step: ChunkStep, element: Any) -> list[Any]:

@@ -12,8 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from model.columns import exact_names
+from model.reading.columns import ANSWER_COLUMNS, columns_for
 from model.reading.tokenizer import Tokenizer
-from tests.transforms.fakes import FakeReader, answered_chunk, asked, claimed, run_step
+from tests.transforms.fakes import DECODING, FakeReader, answered_chunk, asked, claimed, run_step
 from transforms import claim, storage
 from transforms.claim import ClaimLost
 from transforms.read_chunk import committed_receipt
@@ -268,11 +270,11 @@ class TestContentDigest:
     ):
         receipt = write(answered, tmp_path)
         part = pq.ParquetFile(tmp_path / "parts" / receipt.part).read()
-        exact = part.select(list(EXACT_COLUMNS["annotate"])).replace_schema_metadata(None)
+        exact = part.select(exact_names(columns_for(()))).replace_schema_metadata(None)
         assert content_digest(exact) == receipt.digest
 
     def test_the_columns_of_the_digest_are_those_of_every_version(self):
-        assert EXACT_COLUMNS == {
+        assert {**EXACT_COLUMNS, "annotate": exact_names(columns_for(()))} == {
             "annotate": (
                 "answer_start",
                 "answer_end",
@@ -296,9 +298,11 @@ class TestContentDigest:
         }
 
     @pytest.mark.parametrize("column", EXACT_COLUMNS["annotate"])
-    def test_it_covers_every_exact_column(
-        self, answered: Chunk[Answered], tmp_path: Path, column: str
-    ):
+    def test_it_covers_every_exact_column(self, words: Tokenizer, tmp_path: Path, column: str):
+        rows, reader = asked("a b", None, "b c d", " "), FakeReader(words, LETTERS)
+        every = frozenset(each.option for each in ANSWER_COLUMNS)
+        decoding = replace(DECODING, all_answers=0.1)
+        answered = answered_chunk(rows, reader, decoding, options=every)
         before = write(answered, tmp_path).digest
         outcome = answered.payload.outcomes[0]
         place = outcome.columns.column_names.index(column)

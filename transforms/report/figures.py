@@ -157,3 +157,25 @@ def reliability(points: Sequence[dict[str, float]]) -> str:
     ticks = {share / 4: f"{share / 4:g}" for share in range(5)}
     drawing.scales(("probability of the answer", ticks), ("share that is right", ticks))
     return drawing.svg("reliability diagram")
+
+
+def precision_recall(curve: Sequence[Sequence[float]]) -> str:
+    """Return precision against recall over spans, from [probability, precision, recall] points."""
+    drawing = _Drawing("precision-recall", 1, 1)
+    _, precision, recall = zip(*curve, strict=True)
+    drawing.axes.plot(recall, precision, color=_ACCENT, marker="o", markersize=2)
+    ticks = {share / 4: f"{share / 4:g}" for share in range(5)}
+    drawing.scales(("recall: share of the places found", ticks), ("precision", ticks))
+    return drawing.svg("precision against recall over spans")
+
+
+def risk_coverage(points: Sequence[Sequence[float]]) -> str:
+    """Return the risk-coverage curve, from [threshold, coverage, risk]."""
+    coverage, risk = [point[1] for point in points], [point[2] for point in points]
+    most = max([0.1, *risk])
+    drawing = _Drawing("risk", 1, most)
+    drawing.axes.plot(coverage, risk, color=_ACCENT)
+    columns = {share / 4: f"{share / 4:g}" for share in range(5)}
+    rows = {most * share / 4: f"{most * share / 4:.2f}" for share in range(5)}
+    drawing.scales(("coverage", columns), ("share that is wrong", rows))
+    return drawing.svg("risk-coverage curve")

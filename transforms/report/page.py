@@ -71,8 +71,11 @@ def audit_page(
     drawn = {
         "loss": figures.loss_histogram(audit["nll_histogram"]),
         "start_end": figures.start_against_end(audit["start_against_end"], LOSS_BINS),
+        "risk": figures.risk_coverage(audit["risk_coverage_curve"]),
         "reliability": figures.reliability(everything["calibration"].get("reliability", [])),
     }
+    if audit.get("several_answers", {}).get("curve"):
+        drawn["spans"] = figures.precision_recall(audit["several_answers"]["curve"])
     given = [name for name in slices if name not in SLICES][:_MOST_GIVEN]
     sliced = []
     for name, what in (*_SLICED.items(), *zip(given, given, strict=True)):

@@ -1,20 +1,28 @@
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from model.reading.columns import (
+    ANSWER_COLUMNS,
     ANSWER_SCHEMA,
     N_BEST_TYPE,
     Answers,
     answer_columns,
+    answer_options,
     candidate_columns,
+    columns_for,
 )
 from model.reading.decoding import Decoding
+from model.reading.places import Places
+from model.reading.read_pairs import read_windows
 from model.reading.spans import PassageSpans, merge_windows
 from model.reading.windows import Windows
+from model.settings import make
 from tests.model.fakes import FakeReader, make_windows
 from tests.model.predicted import decode
 
@@ -182,6 +190,48 @@ def test_offsets_count_code_points_as_python_does() -> None:
     assert texts == {"👩", "\U00020000", "é", "👩 \U00020000", "\U00020000 é", context}
 
 
+def test_columns_that_need_an_option_come_last() -> None:
+    options = [column.option for column in ANSWER_COLUMNS]
+    always = options.count("")
+    assert all(options[always:])
+    assert columns_for(()) == ANSWER_COLUMNS[:always]
+    assert columns_for(options) == ANSWER_COLUMNS
+    for option in set(options[always:]):
+        asked = columns_for([option])
+        assert asked[:always] == ANSWER_COLUMNS[:always]
+        assert {column.option for column in asked[always:]} == {option}
+
+
+def test_settings_ask_for_columns() -> None:
+    assert answer_options(Places(), Decoding()) == frozenset()
+    every = make(Places, {"locate": "page"}), Decoding(all_answers=0.5)
+    assert answer_options(*every) == {column.option for column in ANSWER_COLUMNS} - {""}
+
+
+def test_the_page_of_an_answer() -> None:
+    """A row without an answer has none; page breaks are counted before the answer's start."""
+    lengths = [4, 3]
+    spans, windows = decoded(lengths)
+    contexts = ["a\fb\fc\fd", "a b\fc"]
+    answers = Answers(
+        spans=spans,
+        windows=windows,
+        contexts=contexts,
+        questions_cut=np.zeros(2, np.int64),
+        no_answer=np.array([False, True]),
+        below_threshold=np.zeros(2, bool),
+        row_pair=np.array([0, 1, -1, 0]),
+        reasons=[None, None, "no_text", None],
+        options=frozenset({"--locate page"}),
+    )
+    columns = answer_columns(answers)
+    columns.validate(full=True)
+    assert columns.column_names == [*ANSWER_SCHEMA.names, "page"]
+    (start, *_), pages = columns.column("answer_start").to_pylist(), columns.column("page")
+    assert pages.to_pylist() == [start // 2 + 1, None, None, start // 2 + 1]
+    assert start > 0
+
+
 def test_the_schema_is_the_contract() -> None:
     assert ANSWER_SCHEMA.names == [
         "answer_text",
@@ -208,3 +258,41 @@ def test_the_schema_is_the_contract() -> None:
         "end_logit",
         "window_index",
     ]
+
+
+def test_all_answers_are_lists_in_the_order_of_the_passage() -> None:
+    """Of any status; null for a rejected row, and empty where no span is probable enough."""
+    lengths = [9, 30]
+    windows = make_windows(lengths, max_length=10, overlap=2)
+    decoding = Decoding(n_best=3, max_answer_length=3, null=True, all_answers=0.02)
+    _, spans = read_windows(FakeReader(), windows, decoding, 40)
+    assert spans.distinct is not None
+    contexts = contexts_of(lengths)
+    answers = Answers(
+        spans=spans,
+        windows=windows,
+        contexts=contexts,
+        questions_cut=np.zeros(2, np.int64),
+        no_answer=np.array([False, True]),
+        below_threshold=np.zeros(2, bool),
+        row_pair=np.array([1, 0, -1, 1]),
+        reasons=[None, None, "context_blank", None],
+        least=0.02,
+        options=frozenset(["--all_answers"]),
+    )
+    columns = answer_columns(answers)
+    columns.validate(full=True)
+    long, short, rejected, again = columns.column("all_answers").to_pylist()
+    assert rejected is None
+    assert long == again
+    assert len(long) == spans.distinct.found[1] > 3
+    for row, context in ((long, contexts[1]), (short, contexts[0])):
+        assert [each["text"] for each in row] == [
+            context[each["start"] : each["end"]] for each in row
+        ]
+        assert all(before["end"] <= after["start"] for before, after in itertools.pairwise(row))
+        assert all(each["probability"] >= 0.02 for each in row)
+    best = columns.column("n_best").to_pylist()[0][0]
+    assert best in long
+    improbable = replace(answers, least=0.999)
+    assert answer_columns(improbable).column("all_answers").to_pylist()[1] == []

@@ -18,7 +18,8 @@ import pytest
 
 from model import SpanReader
 from model.checkpoint import CheckpointError
-from model.reading.columns import ANSWER_SCHEMA, N_BEST_TYPE
+from model.columns import schema_of
+from model.reading.columns import ANSWER_COLUMNS, ANSWER_SCHEMA, N_BEST_TYPE, columns_for
 from model.reading.span_reader import Answer, Candidate
 from model.settings import SettingError
 from pipeline.bundled import SAMPLE
@@ -27,12 +28,19 @@ from tests.runs import read_parts, read_rejections, run, write_input
 from transforms.stored_folder import StoredFolder
 
 SETTINGS: dict[str, Any] = {
+    "locate": "page",
+    "distinct": True,
+    "all_answers": 0.005,
     "max_length": 96,
     "overlap": 30,
     "max_question": 16,
     "max_answer_length": 12,
     "max_windows": 200,
 }
+
+NAMES = [column.name for column in columns_for(["--all_answers", "--locate page"])]
+"""The columns of annotate with these settings."""
+
 
 DECISION: dict[str, Any] = {
     "null": "on",
@@ -84,9 +92,11 @@ def annotated(
 
 def as_row(answer: Answer) -> dict[str, Any]:
     """Return an answer in the shape of annotate's columns."""
-    values = asdict(answer)
-    del values["message"]
-    values["n_best"] = list(values["n_best"]) if answer.status != "rejected" else None
+    values = {name: getattr(answer, name) for name in NAMES}
+    n_best = [asdict(candidate) for candidate in answer.n_best]
+    values["n_best"] = n_best if answer.status != "rejected" else None
+    if answer.all_answers is not None:
+        values["all_answers"] = [asdict(candidate) for candidate in answer.all_answers]
     return values
 
 
@@ -97,29 +107,30 @@ class TestTheSameAsAnnotate:
         answers = reader.answer(
             [row["question"] for row in rows], [row["context"] for row in rows], n_best=4
         )
-        expected = read_parts(annotated).select(ANSWER_SCHEMA.names).to_pylist()
+        expected = read_parts(annotated).select(NAMES).to_pylist()
         assert [as_row(answer) for answer in answers] == expected
         statuses = ("answered", "no_answer", "below_threshold", "rejected")
         assert {answer.status for answer in answers} == set(statuses)
         assert max(answer.num_windows or 0 for answer in answers) > 2
+        assert max(len(answer.all_answers or ()) for answer in answers) > 2
 
     def test_one_at_a_time_to_rounding(
         self, reader: SpanReader, rows: list[dict[str, Any]], annotated: Path
     ):
         """Alone, a row has other batches: offsets must be equal, probabilities nearly so."""
         for row, expected in zip(
-            rows, read_parts(annotated).select(ANSWER_SCHEMA.names).to_pylist(), strict=True
+            rows, read_parts(annotated).select(NAMES).to_pylist(), strict=True
         ):
             answer = as_row(reader.answer(row["question"], row["context"], n_best=4))
             for mine, wanted in zip(
-                [answer, *(answer["n_best"] or ())],
-                [expected, *(expected["n_best"] or ())],
+                [answer, *(answer["n_best"] or ()), *(answer["all_answers"] or ())],
+                [expected, *(expected["n_best"] or ()), *(expected["all_answers"] or ())],
                 strict=True,
             ):
                 for name, value in wanted.items():
                     if isinstance(value, float):
                         assert mine[name] == pytest.approx(value, rel=1e-4, abs=1e-4)
-                    elif name != "n_best":
+                    elif name not in ("n_best", "all_answers"):
                         assert mine[name] == value
 
     def test_rejections_have_the_same_names_and_messages(
@@ -243,6 +254,11 @@ class TestLoading:
             ({"device": "cuda:99", "dtype": "float32"}, "device=cuda:99: "),
             ({"device": "abacus"}, "device=abacus: "),
             (
+                {"min_probability": "precision:0.9"},
+                "min_probability=precision:0.9: the checkpoint stores a threshold for no "
+                "precision: python -m model.calibrate --precision 0.9 ",
+            ),
+            (
                 {"null_score_diff_threshold": float("nan")},
                 "null_score_diff_threshold=nan: must be a number from -1e+06",
             ),
@@ -330,11 +346,16 @@ NUMBERS_AND_TEXTS = {
 
 
 def test_an_answer_has_the_columns_of_annotate():
-    """In their order and of their types; `message` is in the rejections of a run."""
+    """In their order and of their types; `message` is in the rejections of a run.
+
+    Columns that need an option come last, because they have a default.
+    """
     found = {field.name: field.type for field in fields(Answer)}
-    assert list(found) == [*ANSWER_SCHEMA.names, "message"]
-    special = {"status": "str", "n_best": "tuple[Candidate, ...]"}
-    for field in ANSWER_SCHEMA:
+    optional = [column.name for column in ANSWER_COLUMNS if column.option]
+    assert list(found) == [*ANSWER_SCHEMA.names, "message", *optional]
+    candidates = "tuple[Candidate, ...]"
+    special = {"status": "str", "n_best": candidates, "all_answers": f"{candidates} | None"}
+    for field in schema_of(ANSWER_COLUMNS):
         wanted = special.get(field.name) or NUMBERS_AND_TEXTS[field.type]
         assert found[field.name] == wanted, field.name
 

@@ -7,9 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.reading.windows import Windows, choose_windows, count_windows
+from model.reading.tokenizer import Ragged
+from model.reading.windows import (
+    WindowLimits,
+    Windows,
+    choose_windows,
+    count_windows,
+    cut_windows,
+)
 from tests.model.brute_force import owner, window_bounds
-from tests.model.fakes import make_windows
+from tests.model.fakes import QUESTION_FIRST, make_passages, make_windows
 
 
 @st.composite
@@ -154,3 +161,28 @@ def test_a_question_that_leaves_no_more_room_than_the_overlap_is_refused() -> No
         match="room for 6 context tokens in a window of 10, but neighbouring windows share 6",
     ):
         make_windows([20], max_length=10, overlap=6)
+
+
+def test_windows_of_a_split_reader_are_the_same_for_all_questions() -> None:
+    layout = {"max_length": 16, "overlap": 3}
+    pair_format = QUESTION_FIRST.split(max_question=6)
+    assert pair_format.passage_position == 8
+    limits = WindowLimits(16, 3, 5, 1000)
+    questions = Ragged.of([[7], [7] * 5, [7] * 9])
+    windows = cut_windows(
+        pair_format, make_passages([30]), questions, np.zeros(3, int), np.arange(3), limits
+    )
+    longest = make_windows([30], question_tokens=[5], **layout)
+    for name in ("index", "start", "stop", "owned_low", "owned_high"):
+        expected = getattr(longest, name).tolist()
+        assert getattr(windows, name).tolist() == expected * 3
+    assert windows.lengths.max() == 16
+    with pytest.raises(ValueError, match="max_question=7: the split reader has positions for 6"):
+        cut_windows(
+            pair_format,
+            make_passages([30]),
+            questions,
+            np.zeros(1, int),
+            np.zeros(1, int),
+            WindowLimits(16, 3, 7, 1000),
+        )

@@ -238,6 +238,9 @@ def test_a_checkpoint_that_can_not_teach_the_student_is_refused(
         Teacher(str(checkpoints["roberta"].folder), tokenizer, 128, null=False)
     with pytest.raises(CheckpointError, match="link sigmoid: it has no distribution"):
         Teacher(edited(teacher, tmp_path / "sigmoid", link="sigmoid"), tokenizer, 128, null=True)
+    with pytest.raises(CheckpointError, match="is a split reader: teach with a whole one"):
+        split = edited(teacher, tmp_path / "split", split=1, passage_position=66)
+        Teacher(split, tokenizer, 128, null=True)
     with pytest.raises(CheckpointError, match="no trained null option: train with --no-null"):
         Teacher(
             edited(teacher, tmp_path / "untrained", null_trained=False), tokenizer, 128, null=True

@@ -35,6 +35,10 @@ class TestInputRefusals:
                 ("--output_prefix=q", "--id_column=qstatus"),
                 "the output column 'qstatus' is already an input column",
             ),
+            (
+                ("--locate=page", "--output_prefix=q", "--id_column=qpage"),
+                "the output column 'qpage' is already an input column",
+            ),
         ],
     )
     def test_what_is_not_there_is_named(
@@ -43,6 +47,9 @@ class TestInputRefusals:
         with pytest.raises(Refused) as refused:
             job(*arguments)
         assert message.format(source=source) in str(refused.value)
+
+    def test_a_column_that_is_not_asked_for_clashes_with_none(self, job: Resolve):
+        assert job("--output_prefix=q", "--id_column=qpage").columns.id == "qpage"
 
     def test_an_input_below_the_output_is_refused(self, job: Resolve, source: Path, tmp_path: Path):
         """A rerun would read its own parts."""

@@ -81,6 +81,7 @@ class TestDefaults:
             "--output_prefix=x",
             "--id_column=key",
             "--dtype=float16",
+            "--locate=page",
         ],
     )
     def test_what_changes_answers_or_parts_is_part_of_it(self, job: Resolve, option: str):

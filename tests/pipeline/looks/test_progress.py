@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from model.reading.progress import current, working_on
 from pipeline.job.options import parse
 from pipeline.job.resolve import Job, resolve
 from pipeline.looks import progress as module
@@ -72,6 +73,23 @@ def test_elsewhere_than_in_a_terminal_there_are_lines(
         finish(job, 4, 3)
     (line,) = lines(caplog)
     assert re.fullmatch(r"7 of 10 rows done, \d+\.\d rows/s, \d+ s left", line)
+
+
+def test_windows_of_a_chunk_count_before_its_part_is_there(
+    job: Job, looks: threading.Semaphore, caplog: pytest.LogCaptureFixture
+):
+    part = "000000-a-g00000-r000000004-n6.parquet"
+    with caplog.at_level(logging.INFO, "spanmill"), working_on(part, windows=12):
+        with progress(job):
+            assert looks.acquire(timeout=600)
+            finish(job, 4)
+            current().add(6)  # half of the six rows
+        commit(job.output, b"", "parts", part)
+        with progress(job):  # a committed part counts once
+            pass
+    half, whole = lines(caplog)
+    assert half.startswith("7 of 10 rows done")
+    assert whole.startswith("10 of 10 rows done")
 
 
 def test_a_line_is_written_now_and_then(

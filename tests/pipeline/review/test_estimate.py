@@ -87,7 +87,7 @@ def test_the_interval_holds_the_truth_in_at_least_93_percent_of_draws(
     random = np.random.default_rng([answers, rows, int(precision * 100), calibrated])
     probabilities, right = population(answers, precision, calibrated, random)
     draw = Draw(rows, 0)
-    draw.add(probabilities, np.stack([np.arange(answers)] * 2, axis=1))
+    draw.add(probabilities, np.stack([np.arange(answers)] * 3, axis=1))
     strata, places, stratum = draw.finish()
     # The strata depend on the probabilities alone: only what is drawn within them varies.
     bounds = [each.low for each in strata[1:]]

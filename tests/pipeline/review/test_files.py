@@ -18,16 +18,16 @@ from pipeline.review.strata import Stratum
 CONTEXT = "=SUM(A1) 🌊 was lit by Ada, keeper;\nat dusk. " + "It rained. " * 60
 ADA = CONTEXT.index("Ada")
 ANSWERS = [
-    Answer("-1", "=Who?", CONTEXT, ADA, ADA + 3, 0.25),
-    Answer("row 2", "What?", CONTEXT, 0, 8, 0.75),
-    Answer("", "When?", CONTEXT, CONTEXT.index("dusk"), CONTEXT.index("dusk") + 4, 0.76543),
+    Answer("-1", "", "=Who?", CONTEXT, ADA, ADA + 3, 0.25),
+    Answer("row 2", "+q", "What?", CONTEXT, 0, 8, 0.75),
+    Answer("", "", "When?", CONTEXT, CONTEXT.index("dusk"), CONTEXT.index("dusk") + 4, 0.76543),
 ]
 DRAWN = ReviewSet(
     Identity("a run", "its content"),
     7,
     (Stratum(0.0, 0.5, 10, 0.3, 1), Stratum(0.5, 1.0, 5, 0.8, 2)),
     (0, 1, 1),
-    ((0, 4), (0, 9), (1, 2)),
+    ((0, 4, 0), (0, 9, 1), (1, 2, 0)),
 )
 
 
@@ -89,6 +89,7 @@ def test_a_line_has_what_a_person_needs_and_no_formula(sheet: bytes):
     assert first["passage"].startswith("'=SUM(A1) 🌊 was lit by «Ada», keeper;\nat dusk. It")
     assert first["passage"].endswith(" …")
     assert (second["answer"], second["passage"][:10]) == ("'=SUM(A1)", "«=SUM(A1)»")
+    assert second["question_id"] == "'+q"
     assert (third["id"], third["probability"], third["weight"]) == ("", "0.7654", "2.5")
     assert [line["stratum"] for line in (first, second, third)] == ["1", "2", "2"]
     assert [(line["number"], line["right"], line["note"]) for line in (first, third)] == [

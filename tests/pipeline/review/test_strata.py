@@ -13,7 +13,8 @@ from pipeline.review.strata import CELLS, Draw, allocate, deviations, group_cell
 def drawn_from(probabilities: np.ndarray, rows: int, seed: int = 0, batch: int = 1000) -> tuple:
     """Return strata, numbers and strata of the drawn ones, of answers that come in batches."""
     draw = Draw(rows, seed)
-    places = np.stack([np.zeros(len(probabilities), int), np.arange(len(probabilities))], axis=1)
+    numbers = np.arange(len(probabilities))
+    places = np.stack([numbers] * 3, axis=1)
     for first in range(0, len(probabilities), batch):
         draw.add(probabilities[first : first + batch], places[first : first + batch])
     strata, drawn, stratum = draw.finish()
@@ -81,7 +82,7 @@ class TestSample:
         random = np.random.default_rng(0)
         for _ in range(50):
             values = random.random(4000)
-            draw.add(values, np.zeros((4000, 2), np.int64))
+            draw.add(values, np.zeros((4000, 3), np.int64))
             assert len(draw._keys) <= 2 * 5 * CELLS + 4000
         assert draw.counts.sum() == 200_000
         assert len(draw._keys) <= 3 * 5 * CELLS

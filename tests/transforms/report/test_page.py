@@ -72,7 +72,7 @@ def test_ids_are_unique_and_what_points_to_them_finds_them(page: bytes):
 
 def test_every_figure_has_a_name_and_follows_the_pages_colours(page: bytes):
     drawings = [attributes for tag, attributes in Elements(page).tags if tag == "svg"]
-    assert len(drawings) == 3
+    assert len(drawings) == 4
     assert all(
         figure["role"] == "img" and figure["aria-label"] and "width" not in figure
         for figure in drawings

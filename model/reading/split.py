@@ -1,0 +1,188 @@
+"""Split readers: the lower layers read a passage once, whatever the number of its questions.
+
+H_q = f([CLS] question [SEP]) and H_p = f(passage [SEP]) are computed apart by layers 1 to k, and
+layers k + 1 to n read their concatenation (DeFormer, Cao et al. 2020, arXiv:2005.00697). Positions
+of a passage begin at a fixed one, so that H_p is the same for every question.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from model.backends.layers import LayeredNetwork
+from model.backends.states import StateCache
+from model.reading.batching import Batch, to_device
+from model.reading.tokenizer import consecutive
+
+PASSAGE_BYTES, QUESTION_BYTES = 2**28, 2**25
+"""Bounds of what is kept of passages and of questions: 256 and 32 MiB."""
+
+LEAST_SHARE = 0.6
+"""Texts that are read together have at least this share of the longest one's tokens."""
+
+_QUESTION, _PASSAGE, _PADDING = 0, 1, 2
+
+
+def positions_of(batch: Batch, passage_position: int) -> torch.Tensor:
+    """Return position embeddings' indices, int64 [B, L]; those of padding are 0.
+
+    The question's count from 0, the passage's from `passage_position`.
+    """
+    column = torch.arange(batch.input_ids.shape[1])
+    begin = batch.context_start[:, None]
+    positions = torch.where(column < begin, column, column - begin + passage_position)
+    return torch.where(batch.attention, positions, 0)
+
+
+def read_whole(
+    layered: LayeredNetwork, batch: Batch, passage_position: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return start and end logits, float32 [B, L] each: all layers over whole windows.
+
+    A block mask keeps question and passage apart in the lower layers. Differentiable, so that
+    trainings use it; it is the reference of the faster ways as well.
+    """
+    column = torch.arange(batch.input_ids.shape[1])
+    part = torch.where(column < batch.context_start[:, None], _QUESTION, _PASSAGE)
+    part = torch.where(batch.attention, part, _PADDING)
+    positions = positions_of(batch, passage_position)
+    ids, types, positions, part, attention = (
+        to_device(each, layered.device)
+        for each in (batch.input_ids, batch.token_types, positions, part, batch.attention)
+    )
+    hidden = layered.embed(ids, types, positions)
+    hidden = layered.run(layered.lower, hidden, layered.block_mask(hidden, part))
+    return layered.logits(layered.run(layered.upper, hidden, layered.key_mask(hidden, attention)))
+
+
+class SplitNetwork:
+    """The fast way to read batches of a split reader, with the results of `read_whole`.
+
+    Lower layers run once per distinct question and once per distinct window of a passage, as long
+    as the caches hold what they made of it.
+
+    maskless  whether batches without padding should pass no mask to the attention
+    """
+
+    def __init__(self, layered: LayeredNetwork, passage_position: int, maskless: bool):
+        self._layered, self._maskless = layered, maskless
+        self.passage_position = passage_position
+        self._questions = StateCache(QUESTION_BYTES)
+        self._passages = StateCache(PASSAGE_BYTES)
+
+    def __call__(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return start and end logits of a batch, float32 [B, L] each, on the network's device.
+
+        Several lanes may call this at once.
+        """
+        rows = np.arange(len(batch.input_ids))
+        middle = batch.context_start.numpy()
+        stop = batch.attention.sum(1).numpy()
+        questions = _Parts(batch, rows, np.zeros_like(middle), middle)
+        passages = _Parts(batch, rows, middle, stop)
+        states = self._questions.take(
+            questions.keys(), lambda missing: self._read(questions[missing], 0)
+        ) + self._passages.take(
+            passages.keys(),
+            lambda missing: self._read(passages[missing], self.passage_position),
+        )
+        hidden = self._joined(states, middle, stop, batch.input_ids.shape[1])
+        mask = self._key_mask(hidden, batch.attention)
+        return self._layered.logits(self._layered.run(self._layered.upper, hidden, mask))
+
+    def read_whole(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the logits as `read_whole` of this module computes them."""
+        return read_whole(self._layered, batch, self.passage_position)
+
+    def _read(self, parts: _Parts, position: int) -> list[torch.Tensor]:
+        """Return the lower layers' output for each part, [tokens, H].
+
+        position  of each part's first token
+        """
+        states: dict[int, torch.Tensor] = {}
+        for chosen in of_similar_length(parts.stop - parts.start):
+            states.update(zip(chosen, self._read_padded(parts[chosen], position), strict=True))
+        return [states[k] for k in range(len(states))]
+
+    def _read_padded(self, parts: _Parts, position: int) -> Sequence[torch.Tensor]:
+        """Do as `_read`, with one padded row for each part."""
+        lengths = parts.stop - parts.start
+        column = np.arange(lengths.max())
+        real = column < lengths[:, None]
+        source = np.repeat(parts.row, lengths), consecutive(parts.start, lengths)
+        ids, types = np.zeros((2, *real.shape), np.int64)
+        ids[real] = parts.batch.input_ids.numpy()[source]
+        types[real] = parts.batch.token_types.numpy()[source]
+        positions = np.where(real, column + position, 0)
+
+        layered = self._layered
+        inputs = (torch.from_numpy(each) for each in (ids, types, positions))
+        hidden = layered.embed(*(to_device(each, layered.device) for each in inputs))
+        mask = self._key_mask(hidden, torch.from_numpy(real))
+        hidden = layered.run(layered.lower, hidden, mask)
+        tokens = to_device(torch.from_numpy(np.flatnonzero(real)), layered.device)
+        return hidden.flatten(0, 1).index_select(0, tokens).split(lengths.tolist())
+
+    def _key_mask(self, hidden: torch.Tensor, attention: torch.Tensor) -> torch.Tensor | None:
+        """Return the mask by which tokens attend to those in `attention`, bool [B, L] on the host.
+
+        There, looking at it doesn't wait for a GPU, whose fastest attention takes no mask.
+        """
+        if self._maskless and attention.all():
+            return self._layered.key_mask(hidden, None)
+        return self._layered.key_mask(hidden, to_device(attention, self._layered.device))
+
+    def _joined(
+        self, states: list[torch.Tensor], middle: np.ndarray, stop: np.ndarray, width: int
+    ) -> torch.Tensor:
+        """Return the states of questions and passages as rows, [B, L, H].
+
+        states  of the B questions, then of the B passages, [tokens, H] each
+        middle  int64 [B], tokens of each question; `stop` int64 [B], of the whole row; `width` is L
+        """
+        # The index of each position in the concatenated states. Padding takes the first state.
+        before = np.cumsum([0, *(len(state) for state in states[:-1])])
+        question, passage = before[: len(middle), None], before[len(middle) :, None]
+        column = np.arange(width)
+        index = np.where(column < middle[:, None], question, passage - middle[:, None]) + column
+        index[column >= stop[:, None]] = 0
+        chosen = to_device(torch.from_numpy(index.reshape(-1)), self._layered.device)
+        return torch.cat(states).index_select(0, chosen).view(len(middle), width, -1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """Slices of the rows of a batch: row `row[k]` from `start[k]` to `stop[k]`, int64 [parts]."""
+
+    batch: Batch
+    row: np.ndarray
+    start: np.ndarray
+    stop: np.ndarray
+
+    def __getitem__(self, chosen: list[int]) -> _Parts:
+        return _Parts(self.batch, self.row[chosen], self.start[chosen], self.stop[chosen])
+
+    def keys(self) -> list[bytes]:
+        """Return the token ids of each part as bytes."""
+        ids = self.batch.input_ids.numpy().astype(np.int32)
+        bounds = zip(self.row.tolist(), self.start.tolist(), self.stop.tolist(), strict=True)
+        return [ids[row, start:stop].tobytes() for row, start, stop in bounds]
+
+
+def of_similar_length(lengths: np.ndarray) -> list[list[int]]:
+    """Group parts so that none is shorter than LEAST_SHARE of the longest of its group.
+
+    lengths  int64 [parts]; the result is a partition of their indices
+    """
+    groups: list[list[int]] = []
+    longest = 0
+    for k in np.argsort(-lengths, kind="stable").tolist():
+        if not groups or lengths[k] < LEAST_SHARE * longest:
+            groups.append([])
+            longest = lengths[k]
+        groups[-1].append(k)
+    return groups
