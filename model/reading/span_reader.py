@@ -164,7 +164,10 @@ class SpanReader:
         on_cuda = resolve_device(runs.device).type == "cuda"
         return cls(
             reader=reader,
-            limits=_limits(reader, limits, decoding.max_answer_length),
+            limits=replace(
+                _limits(reader, limits, decoding.max_answer_length),
+                prior=own.window_prior if limits.prior is None else limits.prior,
+            ),
             decoding=replace(
                 decoding, min_probability=min_probability(decoding.min_probability, own, decoding)
             ),
