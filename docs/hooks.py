@@ -22,7 +22,12 @@ COLUMNS = {
 }
 """Where the columns of each stage are declared."""
 
-TYPES = {"float": "float32", "double": "float64", "fixed_size_binary[16]": "binary(16)"}
+TYPES = {
+    "float": "float32",
+    "double": "float64",
+    "fixed_size_binary[16]": "binary(16)",
+    "list<item: string>": "list of string",
+}
 """What the manual calls Arrow types that have a longer or a misleading name."""
 
 
@@ -76,7 +81,7 @@ def columns(stage: str) -> str:
         getattr(importlib.import_module(module), name),
         key=lambda each: (each.type, each.meaning, each.option),
     ):
-        kind = "list of struct" if str(kind).startswith("list") else TYPES.get(str(kind), str(kind))
+        kind = TYPES.get(str(kind), "list of struct" if "struct" in str(kind) else str(kind))
         needs = f"with `{option}`: " if option else ""
         rows.append((", ".join(f"`{each.name}`" for each in group), kind, needs + meaning))
     return table("| column | type | |", rows)

@@ -42,7 +42,7 @@ _OUTPUTS = (
     # both stages
     *("status", "reason", "probability", "null_probability", "window_index", "num_windows"),
     # annotate
-    *("n_best", "all_answers", "answer_text", "answer_start", "answer_end"),
+    *("n_best", "all_answers", "answer_text", "answer_start", "answer_end", "page", "section"),
     # audit
     *("prediction", "prediction_start", "prediction_end", "gold_start", "gold_end"),
     *("gold_probability", "nll", "f1"),
@@ -187,6 +187,10 @@ def _answer_line(outputs: dict[str, Any], audited: bool) -> Text:
     facts = [f"probability {probability:.2f}"]
     if outputs["window_index"] is not None:
         facts.append(f"window {outputs['window_index'] + 1} of {outputs['num_windows']}")
+    if outputs["page"] is not None:
+        facts.append(f"page {outputs['page']}")
+    if outputs["section"]:
+        facts.append(f"section {quoted(outputs['section'])}")
     if outputs["nll"] is not None:
         facts.append(f"loss of the gold {outputs['nll']:.2f}")
     if outputs["f1"] is not None:

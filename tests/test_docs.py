@@ -31,7 +31,9 @@ RUN_PAGES = (
     "convert",
     "show",
     "review",
+    "places",
     "migration",
+    "posterior",
     "beam",
     "runners",
     "label_errors compare",
@@ -204,5 +206,13 @@ def test_the_manual_has_every_column_once(stage: str, columns: Sequence[Column])
     assert [name for each in names for name in each] == [column.name for column in columns]
     assert "<!--" not in made
     types = {cells[2].strip() for cells in lines}
-    assert types <= {"string", "int32", "float32", "float64", "list of struct", "binary(16)"}
+    assert types <= {
+        "string",
+        "int32",
+        "float32",
+        "float64",
+        "list of struct",
+        "list of string",
+        "binary(16)",
+    }
     assert all(len(cells) == 5 and cells[3].strip() for cells in lines)

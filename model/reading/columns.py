@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from model.columns import Column, schema_of, table_of
 from model.reading.decoding import Decoding
-from model.reading.places import Places, page_of
+from model.reading.places import Layout, Places
 from model.reading.spans import PassageSpans, by_place
 from model.reading.tokenizer import consecutive
 from model.reading.windows import TokenizedPairs
@@ -101,19 +101,46 @@ class Answers:
         return np.select(list(cases.values()), list(cases), default="answered").tolist()
 
     @cached_property
-    def located(self) -> list[tuple[str, int, int] | None]:
-        """Return the context, start and end of each row's answer; None for a row without one."""
+    def located(self) -> list[tuple[Layout, int, int] | None]:
+        """Return layout, start and end of each row's answer; None for a row without one.
+
+        Rows of one context share its layout.
+        """
         start, end, _ = self.candidates
-        found: list[tuple[str, int, int] | None] = []
+        layouts: dict[int, Layout] = {}
+        found: list[tuple[Layout, int, int] | None] = []
         for pair, hidden in zip(self.pair.tolist(), self.hidden.tolist(), strict=True):
-            context = "" if hidden else self.contexts[self.windows.pair_passage[pair]]
-            found.append(None if hidden else (context, int(start[pair, 0]), int(end[pair, 0])))
+            if hidden:
+                found.append(None)
+                continue
+            passage = int(self.windows.pair_passage[pair])
+            if passage not in layouts:
+                layouts[passage] = Layout(self.contexts[passage])
+            found.append((layouts[passage], int(start[pair, 0]), int(end[pair, 0])))
+        return found
+
+    @cached_property
+    def sentences(self) -> list[tuple[int, int, str] | None]:
+        """Return start, end and text of the sentences of each row's answer."""
+        found: list[tuple[int, int, str] | None] = []
+        for each in self.located:
+            if each is None:
+                found.append(None)
+                continue
+            layout, start, end = each
+            begin, stop = layout.sentence(start, end)
+            found.append((begin, stop, layout.context[begin:stop]))
         return found
 
     @property
     def pages(self) -> list[int | None]:
         """Return the page of each row's answer."""
-        return [at and page_of(at[0], at[1]) for at in self.located]
+        return [each and each[0].page(each[1]) for each in self.located]
+
+    @cached_property
+    def section_paths(self) -> list[tuple[str, ...]]:
+        """Return the headings above each row's answer, outermost first."""
+        return [each[0].section_path(each[1]) if each else () for each in self.located]
 
     @property
     def n_best(self) -> pa.Array:
@@ -162,6 +189,8 @@ class Answers:
 HIDDEN = attrgetter("hidden")
 
 OFFSETS = "its offsets in the context, in code points, `end` exclusive"
+
+IN_SENTENCES = "offsets of the sentences that the answer touches, without white space around them"
 
 ANSWER_COLUMNS: tuple[Column[Answers], ...] = (
     Column(
@@ -265,6 +294,32 @@ ANSWER_COLUMNS: tuple[Column[Answers], ...] = (
         option="--all_answers",
     ),
     Column(
+        "sentence_start",
+        pa.int32(),
+        IN_SENTENCES,
+        lambda answers: [each and each[0] for each in answers.sentences],
+        null=HIDDEN,
+        exact=True,
+        option="--locate sentence",
+    ),
+    Column(
+        "sentence_end",
+        pa.int32(),
+        IN_SENTENCES,
+        lambda answers: [each and each[1] for each in answers.sentences],
+        null=HIDDEN,
+        exact=True,
+        option="--locate sentence",
+    ),
+    Column(
+        "sentence_text",
+        pa.string(),
+        "`context[sentence_start:sentence_end]`",
+        lambda answers: [each and each[2] for each in answers.sentences],
+        null=HIDDEN,
+        option="--locate sentence",
+    ),
+    Column(
         "page",
         pa.int32(),
         "the page on which the answer begins, from 1; pages end with a form feed",
@@ -272,6 +327,22 @@ ANSWER_COLUMNS: tuple[Column[Answers], ...] = (
         null=HIDDEN,
         exact=True,
         option="--locate page",
+    ),
+    Column(
+        "section",
+        pa.string(),
+        "the last Markdown heading before the answer; null before the first",
+        lambda answers: [path[-1] if path else None for path in answers.section_paths],
+        null=HIDDEN,
+        option="--locate section",
+    ),
+    Column(
+        "section_path",
+        pa.list_(pa.string()),
+        "the headings above the answer, from the outermost to `section`",
+        lambda answers: answers.section_paths,
+        null=HIDDEN,
+        option="--locate section",
     ),
 )
 """The output columns of annotate, in order; those with an `option` come last."""

@@ -76,7 +76,9 @@ class Answer:
 
     all_answers       all distinct spans of at least the probability `all_answers`, in the order of
                       their starts; None without this setting
-    page              page on which the answer begins, from 1; None unless `locate` has "page"
+    sentence_start, sentence_end, sentence_text, page, section, section_path
+                      where the answer is, see `model.reading.places.Place`; None unless `locate`
+                      asks for them
 
     All but status, reason and message are None for a rejected row, `n_best` is empty.
     """
@@ -96,7 +98,12 @@ class Answer:
     question_tokens_cut: int | None
     message: str | None = None
     all_answers: tuple[Candidate, ...] | None = None
+    sentence_start: int | None = None
+    sentence_end: int | None = None
+    sentence_text: str | None = None
     page: int | None = None
+    section: str | None = None
+    section_path: list[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -157,7 +164,10 @@ class SpanReader:
         on_cuda = resolve_device(runs.device).type == "cuda"
         return cls(
             reader=reader,
-            limits=_limits(reader, limits, decoding.max_answer_length),
+            limits=replace(
+                _limits(reader, limits, decoding.max_answer_length),
+                prior=own.window_prior if limits.prior is None else limits.prior,
+            ),
             decoding=replace(
                 decoding, min_probability=min_probability(decoding.min_probability, own, decoding)
             ),

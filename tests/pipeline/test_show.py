@@ -58,6 +58,11 @@ class TestLines:
         shown = ["row 1: Who?", "'Ada', probability 0.88, window 2 of 3", "«Ada» did, Ben did not."]
         assert lines(ROW) == shown
 
+    def test_where_an_answer_is(self):
+        row = {**ROW, "qa_page": 4, "qa_section": "Lamp"}
+        facts = "'Ada', probability 0.88, window 2 of 3, page 4, section 'Lamp'"
+        assert lines(row)[1] == facts
+
     def test_no_answer(self):
         """The probability is that of no answer, not that of the best span."""
         nothing = {"qa_answer_text": None, "qa_answer_start": None, "qa_answer_end": None}

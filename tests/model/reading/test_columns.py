@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
+from dataclasses import astuple, fields, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from model.reading.columns import (
     columns_for,
 )
 from model.reading.decoding import Decoding
-from model.reading.places import Places
+from model.reading.places import Place, Places, locate
 from model.reading.read_pairs import read_windows
 from model.reading.spans import PassageSpans, merge_windows
 from model.reading.windows import Windows
@@ -204,32 +204,40 @@ def test_columns_that_need_an_option_come_last() -> None:
 
 def test_settings_ask_for_columns() -> None:
     assert answer_options(Places(), Decoding()) == frozenset()
-    every = make(Places, {"locate": "page"}), Decoding(all_answers=0.5)
+    every = make(Places, {"locate": "section,page,sentence"}), Decoding(all_answers=0.5)
     assert answer_options(*every) == {column.option for column in ANSWER_COLUMNS} - {""}
 
 
-def test_the_page_of_an_answer() -> None:
-    """A row without an answer has none; page breaks are counted before the answer's start."""
+def test_where_an_answer_is() -> None:
+    """Rows without an answer have no place."""
     lengths = [4, 3]
     spans, windows = decoded(lengths)
-    contexts = ["a\fb\fc\fd", "a b\fc"]
+    contexts = ["a\fb\fc\fd", "# b\nc"]
     answers = Answers(
         spans=spans,
         windows=windows,
         contexts=contexts,
         questions_cut=np.zeros(2, np.int64),
-        no_answer=np.array([False, True]),
-        below_threshold=np.zeros(2, bool),
+        no_answer=np.array([False, False]),
+        below_threshold=np.array([False, False]),
         row_pair=np.array([0, 1, -1, 0]),
         reasons=[None, None, "no_text", None],
-        options=frozenset({"--locate page"}),
+        options=answer_options(make(Places, {"locate": "section,page,sentence"}), Decoding()),
     )
     columns = answer_columns(answers)
     columns.validate(full=True)
-    assert columns.column_names == [*ANSWER_SCHEMA.names, "page"]
-    (start, *_), pages = columns.column("answer_start").to_pylist(), columns.column("page")
-    assert pages.to_pylist() == [start // 2 + 1, None, None, start // 2 + 1]
-    assert start > 0
+    places = [field.name for field in fields(Place)]
+    assert columns.column_names == [*ANSWER_SCHEMA.names, *places]
+    for row, context in zip(columns.to_pylist(), [*contexts, None, contexts[0]], strict=True):
+        found = [row[name] for name in places]
+        if context is None:
+            assert found == [None] * len(places)
+            continue
+        place = locate(context, row["answer_start"], row["answer_end"])
+        assert found == [*astuple(place)[:-1], list(place.section_path)]
+    assert columns.column("section").to_pylist() == [None, "b", None, None]
+    hidden = replace(answers, no_answer=np.array([True, False]), row_pair=np.array([0, 0, -1, 0]))
+    assert all(answer_columns(hidden).column(name).null_count == 4 for name in places)
 
 
 def test_the_schema_is_the_contract() -> None:

@@ -28,7 +28,7 @@ from tests.runs import read_parts, read_rejections, run, write_input
 from transforms.stored_folder import StoredFolder
 
 SETTINGS: dict[str, Any] = {
-    "locate": "page",
+    "locate": "sentence,page,section",
     "distinct": True,
     "all_answers": 0.005,
     "max_length": 96,
@@ -38,7 +38,11 @@ SETTINGS: dict[str, Any] = {
     "max_windows": 200,
 }
 
-NAMES = [column.name for column in columns_for(["--all_answers", "--locate page"])]
+LOCATED = ("sentence", "page", "section")
+NAMES = [
+    column.name
+    for column in columns_for(["--all_answers", *(f"--locate {name}" for name in LOCATED)])
+]
 """The columns of annotate with these settings."""
 
 
@@ -342,6 +346,7 @@ NUMBERS_AND_TEXTS = {
     pa.string(): "str | None",
     pa.int32(): "int | None",
     pa.float32(): "float | None",
+    pa.list_(pa.string()): "list[str] | None",
 }
 
 
