@@ -118,6 +118,10 @@ class TestDefaults:
         ):
             job(*given, "--null=on")
 
+        model = with_config(bert_folder, tmp_path / "prior", spanmill={**own, "window_prior": 0.5})
+        with pytest.raises(Refused, match=r"a window prior of weight 0\.5: leave out --prior"):
+            job(f"--model={model}", "--min_probability=precision:0.9", "--prior=off")
+
         model = with_config(bert_folder, tmp_path / "on", spanmill={**own, "null": True})
         given = (f"--model={model}", "--min_probability=precision:0.9")
         assert job(*given, "--null=on").reader.decoding.min_probability == 0.75
