@@ -16,7 +16,7 @@ from model.training.data import make_examples, with_joined_passages
 WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0)
 """The weights to choose from; they multiply the match, next to span_score / T."""
 
-MOST_ROWS = 500
+MOST_ROWS = 300
 """Most rows of a half that get a joined passage: each has tens of windows."""
 
 
