@@ -17,7 +17,6 @@ import argparse
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ import torch
 
 from model.audit.distributions import Calibration
 from model.audit.metrics import grade
-from model.checkpoint import LocalFolder, read_config, read_settings
+from model.checkpoint import LocalFolder, Settings, read_config, read_settings
 from model.command import argument, option, run_command
 from model.reading.batching import Batch
 from model.reading.decoding import DecodeSpans, Decoding
@@ -238,37 +237,40 @@ def all_answers_given(
     return Given(probability[given], exact[given] > 0, passage[given], len(given))
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The precisions that get a threshold, and the files whose questions it is for.
+
+    files  some of the development data; () for all of it
+    """
+
+    precisions: tuple[float, ...] = ()
+    files: tuple[str, ...] = ()
+
+
 def calibrate(
     folder: Path,
     data: list[str],
     max_length: int,
     overlap: int,
     null: bool | None = None,
-    precisions: Sequence[float] = (),
+    wanted: Wanted = Wanted(),
 ) -> dict[str, Any]:
     """Fit the settings and write them; return them with figures of the other half.
 
-    data        Parquet files of development data
-    null        the checkpoint's new value of `--null auto`, for which its probabilities are fitted;
-                None keeps the present one
-    precisions  wanted precisions, for each of which a threshold is stored; those of an earlier
-                calibration are removed, because they belong to its temperature
+    data    Parquet files of development data
+    null    the checkpoint's new value of `--null auto`, for which its probabilities are fitted;
+            None keeps the present one
+    wanted  precisions, for each of which a threshold is stored; those of an earlier calibration are
+            removed, because they belong to its temperature
 
     Raises SettingError if a half has no answerable question that gets an answer, if a precision
     can't be reached, or if the folder, the data or a limit can't be used.
     """
-    with option("model", folder):
-        reader = CheckpointReader(LocalFolder(str(folder)), dtype=resolve_dtype("auto", "auto"))
-        reader.load()
-        settings = read_settings(folder)
-    most = min(reader.tokenizer().max_length, reader.positions() or max_length)
-    if max_length > most:
-        raise SettingError(f"max_length={max_length}: the network takes at most {most} tokens")
-    settings = replace(
-        settings,
-        null=settings.null if null is None else null,
-        null_trained=settings.null or settings.null_trained,
-    )
+    for path in wanted.files:
+        if path not in data:
+            raise SettingError(f"precision_data={path}: it is not among --data={','.join(data)}")
+    reader, settings = _opened(folder, null, max_length)
 
     # The halves are split by passage, so that no passage is both fitted and measured.
     files = [
@@ -287,28 +289,56 @@ def calibrate(
     except ValueError as error:
         raise SettingError(f"data={','.join(data)}: {error}") from error
     untempered = int(np.argmin(np.abs(TEMPERATURES - 1)))
-    figures: dict[str, Any] = {
+
+    # The thresholds of wanted precisions, by the probabilities of that temperature.
+    meant = [
+        file
+        for file, path in zip(files, data, strict=True)
+        if not wanted.files or path in wanted.files
+    ]
+    halves = [[file.fitted_on for file in meant], [~file.fitted_on for file in meant]]
+    given = [all_answers_given(meant, rows, null_threshold, chosen) for rows in halves]
+    fitted_settings = {
         "temperature": round(float(TEMPERATURES[chosen]), 4),
         "null_threshold": threshold,
+        "precision_thresholds": fit_precisions(wanted.precisions, *given),
+    }
+    _write_settings(folder, {**asdict(settings), **fitted_settings})
+    return {
+        **fitted_settings,
         "calibration_error_before": calibration_error(probability[untempered], right),
         "calibration_error_after": calibration_error(probability[chosen], right),
+        **_f1_figures(data, files, threshold, settings.null_trained),
     }
 
-    # F1 of the fitted threshold, between the two decisions that need none.
-    for path, file, rows in zip(data, files, held, strict=True):
-        name = Path(path).stem
+
+def _opened(folder: Path, null: bool | None, max_length: int) -> tuple[CheckpointReader, Settings]:
+    """Return the reader of a checkpoint, loaded, and the settings with which it is calibrated."""
+    with option("model", folder):
+        reader = CheckpointReader(LocalFolder(str(folder)), dtype=resolve_dtype("auto", "auto"))
+        reader.load()
+        settings = read_settings(folder)
+    most = min(reader.tokenizer().max_length, reader.positions() or max_length)
+    if max_length > most:
+        raise SettingError(f"max_length={max_length}: the network takes at most {most} tokens")
+    return reader, replace(
+        settings,
+        null=settings.null if null is None else null,
+        null_trained=settings.null or settings.null_trained,
+    )
+
+
+def _f1_figures(
+    data: list[str], files: list[Decoded], threshold: float, null_trained: bool
+) -> dict[str, float]:
+    """Return F1 of the halves not fitted on: with a threshold, and of decisions that need none."""
+    figures = {}
+    for path, file in zip(data, files, strict=True):
+        name, rows = Path(path).stem, ~file.fitted_on
         figures[f"f1 {name}, always the best span"] = file.mean_f1(np.inf, rows)
-        if settings.null_trained:
+        if null_trained:
             figures[f"f1 {name}, null on"] = file.mean_f1(threshold, rows)
             figures[f"f1 {name}, always no answer"] = 100 * float(file.null_right[rows].mean())
-
-    figures["precision_thresholds"] = fit_precisions(
-        precisions,
-        *(all_answers_given(files, rows, null_threshold, chosen) for rows in (fitted, held)),
-    )
-    names = ("temperature", "null_threshold", "precision_thresholds")
-    fitted_settings = {name: figures[name] for name in names}
-    _write_settings(folder, {**asdict(settings), **fitted_settings})
     return figures
 
 
@@ -350,6 +380,11 @@ def main(arguments: list[str] | None = None) -> int:
         "the probability whose answers reach it, which annotate's `--min_probability "
         "precision:0.9` uses (none)",
     )
+    parser.add_argument(
+        "--precision_data",
+        default="",
+        help="files of --data whose questions the thresholds are for (all)",
+    )
     options = parser.parse_args(arguments)
     null = None if options.null is None else options.null == "on"
     data = [path for path in options.data.split(",") if path]
@@ -362,7 +397,7 @@ def main(arguments: list[str] | None = None) -> int:
                 options.max_length,
                 options.overlap,
                 null,
-                options.precision,
+                Wanted(options.precision, tuple(filter(None, options.precision_data.split(",")))),
             ),
             indent=2,
         )

@@ -127,6 +127,7 @@ class Settings:
     temperature     T of the posterior; losses do not use it
     null_threshold  default of `--null_score_diff_threshold`
     link            "softmax" or "sigmoid": what turns the logits into probabilities
+    window_prior    the value of `--prior auto`: weight of the window prior in the posterior
     split           how many of the lower layers read question and passage apart; None for a whole
                     reader
     passage_position  position embedding of a passage's first token in a split reader; else None
@@ -140,6 +141,7 @@ class Settings:
     temperature: float = 1.0
     null_threshold: float = 0.0
     link: str = "softmax"
+    window_prior: float = 0.0
     split: int | None = None
     passage_position: int | None = None
     precision_thresholds: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -154,7 +156,7 @@ class Settings:
     @property
     def usable(self) -> bool:
         """Return whether every value has its type and is within its limits."""
-        numbers = (self.temperature, self.null_threshold)
+        numbers = (self.temperature, self.null_threshold, self.window_prior)
         apart = (self.split, self.passage_position)
         return (
             isinstance(self.null, bool)
@@ -162,6 +164,7 @@ class Settings:
             and self.link in ("softmax", "sigmoid")
             and all(isinstance(number, int | float) and math.isfinite(number) for number in numbers)
             and self.temperature > 0
+            and self.window_prior >= 0
             and (apart == (None, None) or all(type(n) is int and n > 0 for n in apart))
             and isinstance(self.precision_thresholds, dict)
             and all(starmap(_usable_threshold, self.precision_thresholds.items()))
@@ -202,7 +205,8 @@ def read_settings(folder: Path) -> Settings:
     raise CheckpointError(
         f"config.json has spanmill = {given}: it must be an object with null and null_trained true "
         "or false, temperature a number above 0, null_threshold a number, link 'softmax' or "
-        "'sigmoid', split and passage_position both whole numbers above 0 or neither of them, "
+        "'sigmoid', window_prior a number from 0, split and passage_position both whole numbers "
+        "above 0 or neither of them, "
         'precision_thresholds an object of precision: {"min_probability": number}'
     )
 

@@ -83,6 +83,29 @@ def number(low: float, high: float) -> Kind:
     )
 
 
+def amount(most: int) -> Kind:
+    """Return the kind of "all", a whole number from 1 to `most`, or a share between 0 and 1."""
+
+    def read(written: str) -> Any:
+        if written == "all":
+            return written
+        return int(written) if re.fullmatch("[0-9]+", written) else float(written)
+
+    # The exact type: an int is a number, a float a share, and bool is a subclass of int.
+    def takes(value: Any) -> bool:
+        if type(value) is int:
+            return 1 <= value <= most
+        return value == "all" or (type(value) is float and 0 < value < 1)
+
+    return Kind(
+        f"all, a whole number from 1 to {most:g}, or a share above 0 and below 1",
+        read,
+        takes,
+        "N|SHARE",
+        r"all|[1-9][0-9]*|0?\.[0-9]+",
+    )
+
+
 def one_of(**values: Any) -> Kind:
     """Return the kind of a fixed choice: command line word -> the value that it selects."""
     *most, last = values
@@ -289,9 +312,12 @@ def make_all(groups: Sequence[type[Any]], values: Mapping[str, Any]) -> list[Any
 
 def identity_of(group: Any, stage: str) -> dict[str, Any]:
     """Return by name the values on which a stage's answers or chunk boundaries depend."""
+    # The field's own default, also of a setting that depends on the job.
+    defaults = {field.name: field.default for field in dataclasses.fields(group)}
     values = {}
-    for name, default, declaration in declared(group):
+    for name, _, declaration in declared(group):
         value = getattr(group, name)
-        if stage in declaration.identity and not (declaration.optional and value == default):
+        off = declaration.optional and value == defaults[name]
+        if stage in declaration.identity and not off:
             values[name] = value
     return values

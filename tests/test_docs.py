@@ -33,6 +33,7 @@ RUN_PAGES = (
     "review",
     "places",
     "migration",
+    "posterior",
     "beam",
     "runners",
     "label_errors compare",

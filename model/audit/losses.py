@@ -44,8 +44,9 @@ class PassageLosses:
     null_window                [G]             nll of the null target, mean over the windows without
                                                the gold
     whole, partly              int64 [G]       windows that hold the gold whole, or part of it
-    score                      [G]             start_logit + end_logit in the window that owns the
-                                               span
+    score, log_prior           [G]             start_logit + end_logit in the window that owns the
+                                               span, and the window's prior (0 without one), which
+                                               no loss has
     normaliser                 [2, P]          log normaliser of the passage
     """
 
@@ -60,6 +61,7 @@ class PassageLosses:
     whole: np.ndarray
     partly: np.ndarray
     score: np.ndarray
+    log_prior: np.ndarray
     normaliser: np.ndarray
 
 
@@ -107,6 +109,7 @@ def passage_losses(windows: Windows, measured: Measured) -> PassageLosses:
     tokenwise = np.where(np.isinf(gold_negative), 0.0, tokenwise)
 
     span_owner = whole & (low <= first + last) & (first + last < high)
+    log_prior = np.zeros(len(pair)) if windows.log_prior is None else windows.log_prior
     return PassageLosses(
         nll=nll,
         null_nll=normaliser - best_null,
@@ -119,6 +122,7 @@ def passage_losses(windows: Windows, measured: Measured) -> PassageLosses:
         whole=np.bincount(gold[whole], minlength=len(golds)),
         partly=np.bincount(gold[~whole & ~apart], minlength=len(golds)),
         score=_pick(gold_logit.sum(0), span_owner, gold, len(golds)),
+        log_prior=_pick(log_prior[window], span_owner, gold, len(golds)),
         normaliser=normaliser,
     )
 

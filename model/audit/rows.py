@@ -111,12 +111,12 @@ class Examples:
     def gold_probability(self) -> np.ndarray:
         """Return the posterior of the first gold, or of no answer where there is no gold."""
         gold, defined = np.maximum(self.row_losses.first_gold, 0), self.has_gold & ~self.too_long
+        exponent = np.full(len(self), np.nan)
+        if len(self.golds):
+            weighted = self.losses.score / self.decoding.temperature + self.losses.log_prior
+            exponent = weighted[gold] - self.spans.log_normaliser[self.pair]
         with np.errstate(invalid="ignore", over="ignore"):
-            score = np.where(
-                defined, self.losses.score[gold] if len(self.golds) else np.nan, np.nan
-            )
-            scaled = score / self.decoding.temperature
-            probability = np.exp(scaled - self.spans.log_normaliser[self.pair])
+            probability = np.exp(np.where(defined, exponent, np.nan))
         unanswerable = ~self.has_gold & self.decoding.null
         return np.where(unanswerable, self.spans.null_probability[self.pair], probability)
 

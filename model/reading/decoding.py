@@ -143,6 +143,7 @@ class DecodeSpans:
             log_mass=np.full(count, -np.inf, np.float32),
             null_score=np.full(count, np.nan, np.float32),
             finite=np.zeros(count, bool),
+            log_prior=windows.log_prior,
         )
 
     def take(self, batch: Batch, logits: Logits, chosen: np.ndarray) -> Pending:

@@ -110,7 +110,9 @@ def distinct_spans(
         # The best span of each pair, of those that share no token with the earlier choices.
         held = np.flatnonzero(alive[windows.pair])
         of_held = _first(best, held)
-        choice = best_candidates(of_held, windows.pair[held], windows.index[held], pairs, 1)
+        choice = best_candidates(
+            of_held, windows.pair[held], windows.index[held], pairs, 1, temperature
+        )
         probability = posterior(choice, merged.log_normaliser, temperature)[:, 0]
         alive = choice.found > 0
         if len(rounds) >= wanted:
@@ -155,6 +157,7 @@ def _first(spans: WindowSpans, windows: np.ndarray | slice = slice(None)) -> Win
         log_mass=spans.log_mass[windows],
         null_score=spans.null_score[windows],
         finite=spans.finite[windows],
+        log_prior=None if spans.log_prior is None else spans.log_prior[windows],
     )
 
 
@@ -172,14 +175,16 @@ def _joined(rounds: list[Candidates], pairs: int) -> Candidates:
     """Return the candidates of all rounds; each round has at most one of each pair."""
     if not rounds:
         empty, logit = np.zeros((pairs, 0), np.int64), np.zeros((pairs, 0), np.float32)
-        window_index = np.zeros((pairs, 0), np.int32)
-        return Candidates(empty, empty, logit, logit, window_index, np.zeros(pairs, np.int64))
+        window_index, log_prior = np.zeros((pairs, 0), np.int32), np.zeros((pairs, 0))
+        found = np.zeros(pairs, np.int64)
+        return Candidates(empty, empty, logit, logit, window_index, log_prior, found)
     return Candidates(
         start=np.concatenate([each.start for each in rounds], 1),
         end=np.concatenate([each.end for each in rounds], 1),
         start_logit=np.concatenate([each.start_logit for each in rounds], 1),
         end_logit=np.concatenate([each.end_logit for each in rounds], 1),
         window_index=np.concatenate([each.window_index for each in rounds], 1),
+        log_prior=np.concatenate([each.log_prior for each in rounds], 1),
         found=np.sum([each.found for each in rounds], 0),
     )
 

@@ -13,6 +13,7 @@ from model.backends.errors import error_of, reason_of
 from model.reading.question_list import QuestionList, QuestionListError
 from model.reading.texts import usable_texts
 from model.reading.tokenizer import Passages, Ragged, Tokenizer
+from model.reading.window_prior import weigh_windows
 from model.reading.windows import (
     TokenizedPairs,
     WindowLimits,
@@ -36,7 +37,7 @@ class Pairs(Generic[Cut]):
     contexts       the distinct contexts, in the order of `windows.passages`
     questions_cut  int64 [pairs], number of question tokens beyond `max_question`
     unknown        int64 [contexts], characters of each context that are in unknown tokens
-    windows        the windows of all pairs; those of asks are not cut yet
+    windows        the windows of all pairs that are to be read; those of asks are not cut yet
     problems       row -> (reason, message) of every row that can't be answered
     """
 
@@ -97,7 +98,7 @@ def cut_pairs(
         contexts=list(read.index),
         questions_cut=np.maximum(whole.lengths - limits.max_question, 0)[pairs[:, 0]],
         unknown=_unknown_characters(passages, tokenizer.unknown),
-        windows=windows,
+        windows=weigh_windows(windows),
         problems=problems,
     )
 

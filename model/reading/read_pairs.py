@@ -16,6 +16,7 @@ from model.reading.decoding import DecodeSpans, Decoding, PairSettings, merge_sp
 from model.reading.prediction import Observer, Prediction, predict, try_predict
 from model.reading.reader import Reader
 from model.reading.spans import PassageSpans
+from model.reading.window_prior import weigh_windows
 from model.reading.windows import TokenizedPairs, Windows, windows_of
 
 MOST_WINDOWS = 2**15
@@ -78,7 +79,7 @@ def read_pairs(
     if settings is not None:
         decoding = settings.largest(decoding)
     for block in blocks(pairs.counts, most_windows):
-        windows = windows_of(pairs, block)
+        windows = weigh_windows(windows_of(pairs, block))
         longest = None if settings is None else settings.max_answer_length[block]
         decode = DecodeSpans(windows, decoding, longest)
         prediction, error = try_predict(reader, windows, batch_tokens, [decode])

@@ -4,7 +4,8 @@ Eq. 1.25 of Xiao & Zhu, "Foundations of Large Language Models" (arXiv:2501.09223
 argmax over j1 <= j2 of log p_beg(j1) + log p_end(j2). The normalisers of both softmaxes are
 constant within a window, so spans are ordered by span_score = start_logit + end_logit. The
 posterior of a span, given its passage, is exp(span_score / T) / (sum over the passage's valid spans
-of exp(span_score / T) + exp(null_score / T)).
+of exp(span_score / T) + exp(null_score / T)). A window prior moves mass between the windows of a
+passage (see `merge_windows`).
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ class Candidates:
     start, end              int64 [pairs, k], passage tokens, `end` inclusive
     start_logit, end_logit  float32 [pairs, k]; -inf beyond the last candidate
     window_index            int32 [pairs, k], the window that owns the candidate
+    log_prior               float64 [pairs, k], log of that window's prior weight; 0 without a prior
     found                   int64 [pairs], number of candidates, at most k
     """
 
@@ -58,6 +60,7 @@ class Candidates:
     start_logit: np.ndarray
     end_logit: np.ndarray
     window_index: np.ndarray
+    log_prior: np.ndarray
     found: np.ndarray
 
     @property
@@ -77,6 +80,8 @@ class WindowSpans:
     null_score              float32 [windows], start logit + end logit at the classifier token; nan
                             if the null option is off
     finite                  bool [windows], whether all logits that decoding used are finite
+    log_prior               float64 [windows], log of the window's prior weight; None without a
+                            prior (`model.reading.window_prior`)
     distinct                of each pair the spans that share no token (`model.reading.distinct`);
                             None if no setting asks for them
     """
@@ -88,6 +93,7 @@ class WindowSpans:
     log_mass: np.ndarray
     null_score: np.ndarray
     finite: np.ndarray
+    log_prior: np.ndarray | None = None
     distinct: Candidates | None = None
 
 
@@ -96,7 +102,8 @@ class PassageSpans(Candidates):
     """The answer candidates of each pair in its posterior; k = the most of any pair.
 
     probability       float64 [pairs, k], posterior of the candidate; 0 beyond the last one
-    log_normaliser    float64 [pairs], log of the posterior's denominator
+    log_normaliser    float64 [pairs]; the posterior of a span is
+                      exp(span_score / T + log_prior - log_normaliser)
     null_score        float32 [pairs], minimum over the windows; nan if the null option is off
     null_probability  float64 [pairs], posterior of no answer; nan if the null option is off
     finite            bool [pairs], whether all of the pair's windows are finite
@@ -138,6 +145,7 @@ class PassageSpans(Candidates):
             start_logit=columns(self.start_logit, -np.inf),
             end_logit=columns(self.end_logit, -np.inf),
             window_index=columns(self.window_index),
+            log_prior=columns(self.log_prior),
             found=np.minimum(self.found, most),
             probability=columns(self.probability),
         )
@@ -326,17 +334,25 @@ def merge_windows(
 
     One window owns each span. Therefore the n-best of a passage are among the n-best of its
     windows, and its mass is the sum of theirs.
+
+    The prior says which window has the answer, not whether there is one: it changes the shares that
+    windows have of the mass of all spans, but neither this mass nor the posterior of no answer. So
+    it changes nothing in a passage of one window.
     """
     held, first = np.unique(pair, return_index=True)
     log_mass = np.full(pairs, -np.inf)
+    weighted = np.full(pairs, -np.inf)
     null_score = np.full(pairs, np.nan, np.float32)
     finite = np.zeros(pairs, bool)
     if len(held):
+        mass = spans.log_mass.astype(np.float64)
         with np.errstate(invalid="ignore"):  # `finite` reports logits that are not
-            log_mass[held] = np.logaddexp.reduceat(spans.log_mass.astype(np.float64), first)
+            log_mass[held] = np.logaddexp.reduceat(mass, first)
+            if spans.log_prior is not None:
+                weighted[held] = np.logaddexp.reduceat(mass + spans.log_prior, first)
         null_score[held] = np.minimum.reduceat(spans.null_score, first)
         finite[held] = np.logical_and.reduceat(spans.finite, first)
-    best = best_candidates(spans, pair, index, pairs, n_best)
+    best = best_candidates(spans, pair, index, pairs, n_best, temperature)
 
     # The null option, where it is on, is one more term of the posterior's denominator.
     null_term = np.where(np.isnan(null_score), -np.inf, null_score.astype(np.float64) / temperature)
@@ -345,6 +361,9 @@ def merge_windows(
         null_probability = np.where(
             np.isnan(null_score), np.nan, np.exp(null_term - log_normaliser)
         )
+        # The weighted mass of all spans takes the place of the mass that they have.
+        if spans.log_prior is not None:
+            log_normaliser += np.where(np.isfinite(log_mass), weighted - log_mass, 0.0)
     return PassageSpans(
         **_fields(best),
         probability=posterior(best, log_normaliser, temperature),
@@ -358,7 +377,7 @@ def merge_windows(
 def posterior(candidates: Candidates, log_normaliser: np.ndarray, temperature: float) -> np.ndarray:
     """Return the probability of each candidate, float64 [pairs, k]; 0 beyond the last one."""
     with np.errstate(invalid="ignore"):
-        scaled = candidates.span_score.astype(np.float64) / temperature
+        scaled = candidates.span_score.astype(np.float64) / temperature + candidates.log_prior
         return np.where(np.isfinite(scaled), np.exp(scaled - log_normaliser[:, None]), 0.0)
 
 
@@ -385,19 +404,27 @@ def by_place(spans: PassageSpans, least: float) -> PassageSpans:
 
 
 def best_candidates(
-    spans: WindowSpans, pair: np.ndarray, index: np.ndarray, pairs: int, n_best: int
+    spans: WindowSpans,
+    pair: np.ndarray,
+    index: np.ndarray,
+    pairs: int,
+    n_best: int,
+    temperature: float,
 ) -> Candidates:
     """Return the n best candidates of each pair's windows. Arguments as in `merge_windows`."""
-    start, end = np.zeros((pairs, n_best), np.int64), np.zeros((pairs, n_best), np.int64)
-    start_logit = np.full((pairs, n_best), -np.inf, np.float32)
-    end_logit = np.full((pairs, n_best), -np.inf, np.float32)
-    window_index = np.zeros((pairs, n_best), np.int32)
+    shape = pairs, n_best
+    start, end = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    start_logit = np.full(shape, -np.inf, np.float32)
+    end_logit = np.full(shape, -np.inf, np.float32)
+    window_index, log_prior = np.zeros(shape, np.int32), np.zeros(shape)
     found = np.zeros(pairs, np.int64)
 
     # Sort all candidates by pair, score, start and end; keep the first `n_best` of each pair.
     window, rank = np.nonzero(np.isfinite(spans.start_logit + spans.end_logit))
     s, e = spans.start[window, rank], spans.end[window, rank]
     score = spans.start_logit[window, rank] + spans.end_logit[window, rank]
+    if spans.log_prior is not None:
+        score = score.astype(np.float64) / temperature + spans.log_prior[window]
     order = np.lexsort((e, s, -score, pair[window]))
     owner = pair[window[order]]
     new_rank = np.arange(len(order)) - np.searchsorted(owner, owner)
@@ -409,8 +436,10 @@ def best_candidates(
     start_logit[to] = spans.start_logit[window, rank][order]
     end_logit[to] = spans.end_logit[window, rank][order]
     window_index[to] = index[window[order]]
+    if spans.log_prior is not None:
+        log_prior[to] = spans.log_prior[window[order]]
     np.add.at(found, to[0], 1)
-    return Candidates(start, end, start_logit, end_logit, window_index, found)
+    return Candidates(start, end, start_logit, end_logit, window_index, log_prior, found)
 
 
 def _fields(candidates: Candidates) -> dict[str, Any]:

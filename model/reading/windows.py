@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from model.reading.tokenizer import PairFormat, Passages, Ragged, consecutive
-from model.settings import BOTH, setting, whole
+from model.settings import ANNOTATE, BOTH, amount, one_of, setting, whole
 
 _UNBOUNDED = 2**31 - 1
 """Bound of `owned_low` (negated) and `owned_high` at the ends of a passage."""
@@ -21,7 +21,7 @@ _UNBOUNDED = 2**31 - 1
 
 @dataclass(frozen=True, slots=True)
 class WindowLimits:
-    """How passages are cut into context windows; lengths in tokens."""
+    """How passages are cut into context windows, and which of these are read; lengths in tokens."""
 
     max_length: int = setting(
         384,
@@ -47,6 +47,23 @@ class WindowLimits:
     max_windows: int = setting(
         2000, whole(1, 10**7), "windows per row; longer rows are rejected", identity=BOTH
     )
+    prior: float = setting(
+        0.0,
+        one_of(auto=None, off=0.0),
+        "weight in the posterior of how well each window of a long context matches the question",
+        unset="auto: the checkpoint's window_prior, else off",
+        identity=BOTH,
+        optional=True,
+    )
+    read_windows: int | float | str = setting(
+        "all",
+        amount(10**7),
+        "windows to read of each context, those that match the question best: a number, or a share "
+        "such as 0.2",
+        stages=(ANNOTATE,),
+        identity=(ANNOTATE,),
+        optional=True,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +75,8 @@ class TokenizedPairs:
     passages, questions   the tokens of the distinct texts; questions are cut to `max_question`
     pair_passage          int32 [pairs], index of the pair's passage
     pair_question         int32 [pairs], index of the pair's question
-    counts                int32 [pairs], windows per pair; 0 for a pair without context tokens or
-                          with more than `max_windows`
+    counts                int32 [pairs], windows per pair, read or not; 0 for a pair without context
+                          tokens or with more than `max_windows`
     """
 
     format: PairFormat
@@ -92,6 +109,9 @@ class Windows(TokenizedPairs):
     start, stop           int32 [windows], the window's passage tokens: [start, stop)
     owned_low, owned_high int32 [windows]; the window owns the span (i, j) of passage tokens iff it
                           contains the span and owned_low <= i + j < owned_high
+    log_prior             float64 [windows], log of the window's prior weight relative to that of
+                          the most promising window of its pair, at most 0; None without a prior
+                          (see `model.reading.window_prior`)
     """
 
     pair: np.ndarray
@@ -100,6 +120,7 @@ class Windows(TokenizedPairs):
     stop: np.ndarray
     owned_low: np.ndarray
     owned_high: np.ndarray
+    log_prior: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.pair)
@@ -198,12 +219,7 @@ def windows_of(pairs: TokenizedPairs, chosen: slice) -> Windows:
     start = index * (room - overlap)[pair]
     stop = np.minimum(start + room[pair], tokens[pair])
 
-    # Of neighbours w and w + 1, w has the span (i, j) farther from its edges iff
-    # i + j <= (stop_w - 1) + start_{w+1}.
-    followed = index + 1 < counts[pair]
-    border = stop + np.concatenate([start[1:], [0]])[: len(start)]
-    owned_high = np.where(followed, border, _UNBOUNDED)
-    owned_low = np.where(index > 0, np.concatenate([[0], border[:-1]])[: len(start)], -_UNBOUNDED)
+    owned_low, owned_high = _owned(pair, start, stop)
     columns = (pair_passage, pair_question, counts, pair, index, start, stop, owned_low, owned_high)
     return Windows(
         pairs.format,
@@ -212,3 +228,37 @@ def windows_of(pairs: TokenizedPairs, chosen: slice) -> Windows:
         pairs.questions,
         *(np.asarray(column, np.int32) for column in columns),
     )
+
+
+def choose_windows(windows: Windows, chosen: np.ndarray) -> Windows:
+    """Return the windows `chosen` (bool [windows]); the others are not read.
+
+    A span that a chosen window contains has its owner among these. `counts` and `index` stay.
+    """
+    each = ("pair", "index", "start", "stop")
+    kept = {name: getattr(windows, name)[chosen] for name in each}
+    owned_low, owned_high = _owned(kept["pair"], kept["start"], kept["stop"])
+    log_prior = None if windows.log_prior is None else windows.log_prior[chosen]
+    return replace(
+        windows,
+        **kept,
+        owned_low=owned_low.astype(np.int32),
+        owned_high=owned_high.astype(np.int32),
+        log_prior=log_prior,
+    )
+
+
+def _owned(pair: np.ndarray, start: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return `owned_low` and `owned_high` of windows, int [windows] each.
+
+    Arguments as in `Windows`; windows of a pair must be in order of position. They need not
+    overlap: if they do not, every span that one of them contains is on its side of the border.
+    """
+    # Of neighbours v and w, v has the span (i, j) at least as far from its edges as w iff
+    # i + j <= (stop_v - 1) + start_w.
+    border = stop[:-1] + start[1:]
+    same = pair[:-1] == pair[1:]
+    owned_low, owned_high = np.full(len(pair), -_UNBOUNDED), np.full(len(pair), _UNBOUNDED)
+    owned_low[1:] = np.where(same, border, -_UNBOUNDED)
+    owned_high[:-1] = np.where(same, border, _UNBOUNDED)
+    return owned_low, owned_high

@@ -177,6 +177,12 @@ def test_a_stored_threshold_is_what_the_pipeline_uses(bert_folder: Path, tmp_pat
     right = sum(half["answers"] * half["precision"] for half in halves)
     assert sum(np.array(exact)[shown]) == pytest.approx(right, abs=0.01)
 
+    # Thresholds may be for some of the files only; questions without a right answer add nothing.
+    pq.write_table(pq.read_table(SAMPLE).slice(0, 20), tmp_path / "more.parquet")
+    options[1] = f"--data={few},{tmp_path}/more.parquet"
+    assert main([*options, "--precision=0.4", f"--precision_data={few}"]) == 0
+    assert read_settings(folder).precision_thresholds["0.4"] == stored["0.4"]
+
     # Without the option nothing is left that belongs to another temperature.
     assert main(options) == 0
     assert read_settings(folder).precision_thresholds == {}
@@ -188,6 +194,10 @@ def test_a_stored_threshold_is_what_the_pipeline_uses(bert_folder: Path, tmp_pat
         (
             {"precision": "0.5", "data": "few.parquet"},
             "--precision=0.5: these data can't show that it is reached",
+        ),
+        (
+            {"precision_data": "few.parquet"},
+            "--precision_data=few.parquet: it is not among --data=",
         ),
         ({"data": "nowhere.parquet"}, "--data=nowhere.parquet: "),
         ({"model": "nowhere"}, "--model=nowhere: "),

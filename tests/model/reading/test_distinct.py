@@ -54,6 +54,26 @@ def test_distinct_candidates_equal_brute_force_over_the_passage(passage: dict[st
         assert not found.probability[pair, len(best) :].any()
 
 
+@given(passages(), st.integers(0, 2**32))
+def test_distinct_candidates_are_chosen_by_their_score_with_the_window_prior(
+    passage: dict[str, Any], drawn: int
+) -> None:
+    passage["decoding"] = decoding = replace(passage["decoding"], distinct=True)
+    windows, reader = passage["windows"], passage["reader"]
+    prior = -np.random.default_rng(drawn).integers(0, 3, len(windows)).astype(np.float64)
+    passage["windows"] = replace(windows, log_prior=prior)
+    found = read(**passage)
+    for pair in range(len(windows.counts)):
+        own = prior[windows.pair == pair].tolist()
+        spans, _ = options(windows, pair, reader.seed, reader.levels, decoding)
+        weighed = [
+            (-(span.score / decoding.temperature + own[span.window]), span.start, span.end, k)
+            for k, span in enumerate(spans)
+        ]
+        best = distinct_of([spans[each[-1]] for each in sorted(weighed)])[: decoding.n_best]
+        assert listed(found, pair) == expected(best)
+
+
 @given(passages(), st.floats(0.001, 0.6), st.booleans())
 def test_all_answers_are_the_distinct_spans_of_enough_probability(
     passage: dict[str, Any], least: float, distinct: bool

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -213,12 +214,23 @@ def test_decoding_equals_brute_force(window: dict[str, Any]) -> None:
 
 
 def merged(
-    windows: Windows, reader: FakeReader, decoding: Decoding, batch_tokens: int
+    windows: Windows,
+    reader: FakeReader,
+    decoding: Decoding,
+    batch_tokens: int,
+    log_prior: np.ndarray | None = None,
 ) -> PassageSpans:
     spans = predicted.decode(reader, windows, decoding, batch_tokens).spans
+    spans = replace(spans, log_prior=log_prior)
     pairs = len(windows.counts)
-    options = {"n_best": decoding.n_best, "temperature": decoding.temperature}
-    return merge_windows(spans, windows.pair, windows.index, pairs, **options)
+    return merge_windows(
+        spans,
+        windows.pair,
+        windows.index,
+        pairs,
+        n_best=decoding.n_best,
+        temperature=decoding.temperature,
+    )
 
 
 @given(passages())
@@ -257,6 +269,50 @@ def test_merged_windows_equal_brute_force_over_the_passage(passage: dict[str, An
             )
 
 
+@given(passages(), st.integers(0, 2**32))
+def test_the_posterior_with_a_window_prior_equals_brute_force(
+    passage: dict[str, Any], drawn: int
+) -> None:
+    """Weights of 0, 1 and 2 against whole scores make ties between windows frequent."""
+    windows, decoding = passage["windows"], passage["decoding"]
+    seed, levels = passage["reader"].seed, passage["reader"].levels
+    prior = -np.random.default_rng(drawn).integers(0, 3, len(windows)).astype(np.float64)
+    found = merged(**passage, log_prior=prior)
+    plain = merged(**passage)
+    for pair in range(len(windows.counts)):
+        own = prior[windows.pair == pair]
+        spans = spans_of(windows, pair, seed, levels, decoding.max_answer_length)
+
+        def weighed(span: Span) -> float:
+            return span.score / decoding.temperature + float(own[span.window])  # noqa: B023
+
+        # The order is that of the weighted scores; ties go to the lowest start, then the shortest.
+        ranked = sorted(spans, key=lambda span: (-weighed(span), span.start, span.end))
+        best = ranked[: decoding.n_best]
+        kept = len(best)
+        assert found.found[pair] == kept
+        assert found.start[pair, :kept].tolist() == [span.start for span in best]
+        assert found.end[pair, :kept].tolist() == [span.end for span in best]
+        assert found.start_logit[pair, :kept].tolist() == [span.start_logit for span in best]
+        assert found.window_index[pair, :kept].tolist() == [span.window for span in best]
+        # No answer keeps its share; spans have theirs of what it leaves.
+        assert np.array_equal(
+            found.null_probability[pair], plain.null_probability[pair], equal_nan=True
+        )
+        left = 1 - (plain.null_probability[pair] if decoding.null else 0.0)
+        total = math.fsum(math.exp(weighed(span)) for span in spans)
+        shares = [left * math.exp(weighed(span)) / total for span in best]
+        assert found.probability[pair, :kept].tolist() == pytest.approx(shares, rel=1e-4)
+
+
+@given(passages())
+def test_equal_prior_weights_change_nothing(passage: dict[str, Any]) -> None:
+    plain = merged(**passage)
+    equal = merged(**passage, log_prior=np.zeros(len(passage["windows"])))
+    for name in set(PassageSpans.__dataclass_fields__) - {"distinct"}:
+        assert np.array_equal(getattr(equal, name), getattr(plain, name), equal_nan=True), name
+
+
 @given(passages())
 def test_probabilities_of_all_options_sum_to_one(passage: dict[str, Any]) -> None:
     given = passage["decoding"]
@@ -285,7 +341,7 @@ def test_the_order_of_windows_within_a_pair_and_their_batches_change_nothing(
         *(
             getattr(spans, name)[order]
             for name in type(spans).__dataclass_fields__
-            if name != "distinct"
+            if name not in ("log_prior", "distinct")
         )
     )
     again = merge_windows(

@@ -1,12 +1,20 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from model.reading.tokenizer import Ragged
-from model.reading.windows import WindowLimits, count_windows, cut_windows
+from model.reading.windows import (
+    WindowLimits,
+    Windows,
+    choose_windows,
+    count_windows,
+    cut_windows,
+)
 from tests.model.brute_force import owner, window_bounds
 from tests.model.fakes import QUESTION_FIRST, make_passages, make_windows
 
@@ -53,8 +61,12 @@ def test_windows_are_grouped_by_pair_and_numbered_in_order(layout: dict) -> None
 def test_every_span_in_a_window_is_owned_by_the_window_that_has_it_farthest_from_its_edges(
     layout: dict,
 ) -> None:
-    windows = make_windows(**layout)
-    for pair, tokens in enumerate(layout["lengths"]):
+    assert_owners(make_windows(**layout), layout["lengths"])
+
+
+def assert_owners(windows: Windows, lengths: list[int]) -> None:
+    """Assert that every span of every pair has the owner that brute force finds."""
+    for pair, tokens in enumerate(lengths):
         at = np.flatnonzero(windows.pair == pair)
         bounds = window_bounds(windows, pair)
         for i in range(tokens):
@@ -64,6 +76,27 @@ def test_every_span_in_a_window_is_owned_by_the_window_that_has_it_farthest_from
                     w for w in held if windows.owned_low[at[w]] <= i + j < windows.owned_high[at[w]]
                 ]
                 assert owners == ([owner(bounds, i, j)] if held else [])
+
+
+@given(layouts(), st.randoms(use_true_random=False))
+def test_a_span_in_a_chosen_window_is_owned_by_the_chosen_one_that_has_it_farthest_from_its_edges(
+    layout: dict, random: Any
+) -> None:
+    every = make_windows(**layout)
+    chosen = np.array([random.random() < 0.6 for _ in range(len(every))], bool)
+    windows = choose_windows(every, chosen)
+    assert windows.counts.tolist() == every.counts.tolist()
+    for name in ("pair", "index", "start", "stop"):
+        assert getattr(windows, name).tolist() == getattr(every, name)[chosen].tolist()
+    assert_owners(windows, layout["lengths"])
+
+
+def test_choosing_all_windows_changes_nothing() -> None:
+    windows = make_windows([30, 0, 5], max_length=10, overlap=2)
+    same = choose_windows(windows, np.ones(len(windows), bool))
+    for name in ("pair", "index", "start", "stop", "owned_low", "owned_high"):
+        assert getattr(same, name).tolist() == getattr(windows, name).tolist()
+        assert getattr(same, name).dtype == getattr(windows, name).dtype
 
 
 @given(layouts(), st.integers(1, 25))

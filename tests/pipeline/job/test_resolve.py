@@ -101,6 +101,36 @@ class TestDefaults:
         ):
             parse(["audit", "--input=a", "--output=b", "--min_probability=0.25"])
 
+    def test_a_wanted_precision_becomes_the_checkpoints_threshold(
+        self, job: Resolve, bert_folder: Path, tmp_path: Path
+    ):
+        own = {"null_threshold": -2.0, "precision_thresholds": {"0.9": {"min_probability": 0.75}}}
+        model = with_config(bert_folder, tmp_path / "off", spanmill=own)
+        given = (f"--model={model}", "--min_probability=precision:0.90")
+        assert job(*given).configuration_of("annotate")["min_probability"] == 0.75
+        job(*given, "--null_score_diff_threshold=3")  # decides nothing while null is off
+        with pytest.raises(
+            Refused, match=r"--min_probability=precision:0\.8: the checkpoint stores a"
+        ):
+            job(f"--model={model}", "--min_probability=precision:0.8")
+        with pytest.raises(
+            Refused, match=r"threshold is for the null option off: leave out --null"
+        ):
+            job(*given, "--null=on")
+
+        model = with_config(bert_folder, tmp_path / "prior", spanmill={**own, "window_prior": 0.5})
+        with pytest.raises(Refused, match=r"a window prior of weight 0\.5: leave out --prior"):
+            job(f"--model={model}", "--min_probability=precision:0.9", "--prior=off")
+
+        model = with_config(bert_folder, tmp_path / "on", spanmill={**own, "null": True})
+        given = (f"--model={model}", "--min_probability=precision:0.9")
+        assert job(*given, "--null=on").reader.decoding.min_probability == 0.75
+        for other in ("--null=off", "--null_score_diff_threshold=3"):
+            with pytest.raises(
+                Refused, match=r"is for the null option on, threshold -2: leave out"
+            ):
+                job(*given, other)
+
     def test_a_configuration_can_be_written_down(self, job: Resolve):
         configuration = job().configuration_of("annotate")
         assert json.loads(json.dumps(configuration)) == configuration

@@ -118,7 +118,7 @@ def test_it_loads_without_a_request_and_says_nothing_to_the_console(audit: Chrom
         "return performance.getEntriesByType('resource').map((entry) => entry.name)"
     )
     assert [entry for entry in entries if not entry.startswith("data:")] == []
-    assert len(every(audit, "figure svg")) == 3
+    assert len(every(audit, "figure svg")) == 4
     screenshot(audit, "audit", 3000)
 
 

@@ -1,0 +1,124 @@
+"""Window prior: how well each window of a long passage matches the question, before it is read.
+
+The match is BM25 (Robertson & Zaragoza 2009, "The Probabilistic Relevance Framework: BM25 and
+Beyond", equation 3.15) with the windows of one passage as the documents. Weighted, it becomes a
+part of the posterior (docs/posterior.md); with `--read_windows` only the best matches are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from model.reading.tokenizer import consecutive
+from model.reading.windows import WindowLimits, Windows, choose_windows
+
+K1, B = 1.2, 0.75
+"""Parameters of BM25: how soon repetition stops to count, and how much long windows pay for it."""
+
+_DECIMALS = 6
+"""Matches are rounded, because logarithms differ in their last bits from core to core."""
+
+_CELLS_AT_ONCE = 1_000_000
+"""Terms x windows that are looked up together: bounds memory."""
+
+
+def weigh_windows(windows: Windows) -> Windows:
+    """Return the windows to read, with their prior, as `limits` of the windows say.
+
+    The most promising windows are those that match the question best, among equals the first.
+    """
+    limits = windows.limits
+    if limits.prior == 0 and limits.read_windows == "all":
+        return windows
+    match = match_windows(windows)
+    if limits.prior > 0:
+        best = np.full(len(windows.counts), -np.inf)
+        np.maximum.at(best, windows.pair, match)
+        windows = replace(windows, log_prior=limits.prior * (match - best[windows.pair]))
+    if limits.read_windows == "all":
+        return windows
+    wanted = windows_to_read(windows.counts, limits)
+    return choose_windows(windows, _rank(windows, match) < wanted[windows.pair])
+
+
+def windows_to_read(counts: np.ndarray, limits: WindowLimits) -> np.ndarray:
+    """Return how many windows of each pair are read, int64 [pairs]; a share is rounded up.
+
+    counts  int [pairs], windows that each pair has
+    """
+    read, counts = limits.read_windows, counts.astype(np.int64)
+    if isinstance(read, float):
+        # Rounded first, because 0.07 * 100 is a little more than 7.
+        return np.ceil(np.round(read * counts, 6)).astype(np.int64)
+    return np.minimum(counts, read) if isinstance(read, int) else counts
+
+
+def _rank(windows: Windows, match: np.ndarray) -> np.ndarray:
+    """Return the rank of each window in its pair, from 0: best match first, then by position."""
+    order = np.lexsort((windows.index, -match, windows.pair))
+    rank = np.empty(len(windows), np.int64)
+    rank[order] = consecutive(0, windows.counts)
+    return rank
+
+
+def match_windows(windows: Windows) -> np.ndarray:
+    """Return how well each window matches the question of its pair, float64 [windows], >= 0.
+
+    Terms are token ids: the distinct ones of the question count. The match is 0 for the only window
+    of a pair. Two windows with the same tokens have exactly the same match, on every machine.
+    """
+    match = np.zeros(len(windows))
+    several = np.flatnonzero(windows.counts > 1)
+    if not len(several):
+        return match
+    # The terms of each question, once: rank among all terms that are asked for.
+    questions = windows.questions
+    question = np.repeat(np.arange(len(questions)), questions.lengths)
+    asked = np.unique(questions.values)
+    terms = np.unique(question * len(asked) + np.searchsorted(asked, questions.values))
+    bounds = np.searchsorted(terms, np.arange(len(questions) + 1) * len(asked))
+    terms = terms % len(asked)
+
+    # An inverted index: sorted keys of (term, position among the tokens of all passages).
+    ids = windows.passages.ids
+    term = np.minimum(np.searchsorted(asked, ids), len(asked) - 1)
+    position = np.flatnonzero(asked[term] == ids)
+    keys = np.sort(term[position] * len(ids) + position)
+
+    # How often each window contains each term of its question.
+    first = np.concatenate([[0], np.cumsum(windows.counts)])
+    norm = _length_norm(windows)
+    base = windows.passages.bounds[windows.pair_passage[windows.pair]]
+    of_pair = np.diff(bounds)[windows.pair_question]
+    for pairs in _blocks(several, of_pair[several] * windows.counts[several].astype(np.int64)):
+        count = of_pair[pairs]
+        asking = np.repeat(pairs, count)  # the pair of each term
+        wanted = terms[consecutive(bounds[windows.pair_question[pairs]], count)]
+        held = windows.counts[asking].astype(np.int64)
+        window = consecutive(first[asking], held)
+        place = np.repeat(wanted, held) * len(ids) + base[window]
+        begin = np.searchsorted(keys, place + windows.start[window])
+        times = np.searchsorted(keys, place + windows.stop[window]) - begin
+        # A term that few windows contain says more.
+        containing = np.add.reduceat(times > 0, np.cumsum(held) - held, dtype=np.int64)
+        rarity = np.log1p((held - containing + 0.5) / (containing + 0.5))
+        gain = np.repeat(rarity, held) * times * (K1 + 1) / (times + norm[window])
+        match += np.bincount(window, gain, len(match))
+    return np.round(match, _DECIMALS)
+
+
+def _length_norm(windows: Windows) -> np.ndarray:
+    """Return k1 (1 - b + b length / mean length of the pair's windows), float64 [windows]."""
+    length = (windows.stop - windows.start).astype(np.float64)
+    total = np.bincount(windows.pair, length, len(windows.counts))
+    mean = total / np.maximum(windows.counts, 1)
+    return K1 * (1 - B + B * length / mean[windows.pair])
+
+
+def _blocks(pairs: np.ndarray, cells: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield consecutive pairs of about `_CELLS_AT_ONCE` cells, at least one in each block."""
+    block = np.cumsum(cells) // _CELLS_AT_ONCE
+    yield from np.split(pairs, np.flatnonzero(np.diff(block)) + 1)
