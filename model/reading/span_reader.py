@@ -79,6 +79,7 @@ class Answer:
     sentence_start, sentence_end, sentence_text, page, section, section_path
                       where the answer is, see `model.reading.places.Place`; None unless `locate`
                       asks for them
+    windows_read      how many of these windows were read; None if `read_windows` is "all"
 
     All but status, reason and message are None for a rejected row, `n_best` is empty.
     """
@@ -104,6 +105,7 @@ class Answer:
     page: int | None = None
     section: str | None = None
     section_path: list[str] | None = None
+    windows_read: int | None = None
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ class SpanReader:
     @property
     def options(self) -> frozenset[str]:
         """The `answer_options` of the settings."""
-        return answer_options(self.places, self.decoding)
+        return answer_options(self.places, self.decoding, self.limits)
 
     @classmethod
     def load(cls, model: str | Location = "bundled", **settings: Any) -> Self:
