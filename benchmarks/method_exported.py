@@ -26,7 +26,7 @@ from transformers import AutoModelForQuestionAnswering
 from benchmarks.serve import serve
 from model.audit.metrics import grade
 from model.backends.lanes import in_lanes
-from model.checkpoint import LocalFolder
+from model.checkpoint import LocalFolder, read_settings
 from model.reading.batching import Batch, assemble, plan_batches
 from model.reading.decoding import DecodeSpans, Decoding
 from model.reading.network import takes_types
@@ -44,6 +44,10 @@ class ExportedReader:
 
     def __init__(self, reader: CheckpointReader, engine: str, precision: str):
         self.reader = reader
+        if read_settings(reader.folder).split:
+            raise SystemExit(
+                f"{reader.folder} is a split reader: engines would run it as a whole one"
+            )
         # As transformers loads it: the reader's own variant for the CPU can't be traced.
         network = AutoModelForQuestionAnswering.from_pretrained(
             reader.folder, dtype=torch.float32

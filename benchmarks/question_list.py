@@ -132,7 +132,7 @@ def measure_memory(counts: list[int], documents: int) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model = build_bert(folder / "model")
-        text = "Ada lit lamp {} at dusk, and the sea was calm under the tower of the island. " * 60
+        text = "Ada lit lamp {} at dusk, and the sea was calm under the tower of the island. " * 20
         contexts = [text.replace("{}", str(number)) for number in range(documents)]
         pq.write_table(pa.table({"context": contexts}), folder / "documents.parquet")
         for count in counts:

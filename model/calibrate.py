@@ -1,4 +1,4 @@
-"""Fit a checkpoint's temperature and null threshold on development data.
+"""Fit a checkpoint's temperature, null threshold and window prior on development data.
 
     python -m model.calibrate --model DIR --data a.parquet,b.parquet
 
@@ -8,7 +8,8 @@ probabilities of answers to answerable questions and the share of them that is e
 the null option off it is fitted on files without unanswerable rows, if there are any. The threshold
 is the one with the best F1, by the rules of SQuAD 2.0, on files with unanswerable rows. Both are
 written to `spanmill` in the folder's config.json. `--precision 0.9` adds the threshold on the
-probability that `--min_probability precision:0.9` uses.
+probability that `--min_probability precision:0.9` uses. `--joined_passages 40` fits the weight of
+the window prior by F1, on passages that are joined to long documents within each half.
 """
 
 from __future__ import annotations
@@ -34,9 +35,11 @@ from model.reading.prediction import predict
 from model.reading.reader import CheckpointReader, Reader, resolve_dtype
 from model.reading.spans import PassageSpans, merge_windows
 from model.reading.tokenizer import Tokenizer
+from model.reading.window_prior import weigh_windows
 from model.settings import SettingError, fractions, whole
 from model.training.data import best_texts, make_examples, read_rows
 from model.training.precision import Given, fit_precisions
+from model.training.prior import fit_weight, read_joined
 
 TEMPERATURES = 2.0 ** (np.arange(-16, 33) / 16)
 """The temperatures to choose from: 1/2 to 4, each 4.4 % above the one before."""
@@ -101,24 +104,34 @@ class Decoded:
 
 
 def decode_file(
-    reader: Reader, path: str, null: bool, null_trained: bool, max_length: int, overlap: int
+    reader: Reader,
+    path: str,
+    null: bool,
+    null_trained: bool,
+    max_length: int,
+    overlap: int,
+    prior: float = 0.0,
 ) -> Decoded:
     """Run the network once over the rows of a file and decode them at every temperature.
 
     null                 whether the null option takes part in the probabilities
     null_trained         whether there is a margin to it; else the margin is -inf
     max_length, overlap  of the windows, in tokens
+    prior                weight of the window prior at a temperature of 1: it is divided by the
+                         temperature, as scores are, so that the best span stays
     """
     rows = read_rows(path, given_as="data")
     tokenizer = reader.tokenizer()
-    max_question = min(64, tokenizer.format.most_question or 64)
+    max_question = tokenizer.format.most_question or 64
     with option("overlap", overlap):
         windows = make_examples(rows, tokenizer, max_length, overlap, max_question).windows
     # Temperatures change the decoding only, so one run of the network serves all of them.
     recorded = RecordingReader(reader)
 
     def decode(temperature: float, null: bool) -> PassageSpans:
-        observer = DecodeSpans(windows, Decoding(n_best=1, temperature=temperature, null=null))
+        limits = replace(windows.limits, prior=prior / temperature)
+        weighed = weigh_windows(replace(windows, limits=limits))
+        observer = DecodeSpans(weighed, Decoding(n_best=1, temperature=temperature, null=null))
         predict(recorded, windows, BATCH_TOKENS, [observer])
         return merge_windows(
             observer.result(),
@@ -255,6 +268,7 @@ def calibrate(
     overlap: int,
     null: bool | None = None,
     wanted: Wanted = Wanted(),
+    joined_passages: int = 0,
 ) -> dict[str, Any]:
     """Fit the settings and write them; return them with figures of the other half.
 
@@ -263,6 +277,9 @@ def calibrate(
             None keeps the present one
     wanted  precisions, for each of which a threshold is stored; those of an earlier calibration are
             removed, because they belong to its temperature
+    joined_passages
+            how many passages make a long document to fit the window prior on; 0 keeps the prior's
+            weight, relative to the temperature
 
     Raises SettingError if a half has no answerable question that gets an answer, if a precision
     can't be reached, or if the folder, the data or a limit can't be used.
@@ -272,11 +289,14 @@ def calibrate(
             raise SettingError(f"precision_data={path}: it is not among --data={','.join(data)}")
     reader, settings = _opened(folder, null, max_length)
 
+    # The prior comes first: it may change which span is best, the temperature does not.
+    prior, prior_figures = settings.window_prior * settings.temperature, dict[str, float]()
+    if joined_passages:
+        prior, prior_figures = _fit_prior(reader, data, joined_passages, max_length, overlap)
+
     # The halves are split by passage, so that no passage is both fitted and measured.
-    files = [
-        decode_file(reader, path, settings.null, settings.null_trained, max_length, overlap)
-        for path in data
-    ]
+    null_options = settings.null, settings.null_trained
+    files = [decode_file(reader, path, *null_options, max_length, overlap, prior) for path in data]
     fitted = [file.fitted_on for file in files]
     held = [~rows for rows in fitted]
     threshold = fit_threshold(files, fitted)
@@ -301,11 +321,13 @@ def calibrate(
     fitted_settings = {
         "temperature": round(float(TEMPERATURES[chosen]), 4),
         "null_threshold": threshold,
+        "window_prior": round(prior / float(TEMPERATURES[chosen]), 4),
         "precision_thresholds": fit_precisions(wanted.precisions, *given),
     }
     _write_settings(folder, {**asdict(settings), **fitted_settings})
     return {
         **fitted_settings,
+        **prior_figures,
         "calibration_error_before": calibration_error(probability[untempered], right),
         "calibration_error_after": calibration_error(probability[chosen], right),
         **_f1_figures(data, files, threshold, settings.null_trained),
@@ -340,6 +362,37 @@ def _f1_figures(
             figures[f"f1 {name}, null on"] = file.mean_f1(threshold, rows)
             figures[f"f1 {name}, always no answer"] = 100 * float(file.null_right[rows].mean())
     return figures
+
+
+def _fit_prior(
+    reader: Reader, data: list[str], passages: int, max_length: int, overlap: int
+) -> tuple[float, dict[str, float]]:
+    """Return the weight of the window prior at a temperature of 1, and F1 of the other half.
+
+    Passages are joined within a half, so that none is both fitted and measured.
+    """
+    rows = [row for path in data for row in read_rows(path, given_as="data")]
+    fitted, held = (
+        read_joined(
+            reader,
+            [row for row in rows if _is_fitted(row["context"]) == half],
+            passages,
+            max_length,
+            overlap,
+            BATCH_TOKENS,
+        )
+        for half in (True, False)
+    )
+    weight = fit_weight(fitted, 1.0)
+    return weight, {
+        "f1 of joined passages, without the prior": held.mean_f1(0.0, 1.0),
+        "f1 of joined passages": held.mean_f1(weight, 1.0),
+    }
+
+
+def _is_fitted(context: str) -> bool:
+    """Return whether a passage is in the half that is used to fit."""
+    return hashlib.sha256(context.encode()).digest()[0] % 2 == 0
 
 
 def _write_settings(folder: Path, settings: dict[str, Any]) -> None:
@@ -385,6 +438,13 @@ def main(arguments: list[str] | None = None) -> int:
         default="",
         help="files of --data whose questions the thresholds are for (all)",
     )
+    parser.add_argument(
+        "--joined_passages",
+        type=argument(whole(0, 1000)),
+        default=0,
+        help="fit the window prior on documents of up to N joined passages; takes as long as N "
+        "times 600 rows (0: keep it)",
+    )
     options = parser.parse_args(arguments)
     null = None if options.null is None else options.null == "on"
     data = [path for path in options.data.split(",") if path]
@@ -398,6 +458,7 @@ def main(arguments: list[str] | None = None) -> int:
                 options.overlap,
                 null,
                 Wanted(options.precision, tuple(filter(None, options.precision_data.split(",")))),
+                options.joined_passages,
             ),
             indent=2,
         )

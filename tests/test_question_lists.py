@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import convert, sample, show
+from pipeline import convert, show
 from tests.runs import (
     EXACT,
     Annotate,
@@ -383,8 +383,3 @@ def test_a_prefix_names_the_columns_that_are_flattened(
         "m_question",
         "m_answer_text",
     ]
-
-
-def test_a_run_with_a_list_is_not_reviewed(finished: Path, capsys: pytest.CaptureFixture[str]):
-    assert sample.main([str(finished)]) == 2
-    assert "was run with --questions" in capsys.readouterr().err

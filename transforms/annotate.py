@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import apache_beam as beam
 import pyarrow as pa
 
+from model.reading.question_list import QuestionList
 from model.reading.span_reader import SpanReader
 from transforms.chunk_rows import ChunkRows
 from transforms.decode_answers import DecodeAnswers
@@ -20,12 +21,14 @@ from transforms.records import InputColumns
 class Annotate(beam.PTransform):
     """Mapping -> dict: the row with annotate's columns.
 
-    reader   the checkpoint and its settings, from `SpanReader.load`
-    schema   the columns that rows keep, with their types. None: all keys of the rows, with the
-             types that pyarrow infers for each chunk
-    columns  names of the question and context columns
-    prefix   put before the names of annotate's columns
-    rows     maximum rows per chunk, see `ChunkRows`
+    reader     the checkpoint and its settings, from `SpanReader.load`
+    schema     the columns that rows keep, with their types. None: all keys of the rows, with the
+               types that pyarrow infers for each chunk
+    columns    names of the question and context columns
+    prefix     put before the names of annotate's columns
+    rows       maximum rows per chunk, see `ChunkRows`
+    questions  asked of every row in place of its own question, from `QuestionList.of`; annotate's
+               columns are then in the lists of the column `question_answers`
 
     A row that can't be answered has the status "rejected" and a reason. A chunk that fails as a
     whole raises ChunkFailed, a column name that both rows and annotate have raises ValueError.
@@ -36,13 +39,16 @@ class Annotate(beam.PTransform):
     columns: InputColumns = InputColumns()
     prefix: str = ""
     rows: int = 512
+    questions: QuestionList | None = None
 
     def expand(self, rows: beam.PCollection) -> beam.PCollection:
+        columns = InputColumns(self.columns.question, self.columns.context)
+        at_once = min(self.rows, self.questions.rows_at_once) if self.questions else self.rows
         return (
             rows
-            | ChunkRows(self.schema, self.rows)
-            | MakeWindows(self.reader, InputColumns(self.columns.question, self.columns.context))
+            | ChunkRows(self.schema, at_once)
+            | MakeWindows(self.reader, columns, self.questions)
             | PredictSpans(self.reader)
             | DecodeAnswers(self.reader)
-            | OutcomeRows("annotate", self.prefix)
+            | OutcomeRows("annotate", self.prefix, self.questions)
         )

@@ -33,8 +33,8 @@ class Audit(beam.PTransform):
     rows     maximum rows per chunk, see `ChunkRows`
 
     A row that can't be answered has the status "rejected" and a reason. Raises ValueError without
-    a column of golds, and if both rows and the audit have a column of one name; ChunkFailed for a
-    chunk that fails as a whole.
+    a column of golds, for a reader that leaves windows unread, and if both rows and the audit have
+    a column of one name; ChunkFailed for a chunk that fails as a whole.
     """
 
     reader: SpanReader
@@ -46,6 +46,10 @@ class Audit(beam.PTransform):
     def expand(self, rows: beam.PCollection) -> beam.PCollection:
         if not self.columns.answers:
             raise ValueError("columns: an audit needs a column of golds, but answers is ''")
+        if self.reader.limits.read_windows != "all":
+            raise ValueError(
+                f"read_windows={self.reader.limits.read_windows}: an audit reads all windows"
+            )
         return (
             rows
             | ChunkRows(self.schema, self.rows)

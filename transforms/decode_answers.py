@@ -52,6 +52,8 @@ def decode_answers(
         "characters": windowed.characters,
         "unknown_characters": windowed.unknown_characters,
     }
+    if windows.limits.read_windows != "all":
+        counts["windows_read"] = int(windows.counts_read.sum())
     rejections = tuple(rejected[row] for row in sorted(rejected))
     outcomes: tuple[Outcome, ...] = ()
     if annotate:

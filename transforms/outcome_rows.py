@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import apache_beam as beam
+import pyarrow as pa
 
+from model.reading.question_answers import QUESTION_ANSWERS, question_answers
+from model.reading.question_list import QuestionList
 from transforms.records import Answered, Chunk, Receipt
 
 
@@ -16,9 +19,14 @@ class ChunkFailed(RuntimeError):
 
 
 def outcome_rows(
-    chunk: Chunk[Answered] | Receipt, stage: str, prefix: str = ""
+    chunk: Chunk[Answered] | Receipt,
+    stage: str,
+    prefix: str = "",
+    questions: QuestionList | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Yield the rows of a chunk in order, each with the output columns of a stage.
+
+    questions  were asked of every row, whose answers become one column of lists
 
     Raises ChunkFailed for a chunk that failed, because no manifest would report it. Raises
     ValueError if the stage was not run, or if a column of it has the name of a column of the rows.
@@ -33,6 +41,8 @@ def outcome_rows(
         )
     table = chunk.table
     output = by_stage[stage]
+    if questions:
+        output = pa.table({QUESTION_ANSWERS: question_answers(output, questions)})
     clash = sorted({prefix + name for name in output.column_names} & set(table.column_names))
     # Silently overwriting a column of the user would lose data.
     if clash:
@@ -47,12 +57,14 @@ def outcome_rows(
 class OutcomeRows(beam.PTransform):
     """Chunk[Answered] -> dicts: each row with the output columns of a stage.
 
-    stage   "annotate" or "audit"
-    prefix  goes before the names of the output columns
+    stage      "annotate" or "audit"
+    prefix     goes before the names of the output columns
+    questions  those that MakeWindows asked of every row, if it did
     """
 
     stage: str = "annotate"
     prefix: str = ""
+    questions: QuestionList | None = None
 
     def expand(self, chunks: beam.PCollection) -> beam.PCollection:
-        return chunks | beam.FlatMap(outcome_rows, self.stage, self.prefix)
+        return chunks | beam.FlatMap(outcome_rows, self.stage, self.prefix, self.questions)

@@ -67,6 +67,8 @@ def manifest(
         "refused_files": totals.refused_files,
         "distinct_pairs": counts["pairs"],
         "windows": counts["windows"],
+        # Only with --read_windows.
+        **({"windows_read": counts["windows_read"]} if "windows_read" in counts else {}),
         "tokens": {
             "real": real,
             "padded": padded,

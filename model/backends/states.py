@@ -66,8 +66,17 @@ class StateCache:
             size = sum(state.numel() * state.element_size() for state in states)
             self._blocks.append((list(missing), size))
             self._bytes += size
-            while self._bytes > self._most_bytes:
-                dropped, size = self._blocks.popleft()
-                self._bytes -= size
-                for key in dropped:
-                    del self._states[key]
+            self._drop(self._most_bytes)
+
+    def forget(self) -> None:
+        """Drop all states; those that lanes are computing stay."""
+        with self._lock:
+            self._drop(0)
+
+    def _drop(self, most_bytes: int) -> None:
+        """Drop the oldest blocks until the others have at most `most_bytes`; needs the lock."""
+        while self._bytes > most_bytes:
+            dropped, size = self._blocks.popleft()
+            self._bytes -= size
+            for key in dropped:
+                del self._states[key]

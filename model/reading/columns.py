@@ -15,7 +15,7 @@ from model.reading.decoding import Decoding
 from model.reading.places import Layout, Places
 from model.reading.spans import PassageSpans, by_place
 from model.reading.tokenizer import consecutive
-from model.reading.windows import TokenizedPairs
+from model.reading.windows import TokenizedPairs, WindowLimits
 
 N_BEST_TYPE = pa.list_(
     pa.struct(
@@ -344,15 +344,26 @@ ANSWER_COLUMNS: tuple[Column[Answers], ...] = (
         null=HIDDEN,
         option="--locate section",
     ),
+    Column(
+        "windows_read",
+        pa.int32(),
+        "how many of `num_windows` were read; `probability` and `null_probability` are shares among"
+        " these",
+        lambda answers: answers.windows.counts_read[answers.pair],
+        exact=True,
+        option="--read_windows",
+    ),
 )
 """The output columns of annotate, in order; those with an `option` come last."""
 
 
-def answer_options(places: Places, decoding: Decoding) -> frozenset[str]:
+def answer_options(places: Places, decoding: Decoding, limits: WindowLimits) -> frozenset[str]:
     """Return which of the options that columns need are given (`Column.option`)."""
     given = {f"--locate {name}" for name in places.locate}
     if decoding.all_answers is not None:
         given.add("--all_answers")
+    if limits.read_windows != "all":
+        given.add("--read_windows")
     return frozenset(given)
 
 

@@ -79,6 +79,7 @@ class Answer:
     sentence_start, sentence_end, sentence_text, page, section, section_path
                       where the answer is, see `model.reading.places.Place`; None unless `locate`
                       asks for them
+    windows_read      how many of these windows were read; None if `read_windows` is "all"
 
     All but status, reason and message are None for a rejected row, `n_best` is empty.
     """
@@ -104,6 +105,7 @@ class Answer:
     page: int | None = None
     section: str | None = None
     section_path: list[str] | None = None
+    windows_read: int | None = None
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ class SpanReader:
     @property
     def options(self) -> frozenset[str]:
         """The `answer_options` of the settings."""
-        return answer_options(self.places, self.decoding)
+        return answer_options(self.places, self.decoding, self.limits)
 
     @classmethod
     def load(cls, model: str | Location = "bundled", **settings: Any) -> Self:
@@ -161,16 +163,13 @@ class SpanReader:
             null=own.null if decoding.null is None else decoding.null,
             null_score_diff_threshold=own.null_threshold if threshold is None else threshold,
         )
+        prior = own.window_prior if limits.prior is None else limits.prior
+        minimum = min_probability(decoding.min_probability, own, decoding, prior)
         on_cuda = resolve_device(runs.device).type == "cuda"
         return cls(
             reader=reader,
-            limits=replace(
-                _limits(reader, limits, decoding.max_answer_length),
-                prior=own.window_prior if limits.prior is None else limits.prior,
-            ),
-            decoding=replace(
-                decoding, min_probability=min_probability(decoding.min_probability, own, decoding)
-            ),
+            limits=replace(_limits(reader, limits, decoding.max_answer_length), prior=prior),
+            decoding=replace(decoding, min_probability=minimum),
             link=own.link,
             batch_tokens=runs.batch_tokens or (CUDA_BATCH_TOKENS if on_cuda else CPU_BATCH_TOKENS),
             places=places,
@@ -320,14 +319,15 @@ def _answers_of(
         yield Answer(**values, message=problems[row][1] if row in problems else None)
 
 
-def min_probability(asked: float | str, own: Settings, decoding: Decoding) -> float:
+def min_probability(asked: float | str, own: Settings, decoding: Decoding, prior: float) -> float:
     """Return a threshold on the probability as a number: precision:X is what a checkpoint stores.
 
     own       the checkpoint's settings
     decoding  with the null option resolved
+    prior     weight of the window prior
 
     Raises SettingError for a precision for which the checkpoint stores no threshold, or if the null
-    option is not as it was when the threshold was fitted.
+    option or the prior is not as it was when the threshold was fitted.
     """
     if not isinstance(asked, str):
         return asked
@@ -346,6 +346,11 @@ def min_probability(asked: float | str, own: Settings, decoding: Decoding) -> fl
         raise SettingError(
             f"min_probability={asked}: the checkpoint's threshold is for the null option {option}: "
             "leave out --null and --null_score_diff_threshold, or give a number"
+        )
+    if prior != own.window_prior:
+        raise SettingError(
+            f"min_probability={asked}: the checkpoint's threshold is for a window prior of weight "
+            f"{own.window_prior:g}: leave out --prior, or give a number"
         )
     return stored
 

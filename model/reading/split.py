@@ -77,8 +77,17 @@ class SplitNetwork:
     def __call__(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Return start and end logits of a batch, float32 [B, L] each, on the network's device.
 
-        Several lanes may call this at once.
+        Several lanes may call this at once. If memory runs out, nothing is kept, so that a smaller
+        batch has all of it.
         """
+        try:
+            return self._logits(batch)
+        except torch.OutOfMemoryError:
+            self._questions.forget()
+            self._passages.forget()
+            raise
+
+    def _logits(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         rows = np.arange(len(batch.input_ids))
         middle = batch.context_start.numpy()
         stop = batch.attention.sum(1).numpy()
@@ -144,12 +153,12 @@ class SplitNetwork:
         states  of the B questions, then of the B passages, [tokens, H] each
         middle  int64 [B], tokens of each question; `stop` int64 [B], of the whole row; `width` is L
         """
-        # The index of each position in the concatenated states. Padding takes the first state.
         before = np.cumsum([0, *(len(state) for state in states[:-1])])
         question, passage = before[: len(middle), None], before[len(middle) :, None]
-        column = np.arange(width)
-        index = np.where(column < middle[:, None], question, passage - middle[:, None]) + column
-        index[column >= stop[:, None]] = 0
+        column, middle, stop = np.arange(width), middle[:, None], stop[:, None]
+        index = np.where(column < middle, question + column, passage + column - middle)
+        # Padding takes the row's own first state: one that is not finite must not leave its row.
+        index = np.where(column < stop, index, question)
         chosen = to_device(torch.from_numpy(index.reshape(-1)), self._layered.device)
         return torch.cat(states).index_select(0, chosen).view(len(middle), width, -1)
 

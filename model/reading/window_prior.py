@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from model.reading.tokenizer import consecutive
-from model.reading.windows import WindowLimits, Windows, choose_windows
+from model.reading.windows import Windows, choose_windows
 
 K1, B = 1.2, 0.75
 """Parameters of BM25: how soon repetition stops to count, and how much long windows pay for it."""
@@ -40,20 +40,7 @@ def weigh_windows(windows: Windows) -> Windows:
         windows = replace(windows, log_prior=limits.prior * (match - best[windows.pair]))
     if limits.read_windows == "all":
         return windows
-    wanted = windows_to_read(windows.counts, limits)
-    return choose_windows(windows, _rank(windows, match) < wanted[windows.pair])
-
-
-def windows_to_read(counts: np.ndarray, limits: WindowLimits) -> np.ndarray:
-    """Return how many windows of each pair are read, int64 [pairs]; a share is rounded up.
-
-    counts  int [pairs], windows that each pair has
-    """
-    read, counts = limits.read_windows, counts.astype(np.int64)
-    if isinstance(read, float):
-        # Rounded first, because 0.07 * 100 is a little more than 7.
-        return np.ceil(np.round(read * counts, 6)).astype(np.int64)
-    return np.minimum(counts, read) if isinstance(read, int) else counts
+    return choose_windows(windows, _rank(windows, match) < windows.counts_read[windows.pair])
 
 
 def _rank(windows: Windows, match: np.ndarray) -> np.ndarray:

@@ -99,6 +99,15 @@ class TokenizedPairs:
             question = np.full_like(question, self.limits.max_question)
         return self.limits.max_length - self.format.special_tokens - question
 
+    @property
+    def counts_read(self) -> np.ndarray:
+        """Return how many windows of each pair are read, int64 [pairs]; a share is rounded up."""
+        read, counts = self.limits.read_windows, self.counts.astype(np.int64)
+        if isinstance(read, float):
+            # Rounded first, because 0.07 * 100 is a little more than 7.
+            return np.ceil(np.round(read * counts, 6)).astype(np.int64)
+        return np.minimum(counts, read) if isinstance(read, int) else counts
+
 
 @dataclass(frozen=True, slots=True)
 class Windows(TokenizedPairs):

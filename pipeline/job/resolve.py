@@ -159,11 +159,14 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
     # Cheap refusals come before the files and the model are opened.
     _refuse_two_accelerators(work, beam_options)
     _refuse_slices(audit)
+    if audited:
+        _refuse_unread(make(WindowLimits, given))
     corrections, digest = _corrections(audit, options.stage)
     questions = question_list(files, columns, audited)
     work = with_chunk_rows(work, questions)
     found = find_files(files, output)
-    asked = answer_options(make(Places, given), make(Decoding, given))
+    settings = make(Places, given), make(Decoding, given), make(WindowLimits, given)
+    asked = answer_options(*settings)
     inputs, kept = choose_columns(found, columns, audit.slice_by, asked, stages, questions)
     reader = _reader(make(ModelSettings, given), given, is_local(beam_options))
     if questions:
@@ -274,6 +277,15 @@ def _refuse_two_accelerators(work: Work, beam_options: PipelineOptions) -> None:
     if work.accelerator and any(option.startswith("worker_accelerator") for option in service):
         raise Refused(
             f"--accelerator={work.accelerator}: Dataflow takes it or worker_accelerator, not both"
+        )
+
+
+def _refuse_unread(limits: WindowLimits) -> None:
+    """Raise Refused for an audit of fewer than all windows: its losses need every token."""
+    if limits.read_windows != "all":
+        raise Refused(
+            f"--read_windows={limits.read_windows}: an audit measures losses over all windows, and "
+            "so must read all of them; only annotate without --audit may read less"
         )
 
 

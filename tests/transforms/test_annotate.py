@@ -13,6 +13,7 @@ from apache_beam.testing.util import assert_that, equal_to
 
 from model import SpanReader
 from model.reading.columns import ANSWER_SCHEMA
+from model.reading.question_list import QuestionList
 from model.reading.span_reader import Answer
 from transforms.annotate import Annotate
 from transforms.chunk_rows import ChunkRows
@@ -82,3 +83,20 @@ def test_names_schema_and_prefix_are_chosen(reader: SpanReader):
         answered = pipeline | beam.Create(rows, reshuffle=False)
         answered |= Annotate(reader, schema, InputColumns("q", "passage"), prefix="qa_", rows=2)
         assert_that(answered, check)
+
+
+def test_a_question_list_is_asked_of_every_row(reader: SpanReader):
+    questions = QuestionList.of(["Who?", "When?"])
+    documents = [{"page": row["page"], "context": row["context"]} for row in ROWS]
+    answers = reader.answer(questions=questions, context=[row["context"] for row in ROWS])
+    wanted = []
+    for row, of_row in zip(documents, answers, strict=True):
+        asked = zip(questions.ids, questions.texts, of_row, strict=True)
+        listed = [
+            {"question_id": identifier, "question": text} | values(answer)
+            for identifier, text, answer in asked
+        ]
+        wanted.append(row | {"question_answers": listed})
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        rows = pipeline | beam.Create(documents, reshuffle=False)
+        assert_that(rows | Annotate(reader, questions=questions), equal_to(wanted))

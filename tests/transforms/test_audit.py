@@ -91,3 +91,9 @@ def test_names_schema_and_prefix_are_chosen(reader: SpanReader):
 def test_without_a_column_of_golds_nothing_can_be_measured(reader: SpanReader):
     with pytest.raises(ValueError, match="an audit needs a column of golds"):
         beam.Pipeline() | beam.Create(ROWS) | Audit(reader, columns=InputColumns())
+
+
+def test_a_reader_that_leaves_windows_unread_can_not_be_audited(bert_folder: Path):
+    reader = SpanReader.load(str(bert_folder), read_windows=2)
+    with pytest.raises(ValueError, match="read_windows=2: an audit reads all windows"):
+        Audit(reader).expand(None)

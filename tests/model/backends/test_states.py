@@ -61,6 +61,14 @@ def test_a_block_above_the_bound_is_returned_but_not_kept():
     assert computed.asked == [[1, 2], [1, 2]]
 
 
+def test_forgotten_states_are_recomputed():
+    cache, computed = StateCache(100 * SIZE), Computed()
+    cache.take(keys(1, 2), computed.of(1, 2))
+    cache.forget()
+    assert values(cache.take(keys(2), computed.of(2))) == [2]
+    assert computed.asked == [[1, 2], [2]]
+
+
 def test_an_error_is_raised_and_leaves_the_keys_to_the_next():
     cache, computed = StateCache(100 * SIZE), Computed()
 

@@ -21,7 +21,7 @@ from model.reading.decoding import Decoding
 from model.reading.places import Place, Places, locate
 from model.reading.read_pairs import read_windows
 from model.reading.spans import PassageSpans, merge_windows
-from model.reading.windows import Windows
+from model.reading.windows import WindowLimits, Windows
 from model.settings import make
 from tests.model.fakes import FakeReader, make_windows
 from tests.model.predicted import decode
@@ -203,8 +203,9 @@ def test_columns_that_need_an_option_come_last() -> None:
 
 
 def test_settings_ask_for_columns() -> None:
-    assert answer_options(Places(), Decoding()) == frozenset()
-    every = make(Places, {"locate": "section,page,sentence"}), Decoding(all_answers=0.5)
+    assert answer_options(Places(), Decoding(), WindowLimits()) == frozenset()
+    places = make(Places, {"locate": "section,page,sentence"})
+    every = places, Decoding(all_answers=0.5), WindowLimits(read_windows=3)
     assert answer_options(*every) == {column.option for column in ANSWER_COLUMNS} - {""}
 
 
@@ -222,7 +223,7 @@ def test_where_an_answer_is() -> None:
         below_threshold=np.array([False, False]),
         row_pair=np.array([0, 1, -1, 0]),
         reasons=[None, None, "no_text", None],
-        options=answer_options(make(Places, {"locate": "section,page,sentence"}), Decoding()),
+        options=frozenset(f"--locate {name}" for name in ("section", "page", "sentence")),
     )
     columns = answer_columns(answers)
     columns.validate(full=True)

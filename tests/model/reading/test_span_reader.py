@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import pickle
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict, fields
@@ -24,7 +25,7 @@ from model.reading.span_reader import Answer, Candidate
 from model.settings import SettingError
 from pipeline.bundled import SAMPLE
 from tests.checkpoints import ARCHITECTURES
-from tests.runs import read_parts, read_rejections, run, write_input
+from tests.runs import read_manifest, read_parts, read_rejections, run, write_input
 from transforms.stored_folder import StoredFolder
 
 SETTINGS: dict[str, Any] = {
@@ -368,3 +369,85 @@ def test_an_answer_has_the_columns_of_annotate():
 def test_a_candidate_has_the_fields_of_n_best():
     found = {field.name: f"{field.type} | None" for field in fields(Candidate)}
     assert found == {field.name: NUMBERS_AND_TEXTS[field.type] for field in N_BEST_TYPE.value_type}
+
+
+class TestReadingLess:
+    CONTEXT = " ".join(f"The keeper of lamp {number} is on the stairs." for number in range(60))
+    QUESTION = "Where is the keeper of lamp 37?"
+
+    def load(self, bert_folder: Path, **settings: Any) -> SpanReader:
+        limits = {"max_length": 64, "overlap": 30, "max_question": 16}
+        return SpanReader.load(str(bert_folder), **limits, **settings)
+
+    def test_the_windows_that_match_best_are_read(self, bert_folder: Path):
+        whole = self.load(bert_folder, null="on").answer(self.QUESTION, self.CONTEXT)
+        assert whole.windows_read is None
+        assert whole.num_windows is not None and whole.num_windows > 10
+        for read, expected in ((3, 3), (0.3, -(-whole.num_windows * 3 // 10))):
+            reader = self.load(bert_folder, null="on", read_windows=read)
+            answer = reader.answer(self.QUESTION, self.CONTEXT)
+            assert (answer.windows_read, answer.num_windows) == (expected, whole.num_windows)
+            # Fewer windows: the null score is the least of fewer, and spans share less mass.
+            assert answer.null_score is not None and whole.null_score is not None
+            assert answer.null_score >= whole.null_score - 1e-4
+            assert (
+                answer.n_best[0].text
+                == self.CONTEXT[answer.n_best[0].start :][: len(answer.n_best[0].text)]
+            )
+
+    def test_as_many_windows_as_there_are_give_the_same_answers(self, bert_folder: Path):
+        whole = self.load(bert_folder).answer(self.QUESTION, self.CONTEXT)
+        all_read = self.load(bert_folder, read_windows=1000).answer(self.QUESTION, self.CONTEXT)
+        assert asdict(all_read) == {**asdict(whole), "windows_read": whole.num_windows}
+
+    def test_lists_of_questions_read_less_too(self, bert_folder: Path):
+        reader = self.load(bert_folder, read_windows=2)
+        asked = [self.QUESTION, "What is on the stairs?"]
+        [answers] = reader.answer(questions=asked, context=[self.CONTEXT])
+        expected = [reader.answer(question, self.CONTEXT) for question in asked]
+        assert [each.windows_read for each in answers] == [2, 2]
+        assert [each.answer_text for each in answers] == [each.answer_text for each in expected]
+
+    def test_a_run_says_how_many_windows_it_read(self, bert_folder: Path, tmp_path: Path):
+        rows = {"question": [self.QUESTION, "Where?"], "context": [self.CONTEXT, "On the stairs."]}
+        source = write_input(tmp_path / "a.parquet", pa.table(rows))
+        given = ["--max_length=64", "--overlap=30", "--max_question=16", f"--model={bert_folder}"]
+        given += [f"--input={source}", f"--output={tmp_path}/out"]
+        assert run("annotate", *given, "--read_windows=0.2") == 0
+        found = read_parts(tmp_path / "out").to_pylist()
+        counts = [row["num_windows"] for row in found]
+        assert [row["windows_read"] for row in found] == [-(-counts[0] // 5), 1]
+        manifest = read_manifest(tmp_path / "out")
+        assert manifest["windows"] == sum(counts)
+        assert manifest["windows_read"] == sum(row["windows_read"] for row in found)
+        configuration = json.loads((tmp_path / "out" / "run.json").read_text())["configuration"]
+        assert configuration["read_windows"] == 0.2
+        # The same run is resumed, another one refused.
+        assert run("annotate", *given, "--read_windows=0.2") == 0
+        assert run("annotate", *given, "--read_windows=2") == 2
+
+
+def test_the_window_prior_of_a_checkpoint_is_used_unless_it_is_off(
+    bert_folder: Path, tmp_path: Path
+):
+    folder = Path(shutil.copytree(bert_folder, tmp_path / "weighed"))
+    config = json.loads((folder / "config.json").read_text())
+    config["spanmill"] = {**config.get("spanmill", {}), "window_prior": 50.0}
+    (folder / "config.json").write_text(json.dumps(config))
+    limits: dict[str, Any] = {"max_length": 64, "overlap": 30, "max_question": 16}
+    context, question = TestReadingLess.CONTEXT, TestReadingLess.QUESTION
+    plain = SpanReader.load(str(bert_folder), **limits).answer(question, context)
+    off = SpanReader.load(str(folder), **limits, prior="off").answer(question, context)
+    assert off == plain
+    # With so much weight, the window that matches best has the answer.
+    best = SpanReader.load(str(folder), **limits).answer(question, context)
+    alone = SpanReader.load(str(folder), **limits, read_windows=1).answer(question, context)
+    assert best.window_index is not None and alone.window_index is not None
+    assert best.window_index - alone.window_index in (0, 1)  # neighbours, which match equally
+    assert best.window_index != plain.window_index
+    assert best.span_score == pytest.approx(best.n_best[0].start_logit + best.n_best[0].end_logit)
+    # A short context has one window, which no prior changes.
+    short = "The keeper is on the stairs."
+    assert SpanReader.load(str(folder), **limits).answer(question, short) == SpanReader.load(
+        str(bert_folder), **limits
+    ).answer(question, short)

@@ -228,6 +228,49 @@ def test_a_window_that_fails_takes_no_other_along(
     assert set(failures.values()) == {("model_error", "RuntimeError: poison")}
 
 
+def test_when_memory_runs_out_nothing_is_kept_and_the_answers_are_the_same(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = reader_of(folders["bert"])
+    windows = cut_all(reader, QUESTIONS, CONTEXTS)
+    expected = spans(reader, windows)
+    network = network_of(reader)
+    kept_before = network._passages._bytes
+    run, full, kept = network._layered.run, [True], []
+
+    def run_out(layers: Any, hidden: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        if layers is network._layered.upper and full:
+            full.clear()
+            raise torch.OutOfMemoryError("full")
+        kept.append(network._passages._bytes)
+        return run(layers, hidden, mask)
+
+    monkeypatch.setattr(network._layered, "run", run_out)
+    found = spans(reader, windows)
+    assert kept_before > 0
+    assert kept[0] == 0
+    np.testing.assert_array_equal(found.start, expected.start)
+
+
+def test_a_state_that_is_not_finite_stays_in_its_row(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = reader_of(folders["bert"])
+    windows = cut_all(reader, QUESTIONS[:1], ["Ben met Ada on the pier.", "Ada waved."])
+    chosen = np.array([0, 1])
+    expected = read(reader, windows, chosen)
+    joined = network_of(reader)._joined
+
+    def spoiled(states: list[torch.Tensor], *layout: Any) -> torch.Tensor:
+        return joined([torch.full_like(states[0], torch.nan), *states[1:]], *layout)
+
+    monkeypatch.setattr(network_of(reader), "_joined", spoiled)
+    found, real = read(reader, windows, chosen), assemble(windows, chosen).attention
+    assert found[:, 0].isnan().all()
+    assert not real[1].all()  # the second row has padding
+    assert_close(found[:, 1, real[1]], expected[:, 1, real[1]])
+
+
 def test_batches_hold_one_group_of_passages_after_the_other(
     folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

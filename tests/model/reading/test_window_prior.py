@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from model.reading import window_prior
 from model.reading.tokenizer import Ragged
-from model.reading.window_prior import match_windows, weigh_windows, windows_to_read
+from model.reading.window_prior import match_windows, weigh_windows
 from model.reading.windows import WindowLimits, Windows, cut_windows
 from tests.model.brute_force import window_bounds
 from tests.model.fakes import QUESTION_FIRST, make_passages
@@ -152,5 +152,6 @@ def test_equal_windows_are_read_from_the_first() -> None:
     ],
 )
 def test_shares_are_rounded_up(read: Any, expected: list[int]) -> None:
-    limits = replace(LIMITS, read_windows=read)
-    assert windows_to_read(np.array([0, 1, 10, 100], np.int32), limits).tolist() == expected
+    windows = limited(windows_of([[1]], [[5]], [(0, 0)]), read_windows=read)
+    windows = replace(windows, counts=np.array([0, 1, 10, 100], np.int32))
+    assert windows.counts_read.tolist() == expected

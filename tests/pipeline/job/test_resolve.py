@@ -101,6 +101,41 @@ class TestDefaults:
         ):
             parse(["audit", "--input=a", "--output=b", "--min_probability=0.25"])
 
+    def test_the_window_prior_is_named_only_where_it_has_a_weight(
+        self, job: Resolve, bert_folder: Path, tmp_path: Path
+    ):
+        assert "prior" not in job("--prior=auto").configuration_of("annotate")
+        model = Path(shutil.copytree(bert_folder, tmp_path / "model"))
+        config = json.loads((model / "config.json").read_text())
+        config["spanmill"] = {"window_prior": 0.5}
+        (model / "config.json").write_text(json.dumps(config))
+        weighed = job(f"--model={model}")
+        assert weighed.reader.limits.prior == 0.5
+        assert weighed.configuration_of("annotate")["prior"] == 0.5
+        off = job(f"--model={model}", "--prior=off")
+        assert off.reader.limits.prior == 0
+        assert "prior" not in off.configuration_of("annotate")
+
+    @pytest.mark.parametrize(("given", "value"), [("7", 7), ("0.25", 0.25), ("all", "all")])
+    def test_windows_to_read_are_a_number_or_a_share(self, job: Resolve, given: str, value: Any):
+        found = job(f"--read_windows={given}")
+        assert found.reader.limits.read_windows == value
+        configuration = found.configuration_of("annotate")
+        assert configuration.get("read_windows", "all") == value
+        assert ("read_windows" in configuration) == (given != "all")
+
+    @pytest.mark.parametrize("given", ["0", "-1", "1.0", "0.0", "nan", "some", "10000001", ""])
+    def test_other_windows_to_read_are_refused(self, given: str):
+        with pytest.raises(SystemExit):
+            parse(["annotate", "--input=a", "--output=b", f"--read_windows={given}"])
+
+    def test_an_audit_must_read_all_windows(self, job: Resolve, tmp_path: Path):
+        source = write_input(tmp_path / "gold.parquet", gold_examples(1))
+        with pytest.raises(Refused, match="--read_windows=3: an audit measures losses over all"):
+            job("--read_windows=3", "--audit", f"--input={source}")
+        with pytest.raises(Refused, match="--read_windows=3 applies to annotate, not to audit"):
+            parse(["audit", "--input=a", "--output=b", "--read_windows=3"])
+
     def test_a_wanted_precision_becomes_the_checkpoints_threshold(
         self, job: Resolve, bert_folder: Path, tmp_path: Path
     ):
@@ -117,6 +152,10 @@ class TestDefaults:
             Refused, match=r"threshold is for the null option off: leave out --null"
         ):
             job(*given, "--null=on")
+
+        model = with_config(bert_folder, tmp_path / "prior", spanmill={**own, "window_prior": 0.5})
+        with pytest.raises(Refused, match=r"a window prior of weight 0\.5: leave out --prior"):
+            job(f"--model={model}", "--min_probability=precision:0.9", "--prior=off")
 
         model = with_config(bert_folder, tmp_path / "on", spanmill={**own, "null": True})
         given = (f"--model={model}", "--min_probability=precision:0.9")

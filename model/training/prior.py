@@ -1,0 +1,86 @@
+"""Fit the weight of the window prior on long documents, made by joining passages of the data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from model.audit.metrics import grade
+from model.reading.decoding import DecodeSpans, Decoding
+from model.reading.prediction import predict
+from model.reading.reader import Reader
+from model.reading.window_prior import match_windows
+from model.training.data import make_examples, with_joined_passages
+
+WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0)
+"""The weights to choose from; they multiply the match, next to span_score / T."""
+
+MOST_ROWS = 300
+"""Most rows of a half that get a joined passage: each has tens of windows."""
+
+
+@dataclass(frozen=True, slots=True)
+class LongDocuments:
+    """The best span of every window of some long documents; W windows.
+
+    row          int [W], ascending: which row the window belongs to
+    span_score   float64 [W], of the best span that the window owns; -inf without one
+    match        float64 [W], from `match_windows`
+    f1           float64 [W], of that span, in [0, 1]
+    """
+
+    row: np.ndarray
+    span_score: np.ndarray
+    match: np.ndarray
+    f1: np.ndarray
+
+    def mean_f1(self, weight: float, temperature: float) -> float:
+        """Return F1 in per cent over the rows; each has the best span under the prior."""
+        value = self.span_score / temperature + weight * self.match
+        order = np.lexsort((np.arange(len(value)), -value, self.row))
+        best = order[np.unique(self.row[order], return_index=True)[1]]
+        return 100 * float(self.f1[best].mean())
+
+
+def read_joined(
+    reader: Reader,
+    rows: list[dict],
+    passages: int,
+    max_length: int,
+    overlap: int,
+    batch_tokens: int,
+) -> LongDocuments:
+    """Run the network over some of the answerable rows, each with a joined passage.
+
+    passages             most passages of `rows` to join, see `with_joined_passages`
+    max_length, overlap  of the windows, in tokens
+    """
+    answerable = [row for row in rows if row["answers"]["text"]]
+    joined = with_joined_passages(answerable, 1.0, passages, seed=0)
+    joined = joined[:: -(-len(joined) // MOST_ROWS)]
+    max_question = min(64, reader.tokenizer().format.most_question or 64)
+    windows = make_examples(joined, reader.tokenizer(), max_length, overlap, max_question).windows
+    observer = DecodeSpans(windows, Decoding(n_best=1))
+    predict(reader, windows, batch_tokens, [observer])
+    spans = observer.result()
+    score = (spans.start_logit + spans.end_logit)[:, 0].astype(np.float64)
+
+    # The text of every window's best span, and its F1.
+    base = windows.passages.bounds[windows.pair_passage[windows.pair]]
+    begin = windows.passages.char_start[base + spans.start[:, 0]].tolist()
+    stop = windows.passages.char_end[base + spans.end[:, 0]].tolist()
+    f1 = np.zeros(len(windows))
+    for window, pair in enumerate(windows.pair.tolist()):
+        if np.isfinite(score[window]):
+            row = joined[pair]
+            text = row["context"][begin[window] : stop[window]]
+            f1[window] = grade(text, row["answers"]["text"])[1]
+    return LongDocuments(windows.pair, score, match_windows(windows), f1)
+
+
+def fit_weight(documents: LongDocuments, temperature: float) -> float:
+    """Return the weight with the best F1; of several, the one in the middle."""
+    scores = np.array([documents.mean_f1(weight, temperature) for weight in WEIGHTS])
+    best = np.flatnonzero(scores > scores.max() - 1e-9)
+    return WEIGHTS[best[len(best) // 2]]

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from model.audit.metrics import grade
+from model.checkpoint import LocalFolder
+from model.reading.reader import CheckpointReader
+from model.reading.window_prior import match_windows
+from model.training.data import make_examples, with_joined_passages
+from model.training.prior import WEIGHTS, LongDocuments, fit_weight, read_joined
+
+TEXTS = (
+    "Ada keeps the lamp in the tower all winter.",
+    "Boats pass the reef at noon and wave.",
+    "Corn grows behind the school, where nobody looks.",
+    "Dust settles on the maps of the old survey.",
+    "Eels swim up the river in a wet spring.",
+)
+
+
+def documents(*windows: tuple[int, float, float, float]) -> LongDocuments:
+    """Return windows (row, score, match, F1)."""
+    row, score, match, f1 = np.array(windows, float).reshape(-1, 4).T
+    return LongDocuments(row.astype(int), score, match, f1)
+
+
+def test_the_weight_in_the_middle_of_the_best_is_chosen() -> None:
+    """The right window wins from 0.3 on in the first row, and loses above 2 in the second."""
+    found = documents(
+        (0, 3.0, 0.0, 0.0), (0, 1.0, 8.0, 1.0), (1, 4.0, 0.0, 1.0), (1, 0.0, 2.0, 0.0)
+    )
+    best = [weight for weight in WEIGHTS if found.mean_f1(weight, 1.0) == 100]
+    assert best == [0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0]
+    assert fit_weight(found, 1.0) == 0.8
+    # Twice as flat scores need half the weight.
+    assert [weight for weight in WEIGHTS if found.mean_f1(weight, 2.0) == 100] == [
+        *(0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
+    ]
+
+
+def test_windows_that_match_equally_need_no_weight() -> None:
+    found = documents((0, 3.0, 1.0, 0.0), (0, 1.0, 1.0, 1.0))
+    assert {found.mean_f1(weight, 1.0) for weight in WEIGHTS} == {0.0}
+
+
+def test_joined_passages_are_read_as_annotate_reads_them(bert_folder: Path) -> None:
+    reader = CheckpointReader(LocalFolder(str(bert_folder)))
+    rows: list[dict[str, Any]] = [
+        {
+            "question": f"What is in {k}?",
+            "context": f"{text} {text}",
+            "answers": {"text": [text.split()[0]], "answer_start": [0]},
+        }
+        for k, text in enumerate(TEXTS)
+        if len(text.split()) > 1
+    ]
+    rows.append({**rows[0], "answers": {"text": [], "answer_start": []}})
+    found = read_joined(reader, rows, 4, 64, 30, 4096)
+    joined = with_joined_passages(rows[:-1], 1.0, 4, seed=0)
+    windows = make_examples(joined, reader.tokenizer(), 64, 30, 64).windows
+    assert found.row.tolist() == windows.pair.tolist()
+    assert found.match.tolist() == match_windows(windows).tolist()
+    assert found.match.max() > 0
+    assert np.isfinite(found.span_score).any()
+    assert found.mean_f1(0.0, 1.0) == pytest.approx(
+        100 * np.mean([_f1_of_best(found, row) for row in range(len(joined))])
+    )
+    assert grade("a", ["a"]) == (1.0, 1.0)
+
+
+def _f1_of_best(found: LongDocuments, row: int) -> float:
+    of_row = np.flatnonzero(found.row == row)
+    return float(found.f1[of_row[np.argmax(found.span_score[of_row])]])
