@@ -201,6 +201,28 @@ def assert_close(got: Any, expected: Any) -> None:
 
 @pytest.mark.parametrize("every", [{}, {"distinct": True, "all_answers": 0.01}])
 @pytest.mark.parametrize(
+    "settings",
+    [
+        {"distinct": True, "all_answers": 0.001},
+        {"read_windows": 2},
+        {"null": "on", "null_score_diff_threshold": -8.0, "min_probability": 0.02},
+    ],
+)
+def test_settings_of_the_reader_hold_for_asks(settings: dict[str, Any], bert_folder: Path):
+    reader = SpanReader.load(str(bert_folder), **{**LIMITS, **settings})
+    # The checkpoint has no window prior of its own.
+    reader = replace(reader, limits=replace(reader.limits, prior=2.0))
+    asked = reader.answer(questions=QUESTIONS, context=CONTEXTS)
+    apart = reader.answer(
+        [text for _ in CONTEXTS for text in QUESTIONS],
+        [context for context in CONTEXTS for _ in QUESTIONS],
+    )
+    flat = [answer for each in asked for answer in each]
+    for got, expected in zip(flat, apart, strict=True):
+        assert_close(asdict(got), asdict(expected))
+
+
+@pytest.mark.parametrize(
     "own",
     [
         {"n_best": 2},
