@@ -122,7 +122,7 @@ def decode_file(
     """
     rows = read_rows(path, given_as="data")
     tokenizer = reader.tokenizer()
-    max_question = min(64, tokenizer.format.most_question or 64)
+    max_question = tokenizer.format.most_question or 64
     with option("overlap", overlap):
         windows = make_examples(rows, tokenizer, max_length, overlap, max_question).windows
     # Temperatures change the decoding only, so one run of the network serves all of them.

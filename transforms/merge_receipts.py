@@ -57,6 +57,12 @@ class Totals:
     retries: int = 0
     examples: Mapping[tuple[str, int], Any] = field(default_factory=dict)
 
+    @property
+    def failures_not_listed(self) -> int:
+        """Return how many failures are counted, but not in `failures`."""
+        failed = self.failed_chunks + self.refused_files + len(self.failed_steps)
+        return failed - len(self.failures)
+
     def add(self, receipt: Receipt) -> None:
         """Add a receipt.
 

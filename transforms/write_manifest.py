@@ -50,9 +50,8 @@ def manifest(
     """
     # The verdict comes from totals and from what the output holds.
     rows = row_accounting(stage, totals, about.get("questions", 1))
-    why = _why_incomplete(
-        totals, rows, max_failed_fraction, parts, rejections, "questions" in about
-    )
+    unit = "questions" if "questions" in about else "rows"
+    why = _why_incomplete(totals, rows, unit, max_failed_fraction, parts, rejections)
     counts = totals.counts
     # The totals, sorted by name: their own order depends on which receipt came first. The padding
     # is relative to the tokens of texts.
@@ -86,29 +85,23 @@ def manifest(
         "content": f"{totals.content:032x}",
         "failures": failures(totals),
         "retries": totals.retries,
-        "failures_not_listed": (
-            totals.failed_chunks
-            + totals.refused_files
-            + len(totals.failed_steps)
-            - len(totals.failures)
-        ),
+        "failures_not_listed": totals.failures_not_listed,
     }
 
 
 def _why_incomplete(
     totals: Totals,
     rows: Mapping[str, int],
+    unit: str,
     max_failed_fraction: float,
     parts: int | None,
     rejections: int | None,
-    listed: bool,
 ) -> list[str]:
     """Return the reasons why a run is not complete; none if it is. See `manifest`.
 
-    listed  whether asks are counted in place of rows
+    unit  what `rows` counts
     """
     why = []
-    unit = "questions" if listed else "rows"
     if totals.refused_files:
         why.append(f"{totals.refused_files} files were refused")
     if totals.failed_chunks:

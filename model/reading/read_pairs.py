@@ -22,6 +22,9 @@ from model.reading.windows import TokenizedPairs, Windows, windows_of
 MOST_WINDOWS = 2**15
 """Most windows of a block that has several pairs."""
 
+MOST_CANDIDATES = 2**20
+"""Most candidate spans that the windows of such a block may have."""
+
 
 def read_windows(
     reader: Reader,
@@ -78,6 +81,7 @@ def read_pairs(
     parts = []
     if settings is not None:
         decoding = settings.largest(decoding)
+    most_windows = min(most_windows, MOST_CANDIDATES // decoding.n_best)
     for block in blocks(pairs.counts, most_windows):
         windows = weigh_windows(windows_of(pairs, block))
         longest = None if settings is None else settings.max_answer_length[block]

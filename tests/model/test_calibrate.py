@@ -30,6 +30,7 @@ from model.reading.spans import merge_windows
 from model.training.data import make_examples, read_rows
 from model.training.prior import WEIGHTS
 from tests.model.predicted import decode
+from tests.model.split import with_settings
 
 SAMPLE = Path(__file__).parents[2] / "pipeline" / "bundled" / "sample.parquet"
 
@@ -138,6 +139,17 @@ def test_settings_are_written_and_the_pipeline_decodes_as_was_measured(
     np.testing.assert_allclose(decoded.probability[3], spans.probability[:, 0], rtol=1e-5)
     assert 0.2 < decoded.fitted_on.mean() < 0.8
     assert decoded.null_right.sum() == sum(not row["answers"]["text"] for row in rows)
+
+
+def test_a_split_reader_stays_one(bert_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(bert_folder, tmp_path / "model")
+    with_settings(folder, split=1, passage_position=14)
+    few = tmp_path / "few.parquet"
+    pq.write_table(pq.read_table(SAMPLE).slice(0, 30), few)
+    figures = calibrate(folder, [str(few)], max_length=128, overlap=32)
+    settings = read_settings(folder)
+    assert (settings.split, settings.passage_position) == (1, 14)
+    assert settings.temperature == figures["temperature"]
 
 
 def test_a_stored_threshold_is_what_the_pipeline_uses(bert_folder: Path, tmp_path: Path) -> None:

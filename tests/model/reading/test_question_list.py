@@ -199,6 +199,29 @@ def assert_close(got: Any, expected: Any) -> None:
             assert got == expected
 
 
+@pytest.mark.parametrize("every", [{}, {"distinct": True, "all_answers": 0.01}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"distinct": True, "all_answers": 0.001},
+        {"read_windows": 2},
+        {"null": "on", "null_score_diff_threshold": -8.0, "min_probability": 0.02},
+    ],
+)
+def test_settings_of_the_reader_hold_for_asks(settings: dict[str, Any], bert_folder: Path):
+    reader = SpanReader.load(str(bert_folder), **{**LIMITS, **settings})
+    # The checkpoint has no window prior of its own.
+    reader = replace(reader, limits=replace(reader.limits, prior=2.0))
+    asked = reader.answer(questions=QUESTIONS, context=CONTEXTS)
+    apart = reader.answer(
+        [text for _ in CONTEXTS for text in QUESTIONS],
+        [context for context in CONTEXTS for _ in QUESTIONS],
+    )
+    flat = [answer for each in asked for answer in each]
+    for got, expected in zip(flat, apart, strict=True):
+        assert_close(asdict(got), asdict(expected))
+
+
 @pytest.mark.parametrize(
     "own",
     [
@@ -213,13 +236,15 @@ def assert_close(got: Any, expected: Any) -> None:
     ],
 )
 def test_a_question_with_settings_of_its_own_is_answered_as_if_all_had_them(
-    own: dict[str, Any], bert_folder: Path, reader: SpanReader
+    own: dict[str, Any], every: dict[str, Any], bert_folder: Path
 ):
-    """Answers of its neighbours stay those of the reader's settings."""
+    """Answers of its neighbours stay those of the reader's settings, `every`."""
     contexts = [CONTEXTS[0], CONTEXTS[1]]
     questions = [Question(QUESTIONS[0], **own), QUESTIONS[0]]
     alone = {name: value for name, value in own.items() if name != "n_best"}
-    other = SpanReader.load(str(bert_folder), **{**LIMITS, "null": "on", **alone})
+    settings = {**LIMITS, "null": "on", **every}
+    reader = SpanReader.load(str(bert_folder), **settings)
+    other = SpanReader.load(str(bert_folder), **{**settings, **alone})
     for context, (changed, plain) in zip(
         contexts, reader.answer(questions=questions, context=contexts), strict=True
     ):
