@@ -51,13 +51,13 @@ def read_joined(
     overlap: int,
     batch_tokens: int,
 ) -> LongDocuments:
-    """Run the network over some of the answerable rows, each with a joined passage.
+    """Run the network over some of the rows, each with a joined passage.
 
+    rows                 answerable ones, at least one
     passages             most passages of `rows` to join, see `with_joined_passages`
     max_length, overlap  of the windows, in tokens
     """
-    answerable = [row for row in rows if row["answers"]["text"]]
-    joined = with_joined_passages(answerable, 1.0, passages, seed=0)
+    joined = with_joined_passages(rows, 1.0, passages, seed=0)
     joined = joined[:: -(-len(joined) // MOST_ROWS)]
     max_question = min(64, reader.tokenizer().format.most_question or 64)
     windows = make_examples(joined, reader.tokenizer(), max_length, overlap, max_question).windows
