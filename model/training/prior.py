@@ -80,7 +80,12 @@ def read_joined(
 
 
 def fit_weight(documents: LongDocuments, temperature: float) -> float:
-    """Return the weight with the best F1; of several, the one in the middle."""
+    """Return the weight with the best F1; of several, the one in the middle.
+
+    Each weight counts with its two neighbours, because a single row moves F1 in steps.
+    """
     scores = np.array([documents.mean_f1(weight, temperature) for weight in WEIGHTS])
+    around = np.pad(scores, 1, mode="edge")
+    scores = (around[:-2] + around[1:-1] + around[2:]) / 3
     best = np.flatnonzero(scores > scores.max() - 1e-9)
     return WEIGHTS[best[len(best) // 2]]
