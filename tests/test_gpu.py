@@ -70,7 +70,7 @@ def test_nothing_waits_for_the_gpu_until_all_is_launched(
     )
     answers = [{"text": ["Ada"], "answer_start": [0]}] * 2
     golds = read_golds(answers, pairs.contexts, pairs.row_pair, pairs.windows)
-    decoding = Decoding(null=True)
+    decoding = Decoding(null=True, distinct=True)  # keeps the logits, too
     decode_and_measure(reader, pairs.windows, decoding, 1024, golds)  # the first may allocate
     torch.cuda.set_sync_debug_mode("error")
     try:

@@ -79,6 +79,10 @@ class TestOf:
                 "question 'q1': max_answer_length=10001: must be a whole number from 1 to 10000",
             ),
             (
+                [Question("Who?", min_probability="precision:0.9")],  # type: ignore[arg-type]
+                "question 'q1': min_probability=precision:0.9: must be a number; only the option",
+            ),
+            (
                 [Question("Who?", null_score_diff_threshold=float("nan"))],
                 "question 'q1': null_score_diff_threshold=nan: must be a number from -1e+06",
             ),
@@ -221,6 +225,7 @@ def test_settings_of_the_reader_hold_for_asks(settings: dict[str, Any], bert_fol
         assert_close(asdict(got), asdict(expected))
 
 
+@pytest.mark.parametrize("every", [{}, {"distinct": True, "all_answers": 0.01}])
 @pytest.mark.parametrize(
     "own",
     [
@@ -235,13 +240,15 @@ def test_settings_of_the_reader_hold_for_asks(settings: dict[str, Any], bert_fol
     ],
 )
 def test_a_question_with_settings_of_its_own_is_answered_as_if_all_had_them(
-    own: dict[str, Any], bert_folder: Path, reader: SpanReader
+    own: dict[str, Any], every: dict[str, Any], bert_folder: Path
 ):
-    """Answers of its neighbours stay those of the reader's settings."""
+    """Answers of its neighbours stay those of the reader's settings, `every`."""
     contexts = [CONTEXTS[0], CONTEXTS[1]]
     questions = [Question(QUESTIONS[0], **own), QUESTIONS[0]]
     alone = {name: value for name, value in own.items() if name != "n_best"}
-    other = SpanReader.load(str(bert_folder), **{**LIMITS, "null": "on", **alone})
+    settings = {**LIMITS, "null": "on", **every}
+    reader = SpanReader.load(str(bert_folder), **settings)
+    other = SpanReader.load(str(bert_folder), **{**settings, **alone})
     for context, (changed, plain) in zip(
         contexts, reader.answer(questions=questions, context=contexts), strict=True
     ):
