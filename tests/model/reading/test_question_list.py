@@ -82,6 +82,10 @@ class TestOf:
                 [Question("Who?", null_score_diff_threshold=float("nan"))],
                 "question 'q1': null_score_diff_threshold=nan: must be a number from -1e+06",
             ),
+            (
+                [Question("Who?", min_probability="precision:0.9")],  # type: ignore[arg-type]
+                "question 'q1': min_probability=precision:0.9: a question's own must be a number",
+            ),
         ],
     )
     def test_refusals(self, given: list[Any], message: str):
