@@ -372,17 +372,20 @@ def _fit_prior(
     Passages are joined within a half, so that none is both fitted and measured.
     """
     rows = [row for path in data for row in read_rows(path, given_as="data")]
-    fitted, held = (
-        read_joined(
-            reader,
-            [row for row in rows if _is_fitted(row["context"]) == half],
-            passages,
-            max_length,
-            overlap,
-            BATCH_TOKENS,
-        )
-        for half in (True, False)
-    )
+    documents = []
+    for half in (True, False):
+        chosen = [
+            row for row in rows if row["answers"]["text"] and _is_fitted(row["context"]) == half
+        ]
+        if not chosen:
+            raise SettingError(
+                f"data={','.join(data)}: a half of the passages has no answerable question"
+            )
+        with option("overlap", overlap):
+            documents.append(
+                read_joined(reader, chosen, passages, max_length, overlap, BATCH_TOKENS)
+            )
+    fitted, held = documents
     weight = fit_weight(fitted, 1.0)
     return weight, {
         "f1 of joined passages, without the prior": held.mean_f1(0.0, 1.0),

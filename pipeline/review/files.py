@@ -30,9 +30,10 @@ _AROUND = 240
 class ReviewSet:
     """A drawn sample.
 
-    name      begins with "set-"; differs if anything else does
     identity  of the run that it was drawn from
+    seed      of the draw
     stratum   stratum of each drawn answer, from 0; answers are numbered from 1 in this order
+    places    where each drawn answer is, as `pipeline.review.answers.answers_of` yields it
     """
 
     identity: Identity
@@ -43,7 +44,7 @@ class ReviewSet:
 
     @property
     def name(self) -> str:
-        """A name that differs if anything about the set does, and that is no number."""
+        """Return a name that differs if anything about the set does, and is not a number."""
         return f"set-{hashlib.sha256(self._content().encode()).hexdigest()[:12]}"
 
     def _content(self) -> str:
