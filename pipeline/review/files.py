@@ -165,10 +165,8 @@ def read_marks(content: bytes, drawn: ReviewSet) -> dict[int, str]:
     Raises ValueError for another file or another set, for unknown marks, and for numbers that are
     unknown or occur twice; the message says where.
     """
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"it is not UTF-8: {error}") from error
+    # Spreadsheets also save in the encoding of their country. What is read of it is ASCII.
+    text = content.decode("utf-8-sig", "replace")
     marks: dict[int, str] = {}
     seen: set[int] = set()
     # JSON of Label Studio is a list; a CSV begins with its header.
