@@ -17,7 +17,9 @@ PAGE_BREAK = "\f"
 _LOCALE = "en-u-ss-standard"
 """ICU's rules for every script (UAX #29), and its list of English abbreviations."""
 
-_FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
+_FENCE = re.compile(r" {0,3}(`{3,}(?=[^`]*$)|~{3,})")
+"""A fence of code; a line with backticks after those of its start is text with inline code."""
+
 _ATX = re.compile(r" {0,3}(#{1,6})(?:[ \t](.*))?$")
 _UNDERLINE = re.compile(r" {0,3}(=+|-+)[ \t]*$")
 _BLOCK = re.compile(r"\s*(#|[-*+•>|]|\d+[.)]|```|~~~|=+\s*$)")
