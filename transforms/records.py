@@ -19,8 +19,8 @@ from model.audit.golds import Golds
 from model.audit.statistics import Statistics
 from model.audit.window_losses import Measured
 from model.reading.decoding import PairSettings
+from model.reading.posterior import PassageSpans
 from model.reading.prediction import Prediction
-from model.reading.spans import PassageSpans
 from model.reading.windows import TokenizedPairs
 
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"

@@ -13,7 +13,7 @@ import pyarrow as pa
 from model.columns import Column, schema_of, table_of
 from model.reading.decoding import Decoding
 from model.reading.places import Layout, Places
-from model.reading.spans import PassageSpans, by_place
+from model.reading.posterior import PassageSpans, by_start
 from model.reading.tokenizer import consecutive
 from model.reading.windows import TokenizedPairs, WindowLimits
 
@@ -152,7 +152,7 @@ class Answers:
         """Return the distinct spans of at least the probability `least` of each row, by place."""
         if self.spans.distinct is None or self.least is None:
             raise ValueError("the spans were decoded without all_answers")
-        spans = by_place(self.spans.distinct, self.least)
+        spans = by_start(self.spans.distinct, self.least)
         return self._lists(spans, candidate_columns(spans, self.windows, self.contexts))
 
     def _lists(

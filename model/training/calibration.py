@@ -14,9 +14,9 @@ from model.audit.metrics import grade
 from model.command import option
 from model.reading.batching import Batch
 from model.reading.decoding import DecodeSpans, Decoding
+from model.reading.posterior import PassageSpans, merge_windows
 from model.reading.prediction import predict
 from model.reading.reader import Reader
-from model.reading.spans import PassageSpans, merge_windows
 from model.reading.tokenizer import Tokenizer
 from model.reading.window_prior import weigh_windows
 from model.reading.windows import default_max_question

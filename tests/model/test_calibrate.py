@@ -16,9 +16,9 @@ from model.audit.metrics import grade
 from model.calibrate import calibrate, main
 from model.checkpoint import LocalFolder, read_settings
 from model.reading.decoding import Decoding
+from model.reading.posterior import merge_windows
 from model.reading.reader import CheckpointReader
 from model.reading.span_reader import SpanReader
-from model.reading.spans import merge_windows
 from model.training.calibration import (
     TEMPERATURES,
     Decoded,
