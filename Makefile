@@ -114,7 +114,8 @@ model: $(INSTALLED)  ## train the bundled reader from all-MiniLM-L6-v2 and DATA;
 		--joined_share 0.12 --output $(TRAINED)/fifth
 	$(AVERAGE) --checkpoints $(TRAINED)/mean-of-three,$(TRAINED)/fifth --output $(TRAINED)/reader
 	$(BIN)/python -m model.calibrate --model $(TRAINED)/reader --null off --data $(SQUAD) \
-		--precision 0.8,0.9,0.95 --precision_data $(DATA)/eval_squad_v1.parquet
+		--precision 0.8,0.9,0.95 --precision_data $(DATA)/eval_squad_v1.parquet \
+		--joined_passages 40
 
 bench: $(INSTALLED)  ## compare annotate with its peers on a synthetic corpus or INPUT
 	$(PYTHON) -m venv .venv-peer

@@ -4,6 +4,7 @@
     python -m benchmarks.question_list --memory 100,1000,10000 [--documents 3]
 
 Both jobs run in turns in one process; the medians of their times are compared, and their answers.
+The time of the processor hardly depends on what else the machine does.
 With --memory, a list of each length is asked of a few long documents by a tiny network, each in a
 process of its own whose peak memory is printed beside the size of the output.
 """
@@ -96,26 +97,30 @@ def compare_times(source: str, articles: int, turns: int, model: str) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         jobs = dict(zip(("list", "rows"), write_jobs(source, articles, folder), strict=True))
-        seconds: dict[str, list[float]] = {kind: [] for kind in jobs}
+        seconds: dict[str, list[tuple[float, float]]] = {kind: [] for kind in jobs}
         texts = {}
         for turn in range(turns):
             for kind, options in jobs.items():
                 output = folder / f"{kind}{turn}"
-                began = time.perf_counter()
+                began, worked = time.perf_counter(), time.process_time()
                 code = run_pipeline.main(
                     ["annotate", *options, f"--output={output}", f"--model={model}"]
                 )
-                seconds[kind].append(time.perf_counter() - began)
+                took = time.perf_counter() - began, time.process_time() - worked
+                seconds[kind].append(took)
                 assert code == 0
                 texts[kind] = _texts(output)
-                print(f"turn {turn}, {kind}: {seconds[kind][-1]:.1f} s", flush=True)
+                print(
+                    f"turn {turn}, {kind}: {took[0]:.1f} s, processor {took[1]:.1f} s", flush=True
+                )
         same = sum(a == b for a, b in zip(texts["list"], texts["rows"], strict=True))
-        medians = {kind: statistics.median(each) for kind, each in seconds.items()}
-        print(
-            f"{articles} articles x {len(QUESTIONS)} questions: list {medians['list']:.1f} s, "
-            f"rows {medians['rows']:.1f} s, ratio {medians['list'] / medians['rows']:.3f}; "
-            f"{same} of {len(texts['rows'])} answers are the same"
-        )
+        print(f"{articles} articles x {len(QUESTIONS)} questions, medians:")
+        for name, column in (("time", 0), ("processor", 1)):
+            listed, rows = (
+                statistics.median(took[column] for took in seconds[kind]) for kind in jobs
+            )
+            print(f"  {name}: list {listed:.1f} s, rows {rows:.1f} s, ratio {listed / rows:.3f}")
+        print(f"  {same} of {len(texts['rows'])} answers are the same")
 
 
 def _texts(output: Path) -> list[str]:

@@ -2,7 +2,8 @@
 
     python -m benchmarks.read_windows --input eval_long_covid_qa.parquet [--prior 0.5]
     python -m benchmarks.read_windows --input eval_squad_v1.parquet --joined_passages 40 --half held
-    python -m benchmarks.read_windows --input eval_long_covid_qa.parquet --timed 1,3,5,12 --rows 40
+    python -m benchmarks.read_windows --input eval_long_covid_qa.parquet --every_nth 20 \\
+        --timed 1,2,3,5,8,12
 
 The first two run the network once over all windows and print F1 with and without the prior, for
 each number of windows to read. `--joined_passages` makes long documents of short passages, of the
@@ -22,10 +23,11 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
 from model.audit.metrics import grade
-from model.calibrate import BATCH_TOKENS
 from model.checkpoint import LocalFolder, read_settings
 from model.reading.batching import Batch
 from model.reading.decoding import Decoding
@@ -33,6 +35,7 @@ from model.reading.read_pairs import read_windows
 from model.reading.reader import CheckpointReader, resolve_dtype
 from model.reading.tokenizer import Tokenizer
 from model.reading.window_prior import weigh_windows
+from model.training.calibration import BATCH_TOKENS
 from model.training.data import best_texts, make_examples, read_rows, with_joined_passages
 
 READ = (1, 2, 3, 5, 8, 12, "all")
@@ -49,7 +52,6 @@ def main() -> None:
     parser.add_argument("--joined_passages", type=int, default=0)
     parser.add_argument("--half", choices=["fitted", "held"])
     parser.add_argument("--timed", help="numbers of windows to run annotate with, besides all")
-    parser.add_argument("--rows", type=int, default=40, help="rows of the timed runs")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     if options.timed:
@@ -134,14 +136,17 @@ def time_annotate(options: argparse.Namespace) -> None:
     """Print the seconds of annotate's steps for each number of windows to read, in turns."""
     counts = ["all", *options.timed.split(",")]
     seconds: dict[str, list[float]] = {count: [] for count in counts}
-    for _ in range(options.rounds):
-        for count in counts:
-            with tempfile.TemporaryDirectory() as folder:
-                command = [sys.executable, "run_pipeline.py", "annotate", f"--limit={options.rows}"]
-                command += [f"--input={options.input}", f"--output={folder}/out"]
-                command += [f"--model={options.model}", f"--read_windows={count}"]
+    with tempfile.TemporaryDirectory() as folder:
+        rows = Path(folder) / "rows.parquet"
+        pq.write_table(pa.Table.from_pylist(chosen_rows(options)), rows)
+        for turn in range(options.rounds):
+            for count in counts:
+                output = Path(folder) / f"{count}-{turn}"
+                command = [sys.executable, "run_pipeline.py", "annotate", f"--input={rows}"]
+                command += [f"--output={output}", f"--model={options.model}"]
+                command += [f"--read_windows={count}"]
                 subprocess.run(command, check=True, capture_output=True)
-                steps = json.loads(Path(folder, "out", "manifest.json").read_text())["steps"]
+                steps = json.loads((output / "manifest.json").read_text())["steps"]
                 seconds[count].append(sum(step["seconds"] for step in steps.values()))
     for count, each in seconds.items():
         ratio = median(seconds["all"]) / median(each)

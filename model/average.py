@@ -20,7 +20,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from model.checkpoint import CheckpointError, LocalFolder, read_config, refuse_unsafe
+from model.checkpoint import (
+    CheckpointError,
+    LocalFolder,
+    read_config,
+    read_settings,
+    refuse_unsafe,
+)
 from model.command import option, run_command
 from model.settings import SettingError
 
@@ -32,8 +38,9 @@ def average(checkpoints: list[Path], output: Path) -> None:
 
     The mean is computed in float32 and stored in the dtypes of the first checkpoint.
 
-    Raises SettingError if the checkpoints differ in architecture, and for a folder that isn't a
-    checkpoint, brings code of its own, or has its weights in several files.
+    Raises SettingError if the checkpoints differ in architecture or in which layers read apart, and
+    for a folder that isn't a checkpoint, brings code of its own, or has its weights in several
+    files.
     """
     # Refuse any unusable checkpoint before reading weights.
     for folder in checkpoints:
@@ -42,6 +49,11 @@ def average(checkpoints: list[Path], output: Path) -> None:
             if not (folder / WEIGHTS).is_file():
                 raise CheckpointError(
                     f"it has no {WEIGHTS}: weights in several files can't be averaged"
+                )
+            if _split(folder) != _split(checkpoints[0]):
+                raise CheckpointError(
+                    f"its split and passage_position are {_split(folder)}, those of "
+                    f"{checkpoints[0]} {_split(checkpoints[0])}: the mean would read as neither"
                 )
 
     # Add up in float32, loading one checkpoint after the other. Integers stay the first's.
@@ -79,6 +91,12 @@ def _forget_thresholds(folder: Path) -> None:
     own = config.get("spanmill")
     if isinstance(own, dict) and own.pop("precision_thresholds", None) is not None:
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _split(folder: Path) -> tuple[int | None, int | None]:
+    """Return a checkpoint's settings `split` and `passage_position`."""
+    settings = read_settings(folder)
+    return settings.split, settings.passage_position
 
 
 def _weights(folder: Path) -> dict[str, torch.Tensor]:

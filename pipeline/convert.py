@@ -20,9 +20,6 @@ from dataclasses import replace
 
 logging.getLogger().addHandler(logging.NullHandler())  # Beam warns of optional packages on import
 
-import pyarrow as pa
-
-from model.command import say
 from model.settings import split_names
 from pipeline.formats.convert_rows import convert_rows
 from pipeline.formats.flatten import flatten
@@ -32,6 +29,7 @@ from pipeline.formats.place_golds import OFFSETS
 from pipeline.formats.read_formats import READERS, recognise
 from pipeline.formats.write_formats import WRITERS
 from pipeline.job.options import Refused
+from pipeline.looks.result import print_result
 from pipeline.looks.terminal import printable
 from transforms.storage import StorageError, absolute, building, open_file
 
@@ -247,16 +245,7 @@ def _delimiter(text: str) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Return the exit code: 0, 2 if it was refused, 3 if it can't print."""
     options = make_parser().parse_args(arguments)
-    try:
-        text = options.work(options)
-    except (Refused, StorageError, OSError, pa.ArrowException) as error:
-        print(printable(f"refused: {error}"), file=sys.stderr)
-        return 2
-    unsaid = say(text)
-    if unsaid and not isinstance(unsaid, BrokenPipeError):  # a closed pipe has read enough
-        print(f"standard output: {unsaid.strerror or unsaid}", file=sys.stderr)
-        return 3
-    return 0
+    return print_result(lambda: options.work(options))
 
 
 if __name__ == "__main__":

@@ -46,10 +46,8 @@ def decode_answers(
         prediction.failures,
         windows,
         windowed.row_pair,
-        decoding,
-        windowed.settings.thresholds if windowed.settings else decoding.thresholds,
+        (windowed.settings or decoding).thresholds,
     )
-    spans = predicted.spans
     rejected = {rejection.row: rejection for rejection in windowed.rejections}
     for row, (reason, message) in decision.problems.items():
         # Found here, but the prediction is at fault (`Rejection.step`).
@@ -70,7 +68,7 @@ def decode_answers(
     outcomes: tuple[Outcome, ...] = ()
     if annotate:
         answers = Answers(
-            spans=spans,
+            spans=predicted.spans,
             windows=windows,
             contexts=windowed.contexts,
             questions_cut=windowed.questions_cut,
@@ -85,7 +83,7 @@ def decode_answers(
         columns = answer_columns(answers)
         statuses = Counter(columns.column("status").to_pylist())
         outcomes = (Outcome("annotate", columns, rejections, {**counts, **statuses}),)
-    return Answered(predicted, spans, decision.no_answer, rejections, counts, outcomes)
+    return Answered(predicted, decision.no_answer, rejections, counts, outcomes)
 
 
 @dataclass

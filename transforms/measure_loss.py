@@ -70,7 +70,7 @@ def measure_loss(chunk: Chunk[Answered], decoding: Decoding, options: AuditOptio
     # Make the columns. Rows whose golds are unusable are rejected in them.
     examples = Examples(
         windows=windows,
-        spans=answered.spans,
+        spans=predicted.spans,
         golds=golds,
         losses=passage_losses(windows, measured),
         questions=windowed.questions,

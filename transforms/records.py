@@ -293,14 +293,12 @@ class Outcome:
 class Answered:
     """The prediction of a chunk, what was decided, and the outcomes so far.
 
-    spans      the best spans of each passage
     no_answer  bool [pairs], whether the null option wins
     counts     windows, tokens, rows by status
     outcomes   of the stages that are done
     """
 
     predicted: Predicted
-    spans: PassageSpans
     no_answer: np.ndarray
     rejections: tuple[Rejection, ...]
     counts: Mapping[str, int]

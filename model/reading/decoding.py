@@ -246,18 +246,15 @@ def decide(
     failures: Mapping[int, tuple[str, str]],
     pairs: TokenizedPairs,
     row_pair: np.ndarray,
-    decoding: Decoding,
-    thresholds: Thresholds | None = None,
+    thresholds: Thresholds,
 ) -> Decision:
     """Decide, per pair, between the best span and no answer.
 
-    failures    pair -> (reason, message), of the prediction
-    row_pair    int64 [rows], the pair that each row asks; -1 for none
-    thresholds  those of `decoding` by default
+    failures  pair -> (reason, message), of the prediction
+    row_pair  int64 [rows], the pair that each row asks; -1 for none
 
     Rows have the failures of their pairs, or the reasons non_finite_logits or no_admissible_span.
     """
-    thresholds = thresholds or decoding.thresholds
     of_pair = dict(failures)
     for pair in np.flatnonzero(pairs.counts > 0).tolist():
         if pair in of_pair:

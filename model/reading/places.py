@@ -26,7 +26,9 @@ _ABBREVIATIONS = frozenset(
 _NUMBERED = frozenset(["Art.", "Ch.", "Eq.", "Fig.", "Figs.", "No.", "Nos.", "Sec.", "Vol.", "p."])
 """Abbreviations after which no sentence ends before a digit."""
 
-_FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
+_FENCE = re.compile(r" {0,3}(`{3,}(?=[^`]*$)|~{3,})")
+"""A fence of code; a line with backticks after those of its start is text with inline code."""
+
 _ATX = re.compile(r" {0,3}(#{1,6})(?:[ \t](.*))?$")
 _UNDERLINE = re.compile(r" {0,3}(=+|-+)[ \t]*$")
 _BLOCK = re.compile(r"\s*(#|[-*+•>|]|\d+[.)]|```|~~~|=+\s*$)")

@@ -163,4 +163,10 @@ def _with_settings(question: Question) -> Question:
             given[name] = declaration.kind.checked(name, value)
         except SettingError as error:
             raise QuestionListError(f"question {identifier!r}: {error}") from error
+        # The checkpoint's threshold of a precision (precision:X) holds over all questions.
+        if isinstance(given[name], str):
+            raise QuestionListError(
+                f"question {identifier!r}: {name}={value}: must be a number; only the option "
+                f"--{name} takes {value}"
+            )
     return replace(question, **given)

@@ -9,7 +9,8 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
-from itertools import islice
+from decimal import Decimal
+from itertools import chain, islice
 from typing import IO, Any
 
 import pyarrow as pa
@@ -81,11 +82,15 @@ def _value(name: str, value: Any) -> Any:
         return value
     if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
         return None
-    if name == "question_id":
-        return str(value)
-    # Columns of whole numbers with nulls are floats in pandas.
-    whole = isinstance(value, float) and value.is_integer()
-    return int(value) if whole else value
+    if isinstance(value, Decimal):  # what DuckDB writes for 0.5
+        value = float(value)
+    # Columns of whole numbers with nulls are floats in pandas, and written as 3.0 to CSV.
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if name != "question_id":
+        return value.removesuffix(".0") if isinstance(value, str) else value
+    # Only numbers have one spelling; of other types, `QuestionList.of` says that they are not text.
+    return str(value) if type(value) is int else value
 
 
 def _refuse_setting(name: str) -> None:
@@ -134,14 +139,21 @@ def _json_rows(file: IO[bytes], encoding: str) -> Iterator[Row]:
 
 def _csv_rows(file: IO[bytes], encoding: str, delimiter: str = ",") -> Iterator[Row]:
     """Yield the rows of a table with a header line. Raises FormatError."""
-    rows = csv.reader(_decoded(file, encoding), delimiter=delimiter, strict=True)
+    lines = _decoded(file, encoding)
+    head = lines.readline()
+    # Where the comma is the decimal sign, spreadsheets save with semicolons.
+    if delimiter == "," and "," not in head and ";" in head:
+        delimiter = ";"
+    rows = csv.reader(chain([head], lines), delimiter=delimiter, strict=True)
     try:
         header = next(rows, [])
         repeated = sorted({name for name in header if header.count(name) > 1})
         if repeated:
             raise FormatError(f"its header has {repeated[0]!r} more than once")
         if "question" not in header:
-            raise FormatError(f"its header has no 'question', only {', '.join(header)}")
+            raise FormatError(
+                f"its header has no 'question', only {', '.join(header) or 'nothing'}"
+            )
         for cells in rows:
             if cells and len(cells) != len(header):
                 raise FormatError(

@@ -177,7 +177,8 @@ def _difference(before: bytes, now: bytes) -> str:
         return f"its {RunFiles.RUN} is damaged"
     # The configuration is compared first, because a changed option is the usual reason.
     configuration, inputs = _parse(now)
-    for name in dict.fromkeys([*configuration, *old_configuration]):
+    # The default of chunk_rows follows from the questions.
+    for name in dict.fromkeys(["questions", *configuration, *old_configuration]):
         old, new = old_configuration.get(name), configuration.get(name)
         if old != new:
             return f"{name} was {old!r}, is {new!r}"

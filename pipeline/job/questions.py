@@ -8,11 +8,10 @@ from dataclasses import replace
 from model.reading.question_list import MOST_ASKS, QuestionList, QuestionListError
 from model.reading.span_reader import SpanReader
 from pipeline.bundled import QUESTIONS
-from pipeline.formats.imported_rows import FormatError
 from pipeline.formats.read_questions import read_questions
 from pipeline.job.options import Refused
 from pipeline.job.settings import Columns, Files, Work
-from transforms.storage import StorageError, absolute
+from transforms.storage import absolute
 
 _log = logging.getLogger("spanmill")
 
@@ -39,8 +38,9 @@ def question_list(files: Files, columns: Columns, audited: bool) -> QuestionList
     path = QUESTIONS if given == "bundled" else absolute(given)
     try:
         questions, ignored = read_questions(path)
-    except (FormatError, QuestionListError, StorageError, OSError, EOFError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+    except Exception as error:  # each store and each decompressor raises errors of its own
+        strerror = error.strerror if isinstance(error, OSError) else None
+        reason = strerror or str(error) or type(error).__name__
         raise Refused(f"--questions={given}: {reason}") from error
     if ignored:
         _log.info("--questions=%s: ignoring its columns %s", given, ", ".join(ignored))

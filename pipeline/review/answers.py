@@ -23,7 +23,7 @@ _OUTPUTS = ("answer_start", "answer_end", "probability")
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What tells one state of a run from another.
+    """A state of a run: it changes if a rerun changes answers.
 
     run      fingerprint in run.json
     content  digest of all answers, in manifest.json
@@ -140,7 +140,7 @@ def read_answers(run: FinishedRun, places: np.ndarray) -> list[Answer]:
 
 
 def _answer(asked: dict[str, Any]) -> Answer:
-    """Return an answer of its values by name; texts that are missing or not UTF-8 are empty."""
+    """Return an answer, from its values by name; texts that are missing or not UTF-8 are empty."""
     names = ("id", "question_id", "question", "context")
     row_id, question_id, question, context = (
         "" if asked.get(name) is None else str(asked[name]) for name in names

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 
+from model.audit.distributions import Z_95, wilson
+
 CONFIDENCE = 0.95
-_Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+"""The level of the interval, that of `wilson`."""
 
 _EVIDENCE = 10
 """Right (or wrong, if fewer) answers from which the sample's own design effect weighs most."""
@@ -18,7 +18,7 @@ _EVIDENCE = 10
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """What reviewers said to the drawn answers of one stratum.
+    """What reviewers said about the drawn answers of one stratum.
 
     answers  answers of the run in the stratum
     right    drawn answers that are right
@@ -31,7 +31,7 @@ class Marks:
 
     @property
     def reviewed(self) -> int:
-        """The drawn answers that are right or wrong."""
+        """Return the number of drawn answers that are right or wrong."""
         return self.right + self.wrong
 
 
@@ -52,7 +52,7 @@ def estimate(strata: Sequence[Marks]) -> Estimate:
     "Comparative Study of Confidence Intervals for Proportions in Complex Sample Surveys",
     recommend. Two parts are ours:
 
-    * The variance of a stratum is computed from a share that is drawn towards that of all strata
+    * The variance of a stratum is computed from a share that is moved towards that of all strata
       by one answer, so that a stratum without a wrong answer is not taken for certain.
     * A sample with few wrong (or few right) answers says little about what stratification gained.
       Its design effect is then mixed with that of the weights alone (Kish), the more the fewer:
@@ -73,24 +73,14 @@ def estimate(strata: Sequence[Marks]) -> Estimate:
     if total == answers.sum():
         return Estimate(precision, precision, precision)
     # The variance that one answer adds, as it is and under equal shares of right answers.
-    centre = (precision * total + _Z**2 / 2) / (total + _Z**2)
-    drawn_together = (right + centre) / (reviewed + 1)
+    centre = (precision * total + Z_95**2 / 2) / (total + Z_95**2)
+    smoothed = (right + centre) / (reviewed + 1)
     unseen = share**2 * (1 - reviewed / answers)
-    variance = float(
-        (unseen / np.maximum(reviewed - 1, 1)) @ (drawn_together * (1 - drawn_together))
-    )
+    variance = float((unseen / np.maximum(reviewed - 1, 1)) @ (smoothed * (1 - smoothed)))
     own = variance / (centre * (1 - centre))
     of_weights = max(own, float((unseen / reviewed).sum()))
     rarer = float(min(right.sum(), total - right.sum()))
     trust = rarer / (rarer + _EVIDENCE)
     size = 1 / (trust * own + (1 - trust) * of_weights)
-    low, high = _wilson(precision, size)
+    low, high = wilson(precision, size)
     return Estimate(precision, max(low, least), min(high, most))
-
-
-def _wilson(share: float, size: float) -> tuple[float, float]:
-    """Return Wilson's interval of a share that was seen in a sample of some effective size."""
-    scale = 1 + _Z**2 / size
-    middle = (share + _Z**2 / (2 * size)) / scale
-    half = _Z / scale * math.sqrt(share * (1 - share) / size + _Z**2 / (4 * size**2))
-    return max(0.0, middle - half), min(1.0, middle + half)

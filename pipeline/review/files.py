@@ -30,9 +30,10 @@ _AROUND = 240
 class ReviewSet:
     """A drawn sample.
 
-    name      begins with "set-"; differs if anything else does
     identity  of the run that it was drawn from
+    seed      of the draw
     stratum   stratum of each drawn answer, from 0; answers are numbered from 1 in this order
+    places    where each drawn answer is, as `pipeline.review.answers.answers_of` yields it
     """
 
     identity: Identity
@@ -43,7 +44,7 @@ class ReviewSet:
 
     @property
     def name(self) -> str:
-        """A name that differs if anything about the set does, and that is no number."""
+        """Return a name that differs if anything about the set does, and is not a number."""
         return f"set-{hashlib.sha256(self._content().encode()).hexdigest()[:12]}"
 
     def _content(self) -> str:
@@ -164,10 +165,8 @@ def read_marks(content: bytes, drawn: ReviewSet) -> dict[int, str]:
     Raises ValueError for another file or another set, for unknown marks, and for numbers that are
     unknown or occur twice; the message says where.
     """
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"it is not UTF-8: {error}") from error
+    # Spreadsheets also save in the encoding of their country. What is read of it is ASCII.
+    text = content.decode("utf-8-sig", "replace")
     marks: dict[int, str] = {}
     seen: set[int] = set()
     # JSON of Label Studio is a list; a CSV begins with its header.

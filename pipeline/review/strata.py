@@ -21,8 +21,8 @@ _ROWS_PER_STRATUM = 10
 _LEAST_DEVIATION = 0.2
 """Lower bound of the guessed standard deviation of rightness in a stratum, sqrt(p (1 - p)).
 
-Probabilities of a model are too sure of themselves more often than not. With a bound, a stratum
-that is thought to be all right still gets its share of rows. The most that a wrong guess can cost
+Models are overconfident more often than not. With a bound, a stratum of answers that all seem to be
+right still gets its share of rows. The most that a wrong guess can cost
 is a ratio of weights of 0.5 / 0.2.
 """
 
@@ -45,7 +45,7 @@ class Stratum:
 
     @property
     def weight(self) -> float:
-        """The answers that each drawn one stands for."""
+        """Return how many answers of the run each drawn one represents."""
         return self.answers / self.drawn
 
 
@@ -74,7 +74,7 @@ class Draw:
         """Add answers.
 
         probabilities  float [answers], in [0, 1]
-        places         int64 [answers, 3], by which the caller finds an answer again
+        places         int64 [answers, 3], where the answers are (`answers_of`)
         """
         probabilities = np.clip(probabilities, 0.0, 1.0)  # float32 may round to more than 1
         cells = np.minimum((probabilities * CELLS).astype(np.int64), CELLS - 1)
@@ -108,7 +108,7 @@ class Draw:
         There must be an answer.
 
         The drawn answers are in random order, in which every beginning has about the share of each
-        stratum that the whole has. So whoever stops early has reviewed a stratified sample too.
+        stratum that the whole has. So an unfinished review is of a stratified sample too.
 
         Returns strata, int64 [drawn, 3] places, and int64 [drawn] indices of strata.
         """

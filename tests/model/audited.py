@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -69,9 +69,14 @@ class Audited:
     contexts: list[str]
 
 
-def audit(null: bool, temperature: float = 1.0) -> Audited:
-    """Everything of the rows above, by a reader whose logits can be computed by hand."""
+def audit(null: bool, temperature: float = 1.0, prior: float = 0.0) -> Audited:
+    """Everything of the rows above, by a reader whose logits can be computed by hand.
+
+    prior  what each window loses of its log prior to the one before it
+    """
     windows = make_windows(LENGTHS, max_length=16, overlap=5)
+    if prior:
+        windows = replace(windows, log_prior=-prior * windows.index)
     golds = make_golds({8: ("gold_misaligned", "moved")})
     row_pair = np.array([pair for pair, _ in ROWS])
     decoding = Decoding(n_best=3, max_answer_length=4, temperature=temperature, null=null)

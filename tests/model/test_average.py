@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from model.average import WEIGHTS, main
 from model.checkpoint import LocalFolder, read_settings
 from model.reading.reader import CheckpointReader
+from tests.model.split import with_settings
 
 
 def moved(source: Path, folder: Path, by: float) -> Path:
@@ -51,6 +52,16 @@ def test_weights_of_another_shape_are_refused(
     save_file({**weights, name: torch.zeros(3)}, two / WEIGHTS, metadata={"format": "pt"})
     assert main(["--checkpoints", f"{bert_folder},{two}", "--output", str(tmp_path / "mean")]) == 2
     message = f"refused: --checkpoints={two}: it has other weights than {bert_folder}"
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "mean").exists()
+
+
+def test_a_whole_and_a_split_reader_are_not_averaged(
+    bert_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    two = with_settings(moved(bert_folder, tmp_path / "two", 0), split=1, passage_position=20)
+    assert main(["--checkpoints", f"{bert_folder},{two}", "--output", str(tmp_path / "mean")]) == 2
+    message = f"refused: --checkpoints={two}: its split and passage_position are (1, 20)"
     assert message in capsys.readouterr().err
     assert not (tmp_path / "mean").exists()
 

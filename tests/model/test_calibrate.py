@@ -13,21 +13,21 @@ import pyarrow.parquet as pq
 import pytest
 
 from model.audit.metrics import grade
-from model.calibrate import (
-    TEMPERATURES,
-    Decoded,
-    calibrate,
-    decode_file,
-    fit_temperature,
-    fit_threshold,
-    main,
-)
+from model.calibrate import calibrate, main
 from model.checkpoint import LocalFolder, read_settings
 from model.reading.decoding import Decoding
 from model.reading.reader import CheckpointReader
 from model.reading.span_reader import SpanReader
 from model.reading.spans import merge_windows
+from model.training.calibration import (
+    TEMPERATURES,
+    Decoded,
+    decode_file,
+    fit_temperature,
+    fit_threshold,
+)
 from model.training.data import make_examples, read_rows
+from model.training.prior import WEIGHTS
 from tests.model.predicted import decode
 from tests.model.split import with_settings
 
@@ -200,6 +200,24 @@ def test_a_stored_threshold_is_what_the_pipeline_uses(bert_folder: Path, tmp_pat
     assert read_settings(folder).precision_thresholds == {}
 
 
+def test_the_window_prior_is_fitted_only_on_request(bert_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(bert_folder, tmp_path / "reader"))
+    few = tmp_path / "few.parquet"
+    pq.write_table(pq.read_table(SAMPLE).slice(0, 40), few)
+    options = [f"--model={folder}", f"--data={few}", "--max_length=128", "--overlap=32"]
+    assert main([*options, "--joined_passages=6"]) == 0
+    fitted = read_settings(folder)
+    given = fitted.window_prior * fitted.temperature
+    assert min(abs(given - weight) for weight in WEIGHTS) < 1e-3
+    # Later calibrations keep the weight on the scale of scores, whatever their temperature.
+    config = json.loads((folder / "config.json").read_text())
+    config["spanmill"] |= {"window_prior": 0.5, "temperature": 4.0}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert main(options) == 0
+    again = read_settings(folder)
+    assert again.window_prior * again.temperature == pytest.approx(2.0, rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
@@ -217,6 +235,10 @@ def test_a_stored_threshold_is_what_the_pipeline_uses(bert_folder: Path, tmp_pat
         ({"overlap": 127, "data": "one.parquet"}, "--overlap=127: a question leaves room for "),
         (
             {"data": "one.parquet"},
+            "--data=one.parquet: a half of the passages has no answerable question",
+        ),
+        (
+            {"data": "one.parquet", "joined_passages": 3},
             "--data=one.parquet: a half of the passages has no answerable question",
         ),
     ],

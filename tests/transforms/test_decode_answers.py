@@ -180,7 +180,6 @@ class TestNull:
             {},
             windowed.windows,
             windowed.row_pair,
-            self.NULL,
             Thresholds(np.array([0.0, -0.6, 0.0, -0.6]), np.array([0.1, 0.1, 0.9, 0.9])),
         )
         assert decision.no_answer.tolist() == [False, True, False, True]
@@ -325,7 +324,7 @@ def test_counts_add_up(words: Tokenizer):
 def test_nothing_but_rejections_is_a_whole_table_too(words: Tokenizer):
     answered = answer(asked(None, " "), FakeReader(words))
     assert [row["status"] for row in rows(answered)] == ["rejected"] * 2
-    assert np.isnan(answered.spans.null_score).all()
+    assert np.isnan(answered.predicted.spans.null_score).all()
 
 
 def test_for_an_audit_alone_no_answers_are_made(words: Tokenizer):

@@ -97,6 +97,33 @@ class TestColumns:
         ]
 
     @pytest.mark.parametrize("null", [False, True])
+    def test_a_window_prior_changes_probabilities_and_no_loss(self, null: bool):
+        plain, audited = audit(null, 2.0), audit(null, 2.0, prior=1.5)
+        moved = 0
+        rows = zip(ROWS, plain.columns, audited.columns, strict=True)
+        for (pair, golds), before, found in rows:
+            for name in found:
+                if "nll" in name or name.startswith(("tokenwise", "null_")):
+                    assert found[name] == before[name], name
+            if found["status"] == "rejected" or not golds:
+                continue
+            spans = spans_of(audited.windows, pair, SEED, 0, audited.decoding.max_answer_length)
+            weights = {
+                (span.start, span.end): math.exp(span.score / 2 - 1.5 * span.window)
+                for span in spans
+            }
+            answered = 1 - (before["null_probability"] or 0)
+            total = math.fsum(weights.values())
+            assert found["probability"] == pytest.approx(
+                answered * max(weights.values()) / total, rel=1e-5
+            )
+            if golds[0] in weights:
+                expected = answered * weights[golds[0]] / total
+                assert found["gold_probability"] == pytest.approx(expected, rel=1e-5)
+                moved += found["gold_probability"] != before["gold_probability"]
+        assert moved > 0
+
+    @pytest.mark.parametrize("null", [False, True])
     @pytest.mark.parametrize("temperature", [1.0, 2.5])
     def test_ranks_and_probabilities_against_all_spans(self, null: bool, temperature: float):
         audited = audit(null, temperature)

@@ -233,6 +233,7 @@ class TestHeadings:
             ("~~~~\n# no\n~~~\n# no\n~~~~~\n# yes", [(25, 1, "yes")]),
             ("text.\n\f# Page two", [(6, 1, "Page two")]),
             ("```\n# never closed", []),
+            ("```lamp``` is code within a line\n# yes", [(33, 1, "yes")]),
         ],
     )
     def test_markdown(self, context: str, expected: list[tuple[int, int, str]]):

@@ -79,6 +79,10 @@ class TestOf:
                 "question 'q1': max_answer_length=10001: must be a whole number from 1 to 10000",
             ),
             (
+                [Question("Who?", min_probability="precision:0.9")],  # type: ignore[arg-type]
+                "question 'q1': min_probability=precision:0.9: must be a number; only the option",
+            ),
+            (
                 [Question("Who?", null_score_diff_threshold=float("nan"))],
                 "question 'q1': null_score_diff_threshold=nan: must be a number from -1e+06",
             ),
@@ -199,7 +203,6 @@ def assert_close(got: Any, expected: Any) -> None:
             assert got == expected
 
 
-@pytest.mark.parametrize("every", [{}, {"distinct": True, "all_answers": 0.01}])
 @pytest.mark.parametrize(
     "settings",
     [
@@ -222,6 +225,7 @@ def test_settings_of_the_reader_hold_for_asks(settings: dict[str, Any], bert_fol
         assert_close(asdict(got), asdict(expected))
 
 
+@pytest.mark.parametrize("every", [{}, {"distinct": True, "all_answers": 0.01}])
 @pytest.mark.parametrize(
     "own",
     [

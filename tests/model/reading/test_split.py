@@ -405,6 +405,7 @@ def test_a_list_answers_what_single_questions_do(folder: Path) -> None:
     context = long_context(900)
     alone = [reader.answer(question, context) for question in QUESTIONS]
     listed = reader.answer(QUESTIONS, context)
+    assert reader.answer(questions=QUESTIONS, context=context) == listed
     assert [answer.answer_text for answer in listed] == [answer.answer_text for answer in alone]
     for one, other in zip(alone, listed, strict=True):
         assert one.num_windows == other.num_windows == alone[0].num_windows

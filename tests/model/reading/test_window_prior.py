@@ -11,11 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.reading import window_prior
+from model.reading.read_pairs import read_windows
 from model.reading.tokenizer import Ragged
 from model.reading.window_prior import match_windows, weigh_windows
 from model.reading.windows import WindowLimits, Windows, cut_windows
-from tests.model.brute_force import window_bounds
+from tests.model.brute_force import log_normaliser, options, window_bounds
 from tests.model.fakes import QUESTION_FIRST, make_passages
+from tests.model.reading.passages import passages
 
 LIMITS = WindowLimits(max_length=14, overlap=3, max_question=4)
 
@@ -130,6 +132,32 @@ def test_the_windows_that_match_best_are_read(windows: Windows, read: Any, weigh
         if weight and count:
             assert found.log_prior is not None
             assert found.log_prior[at].max() == 0
+
+
+@given(passages(), st.sampled_from([1, 2, 0.5]), st.floats(0, 2))
+def test_the_posterior_of_what_is_read_equals_brute_force(
+    passage: dict[str, Any], read: Any, weight: float
+) -> None:
+    """These questions share no token with their passages, so that all windows match equally."""
+    reader, decoding = passage["reader"], passage["decoding"]
+    windows = weigh_windows(limited(passage["windows"], read_windows=read, prior=weight))
+    _, found = read_windows(reader, windows, decoding, passage["batch_tokens"])
+    for pair in range(len(windows.counts)):
+        spans, null = options(windows, pair, reader.seed, reader.levels, decoding)
+        best = spans[: decoding.n_best]
+        kept = slice(0, len(best))
+        assert found.found[pair] == len(best)
+        assert found.start[pair, kept].tolist() == [span.start for span in best]
+        assert found.end[pair, kept].tolist() == [span.end for span in best]
+        index = windows.index[windows.pair == pair].tolist()
+        assert found.window_index[pair, kept].tolist() == [index[span.window] for span in best]
+        scores = [span.score for span in spans] + ([] if null is None else [null])
+        normaliser = log_normaliser(scores, decoding.temperature)
+        shares = [math.exp(span.score / decoding.temperature - normaliser) for span in best]
+        assert found.probability[pair, kept].tolist() == pytest.approx(shares, rel=1e-4)
+        if null is not None:
+            share = math.exp(null / decoding.temperature - normaliser)
+            assert found.null_probability[pair] == pytest.approx(share, rel=1e-4)
 
 
 def test_equal_windows_are_read_from_the_first() -> None:

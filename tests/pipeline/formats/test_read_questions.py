@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,10 @@ JSON_LINES = """
 """
 
 
+SEMICOLONS = CSV.replace("Who, then,", "Who; then;").replace(",", ";").replace(";3;", ";3.0;")
+"""As spreadsheets save it where the comma is the decimal sign, with a number as of pandas."""
+
+
 def parquet(path: Path, **columns: Any) -> Path:
     pq.write_table(pa.table(columns), path)
     return path
@@ -54,6 +59,7 @@ def parquet(path: Path, **columns: Any) -> Path:
         ("list.CSV", CSV.replace("\n", "\r\n").replace("When?\r\n", "When?\n").encode()),
         ("list.csv", CSV.encode("utf-16")),
         ("list.tsv", CSV.replace("Who, then,", "Who; then;").replace(",", "\t").encode()),
+        ("list.csv", SEMICOLONS.encode()),
         ("list.jsonl", JSON_LINES.encode()),
         ("list.json", JSON_LINES.encode()),
         ("list.jsonl.gz", gzip.compress(JSON_LINES.encode())),
@@ -140,6 +146,28 @@ def test_bytes_that_are_not_utf8(tmp_path: Path):
 def test_parquet_without_a_question_column(tmp_path: Path):
     path = parquet(tmp_path / "a.parquet", context=["x"] * 3)
     with pytest.raises(FormatError, match="no column 'question', only context"):
+        read_questions(str(path))
+
+
+def test_ids_and_settings_of_any_type_of_number(tmp_path: Path):
+    path = parquet(
+        tmp_path / "list.parquet",
+        question=["Who?", "When?", "Where?"],
+        question_id=[7.0, None, 2.5],
+        n_best=[Decimal(3), None, None],
+        min_probability=[Decimal("0.5"), None, Decimal("0.25")],
+    )
+    with pytest.raises(QuestionListError, match=r"question_id 2\.5 is not text"):
+        read_questions(str(path))
+    table = pq.read_table(path).slice(0, 2)
+    pq.write_table(table, path)
+    expected = [Question("Who?", "7", n_best=3, min_probability=0.5), Question("When?", "q2")]
+    assert read_questions(str(path)) == (QuestionList.of(expected), [])
+
+
+def test_an_id_of_bytes_is_refused(tmp_path: Path):
+    path = parquet(tmp_path / "list.parquet", question=["Who?"], question_id=[b"a"])
+    with pytest.raises(QuestionListError, match="question_id b'a' is not text"):
         read_questions(str(path))
 
 

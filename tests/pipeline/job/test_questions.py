@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
+import random
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 from model.reading.question_answers import QUESTION_ANSWERS
-from pipeline.job.identity import identity
+from pipeline.job.identity import claim, identity
 from pipeline.job.options import Refused
 from tests.pipeline.job.conftest import Resolve
 from tests.runs import examples, write_input
@@ -98,6 +100,30 @@ def test_files_that_cannot_be_used(job: Resolve, tmp_path: Path):
     (tmp_path / "bad.csv").write_text("question\n\u200b\n", "utf-8")
     with pytest.raises(Refused, match=r"--questions=.*bad.csv: question 'q1': the tokenizer finds"):
         job(f"--questions={tmp_path}/bad.csv")
+
+
+def test_a_damaged_file_and_a_store_that_fails_are_refused(job: Resolve, tmp_path: Path):
+    content = bytearray(
+        gzip.compress(b"question\n" + random.Random(0).randbytes(3000).hex().encode())
+    )
+    content[500:520] = b"x" * 20
+    (tmp_path / "damaged.csv.gz").write_bytes(content)
+    (tmp_path / "damaged.csv.xz").write_bytes(b"\xfd7zXZ\0" + b"no such stream" * 9)
+    for name in ("damaged.csv.gz", "damaged.csv.xz"):
+        with pytest.raises(Refused, match=rf"--questions=.*{name}: \S"):
+            job(f"--questions={tmp_path / name}")
+    # The store of the hub raises ValueError for a name that is not one of its own.
+    with pytest.raises(Refused, match=r"--questions=hf://x\.csv: \S"):
+        job("--questions=hf://x.csv")
+
+
+def test_another_list_is_named_and_not_the_chunk_rows_that_follow(
+    job: Resolve, questions: Path, tmp_path: Path
+):
+    claim(job(f"--questions={questions}"), overwrite=False)
+    questions.write_text("question\nWho?\n", "utf-8")
+    with pytest.raises(Refused, match="has another run: questions was '"):
+        claim(job(f"--questions={questions}"), overwrite=False)
 
 
 def test_a_clash_with_the_output_column(job: Resolve, questions: Path, tmp_path: Path):

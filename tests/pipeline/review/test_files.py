@@ -118,6 +118,11 @@ def test_marks_of_a_spreadsheet(sheet: bytes, delimiter: str):
     }
 
 
+def test_a_spreadsheet_may_be_saved_in_another_encoding():
+    content = f"number;set;question;right\r\n2;{DRAWN.name};Où?;yes\r\n"
+    assert read_marks(content.encode("cp1252"), DRAWN) == {2: "yes"}
+
+
 def test_lines_may_be_missing_moved_or_blank():
     name = DRAWN.name
     content = f'right,number,set\nno,3,{name}\n"","",""\n\nyes,1,{name}\n'.encode()
@@ -158,7 +163,7 @@ def test_what_can_not_be_right_is_named(sheet: bytes, change: tuple[str, str], m
     ("content", "message"),
     [
         (b"number,set\n", "it has no column 'right': it is neither a review.csv nor a Label"),
-        (b"PK\x03\x04\xff", "it is not UTF-8"),
+        (b"PK\x03\x04\xff", "it has no column 'number'"),
         (b"[{", "it is not JSON"),
         (b"[1]", "task 1 is not a task of a Label Studio export"),
         (b'[{"annotations": [{"result": [{"type": "choices"}]}]}]', "task 1 is not a task"),
