@@ -44,12 +44,15 @@ Correction = tuple[CorrectedGold, ...]
 class InputColumns:
     """Names of the columns to read.
 
-    `question` is "" if a question list is asked, `answers` is "" if no golds are measured.
+    `question` is "" if a question list is asked, `answers` is "" if no golds are measured. `pages`
+    and `sections` (`model.reading.places.GivenPlaces`) are "" for form feeds and headings.
     """
 
     question: str = "question"
     context: str = "context"
     answers: str = ""
+    pages: str = ""
+    sections: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -19,7 +19,11 @@ from pipeline.job.settings import Columns, Files
 from transforms.find_inputs import find_inputs
 from transforms.plan_chunks import (
     ANSWERS,
+    SECTIONS,
+    STARTS,
     is_answers,
+    is_sections,
+    is_starts,
     is_text,
     schema_problem,
     wider,
@@ -35,6 +39,15 @@ A later file is refused if it has a wider type.
 """
 
 _FOOTERS_AT_ONCE = 16
+
+_PLACE_COLUMNS: tuple[tuple[str, str, str, Callable[[pa.DataType], bool]], ...] = (
+    ("page_column", "page", STARTS, is_starts),
+    ("section_column", "section", SECTIONS, is_sections),
+)
+"""The options of columns that say where places begin.
+
+Each with the word of --locate that needs it, its type and a test of the type.
+"""
 
 
 @dataclass(frozen=True)
@@ -125,6 +138,7 @@ def choose_columns(
         _require_answers(schema, first, columns.answers_column)
         _require(schema, slice_by, f"--slice_by: {first.path} has no column {{}}, only")
         read += [columns.answers_column, *slice_by]
+    read += _place_columns(schema, first, columns, options)
     if columns.id_column in schema.names:
         read.append(columns.id_column)
 
@@ -144,9 +158,14 @@ def choose_columns(
     expected = pa.schema([_nullable(field, field.name in texts) for field in wanted])
     expected = _widened(expected, files[1:_MOST_FOOTERS])
     answers = columns.answers_column if audited else ""
-    inputs = Inputs(
-        files, expected, InputColumns(question, columns.context_column, answers), questions
+    named = InputColumns(
+        question,
+        columns.context_column,
+        answers,
+        pages=columns.page_column,
+        sections=columns.section_column,
     )
+    inputs = Inputs(files, expected, named, questions)
     return inputs, OutputColumns(keep, columns.output_prefix, columns.id_column)
 
 
@@ -177,6 +196,28 @@ def _require_answers(schema: pa.Schema, file: InputFile, column: str) -> None:
             f"`python -m pipeline.convert import --input {file.path} --output GOLDS.parquet` "
             "converts other shapes, also JSON in text"
         )
+
+
+def _place_columns(
+    schema: pa.Schema, file: InputFile, columns: Columns, options: frozenset[str]
+) -> list[str]:
+    """Return the columns of pages and sections that are given.
+
+    Raises Refused if one is missing, has another type, or is not needed by --locate.
+    """
+    given = []
+    for option, word, wanted, has_type in _PLACE_COLUMNS:
+        name = getattr(columns, option)
+        if not name:
+            continue
+        if f"--locate {word}" not in options:
+            raise Refused(f"--{option}={name}: only --locate {word} reads it; add {word} to it")
+        _require(schema, [name], f"--{option}={name}: {file.path} has the columns")
+        kind = schema.field(name).type
+        if not has_type(kind):
+            raise Refused(f"--{option}={name}: {file.path}: it is {kind}, not {wanted}")
+        given.append(name)
+    return given
 
 
 def _refuse_clash(columns: Columns, keep: tuple[str, ...], names: Iterable[str]) -> None:
