@@ -147,24 +147,14 @@ def choose_columns(
     problem = schema_problem(schema, pa.schema(wanted), texts)
     if problem:
         raise Refused(f"--input: {first.path}: {problem}")
-    made = [*(AUDIT_SCHEMA.names if audited else ())]
-    if ANNOTATE in stages:
-        annotated = [column.name for column in columns_for(options)]
-        # The list of answers to a question list has annotate's columns within it.
-        made += [QUESTION_ANSWERS] if questions else annotated
-    _refuse_clash(columns, keep, made)
+    _refuse_clash(columns, keep, _output_names(stages, options, questions))
 
     # The other files may have wider types, such as text where the first file has only nulls.
     expected = pa.schema([_nullable(field, field.name in texts) for field in wanted])
     expected = _widened(expected, files[1:_MOST_FOOTERS])
     answers = columns.answers_column if audited else ""
-    named = InputColumns(
-        question,
-        columns.context_column,
-        answers,
-        pages=columns.page_column,
-        sections=columns.section_column,
-    )
+    places = columns.page_column, columns.section_column
+    named = InputColumns(question, columns.context_column, answers, *places)
     inputs = Inputs(files, expected, named, questions)
     return inputs, OutputColumns(keep, columns.output_prefix, columns.id_column)
 
@@ -218,6 +208,18 @@ def _place_columns(
             raise Refused(f"--{option}={name}: {file.path}: it is {kind}, not {wanted}")
         given.append(name)
     return given
+
+
+def _output_names(
+    stages: tuple[str, ...], options: frozenset[str], questions: QuestionList | None
+) -> list[str]:
+    """Return the names of the output columns of all stages, without the prefix."""
+    made = [*(AUDIT_SCHEMA.names if AUDIT in stages else ())]
+    if ANNOTATE in stages:
+        annotated = [column.name for column in columns_for(options)]
+        # The list of answers to a question list has annotate's columns within it.
+        made += [QUESTION_ANSWERS] if questions else annotated
+    return made
 
 
 def _refuse_clash(columns: Columns, keep: tuple[str, ...], names: Iterable[str]) -> None:
