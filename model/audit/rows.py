@@ -16,7 +16,7 @@ from model.audit.losses import PassageLosses
 from model.audit.metrics import grades
 from model.audit.row_losses import RowLosses, row_losses, statuses
 from model.columns import Column, schema_of, table_of
-from model.reading.columns import candidate_columns
+from model.reading.answers import candidate_columns
 from model.reading.decoding import Decoding
 from model.reading.posterior import PassageSpans
 from model.reading.windows import Windows
