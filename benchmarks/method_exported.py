@@ -30,9 +30,9 @@ from model.checkpoint import LocalFolder, read_settings
 from model.reading.batching import Batch, assemble, plan_batches
 from model.reading.decoding import DecodeSpans, Decoding
 from model.reading.network import takes_types
+from model.reading.posterior import PassageSpans, merge_windows
 from model.reading.prediction import predict
 from model.reading.reader import CheckpointReader, Reader
-from model.reading.spans import PassageSpans, merge_windows
 from model.reading.tokenizer import Tokenizer
 from model.training.data import best_texts, make_examples, read_rows
 

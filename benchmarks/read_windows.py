@@ -28,7 +28,6 @@ import pyarrow.parquet as pq
 import torch
 
 from model.audit.metrics import grade
-from model.calibrate import BATCH_TOKENS
 from model.checkpoint import LocalFolder, read_settings
 from model.reading.batching import Batch
 from model.reading.decoding import Decoding
@@ -36,6 +35,7 @@ from model.reading.read_pairs import read_windows
 from model.reading.reader import CheckpointReader, resolve_dtype
 from model.reading.tokenizer import Tokenizer
 from model.reading.window_prior import weigh_windows
+from model.training.calibration import BATCH_TOKENS
 from model.training.data import best_texts, make_examples, read_rows, with_joined_passages
 
 READ = (1, 2, 3, 5, 8, 12, "all")

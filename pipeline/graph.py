@@ -80,7 +80,7 @@ class _ProcessChunks(beam.PTransform):
             chunks
             | "MakeWindows" >> MakeWindows(job.reader, read, job.inputs.questions)
             | "PredictSpans" >> PredictSpans(job.reader)
-            | "DecodeAnswers" >> DecodeAnswers(job.reader, "annotate" in job.stages)
+            | "DecodeAnswers" >> DecodeAnswers(job.reader, "annotate" in job.stages, read)
         )
         if job.audit:
             answered |= "MeasureLoss" >> MeasureLoss(job.reader, job.audit.options)

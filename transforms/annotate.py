@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import apache_beam as beam
 import pyarrow as pa
@@ -24,7 +24,8 @@ class Annotate(beam.PTransform):
     reader     the checkpoint and its settings, from `SpanReader.load`
     schema     the columns that rows keep, with their types. None: all keys of the rows, with the
                types that pyarrow infers for each chunk
-    columns    names of the question and context columns
+    columns    names of the question and context columns, and of those of page starts and sections,
+               which only a reader with `locate` reads
     prefix     put before the names of annotate's columns
     rows       maximum rows per chunk, see `ChunkRows`
     questions  asked of every row in place of its own question, from `QuestionList.of`; annotate's
@@ -42,13 +43,13 @@ class Annotate(beam.PTransform):
     questions: QuestionList | None = None
 
     def expand(self, rows: beam.PCollection) -> beam.PCollection:
-        columns = InputColumns(self.columns.question, self.columns.context)
+        columns = replace(self.columns, answers="")
         at_once = min(self.rows, self.questions.rows_at_once) if self.questions else self.rows
         return (
             rows
             | ChunkRows(self.schema, at_once)
             | MakeWindows(self.reader, columns, self.questions)
             | PredictSpans(self.reader)
-            | DecodeAnswers(self.reader)
+            | DecodeAnswers(self.reader, columns=columns)
             | OutcomeRows("annotate", self.prefix, self.questions)
         )

@@ -9,9 +9,19 @@ from typing import ClassVar
 
 from model.reading.columns import Answers, answer_columns
 from model.reading.decoding import Decoding, decide
+from model.reading.places import GivenPlaces
 from model.reading.span_reader import SpanReader
+from model.reading.texts import each_value
 from transforms.chunk_step import ChunkStep
-from transforms.records import Answered, Chunk, Outcome, Predicted, Rejection, reasons_of
+from transforms.records import (
+    Answered,
+    Chunk,
+    InputColumns,
+    Outcome,
+    Predicted,
+    Rejection,
+    reasons_of,
+)
 
 
 def decode_answers(
@@ -19,11 +29,13 @@ def decode_answers(
     decoding: Decoding,
     annotate: bool = True,
     options: frozenset[str] = frozenset(),
+    given: GivenPlaces = GivenPlaces(),
 ) -> Answered:
     """Decide between the best span and no answer.
 
     With `annotate`, annotate's outcome is made too, with the columns that `options` ask for
-    (`model.reading.columns.answer_options`). Rejections are those of earlier steps and those
+    (`model.reading.columns.answer_options`), of the pages and sections of the chunk's rows if they
+    are `given`. Rejections are those of earlier steps and those
     of `model.reading.decoding.decide`.
     """
     windowed, prediction = predicted.windowed, predicted.prediction
@@ -66,6 +78,7 @@ def decode_answers(
             reasons=reasons_of(rejections, len(windowed.row_pair)),
             least=decoding.all_answers,
             options=options,
+            given=given,
         )
         columns = answer_columns(answers)
         statuses = Counter(columns.column("status").to_pylist())
@@ -75,15 +88,24 @@ def decode_answers(
 
 @dataclass
 class DecodeAnswers(ChunkStep[Chunk[Predicted], Chunk[Answered]]):
-    """Chunk[Predicted] -> Chunk[Answered], with annotate's outcome if `annotate` is set."""
+    """Chunk[Predicted] -> Chunk[Answered], with annotate's outcome if `annotate` is set.
+
+    columns  names those of pages and sections
+    """
 
     stage: ClassVar[str] = "annotate"
 
     reader: SpanReader
     annotate: bool = True
+    columns: InputColumns = InputColumns()
 
     def apply(self, chunk: Chunk[Predicted]) -> Iterator[Chunk[Answered]]:
         annotate = self.annotate and chunk.wants("annotate")
-        reader = self.reader
-        answered = decode_answers(chunk.payload, reader.decoding, annotate, reader.options)
+        reader, given = self.reader, GivenPlaces()
+        if annotate:
+            names = self.columns.pages, self.columns.sections
+            given = GivenPlaces(
+                *(each_value(chunk.table.column(name)) if name else None for name in names)
+            )
+        answered = decode_answers(chunk.payload, reader.decoding, annotate, reader.options, given)
         yield chunk.carrying(answered)

@@ -80,6 +80,32 @@ def is_answers(kind: pa.DataType) -> bool:
     return is_text(text) and (pa.types.is_integer(start) or pa.types.is_null(start))
 
 
+STARTS = "list<int32>"
+"""The type of the starts of pages, for messages. Lists and integers may have any width."""
+
+SECTIONS = "list<struct<start: int32, title: string>>"
+"""The type of sections, for messages. Strings, lists and integers may have any width."""
+
+
+def is_starts(kind: pa.DataType) -> bool:
+    """Return whether a column of this type holds the starts of pages (STARTS)."""
+    start = _item_type(kind)
+    return start is not None and (pa.types.is_integer(start) or pa.types.is_null(start))
+
+
+def is_sections(kind: pa.DataType) -> bool:
+    """Return whether a column of this type holds sections (SECTIONS)."""
+    item = _item_type(kind)
+    if item is None or pa.types.is_null(item):
+        return item is not None
+    if not pa.types.is_struct(item) or not {field.name for field in item} >= {"start", "title"}:
+        return False
+    start = item.field("start").type
+    return is_text(item.field("title").type) and (
+        pa.types.is_integer(start) or pa.types.is_null(start)
+    )
+
+
 def _item_type(kind: pa.DataType) -> pa.DataType | None:
     """Return the type of a list's items, None if the type is not a list.
 

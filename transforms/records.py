@@ -19,8 +19,8 @@ from model.audit.golds import Golds
 from model.audit.statistics import Statistics
 from model.audit.window_losses import Measured
 from model.reading.decoding import PairSettings
+from model.reading.posterior import PassageSpans
 from model.reading.prediction import Prediction
-from model.reading.spans import PassageSpans
 from model.reading.windows import TokenizedPairs
 
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
@@ -44,12 +44,15 @@ Correction = tuple[CorrectedGold, ...]
 class InputColumns:
     """Names of the columns to read.
 
-    `question` is "" if a question list is asked, `answers` is "" if no golds are measured.
+    `question` is "" if a question list is asked, `answers` is "" if no golds are measured. `pages`
+    and `sections` (`model.reading.places.GivenPlaces`) are "" for form feeds and headings.
     """
 
     question: str = "question"
     context: str = "context"
     answers: str = ""
+    pages: str = ""
+    sections: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ import numpy as np
 
 from model.audit.golds import Golds
 from model.audit.losses import PassageLosses
-from model.reading.spans import PassageSpans
+from model.reading.posterior import PassageSpans
 
 
 def label_errors(

@@ -18,7 +18,7 @@ from model.audit.row_losses import RowLosses, row_losses, statuses
 from model.columns import Column, schema_of, table_of
 from model.reading.columns import candidate_columns
 from model.reading.decoding import Decoding
-from model.reading.spans import PassageSpans
+from model.reading.posterior import PassageSpans
 from model.reading.windows import Windows
 
 

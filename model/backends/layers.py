@@ -99,7 +99,7 @@ class LayeredNetwork:
             config=self._network.config, inputs_embeds=hidden, attention_mask=attention
         )
 
-    def block_mask(self, hidden: torch.Tensor, part: torch.Tensor) -> torch.Tensor | None:
+    def block_mask(self, hidden: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
         """Return the mask by which every token attends to those of its own part of the row.
 
         part  int64 [B, L], number of the part; padding must have one of its own

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from operator import attrgetter
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from model.columns import Column, schema_of, table_of
 from model.reading.decoding import Decoding
-from model.reading.places import Layout, Places
-from model.reading.spans import PassageSpans, by_place
+from model.reading.places import GivenPlaces, Layout, Places, given_page, given_section
+from model.reading.posterior import PassageSpans, by_start
 from model.reading.tokenizer import consecutive
 from model.reading.windows import TokenizedPairs, WindowLimits
 
@@ -45,6 +46,7 @@ class Answers:
     reasons        [rows], None unless the row is rejected
     least          the probability of --all_answers, if it is given
     options        the options that ask for more columns (`answer_options`)
+    given          pages and sections of documents, of which each has as many of the rows as any
     """
 
     spans: PassageSpans
@@ -57,6 +59,7 @@ class Answers:
     reasons: Sequence[str | None]
     least: float | None = None
     options: frozenset[str] = frozenset()
+    given: GivenPlaces = GivenPlaces()
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -134,13 +137,28 @@ class Answers:
 
     @property
     def pages(self) -> list[int | None]:
-        """Return the page of each row's answer."""
+        """Return the page of each row's answer; None where those given are malformed."""
+        if self.given.pages is not None:
+            return self._among(self.given.pages, given_page)
         return [each and each[0].page(each[1]) for each in self.located]
 
     @cached_property
-    def section_paths(self) -> list[tuple[str, ...]]:
-        """Return the headings above each row's answer, outermost first."""
-        return [each[0].section_path(each[1]) if each else () for each in self.located]
+    def section_paths(self) -> list[tuple[str, ...] | None]:
+        """Return the headings above each row's answer, outermost first.
+
+        None where the sections given are malformed.
+        """
+        if self.given.sections is not None:
+            return self._among(self.given.sections, given_section)
+        return [each and each[0].section_path(each[1]) for each in self.located]
+
+    def _among(self, given: Sequence[Any], find: Callable[[Any, int, int], Any]) -> list[Any]:
+        """Return where each row's answer begins among what is given for its document."""
+        asks = len(self) // max(1, len(given))
+        return [
+            each and find(given[row // asks], len(each[0].context), each[1])
+            for row, each in enumerate(self.located)
+        ]
 
     @property
     def n_best(self) -> pa.Array:
@@ -152,7 +170,7 @@ class Answers:
         """Return the distinct spans of at least the probability `least` of each row, by place."""
         if self.spans.distinct is None or self.least is None:
             raise ValueError("the spans were decoded without all_answers")
-        spans = by_place(self.spans.distinct, self.least)
+        spans = by_start(self.spans.distinct, self.least)
         return self._lists(spans, candidate_columns(spans, self.windows, self.contexts))
 
     def _lists(
@@ -322,7 +340,8 @@ ANSWER_COLUMNS: tuple[Column[Answers], ...] = (
     Column(
         "page",
         pa.int32(),
-        "the page on which the answer begins, from 1; pages end with a form feed",
+        "the page on which the answer begins, from 1; pages end with a form feed, or begin where "
+        "`--page_column` says",
         lambda answers: answers.pages,
         null=HIDDEN,
         exact=True,
@@ -331,7 +350,8 @@ ANSWER_COLUMNS: tuple[Column[Answers], ...] = (
     Column(
         "section",
         pa.string(),
-        "the last Markdown heading before the answer; null before the first",
+        "the last Markdown heading, or title of `--section_column`, before the answer; null before "
+        "the first",
         lambda answers: [path[-1] if path else None for path in answers.section_paths],
         null=HIDDEN,
         option="--locate section",

@@ -11,15 +11,9 @@ import torch
 
 from model.reading.batching import Batch, Pending, to_device
 from model.reading.distinct import KeptLogits, distinct_spans
+from model.reading.posterior import PassageSpans, WindowSpans, merge_windows, with_candidates
 from model.reading.prediction import Logits
-from model.reading.spans import (
-    PassageSpans,
-    ValidSpans,
-    WindowSpans,
-    decode_windows,
-    merge_windows,
-    with_candidates,
-)
+from model.reading.spans import ValidSpans, decode_windows
 from model.reading.windows import TokenizedPairs, Windows
 from model.settings import ANNOTATE, BOTH, flag, number, one_of, probability, setting, whole
 

@@ -16,15 +16,14 @@ import numpy as np
 import torch
 
 from model.reading.batching import Batch, Pending, plan_batches
-from model.reading.spans import (
+from model.reading.posterior import (
     Candidates,
-    ValidSpans,
     WindowSpans,
     best_candidates,
-    decode_windows,
     merge_windows,
     posterior,
 )
+from model.reading.spans import ValidSpans, decode_windows
 from model.reading.tokenizer import consecutive
 from model.reading.windows import Windows
 

@@ -14,7 +14,7 @@ from model.reading.reader import (
     resolve_dtype,
     shared,
 )
-from model.reading.windows import WindowLimits
+from model.reading.windows import WindowLimits, default_max_question
 from model.settings import PRECISION, SettingError
 
 _log = logging.getLogger("spanmill")
@@ -71,9 +71,8 @@ def fit_limits(
     tokenizer = reader.tokenizer()
     special = tokenizer.format.special_tokens
     capacity = min(tokenizer.max_length, reader.positions() or tokenizer.max_length)
-    question = asked.max_question or WindowLimits().max_question
+    question = asked.max_question or default_max_question(tokenizer.format)
     if (most := tokenizer.format.most_question) is not None:
-        question = asked.max_question or min(question, most)
         if question > most:
             raise SettingError(
                 f"max_question={question}: the split reader has positions for {most} tokens"

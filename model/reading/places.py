@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, pairwise
+from typing import Any
 
 from model.settings import ANNOTATE, setting, some_of
 
@@ -16,6 +17,14 @@ PAGE_BREAK = "\f"
 
 _LOCALE = "en-u-ss-standard"
 """ICU's rules for every script (UAX #29), and its list of English abbreviations."""
+
+_ABBREVIATIONS = frozenset(
+    ["Dr.", "St.", "Gen.", "Gov.", "Hon.", "Lt.", "Sen.", "cf.", "e.g.", "i.e."]
+)
+"""Abbreviations after which no sentence ends; others, such as Mr., are in ICU's list."""
+
+_NUMBERED = frozenset(["Art.", "Ch.", "Eq.", "Fig.", "Figs.", "No.", "Nos.", "Sec.", "Vol.", "p."])
+"""Abbreviations after which no sentence ends before a digit."""
 
 _FENCE = re.compile(r" {0,3}(`{3,}(?=[^`]*$)|~{3,})")
 """A fence of code; a line with backticks after those of its start is text with inline code."""
@@ -42,13 +51,26 @@ class Places:
 
 
 @dataclass(frozen=True, slots=True)
+class GivenPlaces:
+    """Where pages and sections begin, as columns of the input say.
+
+    pages     [documents], the starts of each one's pages (`given_page`); None: form feeds end pages
+    sections  [documents], each one's sections (`given_section`); None: Markdown headings
+    """
+
+    pages: Sequence[Any] | None = None
+    sections: Sequence[Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Place:
     """Where a span of a context is.
 
     sentence_start, sentence_end  of the sentences that the span touches, without white space around
                                   them, in code points, `sentence_end` exclusive
     sentence_text                 `context[sentence_start:sentence_end]`
-    page                          of the span's start, from 1; a form feed ends a page
+    page                          of the span's start, from 1; a form feed ends a page. None before
+                                  the first page given
     section                       text of the last heading before the span's start; None before the
                                   first
     section_path                  the headings above the span, from the outermost to `section`
@@ -57,26 +79,49 @@ class Place:
     sentence_start: int
     sentence_end: int
     sentence_text: str
-    page: int
+    page: int | None
     section: str | None
     section_path: tuple[str, ...]
 
 
-def locate(context: str, start: int, end: int) -> Place:
+def locate(
+    context: str,
+    start: int,
+    end: int,
+    pages: Sequence[int] | None = None,
+    sections: Sequence[Mapping[str, Any]] | None = None,
+) -> Place:
     """Return where `context[start:end]` is, such as a candidate of `n_best`.
 
-    Raises ValueError for a span that is empty or not within the context.
+    pages     starts of the pages, in place of form feeds (`given_page`)
+    sections  starts and titles of the sections, in place of headings (`given_section`)
+
+    Raises ValueError for a span that is empty or not within the context, and for malformed pages or
+    sections.
     """
     if not 0 <= start < end <= len(context):
         raise ValueError(f"[{start}, {end}) is no span of a context of {len(context)} code points")
     layout = Layout(context)
     sentence_start, sentence_end = layout.sentence(start, end)
     path = layout.section_path(start)
+    page: int | None = layout.page(start)
+    if pages is not None:
+        if _ascending(pages, len(context)) is None:
+            raise ValueError(f"pages: must be starts in ascending order from 0 to {len(context)}")
+        page = given_page(pages, len(context), start)
+    if sections is not None:
+        found = given_section(sections, len(context), start)
+        if found is None:
+            raise ValueError(
+                "sections: must have titles, and starts in ascending order from 0 to "
+                f"{len(context)}"
+            )
+        path = found
     return Place(
         sentence_start,
         sentence_end,
         context[sentence_start:sentence_end],
-        layout.page(start),
+        page,
         path[-1] if path else None,
         path,
     )
@@ -126,17 +171,77 @@ class Layout:
         return self.headings[above - 1][1] if above else ()
 
 
+def given_page(starts: Any, length: int, at: int) -> int | None:
+    """Return the page of a code point, from 1; None before the first page.
+
+    starts  of the pages, ascending, from 0 to `length`; pages with equal starts are empty, except
+            the last of them. Anything else is malformed: None
+    length  of the context, in code points
+    """
+    ascending = _ascending(starts, length)
+    return bisect_right(ascending, at) or None if ascending else None
+
+
+def given_section(sections: Any, length: int, at: int) -> tuple[str, ...] | None:
+    """Return the title of the section of a code point, as a path; () before the first section.
+
+    sections  mappings with `start` and `title`, starts as in `given_page`. Anything else is
+              malformed: None
+    length    of the context, in code points
+    """
+    if not _is_list(sections) or not all(isinstance(each, Mapping) for each in sections):
+        return None
+    starts = _ascending([each.get("start") for each in sections], length)
+    titles = [each.get("title") for each in sections]
+    if starts is None or not all(isinstance(title, str) for title in titles):
+        return None
+    above = bisect_right(starts, at)
+    return (titles[above - 1],) if above else ()
+
+
+def _ascending(starts: Any, length: int) -> Sequence[int] | None:
+    """Return the starts if they are whole numbers from 0 to `length` in ascending order."""
+    if not _is_list(starts) or not all(type(start) is int for start in starts):
+        return None
+    bounds = [0, *starts, length]
+    return starts if all(one <= next for one, next in pairwise(bounds)) else None
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list | tuple)
+
+
 def sentence_ends(context: str) -> list[int]:
     """Return where each sentence ends, in code points; each begins where the one before it ends.
 
     Sentences follow Unicode's rules (UAX #29), except that a line break within a paragraph ends
-    none. White space belongs to the sentence before it.
+    none, and neither do the abbreviations listed above. White space belongs to the sentence before
+    it.
     """
     # Loading ICU takes memory and time, which runs without sentences do not need.
     from icu4py.breakers import SentenceBreaker
 
     # ICU's positions count UTF-16 units, so that the lengths of its segments are added instead.
-    return list(accumulate(map(len, SentenceBreaker(unwrapped(context), _LOCALE))))
+    segments = list(SentenceBreaker(unwrapped(context), _LOCALE))
+    ends = accumulate(map(len, segments))
+    return [
+        end
+        for end, (segment, after) in zip(ends, pairwise([*segments, ""]), strict=True)
+        if not _is_abbreviated(segment, after)
+    ]
+
+
+def _is_abbreviated(segment: str, after: str) -> bool:
+    """Return whether a segment ends with an abbreviation that belongs to the segment after it.
+
+    after  "" after the last segment
+    """
+    # Only spaces may follow it: a line break that is left ends a paragraph.
+    text = segment.rstrip(" \t\u00a0")
+    if not after or not text.endswith("."):
+        return False
+    word = text.rsplit(None, 1)[-1].lstrip("([{\"'“‘«")
+    return word in _ABBREVIATIONS or (word in _NUMBERED and after[0].isdecimal())
 
 
 def unwrapped(context: str) -> str:

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from model.reading.decoding import DecodeSpans, Decoding, PairSettings, merge_spans
+from model.reading.posterior import PassageSpans
 from model.reading.prediction import Observer, Prediction, predict, try_predict
 from model.reading.reader import Reader
-from model.reading.spans import PassageSpans
 from model.reading.window_prior import weigh_windows
 from model.reading.windows import TokenizedPairs, Windows, windows_of
 

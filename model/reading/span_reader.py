@@ -12,11 +12,11 @@ from model.reading.decoding import Decoding, PairSettings, decide
 from model.reading.loading import fit_limits, load_reader, resolve_min_probability
 from model.reading.pairs import Pairs, cross_pairs, cut_pairs, tokenize_questions
 from model.reading.places import Places
+from model.reading.posterior import PassageSpans
 from model.reading.prediction import Prediction
 from model.reading.question_list import Question, QuestionList, QuestionListError
 from model.reading.read_pairs import read_pairs, read_windows
 from model.reading.reader import CheckpointReader, ModelSettings, resolve_device, shared
-from model.reading.spans import PassageSpans
 from model.reading.texts import NotUTF8, is_utf8
 from model.reading.tokenizer import Ragged
 from model.reading.windows import WindowLimits

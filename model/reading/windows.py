@@ -141,6 +141,12 @@ class Windows(TokenizedPairs):
         return self.stop - self.start + question + self.format.special_tokens
 
 
+def default_max_question(pair_format: PairFormat) -> int:
+    """Return `max_question` if nobody sets it: less if a split reader has fewer positions."""
+    most = WindowLimits().max_question
+    return min(most, pair_format.most_question or most)
+
+
 def count_windows(tokens: np.ndarray, room: np.ndarray, overlap: int) -> np.ndarray:
     """Return how many windows cover `tokens` context tokens, int64 [pairs]; 0 for 0 tokens.
 

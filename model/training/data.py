@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from model.audit.golds import answers_of, gold_tokens
 from model.audit.metrics import normalise
 from model.command import option
-from model.reading.spans import PassageSpans
+from model.reading.posterior import PassageSpans
 from model.reading.tokenizer import Tokenizer
 from model.reading.windows import WindowLimits, Windows, cut_windows
 from model.settings import SettingError

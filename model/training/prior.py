@@ -11,10 +11,11 @@ from model.reading.decoding import DecodeSpans, Decoding
 from model.reading.prediction import predict
 from model.reading.reader import Reader
 from model.reading.window_prior import match_windows
+from model.reading.windows import default_max_question
 from model.training.data import make_examples, with_joined_passages
 
 WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0)
-"""The weights to choose from; they multiply the match, next to span_score / T."""
+"""The weights to choose from; they multiply the match, next to the span_score (T = 1)."""
 
 MOST_ROWS = 300
 """Most rows of a half that get a joined passage: each has tens of windows."""
@@ -35,9 +36,9 @@ class LongDocuments:
     match: np.ndarray
     f1: np.ndarray
 
-    def mean_f1(self, weight: float, temperature: float) -> float:
+    def mean_f1(self, weight: float) -> float:
         """Return F1 in per cent over the rows; each has the best span under the prior."""
-        value = self.span_score / temperature + weight * self.match
+        value = self.span_score + weight * self.match
         order = np.lexsort((np.arange(len(value)), -value, self.row))
         best = order[np.unique(self.row[order], return_index=True)[1]]
         return 100 * float(self.f1[best].mean())
@@ -59,7 +60,7 @@ def read_joined(
     """
     joined = with_joined_passages(rows, 1.0, passages, seed=0)
     joined = joined[:: -(-len(joined) // MOST_ROWS)]
-    max_question = min(64, reader.tokenizer().format.most_question or 64)
+    max_question = default_max_question(reader.tokenizer().format)
     windows = make_examples(joined, reader.tokenizer(), max_length, overlap, max_question).windows
     observer = DecodeSpans(windows, Decoding(n_best=1))
     predict(reader, windows, batch_tokens, [observer])
@@ -79,12 +80,12 @@ def read_joined(
     return LongDocuments(windows.pair, score, match_windows(windows), f1)
 
 
-def fit_weight(documents: LongDocuments, temperature: float) -> float:
+def fit_weight(documents: LongDocuments) -> float:
     """Return the weight with the best F1; of several, the one in the middle.
 
     Each weight counts with its two neighbours, because a single row moves F1 in steps.
     """
-    scores = np.array([documents.mean_f1(weight, temperature) for weight in WEIGHTS])
+    scores = np.array([documents.mean_f1(weight) for weight in WEIGHTS])
     around = np.pad(scores, 1, mode="edge")
     scores = (around[:-2] + around[1:-1] + around[2:]) / 3
     best = np.flatnonzero(scores > scores.max() - 1e-9)

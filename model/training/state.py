@@ -19,8 +19,8 @@ from model.backends.layers import LayeredNetwork
 from model.reading.batching import Batch, assemble
 from model.reading.decoding import DecodeSpans, Decoding
 from model.reading.network import takes_types
+from model.reading.posterior import merge_windows
 from model.reading.prediction import predict
-from model.reading.spans import merge_windows
 from model.reading.split import read_whole
 from model.reading.tokenizer import Tokenizer
 from model.settings import SettingError

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -19,7 +19,11 @@ from pipeline.job.settings import Columns, Files
 from transforms.find_inputs import find_inputs
 from transforms.plan_chunks import (
     ANSWERS,
+    SECTIONS,
+    STARTS,
     is_answers,
+    is_sections,
+    is_starts,
     is_text,
     schema_problem,
     wider,
@@ -35,6 +39,15 @@ A later file is refused if it has a wider type.
 """
 
 _FOOTERS_AT_ONCE = 16
+
+_PLACE_COLUMNS: tuple[tuple[str, str, str, Callable[[pa.DataType], bool]], ...] = (
+    ("page_column", "page", STARTS, is_starts),
+    ("section_column", "section", SECTIONS, is_sections),
+)
+"""The options of columns that say where places begin.
+
+Each with the word of --locate that needs it, its type and a test of the type.
+"""
 
 
 @dataclass(frozen=True)
@@ -125,6 +138,7 @@ def choose_columns(
         _require_answers(schema, first, columns.answers_column)
         _require(schema, slice_by, f"--slice_by: {first.path} has no column {{}}, only")
         read += [columns.answers_column, *slice_by]
+    read += _place_columns(schema, first, columns, options)
     if columns.id_column in schema.names:
         read.append(columns.id_column)
 
@@ -133,20 +147,15 @@ def choose_columns(
     problem = schema_problem(schema, pa.schema(wanted), texts)
     if problem:
         raise Refused(f"--input: {first.path}: {problem}")
-    made = [*(AUDIT_SCHEMA.names if audited else ())]
-    if ANNOTATE in stages:
-        annotated = [column.name for column in columns_for(options)]
-        # The list of answers to a question list has annotate's columns within it.
-        made += [QUESTION_ANSWERS] if questions else annotated
-    _refuse_clash(columns, keep, made)
+    _refuse_clash(columns, keep, _output_names(stages, options, questions))
 
     # The other files may have wider types, such as text where the first file has only nulls.
     expected = pa.schema([_nullable(field, field.name in texts) for field in wanted])
     expected = _widened(expected, files[1:_MOST_FOOTERS])
     answers = columns.answers_column if audited else ""
-    inputs = Inputs(
-        files, expected, InputColumns(question, columns.context_column, answers), questions
-    )
+    places = columns.page_column, columns.section_column
+    named = InputColumns(question, columns.context_column, answers, *places)
+    inputs = Inputs(files, expected, named, questions)
     return inputs, OutputColumns(keep, columns.output_prefix, columns.id_column)
 
 
@@ -177,6 +186,40 @@ def _require_answers(schema: pa.Schema, file: InputFile, column: str) -> None:
             f"`python -m pipeline.convert import --input {file.path} --output GOLDS.parquet` "
             "converts other shapes, also JSON in text"
         )
+
+
+def _place_columns(
+    schema: pa.Schema, file: InputFile, columns: Columns, options: frozenset[str]
+) -> list[str]:
+    """Return the columns of pages and sections that are given.
+
+    Raises Refused if one is missing, has another type, or is not needed by --locate.
+    """
+    given = []
+    for option, word, wanted, has_type in _PLACE_COLUMNS:
+        name = getattr(columns, option)
+        if not name:
+            continue
+        if f"--locate {word}" not in options:
+            raise Refused(f"--{option}={name}: only --locate {word} reads it; add {word} to it")
+        _require(schema, [name], f"--{option}={name}: {file.path} has the columns")
+        kind = schema.field(name).type
+        if not has_type(kind):
+            raise Refused(f"--{option}={name}: {file.path}: it is {kind}, not {wanted}")
+        given.append(name)
+    return given
+
+
+def _output_names(
+    stages: tuple[str, ...], options: frozenset[str], questions: QuestionList | None
+) -> list[str]:
+    """Return the names of the output columns of all stages, without the prefix."""
+    made = [*(AUDIT_SCHEMA.names if AUDIT in stages else ())]
+    if ANNOTATE in stages:
+        annotated = [column.name for column in columns_for(options)]
+        # The list of answers to a question list has annotate's columns within it.
+        made += [QUESTION_ANSWERS] if questions else annotated
+    return made
 
 
 def _refuse_clash(columns: Columns, keep: tuple[str, ...], names: Iterable[str]) -> None:

@@ -84,6 +84,24 @@ class Columns:
         "starts in code points",
         identity=(AUDIT,),
     )
+    page_column: str = setting(
+        "",
+        text("NAME"),
+        "with --locate page: column of the starts of the context's pages, in place of form feeds: "
+        "list<int32>, ascending, in code points",
+        stages=(ANNOTATE,),
+        identity=(ANNOTATE,),
+        optional=True,
+    )
+    section_column: str = setting(
+        "",
+        text("NAME"),
+        "with --locate section: column of the context's sections, in place of Markdown headings: "
+        "list<struct<start: int32, title: string>>, starts as in --page_column",
+        stages=(ANNOTATE,),
+        identity=(ANNOTATE,),
+        optional=True,
+    )
     keep_columns: tuple[str, ...] | None = setting(
         None,
         names(),

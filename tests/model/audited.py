@@ -11,7 +11,7 @@ from model.audit.losses import PassageLosses, passage_losses
 from model.audit.row_losses import RowLosses, row_losses
 from model.audit.rows import AUDIT_SCHEMA, Examples, audit_columns
 from model.reading.decoding import Decoding
-from model.reading.spans import merge_windows
+from model.reading.posterior import merge_windows
 from model.reading.tokenizer import Ragged
 from model.reading.windows import Windows
 from tests.model.fakes import FakeReader, make_windows

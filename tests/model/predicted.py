@@ -8,9 +8,9 @@ from typing import Any
 from model.audit.golds import Golds
 from model.audit.window_losses import Measured, MeasureLosses
 from model.reading.decoding import DecodeSpans, Decoding
+from model.reading.posterior import WindowSpans
 from model.reading.prediction import Observer, Prediction, predict
 from model.reading.reader import Reader
-from model.reading.spans import WindowSpans
 from model.reading.windows import Windows
 
 

@@ -13,20 +13,19 @@ import pyarrow.parquet as pq
 import pytest
 
 from model.audit.metrics import grade
-from model.calibrate import (
+from model.calibrate import calibrate, main
+from model.checkpoint import LocalFolder, read_settings
+from model.reading.decoding import Decoding
+from model.reading.posterior import merge_windows
+from model.reading.reader import CheckpointReader
+from model.reading.span_reader import SpanReader
+from model.training.calibration import (
     TEMPERATURES,
     Decoded,
-    calibrate,
     decode_file,
     fit_temperature,
     fit_threshold,
-    main,
 )
-from model.checkpoint import LocalFolder, read_settings
-from model.reading.decoding import Decoding
-from model.reading.reader import CheckpointReader
-from model.reading.span_reader import SpanReader
-from model.reading.spans import merge_windows
 from model.training.data import make_examples, read_rows
 from model.training.prior import WEIGHTS
 from tests.model.predicted import decode

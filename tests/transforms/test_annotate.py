@@ -85,6 +85,24 @@ def test_names_schema_and_prefix_are_chosen(reader: SpanReader):
         assert_that(answered, check)
 
 
+def test_places_are_those_of_the_columns(bert_folder: Path):
+    reader = SpanReader.load(str(bert_folder), locate="page,section")
+    sections = [{"start": 0, "title": "Lamp"}]
+    rows = [row | {"starts": [0, 0], "sections": sections} for row in ROWS]
+    rows[2]["starts"] = [0, -1]
+
+    def check(found: list[dict[str, Any]]) -> None:
+        places = {row["number"]: (row["page"], row["section"]) for row in found}
+        assert places == {1: (2, "Lamp"), 2: (None, None), 3: (None, "Lamp")}
+
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        # The output column of the page has the name of a column of ROWS.
+        numbered = [{"number": row.pop("page"), **row} for row in rows]
+        answered = pipeline | beam.Create(numbered, reshuffle=False)
+        answered |= Annotate(reader, columns=InputColumns(pages="starts", sections="sections"))
+        assert_that(answered, check)
+
+
 def test_a_question_list_is_asked_of_every_row(reader: SpanReader):
     questions = QuestionList.of(["Who?", "When?"])
     documents = [{"page": row["page"], "context": row["context"]} for row in ROWS]

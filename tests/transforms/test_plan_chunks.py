@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +28,8 @@ from transforms.plan_chunks import (
     ChunkSize,
     PlanChunks,
     is_answers,
+    is_sections,
+    is_starts,
     is_text,
     plan_chunks,
     plan_file,
@@ -222,6 +225,25 @@ class TestSchemas:
     )
     def test_other_types_are_no_golds(self, kind: pa.DataType):
         assert not is_answers(kind)
+
+
+@pytest.mark.parametrize("list_of", [pa.list_, pa.large_list])
+@pytest.mark.parametrize("start", [pa.int8(), pa.int32(), pa.uint64(), pa.null()])
+@pytest.mark.parametrize("title", [pa.string(), pa.large_string(), pa.null()])
+def test_starts_and_sections(
+    list_of: Callable[[pa.DataType], pa.DataType], start: pa.DataType, title: pa.DataType
+):
+    assert is_starts(list_of(start))
+    fields = [("title", title), ("start", start)]
+    assert is_sections(list_of(pa.struct(fields)))
+    assert is_sections(list_of(pa.struct([*fields, ("level", pa.int8())])))
+    assert is_sections(list_of(pa.null()))
+    assert not is_starts(start)
+    assert not is_starts(list_of(title)) or pa.types.is_null(title)
+    assert not is_sections(list_of(start)) or pa.types.is_null(start)
+    assert not is_sections(pa.struct(fields))
+    assert not is_sections(list_of(pa.struct(fields[:1])))
+    assert not is_sections(list_of(pa.struct([("title", pa.int8()), ("start", start)])))
 
     def test_order_and_further_columns_do_not_matter(self):
         found = pa.schema([("more", pa.int8()), *reversed(SCHEMA)])

@@ -13,7 +13,7 @@ from model.audit.losses import passage_losses
 from model.audit.row_losses import row_losses, statuses
 from model.audit.rows import AUDIT_SCHEMA, Examples, audit_columns
 from model.reading.decoding import Decoding
-from model.reading.spans import merge_windows
+from model.reading.posterior import merge_windows
 from model.reading.tokenizer import Ragged
 from tests.model.audited import ROWS, SEED, audit, make_golds
 from tests.model.fakes import FakeReader, make_windows

@@ -19,8 +19,8 @@ from model.reading.columns import (
 )
 from model.reading.decoding import Decoding
 from model.reading.places import Place, Places, locate
+from model.reading.posterior import PassageSpans, merge_windows
 from model.reading.read_pairs import read_windows
-from model.reading.spans import PassageSpans, merge_windows
 from model.reading.windows import WindowLimits, Windows
 from model.settings import make
 from tests.model.fakes import FakeReader, make_windows

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.reading.decoding import Decoding
+from model.reading.posterior import PassageSpans
 from model.reading.read_pairs import read_pairs, read_windows
-from model.reading.spans import PassageSpans
 from model.reading.windows import Windows
 from tests.model.brute_force import Span, distinct_of, log_normaliser, options
 from tests.model.fakes import FakeReader, make_windows

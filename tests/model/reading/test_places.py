@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.reading.places import Layout, headings, locate, sentence_ends, unwrapped
+from model.reading.places import (
+    Layout,
+    given_page,
+    given_section,
+    headings,
+    locate,
+    sentence_ends,
+    unwrapped,
+)
 
 PIECES = st.sampled_from(
     [
@@ -88,6 +96,10 @@ class TestSentences:
             ["Wrapped at\r\nthe end of\r\na line. ", "And\nagain.\n", "\n", "Apart"],
             ["# Heading\n", "Text of\nit.\n", "- one\n", "- two\n", "> quoted"],
             ["Title\n", "=====\n", "Text."],
+            ["She asked Dr. 🌊 Kern (cf. Ben\nand e.g. Ada) at St. Anne. ", "He left."],
+            ["See Fig. 2 Lamps and No. ٣ Boats. ", "Is it p. 7 A? ", "No. ", "It is not."],
+            ["He asked the Dr.\n", "\n", "Kern came.\n", "Dr.\n", "- One"],
+            ["Call Xdr. ", "Kern slept. ", "Dr. "],
         ],
     )
     def test_in_many_scripts_and_layouts(self, parts: list[str]):
@@ -157,6 +169,52 @@ class TestLayout:
     def test_a_span_outside_the_context_is_refused(self, start: int, end: int):
         with pytest.raises(ValueError, match=r"is no span of a context of 3 code points"):
             locate("abc", start, end)
+
+
+STARTS = st.lists(st.integers(0, 12), max_size=6).map(sorted)
+
+MALFORMED = [None, [3, 2], [-1, 2], [2, 13], [None, 2], [2, None], [True], [1.0], ["1"], "12", 4]
+
+
+class TestGivenPlaces:
+    @given(STARTS, st.integers(0, 11))
+    def test_a_place_is_the_last_that_begins_at_or_before(self, starts: list[int], at: int):
+        before = [number for number, start in enumerate(starts) if start <= at]
+        assert given_page(starts, 12, at) == (before[-1] + 1 if before else None)
+        sections = [
+            {"start": start, "title": f"{number} 🌊"} for number, start in enumerate(starts)
+        ]
+        path = (f"{before[-1]} 🌊",) if before else ()
+        assert given_section(sections, 12, at) == path
+        place = locate("x" * 12, at, 12, starts, sections)
+        assert (place.page, place.section_path) == (given_page(starts, 12, at), path)
+        assert place.section == (path[0] if path else None)
+
+    @pytest.mark.parametrize("starts", MALFORMED)
+    def test_malformed_starts_give_no_place(self, starts: object):
+        assert given_page(starts, 12, 5) is None
+        sections = starts
+        if isinstance(starts, list):
+            sections = [{"start": start, "title": "One"} for start in starts]
+        assert given_section(sections, 12, 5) is None
+
+    @pytest.mark.parametrize("title", [None, 1, ["One"]])
+    def test_a_title_must_be_text(self, title: object):
+        assert given_section([{"start": 0, "title": title}], 12, 5) is None
+        assert given_section([{"start": 0}], 12, 5) is None
+        assert given_section([{"start": 0, "title": "One"}, None], 12, 5) is None
+
+    def test_form_feeds_and_headings_count_for_nothing(self):
+        context = "# One\fAda"
+        place = locate(context, 6, 9, [0], [{"start": 9, "title": "End"}])
+        assert (place.page, place.section, place.section_path) == (1, None, ())
+        assert locate(context, 6, 9).page == 2
+
+    def test_locate_refuses_what_is_malformed(self):
+        with pytest.raises(ValueError, match="pages: must be starts in ascending order from 0 to"):
+            locate("abc", 0, 1, pages=[2, 1])
+        with pytest.raises(ValueError, match="sections: must have titles, and starts in ascending"):
+            locate("abc", 0, 1, sections=[{"start": 4, "title": "One"}])
 
 
 class TestHeadings:

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from model.reading.batching import Batch, Pending
 from model.reading.decoding import DecodeSpans, Decoding
+from model.reading.posterior import WindowSpans, merge_windows
 from model.reading.prediction import Logits, predict
-from model.reading.spans import WindowSpans, merge_windows
 from model.reading.windows import Windows
 from tests.model.fakes import CONTEXT_FIRST, FakeReader, make_windows, pairs_of
 from tests.model.predicted import Decoded, decode

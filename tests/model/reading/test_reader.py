@@ -16,6 +16,7 @@ from model.checkpoint import CheckpointError, LocalFolder, digest
 from model.reading.batching import Batch, assemble
 from model.reading.columns import Answers, answer_columns
 from model.reading.decoding import Decoding
+from model.reading.posterior import merge_windows
 from model.reading.reader import (
     CheckpointReader,
     _cuda_computes,
@@ -24,7 +25,6 @@ from model.reading.reader import (
     resolve_dtype,
     shared,
 )
-from model.reading.spans import merge_windows
 from model.reading.windows import WindowLimits, Windows, cut_windows
 from tests.checkpoints import OTHERS, Architecture, Checkpoint
 from tests.model.brute_force import owner

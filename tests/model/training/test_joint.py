@@ -13,8 +13,9 @@ import torch
 from model.audit.objective import joint
 from model.reading.batching import Batch, assemble
 from model.reading.decoding import DecodeSpans, Decoding
+from model.reading.posterior import merge_windows
 from model.reading.prediction import predict
-from model.reading.spans import ValidSpans, decode_windows, merge_windows, span_log_mass
+from model.reading.spans import ValidSpans, decode_windows, span_log_mass
 from model.reading.windows import Windows
 from model.training.data import Examples
 from model.training.joint import combine, golds_without_joint, passage_joint, window_joint

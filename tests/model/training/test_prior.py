@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,18 +34,19 @@ def test_the_weight_in_the_middle_of_the_best_is_chosen() -> None:
     found = documents(
         (0, 3.0, 0.0, 0.0), (0, 1.0, 8.0, 1.0), (1, 4.0, 0.0, 1.0), (1, 0.0, 2.0, 0.0)
     )
-    best = [weight for weight in WEIGHTS if found.mean_f1(weight, 1.0) == 100]
+    best = [weight for weight in WEIGHTS if found.mean_f1(weight) == 100]
     assert best == [0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0]
-    assert fit_weight(found, 1.0) == 0.8
-    # Twice as flat scores need half the weight.
-    assert [weight for weight in WEIGHTS if found.mean_f1(weight, 2.0) == 100] == [
+    assert fit_weight(found) == 0.8
+    # Scores that differ half as much need half the weight.
+    flat = replace(found, span_score=found.span_score / 2)
+    assert [weight for weight in WEIGHTS if flat.mean_f1(weight) == 100] == [
         *(0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
     ]
 
 
 def test_windows_that_match_equally_need_no_weight() -> None:
     found = documents((0, 3.0, 1.0, 0.0), (0, 1.0, 1.0, 1.0))
-    assert {found.mean_f1(weight, 1.0) for weight in WEIGHTS} == {0.0}
+    assert {found.mean_f1(weight) for weight in WEIGHTS} == {0.0}
 
 
 def test_joined_passages_are_read_as_annotate_reads_them(bert_folder: Path) -> None:
@@ -65,7 +67,7 @@ def test_joined_passages_are_read_as_annotate_reads_them(bert_folder: Path) -> N
     assert found.match.tolist() == match_windows(windows).tolist()
     assert found.match.max() > 0
     assert np.isfinite(found.span_score).any()
-    assert found.mean_f1(0.0, 1.0) == pytest.approx(
+    assert found.mean_f1(0.0) == pytest.approx(
         100 * np.mean([_f1_of_best(found, row) for row in range(len(joined))])
     )
     assert grade("a", ["a"]) == (1.0, 1.0)

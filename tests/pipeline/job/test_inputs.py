@@ -48,6 +48,34 @@ class TestInputRefusals:
             job(*arguments)
         assert message.format(source=source) in str(refused.value)
 
+    @pytest.mark.parametrize(
+        ("option", "word", "wanted"),
+        [
+            ("page_column", "page", "list<int32>"),
+            ("section_column", "section", "list<struct<start: int32, title: string>>"),
+        ],
+    )
+    def test_columns_of_places(
+        self, job: Resolve, source: Path, tmp_path: Path, option: str, word: str, wanted: str
+    ):
+        """They are read, whether kept or not, and in the identity only if they are given."""
+        locate = f"--locate=sentence,{word}"
+        with pytest.raises(Refused, match=f"--{option}=at: {source} has the columns id, question"):
+            job(locate, f"--{option}=at")
+        with pytest.raises(Refused) as refused:
+            job(locate, f"--{option}=id")
+        assert str(refused.value) == f"--{option}=id: {source}: it is string, not {wanted}"
+        values = [[0, 3]] * 3 if word == "page" else [[{"start": 0, "title": "One"}]] * 3
+        path = write_input(tmp_path / "b.parquet", examples(3).append_column("at", [values]))
+        for other in ("", "--locate=sentence"):
+            with pytest.raises(Refused, match=f"--{option}=at: only --locate {word} reads it"):
+                job(f"--input={path}", f"--{option}=at", *filter(None, [other]))
+        read = job(f"--input={path}", locate, f"--{option}=at", "--keep_columns=id")
+        assert "at" in read.inputs.expected.names
+        assert "at" not in read.columns.keep
+        assert read.configuration_of("annotate")[option] == "at"
+        assert option not in job(f"--input={path}", locate).configuration_of("annotate")
+
     def test_a_column_that_is_not_asked_for_clashes_with_none(self, job: Resolve):
         assert job("--output_prefix=q", "--id_column=qpage").columns.id == "qpage"
 
