@@ -31,7 +31,16 @@ from pipeline.formats.write_formats import WRITERS
 from pipeline.job.options import Refused
 from pipeline.looks.result import print_result
 from pipeline.looks.terminal import printable
-from transforms.storage import StorageError, absolute, building, open_file
+from transforms.run_files import RunFiles
+from transforms.storage import (
+    StorageError,
+    absolute,
+    building,
+    join,
+    lies_below,
+    open_file,
+    real_path,
+)
 
 
 def import_file(options: argparse.Namespace) -> str:
@@ -84,14 +93,28 @@ def import_file(options: argparse.Namespace) -> str:
 def export_run(options: argparse.Namespace) -> str:
     """Write a finished run in another format. Return what was written. Raises Refused."""
     with _naming("output", options.output):
-        write = WRITERS[options.format]
-        return write(absolute(options.run), absolute(options.output), options.answers)
+        run, output = _outside_parts(options)
+        return WRITERS[options.format](run, output, options.answers)
 
 
 def flatten_run(options: argparse.Namespace) -> str:
     """Write a run with a question list as one row per document and question. Raises Refused."""
     with _naming("output", options.output):
-        return flatten(absolute(options.run), absolute(options.output), options.drop_columns)
+        return flatten(*_outside_parts(options), options.drop_columns)
+
+
+def _outside_parts(options: argparse.Namespace) -> tuple[str, str]:
+    """Return --run and --output as absolute paths.
+
+    Raises Refused for an output in a folder of the run's parts or rejections, of which it would
+    seem to be one.
+    """
+    run, output = absolute(options.run), absolute(options.output)
+    for name in (RunFiles.PARTS, RunFiles.REJECTIONS):
+        folder = join(run, name)
+        if real_path(output) == real_path(folder) or lies_below(output, folder):
+            raise Refused(f"--output={options.output} is among the {name} of the run {run}")
+    return run, output
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -365,6 +366,23 @@ def test_flatten(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
         for row in rows
         for answer in row["question_answers"]
     ]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["flatten", "{}", "--drop_columns=question", "--output={}/parts/flat.parquet"],
+        ["export", "--run={}", "--format=jsonl", "--output={}/rejections/a.jsonl"],
+        ["export", "--run={}", "--format=predictions", "--output={}/parts"],
+    ],
+)
+def test_no_file_is_written_among_the_parts(
+    command: list[str], finished: Path, capsys: pytest.CaptureFixture[str]
+):
+    before = sorted(finished.rglob("*"))
+    assert convert.main([each.format(finished) for each in command]) == 2
+    assert re.search("is among the (parts|rejections) of the run", capsys.readouterr().err)
+    assert sorted(finished.rglob("*")) == before
 
 
 def test_a_prefix_names_the_columns_that_are_flattened(

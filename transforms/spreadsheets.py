@@ -42,6 +42,14 @@ def csv_bytes(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> byte
     return out.getvalue().encode("utf-8-sig", "replace")  # Excel needs the BOM
 
 
+def delimiter_of(head: str) -> str:
+    """Return what divides the cells of a header line: most of its commas, semicolons or tabs.
+
+    Where the comma is the decimal sign, spreadsheets save with semicolons.
+    """
+    return max(",;\t", key=head.count)
+
+
 def csv_rows(
     text: str, needed: Sequence[str], written: str
 ) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -53,10 +61,8 @@ def csv_rows(
     Raises SpreadsheetError for a file without one of them, or that is not CSV.
     """
     head = text.partition("\n")[0]
-    # Where the comma is the decimal sign, spreadsheets save with semicolons.
-    delimiter = ";" if ";" in head and "," not in head else ","
     reader = csv.DictReader(
-        io.StringIO(text, newline=""), delimiter=delimiter, restval="", strict=True
+        io.StringIO(text, newline=""), delimiter=delimiter_of(head), restval="", strict=True
     )
     try:
         for name in needed:

@@ -27,6 +27,7 @@ from model.settings import declared
 from pipeline.formats.imported_rows import FormatError
 from pipeline.formats.read_formats import recognise
 from pipeline.job.settings import GROUPS
+from transforms.spreadsheets import delimiter_of
 from transforms.storage import open_file
 
 _COLUMNS = ("question", "question_id", *SETTINGS)
@@ -137,13 +138,11 @@ def _json_rows(file: IO[bytes], encoding: str) -> Iterator[Row]:
         yield row
 
 
-def _csv_rows(file: IO[bytes], encoding: str, delimiter: str = ",") -> Iterator[Row]:
+def _csv_rows(file: IO[bytes], encoding: str, delimiter: str = "") -> Iterator[Row]:
     """Yield the rows of a table with a header line. Raises FormatError."""
     lines = _decoded(file, encoding)
     head = lines.readline()
-    # Where the comma is the decimal sign, spreadsheets save with semicolons.
-    if delimiter == "," and "," not in head and ";" in head:
-        delimiter = ";"
+    delimiter = delimiter or delimiter_of(head)
     rows = csv.reader(chain([head], lines), delimiter=delimiter, strict=True)
     try:
         header = next(rows, [])

@@ -31,6 +31,13 @@ def test_semicolons_separate_where_the_comma_is_the_decimal_sign():
     ]
 
 
+def test_tabs_and_a_name_with_a_comma():
+    expected = [{"a": "1", "b": "2", "my, note": "3,4"}]
+    for delimiter in (";", "\t"):
+        text = delimiter.join(("a", "b", "my, note")) + "\n" + delimiter.join(("1", "2", "3,4"))
+        assert [row for _, row in csv_rows(text, ("a",), "x.csv")] == expected
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -165,6 +165,12 @@ def test_ids_and_settings_of_any_type_of_number(tmp_path: Path):
     assert read_questions(str(path)) == (QuestionList.of(expected), [])
 
 
+def test_tabs_divide_one_column_too(tmp_path: Path):
+    path = tmp_path / "list.tsv"
+    path.write_text("question\nWho, then?\n", "utf-8")
+    assert read_questions(str(path))[0].texts == ["Who, then?"]
+
+
 def test_an_id_of_bytes_is_refused(tmp_path: Path):
     path = parquet(tmp_path / "list.parquet", question=["Who?"], question_id=[b"a"])
     with pytest.raises(QuestionListError, match="question_id b'a' is not text"):
