@@ -18,7 +18,7 @@ os.environ["COLUMNS"] = "110"
 
 COLUMNS = {
     "annotate": ("model.reading.columns", "ANSWER_COLUMNS"),
-    "audit": ("model.audit.rows", "AUDIT_COLUMNS"),
+    "audit": ("model.audit.columns", "AUDIT_COLUMNS"),
 }
 """Where the columns of each stage are declared."""
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from model.audit.rows import AUDIT_COLUMNS
+from model.audit.columns import AUDIT_COLUMNS
 from model.checkpoint import Bundled
 from model.columns import Column
 from model.reading.columns import ANSWER_COLUMNS

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from model.reading.columns import Answers, answer_columns
+from model.reading.answers import Answers
+from model.reading.columns import answer_columns
 from model.reading.decoding import Decoding, decide
 from model.reading.places import GivenPlaces
+from model.reading.prediction import Prediction
 from model.reading.span_reader import SpanReader
 from model.reading.texts import each_value
 from transforms.chunk_step import ChunkStep
@@ -20,6 +22,7 @@ from transforms.records import (
     Outcome,
     Predicted,
     Rejection,
+    Windowed,
     reasons_of,
 )
 
@@ -33,18 +36,17 @@ def decode_answers(
 ) -> Answered:
     """Decide between the best span and no answer.
 
-    With `annotate`, annotate's outcome is made too, with the columns that `options` ask for
-    (`model.reading.columns.answer_options`), of the pages and sections of the chunk's rows if they
-    are `given`. Rejections are those of earlier steps and those
-    of `model.reading.decoding.decide`.
+    annotate  whether annotate's outcome is made, too
+    options   ask for its columns (`model.reading.columns.answer_options`)
+    given     the pages and sections of the chunk's rows
+
+    Rejections are those of earlier steps and those of `model.reading.decoding.decide`.
     """
     windowed, prediction = predicted.windowed, predicted.prediction
-    windows = windowed.windows
-    pairs = len(windows.pair_passage)
     decision = decide(
         predicted.spans,
         prediction.failures,
-        windows,
+        windowed.windows,
         windowed.row_pair,
         (windowed.settings or decoding).thresholds,
     )
@@ -52,24 +54,13 @@ def decode_answers(
     for row, (reason, message) in decision.problems.items():
         # Found here, but the prediction is at fault (`Rejection.step`).
         rejected.setdefault(row, Rejection(row, "PredictSpans", reason, message))
-    counts = {
-        "rows": len(windowed.row_pair),
-        "pairs": pairs,
-        "windows": int(windows.counts.sum()),
-        "real_tokens": prediction.real_tokens,
-        "padded_tokens": prediction.padded_tokens,
-        "question_tokens_cut": int(windowed.questions_cut.sum()),
-        "characters": windowed.characters,
-        "unknown_characters": windowed.unknown_characters,
-    }
-    if windows.limits.read_windows != "all":
-        counts["windows_read"] = int(windows.counts_read.sum())
+    counts = _counts(windowed, prediction)
     rejections = tuple(rejected[row] for row in sorted(rejected))
     outcomes: tuple[Outcome, ...] = ()
     if annotate:
         answers = Answers(
             spans=predicted.spans,
-            windows=windows,
+            windows=windowed.windows,
             contexts=windowed.contexts,
             questions_cut=windowed.questions_cut,
             no_answer=decision.no_answer,
@@ -84,6 +75,24 @@ def decode_answers(
         statuses = Counter(columns.column("status").to_pylist())
         outcomes = (Outcome("annotate", columns, rejections, {**counts, **statuses}),)
     return Answered(predicted, decision.no_answer, rejections, counts, outcomes)
+
+
+def _counts(windowed: Windowed, prediction: Prediction) -> dict[str, int]:
+    """Return the counts of a chunk, all but those of rows by status."""
+    windows = windowed.windows
+    counts = {
+        "rows": len(windowed.row_pair),
+        "pairs": len(windows.pair_passage),
+        "windows": int(windows.counts.sum()),
+        "real_tokens": prediction.real_tokens,
+        "padded_tokens": prediction.padded_tokens,
+        "question_tokens_cut": int(windowed.questions_cut.sum()),
+        "characters": windowed.characters,
+        "unknown_characters": windowed.unknown_characters,
+    }
+    if windows.limits.read_windows != "all":
+        counts["windows_read"] = int(windows.counts_read.sum())
+    return counts
 
 
 @dataclass

@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
+from model.audit.columns import audit_columns
 from model.audit.losses import LikelyToken, likely_tokens, passage_losses
-from model.audit.rows import Examples, audit_columns
+from model.audit.rows import Examples
 from model.audit.several_answers import places_of, span_curve
 from model.audit.statistics import Lists, Statistics, measure, shortened
 from model.audit.window_losses import Measured

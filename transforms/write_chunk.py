@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from apache_beam.metrics import Metrics
 
-from model.audit.rows import AUDIT_COLUMNS
+from model.audit.columns import AUDIT_COLUMNS
 from model.columns import exact_names
 from model.reading.columns import ANSWER_COLUMNS
 from model.reading.question_answers import QUESTION_ANSWERS, question_answers

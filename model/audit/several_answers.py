@@ -21,7 +21,7 @@ import numpy as np
 
 from model.audit.metrics import UNSPACED_CHARACTER
 from model.audit.rows import Examples
-from model.reading.columns import candidate_columns
+from model.reading.answers import candidate_columns
 
 MATCH = 0.5
 """The least Jaccard index of a span and a gold that match."""

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Self, overload
 
 from model.checkpoint import Location, locate, read_settings
-from model.reading.columns import Answers, answer_columns, answer_options
+from model.reading.answers import Answers
+from model.reading.columns import answer_columns, answer_options
 from model.reading.decoding import Decoding, PairSettings, decide
 from model.reading.loading import fit_limits, load_reader, resolve_min_probability
 from model.reading.pairs import Pairs, cross_pairs, cut_pairs, tokenize_questions

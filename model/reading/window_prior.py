@@ -16,7 +16,7 @@ from model.reading.tokenizer import consecutive
 from model.reading.windows import Windows, choose_windows
 
 K1, B = 1.2, 0.75
-"""Parameters of BM25: how soon repetition stops to count, and how much long windows pay for it."""
+"""Parameters of BM25: how soon repetitions stop counting, and how much length is penalised."""
 
 _DECIMALS = 6
 """Matches are rounded, because logarithms differ in their last bits from core to core."""
@@ -86,9 +86,9 @@ def match_windows(windows: Windows) -> np.ndarray:
         wanted = terms[consecutive(bounds[windows.pair_question[pairs]], count)]
         held = windows.counts[asking].astype(np.int64)
         window = consecutive(first[asking], held)
-        place = np.repeat(wanted, held) * len(ids) + base[window]
-        begin = np.searchsorted(keys, place + windows.start[window])
-        times = np.searchsorted(keys, place + windows.stop[window]) - begin
+        key = np.repeat(wanted, held) * len(ids) + base[window]
+        begin = np.searchsorted(keys, key + windows.start[window])
+        times = np.searchsorted(keys, key + windows.stop[window]) - begin
         # A term that few windows contain says more.
         containing = np.add.reduceat(times > 0, np.cumsum(held) - held, dtype=np.int64)
         rarity = np.log1p((held - containing + 0.5) / (containing + 0.5))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
-from model.audit.rows import AUDIT_SCHEMA
+from model.audit.columns import AUDIT_SCHEMA
 from model.reading.columns import columns_for
 from model.reading.question_answers import QUESTION_ANSWERS
 from model.reading.question_list import QuestionList

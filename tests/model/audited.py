@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from model.audit.columns import AUDIT_SCHEMA, audit_columns
 from model.audit.golds import Golds
 from model.audit.losses import PassageLosses, passage_losses
 from model.audit.row_losses import RowLosses, row_losses
-from model.audit.rows import AUDIT_SCHEMA, Examples, audit_columns
+from model.audit.rows import Examples
 from model.reading.decoding import Decoding
 from model.reading.posterior import merge_windows
 from model.reading.tokenizer import Ragged

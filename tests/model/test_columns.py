@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from model.audit.rows import AUDIT_COLUMNS, AUDIT_SCHEMA
+from model.audit.columns import AUDIT_COLUMNS, AUDIT_SCHEMA
 from model.columns import Column, exact_names, schema_of, table_of
 from model.reading.columns import ANSWER_COLUMNS, ANSWER_SCHEMA, columns_for
 

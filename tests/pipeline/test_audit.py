@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from torchmetrics.text import SQuAD
 
+from model.audit.columns import AUDIT_SCHEMA
 from model.audit.distributions import QUANTILES, RELATIVE_ACCURACY
-from model.audit.rows import AUDIT_SCHEMA
 from model.audit.slices import question_word
 from model.audit.statistics import LOSSES
 from tests.pipeline.audits import OPTIONS, ROWS, STATUSES, Audit, Json, report

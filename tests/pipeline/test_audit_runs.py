@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from model.audit.columns import AUDIT_SCHEMA
 from model.audit.distributions import RELATIVE_ACCURACY
-from model.audit.rows import AUDIT_SCHEMA
 from model.reading.columns import ANSWER_SCHEMA
 from tests.figures import same_figures
 from tests.pipeline.audits import ANSWERS, OPTIONS, ROWS, Audit, gold_examples, report

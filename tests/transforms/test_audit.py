@@ -11,7 +11,7 @@ import pytest
 from apache_beam.testing.util import assert_that
 
 from model import SpanReader
-from model.audit.rows import AUDIT_SCHEMA
+from model.audit.columns import AUDIT_SCHEMA
 from transforms.audit import Audit
 from transforms.chunk_rows import ChunkRows
 from transforms.decode_answers import DecodeAnswers

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from model.audit.columns import AUDIT_SCHEMA
 from model.audit.comparison import Comparison
-from model.audit.rows import AUDIT_SCHEMA
 from tests.model.audit.test_comparison import score
 from transforms.compare_audits import AuditSide, CompareAudits, ScoredPart, pair_scores, read_scores
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from model.audit.rows import AUDIT_SCHEMA
+from model.audit.columns import AUDIT_SCHEMA
 from model.audit.statistics import Statistics
 from model.reading.decoding import Decoding
 from model.reading.texts import as_texts

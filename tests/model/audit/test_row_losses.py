@@ -8,10 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from model.audit.columns import AUDIT_SCHEMA, audit_columns
 from model.audit.golds import Golds
 from model.audit.losses import passage_losses
 from model.audit.row_losses import row_losses, statuses
-from model.audit.rows import AUDIT_SCHEMA, Examples, audit_columns
+from model.audit.rows import Examples
 from model.reading.decoding import Decoding
 from model.reading.posterior import merge_windows
 from model.reading.tokenizer import Ragged

@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from model.audit.rows import AUDIT_SCHEMA, hash_texts
+from model.audit.columns import AUDIT_SCHEMA
+from model.audit.rows import hash_texts
 from tests.model.audited import LENGTHS, ROWS, SEED, audit
 from tests.model.brute_force import log_normaliser, null_score, spans_of
 from tests.model.fakes import fake_logits

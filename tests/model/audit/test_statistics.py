@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from model.audit.columns import AUDIT_SCHEMA
 from model.audit.distributions import LOSS_BINS
-from model.audit.rows import AUDIT_SCHEMA
 from model.audit.slices import MOST_SLICES, OTHER
 from model.audit.statistics import LOSSES, WITH_TOKENS, Lists, Slice, Statistics, measure
 from tests.figures import same_figures

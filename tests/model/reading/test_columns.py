@@ -7,14 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from model.reading.answers import N_BEST_TYPE, Answers, candidate_columns
 from model.reading.columns import (
     ANSWER_COLUMNS,
     ANSWER_SCHEMA,
-    N_BEST_TYPE,
-    Answers,
     answer_columns,
     answer_options,
-    candidate_columns,
     columns_for,
 )
 from model.reading.decoding import Decoding

@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM, BertModel
 
 from model.checkpoint import CheckpointError, LocalFolder, digest
+from model.reading.answers import Answers
 from model.reading.batching import Batch, assemble
-from model.reading.columns import Answers, answer_columns
+from model.reading.columns import answer_columns
 from model.reading.decoding import Decoding
 from model.reading.posterior import merge_windows
 from model.reading.reader import (

@@ -20,7 +20,8 @@ import pytest
 from model import SpanReader
 from model.checkpoint import CheckpointError
 from model.columns import schema_of
-from model.reading.columns import ANSWER_COLUMNS, ANSWER_SCHEMA, N_BEST_TYPE, columns_for
+from model.reading.answers import N_BEST_TYPE
+from model.reading.columns import ANSWER_COLUMNS, ANSWER_SCHEMA, columns_for
 from model.reading.span_reader import Answer, Candidate
 from model.settings import SettingError
 from pipeline.bundled import SAMPLE

@@ -1,0 +1,223 @@
+"""Answers: what the model says to the rows of a chunk, from which its output columns are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from model.reading.places import GivenPlaces, Layout, given_page, given_section
+from model.reading.posterior import PassageSpans, by_start
+from model.reading.tokenizer import consecutive
+from model.reading.windows import TokenizedPairs
+
+N_BEST_TYPE = pa.list_(
+    pa.struct(
+        [
+            pa.field("text", pa.string()),
+            pa.field("start", pa.int32()),
+            pa.field("end", pa.int32()),
+            pa.field("probability", pa.float32()),
+            pa.field("start_logit", pa.float32()),
+            pa.field("end_logit", pa.float32()),
+            pa.field("window_index", pa.int32()),
+        ]
+    )
+)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the model says to the rows of a chunk.
+
+    contexts       in the order of the passages of `windows`
+    questions_cut  int64 [pairs], question tokens beyond `max_question`
+    no_answer, below_threshold
+                   bool [pairs], see `model.reading.decoding.Decision`
+    row_pair       int64 [rows], the pair that each row asks; -1 for a row with an unusable text,
+                   and for some with too many windows (`reasons` has all)
+    reasons        [rows], None unless the row is rejected
+    least          the probability of --all_answers, if it is given
+    options        the options that ask for more columns (`answer_options`)
+    given          pages and sections of documents, of which each has as many of the rows as any
+    """
+
+    spans: PassageSpans
+    windows: TokenizedPairs
+    contexts: Sequence[str]
+    questions_cut: np.ndarray
+    no_answer: np.ndarray
+    below_threshold: np.ndarray
+    row_pair: np.ndarray
+    reasons: Sequence[str | None]
+    least: float | None = None
+    options: frozenset[str] = frozenset()
+    given: GivenPlaces = GivenPlaces()
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.row_pair)
+
+    @cached_property
+    def rejected(self) -> np.ndarray:
+        """Return which rows were rejected, bool [rows]."""
+        return np.array([reason is not None for reason in self.reasons], bool)
+
+    @cached_property
+    def pair(self) -> np.ndarray:
+        """Return the pair that each row asks, int64 [rows]; an arbitrary one for rejected rows."""
+        return np.where(self.rejected, 0, self.row_pair)
+
+    @cached_property
+    def hidden(self) -> np.ndarray:
+        """Return which rows show no answer, bool [rows]."""
+        return self.rejected | (self.no_answer | self.below_threshold)[self.pair]
+
+    @cached_property
+    def candidates(self) -> tuple[np.ndarray, np.ndarray, list[list[str]]]:
+        """Return `candidate_columns` of the pairs."""
+        return candidate_columns(self.spans, self.windows, self.contexts)
+
+    @property
+    def best_texts(self) -> list[str]:
+        """Return the text of each row's best candidate."""
+        texts = self.candidates[2]
+        return [(texts[pair] or [""])[0] for pair in self.pair.tolist()]
+
+    @property
+    def statuses(self) -> list[str]:
+        """Return the status of each row."""
+        if not len(self.windows.pair_passage):
+            return ["rejected"] * len(self)
+        cases = {
+            "rejected": self.rejected,
+            "no_answer": self.no_answer[self.pair],
+            "below_threshold": self.below_threshold[self.pair],
+        }
+        return np.select(list(cases.values()), list(cases), default="answered").tolist()
+
+    @cached_property
+    def located(self) -> list[tuple[Layout, int, int] | None]:
+        """Return layout, start and end of each row's answer; None for a row without one.
+
+        Rows of one context share its layout.
+        """
+        start, end, _ = self.candidates
+        layouts: dict[int, Layout] = {}
+        found: list[tuple[Layout, int, int] | None] = []
+        for pair, hidden in zip(self.pair.tolist(), self.hidden.tolist(), strict=True):
+            if hidden:
+                found.append(None)
+                continue
+            passage = int(self.windows.pair_passage[pair])
+            if passage not in layouts:
+                layouts[passage] = Layout(self.contexts[passage])
+            found.append((layouts[passage], int(start[pair, 0]), int(end[pair, 0])))
+        return found
+
+    @cached_property
+    def sentences(self) -> list[tuple[int, int, str] | None]:
+        """Return start, end and text of the sentences of each row's answer."""
+        found: list[tuple[int, int, str] | None] = []
+        for each in self.located:
+            if each is None:
+                found.append(None)
+                continue
+            layout, start, end = each
+            begin, stop = layout.sentence(start, end)
+            found.append((begin, stop, layout.context[begin:stop]))
+        return found
+
+    @property
+    def pages(self) -> list[int | None]:
+        """Return the page of each row's answer; None where those given are malformed."""
+        if self.given.pages is not None:
+            return self._among(self.given.pages, given_page)
+        return [each and each[0].page(each[1]) for each in self.located]
+
+    @cached_property
+    def section_paths(self) -> list[tuple[str, ...] | None]:
+        """Return the headings above each row's answer, outermost first.
+
+        None where the sections given are malformed.
+        """
+        if self.given.sections is not None:
+            return self._among(self.given.sections, given_section)
+        return [each and each[0].section_path(each[1]) for each in self.located]
+
+    def _among(self, given: Sequence[Any], find: Callable[[Any, int, int], Any]) -> list[Any]:
+        """Return where each row's answer begins among what is given for its document."""
+        asks = len(self) // max(1, len(given))
+        return [
+            each and find(given[row // asks], len(each[0].context), each[1])
+            for row, each in enumerate(self.located)
+        ]
+
+    @property
+    def n_best(self) -> pa.Array:
+        """Return the candidates of each row; null for a rejected row."""
+        return self._lists(self.spans, self.candidates)
+
+    @property
+    def all_answers(self) -> pa.Array:
+        """Return each row's distinct spans of at least the probability `least`, by their starts."""
+        if self.spans.distinct is None or self.least is None:
+            raise ValueError("the spans were decoded without all_answers")
+        spans = by_start(self.spans.distinct, self.least)
+        return self._lists(spans, candidate_columns(spans, self.windows, self.contexts))
+
+    def _lists(
+        self, spans: PassageSpans, columns: tuple[np.ndarray, np.ndarray, list[list[str]]]
+    ) -> pa.Array:
+        """Return the spans of each row; null for a rejected row.
+
+        columns  `candidate_columns` of the spans
+        """
+        char_start, char_end, texts = columns
+        counts = np.where(self.rejected, 0, spans.found[self.pair])
+        row = np.repeat(np.arange(len(self)), counts)
+        at = self.pair[row], consecutive(0, counts)
+        kept: list[str] = []
+        for pair, count in zip(self.pair.tolist(), counts.tolist(), strict=True):
+            kept.extend(texts[pair][:count])
+        values = {
+            "text": kept,
+            "start": char_start[at],
+            "end": char_end[at],
+            "probability": spans.probability[at].astype(np.float32),
+            "start_logit": spans.start_logit[at],
+            "end_logit": spans.end_logit[at],
+            "window_index": spans.window_index[at],
+        }
+        fields = list(N_BEST_TYPE.value_type)
+        arrays = [pa.array(values[field.name], field.type) for field in fields]
+        items = pa.StructArray.from_arrays(arrays, fields=fields)
+        offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]).astype(np.int32))
+        mask = pa.array(self.rejected)
+        return pa.ListArray.from_arrays(offsets, items, type=N_BEST_TYPE, mask=mask)
+
+
+def candidate_columns(
+    spans: PassageSpans, windows: TokenizedPairs, contexts: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray, list[list[str]]]:
+    """Return where each candidate begins and ends in its context, and the texts of those found.
+
+    Both offsets are int32 [pairs, n_best], in code points.
+    """
+    base = windows.passages.bounds[windows.pair_passage][:, None]
+    last = max(0, len(windows.passages.ids) - 1)
+    start = np.zeros(spans.start.shape, np.int32)
+    end = np.zeros(spans.end.shape, np.int32)
+    if len(windows.passages.ids):
+        start = windows.passages.char_start[np.minimum(base + spans.start, last)]
+        end = windows.passages.char_end[np.minimum(base + spans.end, last)]
+    texts = []
+    for pair, passage in enumerate(windows.pair_passage):
+        context, found = contexts[passage], spans.found[pair]
+        bounds = zip(start[pair, :found].tolist(), end[pair, :found].tolist(), strict=True)
+        texts.append([context[begin:stop] for begin, stop in bounds])
+    return start, end, texts
