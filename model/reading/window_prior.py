@@ -64,15 +64,15 @@ def match_windows(windows: Windows) -> np.ndarray:
     # The terms of each question, once: rank among all terms that are asked for.
     questions = windows.questions
     question = np.repeat(np.arange(len(questions)), questions.lengths)
-    asked = np.unique(questions.values)
-    terms = np.unique(question * len(asked) + np.searchsorted(asked, questions.values))
-    bounds = np.searchsorted(terms, np.arange(len(questions) + 1) * len(asked))
-    terms = terms % len(asked)
+    vocabulary = np.unique(questions.values)
+    terms = np.unique(question * len(vocabulary) + np.searchsorted(vocabulary, questions.values))
+    bounds = np.searchsorted(terms, np.arange(len(questions) + 1) * len(vocabulary))
+    terms = terms % len(vocabulary)
 
     # An inverted index: sorted keys of (term, position among the tokens of all passages).
     ids = windows.passages.ids
-    term = np.minimum(np.searchsorted(asked, ids), len(asked) - 1)
-    position = np.flatnonzero(asked[term] == ids)
+    term = np.minimum(np.searchsorted(vocabulary, ids), len(vocabulary) - 1)
+    position = np.flatnonzero(vocabulary[term] == ids)
     keys = np.sort(term[position] * len(ids) + position)
 
     # How often each window contains each term of its question.
