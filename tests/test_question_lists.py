@@ -368,6 +368,11 @@ def test_flatten(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     ]
 
 
+def test_a_condition_on_answers_says_what_to_do(finished: Path, capsys: pytest.CaptureFixture[str]):
+    assert show.main([str(finished), "--where=status == 'rejected'"]) == 2
+    assert "`pipeline.convert flatten` makes columns of the answers" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "command",
     [

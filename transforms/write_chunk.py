@@ -184,8 +184,8 @@ def _rejection_table(
     table = pa.Table.from_arrays(arrays, schema=REJECTION_SCHEMA)
     if questions:
         question_ids = questions.ids
-        asked = [question_ids[each.row % per_row] for each in rejections]
-        table = table.append_column("question_id", pa.array(asked, pa.string()))
+        of_asks = [question_ids[each.row % per_row] for each in rejections]
+        table = table.append_column("question_id", pa.array(of_asks, pa.string()))
     return table
 
 

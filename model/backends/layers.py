@@ -22,8 +22,8 @@ FAMILIES = ("bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "x
 class LayeredNetwork:
     """A question answering network as embeddings, lower layers, upper layers and a head.
 
-    A view: the modules stay those of the network, so that whatever replaces or trains them there
-    also does so here. B rows, L positions, H hidden units.
+    A view: it shares the modules of the network, so that training or replacing them there changes
+    them here. B rows, L positions, H hidden units.
 
     lower, upper  the layers that read texts apart, and those that read the pair
 

@@ -1,4 +1,4 @@
-"""What lower layers made of texts, kept for the next batches within a bound of memory."""
+"""A cache of what lower layers made of texts, bounded in bytes."""
 
 from __future__ import annotations
 
@@ -31,8 +31,7 @@ class StateCache:
         compute  returns the states of `keys[k]` for each k of a list: those that neither the cache
                  has nor another lane is computing
 
-        Raises what `compute` raises. An error in another lane is that lane's own: what it leaves
-        is computed here.
+        Raises what `compute` raises. If another lane fails, its states are computed here.
         """
         while True:
             with self._lock:
@@ -51,7 +50,7 @@ class StateCache:
                 continue
 
     def _fill(self, missing: dict[bytes, int], compute: Compute) -> None:
-        """Compute the states of missing keys; on an error, leave them to whoever asks next."""
+        """Compute the states of missing keys; on an error, leave them to the next caller."""
         try:
             states = compute(list(missing.values()))
         except BaseException:

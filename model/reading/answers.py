@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +28,14 @@ N_BEST_TYPE = pa.list_(
         ]
     )
 )
+
+
+class Located(NamedTuple):
+    """An answer, in code points with `end` exclusive, and the layout of its context."""
+
+    layout: Layout
+    start: int
+    end: int
 
 
 @dataclass(frozen=True)
@@ -101,14 +109,14 @@ class Answers:
         return np.select(list(cases.values()), list(cases), default="answered").tolist()
 
     @cached_property
-    def located(self) -> list[tuple[Layout, int, int] | None]:
-        """Return layout, start and end of each row's answer; None for a row without one.
+    def located(self) -> list[Located | None]:
+        """Return where each row's answer is; None for a row without one.
 
         Rows of one context share its layout.
         """
         start, end, _ = self.candidates
         layouts: dict[int, Layout] = {}
-        found: list[tuple[Layout, int, int] | None] = []
+        found: list[Located | None] = []
         for pair, hidden in zip(self.pair.tolist(), self.hidden.tolist(), strict=True):
             if hidden:
                 found.append(None)
@@ -116,7 +124,7 @@ class Answers:
             passage = int(self.windows.pair_passage[pair])
             if passage not in layouts:
                 layouts[passage] = Layout(self.contexts[passage])
-            found.append((layouts[passage], int(start[pair, 0]), int(end[pair, 0])))
+            found.append(Located(layouts[passage], int(start[pair, 0]), int(end[pair, 0])))
         return found
 
     @cached_property
@@ -137,7 +145,7 @@ class Answers:
         """Return the page of each row's answer; None where those given are malformed."""
         if self.given.pages is not None:
             return self._among(self.given.pages, given_page)
-        return [each and each[0].page(each[1]) for each in self.located]
+        return [each and each.layout.page(each.start) for each in self.located]
 
     @cached_property
     def section_paths(self) -> list[tuple[str, ...] | None]:
@@ -147,13 +155,13 @@ class Answers:
         """
         if self.given.sections is not None:
             return self._among(self.given.sections, given_section)
-        return [each and each[0].section_path(each[1]) for each in self.located]
+        return [each and each.layout.section_path(each.start) for each in self.located]
 
     def _among(self, given: Sequence[Any], find: Callable[[Any, int, int], Any]) -> list[Any]:
         """Return where each row's answer begins among what is given for its document."""
         asks = len(self) // max(1, len(given))
         return [
-            each and find(given[row // asks], len(each[0].context), each[1])
+            each and find(given[row // asks], len(each.layout.context), each.start)
             for row, each in enumerate(self.located)
         ]
 

@@ -61,7 +61,7 @@ def load_reader(location: Location, settings: ModelSettings) -> CheckpointReader
 
 
 def fit_limits(
-    reader: CheckpointReader, asked: WindowLimits, max_answer_length: int
+    reader: CheckpointReader, limits: WindowLimits, max_answer_length: int
 ) -> WindowLimits:
     """Return limits that the model supports and that give every admissible answer a window.
 
@@ -71,7 +71,7 @@ def fit_limits(
     tokenizer = reader.tokenizer()
     special = tokenizer.format.special_tokens
     capacity = min(tokenizer.max_length, reader.positions() or tokenizer.max_length)
-    question = asked.max_question or default_max_question(tokenizer.format)
+    question = limits.max_question or default_max_question(tokenizer.format)
     if (most := tokenizer.format.most_question) is not None:
         if question > most:
             raise SettingError(
@@ -79,21 +79,21 @@ def fit_limits(
             )
         # The passage's positions begin behind the longest question that there are positions for.
         capacity -= most - question
-    asked = replace(asked, max_question=question)
-    length = asked.max_length or min(WindowLimits().max_length, capacity)
+    limits = replace(limits, max_question=question)
+    length = limits.max_length or min(WindowLimits().max_length, capacity)
     if length > capacity:
         raise SettingError(f"max_length={length}: the model takes at most {capacity} tokens")
 
     # The overlap must be at least `least`, so that every answer is whole in some window, and below
     # the room for context tokens, so that windows advance.
     least = max_answer_length - 1
-    room = length - asked.max_question - special
-    overlap = asked.overlap
+    room = length - limits.max_question - special
+    overlap = limits.overlap
     if room <= least and (overlap is None or overlap >= least):
-        wanted = asked.max_question + special + max_answer_length
+        wanted = limits.max_question + special + max_answer_length
         longer = f"a max_length of {wanted} or more, or " if wanted <= capacity else ""
         raise SettingError(
-            f"max_length={length}: max_question={asked.max_question} and {special} special tokens "
+            f"max_length={length}: max_question={limits.max_question} and {special} special tokens "
             f"leave {max(room, 0)} tokens for the context, so that overlap must be below "
             f"{max(room, 0)}, but at least max_answer_length - 1 = {least}: give {longer}a lower "
             "max_question or max_answer_length"
@@ -109,13 +109,13 @@ def fit_limits(
         raise SettingError(
             f"overlap={overlap}: must be below {max(room, 0)}, the context tokens that fit into a "
             f"window with the longest question: max_length={length} less "
-            f"max_question={asked.max_question} less {special} special tokens"
+            f"max_question={limits.max_question} less {special} special tokens"
         )
-    return replace(asked, max_length=length, overlap=overlap)
+    return replace(limits, max_length=length, overlap=overlap)
 
 
 def resolve_min_probability(
-    asked: float | str, own: Settings, decoding: Decoding, prior: float
+    given: float | str, own: Settings, decoding: Decoding, prior: float
 ) -> float:
     """Return a threshold on the probability as a number: precision:X is what a checkpoint stores.
 
@@ -126,14 +126,14 @@ def resolve_min_probability(
     Raises SettingError for a precision for which the checkpoint stores no threshold, or if the null
     option or the prior is not as it was when the threshold was fitted.
     """
-    if not isinstance(asked, str):
-        return asked
-    precision = asked.removeprefix(PRECISION)
+    if not isinstance(given, str):
+        return given
+    precision = given.removeprefix(PRECISION)
     stored = own.min_probability(float(precision))
     if stored is None:
         has = ", ".join(own.precision_thresholds)
         raise SettingError(
-            f"min_probability={asked}: the checkpoint stores a threshold for "
+            f"min_probability={given}: the checkpoint stores a threshold for "
             f"{has or 'no precision'}: python -m model.calibrate --precision {precision} --model "
             "DIR --data FILES fits one"
         )
@@ -141,12 +141,12 @@ def resolve_min_probability(
     if decoding.null != own.null or (own.null and threshold != own.null_threshold):
         option = f"on, threshold {own.null_threshold:g}" if own.null else "off"
         raise SettingError(
-            f"min_probability={asked}: the checkpoint's threshold is for the null option {option}: "
+            f"min_probability={given}: the checkpoint's threshold is for the null option {option}: "
             "leave out --null and --null_score_diff_threshold, or give a number"
         )
     if prior != own.window_prior:
         raise SettingError(
-            f"min_probability={asked}: the checkpoint's threshold is for a window prior of weight "
+            f"min_probability={given}: the checkpoint's threshold is for a window prior of weight "
             f"{own.window_prior:g}: leave out --prior, or give a number"
         )
     return stored

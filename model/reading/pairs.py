@@ -133,14 +133,14 @@ def cross_pairs(
             row_passage[row] = read.index[contexts[row]]
 
     # Passages are numbered in the order of their first row; those without tokens are not asked.
-    asked = np.unique(row_passage[row_passage >= 0])
-    rank = np.searchsorted(asked, row_passage)
+    passages = np.unique(row_passage[row_passage >= 0])
+    rank = np.searchsorted(passages, row_passage)
     windows = tokenized_pairs(
         tokenizer.format,
         read.tokens,
         question_tokens,
-        np.repeat(asked, count),
-        np.tile(np.arange(count), len(asked)),
+        np.repeat(passages, count),
+        np.tile(np.arange(count), len(passages)),
         limits,
     )
     pair = rank[:, None] * count + np.arange(count)

@@ -100,7 +100,9 @@ def locate(
     sections.
     """
     if not 0 <= start < end <= len(context):
-        raise ValueError(f"[{start}, {end}) is no span of a context of {len(context)} code points")
+        raise ValueError(
+            f"[{start}, {end}) is not a span of a context of {len(context)} code points"
+        )
     layout = Layout(context)
     sentence_start, sentence_end = layout.sentence(start, end)
     path = layout.section_path(start)
@@ -179,7 +181,9 @@ def given_page(starts: Any, length: int, at: int) -> int | None:
     length  of the context, in code points
     """
     ascending = _ascending(starts, length)
-    return bisect_right(ascending, at) or None if ascending else None
+    if not ascending:
+        return None
+    return bisect_right(ascending, at) or None
 
 
 def given_section(sections: Any, length: int, at: int) -> tuple[str, ...] | None:
@@ -204,7 +208,7 @@ def _ascending(starts: Any, length: int) -> Sequence[int] | None:
     if not _is_list(starts) or not all(type(start) is int for start in starts):
         return None
     bounds = [0, *starts, length]
-    return starts if all(one <= next for one, next in pairwise(bounds)) else None
+    return starts if all(low <= high for low, high in pairwise(bounds)) else None
 
 
 def _is_list(value: Any) -> bool:

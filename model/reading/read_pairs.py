@@ -35,7 +35,7 @@ def read_windows(
 ) -> tuple[Prediction, PassageSpans]:
     """Run the network over windows, and merge their best spans to those of each pair's passage.
 
-    observers  look at the logits beside the one that decodes
+    observers  of the logits, in addition to the one that decodes
 
     Raises what `predict` raises.
     """
@@ -70,7 +70,7 @@ def read_pairs(
 ) -> tuple[Prediction, PassageSpans]:
     """Do as `read_windows` for all pairs, block by block.
 
-    settings  stand in for those of `decoding`
+    settings  of each pair, in place of those of `decoding`
 
     Pairs whose windows all fit into one block have the batches that `read_windows` makes of them.
 

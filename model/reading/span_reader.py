@@ -215,8 +215,9 @@ class SpanReader:
         if questions is not None:
             if question is not None:
                 raise TypeError("give question or questions, not both")
-            asked = questions if isinstance(questions, QuestionList) else QuestionList.of(questions)
-            answers = self._ask_all(asked, contexts, decoding)
+            if not isinstance(questions, QuestionList):
+                questions = QuestionList.of(questions)
+            answers = self._ask_all(questions, contexts, decoding)
             return answers[0] if isinstance(context, str | None) else answers
         texts = _texts("question", question)
         if isinstance(question, str | None) and isinstance(context, str | None):

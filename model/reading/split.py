@@ -19,7 +19,7 @@ from model.reading.batching import Batch, to_device
 from model.reading.tokenizer import consecutive
 
 PASSAGE_BYTES, QUESTION_BYTES = 2**28, 2**25
-"""Bounds of what is kept of passages and of questions: 256 and 32 MiB."""
+"""Most bytes of states that are kept of passages, and of questions."""
 
 LEAST_SHARE = 0.6
 """Texts that are read together have at least this share of the longest one's tokens."""

@@ -16,7 +16,7 @@ from model.reading.tokenizer import consecutive
 from model.reading.windows import Windows, choose_windows
 
 K1, B = 1.2, 0.75
-"""Parameters of BM25: how soon repetition stops to count, and how much long windows pay for it."""
+"""Parameters of BM25: how soon repetitions stop counting, and how much length is penalised."""
 
 _DECIMALS = 6
 """Matches are rounded, because logarithms differ in their last bits from core to core."""
@@ -64,15 +64,15 @@ def match_windows(windows: Windows) -> np.ndarray:
     # The terms of each question, once: rank among all terms that are asked for.
     questions = windows.questions
     question = np.repeat(np.arange(len(questions)), questions.lengths)
-    asked = np.unique(questions.values)
-    terms = np.unique(question * len(asked) + np.searchsorted(asked, questions.values))
-    bounds = np.searchsorted(terms, np.arange(len(questions) + 1) * len(asked))
-    terms = terms % len(asked)
+    vocabulary = np.unique(questions.values)
+    terms = np.unique(question * len(vocabulary) + np.searchsorted(vocabulary, questions.values))
+    bounds = np.searchsorted(terms, np.arange(len(questions) + 1) * len(vocabulary))
+    terms = terms % len(vocabulary)
 
     # An inverted index: sorted keys of (term, position among the tokens of all passages).
     ids = windows.passages.ids
-    term = np.minimum(np.searchsorted(asked, ids), len(asked) - 1)
-    position = np.flatnonzero(asked[term] == ids)
+    term = np.minimum(np.searchsorted(vocabulary, ids), len(vocabulary) - 1)
+    position = np.flatnonzero(vocabulary[term] == ids)
     keys = np.sort(term[position] * len(ids) + position)
 
     # How often each window contains each term of its question.
@@ -86,9 +86,9 @@ def match_windows(windows: Windows) -> np.ndarray:
         wanted = terms[consecutive(bounds[windows.pair_question[pairs]], count)]
         held = windows.counts[asking].astype(np.int64)
         window = consecutive(first[asking], held)
-        place = np.repeat(wanted, held) * len(ids) + base[window]
-        begin = np.searchsorted(keys, place + windows.start[window])
-        times = np.searchsorted(keys, place + windows.stop[window]) - begin
+        key = np.repeat(wanted, held) * len(ids) + base[window]
+        begin = np.searchsorted(keys, key + windows.start[window])
+        times = np.searchsorted(keys, key + windows.stop[window]) - begin
         # A term that few windows contain says more.
         containing = np.add.reduceat(times > 0, np.cumsum(held) - held, dtype=np.int64)
         rarity = np.log1p((held - containing + 0.5) / (containing + 0.5))

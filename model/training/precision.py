@@ -28,7 +28,7 @@ class Given:
 
     probability  float [A]
     right        bool [A], whether the answer is exactly right
-    passage      int64 [A], whatever tells passages apart
+    passage      int64 [A], the same for answers from one passage
     questions    number of questions, with an answer or not
     """
 

@@ -37,7 +37,10 @@ class Chooser:
         try:
             self.where = parse_where(where, self.dataset.schema) if where is not None else None
         except WhereError as error:
-            raise Refused(f"--where={error}") from error
+            hint = ""
+            if run.question_answers:
+                hint = "; `pipeline.convert flatten` makes columns of the answers to the questions"
+            raise Refused(f"--where={error}{hint}") from error
 
     def by_id(self, wanted: str) -> list[dict[str, Any]]:
         """Return the rows with this id, at most 100. Raises Refused if the run kept no ids."""

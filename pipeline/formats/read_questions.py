@@ -97,6 +97,7 @@ def _value(name: str, value: Any) -> Any:
 def _refuse_setting(name: str) -> None:
     """Raise FormatError for a column that looks like a setting, which would be ignored."""
     settings = {each for group in GROUPS.values() for each, _, _ in declared(group)}
+    # These three are common names of columns of another meaning.
     if name in settings - {"limit", "model", "date"}:
         raise FormatError(
             f"column {name!r} is a setting that questions can't have of their own; they can have "

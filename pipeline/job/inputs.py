@@ -126,10 +126,12 @@ def choose_columns(
     for option in ("question_column", "context_column"):
         if getattr(columns, option) not in texts:
             continue
+        list_hint = option == "question_column" and not audited
         _require(
             schema,
             [getattr(columns, option)],
             f"--{option}={getattr(columns, option)}: {first.path} has the columns",
+            "; --questions=FILE asks a list of questions of every row" if list_hint else "",
         )
     keep = tuple(schema.names) if columns.keep_columns is None else columns.keep_columns
     _require(schema, keep, f"--keep_columns: {first.path} has no column {{}}, only")
@@ -169,11 +171,11 @@ def _schema(file: InputFile) -> pa.Schema:
         raise Refused(f"--input: {file.path} can't be read as Parquet: {error}") from error
 
 
-def _require(schema: pa.Schema, columns: Iterable[str], message: str) -> None:
+def _require(schema: pa.Schema, columns: Iterable[str], message: str, hint: str = "") -> None:
     """Raise Refused for the first column that the schema lacks; {} in the message is its name."""
     for name in columns:
         if name not in schema.names:
-            raise Refused(f"{message.format(repr(name))} {', '.join(schema.names)}")
+            raise Refused(f"{message.format(repr(name))} {', '.join(schema.names)}{hint}")
 
 
 def _require_answers(schema: pa.Schema, file: InputFile, column: str) -> None:

@@ -166,8 +166,8 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
     work = with_chunk_rows(work, questions)
     found = find_files(files, output)
     settings = make(Places, given), make(Decoding, given), make(WindowLimits, given)
-    asked = answer_options(*settings)
-    inputs, kept = choose_columns(found, columns, audit.slice_by, asked, stages, questions)
+    column_options = answer_options(*settings)
+    inputs, kept = choose_columns(found, columns, audit.slice_by, column_options, stages, questions)
     reader = _reader(make(ModelSettings, given), given, is_local(beam_options))
     if questions:
         check_questions(questions, reader, files)

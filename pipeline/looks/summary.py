@@ -14,11 +14,10 @@ def accounting(manifest: dict[str, Any], output: str) -> str:
         f"{count} {name.replace('_', ' ')}" for name, count in rows.items() if name != "planned"
     ]
     planned, questions = rows["planned"], manifest.get("questions")
-    asked = (
-        f"{planned // questions} rows x {questions} questions" if questions else f"{planned} rows"
-    )
-    total = f" = {planned}" if questions else ""
-    lines = [f"{asked}{total} = {' + '.join(outcomes)}"]
+    total = f"{planned} rows"
+    if questions:
+        total = f"{planned // questions} rows x {questions} questions = {planned}"
+    lines = [f"{total} = {' + '.join(outcomes)}"]
     lines += [f"  {reason}: {count}" for reason, count in manifest["reasons"].items()]
 
     # What the network read.

@@ -130,20 +130,20 @@ def read_answers(run: FinishedRun, places: np.ndarray) -> list[Answer]:
         values = rows.get((path, row))
         if values is None:
             raise Refused(f"row {row} of {path} can't be read")
-        asked = {kind: values[name] for kind, name in inputs.items()}
+        ask = {kind: values[name] for kind, name in inputs.items()}
         if listed:
-            asked |= values[listed][question]
+            ask |= values[listed][question]
         else:
-            asked |= {name: values[run.output(name)] for name in _OUTPUTS}
-        answers.append(_answer(asked))
+            ask |= {name: values[run.output(name)] for name in _OUTPUTS}
+        answers.append(_answer(ask))
     return answers
 
 
-def _answer(asked: dict[str, Any]) -> Answer:
+def _answer(ask: dict[str, Any]) -> Answer:
     """Return an answer, from its values by name; texts that are missing or not UTF-8 are empty."""
     names = ("id", "question_id", "question", "context")
     row_id, question_id, question, context = (
-        "" if asked.get(name) is None else str(asked[name]) for name in names
+        "" if ask.get(name) is None else str(ask[name]) for name in names
     )
-    start, end, probability = (asked[name] for name in _OUTPUTS)
+    start, end, probability = (ask[name] for name in _OUTPUTS)
     return Answer(row_id, question_id, question, context, start, end, probability)

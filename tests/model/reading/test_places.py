@@ -167,7 +167,7 @@ class TestLayout:
 
     @pytest.mark.parametrize(("start", "end"), [(0, 0), (-1, 2), (2, 1), (0, 4)])
     def test_a_span_outside_the_context_is_refused(self, start: int, end: int):
-        with pytest.raises(ValueError, match=r"is no span of a context of 3 code points"):
+        with pytest.raises(ValueError, match=r"is not a span of a context of 3 code points"):
             locate("abc", start, end)
 
 

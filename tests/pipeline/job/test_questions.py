@@ -56,6 +56,8 @@ def test_documents_need_no_question_column(job: Resolve, questions: Path, tmp_pa
     source = write_input(tmp_path / "b.parquet", examples(3).drop(["question", "id"]))
     made = job(f"--input={source}", f"--questions={questions}")
     assert made.inputs.expected.names == ["context"]
+    with pytest.raises(Refused, match="has the columns context; --questions=FILE asks a list"):
+        job(f"--input={source}")
 
 
 @pytest.mark.parametrize("kind", [pa.int64(), pa.null()])
