@@ -12,6 +12,7 @@ from typing import Any
 from transforms.read_examples import Example, Place
 from transforms.records import CorrectedGold, Correction
 from transforms.report.passages import excerpts
+from transforms.run_files import RunFiles
 from transforms.spreadsheets import SpreadsheetError, csv_bytes, csv_rows, guard, unguard
 
 COLUMNS = (
@@ -151,7 +152,7 @@ def read_corrections(content: bytes) -> dict[str, Correction]:
 def _from_csv(text: str) -> Iterator[tuple[str, str, Correction | None]]:
     """Yield (line, id, correction) of the rows that are decided; None: the gold is right."""
     try:
-        yield from _decisions(csv_rows(text, ("id", "decision"), "relabel.csv"))
+        yield from _decisions(csv_rows(text, ("id", "decision"), RunFiles.RELABEL_CSV))
     except SpreadsheetError as error:
         raise CorrectionsError(str(error)) from error
 

@@ -22,8 +22,9 @@ def accounting(manifest: dict[str, Any], output: str) -> str:
 
     # What the network read.
     tokens = manifest["tokens"]
+    read = f", {manifest['windows_read']} of them read" if "windows_read" in manifest else ""
     lines.append(
-        f"{manifest['windows']} windows of {manifest['distinct_pairs']} distinct pairs, "
+        f"{manifest['windows']} windows of {manifest['distinct_pairs']} distinct pairs{read}, "
         f"{tokens['real']} tokens, {100 * tokens['padding']:.1f} % padding"
     )
     unknown = manifest["unknown_text"]

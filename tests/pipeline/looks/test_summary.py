@@ -44,6 +44,11 @@ def test_a_complete_run():
     ]
 
 
+def test_of_windows_that_were_left_unread_the_number_of_the_others_is_printed():
+    text = printed(counts=Counter(windows=12, windows_read=5, pairs=9))
+    assert "12 windows of 9 distinct pairs, 5 of them read, " in text
+
+
 def test_nothing_of_a_file_steers_the_terminal():
     """Names of files, and messages about their content, may have any characters."""
     failures = [("/in/\x1b[2J.parquet", -1, 0, 0, "PlanChunks", "no column '\x9b31m\u202egnp\r'")]
