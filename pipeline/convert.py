@@ -83,7 +83,7 @@ def import_file(options: argparse.Namespace) -> str:
             building(absolute(report_path)) as path,
             open(path, "w", encoding="utf-8", errors="backslashreplace") as report,
         ):
-            survey = convert_rows(read, output, options.offsets, report, counts)
+            survey = convert_rows(read, output, options.offsets, report, counts, options.documents)
     except FormatError as error:
         raise Refused(f"--input={options.input} as --format={kind}: {error}") from error
     findings = import_summary(counts, survey, options.answers_column, report_path)
@@ -212,6 +212,11 @@ def _add_import(parser: argparse.ArgumentParser) -> None:
         help="column of the starts of answers that are plain text (default: answer_start)",
     )
     add("--drop_columns", metavar="A,B", help="columns to leave out; all others are kept")
+    add(
+        "--documents",
+        action="store_true",
+        help="rows are documents, for annotate --questions: write no questions and no answers",
+    )
 
 
 def _add_export(parser: argparse.ArgumentParser) -> None:

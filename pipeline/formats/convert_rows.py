@@ -31,21 +31,23 @@ def convert_rows(
     unit: str,
     report: IO[str],
     counts: Counter[str],
+    documents: bool = False,
 ) -> Survey:
     """Write rows as a Parquet file, a bounded number at a time, and return what they are like.
 
     Calls `read` twice, because the types of the columns are known only after the last row. Rows
     that Parquet can't hold are left out; each gets a line of the report.
 
-    unit    what the starts of golds count: a key of `place_golds.OFFSETS`
-    report  receives JSON lines about golds and rows with problems
-    counts  receives the counts of rows, golds and problems
+    unit       what the starts of golds count: a key of `place_golds.OFFSETS`
+    report     receives JSON lines about golds and rows with problems
+    counts     receives the counts of rows, golds and problems
+    documents  write contexts without questions and answers
 
     Raises FormatError for a file without rows, for one without text as questions or contexts, and
     if the second pass yields another number of rows.
     """
     # The first pass finds the types of the columns, the second writes them.
-    survey = Survey()
+    survey = Survey(documents=documents)
     for batch in batches(read()):
         survey.add(batch)
     survey.check()

@@ -20,16 +20,8 @@ def import_summary(
     report  path of the report that lists golds and rows with problems
     """
     golds = _counts_of("gold_", counts)
-    yield f"golds: {_listed(golds) or 'none'}"
-
-    # What would help more golds: another column, other units, a correction of one kind.
-    if not survey.answers:
-        yield f"there is no column {answers_column!r}{_other_column(answers_column, survey)}"
-    if unit := better_unit(counts):
-        mended = counts[f"mends_{unit}"]
-        yield f"{mended} of them are right if starts {OFFSETS[unit]}: see --offsets={unit}"
-    for aspect, count in _counts_of("differs_", counts).items():
-        yield f"{count} of them {'differs' if count == 1 else 'differ'} only in {aspect}"
+    if not survey.documents:
+        yield from _about_golds(golds, counts, survey, answers_column)
 
     # What was read otherwise than it was written, or not at all.
     problems = _counts_of("problem_", counts)
@@ -51,7 +43,25 @@ def import_summary(
     # With the other problems, as many as the report has lines.
     others = sum(problems.values()) + sum(left_out.values())
     besides = f", {others} other problems" if others else ""
-    yield f"{wrong} golds that are not where they should be{besides}: {report}"
+    if not survey.documents:
+        yield f"{wrong} golds that are not where they should be{besides}: {report}"
+
+
+def _about_golds(
+    golds: dict[str, int], counts: Counter[str], survey: Survey, answers_column: str
+) -> Iterator[str]:
+    """Yield the counts of golds, and what would help more of them.
+
+    Another column, other units, or a correction of one kind may help.
+    """
+    yield f"golds: {_listed(golds) or 'none'}"
+    if not survey.answers:
+        yield f"there is no column {answers_column!r}{_other_column(answers_column, survey)}"
+    if unit := better_unit(counts):
+        mended = counts[f"mends_{unit}"]
+        yield f"{mended} of them are right if starts {OFFSETS[unit]}: see --offsets={unit}"
+    for aspect, count in _counts_of("differs_", counts).items():
+        yield f"{count} of them {'differs' if count == 1 else 'differ'} only in {aspect}"
 
 
 def _counts_of(prefix: str, counts: Counter[str]) -> dict[str, int]:

@@ -42,12 +42,13 @@ def batches(rows: Iterator[ImportedRow]) -> Iterator[list[ImportedRow]]:
 class Survey:
     """What the first pass over a file finds out.
 
-    kinds    types of the columns apart from the contract's; None where only text holds all values
-    rows     number of rows that Parquet can hold
-    asked    how many of these have text as their question, and as their context
-    ids      whether any row has an id
-    answers  whether any row has answers, even unreadable ones
-    first    the first problem with a question, a context or a whole row, and where it is
+    kinds      types of the columns apart from the contract's; None where only text holds all values
+    rows       number of rows that Parquet can hold
+    asked      how many of these have text as their question, and as their context
+    ids        whether any row has an id
+    answers    whether any row has answers, even unreadable ones
+    first      the first problem with a question, a context or a whole row, and where it is
+    documents  whether rows are documents: their questions and answers are not written
     """
 
     kinds: dict[str, pa.DataType | None] = field(default_factory=dict)
@@ -56,6 +57,7 @@ class Survey:
     ids: bool = False
     answers: bool = False
     first: str = ""
+    documents: bool = False
 
     def add(self, rows: Sequence[ImportedRow]) -> None:
         """Add consecutive rows.
@@ -84,7 +86,7 @@ class Survey:
             raise FormatError(
                 "it has no row that Parquet can hold" + (f"; {self.first}" if self.first else "")
             )
-        for name in ("question", "context"):
+        for name in ("context",) if self.documents else ("question", "context"):
             if not self.asked[name]:
                 columns = ", ".join(map(repr, self.kinds)) or "none"
                 reason = f"the other columns are {columns}"
@@ -93,12 +95,17 @@ class Survey:
                 raise FormatError(
                     f"no row has text as its {name} ({reason}): "
                     f"--{name}_column=NAME names the column that holds it"
+                    + (", --documents imports rows without questions" * (name == "question"))
                 )
 
     def schema(self) -> pa.Schema:
         """Return the columns of the contract, then the others."""
         fields = [("id", pa.string())] if self.ids else []
-        fields += [("question", pa.string()), ("context", pa.string()), ("answers", ANSWERS_TYPE)]
+        if self.documents:
+            fields += [("context", pa.string())]
+        else:
+            fields += [("question", pa.string()), ("context", pa.string())]
+            fields += [("answers", ANSWERS_TYPE)]
         for name, kind in self.kinds.items():
             as_text = kind is None or pa.types.is_null(kind)
             fields.append((name, pa.string() if as_text else kind))

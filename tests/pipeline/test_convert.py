@@ -63,6 +63,25 @@ def test_what_is_written_is_the_input_of_an_audit(tmp_path: Path, bert_folder: P
     assert read_manifest(tmp_path / "out")["rows"]["scored"] == 1
 
 
+def test_documents_need_no_questions(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    source, output = tmp_path / "a.csv", tmp_path / "a.parquet"
+    source.write_text("id,context,year\nlease,Ada lit the lamp.,1871\n", "utf-8")
+    assert convert(source, output) == 2
+    assert "--documents imports rows without questions" in capsys.readouterr().err
+    assert not output.exists()
+    assert convert(source, output, "--documents") == 0
+    assert capsys.readouterr().out == f"1 rows: {output}\n"
+    assert pq.read_table(output).to_pylist() == [
+        {"id": "lease", "context": "Ada lit the lamp.", "year": "1871"}
+    ]
+
+
+def test_documents_need_contexts(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    source = write_lines(tmp_path / "a.jsonl", {"question": "Who?", "body": "Ada."})
+    assert convert(source, tmp_path / "a.parquet", "--documents") == 2
+    assert "no row has text as its context" in capsys.readouterr().err
+
+
 def test_misaligned_golds_are_kept_reported_and_explained(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
