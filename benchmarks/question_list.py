@@ -6,7 +6,7 @@
 Both jobs run in turns in one process; the medians of their times are compared, and their answers.
 The time of the processor hardly depends on what else the machine does.
 With --memory, a list of each length is asked of a few long documents by a tiny network, each in a
-process of its own whose peak memory is printed beside the size of the output.
+process of its own whose peak memory is printed with the size of the output.
 """
 
 from __future__ import annotations

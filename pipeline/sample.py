@@ -81,7 +81,7 @@ def estimate_run(options: argparse.Namespace) -> str:
 
 
 def _set_folder(options: argparse.Namespace) -> str:
-    """Return the folder of the review set: --output, by default beside the run."""
+    """Return the folder of the review set: --output, by default OUT-review."""
     return absolute(options.output) if options.output else f"{absolute(options.run)}-review"
 
 

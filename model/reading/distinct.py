@@ -118,7 +118,7 @@ def distinct_spans(
             alive &= probability.astype(np.float32) >= threshold
         rounds.append(_only(choice, alive))
 
-        # A pair goes on while more spans are wanted, or the rest of its mass is enough for one.
+        # A pair continues while more spans are wanted, or the rest of its mass is enough for one.
         rest -= probability
         if len(rounds) >= wanted:
             alive &= rest + _ROUNDING >= threshold

@@ -156,7 +156,7 @@ def _read_examples(
     if options.objective in OBJECTIVES:
         without, golds = golds_without_joint(examples, options.max_answer_length)
         _log.info(
-            "%d of %d golds are no span that the decoder may choose (--max_answer_length=%d): "
+            "%d of %d golds are not spans that the decoder may choose (--max_answer_length=%d): "
             "trained with the categorical loss alone",
             *(without, golds, options.max_answer_length),
         )

@@ -89,6 +89,7 @@ def test_the_posterior_with_a_window_prior_equals_brute_force(
         spans = spans_of(windows, pair, seed, levels, decoding.max_answer_length)
 
         def weighed(span: Span) -> float:
+            # B023: called before the loop binds `own` again.
             return span.score / decoding.temperature + float(own[span.window])  # noqa: B023
 
         # The order is that of the weighted scores; ties go to the lowest start, then the shortest.

@@ -79,6 +79,7 @@ class TestOf:
                 "question 'q1': max_answer_length=10001: must be a whole number from 1 to 10000",
             ),
             (
+                # What a user could write although the type forbids it.
                 [Question("Who?", min_probability="precision:0.9")],  # type: ignore[arg-type]
                 "question 'q1': min_probability=precision:0.9: must be a number; only the option",
             ),
@@ -278,4 +279,5 @@ def test_questions_that_the_reader_cannot_ask(
 
 def test_one_question_or_a_list(reader: SpanReader):
     with pytest.raises(TypeError, match="not both"):
+        # A call that no overload allows: the error at run time is what is tested.
         reader.answer("Who?", "Ada.", questions=["When?"])  # type: ignore[call-overload]
