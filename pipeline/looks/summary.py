@@ -140,7 +140,7 @@ def _over_spans(several: dict[str, Any] | None) -> list[str]:
             for recall, value in at.items()
         ]
         lines.append(
-            f"over spans: AUPR {several['aupr']:.4f}, {', '.join(reached)} "
+            f"over spans: AUPR {several['aupr']:.2f}, {', '.join(reached)} "
             f"(highest recall {several['highest_recall']:.2f})"
         )
     return lines
