@@ -109,7 +109,7 @@ def _rows_planned(job: Job) -> tuple[int, bool]:
     rows = 0
     for file in counted:
         try:
-            with open_parquet(file.path) as opened:
+            with open_parquet(file.parquet) as opened:
                 rows += opened.metadata.num_rows if file.rows is None else file.rows
         except Exception:  # planning refuses the file by name
             continue
