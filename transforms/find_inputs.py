@@ -114,7 +114,8 @@ def _matches(pattern: str) -> dict[str, dict[str, Any]]:
     elif any(sign in pattern for sign in "*?["):
         matches = _glob(fs, inner, pattern)
     if not matches:
-        raise StorageError(f"{pattern!r} matches no {'.parquet file' if info else 'file'}")
+        wanted = ".parquet file; a glob, such as FOLDER/*.jsonl, takes other formats"
+        raise StorageError(f"{pattern!r} matches no {wanted if info else 'file'}")
     return {full_path(fs, path): info for path, info in matches.items()}
 
 

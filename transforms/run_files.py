@@ -27,12 +27,14 @@ class RunFiles:
     """Folder with a file per chunk, one row per input row."""
     REJECTIONS: ClassVar[str] = "rejections"
     """Folder with a file per chunk that has rejected rows."""
+    COPIES: ClassVar[str] = "copies"
+    """Folder with the Parquet copies of input files in other formats."""
     BESIDE: ClassVar[str] = "audit"
     """Folder of the audit of `annotate --audit`."""
 
     ALL: ClassVar[tuple[str, ...]] = (
         *(RUN, MANIFEST, AUDIT, REPORT, RELABEL_CSV, RELABEL_JSON, DUPLICATES, COMPARISON),
-        *(PARTS, REJECTIONS, TEMPORARY, BESIDE),
+        *(PARTS, REJECTIONS, COPIES, TEMPORARY, BESIDE),
     )
     """In the order in which `--overwrite` removes them: without run.json, no worker can write."""
 
@@ -73,6 +75,10 @@ class RunFiles:
     def rejection(self, name: str) -> str:
         """Return the path of the rejections of the part of this name."""
         return join(self.folder, self.REJECTIONS, name)
+
+    def copy(self, name: str) -> str:
+        """Return the path of the Parquet copy of an input file."""
+        return join(self.folder, self.COPIES, name)
 
     def part_names(self) -> list[str]:
         """Return the names of all parts, in the order of the input."""

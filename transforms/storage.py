@@ -178,8 +178,7 @@ def open_parquet(path: str, state: tuple[int, str] | None = None) -> Iterator[pq
     state  size and version that the file should have. Raises StorageError if they have changed
     """
     fs, inner = locate(path)
-    info = _get_info(path)
-    current = int(info["size"] or 0), version_of(info)
+    current = state_of(path)
     if state is not None and state != current:
         raise StorageError(
             f"{path} has changed since the run was started: it had {described(*state)}, "
@@ -221,9 +220,11 @@ def described(size: int, version: str) -> str:
 
 
 @retried
-def _get_info(path: str) -> dict[str, Any]:
+def state_of(path: str) -> tuple[int, str]:
+    """Return the size and version of a file. Raises FileNotFoundError."""
     fs, inner = locate(path)
-    return dict(fs.info(inner))
+    info = dict(fs.info(inner))
+    return int(info["size"] or 0), version_of(info)
 
 
 @retried
@@ -384,6 +385,17 @@ def commit(output: str, content: bytes | pa.Buffer, *names: str) -> None:
     with temporary_file(_temporary_folder(output), content) as temporary:
         os.replace(temporary, inner)
     sync_folder(os.path.dirname(inner))
+
+
+@retried
+def commit_file(output: str, local: str, *names: str) -> None:
+    """`commit` for a finished local file, which may be larger than memory."""
+    fs, inner = locate(join(output, *names))
+    if not isinstance(fs, LocalFileSystem):
+        fs.put_file(local, inner)
+        return
+    with pa.memory_map(local) as content:
+        commit(output, content.read_buffer(), *names)
 
 
 @retried

@@ -32,6 +32,7 @@ from model.reading.span_reader import CUDA_BATCH_TOKENS, SpanReader
 from model.reading.tokenizer import TokenizerError
 from model.reading.windows import WindowLimits
 from model.settings import AUDIT, SettingError, declared, identity_of, make
+from pipeline.job.copies import Copies
 from pipeline.job.inputs import Inputs, choose_columns, find_files
 from pipeline.job.options import Refused
 from pipeline.job.questions import check_questions, question_list, with_chunk_rows
@@ -164,10 +165,12 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
     corrections, digest = _corrections(audit, options.stage)
     questions = question_list(files, columns, audited)
     work = with_chunk_rows(work, questions)
-    found = find_files(files, output)
+    copies = Copies.for_columns(columns, bool(questions), output, reuse=not files.overwrite)
+    found = find_files(files, output, copies)
     settings = make(Places, given), make(Decoding, given), make(WindowLimits, given)
     column_options = answer_options(*settings)
     inputs, kept = choose_columns(found, columns, audit.slice_by, column_options, stages, questions)
+    inputs = replace(inputs, made=copies.made)
     reader = _reader(make(ModelSettings, given), given, is_local(beam_options))
     if questions:
         check_questions(questions, reader, files)

@@ -32,7 +32,7 @@ def count_inputs(files: Sequence[InputFile], *counts: Count) -> tuple[list[int],
     totals = [0] * len(counts)
     for file in counted:
         try:
-            with open_parquet(file.path) as opened:
+            with open_parquet(file.parquet) as opened:
                 found = [count(file, opened.metadata) for count in counts]
         except Exception:  # planning refuses the file by name
             continue

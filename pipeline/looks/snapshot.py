@@ -25,7 +25,7 @@ from transforms.accounting import STATUSES
 from transforms.plan_chunks import ChunkSize, plan_file
 from transforms.records import RECEIPT_KEY, InputFile, Receipt, rows_of_part
 from transforms.run_files import RunFiles
-from transforms.storage import open_parquet, read
+from transforms.storage import exists, open_parquet, read
 
 _HEAD = 100
 """Bytes of run.json that hold the fingerprint; the list of inputs after it may be long."""
@@ -198,8 +198,7 @@ class Watcher:
             try:
                 content = json.loads(read(self._files.run))
                 configuration = content["configuration"]
-                entries = enumerate(content["inputs"])
-                files = [InputFile(index, **entry) for index, entry in entries]
+                files = _input_files(self.folder, content["inputs"])
                 run = _Run(configuration["stage"], configuration, files)
             except (ValueError, KeyError, TypeError) as error:
                 raise Refused(f"{self._files.run} does not describe a run: {error!r}") from error
@@ -243,6 +242,20 @@ def _is_part(name: str) -> bool:
         return rows_of_part(name) >= 0
     except (ValueError, IndexError):
         return False
+
+
+def _input_files(folder: str, entries: list[dict[str, Any]]) -> list[InputFile]:
+    """Return the input files that run.json lists."""
+    copies = RunFiles(folder)
+    first = next((entry["copy"] for entry in entries if "copy" in entry), None)
+    # The audit of `annotate --audit` reads the copies in the folder above its own.
+    if first is not None and not exists(copies.copy(first)):
+        copies = RunFiles(folder.rpartition("/")[0])
+    files = []
+    for index, entry in enumerate(entries):
+        copy = {"copy": copies.copy(entry["copy"])} if "copy" in entry else {}
+        files.append(InputFile(index, **{**entry, **copy}))
+    return files
 
 
 def _planned(run: _Run) -> tuple[list[int], bool]:

@@ -26,6 +26,7 @@ from transforms.storage import (
     absolute,
     building,
     commit,
+    commit_file,
     create,
     exists,
     is_local,
@@ -86,6 +87,12 @@ class TestCommit:
         commit(output, b"one", "a")
         commit(output, pa.py_buffer(b"two"), "a")
         assert read(join(output, "a")) == b"two"
+
+    def test_a_file_is_committed_like_bytes(self, output: str, tmp_path: Path):
+        (tmp_path / "made").write_bytes(b"content")
+        commit_file(output, str(tmp_path / "made"), "copies", "a.parquet")
+        assert read(join(output, "copies", "a.parquet")) == b"content"
+        assert (tmp_path / "made").exists()
 
     def test_a_missing_folder_has_no_names(self, output: str):
         assert list_names(join(output, "parts")) == []
