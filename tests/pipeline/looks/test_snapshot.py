@@ -214,18 +214,22 @@ def test_a_run_on_a_store(moment: Moment):
     assert snapshot.answers
 
 
-def test_an_audit(finished: Path, bert_folder: Path, tmp_path: Path):
-    """`annotate --audit` writes two outputs."""
-    golds = [{"text": ["Ada"], "answer_start": [28]}] * 5
-    write_input(tmp_path / "in.parquet", examples(5).append_column("answers", pa.array(golds)))
+def test_an_audit(bert_folder: Path, tmp_path: Path):
+    """`annotate --audit` writes two outputs and one Parquet copy of an input of another format."""
+    golds = {"answers": {"text": ["Ada"], "answer_start": [28]}}
+    rows = [json.dumps(row | golds) for row in examples(5).to_pylist()]
+    (tmp_path / "in.jsonl").write_text("\n".join(rows), "utf-8")
     output = tmp_path / "out"
-    arguments = (f"--input={tmp_path}/in.parquet", f"--output={output}", f"--model={bert_folder}")
+    arguments = (f"--input={tmp_path}/in.jsonl", f"--output={output}", f"--model={bert_folder}")
     assert run("annotate", "--audit", *arguments) == 0
     (output / "audit" / "manifest.json").unlink()
     snapshot = look(output / "audit")
     assert (snapshot.stage, snapshot.state, snapshot.outcomes["scored"]) == ("audit", "running", 5)
     assert snapshot.answers[0].question == "Who kept lamp 0?"
-    assert look(output).stage == "annotate"
+    assert snapshot.planned_rows == 5
+    (output / "manifest.json").unlink()
+    snapshot = look(output)
+    assert (snapshot.stage, snapshot.state, snapshot.planned_rows) == ("annotate", "running", 5)
 
 
 def test_a_question_list(bert_folder: Path, tmp_path: Path):
