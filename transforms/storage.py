@@ -381,18 +381,40 @@ def fetch(path: str, target: str) -> None:
     fs.get_file(inner, target)
 
 
-@retried
 def list_names(folder: str) -> list[str]:
     """Return the names of the files in a folder, sorted; none if there is no such folder."""
+    return sorted(list_times(folder))
+
+
+@retried
+def list_times(folder: str) -> dict[str, float]:
+    """Return the names of the files in a folder with their times of modification.
+
+    Times are in seconds since 1970; 0 where the store's listing does not tell.
+    """
     fs, inner = locate(folder)
     try:
-        return sorted(
-            PurePosixPath(entry["name"]).name
+        return {
+            PurePosixPath(entry["name"]).name: _modified(entry)
             for entry in fs.ls(inner, detail=True)
             if entry["type"] == "file"
-        )
+        }
     except FileNotFoundError:
-        return []
+        return {}
+
+
+def _modified(info: dict[str, Any]) -> float:
+    """Return the time of modification in a store's information, in seconds since 1970; else 0."""
+    for name in ("mtime", "LastModified", "last_modified", "updated", "created"):
+        value = info.get(name)
+        with suppress(ValueError, OverflowError):
+            if isinstance(value, str):
+                value = datetime.fromisoformat(value)
+            if isinstance(value, datetime):
+                return value.timestamp()
+            if value:
+                return float(value)
+    return 0.0
 
 
 @retried
