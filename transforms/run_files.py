@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from transforms.storage import join, list_names
+from transforms.storage import join, list_names, list_times
 from transforms.temporary import TEMPORARY
 
 
@@ -83,6 +83,10 @@ class RunFiles:
     def part_names(self) -> list[str]:
         """Return the names of all parts, in the order of the input."""
         return list_names(join(self.folder, self.PARTS))
+
+    def part_times(self) -> dict[str, float]:
+        """Return the names of all parts with the times of their commits, in seconds since 1970."""
+        return list_times(join(self.folder, self.PARTS))
 
     def rejection_names(self) -> list[str]:
         """Return the names of all files of rejections, in the order of the input."""
