@@ -104,7 +104,7 @@ def chosen_rows(options: argparse.Namespace) -> list[dict]:
     if options.half:
         rows = [row for row in rows if is_fitted(row["context"]) == (options.half == "fitted")]
     if options.joined_passages:
-        rows = with_joined_passages(rows, 1.0, options.joined_passages, seed=0)
+        rows = with_joined_passages(rows, 1.0, options.joined_passages, seed=1)
     return rows[:: options.every_nth]
 
 
