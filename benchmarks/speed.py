@@ -37,6 +37,13 @@ OWN = {
     "annotate --audit": ["method_annotate", "annotate", "--audit"],
     "audit": ["method_annotate", "audit"],
     "RunInference": ["method_run_inference"],
+    "RunInference, by length, 8": ["method_run_inference", "--max_batch_size=8"],
+    "RunInference, by length, 32": ["method_run_inference", "--max_batch_size=32"],
+    "RunInference, by length, 8, bfloat16": [
+        "method_run_inference",
+        "--max_batch_size=8",
+        "--dtype=bfloat16",
+    ],
     "ONNX Runtime, float32": ["method_exported", "--engine=onnxruntime"],
     "ONNX Runtime, int8": ["method_exported", "--engine=onnxruntime", "--precision=int8"],
     "OpenVINO, float32": ["method_exported", "--engine=openvino"],

@@ -34,6 +34,10 @@ def accounting(manifest: dict[str, Any], output: str) -> str:
             "tokenizer does not know"
         )
 
+    for name, count in manifest.get("unusable_places", {}).items():
+        if count:
+            lines.append(f"{count} rows have null or malformed {name}: their answers have none")
+
     # Where the time went, and what failed.
     steps = manifest["steps"]
     total = sum(step["seconds"] for step in steps.values())
@@ -140,7 +144,7 @@ def _over_spans(several: dict[str, Any] | None) -> list[str]:
             for recall, value in at.items()
         ]
         lines.append(
-            f"over spans: AUPR {several['aupr']:.4f}, {', '.join(reached)} "
+            f"over spans: AUPR {several['aupr']:.2f}, {', '.join(reached)} "
             f"(highest recall {several['highest_recall']:.2f})"
         )
     return lines
