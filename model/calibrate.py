@@ -117,6 +117,7 @@ def calibrate(
         **fitted_settings,
         **prior_figures,
         **errors,
+        **_errors_of_files(data, files, null_threshold, chosen),
         **_f1_figures(data, files, threshold, settings.null_trained),
     }
 
@@ -138,6 +139,25 @@ def _fit_temperature(
         "calibration_error_before": calibration_error(probability[untempered], right),
         "calibration_error_after": calibration_error(probability[chosen], right),
     }
+
+
+def _errors_of_files(
+    data: list[str], files: list[Decoded], null_threshold: float | None, temperature: int
+) -> dict[str, float]:
+    """Return the calibration errors of the halves not fitted on, as audits of the files have them.
+
+    An answer to an unanswerable question counts, as a wrong one. Files without answers are left
+    out.
+
+    temperature  index of the fitted one
+    """
+    errors = {}
+    for path, file in zip(data, files, strict=True):
+        given = all_answers_given([file], [~file.fitted_on], null_threshold, temperature)
+        if len(given.right):
+            error = calibration_error(given.probability, given.right)
+            errors[f"calibration_error {Path(path).stem}, all answers"] = error
+    return errors
 
 
 def _precision_thresholds(
