@@ -9,7 +9,7 @@ the null option off it is fitted on files without unanswerable rows, if there ar
 is the one with the best F1, by the rules of SQuAD 2.0, on files with unanswerable rows. Both are
 written to `spanmill` in the folder's config.json. `--precision 0.9` adds the threshold on the
 probability that `--min_probability precision:0.9` uses. `--joined_passages 40` fits the weight of
-the window prior by F1, on passages that are joined to long documents within each half.
+the window prior, on passages that are joined to long documents within each half.
 """
 
 from __future__ import annotations
