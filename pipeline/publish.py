@@ -1,7 +1,7 @@
 """Publish a finished run to a catalog: what was read, written, counted and measured, for example
 
     OPENLINEAGE_URL=http://localhost:5000 python -m pipeline.publish out/ --to openlineage
-    MLFLOW_TRACKING_URI=http://localhost:5001 python -m pipeline.publish audit/ --to mlflow
+    MLFLOW_TRACKING_URI=sqlite:///runs.db python -m pipeline.publish out/audit/ --to mlflow
 
 OUT is an output of annotate or audit, on any store, that has its manifest. OpenLineage gets a START
 event and a COMPLETE or FAIL event with the datasets, their schema and the accounting. MLflow gets

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 from openlineage.client import OpenLineageClient, event_v2
 from openlineage.client.facet_v2 import (
+    RunFacet,
     error_message_run,
     input_statistics_input_dataset,
     job_type_job,
@@ -64,7 +65,7 @@ def events_of(run: PublishedRun, namespace: str, name: str) -> list[event_v2.Run
     ]
 
 
-def _run_facets(run: PublishedRun) -> dict[str, event_v2.RunFacet]:
+def _run_facets(run: PublishedRun) -> dict[str, RunFacet]:
     """Return the engine, the accounting as tags, and why the run is incomplete."""
     manifest = run.manifest
     entries = {name: manifest[name] for name in _SUMMARY}
@@ -72,7 +73,7 @@ def _run_facets(run: PublishedRun) -> dict[str, event_v2.RunFacet]:
     entries |= {f"reasons.{reason}": count for reason, count in manifest["reasons"].items()}
     tags = [tags_run.TagsRunFacetFields(key, str(value)) for key, value in entries.items()]
     beam = manifest["versions"]["apache-beam"]
-    facets: dict[str, event_v2.RunFacet] = {
+    facets: dict[str, RunFacet] = {
         "processing_engine": processing_engine_run.ProcessingEngineRunFacet(beam, "Apache Beam"),
         "tags": tags_run.TagsRunFacet(tags),
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 from pipeline.formats.finished import FinishedRun, open_run
@@ -63,4 +63,4 @@ def published_run(folder: str) -> PublishedRun:
 
 def _moment(seconds: float) -> datetime:
     """Return a time in seconds since 1970 as a datetime."""
-    return datetime.fromtimestamp(seconds, timezone.utc)
+    return datetime.fromtimestamp(seconds, UTC)
