@@ -62,14 +62,14 @@ def padded_inference(
         yield PredictionResult(example, found[: len(example["input_ids"])])
 
 
-def bucketed(max_batch_size: int, widths: int) -> dict[str, Any]:
-    """Return the handler's options that batch windows by length, in steps of `widths` tokens."""
+def bucketed(max_batch_size: int) -> dict[str, Any]:
+    """Return the handler's options that batch windows by length, in steps of 32 tokens."""
     return {
         "inference_fn": padded_inference,
         "max_batch_size": max_batch_size,
         "max_batch_duration_secs": 60,
         "batch_length_fn": lambda keyed: len(keyed[1]["input_ids"]),
-        "batch_bucket_boundaries": list(range(widths, 384, widths)),
+        "batch_bucket_boundaries": list(range(32, 384, 32)),
     }
 
 
@@ -117,6 +117,42 @@ def decode(element: tuple[Any, PredictionResult]) -> tuple[str, tuple[float, str
     return row, (float(score), context[offsets[start][0] : offsets[end][1]])
 
 
+def save_state(model: str, path: str) -> None:
+    """Write the state dict that the handler loads into a `Network`."""
+    network = Network(model, "float32")
+    network.network.load_state_dict(
+        AutoModelForQuestionAnswering.from_pretrained(model, dtype=torch.float32).state_dict()
+    )
+    torch.save(network.state_dict(), path)
+
+
+def answer(path: str, model: str, folder: str, dtype: str, batching: dict[str, Any]) -> None:
+    """Answer the rows of a file, from Parquet to Parquet in a folder that has `state.pt`.
+
+    batching  `bucketed`, or {} for windows of one length in batches of Beam's choice
+    """
+    schema = pa.schema([("id", pa.string()), ("answer", pa.string()), ("score", pa.float32())])
+    handler = KeyedModelHandler(
+        PytorchModelHandlerKeyedTensor(
+            state_dict_path=f"{folder}/state.pt",
+            model_class=Network,
+            model_params={"folder": model, "dtype": dtype},
+            **batching,
+        )
+    )
+    with beam.Pipeline("FnApiRunner") as pipeline:
+        _ = (
+            pipeline
+            | beam.io.ReadFromParquet(path, columns=["id", "question", "context"])
+            | beam.ParDo(Tokenize(model, padded=not batching))
+            | RunInference(handler)
+            | beam.Map(decode)
+            | beam.CombinePerKey(max)
+            | beam.MapTuple(lambda row, best: {"id": row, "answer": best[1], "score": best[0]})
+            | beam.io.WriteToParquet(f"{folder}/answers", schema)
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--input", required=True)
@@ -125,42 +161,14 @@ def main() -> None:
     parser.add_argument(
         "--max_batch_size", type=int, default=0, help="batch windows by length, at most this many"
     )
-    parser.add_argument("--bucket", type=int, default=32, help="width of a bucket in tokens")
     options = parser.parse_args()
-    batching = bucketed(options.max_batch_size, options.bucket) if options.max_batch_size else {}
-    schema = pa.schema([("id", pa.string()), ("answer", pa.string()), ("score", pa.float32())])
+    batching = bucketed(options.max_batch_size) if options.max_batch_size else {}
 
     with tempfile.TemporaryDirectory() as folder:
-        network = Network(options.model, options.dtype)
-        network.network.load_state_dict(
-            AutoModelForQuestionAnswering.from_pretrained(
-                options.model, dtype=torch.float32
-            ).state_dict()
-        )
-        torch.save(network.state_dict(), f"{folder}/state.pt")
+        save_state(options.model, f"{folder}/state.pt")
 
         def run() -> dict[str, float]:
-            handler = KeyedModelHandler(
-                PytorchModelHandlerKeyedTensor(
-                    state_dict_path=f"{folder}/state.pt",
-                    model_class=Network,
-                    model_params={"folder": options.model, "dtype": options.dtype},
-                    **batching,
-                )
-            )
-            with beam.Pipeline("FnApiRunner") as pipeline:
-                _ = (
-                    pipeline
-                    | beam.io.ReadFromParquet(options.input, columns=["id", "question", "context"])
-                    | beam.ParDo(Tokenize(options.model, padded=not batching))
-                    | RunInference(handler)
-                    | beam.Map(decode)
-                    | beam.CombinePerKey(max)
-                    | beam.MapTuple(
-                        lambda row, best: {"id": row, "answer": best[1], "score": best[0]}
-                    )
-                    | beam.io.WriteToParquet(f"{folder}/answers", schema)
-                )
+            answer(options.input, options.model, folder, options.dtype, batching)
             return {}
 
         serve(run)

@@ -13,16 +13,15 @@ from collections.abc import Callable
 
 
 def serve(run: Callable[[], dict[str, float]]) -> None:
-    """Print {} at once, then after each run its figures, "seconds", "cpu", "peak_mib" among them.
+    """Print {} at once, then after each run its figures, with "seconds" and "peak_mib".
 
     run  returns further figures; "seconds" among them replaces the wall time of the call
     """
     out, sys.stdout = sys.stdout, sys.stderr  # prints of libraries must not mix with the figures
     print("{}", file=out, flush=True)
     for _ in sys.stdin:
-        begun, cpu = time.perf_counter(), time.process_time()
+        begun = time.perf_counter()
         figures = {"seconds": 0.0, **run()}
         figures["seconds"] = figures["seconds"] or time.perf_counter() - begun
-        figures["cpu"] = time.process_time() - cpu
         figures["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(json.dumps(figures), file=out, flush=True)

@@ -57,7 +57,7 @@ def _rows(
         example = examples.get((entry["path"], entry["row"]))
         context = example.context if example else ""
         spans = [(entry[f"{name}_start"], entry[f"{name}_end"]) for name in ("gold", "prediction")]
-        parts = excerpts(len(context), [span for span in spans if span[0] is not None])
+        parts = excerpts(context, [span for span in spans if span[0] is not None])
         texts = {
             "id": entry["id"] or "",
             "question": example.question if example else entry["question"],

@@ -1,35 +1,34 @@
-"""Take the picture of an audit's report: the sample's short English passages, two golds wrong.
+"""Take a picture of a suspect in an audit's report: a wrong gold among those of the sample.
 
 python docs/figures/report.py docs/report.png
 
-Needs chromium.
+Needs chromium and chromedriver. The audit reads the sample's short English passages.
 """
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import tempfile
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from selenium.webdriver import Chrome, ChromeOptions
 
 import run_pipeline
 from pipeline.bundled.build import load
 
-PLANTED = {"dialogue-interview-q3": "pear", "sports-wheel-relay-q1": "two"}
-"""Texts of wrong golds, by id."""
+SUSPECT, WRONG = "dialogue-interview-q3", "pear"
+"""The row with a wrong gold, and the gold's text."""
 
 OTHERS = ("arabic", "chinese", "decomposed", "hindi", "long_")
 """Sources that are left out, by how they begin."""
 
 
 def planted(row: dict) -> dict:
-    """Return a row of the sample, with its gold replaced if it is one of `PLANTED`."""
-    wrong = PLANTED.get(row["id"])
-    if wrong is None:
+    """Return a row of the sample, with its gold replaced if it is the suspect."""
+    if row["id"] != SUSPECT:
         return row
-    return {**row, "answers": {"text": [wrong], "answer_start": [row["context"].index(wrong)]}}
+    return {**row, "answers": {"text": [WRONG], "answer_start": [row["context"].index(WRONG)]}}
 
 
 def main(picture: str) -> None:
@@ -42,14 +41,15 @@ def main(picture: str) -> None:
         )
         if code:
             raise SystemExit(f"audit ended with exit code {code}")
-        subprocess.run(
-            [
-                *("chromium", "--headless", "--no-sandbox", "--hide-scrollbars"),
-                *("--window-size=1000,2450", f"--screenshot={picture}"),
-                f"file://{folder}/out/report.html",
-            ],
-            check=True,
-        )
+        options = ChromeOptions()
+        for argument in ("headless", "no-sandbox", "window-size=900,1400", "hide-scrollbars"):
+            options.add_argument(f"--{argument}")
+        with Chrome(options) as browser:
+            browser.get(f"file://{folder}/out/report.html")
+            listed = f"//*[@id='suspect-list']//details[contains(., '{SUSPECT}')]"
+            suspect = browser.find_element("xpath", listed)
+            browser.execute_script("arguments[0].open = true", suspect)
+            suspect.screenshot(picture)
 
 
 if __name__ == "__main__":

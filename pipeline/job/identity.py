@@ -16,10 +16,12 @@ from transforms.claim import Output
 from transforms.records import InputFile, InputRange
 from transforms.run_files import RunFiles
 from transforms.storage import (
+    absolute,
     commit,
     create,
     described,
     exists,
+    is_on_hub,
     join,
     read,
     remove,
@@ -54,6 +56,21 @@ class Claimant(Protocol):
     def configuration_of(self, stage: str) -> dict[str, Any]:
         """Return the configuration of a stage: all on which its answers or boundaries depend."""
         ...
+
+
+def output_folder(path: str) -> str:
+    """Return the absolute path or URL of a job's output.
+
+    Raises Refused for a repository of the Hugging Face hub: each part would be a commit, and the
+    hub limits their number per hour.
+    """
+    if is_on_hub(path):
+        raise Refused(
+            f"--output={path}: a run would need a commit for every part, and the hub limits the "
+            "commits of an hour; write to a folder or a store: `hf upload USER/NAME FOLDER "
+            "--repo-type dataset` makes one commit of a finished run"
+        )
+    return absolute(path)
 
 
 def identity(job: Claimant, stage: str) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from model.reading.tokenizer import TokenizerError
 from model.reading.windows import WindowLimits
 from model.settings import AUDIT, SettingError, declared, identity_of, make
 from pipeline.job.copies import Copies
+from pipeline.job.identity import output_folder
 from pipeline.job.inputs import Inputs, choose_columns, find_files
 from pipeline.job.options import Refused
 from pipeline.job.questions import check_questions, question_list, with_chunk_rows
@@ -43,7 +44,7 @@ from transforms.plan_chunks import ChunkSize
 from transforms.records import Correction, InputFile, OutputColumns
 from transforms.relabel import CorrectionsError, read_corrections
 from transforms.run_files import RunFiles
-from transforms.storage import StorageError, absolute, exists, read
+from transforms.storage import StorageError, exists, read
 from transforms.stored_folder import StoredFolder
 
 _log = logging.getLogger("spanmill")
@@ -150,7 +151,7 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
     given = vars(options)
     files, columns = make(Files, given), make(Columns, given)
     audit, work = make(Audit, given), make(Work, given)
-    output = absolute(files.output)
+    output = output_folder(files.output)
     audited = options.stage == AUDIT or audit.audit
     # An audit along with annotate has its own folder, which is written first.
     alongside = ((AUDIT, RunFiles(output).beside),) if audited and options.stage != AUDIT else ()

@@ -34,7 +34,7 @@ class Files:
         None,
         text("PATTERNS"),
         "comma-separated files, globs, folders (with every .parquet below) or URLs (gs://, s3://, "
-        "...); Parquet, or formats that convert import reads, such as .jsonl and .csv; \\, is a "
+        "hf://, ...); Parquet, or what convert import reads, such as .jsonl and .csv; \\, is a "
         "comma in a name; bundled means the sample in the package",
     )
     output: str = setting(
