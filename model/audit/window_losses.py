@@ -33,8 +33,8 @@ TOPS, POWERS = 16, 8
 class WindowLosses:
     """What each window reports: its normalisers, its likeliest tokens, its golds. float32.
 
-    W windows, V gold views. The leading axis is the side, but for `span_mass`: 0 for the start network,
-    1 for the end network.
+    W windows, V gold views. The leading axis, which `span_mass` lacks, is the side: 0 for the start
+    network, 1 for the end network.
 
     context         [2, W] log normaliser over the context tokens, null not included
     owned           [2, W] the same over the tokens that the window owns
