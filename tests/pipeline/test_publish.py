@@ -1,149 +1,32 @@
-"""The command: what catalogs get of a run, by their own clients."""
+"""The command: catalogs whose packages are missing, outputs that can't be published."""
 
 from __future__ import annotations
 
-import json
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-from mlflow import MlflowClient
 
 from pipeline.publish import main
-from tests.pipeline.audits import gold_examples
-from tests.runs import read_manifest, run, write_input
 
 
-@pytest.fixture(scope="module")
-def finished(bert_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Audit 22 rows in two parts; tests must not change the output."""
-    folder = tmp_path_factory.mktemp("finished")
-    write_input(folder / "in" / "a.parquet", gold_examples(22))
-    arguments = (f"--input={folder}/in/*", f"--output={folder}/out", f"--model={bert_folder}")
-    assert run("audit", *arguments, "--chunk_rows=11", "--price_per_hour=3600") == 0
-    return folder / "out"
-
-
-class _Receiver(BaseHTTPRequestHandler):
-    """Keeps the events that it gets; refuses those of the job "unwanted"."""
-
-    def do_POST(self) -> None:
-        event = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        refused = event["job"]["name"] == "unwanted"
-        if not refused:
-            self.server.events.append(event)  # type: ignore[attr-defined]
-        self.send_response(422 if refused else 201)
-        self.end_headers()
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
-@pytest.fixture
-def receiver() -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Serve a receiver of OpenLineage events. Yield its URL and the events it gets."""
-    with HTTPServer(("127.0.0.1", 0), _Receiver) as server:
-        server.events = []  # type: ignore[attr-defined]
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}", server.events  # type: ignore[attr-defined]
-        server.shutdown()
-        thread.join()
-
-
-def test_openlineage(
-    finished: Path,
-    receiver: tuple[str, list[dict[str, Any]]],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-):
-    url, events = receiver
-    monkeypatch.setenv("OPENLINEAGE_URL", url)
-    monkeypatch.setenv("OPENLINEAGE_NAMESPACE", "corpora")
-    assert main([str(finished), "--to=openlineage", "--name=nightly"]) == 0
-    assert main([str(finished), "--to=openlineage", "--name=nightly"]) == 0
-    first, again = events[:2], events[2:]
-    assert [event["eventType"] for event in events] == ["START", "COMPLETE"] * 2
-    assert first[0]["eventTime"] <= first[1]["eventTime"]
-    assert [event["run"]["runId"] for event in again] == [first[0]["run"]["runId"]] * 2
-    assert first[0]["job"]["namespace"] == "corpora"
-    assert first[0]["job"]["name"] == "nightly"
-
-    manifest = read_manifest(finished)
-    tags = {tag["key"]: tag["value"] for tag in first[1]["run"]["facets"]["tags"]["tags"]}
-    assert tags["state"] == "complete"
-    assert tags["rows.planned"] == "22"
-    assert tags["rows.scored"] == str(manifest["rows"]["scored"])
-    [read], [written] = first[1]["inputs"], first[1]["outputs"]
-    size = (finished.parent / "in" / "a.parquet").stat().st_size
-    assert (read["namespace"], read["name"]) == ("file", str(finished.parent / "in"))
-    assert read["inputFacets"]["inputStatistics"]["size"] == size
-    assert (written["namespace"], written["name"]) == ("file", f"{finished}/parts")
-    statistics = written["outputFacets"]["outputStatistics"]
-    assert (statistics["rowCount"], statistics["fileCount"]) == (22, 2)
-    columns = {field["name"]: field["type"] for field in written["facets"]["schema"]["fields"]}
-    assert columns["nll"] == "double"
-
-
-def test_openlineage_that_refuses(
-    finished: Path,
-    receiver: tuple[str, list[dict[str, Any]]],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-):
-    monkeypatch.setenv("OPENLINEAGE_URL", receiver[0])
-    assert main([str(finished), "--to=openlineage", "--name=unwanted"]) == 2
-    assert "refused: --to=openlineage: " in capsys.readouterr().err
-    monkeypatch.delenv("OPENLINEAGE_URL")
-    assert main([str(finished), "--to=openlineage"]) == 2
-    assert "set OPENLINEAGE_URL" in capsys.readouterr().err
-
-
-def test_mlflow(
-    finished: Path,
+@pytest.mark.parametrize(
+    ("catalog", "package"), [("openlineage", "openlineage"), ("mlflow", "mlflow")]
+)
+def test_a_missing_package_is_named(
+    catalog: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/runs.db")
-    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/runs.db")
-    experiment = client.create_experiment("readers", f"file://{tmp_path}/artifacts")
-    assert main([str(finished), "--to=mlflow", "--name=readers"]) == 0
-    assert "in the experiment readers" in capsys.readouterr().out
-    assert main([str(finished), "--to=mlflow", "--name=readers"]) == 0
-    assert "has this run already" in capsys.readouterr().out
-
-    [made] = client.search_runs([experiment])
-    manifest = read_manifest(finished)
-    assert made.info.status == "FINISHED"
-    assert made.data.params["chunk_rows"] == "11"
-    assert made.data.tags["content"] == manifest["content"]
-    assert made.data.metrics["rows/planned"] == 22.0
-    assert made.data.metrics["cost/total"] == manifest["cost"]["total"] > 0.0
-    report = json.loads((finished / "audit.json").read_text())
-    assert made.data.metrics["audit/f1/percent"] == pytest.approx(report["all"]["f1"]["percent"])
-    names = {file.path for file in client.list_artifacts(made.info.run_id)}
-    assert names == {"run.json", "manifest.json", "audit.json", "report.html"}
+    for name in list(sys.modules):
+        if name.split(".")[0] == catalog or name.startswith("pipeline.formats."):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, catalog, None)
+    assert main([str(tmp_path), f"--to={catalog}"]) == 2
+    assert f"pip install 'spanmill[{catalog}]'" in capsys.readouterr().err
 
 
-def test_an_incomplete_run_has_failed(
-    finished: Path,
-    tmp_path: Path,
-    receiver: tuple[str, list[dict[str, Any]]],
-    monkeypatch: pytest.MonkeyPatch,
-):
-    copy = tmp_path / "out"
-    (copy / "parts").mkdir(parents=True)
-    for name in ("run.json", "parts/" + min(path.name for path in finished.glob("parts/*"))):
-        (copy / name).write_bytes((finished / name).read_bytes())
-    assert main([str(copy), "--to=openlineage"]) == 2  # no manifest: the run is not finished
-    manifest = read_manifest(finished) | {"state": "incomplete", "why": ["1 chunks failed"]}
-    (copy / "manifest.json").write_text(json.dumps(manifest))
-    url, events = receiver
-    monkeypatch.setenv("OPENLINEAGE_URL", url)
-    assert main([str(copy), "--to=openlineage"]) == 0
-    assert events[1]["eventType"] == "FAIL"
-    assert events[1]["run"]["facets"]["errorMessage"]["message"] == "1 chunks failed"
+def test_a_folder_that_is_no_output_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main([str(tmp_path), "--to=mlflow"]) == 2
+    assert "it is not an output of annotate or audit" in capsys.readouterr().err
