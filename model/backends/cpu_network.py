@@ -4,9 +4,9 @@ What this machine's core, oneDNN or C library does not have, or computes differe
 torch, and one line of the log says so.
 
 torch computes float32 products with MKL, which is slow on cores of other vendors than Intel, and
-converts the layout of the weights again for every product in bfloat16. Its attention reads all
-scores three times: for their maximum, their sum and the division. benchmarks/LOG.md has the
-figures.
+converts the layout of the weights again for every product in bfloat16. Its attention converts a
+mask of all pairs of tokens in every layer, and reads all scores three times: for their maximum,
+their sum and the division. benchmarks/LOG.md has the figures.
 """
 
 from __future__ import annotations
@@ -15,18 +15,20 @@ import ctypes
 import logging
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
+
+from model.backends.int8_layers import Int8Linear
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _log = logging.getLogger("spanmill")
 
-ATTENTION = "spanmill_cpu"
+ATTENTION, KEYS_MASKED = "spanmill_cpu", "spanmill_cpu_keys_masked"
 
 _MORE_COLUMNS = 8
 """Columns added to the values in attention: one of ones, and zeros that fill a SIMD vector."""
@@ -47,6 +49,8 @@ _EXPECTED_TOKENS = 4096
 
 _ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 0.05}
 """Largest difference between two equivalent results, as a share of the largest value."""
+
+_NO_ONEDNN = "oneDNN is switched off or not in this torch"
 
 _TRIED_TOKENS = 16
 """Tokens on which a packed layer is compared with the original."""
@@ -72,37 +76,67 @@ def quicken(network: PreTrainedModel) -> None:
         return
     _keep_memory()
     _pack(network)
-    in_bfloat16 = network.dtype == torch.bfloat16
-    if in_bfloat16 and network.config._attn_implementation == "sdpa" and _attention_is_torchs():
-        from transformers import AttentionInterface, AttentionMaskInterface
+    _set_attention(network)
 
-        AttentionInterface.register(ATTENTION, attention)
-        AttentionMaskInterface.register(ATTENTION, key_mask)
-        network.set_attn_implementation(ATTENTION)
+
+def quantise(network: PreTrainedModel) -> None:
+    """Make the linear layers of a loaded float32 network compute in int8, in place.
+
+    Raises RuntimeError if this machine has no such products, ArithmeticError if they are wrong.
+    """
+    if not _has_onednn():
+        raise RuntimeError(_NO_ONEDNN)
+    _keep_memory()
+    for module, name, layer, activation in _linear_layers(network):
+        setattr(module, name, Int8Linear(layer, activation))
+        if activation == "gelu":
+            module.intermediate_act_fn = torch.nn.Identity()
+    _set_attention(network)
+
+
+def _set_attention(network: PreTrainedModel) -> None:
+    """Replace torch's attention by `attention` in bfloat16, else give it the mask of `key_mask`."""
+    if network.config._attn_implementation != "sdpa":
+        return
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    name, function = KEYS_MASKED, sdpa_attention_forward
+    if network.dtype == torch.bfloat16 and _attention_is_torchs():
+        name, function = ATTENTION, attention
+    AttentionInterface.register(name, function)
+    AttentionMaskInterface.register(name, key_mask)
+    network.set_attn_implementation(name)
+
+
+def _linear_layers(
+    network: PreTrainedModel,
+) -> Iterator[tuple[torch.nn.Module, str, torch.nn.Linear, str]]:
+    """Yield the module, name and layer of all but the heads, and the activation to fuse into it."""
+    from transformers.activations import GELUActivation
+
+    for module in list(network.modules()):
+        # transformers' encoders use these names for a feed-forward layer and its activation.
+        gelu = isinstance(getattr(module, "intermediate_act_fn", None), GELUActivation)
+        for name, layer in list(module.named_children()):
+            # A subclass may compute something else. The heads, which have hooks, cost next to
+            # nothing.
+            plain = type(layer) is torch.nn.Linear and not layer._forward_pre_hooks
+            if plain and layer.weight.dtype == network.dtype:
+                yield module, name, layer, "gelu" if gelu and name == "dense" else "none"
 
 
 def _pack(network: PreTrainedModel) -> None:
     """Replace linear layers by packed ones, and fuse a GELU into the product before it."""
-    from transformers.activations import GELUActivation
-
     unpacked: list[str] = []
-    for module in list(network.modules()):
-        # transformers' encoders use these names for a feed-forward layer and its activation.
-        gelu = isinstance(getattr(module, "intermediate_act_fn", None), GELUActivation)
-        for name, layer in module.named_children():
-            # A subclass may compute something else. The heads, which have hooks, cost next to
-            # nothing.
-            plain = type(layer) is torch.nn.Linear and not layer._forward_pre_hooks
-            if not plain or layer.weight.dtype != network.dtype:
-                continue
-            activation = "gelu" if gelu and name == "dense" else "none"
-            try:
-                setattr(module, name, _PackedLinear(layer, activation))
-            except (RuntimeError, ArithmeticError) as error:
-                unpacked.append(str(error))
-                continue
-            if activation == "gelu":
-                module.intermediate_act_fn = torch.nn.Identity()
+    for module, name, layer, activation in _linear_layers(network):
+        try:
+            setattr(module, name, _PackedLinear(layer, activation))
+        except (RuntimeError, ArithmeticError) as error:
+            unpacked.append(str(error))
+            continue
+        if activation == "gelu":
+            module.intermediate_act_fn = torch.nn.Identity()
     if unpacked:
         level, dtype, hint = logging.INFO, "float32", ""
         if network.dtype == torch.bfloat16:
@@ -174,7 +208,7 @@ class _PackedLinear(torch.nn.Module):
     def __init__(self, layer: torch.nn.Linear, activation: str = "none"):
         super().__init__()
         if not _has_onednn():
-            raise RuntimeError("oneDNN is switched off or not in this torch")
+            raise RuntimeError(_NO_ONEDNN)
         self.in_features, self.out_features = layer.in_features, layer.out_features
         self.bias, self.activation = layer.bias, activation
         self.weight: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(
@@ -197,7 +231,7 @@ class _PackedLinear(torch.nn.Module):
 
 
 def key_mask(mask_function: Callable[..., Any], **of: Any) -> torch.Tensor | None:
-    """Return the mask that `attention` takes, True where to attend; None if nothing is masked.
+    """Return the mask of a batch, True where to attend; None if nothing is masked.
 
     bool [B, 1, 1, K] if all queries attend to the same keys, else [B, 1, L, K].
     """
