@@ -14,6 +14,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from importlib.util import find_spec
 from types import FrameType
 from typing import Any
@@ -112,6 +113,7 @@ def run_job(options: argparse.Namespace, beam_options: PipelineOptions) -> int:
     resumed = claim(job, options.overwrite)
     if resumed:
         _log.info("resuming the run in %s", job.output)
+    job = replace(job, inputs=job.inputs.published(job.output))
     pipeline = beam.Pipeline(runner=make_runner(beam_options), options=beam_options)
     build(pipeline, job)
     if is_template(beam_options):

@@ -10,12 +10,16 @@
 Markdown table with the precision of each ranking at 20 and at N, the number of corrupted golds, and
 its average precision. Golds that were wrong before count as false alarms in every ranking.
 
-cleanlab's token classification (Wang & Mueller 2022, arXiv:2210.03920) takes class probabilities of
-every token. They are made in two ways, each with both of cleanlab's scores of a sentence:
+cleanlab's span classification (`cleanlab.experimental.span_classification`, whose scores are those
+of Wang & Mueller 2022, arXiv:2210.03920) takes one probability for every token: that it belongs to
+the class. It is made in two ways:
 
-    inside  two classes: whether a token is in the answer; its probability is that of a start at or
-            before it and no end before it
-    ends    two classes: start or not, end or not; the tokens of both networks form one sentence
+    inside  the token is in the answer, as cleanlab means it: a start at or before it, and no end
+            before it
+    ends    the token is the start, or the end; the tokens of both networks form one sentence
+
+Each is ranked by both of cleanlab's scores of a sentence, and by `find_label_issues`: sentences
+with an issue first, in the order of their worst token, then the others by their score.
 """
 
 from __future__ import annotations
@@ -64,25 +68,48 @@ def write_tokens(options: argparse.Namespace) -> None:
 
 
 def inside(tokens: np.ndarray, gold: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return labels, int [tokens], and class probabilities, [tokens, 2], of the way `inside`."""
+    """Return labels, int [tokens], and probabilities, float [tokens], of the way `inside`."""
     starts, ends = np.cumsum(tokens, 1)
-    # The sum over starts so far, less the ends that came before the token.
-    p = np.clip(starts - np.concatenate([[0.0], ends[:-1]]), 0, 1)
     index = np.arange(tokens.shape[1])
-    return ((index >= gold[0]) & (index <= gold[1])).astype(int), np.stack([1 - p, p], 1)
+    # The sum over starts so far, less the ends that came before the token.
+    probabilities = np.clip(starts - np.concatenate([[0.0], ends[:-1]]), 0, 1)
+    return ((index >= gold[0]) & (index <= gold[1])).astype(int), probabilities
 
 
 def ends(tokens: np.ndarray, gold: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return labels, int [2 tokens], and class probabilities, [2 tokens, 2], of the way `ends`."""
+    """Return labels, int [2 tokens], and probabilities, float [2 tokens], of the way `ends`."""
     labels = np.zeros(tokens.shape, int)
     labels[[0, 1], gold] = 1
-    return labels.ravel(), np.stack([1 - tokens.ravel(), tokens.ravel()], 1)
+    return labels.ravel(), tokens.ravel()
+
+
+def cleanlab_rankings(
+    name: str, labels: list[np.ndarray], probabilities: list[np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Return cleanlab's rankings of sentences, the most suspected highest.
+
+    labels, probabilities  of the tokens of each sentence
+    """
+    from cleanlab.experimental.span_classification import (
+        find_label_issues,
+        get_label_quality_scores,
+    )
+
+    rankings = {}
+    for method in ("softmin", "min"):
+        quality, _ = get_label_quality_scores(labels, probabilities, sentence_score_method=method)
+        rankings[f"cleanlab `{name}`, {method}"] = -np.asarray(quality)
+    # Scores are in [-1, 0], so that every sentence with an issue is above those without.
+    found = rankings[f"cleanlab `{name}`, softmin"].copy()
+    order = dict.fromkeys(sentence for sentence, _ in find_label_issues(labels, probabilities))
+    for place, sentence in enumerate(order):
+        found[sentence] = len(order) - place
+    rankings[f"cleanlab `{name}`, find_label_issues"] = found
+    return rankings
 
 
 def rank(options: argparse.Namespace) -> None:
     """Print the table of all rankings."""
-    from cleanlab.token_classification.rank import get_label_quality_scores
-
     parts = sorted(Path(options.audit, "parts").iterdir())
     rows = [
         row
@@ -103,11 +130,7 @@ def rank(options: argparse.Namespace) -> None:
     for reading in (inside, ends):
         pairs = [reading(stored[f"tokens {number}"], stored[f"gold {number}"]) for number in scored]
         labels, probabilities = [each for each, _ in pairs], [each for _, each in pairs]
-        for method in ("softmin", "min"):
-            quality, _ = get_label_quality_scores(
-                labels, probabilities, sentence_score_method=method
-            )
-            rankings[f"cleanlab `{reading.__name__}`, {method}"] = (-np.asarray(quality)).tolist()
+        rankings |= cleanlab_rankings(reading.__name__, labels, probabilities)
 
     count = int(bad.sum())
     kinds = (rows[number]["corruption"] for number in scored)

@@ -1,19 +1,17 @@
 """Measure what the window prior and `--read_windows` bring on long documents.
 
-    python -m benchmarks.read_windows --input eval_long_covid_qa.parquet [--prior 0.5]
-    python -m benchmarks.read_windows --input eval_squad_v1.parquet --joined_passages 40 --half held
-    python -m benchmarks.read_windows --input eval_long_covid_qa.parquet --every_nth 20 \\
-        --timed 1,2,3,5,8,12
+    python -m benchmarks.read_windows --input eval_long_covid_qa.parquet --timed_nth 20
+    python -m benchmarks.read_windows --input eval_squad_v1.parquet --joined_passages 40 \\
+        --half held --every_nth 26 --timed_nth 4
 
-The first two run the network once over all windows and print F1 with and without the prior, for
-each number of windows to read. `--joined_passages` makes long documents of short passages, of the
-half that `model.calibrate` fits on or of the other one. The third runs annotate, in turns.
+Each prints one table. F1 of all settings comes from one pass of the network over all windows, and
+the seconds from runs of annotate over some of the rows, in turns. `--joined_passages` makes long
+documents of short passages, of the half that `model.calibrate` fits on or of the other one.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import subprocess
 import sys
@@ -35,10 +33,10 @@ from model.reading.read_pairs import read_windows
 from model.reading.reader import CheckpointReader, resolve_dtype
 from model.reading.tokenizer import Tokenizer
 from model.reading.window_prior import weigh_windows
-from model.training.calibration import BATCH_TOKENS
+from model.training.calibration import BATCH_TOKENS, is_fitted
 from model.training.data import best_texts, make_examples, read_rows, with_joined_passages
 
-READ = (1, 2, 3, 5, 8, 12, "all")
+READ = ("all", 12, 8, 5, 3, 2, 1)
 
 
 def main() -> None:
@@ -51,13 +49,19 @@ def main() -> None:
     parser.add_argument("--prior", type=float, help="weight (the checkpoint's)")
     parser.add_argument("--joined_passages", type=int, default=0)
     parser.add_argument("--half", choices=["fitted", "held"])
-    parser.add_argument("--timed", help="numbers of windows to run annotate with, besides all")
+    parser.add_argument("--timed_nth", type=int, help="run annotate on every nth of these rows")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    if options.timed:
-        time_annotate(options)
-    else:
-        print_f1(options)
+    rows = chosen_rows(options)
+    seconds = time_annotate(options, rows[:: options.timed_nth]) if options.timed_nth else {}
+    measured = measure_f1(options, rows)
+    print("| --read_windows | windows read | F1, prior off | with prior | seconds | faster |")
+    print("|---|---|---|---|---|---|")
+    for count, (windows, off, on) in measured.items():
+        line = f"| {count} | {windows} | {off:.2f} | {on:.2f} |"
+        if seconds:
+            line += f" {seconds[count]:.1f} | {seconds['all'] / seconds[count]:.1f}x |"
+        print(line)
 
 
 class ReplayingReader:
@@ -98,28 +102,28 @@ def chosen_rows(options: argparse.Namespace) -> list[dict]:
     """Return the rows with golds, with joined passages if they are asked for."""
     rows = [row for row in read_rows(options.input, given_as="input") if row["answers"]["text"]]
     if options.half:
-        fitted = [hashlib.sha256(row["context"].encode()).digest()[0] % 2 == 0 for row in rows]
-        wanted = options.half == "fitted"
-        rows = [row for row, half in zip(rows, fitted, strict=True) if half == wanted]
+        rows = [row for row in rows if is_fitted(row["context"]) == (options.half == "fitted")]
     if options.joined_passages:
-        rows = with_joined_passages(rows, 1.0, options.joined_passages, seed=0)
+        rows = with_joined_passages(rows, 1.0, options.joined_passages, seed=1)
     return rows[:: options.every_nth]
 
 
-def print_f1(options: argparse.Namespace) -> None:
-    """Print, for each number of windows to read, their share, and F1 without and with the prior."""
+def measure_f1(
+    options: argparse.Namespace, rows: list[dict]
+) -> dict[str, tuple[int, float, float]]:
+    """Return, by `--read_windows`, the number of windows read, and F1 without and with prior."""
     own = read_settings(Path(options.model))
     weight = own.window_prior if options.prior is None else options.prior
     reader = ReplayingReader(
         CheckpointReader(LocalFolder(options.model), dtype=resolve_dtype("auto", "auto"))
     )
     reader.load()
-    rows = chosen_rows(options)
     every = make_examples(rows, reader.tokenizer(), 384, 128, max_question=64).windows
     contexts, golds = [row["context"] for row in rows], [row["answers"]["text"] for row in rows]
     decoding = Decoding(n_best=1, temperature=own.temperature)
     print(f"{len(rows)} rows, {len(every)} windows, weight {weight}")
-    for read in reversed(READ):
+    measured = {}
+    for read in READ:
         scores = []
         for prior in (0.0, weight):
             limits = replace(every.limits, read_windows=read, prior=prior)
@@ -128,29 +132,26 @@ def print_f1(options: argparse.Namespace) -> None:
             texts = best_texts(spans, windows, contexts)
             graded = [grade(text, gold)[1] for text, gold in zip(texts, golds, strict=True)]
             scores.append(100 * float(np.mean(graded)))
-        share = 100 * len(windows) / len(every)
-        print(f"read {read}: {share:.0f} % of the windows, F1 {scores[0]:.2f}, {scores[1]:.2f}")
+        measured[str(read)] = len(windows), scores[0], scores[1]
+    return measured
 
 
-def time_annotate(options: argparse.Namespace) -> None:
-    """Print the seconds of annotate's steps for each number of windows to read, in turns."""
-    counts = ["all", *options.timed.split(",")]
-    seconds: dict[str, list[float]] = {count: [] for count in counts}
+def time_annotate(options: argparse.Namespace, rows: list[dict]) -> dict[str, float]:
+    """Return the median seconds of annotate's steps for each number of windows, in turns."""
+    seconds: dict[str, list[float]] = {str(read): [] for read in READ}
     with tempfile.TemporaryDirectory() as folder:
-        rows = Path(folder) / "rows.parquet"
-        pq.write_table(pa.Table.from_pylist(chosen_rows(options)), rows)
+        path = Path(folder) / "rows.parquet"
+        pq.write_table(pa.Table.from_pylist(rows), path)
         for turn in range(options.rounds):
-            for count in counts:
+            for count, measured in seconds.items():
                 output = Path(folder) / f"{count}-{turn}"
-                command = [sys.executable, "run_pipeline.py", "annotate", f"--input={rows}"]
+                command = [sys.executable, "run_pipeline.py", "annotate", f"--input={path}"]
                 command += [f"--output={output}", f"--model={options.model}"]
                 command += [f"--read_windows={count}"]
                 subprocess.run(command, check=True, capture_output=True)
                 steps = json.loads((output / "manifest.json").read_text())["steps"]
-                seconds[count].append(sum(step["seconds"] for step in steps.values()))
-    for count, each in seconds.items():
-        ratio = median(seconds["all"]) / median(each)
-        print(f"read {count}: {median(each):.1f} s, {ratio:.1f} times as fast as all")
+                measured.append(sum(step["seconds"] for step in steps.values()))
+    return {count: median(measured) for count, measured in seconds.items()}
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ OWN = {
     "annotate --audit": ["method_annotate", "annotate", "--audit"],
     "audit": ["method_annotate", "audit"],
     "RunInference": ["method_run_inference"],
+    "RunInference, by length": ["method_run_inference", "--max_batch_size=8"],
     "ONNX Runtime, float32": ["method_exported", "--engine=onnxruntime"],
     "ONNX Runtime, int8": ["method_exported", "--engine=onnxruntime", "--precision=int8"],
     "OpenVINO, float32": ["method_exported", "--engine=openvino"],

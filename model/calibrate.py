@@ -9,7 +9,7 @@ the null option off it is fitted on files without unanswerable rows, if there ar
 is the one with the best F1, by the rules of SQuAD 2.0, on files with unanswerable rows. Both are
 written to `spanmill` in the folder's config.json. `--precision 0.9` adds the threshold on the
 probability that `--min_probability precision:0.9` uses. `--joined_passages 40` fits the weight of
-the window prior by F1, on passages that are joined to long documents within each half.
+the window prior, on passages that are joined to long documents within each half.
 """
 
 from __future__ import annotations
@@ -117,6 +117,7 @@ def calibrate(
         **fitted_settings,
         **prior_figures,
         **errors,
+        **_errors_of_files(data, files, null_threshold, chosen),
         **_f1_figures(data, files, threshold, settings.null_trained),
     }
 
@@ -138,6 +139,25 @@ def _fit_temperature(
         "calibration_error_before": calibration_error(probability[untempered], right),
         "calibration_error_after": calibration_error(probability[chosen], right),
     }
+
+
+def _errors_of_files(
+    data: list[str], files: list[Decoded], null_threshold: float | None, temperature: int
+) -> dict[str, float]:
+    """Return the calibration errors of the halves not fitted on, as audits of the files have them.
+
+    An answer to an unanswerable question counts, as a wrong one. Files without answers are left
+    out.
+
+    temperature  index of the fitted one
+    """
+    errors = {}
+    for path, file in zip(data, files, strict=True):
+        given = all_answers_given([file], [~file.fitted_on], null_threshold, temperature)
+        if len(given.right):
+            error = calibration_error(given.probability, given.right)
+            errors[f"calibration_error {Path(path).stem}, all answers"] = error
+    return errors
 
 
 def _precision_thresholds(

@@ -93,7 +93,9 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         "--output", required=True, help="folder of the checkpoint, and of the state to resume from"
     )
     data.add_argument(
-        "--base", default="", help="checkpoint folder to start from (the bundled one)"
+        "--base",
+        default="",
+        help="checkpoint to start from, a folder or a hub id (the bundled one)",
     )
     data.add_argument(
         "--split",

@@ -11,7 +11,7 @@ from typing import Any
 import apache_beam as beam
 
 from pipeline.job.duplicates import audit_configuration
-from pipeline.job.identity import claimed_outputs
+from pipeline.job.identity import claimed_outputs, output_folder
 from pipeline.job.options import Refused
 from transforms.compare_audits import SCORE_COLUMNS, AuditSide, CompareAudits
 from transforms.records import InputFile
@@ -52,7 +52,7 @@ class CompareJob:
 def resolve(options: argparse.Namespace) -> CompareJob:
     """Find both audits. Raises Refused unless both are finished audits with the needed columns."""
     try:
-        output = absolute(options.output)
+        output = output_folder(options.output)
         before, after = absolute(options.before), absolute(options.after)
     except StorageError as error:
         raise Refused(str(error)) from error

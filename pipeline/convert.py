@@ -78,7 +78,6 @@ def import_file(options: argparse.Namespace) -> str:
     report_path = f"{options.output}.golds.jsonl"
     try:
         with (
-            _any_number_of_digits(),
             _naming("output", options.output),
             building(absolute(report_path)) as path,
             open(path, "w", encoding="utf-8", errors="backslashreplace") as report,
@@ -115,17 +114,6 @@ def _outside_parts(options: argparse.Namespace) -> tuple[str, str]:
         if real_path(output) == real_path(folder) or lies_below(output, folder):
             raise Refused(f"--output={options.output} is among the {name} of the run {run}")
     return run, output
-
-
-@contextmanager
-def _any_number_of_digits() -> Iterator[None]:
-    """Lift Python's limit on the digits of an integer, beyond which ijson's parser crashes."""
-    limit = sys.get_int_max_str_digits()
-    sys.set_int_max_str_digits(0)
-    try:
-        yield
-    finally:
-        sys.set_int_max_str_digits(limit)
 
 
 @contextmanager

@@ -52,7 +52,7 @@ def build(pipeline: beam.Pipeline, job: Job) -> None:
     if job.audit:
         audit = next(each for each in manifests if each.output.stage == "audit")
         against = absolute(job.audit.against) if job.audit.against else ""
-        totals |= "ReadExamples" >> ReadExamples(job.inputs.columns, audit.output)
+        totals |= "ReadExamples" >> ReadExamples(job.inputs.columns, audit.output, job.output)
         totals |= "WriteAudit" >> WriteAudit(audit)
         parts = totals | "ListParts" >> beam.FlatMap(list_parts, audit.output.folder, against)
         if not job.work.alone:

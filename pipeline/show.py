@@ -89,7 +89,7 @@ def excerpt(context: str, spans: Sequence[StyledSpan], around: int, marked: bool
         for start, end, style in spans
         if start < len(context)
     ]
-    parts = excerpts(len(context), [span for _, span in marks], around)
+    parts = excerpts(context, [span for _, span in marks], around)
     result = Text()
     for number, (low, high) in enumerate(parts):
         result.append(" … " if number else "… " if low else "")
@@ -166,7 +166,8 @@ def lines_of(run: FinishedRun, row: dict[str, Any], around: int, marked: bool) -
         yield excerpt(context, spans_of(outputs, golds), around, marked)
     # An answer that is below the threshold is shown only here.
     shown = 0 if outputs["status"] == "below_threshold" else 1
-    if others := (outputs["n_best"] or [])[shown:]:
+    others = [each for each in (outputs["n_best"] or [])[shown:] if each["probability"] >= 0.005]
+    if others:
         yield Text(f"then: {_listed(others)}", "dim")
     if outputs["all_answers"]:
         yield Text(f"all answers: {_listed(outputs['all_answers'])}", "dim")

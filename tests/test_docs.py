@@ -19,7 +19,7 @@ from model.audit.columns import AUDIT_COLUMNS
 from model.checkpoint import Bundled
 from model.columns import Column
 from model.reading.columns import ANSWER_COLUMNS
-from pipeline import convert, sample, show
+from pipeline import convert, sample, show, watch
 from pipeline.bundled import SAMPLE
 from tests.runs import run
 
@@ -30,6 +30,7 @@ RUN_PAGES = (
     "questions",
     "convert",
     "show",
+    "watch",
     "review",
     "places",
     "migration",
@@ -46,6 +47,7 @@ RUN_PAGES = (
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "python run_pipeline.py": lambda arguments: run(*arguments),
     "python -m pipeline.show": show.main,
+    "python -m pipeline.watch": watch.main,
     "python -m pipeline.sample": sample.main,
     "python -m pipeline.convert": convert.main,
 }

@@ -11,7 +11,7 @@ import pytest
 
 from model.reading.places import locate
 from pipeline import convert
-from tests.runs import Annotate, read_parts, write_input
+from tests.runs import Annotate, read_manifest, read_parts, write_input
 
 NAMES = ("sentence_start", "sentence_end", "sentence_text", "page", "section", "section_path")
 
@@ -78,6 +78,9 @@ def test_columns_give_pages_and_sections(annotate: Annotate, source: Path, outpu
     assert [row["id"] for row in rows] == list(PAGES)
     for row in rows:
         check_given(row, row)
+    # "good", "late" and the row that is rejected do not count.
+    unusable = len(PAGES) - 3
+    assert read_manifest(output)["unusable_places"] == {"pages": unusable, "sections": unusable}
 
 
 def test_a_list_has_the_places_of_each_answer(
@@ -92,6 +95,9 @@ def test_a_list_has_the_places_of_each_answer(
     assert annotate(source, plain, *options) == 0
     columns = "--page_column=starts", "--section_column=parts"
     assert annotate(source, given, *options, *columns) == 0
+    unusable = len(PAGES) - 3
+    assert read_manifest(given)["unusable_places"] == {"pages": unusable, "sections": unusable}
+    assert "unusable_places" not in read_manifest(plain)
     pairs = zip(read_parts(plain).to_pylist(), read_parts(given).to_pylist(), strict=True)
     for row, own in pairs:
         assert len(row["question_answers"]) == len(texts)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from transforms.claim import Output
+from transforms.decode_answers import UNUSABLE
 from transforms.measure_loss import NEAR
 from transforms.merge_receipts import Totals
 
@@ -119,6 +120,12 @@ def nearly_aligned(totals: Totals) -> dict[str, int]:
     """Return the number of misaligned golds by `model.audit.golds.differs_only_in`."""
     counts = sorted(totals.counts.items())
     return {name.removeprefix(NEAR): count for name, count in counts if name.startswith(NEAR)}
+
+
+def unusable_places(totals: Totals) -> dict[str, int]:
+    """Return how many rows have null or malformed `pages` and `sections`, where these are given."""
+    counts = sorted(totals.counts.items())
+    return {name.removeprefix(UNUSABLE): n for name, n in counts if name.startswith(UNUSABLE)}
 
 
 def corrections_report(totals: Totals, digest: str | None, ids: Sequence[str]) -> dict[str, Any]:

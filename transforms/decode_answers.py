@@ -10,7 +10,7 @@ from typing import ClassVar
 from model.reading.answers import Answers
 from model.reading.columns import answer_columns
 from model.reading.decoding import Decoding, decide
-from model.reading.places import GivenPlaces
+from model.reading.places import GivenPlaces, unusable_places
 from model.reading.prediction import Prediction
 from model.reading.span_reader import SpanReader
 from model.reading.texts import each_value
@@ -25,6 +25,9 @@ from transforms.records import (
     Windowed,
     reasons_of,
 )
+
+UNUSABLE = "unusable "
+"""Prefix of the counts of documents whose given pages or sections are null or malformed."""
 
 
 def decode_answers(
@@ -73,7 +76,8 @@ def decode_answers(
         )
         columns = answer_columns(answers)
         statuses = Counter(columns.column("status").to_pylist())
-        outcomes = (Outcome("annotate", columns, rejections, {**counts, **statuses}),)
+        places = _unusable_places(windowed, given)
+        outcomes = (Outcome("annotate", columns, rejections, {**counts, **statuses, **places}),)
     return Answered(predicted, decision.no_answer, rejections, counts, outcomes)
 
 
@@ -93,6 +97,19 @@ def _counts(windowed: Windowed, prediction: Prediction) -> dict[str, int]:
     if windows.limits.read_windows != "all":
         counts["windows_read"] = int(windows.counts_read.sum())
     return counts
+
+
+def _unusable_places(windowed: Windowed, given: GivenPlaces) -> dict[str, int]:
+    """Return how many documents have no usable pages, and no usable sections, where given."""
+    documents = len(given.pages or given.sections or ())
+    if not documents:
+        return {}
+    # A document none of whose questions can be asked is rejected, whatever its pages.
+    pairs = windowed.row_pair.reshape(documents, -1).max(1, initial=-1).tolist()
+    passages = windowed.windows.pair_passage.tolist()
+    lengths = [len(windowed.contexts[passages[k]]) if k >= 0 else None for k in pairs]
+    counts = unusable_places(given, lengths)
+    return {f"{UNUSABLE}{name}": count for name, count in counts.items()}
 
 
 @dataclass

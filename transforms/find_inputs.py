@@ -15,14 +15,16 @@ from typing import Any
 from model.reading.texts import is_utf8
 from model.settings import split_names
 from transforms.records import InputFile
-from transforms.retries import retried
+from transforms.retries import is_transient, retried
 from transforms.storage import (
     FileSystem,
     StorageError,
+    at_commits,
     files_below,
     full_path,
     glob_pattern,
     info_of,
+    is_on_hub,
     locate,
     real_path,
     version_of,
@@ -50,7 +52,8 @@ def find_inputs(patterns: str) -> list[InputFile]:
 
     A folder stands for every .parquet file below it. Each file is listed once. Names that mark what
     is not data (`_x`, `.x`) are left out below folders and for wildcards, unless the pattern itself
-    spells the sign out (`_*.parquet`).
+    spells the sign out (`_*.parquet`). A file on the Hugging Face hub is listed at the last commit
+    that changed it, so that all workers read the same content.
 
     Raises StorageError if a pattern matches nothing, if a folder can't be listed, if a pattern
     leads into a table of Delta Lake, Hudi or Iceberg, and for a name that is not UTF-8.
@@ -59,7 +62,10 @@ def find_inputs(patterns: str) -> list[InputFile]:
     for pattern in split_names(patterns):
         try:
             infos |= _matches(pattern)
-        except OSError as error:
+        except Exception as error:
+            # Libraries of stores raise errors of their own, too.
+            if not (isinstance(error, OSError) or is_transient(error)):
+                raise
             raise StorageError(f"{pattern!r} can't be listed: {error}") from error
     if not infos:
         raise StorageError(f"{patterns!r} names no file")
@@ -114,8 +120,10 @@ def _matches(pattern: str) -> dict[str, dict[str, Any]]:
     elif any(sign in pattern for sign in "*?["):
         matches = _glob(fs, inner, pattern)
     if not matches:
-        raise StorageError(f"{pattern!r} matches no {'.parquet file' if info else 'file'}")
-    return {full_path(fs, path): info for path, info in matches.items()}
+        wanted = ".parquet file; a glob, such as FOLDER/*.jsonl, takes other formats"
+        raise StorageError(f"{pattern!r} matches no {wanted if info else 'file'}")
+    paths = at_commits(fs, list(matches)) if is_on_hub(pattern) else matches
+    return {full_path(fs, path): info for path, info in zip(paths, matches.values(), strict=True)}
 
 
 def _glob(fs: FileSystem, inner: str, pattern: str) -> dict[str, dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import apache_beam as beam
 import numpy as np
@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from transforms.records import ChunkRun, ChunkSpec, InputFile, InputRange, part_name, path_columns
+from transforms.run_files import RunFiles
 from transforms.sizes import implausible
-from transforms.storage import open_parquet, read_range
+from transforms.storage import open_parquet, read_range, state_of
 
 _LONGEST_RUN = 16
 """Most chunks of a run: the unit that Reshuffle distributes to workers."""
@@ -236,7 +237,7 @@ def plan_file(file: InputFile, metadata: pq.FileMetaData, size: ChunkSize) -> It
                 )
                 for start in starts[first : first + length]
             ]
-            yield ChunkRun(file.path, row_group, tuple(chunks), file.state)
+            yield ChunkRun(file.path, row_group, tuple(chunks), file.state, copy=file.copy)
         first_row += group.num_rows
 
 
@@ -245,7 +246,10 @@ def plan_chunks(
 ) -> Iterator[ChunkRun]:
     """Yield the runs of chunks of one file, or one refusal that says why it can't be used."""
     try:
-        with open_parquet(file.path, file.state) as opened:
+        if file.copy:  # whose state run.json does not hold, only that of the file
+            size_now, version_now = state_of(file.copy)
+            file = replace(file, size=size_now, version=version_now)
+        with open_parquet(file.parquet, file.state) as opened:
             metadata = opened.metadata
             refused = schema_problem(
                 with_path_columns(opened.schema_arrow, file.path), expected, texts
@@ -271,6 +275,10 @@ def plan_chunks(
 def list_files(listed: InputRange) -> list[InputFile]:
     """Return the input files of a range, which run.json lists."""
     entries = json.loads(b"[" + read_range(listed.path, listed.begin, listed.end) + b"]")
+    files = RunFiles(listed.path.rpartition("/")[0])
+    for entry in entries:
+        if "copy" in entry:
+            entry["copy"] = files.copy(entry["copy"])
     return [InputFile(listed.first + index, **entry) for index, entry in enumerate(entries)]
 
 

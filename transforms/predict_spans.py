@@ -34,7 +34,7 @@ def predict_spans(
         )
     if golds is None:
         return Predicted(windowed, *read_windows(reader, windows, decoding, batch_tokens))
-    measure = MeasureLosses(windows, golds, link, decoding.null)
+    measure = MeasureLosses(windows, golds, link, decoding)
     prediction, spans = read_windows(reader, windows, decoding, batch_tokens, [measure])
     return Predicted(windowed, prediction, spans, measure.result())
 

@@ -72,10 +72,10 @@ def read_tables(
     early, and TooLarge for a chunk that takes too much memory.
     """
     names = expected.names
-    with open_parquet(chunk_run.path, chunk_run.state) as file:
+    with open_parquet(chunk_run.parquet, chunk_run.state) as file:
         longest = max(spec.rows for spec in chunks)
         batch_rows = rows_at_once(
-            chunk_run.path, file.metadata, chunk_run.row_group, names, longest
+            chunk_run.parquet, file.metadata, chunk_run.row_group, names, longest
         )
         # Batches of Arrow cross the borders of chunks, so some rows are held for the next chunk.
         batches = _batches(file, batch_rows, chunk_run, names)
@@ -122,7 +122,7 @@ def _batches(
         )
     except Exception as error:
         # An error of the store has nothing to do with a column.
-        if not (isinstance(error, pa.ArrowException) or is_local(chunk_run.path)):
+        if not (isinstance(error, pa.ArrowException) or is_local(chunk_run.parquet)):
             raise
         fields = [field for field in file.schema_arrow if field.name in names]
         bad = [field for field in fields if not _is_readable(file, chunk_run.row_group, field.name)]

@@ -6,9 +6,10 @@ only once all receipts are merged.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,7 +22,8 @@ from transforms.chunk_step import NAMESPACE
 from transforms.claim import Output
 from transforms.merge_receipts import Totals, closing
 from transforms.records import InputColumns
-from transforms.storage import open_parquet
+from transforms.run_files import RunFiles
+from transforms.storage import open_parquet, read
 
 _log = logging.getLogger(NAMESPACE)
 
@@ -81,37 +83,53 @@ def _read_file(path: str, rows: set[int], columns: list[str]) -> dict[Place, dic
     return rows_by_place
 
 
-def read_examples(statistics: Statistics, columns: InputColumns) -> dict[Place, Example]:
-    """Return the texts of all suspects and of the examples of highest loss that a report shows."""
+def copies_in(folder: str) -> dict[str, str]:
+    """Return the Parquet copies that a run has of its input files: path of the file -> copy."""
+    files = RunFiles(folder)
+    inputs = json.loads(read(files.run))["inputs"]
+    return {entry["path"]: files.copy(entry["copy"]) for entry in inputs if "copy" in entry}
+
+
+def read_examples(
+    statistics: Statistics, columns: InputColumns, copies: Mapping[str, str]
+) -> dict[Place, Example]:
+    """Return the texts of all suspects and of the examples of highest loss that a report shows.
+
+    copies  path of an input file -> path of the Parquet file that is read in its place
+    """
     # Entries begin with their score; path and row follow.
-    worst, suspects = (
-        [entry[1:3] for entry in ranking.entries]
-        for ranking in (statistics.worst, statistics.suspects)
-    )
-    rows = read_rows([*worst[:WITH_TOKENS], *suspects], [columns.question, columns.context])
+    entries = [*statistics.worst.entries[:WITH_TOKENS], *statistics.suspects.entries]
+    listed = [entry[1:3] for entry in entries]
+    places = {(copies.get(path, path), row): (path, row) for path, row in listed}
+    rows = read_rows(places, [columns.question, columns.context])
     return {
-        place: Example(row[columns.question] or "", row[columns.context] or "")
+        places[place]: Example(row[columns.question] or "", row[columns.context] or "")
         for place, row in rows.items()
     }
 
 
 @dataclass
 class ReadExamples(beam.PTransform):
-    """The Totals by stage -> the same, the totals of the audit with their examples."""
+    """The Totals by stage -> the same, the totals of the audit with their examples.
+
+    folder  the one that --output names, with the run's copies of input files
+    """
 
     columns: InputColumns
     output: Output
+    folder: str
 
     def expand(self, totals: beam.PCollection) -> beam.PCollection:
-        return totals | beam.Map(_add_examples, self.columns, self.output)
+        return totals | beam.Map(_add_examples, self.columns, self.output, self.folder)
 
 
 def _add_examples(
-    totals: dict[str, Totals], columns: InputColumns, output: Output
+    totals: dict[str, Totals], columns: InputColumns, output: Output, folder: str
 ) -> dict[str, Totals]:
     audit = totals["audit"]
     if audit.statistics is None:
         return totals
     with closing(audit, "ReadExamples", output):
-        audit = replace(audit, examples=read_examples(audit.statistics, columns))
+        examples = read_examples(audit.statistics, columns, copies_in(folder))
+        audit = replace(audit, examples=examples)
     return {**totals, "audit": audit}

@@ -79,6 +79,7 @@ class InputFile:
     version  changes with the content: modification time or etag
     label    the shortest end of the path that differs from the other inputs; part of made-up ids
     rows     number of rows to read (`--limit`); None: all
+    copy     path of the Parquet copy that is read in place of a file of another format, else ""
     """
 
     index: int
@@ -87,6 +88,12 @@ class InputFile:
     version: str
     label: str
     rows: int | None = None
+    copy: str = ""
+
+    @property
+    def parquet(self) -> str:
+        """Return the path of the Parquet file to open."""
+        return self.copy or self.path
 
     @property
     def state(self) -> tuple[int, str]:
@@ -158,8 +165,9 @@ class ChunkSpec:
 class ChunkRun:
     """A chunk run: consecutive chunks of one row group, which are read in one pass.
 
-    state    size and version that the file should have
+    state    size and version that the Parquet file should have
     refused  why planning refused the file, which has no chunks then; else ""
+    copy     as in `InputFile`
 
     A chunk run without chunks that is not refused becomes an empty receipt, so that a run over zero
     rows writes a manifest too.
@@ -170,6 +178,12 @@ class ChunkRun:
     chunks: tuple[ChunkSpec, ...]
     state: tuple[int, str] | None = None
     refused: str = ""
+    copy: str = ""
+
+    @property
+    def parquet(self) -> str:
+        """Return the path of the Parquet file to open."""
+        return self.copy or self.path
 
 
 Payload = TypeVar("Payload")

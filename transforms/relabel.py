@@ -13,7 +13,7 @@ from transforms.read_examples import Example, Place
 from transforms.records import CorrectedGold, Correction
 from transforms.report.passages import excerpts
 from transforms.run_files import RunFiles
-from transforms.spreadsheets import SpreadsheetError, csv_bytes, csv_rows, guard, unguard
+from transforms.spreadsheets import SpreadsheetError, as_text, csv_bytes, csv_rows, guard, unguard
 
 COLUMNS = (
     *(
@@ -57,7 +57,7 @@ def _rows(
         example = examples.get((entry["path"], entry["row"]))
         context = example.context if example else ""
         spans = [(entry[f"{name}_start"], entry[f"{name}_end"]) for name in ("gold", "prediction")]
-        parts = excerpts(len(context), [span for span in spans if span[0] is not None])
+        parts = excerpts(context, [span for span in spans if span[0] is not None])
         texts = {
             "id": entry["id"] or "",
             "question": example.question if example else entry["question"],
@@ -130,9 +130,9 @@ def read_corrections(content: bytes) -> dict[str, Correction]:
     is missing or decided twice.
     """
     try:
-        text = content.decode("utf-8-sig")
+        text = as_text(content)
     except UnicodeDecodeError as error:
-        raise CorrectionsError(f"it is not UTF-8: {error}") from error
+        raise CorrectionsError(f"it is neither UTF-8 nor UTF-16: {error}") from error
     decisions: dict[str, Correction | None] = {}
     # JSON of Label Studio is a list; a CSV begins with its header.
     parse = _from_label_studio if text.lstrip().startswith("[") else _from_csv

@@ -57,9 +57,11 @@ _TRANSIENT_CLASSES = {
     "botocore.IncompleteReadError",
     "botocore.ResponseStreamingError",
     "google.TransportError",
+    "httpx.TransportError",
+    "httpx2.TransportError",
     "urllib3.HTTPError",
 }
-"""Package and class of errors that the libraries below s3fs and gcsfs raise besides OSError.
+"""Package and class of errors that libraries below fsspec raise besides OSError.
 
 They are compared by name, so that none of the libraries needs to be installed.
 """
@@ -87,9 +89,10 @@ def is_transient(error: BaseException) -> bool:
 
 
 def _http_status(error: BaseException) -> int | None:
-    """Return the HTTP status in an error of botocore, aiohttp or gcsfs, None without one."""
+    """Return the HTTP status in an error of botocore, aiohttp, gcsfs or the hub's, None without."""
     response = getattr(error, "response", None)
     candidates = [getattr(error, name, None) for name in ("status", "code")]
+    candidates.append(getattr(response, "status_code", None))  # huggingface_hub
     if isinstance(response, dict):  # botocore
         candidates.insert(0, response.get("ResponseMetadata", {}).get("HTTPStatusCode"))
     # gcsfs has the status in `code`, aiohttp in `status`; both may be something else entirely.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from transforms.storage import join, list_names
+from transforms.storage import join, list_names, list_times
 from transforms.temporary import TEMPORARY
 
 
@@ -27,12 +27,14 @@ class RunFiles:
     """Folder with a file per chunk, one row per input row."""
     REJECTIONS: ClassVar[str] = "rejections"
     """Folder with a file per chunk that has rejected rows."""
+    COPIES: ClassVar[str] = "copies"
+    """Folder with the Parquet copies of input files in other formats."""
     BESIDE: ClassVar[str] = "audit"
     """Folder of the audit of `annotate --audit`."""
 
     ALL: ClassVar[tuple[str, ...]] = (
         *(RUN, MANIFEST, AUDIT, REPORT, RELABEL_CSV, RELABEL_JSON, DUPLICATES, COMPARISON),
-        *(PARTS, REJECTIONS, TEMPORARY, BESIDE),
+        *(PARTS, REJECTIONS, COPIES, TEMPORARY, BESIDE),
     )
     """In the order in which `--overwrite` removes them: without run.json, no worker can write."""
 
@@ -74,9 +76,17 @@ class RunFiles:
         """Return the path of the rejections of the part of this name."""
         return join(self.folder, self.REJECTIONS, name)
 
+    def copy(self, name: str) -> str:
+        """Return the path of the Parquet copy of an input file."""
+        return join(self.folder, self.COPIES, name)
+
     def part_names(self) -> list[str]:
         """Return the names of all parts, in the order of the input."""
         return list_names(join(self.folder, self.PARTS))
+
+    def part_times(self) -> dict[str, float]:
+        """Return the names of all parts with the times of their commits, in seconds since 1970."""
+        return list_times(join(self.folder, self.PARTS))
 
     def rejection_names(self) -> list[str]:
         """Return the names of all files of rejections, in the order of the input."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -40,6 +41,15 @@ def csv_bytes(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> byte
     for row in rows:
         writer.writerow(["" if row[name] is None else row[name] for name in columns])
     return out.getvalue().encode("utf-8-sig", "replace")  # Excel needs the BOM
+
+
+def as_text(content: bytes, errors: str = "strict") -> str:
+    """Return the text of a saved file: UTF-8, or UTF-16 if its byte order mark says so.
+
+    errors  as in `bytes.decode`
+    """
+    utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return content.decode("utf-16" if utf16 else "utf-8-sig", errors)
 
 
 def delimiter_of(head: str) -> str:

@@ -29,6 +29,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.spec import AbstractBufferedFile
 from fsspec.utils import glob_translate
 from pyarrow import dataset
 
@@ -39,6 +40,12 @@ FileSystem: TypeAlias = fsspec.AbstractFileSystem
 """What `locate` returns; `ls` and `info` return the file system's own paths."""
 
 _REMOVALS_AT_ONCE = 16
+
+_PATHS_AT_ONCE = 50
+"""Files about which the Hugging Face hub is asked in one request."""
+
+_AT_COMMIT = re.compile(r"@[0-9a-f]{40}(/|$)")
+"""In URLs of the Hugging Face hub that name a commit, of which files never change."""
 
 
 class StorageError(ValueError):
@@ -52,11 +59,43 @@ def locate(path: str) -> tuple[FileSystem, str]:
     if "://" not in path:  # fsspec would take `a::b` for a chain of file systems
         local = LocalFileSystem()
         return local, local._strip_protocol(path)
+    # No cache of listings: other processes write to the same store.
+    options: dict[str, Any] = {"use_listings_cache": False}
+    if is_on_hub(path) and not _AT_COMMIT.search(path):
+        # The hub's file system caches regardless, and so is made anew; a commit does not change.
+        options["skip_instance_cache"] = True
     try:
-        # No cache of listings: other processes write to the same store.
-        return fsspec.core.url_to_fs(path, use_listings_cache=False)
+        return fsspec.core.url_to_fs(path, **options)
     except (ImportError, ValueError) as error:
         raise StorageError(f"{path}: {error}") from error
+
+
+def is_on_hub(path: str) -> bool:
+    """Return whether a path is in a repository of the Hugging Face hub."""
+    return path.startswith("hf://")
+
+
+def at_commits(fs: FileSystem, inner: Sequence[str]) -> list[str]:
+    """Return the paths of files of one repository of the hub, each at its last commit.
+
+    That is the last one that changed the file: there the content is fixed, and later commits of
+    other files do not change the path.
+    """
+    from huggingface_hub import HfApi  # only for the hub: the import takes a while
+
+    commits: dict[str, str] = {}
+    found = [fs.resolve_path(path) for path in inner]
+    for begin in range(0, len(found), _PATHS_AT_ONCE):
+        some = found[begin : begin + _PATHS_AT_ONCE]
+        for entry in HfApi(fs.endpoint, fs.token).get_paths_info(
+            some[0].repo_id,
+            [each.path for each in some],
+            expand=True,
+            revision=some[0].revision,
+            repo_type=some[0].repo_type,
+        ):
+            commits[entry.path] = entry.last_commit.oid
+    return [f"{each.root.split('@')[0]}@{commits[each.path]}/{each.path}" for each in found]
 
 
 def is_local(path: str) -> bool:
@@ -112,7 +151,10 @@ def info_of(fs: FileSystem, inner: str) -> dict[str, Any] | None:
 
 def version_of(info: dict[str, Any]) -> str:
     """Return what changes with an object's content: etag or generation, else modification time."""
-    for name in ("ETag", "etag", "generation", "mtime", "updated", "LastModified", "last_modified"):
+    for name in (
+        *("ETag", "etag", "generation", "blob_id"),
+        *("mtime", "updated", "LastModified", "last_modified"),
+    ):
         if info.get(name):
             return str(info[name])
     return ""
@@ -178,8 +220,7 @@ def open_parquet(path: str, state: tuple[int, str] | None = None) -> Iterator[pq
     state  size and version that the file should have. Raises StorageError if they have changed
     """
     fs, inner = locate(path)
-    info = _get_info(path)
-    current = int(info["size"] or 0), version_of(info)
+    current = state_of(path)
     if state is not None and state != current:
         raise StorageError(
             f"{path} has changed since the run was started: it had {described(*state)}, "
@@ -221,16 +262,20 @@ def described(size: int, version: str) -> str:
 
 
 @retried
-def _get_info(path: str) -> dict[str, Any]:
+def state_of(path: str) -> tuple[int, str]:
+    """Return the size and version of a file. Raises FileNotFoundError."""
     fs, inner = locate(path)
-    return dict(fs.info(inner))
+    info = dict(fs.info(inner))
+    return int(info["size"] or 0), version_of(info)
 
 
 @retried
 def read_range(path: str, start: int, stop: int) -> bytes:
     """Return bytes `start` to `stop` (exclusive) of a file. Raises OSError if it is shorter."""
     fs, inner = locate(path)
-    content: bytes = fs.cat_file(inner, start=start, end=stop)
+    # The hub's file system would read megabytes ahead.
+    options = {"cache_type": "none"} if is_on_hub(path) else {}
+    content: bytes = fs.cat_file(inner, start=start, end=stop, **options)
     if len(content) != stop - start:
         raise OSError(
             errno.EIO, f"bytes {start} to {stop} were asked for, {len(content)} bytes came", path
@@ -286,7 +331,8 @@ def open_file(path: str) -> Iterator[IO[bytes]]:
     """Open a file for sequential reading, decompressed by extension (.gz, .bz2, .xz, .zst)."""
     fs, inner = locate(path)
     with fs.open(inner, "rb", compression="infer") as file:
-        yield file
+        # Those of stores can't read a line up to a limit.
+        yield io.BufferedReader(file) if isinstance(file, AbstractBufferedFile) else file
 
 
 @contextmanager
@@ -335,18 +381,40 @@ def fetch(path: str, target: str) -> None:
     fs.get_file(inner, target)
 
 
-@retried
 def list_names(folder: str) -> list[str]:
     """Return the names of the files in a folder, sorted; none if there is no such folder."""
+    return sorted(list_times(folder))
+
+
+@retried
+def list_times(folder: str) -> dict[str, float]:
+    """Return the names of the files in a folder with their times of modification.
+
+    Times are in seconds since 1970; 0 where the store's listing does not tell.
+    """
     fs, inner = locate(folder)
     try:
-        return sorted(
-            PurePosixPath(entry["name"]).name
+        return {
+            PurePosixPath(entry["name"]).name: _modified(entry)
             for entry in fs.ls(inner, detail=True)
             if entry["type"] == "file"
-        )
+        }
     except FileNotFoundError:
-        return []
+        return {}
+
+
+def _modified(info: dict[str, Any]) -> float:
+    """Return the time of modification in a store's information, in seconds since 1970; else 0."""
+    for name in ("mtime", "LastModified", "last_modified", "updated", "created"):
+        value = info.get(name)
+        with suppress(ValueError, OverflowError):
+            if isinstance(value, str):
+                value = datetime.fromisoformat(value)
+            if isinstance(value, datetime):
+                return value.timestamp()
+            if value:
+                return float(value)
+    return 0.0
 
 
 @retried
@@ -362,6 +430,17 @@ def commit(output: str, content: bytes | pa.Buffer, *names: str) -> None:
     with temporary_file(_temporary_folder(output), content) as temporary:
         os.replace(temporary, inner)
     sync_folder(os.path.dirname(inner))
+
+
+@retried
+def commit_file(output: str, local: str, *names: str) -> None:
+    """`commit` for a finished local file, which may be larger than memory."""
+    fs, inner = locate(join(output, *names))
+    if not isinstance(fs, LocalFileSystem):
+        fs.put_file(local, inner)
+        return
+    with pa.memory_map(local) as content:
+        commit(output, content.read_buffer(), *names)
 
 
 @retried

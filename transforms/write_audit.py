@@ -8,6 +8,7 @@ from typing import Any
 
 import apache_beam as beam
 
+from model.audit.answerability import RESOLUTION as SAME_MARGIN
 from model.audit.distributions import FINE_BINS, MASS_BINS, RELATIVE_ACCURACY
 from model.audit.losses import LEAST_PROBABILITY
 from model.audit.metrics import UNSPACED
@@ -69,7 +70,8 @@ def fine_print(configuration: Mapping[str, Any]) -> dict[str, str]:
         "objective": "categorical: nll = nll_start + nll_end, negative log-likelihoods in nats of "
         "the start and the end network (Xiao & Zhu, arXiv:2501.09223, Eq. 1.24, summed); "
         "nll_per_token = nll / n as Eq. 1.24 is written; tokenwise: binary cross-entropy over the "
-        f"n context tokens, link {configuration['link']}",
+        f"n context tokens, link {configuration['link']}; joint_nll: -log of the first gold's "
+        "share of all valid spans, T = 1 (Fajcik et al. 2021, arXiv:2008.12804)",
         "unknown_text": "characters of the rows' contexts, and those in the token that replaces "
         "what the vocabulary lacks",
         "support": "the context's tokens; padding, question and special tokens never count",
@@ -85,6 +87,9 @@ def fine_print(configuration: Mapping[str, Any]) -> dict[str, str]:
         "f1": "words are split at blanks, so it almost equals exact match in languages that are "
         f"written without them ({UNSPACED}); character_f1 counts each character of their scripts "
         "as a word, and equals f1 elsewhere",
+        "answerability_auc": "area under the ROC curve of null_score - span_score: how often it is "
+        "higher for an unanswerable question than for an answerable one, equal ones counting half; "
+        f"in bins of {SAME_MARGIN}; interval by DeLong et al. 1988",
         "misaligned": "the text at a gold's start is another: never moved, counted apart where it "
         "differs only in case, in blanks (also before and after the gold) or in Unicode normal "
         "form",

@@ -19,6 +19,7 @@ from transforms.accounting import (
     failures,
     row_accounting,
     unknown_text,
+    unusable_places,
 )
 from transforms.chunk_step import NAMESPACE
 from transforms.merge_receipts import Totals
@@ -56,6 +57,7 @@ def manifest(
     # The totals, sorted by name: their own order depends on which receipt came first. The padding
     # is relative to the tokens of texts.
     real, padded = counts["real_tokens"], counts["padded_tokens"]
+    places = unusable_places(totals)
     return {
         "state": "incomplete" if why else "complete",
         "why": why,
@@ -68,6 +70,8 @@ def manifest(
         "windows": counts["windows"],
         # Only with --read_windows.
         **({"windows_read": counts["windows_read"]} if "windows_read" in counts else {}),
+        # Only with --page_column or --section_column.
+        **({"unusable_places": places} if places else {}),
         "tokens": {
             "real": real,
             "padded": padded,

@@ -104,6 +104,11 @@ AUDIT_COLUMNS: tuple[Column[Examples], ...] = (
         native_tokenwise=lambda examples: examples.row_losses.native_tokenwise.sum(0),
     ),
     *_losses(
+        "-log of the first gold's share of all valid spans, at a temperature of 1; null where it is"
+        " not one of them",
+        joint_nll=lambda examples: examples.row_losses.joint,
+    ),
+    *_losses(
         'negative log-likelihood of "no answer", mean over the windows without the first gold',
         null_window_nll=lambda examples: examples.row_losses.null_window,
     ),

@@ -118,39 +118,16 @@ def read_golds(
     first: gold_blank, gold_out_of_range, gold_misaligned or gold_without_tokens. A gold is
     misaligned if context[start:start + len(text)] != text. It is never searched for elsewhere.
     """
-    problems: dict[int, Problem] = {}
-    near: Counter[str] = Counter()
-
-    # Check each gold against its context. Rows that share a pair share the places of golds.
-    places: dict[Place, int] = {}
-    given: list[list[tuple[str, int | Problem]]] = []
-    for row, answer in enumerate(map(answers_of, answers)):
-        given.append([])
-        pair = int(row_pair[row])
-        if pair < 0:
-            continue
-        malformed = _malformed(answer)
-        if malformed:
-            problems[row] = malformed
-            continue
-        context = contexts[windows.pair_passage[pair]]
-        for text, start in zip(answer["text"], answer["answer_start"], strict=True):
-            problem = gold_problem(context, text, start)
-            if problem:
-                near[differs_only_in(context, text, start)] += 1
-                given[row].append((text, problem))
-            else:
-                place = places.setdefault((pair, start, start + len(text)), len(places))
-                given[row].append((text, place))
-    del near[""]
+    checked = _check_golds(answers, contexts, row_pair, windows)
+    problems = checked.problems
 
     # Find the tokens of all places at once. Places with the same tokens are one gold.
-    characters = list(places)
+    characters = list(checked.places)
     pairs, begin, end = np.array(characters, np.int64).reshape(-1, 3).T
     first, last = gold_tokens(windows.passages, windows.pair_passage[pairs], begin, end)
     tokens = list(zip(pairs.tolist(), first.tolist(), last.tolist(), strict=True))
     spans: dict[tuple[int, int, int], int] = {}
-    rows = [_usable(golds, characters, tokens, spans) for golds in given]
+    rows = [_usable(golds, characters, tokens, spans) for golds in checked.given]
     for row, (_, kept, _, unusable) in enumerate(rows):
         if unusable and not kept:
             problems[row] = unusable[0]
@@ -164,8 +141,53 @@ def read_golds(
         problems=problems,
         texts=[kept for _, kept, _, _ in rows],
         char_spans=[trimmed for _, _, trimmed, _ in rows],
-        near=near,
+        near=checked.near,
     )
+
+
+@dataclass(slots=True)
+class _Checked:
+    """The golds of rows, checked against their contexts.
+
+    given     [rows], the texts of each row's golds with their place in `places`, or their problem
+    places    every place of a gold -> its position among them
+    problems  row -> why its golds can't be read at all
+    near      as in `Golds`
+    """
+
+    given: list[list[tuple[str, int | Problem]]] = field(default_factory=list)
+    places: dict[Place, int] = field(default_factory=dict)
+    problems: dict[int, Problem] = field(default_factory=dict)
+    near: Counter[str] = field(default_factory=Counter)
+
+
+def _check_golds(
+    answers: Sequence[Any], contexts: Sequence[str], row_pair: np.ndarray, windows: Windows
+) -> _Checked:
+    """Check each gold against its context. Arguments as in `read_golds`."""
+    checked = _Checked()
+    for row, answer in enumerate(map(answers_of, answers)):
+        golds: list[tuple[str, int | Problem]] = []
+        checked.given.append(golds)
+        pair = int(row_pair[row])
+        if pair < 0:
+            continue
+        malformed = _malformed(answer)
+        if malformed:
+            checked.problems[row] = malformed
+            continue
+        context = contexts[windows.pair_passage[pair]]
+        for text, start in zip(answer["text"], answer["answer_start"], strict=True):
+            problem = gold_problem(context, text, start)
+            if problem:
+                checked.near[differs_only_in(context, text, start)] += 1
+                golds.append((text, problem))
+            else:
+                # Rows that share a pair share the places of golds.
+                place = pair, start, start + len(text)
+                golds.append((text, checked.places.setdefault(place, len(checked.places))))
+    del checked.near[""]
+    return checked
 
 
 def _usable(

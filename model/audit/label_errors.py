@@ -43,42 +43,14 @@ def label_errors(
     pair, known = np.maximum(row_pair, 0), row_pair >= 0
     known[list(golds.problems)] = False
     nothing = no_answer[pair]
-    answerable = golds.of_row.lengths > 0
-    first, last = spans.start[pair, 0], spans.end[pair, 0]
-
-    # Per row over its golds: the least loss, and how the golds lie to the model's answer and to
-    # each other.
-    loss = losses.null_nll.max(0)[pair]
-    agrees, shares, apart = (
-        nothing & ~answerable,
-        np.zeros(len(pair), bool),
-        np.zeros(len(pair), bool),
-    )
-    if answerable.any():
-        mine, begin = golds.of_row.values, golds.of_row.bounds[:-1][answerable]
-        gold_first, gold_last, row = (
-            golds.first[mine],
-            golds.last[mine],
-            np.repeat(np.arange(len(pair)), golds.of_row.lengths),
-        )
-        loss[answerable] = np.minimum.reduceat(losses.nll.max(0)[mine], begin)
-        same = (gold_first == first[row]) & (gold_last == last[row]) & ~nothing[row]
-        agrees[answerable] = np.logical_or.reduceat(same, begin)
-        shares[answerable] = np.logical_or.reduceat(
-            (gold_first <= last[row]) & (gold_last >= first[row]), begin
-        )
-        # Two golds share no token iff the last of all first tokens comes after the first of all
-        # last tokens.
-        apart[answerable] = np.maximum.reduceat(gold_first, begin) > np.minimum.reduceat(
-            gold_last, begin
-        )
+    loss, agrees, shares, apart = _beside_golds(golds, losses, spans, pair, nothing)
 
     certainty = np.where(nothing, spans.null_probability[pair], spans.probability[pair, 0])
     with np.errstate(divide="ignore", invalid="ignore"):
         doubt = np.fmax(0.0, loss + np.log(certainty) / 2)
     score = np.where(known & np.isfinite(loss), np.where(agrees, 0.0, doubt), np.nan)
     cases = {
-        "answerable": ~answerable,
+        "answerable": golds.of_row.lengths == 0,
         "golds_disagree": apart,
         "no_answer": nothing,
         "other_borders": shares,
@@ -87,3 +59,34 @@ def label_errors(
     return score, [
         reason if value > 0 else None for reason, value in zip(reasons, score.tolist(), strict=True)
     ]
+
+
+def _beside_golds(
+    golds: Golds, losses: PassageLosses, spans: PassageSpans, pair: np.ndarray, nothing: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return, of every row, the least loss and how its golds lie to the model's answer.
+
+    pair, nothing  [rows], the pair of each row, and whether the model finds no answer
+
+    Returns the least loss of a gold's worse end, float64; and, as bool, whether the model agrees
+    with the golds, whether its answer shares tokens with one, and whether two golds share none.
+    """
+    answerable = golds.of_row.lengths > 0
+    loss = losses.null_nll.max(0)[pair]
+    agrees, shares = nothing & ~answerable, np.zeros(len(pair), bool)
+    apart = np.zeros(len(pair), bool)
+    if not answerable.any():
+        return loss, agrees, shares, apart
+    mine, begin = golds.of_row.values, golds.of_row.bounds[:-1][answerable]
+    first, last = golds.first[mine], golds.last[mine]
+    row = np.repeat(np.arange(len(pair)), golds.of_row.lengths)
+    start, end = spans.start[pair, 0][row], spans.end[pair, 0][row]
+    loss[answerable] = np.minimum.reduceat(losses.nll.max(0)[mine], begin)
+    same = (first == start) & (last == end) & ~nothing[row]
+    agrees[answerable] = np.logical_or.reduceat(same, begin)
+    shares[answerable] = np.logical_or.reduceat((first <= end) & (last >= start), begin)
+    # Two golds share no token iff the last of all first tokens comes after the first of all last
+    # tokens.
+    latest, earliest = np.maximum.reduceat(first, begin), np.minimum.reduceat(last, begin)
+    apart[answerable] = latest > earliest
+    return loss, agrees, shares, apart

@@ -41,6 +41,8 @@ class PassageLosses:
                                                whole (null: over all windows)
     tokenwise, null_tokenwise  [2, G], [2, P]  passage
     native_tokenwise           [2, G]          mean over the windows that hold the gold whole
+    joint, null_joint          [G], [P]        -log P(gold span), a softmax over all valid spans;
+                                               nan for a gold that is no valid span
     null_window                [G]             nll of the null target, mean over the windows without
                                                the gold
     whole, partly              int64 [G]       windows that hold the gold whole, or part of it
@@ -57,6 +59,8 @@ class PassageLosses:
     tokenwise: np.ndarray
     null_tokenwise: np.ndarray
     native_tokenwise: np.ndarray
+    joint: np.ndarray
+    null_joint: np.ndarray
     null_window: np.ndarray
     whole: np.ndarray
     partly: np.ndarray
@@ -108,7 +112,15 @@ def passage_losses(windows: Windows, measured: Measured) -> PassageLosses:
     tokenwise = tokenwise + _positive(measured.link, owned_logit, nll)
     tokenwise = np.where(np.isinf(gold_negative), 0.0, tokenwise)
 
+    # Joint: one normaliser over the valid spans, each in the window that owns it.
     span_owner = whole & (low <= first + last) & (first + last < high)
+    score = _pick(gold_logit.sum(0), span_owner, gold, len(golds))
+    null_score = best_null.sum(0)
+    span_mass = _log_sum(losses.spans.astype(np.float64), pair, pairs)
+    span_mass = np.logaddexp(span_mass, _mass(null_score))
+    joint = span_mass[golds.pair] - score
+    too_long = golds.last - golds.first >= measured.longest
+
     log_prior = np.zeros(len(pair)) if windows.log_prior is None else windows.log_prior
     return PassageLosses(
         nll=nll,
@@ -118,10 +130,12 @@ def passage_losses(windows: Windows, measured: Measured) -> PassageLosses:
         tokenwise=tokenwise,
         null_tokenwise=np.where(np.isnan(best_null), np.nan, negative),
         native_tokenwise=_mean(native_tokenwise, whole, gold, len(golds)),
+        joint=np.where(too_long, np.nan, joint),
+        null_joint=span_mass - null_score,
         null_window=_mean(null_native[:, window].sum(0)[None], apart, gold, len(golds))[0],
         whole=np.bincount(gold[whole], minlength=len(golds)),
         partly=np.bincount(gold[~whole & ~apart], minlength=len(golds)),
-        score=_pick(gold_logit.sum(0), span_owner, gold, len(golds)),
+        score=score,
         log_prior=_pick(log_prior[window], span_owner, gold, len(golds)),
         normaliser=normaliser,
     )

@@ -22,6 +22,7 @@ class RowLosses:
     marginal_joint          over all distinct golds
     marginal                over the distinct starts, and over the distinct ends
     native*                 the first gold's, mean over windows
+    joint                   the first gold's, nan where it is no valid span
     null_window             of the null target, in the windows without the first gold
     whole, partly           windows that hold the first gold whole, or part of it
     first_gold              which gold is the row's first, -1 for none
@@ -35,6 +36,7 @@ class RowLosses:
     tokenwise: np.ndarray
     min_tokenwise: np.ndarray
     native_tokenwise: np.ndarray
+    joint: np.ndarray
     null_window: np.ndarray
     whole: np.ndarray
     partly: np.ndarray
@@ -92,6 +94,7 @@ def row_losses(golds: Golds, losses: PassageLosses, row_pair: np.ndarray) -> Row
         tokenwise=tokenwise,
         min_tokenwise=min_tokenwise,
         native_tokenwise=of_first(losses.native_tokenwise),
+        joint=of_first(losses.joint, losses.null_joint),
         null_window=of_first(losses.null_window),
         whole=np.nan_to_num(of_first(losses.whole)).astype(np.int64),
         partly=np.nan_to_num(of_first(losses.partly)).astype(np.int64),

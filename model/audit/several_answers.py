@@ -178,7 +178,7 @@ class SpanCurve:
             "probability": float(points[top, 0]),
             **_scores(float(points[top, 1]), float(points[top, 2]) * self.places, self.places),
         }
-        result["aupr"] = float((np.diff(recall) * (best[1:] + best[:-1]) / 2).sum())
+        result["aupr"] = 100 * float((np.diff(recall) * (best[1:] + best[:-1]) / 2).sum())
         result["highest_recall"] = 100 * float(recall[-1])
         for wanted in RECALLS:
             reached = np.flatnonzero(100 * recall >= wanted)

@@ -16,6 +16,7 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 
+from model.audit.answerability import Margins
 from model.audit.distributions import Z_95, Calibration, Distribution, loss_bin, wilson
 from model.audit.losses import LikelyToken
 from model.audit.risk_coverage import risk_coverage, risk_coverage_curve
@@ -31,6 +32,7 @@ LOSSES = (
     "tokenwise",
     "nll_per_token",
     "marginal_joint_nll",
+    "joint_nll",
 )
 """Losses that have statistics; the others are only in the rows."""
 
@@ -65,6 +67,7 @@ class Slice:
     f1, f1_squares, character_f1
                    sums of F1, of its square, and of character F1
     answerability  examples of which the model decides rightly whether there is an answer
+    margins        null_score - span_score of the examples that have both
     """
 
     rows: int = 0
@@ -78,6 +81,7 @@ class Slice:
     character_f1: float = 0.0
     answerability: int = 0
     calibration: Calibration = field(default_factory=Calibration)
+    margins: Margins = field(default_factory=Margins)
 
     def add(self, columns: Mapping[str, np.ndarray]) -> None:
         """Add examples, by their columns of figures, float64 [examples] each; nan for undefined."""
@@ -94,6 +98,9 @@ class Slice:
         self.answerability += int((columns["answerable"] == columns["answered"])[graded].sum())
         shown = graded & (columns["answered"] > 0) & np.isfinite(columns["probability"])
         self.calibration.add(columns["probability"][shown], columns["exact_match"][shown])
+        margin = columns["null_score"] - columns["span_score"]
+        known = graded & np.isfinite(margin)
+        self.margins.add(margin[known], columns["answerable"][known] > 0)
 
     def merge(self, other: Self) -> None:
         """Add the examples of another slice."""
@@ -107,6 +114,7 @@ class Slice:
         self.character_f1 += other.character_f1
         self.answerability += other.answerability
         self.calibration.merge(other.calibration)
+        self.margins.merge(other.margins)
 
     def summary(self) -> dict[str, Any]:
         """Return all figures with their 95 % intervals; only those that are defined."""
@@ -134,6 +142,9 @@ class Slice:
             result["answerability_accuracy"] = 100 * self.answerability / self.graded
             right = wilson(self.answerability / self.graded, self.graded)
             result["answerability_interval"] = _percent(right)
+        separation = self.margins.summary()
+        if separation:
+            result["answerability_auc"] = separation
         result["calibration"] = self.calibration.summary()
         result["risk_coverage"] = risk_coverage(self.calibration.bins, self.graded)
         return result
@@ -152,6 +163,7 @@ class Slice:
                 self.character_f1,
             ],
             "calibration": self.calibration.to_json(),
+            "margins": self.margins.to_json(),
         }
 
     @classmethod
@@ -163,6 +175,7 @@ class Slice:
         right, graded, f1, f1_squares, answerability, *later = values["grades"]
         character_f1 = later[0] if later else f1  # receipts of earlier versions do not have it
         calibration = Calibration.from_json(values["calibration"])
+        margins = Margins.from_json(values.get("margins", []))  # nor these
         return cls(
             values["rows"],
             losses,
@@ -173,6 +186,7 @@ class Slice:
             character_f1,
             answerability,
             calibration,
+            margins,
         )
 
 
@@ -373,7 +387,8 @@ def measure(
     given      columns of `--slice_by`, [rows] values each
     """
     # All figures as float64, with nan for null.
-    names = (*LOSSES, "exact_match", "f1", "character_f1", "probability", "label_error")
+    scores = ("exact_match", "f1", "character_f1", "probability", "span_score", "null_score")
+    names = (*LOSSES, *scores, "label_error")
     columns = {
         name: audit.column(name).to_numpy(zero_copy_only=False).astype(np.float64) for name in names
     }

@@ -20,7 +20,9 @@ from model.audit.golds import Golds, GoldViews, gold_views
 from model.audit.objective import log_normaliser, log_one_minus
 from model.backends.errors import error_of, free_memory, of_values, reason_of
 from model.reading.batching import Batch, Pending, to_device
+from model.reading.decoding import Decoding
 from model.reading.prediction import Logits, failures_of_pairs
+from model.reading.spans import ValidSpans, span_log_mass
 from model.reading.tokenizer import consecutive
 from model.reading.windows import Windows
 
@@ -31,8 +33,8 @@ TOPS, POWERS = 16, 8
 class WindowLosses:
     """What each window reports: its normalisers, its likeliest tokens, its golds. float32.
 
-    W windows, V gold views. The leading axis is the side: 0 for the start network, 1 for the end
-    network.
+    W windows, V gold views. The leading axis is the side, but for `spans`: 0 for the start network,
+    1 for the end network.
 
     context         [2, W] log normaliser over the context tokens, null not included
     owned           [2, W] the same over the tokens that the window owns
@@ -42,6 +44,7 @@ class WindowLosses:
     tops            [2, W, TOPS] the largest logits of owned tokens, -inf where there are fewer
     top_tokens      [2, W, TOPS] their passage tokens, int32; arbitrary where the logit is -inf
     rest            [2, W, POWERS] log power sums of the other owned tokens; softmax link only
+    spans           [W] log of the sum of exp(span_score) over the valid spans that the window owns
     gold_logit      [2, V] logit of the gold's start (end) token; nan where it isn't in the window
     gold_negative   [2, V] loss of that token if its label were 0
     """
@@ -54,6 +57,7 @@ class WindowLosses:
     tops: np.ndarray
     top_tokens: np.ndarray
     rest: np.ndarray
+    spans: np.ndarray
     gold_logit: np.ndarray
     gold_negative: np.ndarray
 
@@ -73,6 +77,7 @@ class WindowLosses:
             tops=np.full((2, windows, TOPS), -np.inf, np.float32),
             top_tokens=np.zeros((2, windows, TOPS), np.int32),
             rest=undefined(windows, POWERS),
+            spans=np.full(windows, np.nan, np.float32),
             gold_logit=undefined(views),
             gold_negative=undefined(views),
         )
@@ -85,6 +90,7 @@ class Measured:
     golds       the golds, and `views` of them in windows
     losses      what each window reports
     link        "softmax" or "sigmoid": what made probabilities of logits
+    longest     tokens of the longest valid span
     unmeasured  pair -> (reason, message) of pairs with a window that could not be measured
     for_good    those of them whose values are the cause: another try would fail too
     """
@@ -93,6 +99,7 @@ class Measured:
     views: GoldViews
     losses: WindowLosses
     link: str
+    longest: int
     unmeasured: dict[int, tuple[str, str]]
     for_good: frozenset[int] = frozenset()
 
@@ -102,14 +109,15 @@ class MeasureLosses:
 
     The step MeasureLoss turns this result into losses of rows.
 
-    link  "softmax" or "sigmoid": what makes probabilities of logits in the tokenwise loss
-    null  whether the null option takes part in the softmax
+    link      "softmax" or "sigmoid": what makes probabilities of logits in the tokenwise loss
+    decoding  says whether the null option takes part in the softmax, and which spans are valid
 
     An error in measuring never fails the windows, so that other observers keep what they found.
     """
 
-    def __init__(self, windows: Windows, golds: Golds, link: str, null: bool):
-        self.windows, self.golds, self.link, self.null = windows, golds, link, null
+    def __init__(self, windows: Windows, golds: Golds, link: str, decoding: Decoding):
+        self.windows, self.golds, self.link = windows, golds, link
+        self.null, self.longest = decoding.null, decoding.max_answer_length
         self.views = gold_views(windows, golds)
         self.losses = WindowLosses.empty(len(windows), len(self.views.gold))
         self.failed: dict[int, BaseException] = {}
@@ -144,6 +152,7 @@ class MeasureLosses:
             views=self.views,
             losses=self.losses,
             link=self.link,
+            longest=self.longest,
             unmeasured={pair: reason_of(error, "loss_error") for pair, error in errors.items()},
             for_good=frozenset(pair for pair, error in errors.items() if of_values(error)),
         )
@@ -165,6 +174,12 @@ class MeasureLosses:
             pending.put(losses.null, every, both.gather(2, at.expand(2, -1, -1)).squeeze(2))
         pending.put(losses.context, every, log_normaliser(both, contexts))
         pending.put(losses.owned, every, log_normaliser(both, owneds))
+
+        # The mass of all valid spans at T = 1. Decoding has it at the checkpoint's temperature.
+        valid = ValidSpans(
+            batch.can_start, batch.can_end, batch.owned_low, batch.owned_high, self.longest
+        )
+        pending.put(losses.spans, chosen, span_log_mass(*logits, valid))
 
         # The largest logits one by one.
         masked = torch.where(owneds, both, -torch.inf)

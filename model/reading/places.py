@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, pairwise
@@ -201,6 +201,23 @@ def given_section(sections: Any, length: int, at: int) -> tuple[str, ...] | None
         return None
     above = bisect_right(starts, at)
     return (titles[above - 1],) if above else ()
+
+
+def unusable_places(given: GivenPlaces, lengths: Sequence[int | None]) -> dict[str, int]:
+    """Return how many documents have null or malformed `pages`, and `sections`, where given.
+
+    lengths  [documents], of their contexts in code points; None for those not to count
+    """
+    tests: dict[str, tuple[Sequence[Any] | None, Callable[[Any, int], object]]] = {
+        "pages": (given.pages, _ascending),
+        "sections": (given.sections, lambda sections, length: given_section(sections, length, 0)),
+    }
+    counts = {}
+    for name, (values, find) in tests.items():
+        if values is not None:
+            pairs = zip(values, lengths, strict=True)
+            counts[name] = sum(n is not None and find(value, n) is None for value, n in pairs)
+    return counts
 
 
 def _ascending(starts: Any, length: int) -> Sequence[int] | None:

@@ -1,8 +1,11 @@
 """Window prior: how well each window of a long passage matches the question, before it is read.
 
-The match is BM25 (Robertson & Zaragoza 2009, "The Probabilistic Relevance Framework: BM25 and
-Beyond", equation 3.15) with the windows of one passage as the documents. Weighted, it becomes a
+The match is log(1 + BM25) (Robertson & Zaragoza 2009, "The Probabilistic Relevance Framework: BM25
+and Beyond", equation 3.15) with the windows of one passage as the documents. Weighted, it becomes a
 part of the posterior (docs/posterior.md); with `--read_windows` only the best matches are read.
+
+BM25 grows with the number of a question's words; the logarithm makes one weight suit short and long
+questions. The weight is then an exponent: a window's prior is proportional to (1 + BM25)^weight.
 """
 
 from __future__ import annotations
@@ -94,7 +97,7 @@ def match_windows(windows: Windows) -> np.ndarray:
         rarity = np.log1p((held - containing + 0.5) / (containing + 0.5))
         gain = np.repeat(rarity, held) * times * (K1 + 1) / (times + norm[window])
         match += np.bincount(window, gain, len(match))
-    return np.round(match, _DECIMALS)
+    return np.round(np.log1p(match), _DECIMALS)
 
 
 def _length_norm(windows: Windows) -> np.ndarray:

@@ -14,7 +14,7 @@ from model.reading.window_prior import match_windows
 from model.reading.windows import default_max_question
 from model.training.data import make_examples, with_joined_passages
 
-WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0)
+WEIGHTS = np.arange(101) / 10
 """The weights to choose from; they multiply the match, next to the span_score (T = 1)."""
 
 MOST_ROWS = 300
@@ -25,7 +25,7 @@ MOST_ROWS = 300
 class LongDocuments:
     """The best span of every window of some long documents; W windows.
 
-    row          int [W], ascending: which row the window belongs to
+    row          int [W], ascending: which row the window belongs to, from 0; every row has one
     span_score   float64 [W], of the best span that the window owns; -inf without one
     match        float64 [W], from `match_windows`
     f1           float64 [W], of that span, in [0, 1]
@@ -42,6 +42,15 @@ class LongDocuments:
         order = np.lexsort((np.arange(len(value)), -value, self.row))
         best = order[np.unique(self.row[order], return_index=True)[1]]
         return 100 * float(self.f1[best].mean())
+
+    def expected_f1(self, weight: float) -> float:
+        """Return F1 in per cent of spans drawn by their share of the best ones under the prior."""
+        value = self.span_score + weight * self.match
+        best = np.full(self.row[-1] + 1, -np.inf)
+        np.maximum.at(best, self.row, value)
+        share = np.exp(value - best[self.row])
+        f1 = np.bincount(self.row, share * self.f1) / np.bincount(self.row, share)
+        return 100 * float(f1.mean())
 
 
 def read_joined(
@@ -81,12 +90,9 @@ def read_joined(
 
 
 def fit_weight(documents: LongDocuments) -> float:
-    """Return the weight with the best F1; of several, the one in the middle.
+    """Return the weight with the best expected F1, the lowest of several.
 
-    Each weight counts with its two neighbours, because a single row moves F1 in steps.
+    Unlike F1 of the best span, it is smooth: no single row moves it in steps.
     """
-    scores = np.array([documents.mean_f1(weight) for weight in WEIGHTS])
-    around = np.pad(scores, 1, mode="edge")
-    scores = (around[:-2] + around[1:-1] + around[2:]) / 3
-    best = np.flatnonzero(scores > scores.max() - 1e-9)
-    return WEIGHTS[best[len(best) // 2]]
+    expected = np.array([documents.expected_f1(weight) for weight in WEIGHTS])
+    return float(WEIGHTS[np.argmax(np.round(expected, 6))])

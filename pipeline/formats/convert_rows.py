@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import IO, Any
 
 import pyarrow as pa
@@ -32,6 +34,7 @@ def convert_rows(
     report: IO[str],
     counts: Counter[str],
     documents: bool = False,
+    names: tuple[str, ...] | None = None,
 ) -> Survey:
     """Write rows as a Parquet file, a bounded number at a time, and return what they are like.
 
@@ -41,27 +44,40 @@ def convert_rows(
     unit       what the starts of golds count: a key of `place_golds.OFFSETS`
     report     receives JSON lines about golds and rows with problems
     counts     receives the counts of rows, golds and problems
-    documents  write contexts without questions and answers
+    documents  rows need no questions
+    names      of the columns to write, as in `Survey`
 
     Raises FormatError for a file without rows, for one without text as questions or contexts, and
     if the second pass yields another number of rows.
     """
     # The first pass finds the types of the columns, the second writes them.
-    survey = Survey(documents=documents)
-    for batch in batches(read()):
-        survey.add(batch)
-    survey.check()
-    while True:
-        try:
-            _write(read, output, survey, unit, report, counts)
-            return survey
-        except _ColumnError as error:
-            # The type was merged from many batches and fails on a single value. Restart with the
-            # column as text: at most once for each column.
-            survey.kinds[error.name] = None
-            counts.clear()
-            report.seek(0)
-            report.truncate()
+    survey = Survey(documents=documents, names=names)
+    with _any_number_of_digits():
+        for batch in batches(read()):
+            survey.add(batch)
+        survey.check()
+        while True:
+            try:
+                _write(read, output, survey, unit, report, counts)
+                return survey
+            except _ColumnError as error:
+                # The type was merged from many batches and fails on a single value. Restart with
+                # the column as text: at most once for each column.
+                survey.kinds[error.name] = None
+                counts.clear()
+                report.seek(0)
+                report.truncate()
+
+
+@contextmanager
+def _any_number_of_digits() -> Iterator[None]:
+    """Lift Python's limit on the digits of an integer, beyond which ijson's parser crashes."""
+    limit = sys.get_int_max_str_digits()
+    sys.set_int_max_str_digits(0)
+    try:
+        yield
+    finally:
+        sys.set_int_max_str_digits(limit)
 
 
 def _write(
@@ -72,7 +88,7 @@ def _write(
     report: IO[str],
     counts: Counter[str],
 ) -> None:
-    schema = survey.schema()
+    schema, written = survey.schema(), survey.written()
     with building(output) as path, pq.ParquetWriter(path, schema, compression="zstd") as writer:
         for batch in batches(read()):
             rows = []
@@ -84,8 +100,10 @@ def _write(
                     write_line(report, row, problem, found=found)
                     continue
                 answers = place_golds(row, unit, report, counts)
-                texts = {"id": row.id, "question": row.question, "context": row.context}
-                rows.append({**texts, "answers": answers, **row.others})
+                values = {"id": row.id, "question": row.question, "context": row.context}
+                values["answers"] = answers
+                named = {name: values[column] for column, name in written.items()}
+                rows.append({**named, **row.others})
             writer.write_table(
                 _table(rows, schema, survey), row_group_size=survey_rows.ROWS_AT_ONCE
             )

@@ -269,6 +269,14 @@ def recognise(
     return kind, encoding
 
 
+def is_other_format(path: str) -> bool:
+    """Return whether a path has the ending of a format that is read here, but not Parquet's."""
+    try:
+        return _by_ending(path) != "parquet"
+    except FormatError:
+        return False
+
+
 def _by_ending(path: str) -> str:
     # The ending may be followed by one of compression.
     for suffix in reversed(PurePosixPath(path).suffixes[-2:]):

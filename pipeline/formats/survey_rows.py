@@ -18,6 +18,8 @@ ENCODING_HINT = (
 )
 """Follows a message about text that is not UTF-8."""
 
+_DOCUMENTS_HINT = ", --documents imports rows without questions, for annotate --questions"
+
 CONTRACT = ("id", "question", "context", "answers")
 """The columns of the input contract, which no other column may be called."""
 
@@ -48,7 +50,9 @@ class Survey:
     ids        whether any row has an id
     answers    whether any row has answers, even unreadable ones
     first      the first problem with a question, a context or a whole row, and where it is
-    documents  whether rows are documents: their questions and answers are not written
+    documents  whether rows are documents, which need no questions
+    names      of the columns to write in place of CONTRACT's; those that no row has are left out.
+               None: the contract's, all of them but the id; only the context of documents
     """
 
     kinds: dict[str, pa.DataType | None] = field(default_factory=dict)
@@ -58,6 +62,7 @@ class Survey:
     answers: bool = False
     first: str = ""
     documents: bool = False
+    names: tuple[str, ...] | None = None
 
     def add(self, rows: Sequence[ImportedRow]) -> None:
         """Add consecutive rows.
@@ -67,7 +72,7 @@ class Survey:
         # Only rows that are written count for the types.
         kept = [row for row in rows if not self._leave_out(row)]
         for name in dict.fromkeys(name for row in kept for name in row.others):
-            if name in CONTRACT:
+            if name in (self.names or CONTRACT):
                 raise FormatError(
                     f"column {name!r} clashes with the column chosen as {name}; "
                     f"--drop_columns={name} leaves it out"
@@ -95,21 +100,28 @@ class Survey:
                 raise FormatError(
                     f"no row has text as its {name} ({reason}): "
                     f"--{name}_column=NAME names the column that holds it"
-                    + (", --documents imports rows without questions" * (name == "question"))
+                    + (_DOCUMENTS_HINT if name == "question" else "")
                 )
 
     def schema(self) -> pa.Schema:
         """Return the columns of the contract, then the others."""
-        fields = [("id", pa.string())] if self.ids else []
-        if self.documents:
-            fields += [("context", pa.string())]
-        else:
-            fields += [("question", pa.string()), ("context", pa.string())]
-            fields += [("answers", ANSWERS_TYPE)]
+        fields: list[tuple[str, pa.DataType]] = []
+        for column, name in self.written().items():
+            fields.append((name, ANSWERS_TYPE if column == "answers" else pa.string()))
         for name, kind in self.kinds.items():
             as_text = kind is None or pa.types.is_null(kind)
             fields.append((name, pa.string() if as_text else kind))
         return pa.schema(fields)
+
+    def written(self) -> dict[str, str]:
+        """Return the columns of the contract that are written, with the names they get."""
+        if self.names:
+            asked, answered = bool(self.asked["question"]), self.answers
+        else:
+            asked = answered = not self.documents
+        held = {"id": self.ids, "question": asked, "context": True, "answers": answered}
+        names = dict(zip(CONTRACT, self.names or CONTRACT, strict=True))
+        return {column: names[column] for column in CONTRACT if held[column]}
 
     def _leave_out(self, row: ImportedRow) -> bool:
         """Return whether Parquet can't hold a row; note the first problem of the file."""

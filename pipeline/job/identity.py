@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from itertools import accumulate, pairwise
+from pathlib import PurePosixPath
 from typing import Any, Protocol
 
 from pipeline.job.options import Refused
@@ -15,10 +16,12 @@ from transforms.claim import Output
 from transforms.records import InputFile, InputRange
 from transforms.run_files import RunFiles
 from transforms.storage import (
+    absolute,
     commit,
     create,
     described,
     exists,
+    is_on_hub,
     join,
     read,
     remove,
@@ -55,6 +58,21 @@ class Claimant(Protocol):
         ...
 
 
+def output_folder(path: str) -> str:
+    """Return the absolute path or URL of a job's output.
+
+    Raises Refused for a repository of the Hugging Face hub: each part would be a commit, and the
+    hub limits their number per hour.
+    """
+    if is_on_hub(path):
+        raise Refused(
+            f"--output={path}: a run would need a commit for every part, and the hub limits the "
+            "commits of an hour; write to a folder or a store: `hf upload USER/NAME FOLDER "
+            "--repo-type dataset` makes one commit of a finished run"
+        )
+    return absolute(path)
+
+
 def identity(job: Claimant, stage: str) -> dict[str, Any]:
     """Return fingerprint, configuration, and inputs with their sizes and versions.
 
@@ -71,12 +89,14 @@ def identity(job: Claimant, stage: str) -> dict[str, Any]:
 
 def _entry(file: InputFile) -> dict[str, Any]:
     rows = {} if file.rows is None else {"rows": file.rows}
+    copy = {"copy": PurePosixPath(file.copy).name} if file.copy else {}
     return {
         "path": file.path,
         "size": file.size,
         "version": file.version,
         "label": file.label,
         **rows,
+        **copy,
     }
 
 
@@ -186,6 +206,9 @@ def _difference(before: bytes, now: bytes) -> str:
         if path not in inputs or path not in old_inputs:
             return f"input {path} was {'not ' if path not in old_inputs else ''}part of it"
         old, new = old_inputs[path], inputs[path]
+        # The copy's name depends on the file's state and on the names of its columns.
+        if old != new and old == {**new, "copy": old.get("copy")}:
+            return f"input {path} was read with another --answers_column"
         if old != new:
             was, is_now = (described(entry["size"], entry["version"]) for entry in (old, new))
             return f"input {path} has changed since: it had {was}, it has {is_now}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from tempfile import TemporaryDirectory
 
 import pyarrow as pa
 
@@ -14,6 +15,7 @@ from model.reading.question_answers import QUESTION_ANSWERS
 from model.reading.question_list import QuestionList
 from model.settings import ANNOTATE, AUDIT
 from pipeline.bundled import SAMPLE
+from pipeline.job.copies import Copies, publish_copies
 from pipeline.job.options import Refused
 from pipeline.job.settings import Columns, Files
 from transforms.find_inputs import find_inputs
@@ -57,12 +59,18 @@ class Inputs:
     expected   the columns to read, with their types
     columns    the names of the question, the context and the golds among them
     questions  the question list, None if rows have questions of their own
+    made       the folder of Parquet copies that are not in the output yet
     """
 
     files: tuple[InputFile, ...]
     expected: pa.Schema
     columns: InputColumns
     questions: QuestionList | None = None
+    made: TemporaryDirectory[str] | None = None
+
+    def published(self, output: str) -> Inputs:
+        """Return the inputs with their copies in the output, after putting them there."""
+        return replace(self, files=publish_copies(self.files, output), made=None)
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -70,29 +78,31 @@ class Inputs:
         return tuple(filter(None, (self.columns.question, self.columns.context)))
 
 
-def find_files(files: Files, output: str) -> tuple[InputFile, ...]:
-    """Find the input files, up to the row limit.
+def find_files(files: Files, output: str, copies: Copies) -> tuple[InputFile, ...]:
+    """Find the input files, up to the row limit, with Parquet copies of those in other formats.
 
-    Raises Refused for a file inside the output, StorageError if there are no files.
+    Raises Refused for a file inside the output, and for one that can't be copied; StorageError if
+    there are no files.
     """
-    inputs = _limit(find_inputs(SAMPLE if files.input == "bundled" else files.input), files.limit)
+    inputs = find_inputs(SAMPLE if files.input == "bundled" else files.input)
     # A run that reads its own parts would grow with every rerun.
     inside = [file.path for file in inputs if lies_below(file.path, output)]
     if inside:
         raise Refused(f"--input={files.input}: {inside[0]} is inside --output={files.output}")
-    return inputs
+    return _limit(inputs, files.limit, copies)
 
 
-def _limit(files: Sequence[InputFile], rows: int | None) -> tuple[InputFile, ...]:
+def _limit(files: Sequence[InputFile], rows: int | None, copies: Copies) -> tuple[InputFile, ...]:
     """Return the files that hold the first `rows` rows; the last may be read in part."""
     if rows is None:
-        return tuple(files)
+        return tuple(copies.with_copy(file, None) for file in files)
     chosen: list[InputFile] = []
     for file in files:
         if rows <= 0:
             break
+        file = copies.with_copy(file, rows)
         try:
-            with open_parquet(file.path) as opened:
+            with open_parquet(file.parquet) as opened:
                 held = min(rows, opened.metadata.num_rows)
         except Exception:  # an unreadable file counts no rows; planning refuses it by name
             held = 0
@@ -164,7 +174,7 @@ def choose_columns(
 def _schema(file: InputFile) -> pa.Schema:
     """Return the columns of a file and of its path. Raises Refused."""
     try:
-        with open_parquet(file.path) as opened:
+        with open_parquet(file.parquet) as opened:
             # Partition columns come from the path, and count as columns of the file.
             return with_path_columns(opened.schema_arrow, file.path)
     except Exception as error:
@@ -258,7 +268,7 @@ def _widened(expected: pa.Schema, files: Sequence[InputFile]) -> pa.Schema:
 def _readable_schema(file: InputFile) -> pa.Schema | None:
     """Return a file's schema, None if it can't be read."""
     try:
-        with open_parquet(file.path) as opened:
+        with open_parquet(file.parquet) as opened:
             return opened.schema_arrow
     except Exception:  # planning refuses the file by name
         return None

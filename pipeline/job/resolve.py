@@ -32,6 +32,8 @@ from model.reading.span_reader import CUDA_BATCH_TOKENS, SpanReader
 from model.reading.tokenizer import TokenizerError
 from model.reading.windows import WindowLimits
 from model.settings import AUDIT, SettingError, declared, identity_of, make
+from pipeline.job.copies import Copies
+from pipeline.job.identity import output_folder
 from pipeline.job.inputs import Inputs, choose_columns, find_files
 from pipeline.job.options import Refused
 from pipeline.job.questions import check_questions, question_list, with_chunk_rows
@@ -42,7 +44,7 @@ from transforms.plan_chunks import ChunkSize
 from transforms.records import Correction, InputFile, OutputColumns
 from transforms.relabel import CorrectionsError, read_corrections
 from transforms.run_files import RunFiles
-from transforms.storage import StorageError, absolute, exists, read
+from transforms.storage import StorageError, exists, read
 from transforms.stored_folder import StoredFolder
 
 _log = logging.getLogger("spanmill")
@@ -149,7 +151,7 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
     given = vars(options)
     files, columns = make(Files, given), make(Columns, given)
     audit, work = make(Audit, given), make(Work, given)
-    output = absolute(files.output)
+    output = output_folder(files.output)
     audited = options.stage == AUDIT or audit.audit
     # An audit along with annotate has its own folder, which is written first.
     alongside = ((AUDIT, RunFiles(output).beside),) if audited and options.stage != AUDIT else ()
@@ -164,10 +166,12 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
     corrections, digest = _corrections(audit, options.stage)
     questions = question_list(files, columns, audited)
     work = with_chunk_rows(work, questions)
-    found = find_files(files, output)
+    copies = Copies.for_columns(columns, bool(questions), output, reuse=not files.overwrite)
+    found = find_files(files, output, copies)
     settings = make(Places, given), make(Decoding, given), make(WindowLimits, given)
     column_options = answer_options(*settings)
     inputs, kept = choose_columns(found, columns, audit.slice_by, column_options, stages, questions)
+    inputs = replace(inputs, made=copies.made)
     reader = _reader(make(ModelSettings, given), given, is_local(beam_options))
     if questions:
         check_questions(questions, reader, files)

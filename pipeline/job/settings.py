@@ -34,7 +34,8 @@ class Files:
         None,
         text("PATTERNS"),
         "comma-separated files, globs, folders (with every .parquet below) or URLs (gs://, s3://, "
-        "...); \\, is a comma in a name; bundled means the sample in the package",
+        "hf://, ...); Parquet, or what convert import reads, such as .jsonl and .csv; \\, is a "
+        "comma in a name; bundled means the sample in the package",
     )
     output: str = setting(
         None, text("DIR"), "folder or URL to write to; created if it does not exist", stages=ALL

@@ -6,7 +6,6 @@ Of the chunks that this process computes, it counts the share of windows that th
 from __future__ import annotations
 
 import logging
-import math
 import sys
 import threading
 import time
@@ -17,16 +16,14 @@ from tqdm import tqdm
 
 from model.reading.progress import shares
 from pipeline.job.resolve import Job
+from pipeline.looks.count_inputs import count_inputs, rows_of
 from transforms.records import rows_of_part
 from transforms.run_files import RunFiles
-from transforms.storage import is_local, open_parquet
+from transforms.storage import is_local
 
 _log = logging.getLogger("spanmill")
 
 _LOG_SECONDS = 30.0
-
-_MOST_FOOTERS = 100
-"""Number of files whose rows are counted; the rows of more files are estimated by size."""
 
 
 @contextmanager
@@ -58,7 +55,7 @@ def _show(job: Job, stopped: threading.Event) -> None:
     each, unit = (len(questions), "question") if questions else (1, "row")
     # A resumed run begins with the rows that are there.
     before = done = each * round(_rows_done(files, {}))
-    rows, exact = _rows_planned(job)
+    (rows,), exact = count_inputs(job.files, rows_of)
     planned = each * rows
     terminal = sys.stderr.isatty()
     # Listing a store costs requests; a bar should move at least twice a second.
@@ -98,22 +95,3 @@ def _rows_done(files: RunFiles, computing: Mapping[str, float]) -> float:
     for part in computing.keys() - set(committed):
         rows += computing[part] * rows_of_part(part)
     return rows
-
-
-def _rows_planned(job: Job) -> tuple[int, bool]:
-    """Return the rows of all files, and whether the number is exact.
-
-    For many files it is estimated from the rows of some and the sizes of all.
-    """
-    counted = job.files[:: math.ceil(len(job.files) / _MOST_FOOTERS)]
-    rows = 0
-    for file in counted:
-        try:
-            with open_parquet(file.path) as opened:
-                rows += opened.metadata.num_rows if file.rows is None else file.rows
-        except Exception:  # planning refuses the file by name
-            continue
-    size = sum(file.size for file in counted)
-    if len(counted) == len(job.files) or not size:
-        return rows, len(counted) == len(job.files)
-    return round(rows * sum(file.size for file in job.files) / size), False

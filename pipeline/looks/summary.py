@@ -34,6 +34,10 @@ def accounting(manifest: dict[str, Any], output: str) -> str:
             "tokenizer does not know"
         )
 
+    for name, count in manifest.get("unusable_places", {}).items():
+        if count:
+            lines.append(f"{count} rows have null or malformed {name}: their answers have none")
+
     # Where the time went, and what failed.
     steps = manifest["steps"]
     total = sum(step["seconds"] for step in steps.values())
@@ -63,7 +67,7 @@ def audit_figures(audit: dict[str, Any]) -> str:
     """Return the headline figures of an audit."""
     everything = audit["all"]
     lines = []
-    for name in ("nll", "nll_start", "nll_end"):
+    for name in ("nll", "nll_start", "nll_end", "joint_nll"):
         loss = everything["losses"][name]
         if loss["count"]:
             lines.append(
@@ -77,11 +81,13 @@ def audit_figures(audit: dict[str, Any]) -> str:
         by_character = ""
         if character["percent"] != f1["percent"]:
             by_character = f"by character {character['percent']:.2f}, "
+        auc = everything.get("answerability_auc")
         lines.append(
             f"EM {em['percent']:.2f} [{em['interval'][0]:.2f}, {em['interval'][1]:.2f}], "
             f"F1 {f1['percent']:.2f} [{f1['interval'][0]:.2f}, {f1['interval'][1]:.2f}], "
             f"{by_character}"
             f"answerability {everything['answerability_accuracy']:.2f} %"
+            + (f", AUC {auc['auc']:.4f}" if auc else "")
         )
     calibration = everything["calibration"]
     if calibration["count"]:
@@ -138,7 +144,7 @@ def _over_spans(several: dict[str, Any] | None) -> list[str]:
             for recall, value in at.items()
         ]
         lines.append(
-            f"over spans: AUPR {several['aupr']:.4f}, {', '.join(reached)} "
+            f"over spans: AUPR {several['aupr']:.2f}, {', '.join(reached)} "
             f"(highest recall {several['highest_recall']:.2f})"
         )
     return lines

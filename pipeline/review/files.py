@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.job.options import Refused
 from pipeline.review.answers import Answer, Identity
 from pipeline.review.strata import Stratum
-from transforms.spreadsheets import SpreadsheetError, csv_bytes, csv_rows, guard
+from transforms.spreadsheets import SpreadsheetError, as_text, csv_bytes, csv_rows, guard
 from transforms.storage import building, exists, join, read
 
 SHEET, TASKS, DRAWN = "review.csv", "review.json", "sample.json"
@@ -166,7 +166,7 @@ def read_marks(content: bytes, drawn: ReviewSet) -> dict[int, str]:
     unknown or occur twice; the message says where.
     """
     # Spreadsheets also save in the encoding of their country. What is read of it is ASCII.
-    text = content.decode("utf-8-sig", "replace")
+    text = as_text(content, "replace")
     marks: dict[int, str] = {}
     seen: set[int] = set()
     # JSON of Label Studio is a list; a CSV begins with its header.

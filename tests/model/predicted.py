@@ -42,7 +42,7 @@ def decode_and_measure(
 ) -> tuple[Decoded, Measured]:
     """The same with the losses of golds."""
     spans = DecodeSpans(windows, decoding)
-    losses = MeasureLosses(windows, golds, link, decoding.null)
+    losses = MeasureLosses(windows, golds, link, decoding)
     observers: list[Observer[Any]] = [spans, losses]
     prediction = predict(reader, windows, batch_tokens, observers)
     return Decoded(prediction, spans.result()), losses.result()

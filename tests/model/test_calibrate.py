@@ -30,6 +30,7 @@ from model.training.data import make_examples, read_rows
 from model.training.prior import WEIGHTS
 from tests.model.predicted import decode
 from tests.model.split import with_settings
+from tests.runs import run
 
 SAMPLE = Path(__file__).parents[2] / "pipeline" / "bundled" / "sample.parquet"
 
@@ -138,6 +139,17 @@ def test_settings_are_written_and_the_pipeline_decodes_as_was_measured(
     np.testing.assert_allclose(decoded.probability[3], spans.probability[:, 0], rtol=1e-5)
     assert 0.2 < decoded.fitted_on.mean() < 0.8
     assert decoded.null_right.sum() == sum(not row["answers"]["text"] for row in rows)
+
+    # The error of a file is that of an audit of its other half: all answers that are given.
+    held = pq.read_table(few).filter(pa.array(~decoded.fitted_on))
+    pq.write_table(held, tmp_path / "held.parquet")
+    limits = "--max_length=128", "--overlap=32", f"--model={folder}", "--dtype=float32"
+    output = tmp_path / "out"
+    assert run("audit", f"--input={tmp_path / 'held.parquet'}", f"--output={output}", *limits) == 0
+    audit = json.loads((output / "audit.json").read_text("utf-8"))["all"]["calibration"]
+    assert figures["calibration_error few, all answers"] == pytest.approx(
+        audit["expected_calibration_error"], abs=1e-4
+    )
 
 
 def test_a_split_reader_stays_one(bert_folder: Path, tmp_path: Path) -> None:

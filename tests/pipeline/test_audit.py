@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,7 @@ def check_figures(found: Json, rows: Iterable[Json]) -> None:
         assert low - 1e-9 <= found[score]["percent"] <= high + 1e-9
     agree = [(row["golds"] > 0) == (row["prediction"] != "") for row in rows]
     assert found["answerability_accuracy"] == pytest.approx(100 * np.mean(agree))
+    check_separation(found.get("answerability_auc"), rows)
     given = [(row["probability"], row["exact_match"]) for row in rows if row["prediction"]]
     assert found["calibration"]["count"] == found["risk_coverage"]["answers"] == len(given)
     if given:
@@ -71,6 +73,24 @@ def check_figures(found: Json, rows: Iterable[Json]) -> None:
             bin["count"] * abs(bin["mean_probability"] - bin["accuracy"]) for bin in shown
         ) / len(given)
         assert found["calibration"]["expected_calibration_error"] == pytest.approx(gap, rel=1e-9)
+
+
+def check_separation(found: Json | None, rows: Sequence[Json]) -> None:
+    """Compare the AUC of a slice with the share of pairs in the right order."""
+    margins: dict[bool, list[float]] = {True: [], False: []}
+    for row in rows:
+        if row["null_score"] is not None:
+            margins[row["golds"] > 0].append(row["null_score"] - row["span_score"])
+    pairs = list(product(margins[False], margins[True]))
+    if not pairs:
+        assert found is None
+        return
+    assert found is not None
+    assert (found["answerable"], found["unanswerable"]) == (len(margins[True]), len(margins[False]))
+    # Margins of one bin count as equal, so that a pair may count half more or less.
+    near = sum(abs(high - low) < 0.01 for high, low in pairs)
+    won = sum(high > low for high, low in pairs)
+    assert abs(found["auc"] * len(pairs) - won) <= near / 2 + 1e-6
 
 
 class TestRows:

@@ -107,7 +107,7 @@ def test_an_audit_of_distinct_spans_has_precision_and_recall_over_them():
         in printed
     )
     assert printed[-1] == (
-        "over spans: AUPR 0.6667, precision not reached at 80 % recall, precision not reached at "
+        "over spans: AUPR 66.67, precision not reached at 80 % recall, precision not reached at "
         "90 % recall (highest recall 66.67)"
     )
 

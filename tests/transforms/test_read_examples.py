@@ -15,8 +15,8 @@ from transforms.read_examples import read_examples, read_rows
 from transforms.records import InputColumns
 
 
-def listed(path: Path, rows: list[int]) -> Ranking:
-    return Ranking(len(rows), [(-1.0, str(path), row, {}) for row in rows])
+def listed(path: str, rows: list[int]) -> Ranking:
+    return Ranking(len(rows), [(-1.0, path, row, {}) for row in rows])
 
 
 @pytest.mark.parametrize("group", [7, 3000])
@@ -64,11 +64,13 @@ def test_values_of_other_types_and_texts_that_are_no_utf8(tmp_path: Path):
 def test_texts_of_the_examples_that_are_shown_and_of_all_suspects(tmp_path: Path):
     path = write_input(tmp_path / "a.parquet", examples(3 * WITH_TOKENS))
     worst, suspects = (
-        listed(path, list(range(2 * WITH_TOKENS))),
-        listed(path, [3 * WITH_TOKENS - 1, 1, 2 * WITH_TOKENS + 5]),
+        listed("a.jsonl", list(range(2 * WITH_TOKENS))),
+        listed("a.jsonl", [3 * WITH_TOKENS - 1, 1, 2 * WITH_TOKENS + 5]),
     )
-    found = read_examples(Statistics(worst=worst, suspects=suspects), InputColumns())
-    assert {row for _, row in found} == {
+    statistics = Statistics(worst=worst, suspects=suspects)
+    # The entries name the user's file, of which the Parquet file is a copy.
+    found = read_examples(statistics, InputColumns(), {"a.jsonl": str(path)})
+    assert {row for name, row in found if name == "a.jsonl"} == {
         *range(WITH_TOKENS),
         2 * WITH_TOKENS + 5,
         3 * WITH_TOKENS - 1,

@@ -209,7 +209,7 @@ class TestBack:
         [
             (b"id,gold\n1,x\n", "it has no column 'decision'"),
             (b"", "it has no column 'id'"),
-            (b"\xff\xfe", "it is not UTF-8"),
+            (b"\xff", "it is neither UTF-8 nor UTF-16"),
             (
                 b"id,decision\n1,perhaps\n",
                 "line 2: decision 'perhaps' is not one of gold, prediction, unanswerable, other",

@@ -8,7 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 import fsspec.exceptions
+import httpx2
 import pytest
+from huggingface_hub.errors import HfHubHTTPError
 
 from transforms import retries
 from transforms.retries import is_transient, retried, take_retries
@@ -28,6 +30,12 @@ def of_library(module: str, name: str, base: type[Exception] = Exception) -> Exc
     return type(name, (base,), {"__module__": module})("odd")
 
 
+def of_hub(status: int) -> HfHubHTTPError:
+    """Return an error of the Hugging Face hub's library, which is an OSError without an errno."""
+    request = httpx2.Request("GET", "http://127.0.0.1")
+    return HfHubHTTPError("odd", response=httpx2.Response(status, request=request))
+
+
 TRANSIENT = [
     *(
         OSError(number, "odd")
@@ -40,6 +48,8 @@ TRANSIENT = [
     *(_Told(code=code) for code in (408, 429, 500, 503)),
     _Told(status=502),
     _Told(response={"ResponseMetadata": {"HTTPStatusCode": 503}}),
+    of_hub(429),
+    of_library("httpx2", "ConnectError", type(of_library("httpx2", "TransportError"))),
     of_library("aiohttp.client_exceptions", "ClientPayloadError"),
     of_library(
         "aiohttp.client_exceptions",
@@ -64,6 +74,7 @@ LASTING = [
     OSError(errno.ENAMETOOLONG, "odd"),
     *(_Told(code=code) for code in (400, 401, 403, 404, 412)),
     _Told(response={"ResponseMetadata": {"HTTPStatusCode": 403}}),
+    of_hub(403),
     of_library("mylib", "ClientPayloadError"),
     ValueError("odd"),
     KeyboardInterrupt(),

@@ -9,12 +9,15 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from transforms import storage
 from transforms.find_inputs import find_inputs
@@ -23,11 +26,13 @@ from transforms.storage import (
     absolute,
     building,
     commit,
+    commit_file,
     create,
     exists,
     is_local,
     join,
     list_names,
+    list_times,
     open_dataset,
     open_file,
     open_parquet,
@@ -83,9 +88,23 @@ class TestCommit:
         commit(output, pa.py_buffer(b"two"), "a")
         assert read(join(output, "a")) == b"two"
 
+    def test_a_file_is_committed_like_bytes(self, output: str, tmp_path: Path):
+        (tmp_path / "made").write_bytes(b"content")
+        commit_file(output, str(tmp_path / "made"), "copies", "a.parquet")
+        assert read(join(output, "copies", "a.parquet")) == b"content"
+        assert (tmp_path / "made").exists()
+
     def test_a_missing_folder_has_no_names(self, output: str):
         assert list_names(join(output, "parts")) == []
         assert not exists(join(output, "parts"))
+
+    def test_a_listing_has_the_times_of_files(self, output: str):
+        begin = time.time()
+        commit(output, b"x", "parts", "a")
+        (name, modified), *more = list_times(join(output, "parts")).items()
+        assert (name, more) == ("a", [])
+        assert begin - 2 < modified < time.time() + 2  # clocks of file systems tick slowly
+        assert list_times(join(output, "missing")) == {}
 
     def test_reading_a_missing_file_raises(self, output: str):
         with pytest.raises(FileNotFoundError):
@@ -326,3 +345,21 @@ def test_files_are_one_dataset(output: str):
 def test_the_version_is_what_the_store_offers(name: str):
     assert version_of({"size": 3, name: "v1"}) == "v1"
     assert version_of({"size": 3}) == ""
+
+
+@pytest.mark.parametrize(
+    ("info", "seconds"),
+    [
+        ({"mtime": 12.5, "created": 99.0}, 12.5),
+        ({"LastModified": datetime(1970, 1, 1, 0, 1, tzinfo=UTC)}, 60.0),
+        ({"updated": "1970-01-01T00:02:00.000Z"}, 120.0),
+        ({"updated": "yesterday", "created": 7}, 7.0),
+        ({}, 0.0),
+    ],
+)
+def test_times_are_those_of_every_kind_of_store(
+    info: dict[str, Any], seconds: float, monkeypatch: pytest.MonkeyPatch
+):
+    listing = [{"name": "/parts/a", "type": "file", **info}]
+    monkeypatch.setattr(LocalFileSystem, "ls", lambda *_, **__: listing)
+    assert list_times("/parts") == {"a": seconds}

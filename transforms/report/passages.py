@@ -10,6 +10,9 @@ from transforms.read_examples import Example
 _AROUND = 240
 """Characters that are shown on either side of each end of a span."""
 
+_WORD = 20
+"""Characters by which a part shrinks at most, so that it does not begin or end inside a word."""
+
 Span = tuple[int, int]
 """Start and end, exclusive, in code points."""
 
@@ -17,24 +20,34 @@ Mark = tuple[str, Span]
 """Name (a CSS class) and span."""
 
 
-def excerpts(length: int, spans: Sequence[Span], around: int = _AROUND) -> list[Span]:
+def excerpts(text: str, spans: Sequence[Span], around: int = _AROUND) -> list[Span]:
     """Return the parts of a text to show, in order and without overlap.
 
-    A part reaches `around` characters to either side of the ends of spans. Without spans, the part
-    is the beginning of the text.
-
-    length  of the text, in characters
+    A part reaches about `around` characters to either side of the ends of spans, and is cut at a
+    space if one is near. Without spans, the part is the beginning of the text.
     """
     borders = sorted(border for span in spans for border in span) or [0]
     parts: list[Span] = []
     for border in borders:
-        start, end = max(0, border - around), min(length, border + around)
+        start, end = max(0, border - around), min(len(text), border + around)
         # Overlapping parts become one.
         if parts and start <= parts[-1][1]:
             parts[-1] = parts[-1][0], end
         else:
             parts.append((start, end))
-    return parts
+    within = min(_WORD, around)
+    return [_at_spaces(text, part, within) for part in parts]
+
+
+def _at_spaces(text: str, part: Span, within: int) -> Span:
+    """Return a part without the incomplete words at its ends, of up to `within` characters."""
+    start, end = part
+    if start > 0:
+        start = text.find(" ", start - 1, start + within) + 1 or start
+    if end < len(text):
+        space = text.rfind(" ", end - within, end + 1)
+        end = space if space >= 0 else end
+    return start, end
 
 
 def pieces(text: str, part: Span, marks: Sequence[Mark]) -> list[tuple[str, str]]:
@@ -61,7 +74,7 @@ def shown_passage(
     if example is None or not example.context:
         return []
     text = example.context
-    parts = excerpts(len(text), [span for _, span in marks])
+    parts = excerpts(text, [span for _, span in marks])
     shown = []
     for low, high in parts:
         tokens = []

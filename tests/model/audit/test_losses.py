@@ -29,10 +29,12 @@ def logsumexp(values: np.ndarray) -> float:
     return float(np.logaddexp.reduce(values))
 
 
-SPANS = {0: [(0, 2), (5, 5)], 1: [(18, 20), (0, 0), (39, 39)], 2: [], 3: [(0, 0)]}
+SPANS = {0: [(0, 2), (5, 8)], 1: [(18, 20), (0, 0), (39, 39)], 2: [], 3: [(0, 0)]}
 LENGTHS = [9, 40, 23, 1]
 LONG = [60, 200, 23, 1]
 """In windows of 64: more tokens than a window keeps one by one."""
+LONGEST = 3
+"""Tokens of the longest valid span; two golds are as long, one is longer."""
 
 
 def make_golds(spans: dict[int, list[tuple[int, int]]]) -> Golds:
@@ -64,7 +66,7 @@ def measure(
     )
     golds = make_golds(SPANS)
     reader = FakeReader(SEED, levels=0)
-    decoding = Decoding(n_best=2, max_answer_length=6, null=null)
+    decoding = Decoding(n_best=2, max_answer_length=LONGEST, null=null)
     _, measured = decode_and_measure(reader, windows, decoding, batch_tokens, golds, link)
     assert np.isfinite(measured.losses.rest).any() == (lengths is LONG and link == "softmax")
     return (
@@ -94,6 +96,14 @@ class Passage:
     def union(self, side: int, null: bool) -> np.ndarray:
         tokens = [self.token(side, self.owner(j, j), j) for j in range(self.bounds[-1][1])]
         return np.array([*tokens, *([self.best_null()[side]] if null else [])])
+
+    def log_mass(self, null: bool) -> float:
+        """Return the log of the sum of exp(score) over all valid spans and null."""
+        tokens = self.bounds[-1][1]
+        spans = [(i, j) for i in range(tokens) for j in range(i, min(i + LONGEST, tokens))]
+        owned = [(self.owner(*span), span) for span in spans]
+        scores = [self.token(0, w, i) + self.token(1, w, j) for w, (i, j) in owned if w >= 0]
+        return logsumexp(np.array([*scores, *([self.best_null().sum()] if null else [])]))
 
     def best_null(self) -> np.ndarray:
         return min(
@@ -165,6 +175,11 @@ def test_every_loss_of_a_gold(
         else:
             score = passage.token(0, owner, first) + passage.token(1, owner, last)
             assert found.score[gold] == pytest.approx(score, rel=1e-6)
+        if owner < 0 or last - first >= LONGEST:
+            assert np.isnan(found.joint[gold])
+        else:
+            expected = passage.log_mass(null) - score
+            assert found.joint[gold] == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
 
 @pytest.mark.parametrize("link", ["softmax", "sigmoid"])
@@ -182,6 +197,8 @@ def test_every_loss_of_a_null_target(link: str, lengths: list[int]) -> None:
             assert found.null_native[side, pair] == pytest.approx(np.mean(native), rel=1e-5)
             expected = binary_cross_entropy(union, len(union) - 1, None, link)
             assert found.null_tokenwise[side, pair] == pytest.approx(expected, rel=1e-5, abs=1e-6)
+        expected = passage.log_mass(null=True) - passage.best_null().sum()
+        assert found.null_joint[pair] == pytest.approx(expected, rel=1e-5)
 
 
 def test_without_a_null_option_a_null_target_has_no_loss() -> None:
@@ -189,6 +206,7 @@ def test_without_a_null_option_a_null_target_has_no_loss() -> None:
     assert np.isnan(found.null_nll).all()
     assert np.isnan(found.null_native).all()
     assert np.isnan(found.null_tokenwise).all()
+    assert np.isnan(found.null_joint).all()
 
 
 def test_batches_change_no_loss() -> None:
@@ -238,7 +256,7 @@ def test_likely_tokens_are_those_of_one_softmax_over_the_passage(link: str, null
     _, measured = decode_and_measure(
         FakeReader(SEED, levels=0),
         windows,
-        Decoding(max_answer_length=6, null=null),
+        Decoding(max_answer_length=LONGEST, null=null),
         64,
         golds,
         link,

@@ -11,11 +11,13 @@ from transformers.loss.loss_utils import ForQuestionAnsweringLoss
 
 from model.audit.objective import (
     categorical,
+    joint,
     log_normaliser,
     log_one_minus,
     merge_log_masses,
     tokenwise,
 )
+from model.reading.spans import ValidSpans, span_log_mass
 
 EVERYWHERE = torch.ones(4, 9, dtype=torch.bool)
 
@@ -30,26 +32,32 @@ def nll(logits: torch.Tensor, target: torch.Tensor, support: torch.Tensor) -> to
 
 
 @pytest.mark.parametrize(
-    ("start", "end", "expected"),
+    ("start", "end", "expected", "spans"),
     [
         # The four examples of docs/objective.md: logits 4, 0, 0 over three tokens, gold (0, 0).
-        ([4.0, 0.0, 0.0], [4.0, 0.0, 0.0], 2 * math.log(1 + 2 * math.exp(-4))),
+        ([4.0, 0.0, 0.0], [4.0, 0.0, 0.0], 2 * math.log(1 + 2 * math.exp(-4)), [8, 4, 4, 0, 0, 0]),
         (
             [4.0, 0.0, 0.0],
             [0.0, 4.0, 0.0],
             math.log(1 + 2 * math.exp(-4)) + math.log(2 + math.exp(4)),
+            [4, 8, 4, 4, 0, 0],
         ),
-        ([0.0, 4.0, 0.0], [0.0, 4.0, 0.0], 2 * math.log(2 + math.exp(4))),
-        ([0.0, 0.0, 0.0], [0.0, 0.0, 0.0], 2 * math.log(3)),
+        ([0.0, 4.0, 0.0], [0.0, 4.0, 0.0], 2 * math.log(2 + math.exp(4)), [0, 4, 0, 8, 4, 0]),
+        ([0.0, 0.0, 0.0], [0.0, 0.0, 0.0], 2 * math.log(3), [0] * 6),
     ],
 )
 def test_the_examples_of_the_page_on_the_objective(
-    start: list[float], end: list[float], expected: float
+    start: list[float], end: list[float], expected: float, spans: list[int]
 ) -> None:
     support = torch.ones(1, 3, dtype=torch.bool)
     gold = torch.tensor([0])
     total = nll(torch.tensor([start]), gold, support) + nll(torch.tensor([end]), gold, support)
     assert total.item() == pytest.approx(expected, rel=1e-6, abs=1e-6)
+    everywhere = torch.tensor([2**31 - 1])
+    valid = ValidSpans(support, support, -everywhere, everywhere, max_answer_length=3)
+    mass = span_log_mass(torch.tensor([start]), torch.tensor([end]), valid)
+    loss = joint(torch.tensor([start[0] + end[0]]), mass).item()
+    assert loss == pytest.approx(math.log(sum(map(math.exp, spans))) - spans[0], rel=1e-5, abs=1e-5)
 
 
 def test_categorical_is_cross_entropy() -> None:

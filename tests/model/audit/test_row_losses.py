@@ -39,6 +39,7 @@ class TestRowLosses:
             assert rows.nll[:, row].tolist() == losses.nll[:, mine[0]].tolist()
             assert rows.tokenwise[:, row].tolist() == losses.tokenwise[:, mine[0]].tolist()
             np.testing.assert_equal(rows.native[:, row], losses.native[:, mine[0]])
+            np.testing.assert_equal(rows.joint[row], losses.joint[mine[0]])
             np.testing.assert_equal(rows.null_window[row], losses.null_window[mine[0]])
             assert rows.whole[row] == losses.whole[mine[0]]
             assert rows.partly[row] == losses.partly[mine[0]]
@@ -81,6 +82,7 @@ class TestRowLosses:
         )
         assert rows.marginal_joint[3] == expected.sum()
         assert rows.native[:, 3].tolist() == losses.null_native[:, 2].tolist()
+        assert rows.joint[3] == losses.null_joint[2]
         assert rows.tokenwise[:, 3].tolist() == losses.null_tokenwise[:, 2].tolist()
         assert rows.min_tokenwise[3] == losses.null_tokenwise[:, 2].sum()
         assert np.isnan(rows.null_window[3])
@@ -96,6 +98,7 @@ class TestRowLosses:
             "native",
             "tokenwise",
             "min_tokenwise",
+            "joint",
         ):
             assert np.isnan(getattr(rows, name)[..., 3]).all(), name
 
@@ -153,6 +156,7 @@ class TestStatuses:
         assert (
             row["native_nll"]
             is row["native_tokenwise"]
+            is row["joint_nll"]
             is row["gold_probability"]
             is row["gold_rank"]
             is None
@@ -164,7 +168,7 @@ class TestStatuses:
         row = audit(null=True).columns[7]
         assert row["nll"] > 0
         assert row["native_nll"] > 0
-        assert row["gold_probability"] is row["gold_rank"] is None
+        assert row["joint_nll"] is row["gold_probability"] is row["gold_rank"] is None
 
     def test_a_rejected_row_has_a_status_and_a_reason_and_nothing_else(self):
         for row in (5, 8):

@@ -49,6 +49,7 @@ class TestColumns:
                 "tokenwise_per_token": tokenwise / tokens,
                 "min_tokenwise": rows.min_tokenwise[row],
                 "native_tokenwise": rows.native_tokenwise[:, row].sum(),
+                "joint_nll": rows.joint[row],
                 "null_window_nll": rows.null_window[row],
             }
             for name, value in expected.items():
@@ -136,7 +137,8 @@ class TestColumns:
             )
             nothing = null_score(audited.windows, pair, SEED, 0) if null else None
             scores = [span.score for span in candidates]
-            mass = log_normaliser(scores + ([nothing] if nothing is not None else []), temperature)
+            terms = scores + ([nothing] if nothing is not None else [])
+            mass, untempered = log_normaliser(terms, temperature), log_normaliser(terms, 1.0)
             assert found["probability"] == pytest.approx(
                 math.exp(scores[0] / temperature - mass), rel=1e-5
             )
@@ -151,11 +153,17 @@ class TestColumns:
             if not spans:
                 assert found["gold_probability"] == found["null_probability"]
                 assert found["gold_rank"] is None
+                if nothing is None:
+                    assert found["joint_nll"] is None
+                else:
+                    assert found["joint_nll"] == pytest.approx(untempered - nothing, rel=1e-5)
                 continue
             places = [k for k, span in enumerate(candidates) if (span.start, span.end) == spans[0]]
             if not places:  # too long, or in no window
-                assert found["gold_probability"] is found["gold_rank"] is None
+                assert found["joint_nll"] is found["gold_probability"] is found["gold_rank"] is None
             else:
+                loss = untempered - scores[places[0]]
+                assert found["joint_nll"] == pytest.approx(loss, rel=1e-5)
                 expected = math.exp(scores[places[0]] / temperature - mass)
                 assert found["gold_probability"] == pytest.approx(expected, rel=1e-5)
                 assert found["gold_rank"] == (

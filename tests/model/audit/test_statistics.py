@@ -61,6 +61,9 @@ def audit_table(rows: int, seed: int = 0) -> pa.Table:
         columns["exact_match"][row] = float(drawn.random() < 0.5)
         columns["f1"][row] = max(columns["exact_match"][row], float(np.float32(drawn.random())))
         columns["character_f1"][row] = float(np.float32((columns["f1"][row] + 1) / 2))
+        columns["null_score"][row], columns["span_score"][row] = (
+            float(each) for each in drawn.normal(0, 4, 2)
+        )
         columns["context_characters"][row] = 500
         columns["label_error"][row] = float(np.float32(max(0.0, drawn.normal(0, 4))))
         columns["nll_start"][row], columns["nll_end"][row] = (
@@ -104,6 +107,8 @@ class TestSlice:
             "probability",
             "answerable",
             "answered",
+            "null_score",
+            "span_score",
         )
         return {name: np.array(given.get(name, [1.0] * rows), np.float64) for name in names}
 

@@ -8,6 +8,7 @@ import pytest
 from model.audit.golds import Golds
 from model.audit.window_losses import MeasureLosses
 from model.reading.batching import Batch, Pending
+from model.reading.decoding import Decoding
 from model.reading.prediction import Logits, predict
 from model.reading.tokenizer import Ragged
 from tests.model.fakes import FakeReader
@@ -95,7 +96,7 @@ def test_a_window_in_a_recomputed_batch_is_measured_again(monkeypatch: pytest.Mo
         measure(self, batch, logits, chosen, pending)
 
     monkeypatch.setattr(MeasureLosses, "measure", fail_until_alone)
-    observer = MeasureLosses(windows, no_golds(), "softmax", null=True)
+    observer = MeasureLosses(windows, no_golds(), "softmax", Decoding(null=True))
     prediction = predict(FakeReader(), windows, 60, [observer, RefuseOnce()])
     assert alone == [3]
     assert prediction.failures == observer.result().unmeasured == {}

@@ -7,12 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.reading.places import (
+    GivenPlaces,
     Layout,
     given_page,
     given_section,
     headings,
     locate,
     sentence_ends,
+    unusable_places,
     unwrapped,
 )
 
@@ -197,6 +199,16 @@ class TestGivenPlaces:
         if isinstance(starts, list):
             sections = [{"start": start, "title": "One"} for start in starts]
         assert given_section(sections, 12, 5) is None
+
+    def test_documents_without_usable_places_are_counted(self):
+        usable = [[], [0, 3]]
+        pages = [*MALFORMED, *usable]
+        found = GivenPlaces(pages=pages)
+        assert unusable_places(found, [12] * len(pages)) == {"pages": len(MALFORMED)}
+        assert unusable_places(found, [None] * len(pages)) == {"pages": 0}
+        sections = [[{"start": 0, "title": "One"}], [{"start": 0, "title": 1}], []]
+        assert unusable_places(GivenPlaces(sections=sections), [3, 3, 3]) == {"sections": 1}
+        assert unusable_places(GivenPlaces(), []) == {}
 
     @pytest.mark.parametrize("title", [None, 1, ["One"]])
     def test_a_title_must_be_text(self, title: object):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,24 +30,30 @@ def documents(*windows: tuple[int, float, float, float]) -> LongDocuments:
     return LongDocuments(row.astype(int), score, match, f1)
 
 
-def test_the_weight_in_the_middle_of_the_best_is_chosen() -> None:
-    """The right window wins from 0.3 on in the first row, and loses above 2 in the second."""
+def test_the_weight_with_the_best_expected_f1_is_chosen() -> None:
+    """The right window leads from 1 on in the first row, and no longer from 3 on in the second."""
     found = documents(
-        (0, 3.0, 0.0, 0.0), (0, 1.0, 8.0, 1.0), (1, 4.0, 0.0, 1.0), (1, 0.0, 2.0, 0.0)
+        (0, 2.0, 0.0, 0.0), (0, 0.0, 2.0, 1.0), (1, 6.0, 0.0, 1.0), (1, 0.0, 2.0, 0.0)
     )
-    best = [weight for weight in WEIGHTS if found.mean_f1(weight) == 100]
-    assert best == [0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0]
-    assert fit_weight(found) == 0.8
+    best = [weight for weight in WEIGHTS.tolist() if found.mean_f1(weight) == 100]
+    assert (best[0], best[-1]) == (1.1, 3.0)
+    # The two margins, 2 m - 2 and 6 - 2 m, are equal at 2.
+    assert fit_weight(found) == 2.0
+    shares = 1 / (1 + math.exp(-2.0)), 1 / (1 + math.exp(-2.0))
+    assert found.expected_f1(2.0) == pytest.approx(100 * np.mean(shares))
     # Scores that differ half as much need half the weight.
-    flat = replace(found, span_score=found.span_score / 2)
-    assert [weight for weight in WEIGHTS if flat.mean_f1(weight) == 100] == [
-        *(0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
-    ]
+    assert fit_weight(replace(found, span_score=found.span_score / 2)) == 1.0
 
 
 def test_windows_that_match_equally_need_no_weight() -> None:
     found = documents((0, 3.0, 1.0, 0.0), (0, 1.0, 1.0, 1.0))
     assert {found.mean_f1(weight) for weight in WEIGHTS} == {0.0}
+    assert fit_weight(found) == 0
+
+
+def test_windows_without_a_span_count_for_nothing() -> None:
+    found = documents((0, -np.inf, 5.0, 0.0), (0, 1.0, 1.0, 0.5))
+    assert found.expected_f1(1.0) == 50
 
 
 def test_joined_passages_are_read_as_annotate_reads_them(bert_folder: Path) -> None:

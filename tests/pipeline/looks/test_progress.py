@@ -20,11 +20,12 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from model.reading.progress import current, working_on
 from pipeline.job.options import parse
 from pipeline.job.resolve import Job, resolve
+from pipeline.looks import count_inputs
 from pipeline.looks import progress as module
 from pipeline.looks.progress import progress
 from tests.runs import examples, wait_until, write_input
 from transforms.run_files import RunFiles
-from transforms.storage import commit, open_parquet
+from transforms.storage import commit
 
 
 @pytest.fixture
@@ -129,23 +130,17 @@ def test_files_that_can_not_be_read_count_for_nothing(
     assert lines(caplog)[-1].startswith("6 of 6 rows done")
 
 
-def test_of_many_files_some_are_asked_for_their_rows(
+def test_the_rows_of_many_files_are_estimated(
     job: Job, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
-    """Each footer costs a request; the rows of other files are estimated by their size."""
-    monkeypatch.setattr(module, "_MOST_FOOTERS", 2)
-    asked = []
-    monkeypatch.setattr(
-        module, "open_parquet", lambda path: asked.append(path) or open_parquet(path)
-    )
-    half = replace(job.files[0], size=job.files[0].size // 2)
+    monkeypatch.setattr(count_inputs, "_MOST_FOOTERS", 1)
+    files = tuple(replace(file, size=1) for file in job.files)
     with (
         caplog.at_level(logging.INFO, "spanmill"),
-        progress(replace(job, inputs=replace(job.inputs, files=(job.files[0], half) * 2))),
+        progress(replace(job, inputs=replace(job.inputs, files=files))),
     ):
         finish(job, 6)
-    assert len(asked) == 2
-    assert lines(caplog)[-1].startswith("6 of about 18 rows done")
+    assert lines(caplog)[-1].startswith("6 of about 12 rows done")
 
 
 def test_a_limit_bounds_what_is_planned(job: Job, caplog: pytest.LogCaptureFixture):

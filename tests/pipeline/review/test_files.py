@@ -121,6 +121,7 @@ def test_marks_of_a_spreadsheet(sheet: bytes, delimiter: str):
 def test_a_spreadsheet_may_be_saved_in_another_encoding():
     content = f"number;set;question;right\r\n2;{DRAWN.name};Où?;yes\r\n"
     assert read_marks(content.encode("cp1252"), DRAWN) == {2: "yes"}
+    assert read_marks(content.replace(";", "\t").encode("utf-16"), DRAWN) == {2: "yes"}
 
 
 def test_lines_may_be_missing_moved_or_blank():

@@ -7,7 +7,6 @@ SPANMILL_SCREENSHOTS, a folder, they leave screenshots there.
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,41 +14,22 @@ from typing import Any
 
 import pytest
 from selenium.webdriver import Chrome, Keys
-from selenium.webdriver.chrome.options import Options
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 
+from tests.browsers import CONTRAST, NEEDS_BROWSER, chromium
 from tests.model.audit.test_comparison import compared, drawn_pairs
 from tests.transforms.report.samples import ABOUT, PASSAGES, SCRIPT, sample_audit
 from transforms.report.page import audit_page, comparison_page
 
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(
-        not (CHROMIUM and DRIVER), reason="no browser: apt-get install chromium chromium-driver"
-    ),
-]
+pytestmark = NEEDS_BROWSER
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Chrome]:
-    options = Options()
-    options.binary_location = str(CHROMIUM)
-    for argument in (
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-dev-shm-usage",
-        "--hide-scrollbars",
-    ):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = Chrome(options=options, service=Service(DRIVER))
-    yield driver
-    driver.quit()
+    with chromium() as driver:
+        yield driver
 
 
 @pytest.fixture(scope="module")
@@ -309,33 +289,6 @@ def test_small_screens_scroll_in_one_direction(audit: Chrome, width: int):
         )
         if width == 390 and os.environ.get("SPANMILL_SCREENSHOTS"):
             audit.save_screenshot(str(Path(os.environ["SPANMILL_SCREENSHOTS"]) / "phone.png"))
-
-
-CONTRAST = """
-const channel = (value) => {
-  value /= 255;
-  return value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
-};
-const light = (colour) => {
-  const [r, g, b] = colour.match(/[\\d.]+/g).map(Number).map(channel);
-  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-};
-const ground = (element) => {
-  const colour = getComputedStyle(element).backgroundColor;
-  const isClear = /rgba\\(.*, 0\\)/.test(colour);
-  return isClear && element.parentElement ? ground(element.parentElement) : colour;
-};
-const selected = 'p, dt, dd, th, td, a, mark, button, figcaption, caption, summary, h1, h2';
-return [...document.querySelectorAll(selected)]
-  .filter((element) => element.textContent.trim() && element.getClientRects().length)
-  .map((element) => {
-    const lights = [light(getComputedStyle(element).color), light(ground(element))];
-    const [a, b] = lights.sort((x, y) => y - x);
-    return [(a + 0.05) / (b + 0.05), element.tagName + ' ' + element.className];
-  })
-  .filter(([ratio]) => ratio < 4.5);
-"""
-"""Visible texts whose contrast is below that of WCAG AA."""
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

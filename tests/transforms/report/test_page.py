@@ -317,14 +317,23 @@ class TestPassages:
         assert shortened(None) == ""
 
     def test_parts_around_borders(self):
-        assert excerpts(100, [(40, 45)]) == [(0, 100)]
-        assert excerpts(5000, [(2000, 2010), (4900, 4950)]) == [(1760, 2250), (4660, 5000)]
+        assert excerpts("x" * 100, [(40, 45)]) == [(0, 100)]
+        assert excerpts("x" * 5000, [(2000, 2010), (4900, 4950)]) == [(1760, 2250), (4660, 5000)]
         # The middle of a long answer is left out.
-        assert excerpts(5000, [(1000, 4000)]) == [
+        assert excerpts("x" * 5000, [(1000, 4000)]) == [
             (760, 1240),
             (3760, 4240),
         ]
-        assert excerpts(5000, []) == [(0, 240)]
+        assert excerpts("x" * 5000, []) == [(0, 240)]
+
+    def test_parts_end_between_words_and_hold_the_span(self):
+        text = "one two three four five six"
+        (part,) = excerpts(text, [(8, 13)], around=6)
+        assert text[slice(*part)] == "two three four"
+        for start in range(len(text)):
+            for around in range(8):
+                (first, *_, last) = 2 * excerpts(text, [(start, start + 1)], around)
+                assert first[0] <= start < last[1]
 
     def test_pieces_put_together_are_the_part(self):
         text = "abcdefghij"
