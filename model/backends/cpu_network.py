@@ -52,6 +52,9 @@ _ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 0.05}
 
 _NO_ONEDNN = "oneDNN is switched off or not in this torch"
 
+_SEEN_TOKENS = (16, 32)
+"""Random tokens, [B, L], from which the sizes of the inputs of linear layers are taken."""
+
 _TRIED_TOKENS = 16
 """Tokens on which a packed layer is compared with the original."""
 
@@ -82,16 +85,44 @@ def quicken(network: PreTrainedModel) -> None:
 def quantise(network: PreTrainedModel) -> None:
     """Make the linear layers of a loaded float32 network compute in int8, in place.
 
-    Raises RuntimeError if this machine has no such products, ArithmeticError if they are wrong.
+    Raises RuntimeError if this machine has no such products, ArithmeticError if they are wrong, and
+    what the network raises for random tokens.
     """
     if not _has_onednn():
         raise RuntimeError(_NO_ONEDNN)
     _keep_memory()
-    for module, name, layer, activation in _linear_layers(network):
-        setattr(module, name, Int8Linear(layer, activation))
+    layers = list(_linear_layers(network))
+    largest = _largest_inputs(network, [layer for _, _, layer, _ in layers])
+    for module, name, layer, activation in layers:
+        setattr(module, name, Int8Linear(layer, largest[layer], activation))
         if activation == "gelu":
             module.intermediate_act_fn = torch.nn.Identity()
     _set_attention(network)
+
+
+def _largest_inputs(
+    network: PreTrainedModel, layers: list[torch.nn.Linear]
+) -> dict[torch.nn.Module, torch.Tensor]:
+    """Return the largest absolute input of each layer by channel, [in_features], of random tokens.
+
+    Random tokens tell large channels from small ones nearly as well as text does, and are at hand.
+    """
+    largest: dict[torch.nn.Module, torch.Tensor] = {
+        layer: torch.zeros(layer.in_features) for layer in layers
+    }
+
+    def see(layer: torch.nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        found = inputs[0].reshape(-1, inputs[0].shape[-1]).abs().amax(0)
+        largest[layer] = torch.maximum(largest[layer], found)
+
+    hooks = [layer.register_forward_pre_hook(see) for layer in layers]
+    generator = torch.Generator().manual_seed(0)
+    vocabulary = len(network.get_input_embeddings().weight)
+    with torch.inference_mode():
+        network.base_model(torch.randint(vocabulary, _SEEN_TOKENS, generator=generator))
+    for hook in hooks:
+        hook.remove()
+    return largest
 
 
 def _set_attention(network: PreTrainedModel) -> None:

@@ -2,8 +2,12 @@
 
 Weights have one scale per output channel, and inputs one per token, computed as they come. A few
 tokens of an encoder have inputs ten times as large as the others: one scale for all of a batch
-changes answers (benchmarks/LOG.md), one per token needs no calibration, and makes a token's result
-independent of the rest of the batch.
+changes answers (benchmarks/LOG.md). One per token also makes a token's result independent of the
+rest of the batch.
+
+A few channels are as large. Inputs are therefore divided, and weights multiplied, by a factor per
+input channel that shares the range between both (SmoothQuant: Xiao et al. 2022, arXiv:2211.10438,
+equation 4 with strength 0.5).
 """
 
 from __future__ import annotations
@@ -23,6 +27,9 @@ _ZERO = 128
 _SMALLEST = 1e-30
 """The least maximum that is divided by, for tokens and channels that are all zero."""
 
+_LEAST = 1e-5
+"""The least largest value of a channel, for channels that are all zero."""
+
 _EXPECTED_TOKENS = 4096
 """Tokens per product: a hint for the layout of weights."""
 
@@ -36,18 +43,22 @@ _TRIED_TOKENS = 16
 class Int8Linear(torch.nn.Module):
     """A linear layer whose product is computed in int8; inputs, bias and results are float32.
 
+    largest     largest absolute input by channel, [in_features], of some typical tokens
     activation  "gelu" or "none"
 
     Raises RuntimeError if this torch or core has no such product, ArithmeticError if it is wrong.
     """
 
-    def __init__(self, layer: torch.nn.Linear, activation: str = "none"):
+    def __init__(self, layer: torch.nn.Linear, largest: torch.Tensor, activation: str = "none"):
         super().__init__()
         if not hasattr(torch.ops.onednn, "qlinear_prepack"):
             raise RuntimeError("this torch has no int8 products")
         self.in_features, self.out_features = layer.in_features, layer.out_features
         self.activation = activation
         weight = layer.weight.detach()
+        factors = (largest.clamp_min(_LEAST) / weight.abs().amax(0).clamp_min(_LEAST)).sqrt()
+        weight = weight * factors
+        self._divided = factors.reciprocal()
         self.bias = weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach()
         self._scales = weight.abs().amax(1).clamp_min_(_SMALLEST).div_(_MOST_WEIGHT)
         self._zero_points = torch.zeros(len(weight), dtype=torch.int32)
@@ -59,11 +70,11 @@ class Int8Linear(torch.nn.Module):
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return activation(inputs W^T + bias), [..., out_features]."""
-        tokens = inputs.reshape(-1, self.in_features)
+        tokens = inputs.reshape(-1, self.in_features) * self._divided
         # amax and amin use vector instructions; vector_norm and aminmax do not.
         largest = torch.maximum(tokens.amax(1, True), tokens.amin(1, True).neg_())
         scales = largest.clamp_min_(_SMALLEST).div_(_MOST_INPUT)
-        signed = (tokens * scales.reciprocal()).round_().to(torch.int8)
+        signed = tokens.mul_(scales.reciprocal()).round_().to(torch.int8)
         whole = signed.view(torch.uint8).add_(_ZERO)  # overflows from -1 to 127
         result = self._product(whole).mul_(scales).add_(self.bias)
         if self.activation == "gelu":

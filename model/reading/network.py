@@ -84,7 +84,7 @@ class Network:
         if in_int8:
             try:
                 quantise(network)
-            except (RuntimeError, ArithmeticError) as error:
+            except Exception as error:
                 raise CheckpointError(
                     f"the network in {folder} can't compute in int8 on this machine: {error}"
                 ) from error

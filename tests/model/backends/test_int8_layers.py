@@ -32,13 +32,16 @@ def tokens(count: int = 50, inputs: int = 37) -> torch.Tensor:
 @pytest.mark.parametrize("activation", ["none", "gelu"])
 def test_products_are_those_of_integers(bias: bool, activation: str) -> None:
     given, plain = tokens().double(), layer(bias=bias)
-    of_token = given.abs().amax(1, keepdim=True) / 127
-    of_channel = plain.weight.double().abs().amax(1, keepdim=True) / 63
-    whole = (given / of_token).round() @ (plain.weight.double() / of_channel).round().T
+    largest, weight = given.abs().amax(0), plain.weight.double()
+    factors = (largest / weight.abs().amax(0)).sqrt()
+    inputs, weight = given / factors, weight * factors
+    of_token = inputs.abs().amax(1, keepdim=True) / 127
+    of_channel = weight.abs().amax(1, keepdim=True) / 63
+    whole = (inputs / of_token).round() @ (weight / of_channel).round().T
     expected = whole * of_token * of_channel.T + (plain.bias.double() if bias else 0)
     if activation == "gelu":
         expected = gelu(expected)
-    result = Int8Linear(plain, activation)(given.float().reshape(2, 25, 37))
+    result = Int8Linear(plain, largest.float(), activation)(given.float().reshape(2, 25, 37))
     # A number halfway between two integers may be rounded the other way in float32.
     near = torch.isclose(result.reshape(50, 21).double(), expected, rtol=1e-4, atol=1e-5)
     assert near.float().mean() > 0.95
@@ -46,7 +49,7 @@ def test_products_are_those_of_integers(bias: bool, activation: str) -> None:
 
 
 def test_a_token_does_not_depend_on_the_others() -> None:
-    quantised, given = Int8Linear(layer()), tokens()
+    quantised, given = Int8Linear(layer(), torch.ones(37)), tokens()
     given[7], given[8, 0], given[9, 0] = 0, torch.nan, torch.inf
     result = quantised(given)
     for k in (0, 20, 49):
@@ -59,7 +62,7 @@ def test_a_token_does_not_depend_on_the_others() -> None:
 def test_the_largest_sums_do_not_overflow() -> None:
     plain = layer(1536, 8)
     plain.weight.fill_(0.5)
-    result = Int8Linear(plain)(torch.ones(3, 1536))
+    result = Int8Linear(plain, torch.ones(1536))(torch.ones(3, 1536))
     torch.testing.assert_close(result, 768 + plain.bias.expand(3, 8))
 
 
@@ -69,7 +72,7 @@ def test_wrong_products_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         Int8Linear, "_product", lambda *given: right(*given).clamp(max=0.9 * right(*given).max())
     )
     with pytest.raises(ArithmeticError, match="int8 products differ from the true ones by up to"):
-        Int8Linear(layer())
+        Int8Linear(layer(), torch.ones(37))
 
 
 def test_every_architecture_stays_near_float32(checkpoint: Checkpoint) -> None:
