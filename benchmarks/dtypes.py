@@ -80,23 +80,23 @@ def main() -> None:
 
         def run(dtype: str, output: str) -> None:
             arguments = [f"--input={corpus}", f"--output={output}", f"--dtype={dtype}"]
-            arguments += [f"--model={options.model}", "--overwrite", *options.annotate]
+            arguments += [f"--model={options.model}", *options.annotate]
             with redirect_stdout(io.StringIO()):
                 if code := run_pipeline.run(["annotate", *arguments]):
                     raise SystemExit(f"annotate ended with exit code {code}")
 
         pq.write_table(table.slice(0, 20), corpus)
         for name in names:  # load each once
-            run(name, f"{folder}/warm")
+            run(name, f"{folder}/warm-{name}")
         pq.write_table(table, corpus)
         for turn in range(options.rounds):
             for name in names[turn % len(names) :] + names[: turn % len(names)]:
                 begun = time.process_time()
-                run(name, f"{folder}/{name}")
+                run(name, f"{folder}/{turn}-{name}")
                 seconds[name].append(time.process_time() - begun)
 
         def answers(name: str) -> list[dict]:
-            parts = f"{folder}/{name}/parts"
+            parts = f"{folder}/0-{name}/parts"
             return [
                 row
                 for part in list_names(parts)
