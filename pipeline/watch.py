@@ -25,7 +25,9 @@ logging.getLogger().addHandler(logging.NullHandler())  # Beam warns of optional 
 import pyarrow as pa
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
+from rich.table import Table
 from rich.text import Text
 
 from model.command import argument, say
@@ -87,17 +89,20 @@ def view_of(snapshot: Snapshot) -> RenderableType:
         Text(one_line(state), "bold"),
     ]
     if snapshot.stage:
-        view += [
-            ProgressBar(total=1.0, completed=share_done(snapshot) or 0.0),
-            Text("   ".join(f"{name} {value}" for name, value in figures(snapshot))),
-            Text(one_line(counts_of(snapshot))),
-        ]
+        names, values = zip(*figures(snapshot), strict=True)
+        table = Table.grid(padding=(0, 3))
+        table.add_row(*(Text(name, "dim") for name in names))
+        table.add_row(*map(Text, values))
+        bar = ProgressBar(total=1.0, completed=share_done(snapshot) or 0.0)
+        view += [Padding(bar), table, Text(one_line(counts_of(snapshot)))]
+    answers = Table.grid(padding=(0, 2), expand=True)
+    answers.add_column(width=4)
+    for _ in ("answer", "question"):
+        answers.add_column(no_wrap=True, ratio=1)
     for answer in snapshot.answers:
-        line = Text(f"{answer.probability:.2f} ", no_wrap=True, overflow="ellipsis")
-        line.append(one_line(answer.text), "bold")
-        line.append(f"  {one_line(answer.question or answer.id)}", "dim")
-        view.append(line)
-    return Group(*view)
+        question = Text(one_line(answer.question or answer.id), "dim")
+        answers.add_row(f"{answer.probability:.2f}", Text(one_line(answer.text), "bold"), question)
+    return Group(*view, answers)
 
 
 def show(watcher: Watcher, interval: float | None) -> int:

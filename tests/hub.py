@@ -39,6 +39,10 @@ class Missing(Exception):
     """What is asked for does not exist; the message is the hub's code."""
 
 
+class Moved(Exception):
+    """What is asked for is elsewhere; the message is its path."""
+
+
 def find_commit(repository: str, revision: str) -> Commit:
     if repository not in repositories:
         raise Missing("RepoNotFound")
@@ -108,6 +112,9 @@ class Hub(BaseHTTPRequestHandler):
         except Missing as code:
             self.send(404, json.dumps({"error": str(code)}).encode(), {"X-Error-Code": str(code)})
             return
+        except Moved as location:
+            self.send(302, b"", {"Location": str(location)})
+            return
         if isinstance(content, bytes):
             self.send_range(content)
         else:
@@ -125,7 +132,13 @@ class Hub(BaseHTTPRequestHandler):
             files = find_commit(repository, revision).files
             if name not in files:
                 raise Missing("EntryNotFound")
+            if name.endswith(".parquet"):  # the hub keeps such files elsewhere
+                raise Moved(f"/stored/{repository}/{hashlib.sha1(files[name]).hexdigest()}")
             return files[name]
+        stored = re.fullmatch(r"/stored/([^/]+/[^/]+)/([0-9a-f]{40})", path)
+        if stored:
+            versions = [file for each in repositories[stored[1]] for file in each.files.values()]
+            return next(file for file in versions if hashlib.sha1(file).hexdigest() == stored[2])
         parts = re.fullmatch(r"/api/datasets/([^/]+/[^/]+)(?:/([^/]+)/([^/]+)(?:/(.+))?)?", path)
         if parts is None:
             raise Missing("EntryNotFound")

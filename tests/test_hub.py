@@ -95,12 +95,13 @@ def test_folders_revisions_and_globs(hub: HfApi, tmp_path: Path):
     assert one.size == path.stat().st_size
 
 
-@pytest.mark.parametrize("missing", ["data set", "revision", "file", "token", "server"])
+@pytest.mark.parametrize("missing", ["user", "data set", "revision", "file", "token", "server"])
 def test_what_is_not_there_is_named(
     hub: HfApi, missing: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     put(hub, "a.parquet", write_input(tmp_path / "a.parquet", examples(1)))
     pattern = {
+        "user": "hf://datasets/lamps",
         "data set": "hf://datasets/ada/none/a.parquet",
         "revision": f"{URL}@none/a.parquet",
         "file": f"{URL}/none.parquet",

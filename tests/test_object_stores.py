@@ -93,6 +93,22 @@ def test_annotate_and_audit_as_on_a_local_disk(
     assert all(entry["version"] for entry in inputs)
 
 
+def test_files_in_other_formats_are_copied_to_the_store(store: Store, model: str, tmp_path: Path):
+    (tmp_path / "in").mkdir()
+    lines = [json.dumps(row) + "\n" for row in examples(5).to_pylist()]
+    (tmp_path / "in" / "a.jsonl").write_text("".join(lines), "utf-8")
+    source = store.put(tmp_path / "in", "copied/in")
+    arguments = f"--input={source}/*.jsonl", f"--output={store.url}/copied/out", f"--model={model}"
+    for _ in range(2):
+        assert run("annotate", *arguments) == 0
+    copy, report = sorted(store.files.ls(f"{store.url}/copied/out/copies", detail=False))
+    assert report == f"{copy}.golds.jsonl"
+    there = store.get("copied/out", tmp_path / "there")
+    assert read_parts(there)["id"].to_pylist() == examples(5)["id"].to_pylist()
+    (entry,) = json.loads((there / "run.json").read_text())["inputs"]
+    assert (entry["path"], entry["copy"]) == (f"{source}/a.jsonl", copy.rpartition("/")[2])
+
+
 def test_a_killed_run_is_gone_on_with(store: Store, model: str, tmp_path: Path):
     """After a kill, committed objects are complete and stay."""
     rows = 120

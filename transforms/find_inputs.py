@@ -62,9 +62,11 @@ def find_inputs(patterns: str) -> list[InputFile]:
     for pattern in split_names(patterns):
         try:
             infos |= _matches(pattern)
+        except StorageError:
+            raise
         except Exception as error:
-            # Libraries of stores raise errors of their own, too.
-            if not (isinstance(error, OSError) or is_transient(error)):
+            # Libraries of stores raise errors of their own, and ValueError for an invalid path.
+            if not (isinstance(error, OSError | ValueError) or is_transient(error)):
                 raise
             raise StorageError(f"{pattern!r} can't be listed: {error}") from error
     if not infos:

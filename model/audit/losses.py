@@ -116,7 +116,7 @@ def passage_losses(windows: Windows, measured: Measured) -> PassageLosses:
     span_owner = whole & (low <= first + last) & (first + last < high)
     score = _pick(gold_logit.sum(0), span_owner, gold, len(golds))
     null_score = best_null.sum(0)
-    span_mass = _log_sum(losses.spans.astype(np.float64), pair, pairs)
+    span_mass = _log_sum(losses.span_mass.astype(np.float64), pair, pairs)
     span_mass = np.logaddexp(span_mass, _mass(null_score))
     joint = span_mass[golds.pair] - score
     too_long = golds.last - golds.first >= measured.longest

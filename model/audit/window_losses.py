@@ -33,8 +33,8 @@ TOPS, POWERS = 16, 8
 class WindowLosses:
     """What each window reports: its normalisers, its likeliest tokens, its golds. float32.
 
-    W windows, V gold views. The leading axis is the side, but for `spans`: 0 for the start network,
-    1 for the end network.
+    W windows, V gold views. The leading axis, which `span_mass` lacks, is the side: 0 for the start
+    network, 1 for the end network.
 
     context         [2, W] log normaliser over the context tokens, null not included
     owned           [2, W] the same over the tokens that the window owns
@@ -44,7 +44,7 @@ class WindowLosses:
     tops            [2, W, TOPS] the largest logits of owned tokens, -inf where there are fewer
     top_tokens      [2, W, TOPS] their passage tokens, int32; arbitrary where the logit is -inf
     rest            [2, W, POWERS] log power sums of the other owned tokens; softmax link only
-    spans           [W] log of the sum of exp(span_score) over the valid spans that the window owns
+    span_mass       [W] log of the sum of exp(span_score) over the valid spans that the window owns
     gold_logit      [2, V] logit of the gold's start (end) token; nan where it isn't in the window
     gold_negative   [2, V] loss of that token if its label were 0
     """
@@ -57,7 +57,7 @@ class WindowLosses:
     tops: np.ndarray
     top_tokens: np.ndarray
     rest: np.ndarray
-    spans: np.ndarray
+    span_mass: np.ndarray
     gold_logit: np.ndarray
     gold_negative: np.ndarray
 
@@ -77,7 +77,7 @@ class WindowLosses:
             tops=np.full((2, windows, TOPS), -np.inf, np.float32),
             top_tokens=np.zeros((2, windows, TOPS), np.int32),
             rest=undefined(windows, POWERS),
-            spans=np.full(windows, np.nan, np.float32),
+            span_mass=np.full(windows, np.nan, np.float32),
             gold_logit=undefined(views),
             gold_negative=undefined(views),
         )
@@ -179,7 +179,7 @@ class MeasureLosses:
         valid = ValidSpans(
             batch.can_start, batch.can_end, batch.owned_low, batch.owned_high, self.longest
         )
-        pending.put(losses.spans, chosen, span_log_mass(*logits, valid))
+        pending.put(losses.span_mass, chosen, span_log_mass(*logits, valid))
 
         # The largest logits one by one.
         masked = torch.where(owneds, both, -torch.inf)

@@ -131,7 +131,7 @@ class Copies:
         if state_of(file.path) != file.state:
             raise Refused(f"--input: {file.path} was changed while it was read")
         # Without any answers in the file, nothing is to be said of them.
-        survey.documents = survey.documents or not survey.answers
+        survey = replace(survey, documents=self.documents or not survey.answers)
         report_path = RunFiles(self.output).copy(name) + _REPORT
         for finding in import_summary(counts, survey, layout.answers, report_path):
             _log.info("%s: %s", file.path, finding)

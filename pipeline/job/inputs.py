@@ -70,7 +70,10 @@ class Inputs:
 
     def published(self, output: str) -> Inputs:
         """Return the inputs with their copies in the output, after putting them there."""
-        return replace(self, files=publish_copies(self.files, output), made=None)
+        files = publish_copies(self.files, output)
+        if self.made:
+            self.made.cleanup()
+        return replace(self, files=files, made=None)
 
     @property
     def texts(self) -> tuple[str, ...]:

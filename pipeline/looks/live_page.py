@@ -114,6 +114,11 @@ class _Handler(BaseHTTPRequestHandler):
         """Log nothing: the terminal shows the address of the page."""
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, *_: Any) -> None:
+        """Print nothing: a browser may end any connection."""
+
+
 @contextmanager
 def serving(page: LivePage, port: int) -> Iterator[str]:
     """Serve a page on threads while the body runs; yield its URL.
@@ -121,7 +126,7 @@ def serving(page: LivePage, port: int) -> Iterator[str]:
     port  0: any free one. Raises Refused if it can't be used
     """
     try:
-        server = ThreadingHTTPServer((_ADDRESS, port), partial(_Handler, page))
+        server = _Server((_ADDRESS, port), partial(_Handler, page))
     except OSError as error:
         raise Refused(f"--port={port}: {error.strerror or error}") from error
     with server:

@@ -184,7 +184,12 @@ class Watcher:
             since_commit=max(0.0, now - newest[0][1]) if newest and newest[0][1] else None,
             answers=tuple(self._latest_answers(run, newest)),
         )
-        return _finished(snapshot, manifest) if manifest else snapshot
+        if manifest is None:
+            return snapshot
+        try:
+            return _finished(snapshot, json.loads(manifest))
+        except (ValueError, KeyError, TypeError) as error:
+            raise Refused(f"{self._files.manifest} does not end a run: {error!r}") from error
 
     def _find_run(self) -> _Run | None:
         """Return what run.json says, None if there is none. Raises Refused."""
@@ -200,18 +205,18 @@ class Watcher:
                 configuration = content["configuration"]
                 files = _input_files(self.folder, content["inputs"])
                 run = _Run(configuration["stage"], configuration, files)
+                if run.stage not in STATUSES:
+                    raise Refused(f"{self.folder} is an output of {run.stage}: it has no parts")
+                self._planned, self._exact = _planned(run)
             except (ValueError, KeyError, TypeError) as error:
                 raise Refused(f"{self._files.run} does not describe a run: {error!r}") from error
-            if run.stage not in STATUSES:
-                raise Refused(f"{self.folder} is an output of {run.stage}: it has no parts")
-            self._planned, self._exact = _planned(run)
             self._run = run
         return self._run
 
-    def _manifest(self) -> dict[str, Any] | None:
-        """Return the manifest, None if there is none yet."""
+    def _manifest(self) -> bytes | None:
+        """Return the content of the manifest, None if there is none yet."""
         try:
-            return dict(json.loads(read(self._files.manifest)))
+            return read(self._files.manifest)
         except FileNotFoundError:
             return None
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.pipeline.job.test_duplicates import ada
@@ -65,12 +67,22 @@ def alone(source: Path, bert_folder: Path, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture(scope="module")
-def launched(store: Store, service: str, source: Path, bert_folder: Path) -> list[str]:
-    """Return the arguments, apart from the output."""
+def launched(
+    store: Store,
+    service: str,
+    source: Path,
+    bert_folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> list[str]:
+    """Return the arguments, apart from the output. One of the files has another format here."""
+    mixed = tmp_path_factory.mktemp("mixed")
+    shutil.copy(source / "a.parquet", mixed)
+    rows = pq.read_table(source / "b.parquet").to_pylist()
+    (mixed / "b.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     return [
         "annotate",
         "--audit",
-        f"--input={store.put(source, 'in')}",
+        f"--input={store.put(mixed, 'in')}/*",
         f"--model={store.put(bert_folder, 'model')}",
         "--runner=DataflowRunner",
         "--project=my-project",

@@ -7,10 +7,12 @@ import io
 import itertools
 import json
 import os
-import signal
+import pty
+import sys
+import termios
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,7 +27,7 @@ from pipeline.looks.live_page import LivePage, serving
 from pipeline.looks.snapshot import LatestAnswer, Snapshot, Watcher
 from tests.browsers import CONTRAST, NEEDS_BROWSER, chromium
 from tests.runs import Annotate, examples, part_files, wait_until, write_input
-from tests.started import start, start_function
+from transforms.claim import Output
 
 ESCAPE = "\x1b[2J"
 RUNNING = Snapshot(
@@ -124,7 +126,8 @@ class TestRefusals:
         [
             (("nowhere://a",), "nowhere"),
             (("{}/file",), "can't be read"),
-            (("{}",), "does not describe a run"),
+            (("{}",), "run.json does not describe a run"),
+            (("{}/ended",), "manifest.json does not end a run"),
         ],
     )
     def test_an_output_that_can_not_be_watched(
@@ -136,6 +139,12 @@ class TestRefusals:
     ):
         (tmp_path / "run.json").write_text("{", "utf-8")
         (tmp_path / "file" / "run.json").mkdir(parents=True)
+        ended = tmp_path / "ended"
+        ended.mkdir()
+        configuration = {"stage": "annotate", "chunk_rows": 1, "chunk_bytes": 1}
+        identity = {"run": "x", "configuration": configuration, "inputs": []}
+        (ended / "run.json").write_text(json.dumps(identity), "utf-8")
+        (ended / "manifest.json").write_text("{", "utf-8")
         assert watch.main([each.format(tmp_path) for each in arguments]) == 2
         said = capsys.readouterr().err
         assert said.startswith("refused: ")
@@ -151,12 +160,27 @@ class TestRefusals:
 
 
 def test_in_a_terminal_texts_can_not_move_the_cursor():
-    console = Console(file=io.StringIO(), width=60, force_terminal=True, color_system=None)
+    console = Console(file=io.StringIO(), width=100, force_terminal=True, color_system=None)
     console.print(watch.view_of(RUNNING))
     shown = console.file.getvalue()
     assert "4 of 8 (50 %)" in shown
-    assert "0.88 Ada\\x1b[2J  Who\\x1b[2J?" in shown
+    assert "0.88  Ada\\x1b[2J" in shown
+    assert "Who\\x1b[2J?" in shown
     assert ESCAPE not in shown
+
+
+def test_in_a_terminal_there_is_a_view(finished: Path, monkeypatch: pytest.MonkeyPatch):
+    reading, writing = pty.openpty()
+    termios.tcsetwinsize(reading, (24, 100))
+    monkeypatch.setenv("TERM", "xterm")
+    with os.fdopen(writing, "w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        assert watch.main([str(finished)]) == 0
+        shown = os.read(reading, 10_000).decode()
+    os.close(reading)
+    assert "annotate: complete" in shown
+    assert "6 of 6 (100 %)" in shown
+    assert "Who kept lamp" in shown
 
 
 @pytest.mark.parametrize("options", [(), ("--serve",)])
@@ -197,36 +221,55 @@ class TestBrowser:
             assert browser.get_log("browser") == []
             browser.get("about:blank")
 
-    def test_a_run_in_progress(self, browser: Chrome, bert_folder: Path, tmp_path: Path):
-        write_input(tmp_path / "in.parquet", examples(150))
-        output, address = tmp_path / "out", tmp_path / "address"
-        watching = start_function(
-            partial(watch.main, [str(output), "--serve", "--interval=0.2"]), address
-        )
-        wait_until(lambda: address.is_file() and "\n" in address.read_text("utf-8"))
-        browser.get(address.read_text("utf-8").split()[0])
-        wait_until(lambda: text(browser, "state").startswith("waiting for a run"))
-        arguments = [f"--input={tmp_path}/in.parquet", f"--output={output}", "--chunk_rows=1"]
-        running = start(["annotate", *arguments, f"--model={bert_folder}"], tmp_path / "log")
+    def test_a_run_in_progress(
+        self,
+        browser: Chrome,
+        annotate: Annotate,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ):
+        """The run waits in its third commit until the browser shows three parts."""
+        output, ended, seen = tmp_path / "out", threading.Event(), []
+        original_look, original_commit = Watcher.look, Output.commit
+
+        def look(watcher: Watcher, now: float) -> Snapshot:
+            if ended.is_set():
+                raise KeyboardInterrupt
+            return original_look(watcher, now)
+
+        def commit(run: Output, *arguments: Any) -> None:
+            original_commit(run, *arguments)
+            if len(part_files(output)) == 3 and not seen:
+                wait_until(lambda: "3 of 8" in text(browser, "figures"))
+                names = ("state", "figures", "outcomes", "answers")
+                seen.extend(text(browser, name) for name in names)
+
+        monkeypatch.setattr(Watcher, "look", look)
+        monkeypatch.setattr(Output, "commit", commit)
+        arguments = [str(output), "--serve", "--interval=0.1"]
+        watching = threading.Thread(target=watch.main, args=(arguments,))
+        watching.start()
         try:
-            wait_until(lambda: (output / "parts").is_dir() and bool(part_files(output)))
-            os.kill(running.pid or 0, signal.SIGSTOP)  # so that there is time to look at the page
-            parts = len(part_files(output))
-            wait_until(lambda: f"{parts} of 150" in text(browser, "figures"))
-            assert text(browser, "state") == "running"
-            assert f"answered {parts}" in text(browser, "outcomes")
-            assert "Who kept lamp" in text(browser, "answers")
-            os.kill(running.pid or 0, signal.SIGCONT)
+            said: list[str] = []
+            wait_until(lambda: bool(said.append(capsys.readouterr().out) or "".join(said)))
+            browser.get("".join(said).split()[0])
+            wait_until(lambda: text(browser, "state").startswith("waiting for a run"))
+            write_input(tmp_path / "in.parquet", examples(16))
+            assert annotate(tmp_path / "in.parquet", output, "--chunk_rows=2") == 0
             wait_until(lambda: text(browser, "state") == "complete")
-            assert "150 of 150 (100 %)" in text(browser, "figures")
+            assert "16 of 16 (100 %)" in text(browser, "figures")
             assert browser.title.startswith("100 %")
             screenshot(browser)
-            watching.terminate()
-            wait_until(lambda: text(browser, "state").startswith("the watching command has ended"))
         finally:
-            for process in (running, watching):
-                process.kill()
-                process.join()
+            ended.set()
+            watching.join()
+        state, figures, outcomes, answers = seen
+        assert state == "running"
+        assert "6 of 16 (38 %)" in figures
+        assert "answered 6" in outcomes
+        assert "Who kept lamp 5?" in answers
+        wait_until(lambda: text(browser, "state").startswith("the watching command has ended"))
         requests = browser.execute_script(
             "return performance.getEntriesByType('resource').map((each) => new URL(each.name).host)"
         )
