@@ -98,7 +98,10 @@ class LayeredNetwork:
         return hidden
 
     def keep_projections(self) -> None:
-        """Let the first upper layer take its queries, keys and values from `project`, in place."""
+        """Let the first upper layer take its queries, keys and values from `run_upper`'s input.
+
+        Changes the network in place; it still computes what comes without them.
+        """
         place, names = _PROJECTIONS.get(self._network.config.model_type, _BERT_PROJECTIONS)
         attention = self.upper[0].get_submodule(place)
         for name in names:
@@ -118,7 +121,8 @@ class LayeredNetwork:
         projected  what `project` returned of these tokens, [B, L, 4 H]
         """
         hidden, *ready = projected.chunk(1 + len(self._projections), -1)
-        hidden.projections = dict(zip(self._projections, ready, strict=True))  # type: ignore[attr-defined]
+        # The layer hands this very tensor on to its `_Projection`s.
+        hidden.__dict__["projections"] = dict(zip(self._projections, ready, strict=True))
         return self.run(self.upper, hidden, mask)
 
     def key_mask(self, hidden: torch.Tensor, attention: torch.Tensor | None) -> torch.Tensor | None:
