@@ -4,9 +4,9 @@ What this machine's core, oneDNN or C library does not have, or computes differe
 torch, and one line of the log says so.
 
 torch computes float32 products with MKL, which is slow on cores of other vendors than Intel, and
-converts the layout of the weights again for every product in bfloat16. Its attention converts a
-mask of all pairs of tokens in every layer, and reads all scores three times: for their maximum,
-their sum and the division. benchmarks/LOG.md has the figures.
+converts the layout of the weights again for every product in bfloat16. Its attention reads all
+scores three times: for their maximum, their sum and the division. benchmarks/LOG.md has the
+figures.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("spanmill")
 
-ATTENTION, KEYS_MASKED = "spanmill_cpu", "spanmill_cpu_keys_masked"
+ATTENTION = "spanmill_cpu"
 
 _MORE_COLUMNS = 8
 """Columns added to the values in attention: one of ones, and zeros that fill a SIMD vector."""
@@ -72,22 +72,13 @@ def quicken(network: PreTrainedModel) -> None:
         return
     _keep_memory()
     _pack(network)
-    _set_attention(network)
+    in_bfloat16 = network.dtype == torch.bfloat16
+    if in_bfloat16 and network.config._attn_implementation == "sdpa" and _attention_is_torchs():
+        from transformers import AttentionInterface, AttentionMaskInterface
 
-
-def _set_attention(network: PreTrainedModel) -> None:
-    """Replace torch's attention by `attention` in bfloat16, else give it the mask of `key_mask`."""
-    if network.config._attn_implementation != "sdpa":
-        return
-    from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
-
-    name, function = KEYS_MASKED, sdpa_attention_forward
-    if network.dtype == torch.bfloat16 and _attention_is_torchs():
-        name, function = ATTENTION, attention
-    AttentionInterface.register(name, function)
-    AttentionMaskInterface.register(name, key_mask)
-    network.set_attn_implementation(name)
+        AttentionInterface.register(ATTENTION, attention)
+        AttentionMaskInterface.register(ATTENTION, key_mask)
+        network.set_attn_implementation(ATTENTION)
 
 
 def _pack(network: PreTrainedModel) -> None:
@@ -206,7 +197,7 @@ class _PackedLinear(torch.nn.Module):
 
 
 def key_mask(mask_function: Callable[..., Any], **of: Any) -> torch.Tensor | None:
-    """Return the mask of a batch, True where to attend; None if nothing is masked.
+    """Return the mask that `attention` takes, True where to attend; None if nothing is masked.
 
     bool [B, 1, 1, K] if all queries attend to the same keys, else [B, 1, L, K].
     """

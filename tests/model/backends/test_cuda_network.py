@@ -38,10 +38,7 @@ def cuda_setting() -> Iterator[None]:
 def prepared(checkpoint: Checkpoint, cuda_setting: None) -> CheckpointReader:
     """Return a reader on the CPU whose network is prepared as for a GPU."""
     reader = CheckpointReader(LocalFolder(str(checkpoint.folder)), device="cpu")
-    network = reader._network.forward
-    if checkpoint.architecture.name in SDPA:
-        network.set_attn_implementation("sdpa")  # as it is where no CPU computes
-    run_ahead(network)
+    run_ahead(reader._network.forward)
     reader._network.maskless = checkpoint.architecture.name in SDPA
     return reader
 
