@@ -10,9 +10,7 @@ import pytest
 from pipeline.publish import main
 
 
-@pytest.mark.parametrize(
-    ("catalog", "package"), [("openlineage", "openlineage"), ("mlflow", "mlflow")]
-)
+@pytest.mark.parametrize("catalog", ["openlineage", "mlflow"])
 def test_a_missing_package_is_named(
     catalog: str,
     tmp_path: Path,
