@@ -3,8 +3,8 @@
     python -m benchmarks.host_side --input eval_squad_v1.parquet [--rows 4000] [--steps]
     PYTHONPATH=../checkout python benchmarks/host_side.py ...   # the same with other code
 
-The network costs almost nothing; there is one thread. The second figure is the work that the host has
-with a GPU: the time of the thread that runs the steps, without the tokenizer's threads, without
+The network costs almost nothing; there is one thread. The second figure is the work that the host
+has with a GPU: the time of the thread that runs the steps, without the tokenizer's threads, without
 decoding, which a GPU does, and without the fixed costs of a run. `--steps` profiles one more run
 and prints where the time of that thread goes.
 """
