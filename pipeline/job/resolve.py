@@ -175,7 +175,7 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
     settings = make(Places, given), make(Decoding, given), make(WindowLimits, given)
     column_options = answer_options(*settings)
     inputs, kept = choose_columns(found, columns, audit.slice_by, column_options, stages, questions)
-    inputs = replace(inputs, made=copies.made)
+    inputs = replace(inputs, temporary=copies.temporary)
     reader = _reader(make(ModelSettings, given), given, is_local(beam_options))
     if questions:
         check_questions(questions, reader, files)
