@@ -25,6 +25,7 @@ from pipeline.formats.convert_rows import convert_rows
 from pipeline.formats.import_summary import import_summary
 from pipeline.formats.imported_rows import FormatError, ImportedRow, Layout
 from pipeline.formats.read_formats import READERS, is_other_format, recognise
+from pipeline.formats.survey_rows import Survey
 from pipeline.job.options import Refused
 from pipeline.job.settings import Columns
 from transforms.records import InputFile
@@ -116,16 +117,10 @@ class Copies:
             with open_file(file.path) as opened:
                 yield from islice(READERS[kind](opened, layout), most)
 
+        names = layout.id, layout.question, layout.context, layout.answers
+        survey = Survey(documents=self.documents, names=names)
         with open(copy + _REPORT, "w+", encoding="utf-8", errors="backslashreplace") as report:
-            survey = convert_rows(
-                rows,
-                copy,
-                "code_points",
-                report,
-                counts,
-                self.documents,
-                (layout.id, layout.question, layout.context, layout.answers),
-            )
+            convert_rows(rows, copy, "code_points", report, counts, survey)
         # A run loses no row silently: leaving rows out is left to `convert import`.
         left_out = sum(counts[name] for name in counts if name.startswith("left_out_"))
         if left_out:

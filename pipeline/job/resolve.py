@@ -374,6 +374,8 @@ def _reader(model: ModelSettings, given: Mapping[str, Any], local: bool) -> Span
                 "--dtype=auto: the workers' CUDA devices are unknown here; give float32, or "
                 "bfloat16 for Ampere and later"
             )
+        if model.dtype == "int8":
+            raise Refused("--dtype=int8: is for a CPU, not for --device=cuda")
         settings["batch_tokens"] = model.batch_tokens or CUDA_BATCH_TOKENS
     # The checkpoint is loaded on the CPU, then described with the devices of the workers.
     dtype = "float32" if model.dtype == "auto" else model.dtype
