@@ -21,8 +21,13 @@ TRAIN = $(BIN)/python -m model.train --keep_out $(KEPT_OUT) \
 MORE = $(TRAIN),$(DATA)/train_auxiliary.parquet --shared_normalisation --epochs 20 \
 	--max_minutes $(MINUTES) --eval $(DATA)/eval_squad_v1.parquet --eval_every_nth 16
 AVERAGE = $(BIN)/python -m model.average
+CALIBRATE = $(BIN)/python -m model.calibrate --null off --data $(SQUAD) \
+	--precision 0.8,0.9,0.95 --precision_data $(DATA)/eval_squad_v1.parquet --joined_passages 40
 TRAINED ?= out/model
 MINUTES ?= 75
+# `make split-model`: its lower layers, and the reader that it starts from and learns from.
+SPLIT ?= 4
+WHOLE ?= model/bundled
 ROWS ?= 2000
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 
@@ -37,7 +42,7 @@ SHOWN := id in ("dialogue-interview-q3", "long-lighthouse-karrow-head-q14",
 SHOWN := $(SHOWN) "long-river-down-the-isken-q19", "long-river-down-the-isken-q25",
 SHOWN := $(SHOWN) "reviews-hiking-boots-q7", "sports-wheel-relay-q1")
 
-.PHONY: venv demo test coverage cores quick torture advisories lint docs check model bench \
+.PHONY: venv demo test coverage cores quick torture advisories lint docs check model split-model bench \
 	dataflow-graph airflow clean
 
 venv: $(INSTALLED)  ## the environment that all targets but demo need
@@ -120,9 +125,14 @@ model: $(INSTALLED)  ## train the bundled reader from all-MiniLM-L6-v2 and DATA;
 		--mix '$(FOURTH)' --unanswerable_share 0.2 --learning_rate 1.2e-4 --warmup 30 --seed 10 \
 		--joined_share 0.12 --output $(TRAINED)/fifth
 	$(AVERAGE) --checkpoints $(TRAINED)/mean-of-three,$(TRAINED)/fifth --output $(TRAINED)/reader
-	$(BIN)/python -m model.calibrate --model $(TRAINED)/reader --null off --data $(SQUAD) \
-		--precision 0.8,0.9,0.95 --precision_data $(DATA)/eval_squad_v1.parquet \
-		--joined_passages 40
+	$(CALIBRATE) --model $(TRAINED)/reader
+
+split-model: $(INSTALLED)  ## train a split reader of SPLIT lower layers from WHOLE; takes hours
+	$(MORE) --split $(SPLIT) --max_question 32 --base $(WHOLE) --teacher $(WHOLE) \
+		--teacher_cache $(TRAINED)/taught --mix '$(FOURTH)' --objective compound \
+		--unanswerable_share 0.03 --joined_share 0.02 --learning_rate 1.5e-4 --warmup 50 \
+		--seed 31 --output $(TRAINED)/split-$(SPLIT)
+	$(CALIBRATE) --model $(TRAINED)/split-$(SPLIT)
 
 bench: $(INSTALLED)  ## compare annotate with its peers on a synthetic corpus or INPUT
 	$(PYTHON) -m venv .venv-peer

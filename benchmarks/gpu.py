@@ -1,12 +1,17 @@
 """Measure annotate on a CUDA device: windows per second, share of the limit, use and memory.
 
-    python -m benchmarks.gpu --input eval_squad_v1.parquet [--rounds 5] [--threads 1,2] \\
-        [--copies bundled=4,bert-base=2]
+    python -m benchmarks.gpu --input eval_squad_v1.parquet [--before ../checkout] [--capped]
 
 Networks are the bundled checkpoint, and the shapes of BERT-base and BERT-large with random weights.
 The limit is bare forward passes over the same sorted windows. annotate reads and writes Parquet;
-its rows are repeated `copies` times. At the end the memory is capped, so that batches run out of
-memory, and the answers are compared with those of the uncapped run.
+its rows are repeated `copies` times. With `--before`, each network is first measured with the code
+of another checkout, by this script. With `--capped`, the memory is limited at the end, so that
+batches run out of memory, and the answers are compared with those of the unlimited run.
+
+Without a GPU everything is measured on the CPU, which only shows that the script works:
+
+    python -m benchmarks.gpu --input pipeline/bundled/sample.parquet --rows 20 --models tiny \\
+        --dtypes float32 --rounds 1
 """
 
 from __future__ import annotations
@@ -14,7 +19,10 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -34,11 +42,18 @@ from model.reading.reader import CheckpointReader
 from model.training.data import make_examples, read_rows
 
 BUNDLED = Path(__file__).parent.parent / "model" / "bundled"
-SHAPES = {"bert-base": (768, 12, 12, 3072), "bert-large": (1024, 24, 16, 4096)}
+SHAPES = {
+    "tiny": (32, 2, 2, 64),
+    "bert-base": (768, 12, 12, 3072),
+    "bert-large": (1024, 24, 16, 4096),
+}
+"""Name of a network -> width, layers, heads and inner width."""
+
+ON_GPU = torch.cuda.is_available()
 
 
 def random_checkpoint(name: str, folder: str) -> str:
-    """Write a seeded checkpoint of a BERT shape with the bundled tokenizer; return its path."""
+    """Write a seeded checkpoint of one of SHAPES with the bundled tokenizer; return its path."""
     from transformers import AutoTokenizer, BertConfig, BertForQuestionAnswering
 
     hidden, layers, heads, inner = SHAPES[name]
@@ -52,13 +67,13 @@ def random_checkpoint(name: str, folder: str) -> str:
         vocab_size=30522,
     )
     path = f"{folder}/{name}"
-    BertForQuestionAnswering(config).save_pretrained(path)
+    BertForQuestionAnswering(config).bfloat16().save_pretrained(path)  # half the size
     AutoTokenizer.from_pretrained(BUNDLED).save_pretrained(path)
     return path
 
 
 class Utilisation:
-    """Context manager that samples the device's utilisation, in per cent."""
+    """Context manager that samples the GPU's utilisation, in per cent; 0 without a GPU."""
 
     def __enter__(self) -> Utilisation:
         self.samples: list[int] = []
@@ -73,15 +88,26 @@ class Utilisation:
 
     def _sample(self) -> None:
         while not self.done.wait(0.1):
-            self.samples.append(torch.cuda.utilization())  # of the package nvidia-ml-py
+            self.samples.append(utilisation())
+
+
+def utilisation() -> int:
+    """Return the GPU's utilisation, in per cent; 0 without one. Needs the package nvidia-ml-py."""
+    return torch.cuda.utilization() if ON_GPU else 0
+
+
+def synchronize() -> None:
+    """Wait for the GPU."""
+    if ON_GPU:
+        torch.cuda.synchronize()
 
 
 def timed(run: Callable[[], object]) -> float:
     """Return the wall seconds of a call, including its work on the device."""
-    torch.cuda.synchronize()
+    synchronize()
     begun = time.perf_counter()
     run()
-    torch.cuda.synchronize()
+    synchronize()
     return time.perf_counter() - begun
 
 
@@ -153,14 +179,15 @@ def measure(case: Case, corpus: str, folder: str, options: argparse.Namespace) -
     seconds: dict[int, list[float]] = {count: [] for count in counts}
     used: dict[int, list[int]] = {count: [] for count in counts}
     peak = dict.fromkeys(counts, 0)
-    torch.cuda.utilization()  # raises now, not in a thread, if its package is missing
+    utilisation()  # raises now, not in a thread, if its package is missing
     for turn in range(options.rounds):
         bare.append(timed(limit))
         for count in counts:
-            torch.cuda.reset_peak_memory_stats()
-            with Utilisation() as utilisation:
+            if ON_GPU:
+                torch.cuda.reset_peak_memory_stats()
+            with Utilisation() as sampled:
                 seconds[count].append(whole(count, turn))
-            used[count] += utilisation.samples
+            used[count] += sampled.samples or [0]
             peak[count] = max(peak[count], torch.cuda.max_memory_allocated())
 
     best = len(windows) / statistics.median(bare)
@@ -198,27 +225,46 @@ def compare_capped(corpus: str, folder: str) -> None:
     )
 
 
+def measure_both(options: argparse.Namespace) -> None:
+    """Measure each network with the code of `--before` and with this one, in separate processes."""
+    passed = {"input": Path(options.input).absolute()}
+    for name in ("rows", "rounds", "batch_tokens", "dtypes", "threads", "copies"):
+        passed[name] = getattr(options, name)
+    arguments = [f"--{name}={value}" for name, value in passed.items()]
+    for model in options.models.split(","):
+        for code in (Path(options.before).absolute(), BUNDLED.parents[1]):
+            print(f"{model} with the code in {code.name}:", flush=True)
+            subprocess.run(
+                [sys.executable, __file__, *arguments, f"--models={model}"],
+                env={**os.environ, "PYTHONPATH": str(code)},
+                check=True,
+            )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--input", required=True)
     parser.add_argument("--rows", type=int, default=8000, help="only the first N rows")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch_tokens", type=int, default=65536)
     parser.add_argument("--models", default="bundled,bert-base,bert-large")
-    parser.add_argument("--dtypes", default="bfloat16,float16")
+    parser.add_argument("--dtypes", default="bfloat16")
     parser.add_argument(
-        "--threads", default="1,2", help="numbers of threads of the runner, measured in turns"
+        "--threads", default="2", help="numbers of threads of the runner, measured in turns"
     )
     parser.add_argument(
         "--copies",
-        default="bundled=10,bert-base=4,bert-large=2",
+        default="bundled=4,bert-base=2,bert-large=1",
         help="how often rows are repeated, by network, so that runs take seconds",
     )
+    parser.add_argument("--before", help="a checkout of the version to compare with")
+    parser.add_argument("--capped", action="store_true", help="measure limited memory, too")
     options = parser.parse_args()
-    if not torch.cuda.is_available():
-        raise SystemExit("torch has no CUDA device")
+    if options.before:
+        measure_both(options)
+        return
     logging.disable(logging.INFO)
     copies = dict(each.split("=") for each in options.copies.split(","))
     print(json.dumps(describe()), flush=True)
@@ -230,7 +276,8 @@ def main() -> None:
             for dtype in options.dtypes.split(","):
                 case = Case(name, model, dtype, int(copies.get(name, 1)))
                 measure(case, corpus, folder, options)
-        compare_capped(corpus, folder)
+        if options.capped:
+            compare_capped(corpus, folder)
 
 
 if __name__ == "__main__":

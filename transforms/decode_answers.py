@@ -75,7 +75,7 @@ def decode_answers(
             given=given,
         )
         columns = answer_columns(answers)
-        statuses = Counter(columns.column("status").to_pylist())
+        statuses = Counter(answers.statuses)
         places = _unusable_places(windowed, given)
         outcomes = (Outcome("annotate", columns, rejections, {**counts, **statuses, **places}),)
     return Answered(predicted, decision.no_answer, rejections, counts, outcomes)

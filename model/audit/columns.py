@@ -190,14 +190,14 @@ AUDIT_COLUMNS: tuple[Column[Examples], ...] = (
         "prediction_start",
         pa.int32(),
         SPAN,
-        lambda examples: examples.candidates[0][examples.pair, 0],
+        lambda examples: examples.offsets[0][examples.pair, 0],
         null=lambda examples: examples.hidden,
     ),
     Column(
         "prediction_end",
         pa.int32(),
         SPAN,
-        lambda examples: examples.candidates[1][examples.pair, 0],
+        lambda examples: examples.offsets[1][examples.pair, 0],
         null=lambda examples: examples.hidden,
     ),
     *_figures(

@@ -14,7 +14,7 @@ from model.audit.label_errors import label_errors
 from model.audit.losses import PassageLosses
 from model.audit.metrics import grades
 from model.audit.row_losses import RowLosses, row_losses, statuses
-from model.reading.answers import candidate_columns
+from model.reading.answers import candidate_offsets, texts_between
 from model.reading.decoding import Decoding
 from model.reading.posterior import PassageSpans
 from model.reading.windows import Windows
@@ -138,9 +138,9 @@ class Examples:
     # What the model says
 
     @cached_property
-    def candidates(self) -> tuple[np.ndarray, np.ndarray, list[list[str]]]:
-        """Return `candidate_columns` of the pairs."""
-        return candidate_columns(self.spans, self.windows, self.contexts)
+    def offsets(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return `candidate_offsets` of the pairs."""
+        return candidate_offsets(self.spans, self.windows)
 
     @property
     def hidden(self) -> np.ndarray:
@@ -150,8 +150,10 @@ class Examples:
     @cached_property
     def predictions(self) -> list[str]:
         """Return the text of each row's best candidate, "" where the model finds no answer."""
-        texts, nothing = self.candidates[2], self.no_answer
-        return ["" if nothing[pair] else (texts[pair] or [""])[0] for pair in self.pair]
+        start, end = (offsets[self.pair, 0] for offsets in self.offsets)
+        texts = texts_between(self.contexts, self.passage, start, end)
+        nothing = self.no_answer | (self.spans.found == 0)
+        return ["" if none else text for none, text in zip(nothing[self.pair], texts, strict=True)]
 
     @cached_property
     def grades(self) -> np.ndarray:

@@ -21,7 +21,7 @@ import numpy as np
 
 from model.audit.metrics import UNSPACED_CHARACTER
 from model.audit.rows import Examples
-from model.reading.answers import candidate_columns
+from model.reading.answers import candidate_offsets
 
 MATCH = 0.5
 """The least Jaccard index of a span and a gold that match."""
@@ -205,15 +205,17 @@ def span_curve(examples: Examples) -> SpanCurve:
     curve, spans, golds = SpanCurve(), examples.spans.distinct, examples.golds
     if spans is None:
         return curve
-    texts = candidate_columns(spans, examples.windows, examples.contexts)[2]
+    begins, ends = candidate_offsets(spans, examples.windows)
     for row in np.flatnonzero(~examples.rejected).tolist():
         pair, context = examples.row_pair[row], examples.contexts[examples.passage[row]]
         places = [
             [context[start:end] for start, end in place]
             for place in places_of(golds.char_spans[row])
         ]
-        found = zip(texts[pair], spans.probability[pair].tolist(), strict=False)
-        curve.add(list(found), places, examples.decoding.all_answers)
+        of_pair = (each[pair, : spans.found[pair]] for each in (begins, ends, spans.probability))
+        found = zip(*(each.tolist() for each in of_pair), strict=True)
+        predicted = [(context[start:end], probability) for start, end, probability in found]
+        curve.add(predicted, places, examples.decoding.all_answers)
     return curve
 
 

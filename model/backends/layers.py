@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 FAMILIES = ("bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta")
 """Values of `model_type` whose embeddings, layers and head this module knows. MiniLM is a BERT."""
 
+_PROJECTIONS = {
+    "distilbert": ("attention", ("q_lin", "k_lin", "v_lin")),
+    "mpnet": ("attention.attn", ("q", "k", "v")),
+}
+"""Where a layer has its query, key and value networks; `_BERT_PROJECTIONS` for other families."""
+
+_BERT_PROJECTIONS = ("attention.self", ("query", "key", "value"))
+
 
 class LayeredNetwork:
     """A question answering network as embeddings, lower layers, upper layers and a head.
@@ -51,6 +59,7 @@ class LayeredNetwork:
         # RoBERTa and its relatives reserve the positions up to the padding index.
         padding = self._base.embeddings.position_embeddings.padding_idx
         self._first_position = 0 if padding is None else padding + 1
+        self._projections: list[_Projection] = []
 
     @property
     def device(self) -> torch.device:
@@ -88,6 +97,34 @@ class LayeredNetwork:
             hidden = output[0] if isinstance(output, tuple) else output
         return hidden
 
+    def keep_projections(self) -> None:
+        """Let the first upper layer take its queries, keys and values from `run_upper`'s input.
+
+        Changes the network in place; it still computes what comes without them.
+        """
+        place, names = _PROJECTIONS.get(self._network.config.model_type, _BERT_PROJECTIONS)
+        attention = self.upper[0].get_submodule(place)
+        for name in names:
+            self._projections.append(_Projection(getattr(attention, name)))
+            setattr(attention, name, self._projections[-1])
+
+    def project(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return the lower layers' output beside its queries, keys and values, [..., 4 H].
+
+        Like that output, they do not depend on the other text.
+        """
+        return torch.cat([hidden, *(each.linear(hidden) for each in self._projections)], -1)
+
+    def run_upper(self, projected: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """Return the last layer's output, [B, L, H].
+
+        projected  what `project` returned of these tokens, [B, L, 4 H]
+        """
+        hidden, *ready = projected.chunk(1 + len(self._projections), -1)
+        # The layer hands this very tensor on to its `_Projection`s.
+        hidden.__dict__["projections"] = dict(zip(self._projections, ready, strict=True))
+        return self.run(self.upper, hidden, mask)
+
     def key_mask(self, hidden: torch.Tensor, attention: torch.Tensor | None) -> torch.Tensor | None:
         """Return the mask by which every token attends to the tokens in `attention`, bool [B, L].
 
@@ -119,3 +156,16 @@ class LayeredNetwork:
             hidden = network.dropout(hidden)
         start, end = network.qa_outputs(hidden).float().unbind(-1)
         return start.contiguous(), end.contiguous()
+
+
+class _Projection(torch.nn.Module):
+    """A linear layer that is not run on inputs that bring its outputs along, in `projections`."""
+
+    def __init__(self, linear: torch.nn.Module):
+        super().__init__()
+        self.linear = linear
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return the outputs, [B, L, H]."""
+        ready: dict[_Projection, torch.Tensor] = getattr(hidden, "projections", {})
+        return ready[self] if self in ready else self.linear(hidden)

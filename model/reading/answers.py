@@ -86,15 +86,15 @@ class Answers:
         return self.rejected | (self.no_answer | self.below_threshold)[self.pair]
 
     @cached_property
-    def candidates(self) -> tuple[np.ndarray, np.ndarray, list[list[str]]]:
-        """Return `candidate_columns` of the pairs."""
-        return candidate_columns(self.spans, self.windows, self.contexts)
+    def offsets(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return `candidate_offsets` of the pairs."""
+        return candidate_offsets(self.spans, self.windows)
 
     @property
     def best_texts(self) -> list[str]:
         """Return the text of each row's best candidate."""
-        texts = self.candidates[2]
-        return [(texts[pair] or [""])[0] for pair in self.pair.tolist()]
+        start, end = (offsets[self.pair, 0] for offsets in self.offsets)
+        return texts_between(self.contexts, self.windows.pair_passage[self.pair], start, end)
 
     @property
     def statuses(self) -> list[str]:
@@ -114,7 +114,7 @@ class Answers:
 
         Rows of one context share its layout.
         """
-        start, end, _ = self.candidates
+        start, end = self.offsets
         layouts: dict[int, Layout] = {}
         found: list[Located | None] = []
         for pair, hidden in zip(self.pair.tolist(), self.hidden.tolist(), strict=True):
@@ -168,7 +168,7 @@ class Answers:
     @property
     def n_best(self) -> pa.Array:
         """Return the candidates of each row; null for a rejected row."""
-        return self._lists(self.spans, self.candidates)
+        return self._lists(self.spans, self.offsets)
 
     @property
     def all_answers(self) -> pa.Array:
@@ -176,26 +176,22 @@ class Answers:
         if self.spans.distinct is None or self.least is None:
             raise ValueError("the spans were decoded without all_answers")
         spans = by_start(self.spans.distinct, self.least)
-        return self._lists(spans, candidate_columns(spans, self.windows, self.contexts))
+        return self._lists(spans, candidate_offsets(spans, self.windows))
 
-    def _lists(
-        self, spans: PassageSpans, columns: tuple[np.ndarray, np.ndarray, list[list[str]]]
-    ) -> pa.Array:
+    def _lists(self, spans: PassageSpans, offsets: tuple[np.ndarray, np.ndarray]) -> pa.Array:
         """Return the spans of each row; null for a rejected row.
 
-        columns  `candidate_columns` of the spans
+        offsets  `candidate_offsets` of the spans
         """
-        char_start, char_end, texts = columns
         counts = np.where(self.rejected, 0, spans.found[self.pair])
         row = np.repeat(np.arange(len(self)), counts)
         at = self.pair[row], consecutive(0, counts)
-        kept: list[str] = []
-        for pair, count in zip(self.pair.tolist(), counts.tolist(), strict=True):
-            kept.extend(texts[pair][:count])
+        start, end = (each[at] for each in offsets)
+        passage = self.windows.pair_passage[self.pair[row]]
         values = {
-            "text": kept,
-            "start": char_start[at],
-            "end": char_end[at],
+            "text": texts_between(self.contexts, passage, start, end),
+            "start": start,
+            "end": end,
             "probability": spans.probability[at].astype(np.float32),
             "start_logit": spans.start_logit[at],
             "end_logit": spans.end_logit[at],
@@ -204,28 +200,30 @@ class Answers:
         fields = list(N_BEST_TYPE.value_type)
         arrays = [pa.array(values[field.name], field.type) for field in fields]
         items = pa.StructArray.from_arrays(arrays, fields=fields)
-        offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]).astype(np.int32))
+        bounds = pa.array(np.concatenate([[0], np.cumsum(counts)]).astype(np.int32))
         mask = pa.array(self.rejected)
-        return pa.ListArray.from_arrays(offsets, items, type=N_BEST_TYPE, mask=mask)
+        return pa.ListArray.from_arrays(bounds, items, type=N_BEST_TYPE, mask=mask)
 
 
-def candidate_columns(
-    spans: PassageSpans, windows: TokenizedPairs, contexts: Sequence[str]
-) -> tuple[np.ndarray, np.ndarray, list[list[str]]]:
-    """Return where each candidate begins and ends in its context, and the texts of those found.
+def candidate_offsets(
+    spans: PassageSpans, windows: TokenizedPairs
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return where each candidate begins and ends in its context.
 
-    Both offsets are int32 [pairs, n_best], in code points.
+    Both are int32 [pairs, k], in code points; those beyond the last candidate mean nothing.
     """
     base = windows.passages.bounds[windows.pair_passage][:, None]
-    last = max(0, len(windows.passages.ids) - 1)
-    start = np.zeros(spans.start.shape, np.int32)
-    end = np.zeros(spans.end.shape, np.int32)
-    if len(windows.passages.ids):
-        start = windows.passages.char_start[np.minimum(base + spans.start, last)]
-        end = windows.passages.char_end[np.minimum(base + spans.end, last)]
-    texts = []
-    for pair, passage in enumerate(windows.pair_passage):
-        context, found = contexts[passage], spans.found[pair]
-        bounds = zip(start[pair, :found].tolist(), end[pair, :found].tolist(), strict=True)
-        texts.append([context[begin:stop] for begin, stop in bounds])
-    return start, end, texts
+    last = len(windows.passages.ids) - 1
+    if last < 0:
+        return np.zeros(spans.start.shape, np.int32), np.zeros(spans.end.shape, np.int32)
+    start = windows.passages.char_start[np.minimum(base + spans.start, last)]
+    end = windows.passages.char_end[np.minimum(base + spans.end, last)]
+    return start, end
+
+
+def texts_between(
+    contexts: Sequence[str], passage: np.ndarray, start: np.ndarray, end: np.ndarray
+) -> list[str]:
+    """Return `contexts[passage[k]][start[k]:end[k]]` for every k."""
+    places = zip(passage.tolist(), start.tolist(), end.tolist(), strict=True)
+    return [contexts[which][begin:stop] for which, begin, stop in places]

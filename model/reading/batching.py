@@ -12,8 +12,10 @@ import torch
 from model.reading.tokenizer import PairFormat, consecutive
 from model.reading.windows import Windows
 
-GROUP_TOKENS = 32768
-"""Tokens of passages that a split reader reads together: half of what it keeps at 1,024 dimensions.
+GROUP_TOKENS = 16384
+"""Tokens of passages whose windows a split reader reads together, before it takes others.
+
+What it keeps of them in float32 at 1,024 dimensions is `split.PASSAGE_BYTES`.
 """
 
 
@@ -140,19 +142,25 @@ def plan_windows(windows: Windows, batch_tokens: int) -> list[np.ndarray]:
 
 
 def _passage_groups(windows: Windows) -> list[np.ndarray]:
-    """Group windows by the slice of a passage that they hold, slices of one passage in a row.
+    """Group windows by the slice of a passage that they hold, slices of similar length together.
 
     Returns int64 index arrays that partition the windows. The distinct slices of a group have
-    about GROUP_TOKENS tokens.
+    about GROUP_TOKENS tokens. The last group has the slices of which one window each is read.
     """
     # A passage has the same slices for all its questions: `index` tells them apart.
     passage = windows.pair_passage[windows.pair].astype(np.int64)
     key = passage * (int(windows.index.max(initial=0)) + 1) + windows.index
-    _, first, of_window = np.unique(key, return_index=True, return_inverse=True)
+    _, first, of_window, count = np.unique(
+        key, return_index=True, return_inverse=True, return_counts=True
+    )
     tokens = (windows.stop - windows.start)[first].astype(np.int64)
-    group = ((np.cumsum(tokens) - tokens) // GROUP_TOKENS)[of_window]
-    order = np.argsort(group, kind="stable")
-    return np.split(order, np.flatnonzero(np.diff(group[order])) + 1)
+    tokens[count == 1] = 0
+    order = np.argsort(-tokens, kind="stable")
+    group = np.empty_like(tokens)
+    group[order] = (np.cumsum(tokens[order]) - 1) // GROUP_TOKENS
+    group[count == 1] = group.max(initial=0) + 1
+    order = np.argsort(group[of_window], kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(group[of_window][order])) + 1)
 
 
 def _special_tokens(

@@ -135,18 +135,18 @@ def over_marks(text: str, end: np.ndarray, limit: np.ndarray) -> np.ndarray:
     """
     if text.isascii():
         return end
-    # Most ends have no mark after them: look at the characters after ends before all others.
     codes = _codes(text)
-    after = codes[np.minimum(end, len(codes) - 1)]
-    distinct = np.unique(after[after >= _FIRST_MARK])
-    if not any(map(_is_mark, distinct.tolist())):
+    inside = np.flatnonzero(end < len(codes))
+    moved = inside[_is_mark(codes[end[inside]])]
+    # Most texts have no token with a mark after it.
+    if not len(moved):
         return end
-    # For each character, the next one that is not a mark.
-    distinct = np.unique(codes[codes >= _FIRST_MARK])
-    marks = [code for code in distinct.tolist() if _is_mark(code)]
-    unmarked = np.where(np.isin(codes, marks), len(codes), np.arange(len(codes)))
-    following = np.append(np.minimum.accumulate(unmarked[::-1])[::-1], len(codes))
-    return np.maximum(np.minimum(following[end], limit), end)
+    marks = np.flatnonzero(_is_mark(codes))
+    run_end = marks[np.append(np.diff(marks) > 1, True)] + 1
+    following = run_end[np.searchsorted(run_end, end[moved], "right")]
+    end = end.copy()
+    end[moved] = np.maximum(np.minimum(following, limit[moved]), end[moved])
+    return end
 
 
 def span_ends(start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -187,5 +187,8 @@ def _in_categories(codes: np.ndarray, categories: str) -> np.ndarray:
     return np.array(belongs, bool)[which]
 
 
-def _is_mark(code: int) -> bool:
-    return unicodedata.category(chr(code))[0] == "M" or code == _JOINER
+def _is_mark(codes: np.ndarray) -> np.ndarray:
+    """Return which characters are combining marks or joiners, bool [characters]."""
+    marks = codes >= _FIRST_MARK
+    marks[marks] = _in_categories(codes[marks], "M") | (codes[marks] == _JOINER)
+    return marks

@@ -70,6 +70,7 @@ class SplitNetwork:
 
     def __init__(self, layered: LayeredNetwork, passage_position: int, maskless: bool):
         self._layered, self._maskless = layered, maskless
+        layered.keep_projections()
         self.passage_position = passage_position
         self._questions = StateCache(QUESTION_BYTES)
         self._passages = StateCache(PASSAGE_BYTES)
@@ -91,26 +92,33 @@ class SplitNetwork:
         rows = np.arange(len(batch.input_ids))
         middle = batch.context_start.numpy()
         stop = batch.attention.sum(1).numpy()
-        questions = _Parts(batch, rows, np.zeros_like(middle), middle)
-        passages = _Parts(batch, rows, middle, stop)
-        states = self._questions.take(
-            questions.keys(), lambda missing: self._read(questions[missing], 0)
-        ) + self._passages.take(
-            passages.keys(),
-            lambda missing: self._read(passages[missing], self.passage_position),
-        )
-        hidden = self._joined(states, middle, stop, batch.input_ids.shape[1])
-        mask = self._key_mask(hidden, batch.attention)
-        return self._layered.logits(self._layered.run(self._layered.upper, hidden, mask))
+        questions = self._states(_Parts(batch, rows, np.zeros_like(middle), middle), 0)
+        passages = self._states(_Parts(batch, rows, middle, stop), self.passage_position)
+        projected = self._joined(questions, passages, middle, stop, batch.input_ids.shape[1])
+        mask = self._key_mask(projected, batch.attention)
+        return self._layered.logits(self._layered.run_upper(projected, mask))
 
     def read_whole(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the logits as `read_whole` of this module computes them."""
         return read_whole(self._layered, batch, self.passage_position)
 
-    def _read(self, parts: _Parts, position: int) -> list[torch.Tensor]:
-        """Return the lower layers' output for each part, [tokens, H].
+    def _states(self, parts: _Parts, position: int) -> _States:
+        """Return the states of all parts, from the cache or read now.
 
         position  of each part's first token
+        """
+        distinct: dict[bytes, int] = {}
+        of_part = np.array([distinct.setdefault(key, len(distinct)) for key in parts.ids()])
+        _, first = np.unique(of_part, return_index=True)
+        cache = self._passages if position else self._questions
+        states = cache.take(
+            list(distinct), lambda missing: self._read(parts[first[missing]], position)
+        )
+        return _States(states, of_part)
+
+    def _read(self, parts: _Parts, position: int) -> list[torch.Tensor]:
+        """Return the state of each part: the lower layers' output, and what the first upper layer
+        projects it to, [tokens, 4 H].
         """
         states: dict[int, torch.Tensor] = {}
         for chosen in of_similar_length(parts.stop - parts.start):
@@ -134,7 +142,8 @@ class SplitNetwork:
         mask = self._key_mask(hidden, torch.from_numpy(real))
         hidden = layered.run(layered.lower, hidden, mask)
         tokens = to_device(torch.from_numpy(np.flatnonzero(real)), layered.device)
-        return hidden.flatten(0, 1).index_select(0, tokens).split(lengths.tolist())
+        hidden = hidden.flatten(0, 1).index_select(0, tokens)
+        return layered.project(hidden).split(lengths.tolist())
 
     def _key_mask(self, hidden: torch.Tensor, attention: torch.Tensor) -> torch.Tensor | None:
         """Return the mask by which tokens attend to those in `attention`, bool [B, L] on the host.
@@ -146,21 +155,35 @@ class SplitNetwork:
         return self._layered.key_mask(hidden, to_device(attention, self._layered.device))
 
     def _joined(
-        self, states: list[torch.Tensor], middle: np.ndarray, stop: np.ndarray, width: int
+        self,
+        questions: _States,
+        passages: _States,
+        middle: np.ndarray,
+        stop: np.ndarray,
+        width: int,
     ) -> torch.Tensor:
-        """Return the states of questions and passages as rows, [B, L, H].
+        """Return the states of questions and passages as rows, [B, L, 4 H].
 
-        states  of the B questions, then of the B passages, [tokens, H] each
         middle  int64 [B], tokens of each question; `stop` int64 [B], of the whole row; `width` is L
         """
-        before = np.cumsum([0, *(len(state) for state in states[:-1])])
-        question, passage = before[: len(middle), None], before[len(middle) :, None]
+        states = [*questions.distinct, *passages.distinct]
+        begin = np.cumsum([0, *map(len, states)])
+        question = begin[questions.of_part][:, None]
+        passage = begin[len(questions.distinct) + passages.of_part][:, None]
         column, middle, stop = np.arange(width), middle[:, None], stop[:, None]
         index = np.where(column < middle, question + column, passage + column - middle)
         # Padding takes the row's own first state: one that is not finite must not leave its row.
         index = np.where(column < stop, index, question)
         chosen = to_device(torch.from_numpy(index.reshape(-1)), self._layered.device)
         return torch.cat(states).index_select(0, chosen).view(len(middle), width, -1)
+
+
+@dataclass(frozen=True, slots=True)
+class _States:
+    """States of parts, [tokens, 4 H] each: part k has `distinct[of_part[k]]`, int64 [parts]."""
+
+    distinct: list[torch.Tensor]
+    of_part: np.ndarray
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,10 +195,10 @@ class _Parts:
     start: np.ndarray
     stop: np.ndarray
 
-    def __getitem__(self, chosen: list[int]) -> _Parts:
+    def __getitem__(self, chosen: np.ndarray | list[int]) -> _Parts:
         return _Parts(self.batch, self.row[chosen], self.start[chosen], self.stop[chosen])
 
-    def keys(self) -> list[bytes]:
+    def ids(self) -> list[bytes]:
         """Return the token ids of each part as bytes."""
         ids = self.batch.input_ids.numpy().astype(np.int32)
         bounds = zip(self.row.tolist(), self.start.tolist(), self.stop.tolist(), strict=True)

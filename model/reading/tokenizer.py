@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
@@ -311,7 +311,7 @@ class Tokenizer:
 
     def questions(self, texts: Sequence[str]) -> Ragged:
         """Return the token ids of each question, whole and without special tokens."""
-        return self._encode(texts)[1]
+        return self._encode(texts, self._backend.encode_batch_fast)[1]
 
     def surely_exceeds(self, context: str, tokens: int) -> bool:
         """Return True if the context provably has more than `tokens` tokens, without tokenizing it.
@@ -349,9 +349,15 @@ class Tokenizer:
             bounds=ids.bounds,
         )
 
-    def _encode(self, texts: Sequence[str]) -> tuple[list[Any], Ragged]:
-        """Return the backend's encodings and their ids; special tokens in a text count as text."""
-        encodings = self._backend.encode_batch(list(texts), add_special_tokens=False)
+    def _encode(
+        self, texts: Sequence[str], encode: Callable[..., list[Any]] | None = None
+    ) -> tuple[list[Any], Ragged]:
+        """Return the backend's encodings and their ids; special tokens in a text count as text.
+
+        encode  `encode_batch_fast` of the backend where no offsets are needed
+        """
+        encode = encode or self._backend.encode_batch
+        encodings = encode(list(texts), add_special_tokens=False)
         ids = Ragged.of([encoding.ids for encoding in encodings])
         spelled = np.isin(ids.values, self._reserved)
         if spelled.any():

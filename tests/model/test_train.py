@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import re
+import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +31,8 @@ from tests.checkpoints import ARCHITECTURES
 from tests.model.audit.test_losses import Passage, logsumexp
 from tests.model.fakes import FakeReader, make_windows
 
-SAMPLE = Path(__file__).parents[2] / "pipeline" / "bundled" / "sample.parquet"
+HOUSE = Path(__file__).parents[2]
+SAMPLE = HOUSE / "pipeline" / "bundled" / "sample.parquet"
 
 
 def options(base: Path, output: Path, **changed: Any) -> argparse.Namespace:
@@ -98,6 +102,31 @@ def test_a_split_reader_learns_from_a_whole_one_and_is_read_as_one(
     train(options(tmp_path, tmp_path / "next", max_question=12))
     settings = read_settings(tmp_path / "next")
     assert (settings.split, settings.passage_position) == (1, 1 + 12 + 1)
+
+
+@pytest.mark.parametrize(
+    ("target", "splits", "reader"),
+    [("model", [None] * 5, "out/model/reader"), ("split-model", [4], "out/model/split-4")],
+)
+def test_the_trainings_of_the_makefile_start_from_what_is_there(
+    target: str, splits: list[int | None], reader: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dry = ["make", "--dry-run", target]
+    made = subprocess.run(dry, cwd=HOUSE, check=True, capture_output=True, text=True).stdout
+    commands = re.findall(r"python -m model\.(\w+) (.*)", made.replace("\\\n", " "))
+    trainings: list[argparse.Namespace] = []
+    monkeypatch.setattr(model.train, "train", lambda options: trainings.append(options) or {})
+    there = {"model/bundled", '"$(.venv/bin/python'}  # the latter prints where a package is
+    for name, line in commands:
+        if name == "train":
+            assert model.train.main(shlex.split(line)) == 0
+        read = re.findall(r"--(?:base|teacher|model|checkpoints)\s+(\S+)", line)
+        assert set(",".join(read).split(",")) <= there, line
+        there.update(re.findall(r"--output (\S+)", line))
+    assert [options.split for options in trainings] == splits
+    name, line = commands[-1]
+    assert name == "calibrate"
+    assert line.endswith(f"--model {reader}")
 
 
 def test_a_split_that_can_not_be_trained_is_refused(bert_folder: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
-from transformers import AutoModelForQuestionAnswering
+from transformers import AutoConfig, AutoModelForQuestionAnswering
 
 from model.backends.layers import LayeredNetwork
 from model.checkpoint import LocalFolder
@@ -39,6 +39,23 @@ def test_without_a_block_mask_the_layers_are_the_network(kind: Architecture, tmp
         found = layered.logits(layered.run([*layered.lower, *layered.upper], hidden, mask))
     for ours, theirs in zip(found, (expected.start_logits, expected.end_logits), strict=True):
         assert_close(ours[batch.attention], theirs[batch.attention], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["camembert", "xlm-roberta"])
+def test_relatives_of_roberta_are_read_with_projections_made_before(kind: str):
+    sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
+    config = AutoConfig.for_model(kind, vocab_size=50, intermediate_size=64, **sizes)
+    network = AutoModelForQuestionAnswering.from_config(config).eval()
+    layered = LayeredNetwork(network, 1, takes_types(network))
+    layered.keep_projections()
+    ids = torch.arange(5, 23).reshape(2, 9)
+    positions = torch.arange(9).expand(2, 9)
+    with torch.inference_mode():
+        expected = network(ids)  # without what was made before
+        hidden = layered.run(layered.lower, layered.embed(ids, ids * 0, positions), None)
+        start, end = layered.logits(layered.run_upper(layered.project(hidden), None))
+    assert_close(start, expected.start_logits, rtol=1e-5, atol=1e-5)
+    assert_close(end, expected.end_logits, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model.reading.answers import N_BEST_TYPE, Answers, candidate_columns
+from model.reading.answers import N_BEST_TYPE, Answers, candidate_offsets, texts_between
 from model.reading.columns import (
     ANSWER_COLUMNS,
     ANSWER_SCHEMA,
@@ -171,9 +171,10 @@ def test_fewer_candidates_than_n_best() -> None:
 def test_candidates_of_the_last_pair_stay_in_their_passage() -> None:
     lengths = [1, 1]
     spans, windows = decoded(lengths)
-    start, end, texts = candidate_columns(spans, windows, contexts_of(lengths))
-    assert texts == [["a"], ["a"]]
+    start, end = candidate_offsets(spans, windows)
     assert (start[:, 0].tolist(), end[:, 0].tolist()) == ([0, 0], [1, 1])
+    texts = texts_between(contexts_of(lengths), windows.pair_passage, start[:, 0], end[:, 0])
+    assert texts == ["a", "a"]
     assert start.dtype == end.dtype == np.int32
 
 

@@ -108,11 +108,11 @@ class Fragile(Tokenizer):
         self.lists.clear()
         self.trigger = trigger
 
-    def _encode(self, texts: Sequence[str]) -> Any:
+    def _encode(self, texts: Sequence[str], *encode: Any) -> Any:
         self.lists.append(list(texts))
         if any(self.trigger in text for text in texts):
             raise self.error
-        return super()._encode(texts)
+        return super()._encode(texts, *encode)
 
 
 @pytest.mark.parametrize("error", [ValueError("no merge"), PanicException("no merge")])
@@ -192,10 +192,10 @@ def test_texts_that_do_not_fit_into_memory_together_are_tokenized_apart(
     bert_folder: Path, words: Tokenizer
 ):
     class Small(Fragile):
-        def _encode(self, texts: Sequence[str]) -> Any:
+        def _encode(self, texts: Sequence[str], *encode: Any) -> Any:
             if len(texts) > 1 and self.trigger == "bad":
                 raise MemoryError("too many")
-            return super()._encode(texts)
+            return super()._encode(texts, *encode)
 
     rows = [("a", "a b"), ("b", "bad"), ("c", "a"), ("a", "b c")]
     tokenizer = Small(bert_folder, MemoryError("too long"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from model.reading.reader import CheckpointReader
 from model.reading.span_reader import SpanReader
 from model.reading.split import LEAST_SHARE, SplitNetwork, of_similar_length
 from model.reading.tokenizer import TokenizerError
-from model.reading.windows import WindowLimits, Windows
+from model.reading.windows import WindowLimits, Windows, cut_windows
 from model.settings import SettingError
 from tests.checkpoints import ARCHITECTURES, build_bert
 from tests.model.predicted import decode, decode_and_measure
@@ -170,6 +171,25 @@ def test_every_text_is_read_once(folders: dict[str, Path], monkeypatch: pytest.M
     assert sum(parts for parts, _ in calls) == of_questions + of_passages
 
 
+def test_texts_are_projected_for_the_first_upper_layer_once(folder: Path) -> None:
+    reader = reader_of(folder)
+    reader.load()
+    windows = cut_all(reader, QUESTIONS, CONTEXTS)
+    projected: list[int] = []
+    for projection in network_of(reader)._layered._projections:
+        projection.linear.register_forward_hook(
+            lambda _, given, __: projected.append(given[0].shape[:-1].numel())
+        )
+    spans(reader, windows)
+    batch = assemble(windows, np.arange(len(windows)))
+    middle, stop = batch.context_start, batch.attention.sum(1)
+    rows = list(zip(batch.input_ids.tolist(), middle.tolist(), stop.tolist(), strict=True))
+    texts = {tuple(ids[:middle]) for ids, middle, _ in rows}
+    texts |= {tuple(ids[middle:stop]) for ids, middle, stop in rows}
+    assert len(texts) == len(QUESTIONS) + len(windows) // len(QUESTIONS)
+    assert sum(projected) == 3 * sum(map(len, texts))  # queries, keys and values
+
+
 def test_without_memory_everything_is_recomputed_with_the_same_answers(
     folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -261,8 +281,10 @@ def test_a_state_that_is_not_finite_stays_in_its_row(
     expected = read(reader, windows, chosen)
     joined = network_of(reader)._joined
 
-    def spoiled(states: list[torch.Tensor], *layout: Any) -> torch.Tensor:
-        return joined([torch.full_like(states[0], torch.nan), *states[1:]], *layout)
+    def spoiled(questions: Any, passages: Any, *layout: Any) -> torch.Tensor:
+        first, *others = passages.distinct
+        states = [torch.full_like(first, torch.nan), *others]
+        return joined(questions, replace(passages, distinct=states), *layout)
 
     monkeypatch.setattr(network_of(reader), "_joined", spoiled)
     found, real = read(reader, windows, chosen), assemble(windows, chosen).attention
@@ -290,6 +312,31 @@ def test_batches_hold_one_group_of_passages_after_the_other(
         between = np.concatenate(batches[own.min() : own.max() + 1])
         _, first = np.unique(key[between], return_index=True)
         assert tokens[between[first]].sum() <= 100 + tokens.max()
+
+
+def test_slices_of_similar_length_are_grouped_and_those_that_are_read_once_come_last(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = reader_of(folders["bert"]).tokenizer()
+    monkeypatch.setattr(batching, "GROUP_TOKENS", 100)
+    contexts = [long_context(size) for size in (40, 150, 60, 170, 50, 160)]
+    asked = [0, 1, 2, 3, 4, 5, 0, 1, 2, 3]  # 4 and 5 once
+    windows = cut_windows(
+        tokenizer.format,
+        tokenizer.passages(contexts),
+        tokenizer.questions(["Who waved?"]),
+        np.array(asked),
+        np.zeros(len(asked), np.int64),
+        WindowLimits(200, 8, MOST_QUESTION, 99),
+    )
+    batches = plan_windows(windows, 10**6)  # one batch per group
+    read = [set(windows.pair_passage[windows.pair[batch]].tolist()) for batch in batches]
+    assert read[-1] == {4, 5}
+    tokens = [(windows.stop - windows.start)[batch] for batch in batches[:-1]]
+    for longer, shorter in itertools.pairwise(tokens):
+        assert longer.min() >= shorter.max()
+    assert set().union(*read[:-1]) == {0, 1, 2, 3}
+    assert len(read) > 2
 
 
 @pytest.mark.parametrize("seed", range(5))
