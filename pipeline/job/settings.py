@@ -222,6 +222,12 @@ class Work:
         "exit 1 when more than this fraction of the rows is rejected or fails",
         stages=ALL,
     )
+    price_per_hour: float | None = setting(
+        None,
+        number(0, 1e6),
+        "price of one worker process for an hour: the manifest then gives the cost of the run, and "
+        "that of 1,000 rows",
+    )
 
 
 GROUPS = {
