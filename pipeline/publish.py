@@ -1,4 +1,4 @@
-"""Publish a finished run to a catalog: what was read, written, counted and measured, for example
+"""Describe a finished run to a catalog: what was read, written, counted and measured.
 
     OPENLINEAGE_URL=http://localhost:5000 python -m pipeline.publish out/ --to openlineage
     MLFLOW_TRACKING_URI=sqlite:///runs.db python -m pipeline.publish out/audit/ --to mlflow
@@ -9,7 +9,8 @@ a run with the configuration as parameters, all figures as metrics, and run.json
 audit.json and report.html as artifacts. The clients' own settings say where to: OPENLINEAGE_URL or
 openlineage.yml, MLFLOW_TRACKING_URI. Nothing is changed in OUT.
 
-Publishing again does no harm: the events have the same run id, and MLflow's run is not made twice.
+Idempotent: the events of a run always have the same run id, and a run that
+MLflow has is not logged again.
 """
 
 from __future__ import annotations

@@ -80,18 +80,23 @@ def manifest(
         },
         "question_tokens_cut": counts["question_tokens_cut"],
         "unknown_text": unknown_text(totals),
-        "steps": {
-            step: {
-                "seconds": round(seconds, 3),
-                "tokens_per_second": round(real / seconds) if seconds else 0,
-            }
-            for step, seconds in sorted(totals.seconds.items())
-        },
+        "steps": _steps(totals, real),
         **_cost(totals, rows["planned"], unit, about.get("price_per_hour")),
         "content": f"{totals.content:032x}",
         "failures": failures(totals),
         "retries": totals.retries,
         "failures_not_listed": totals.failures_not_listed,
+    }
+
+
+def _steps(totals: Totals, tokens: int) -> dict[str, Any]:
+    """Return the seconds of each step on all chunks, and its speed in tokens of texts."""
+    return {
+        step: {
+            "seconds": round(seconds, 3),
+            "tokens_per_second": round(tokens / seconds) if seconds else 0,
+        }
+        for step, seconds in sorted(totals.seconds.items())
     }
 
 

@@ -1,4 +1,4 @@
-"""A finished run as OpenLineage events (https://openlineage.io/docs/spec/object-model).
+"""Describe a finished run by OpenLineage events (https://openlineage.io/docs/spec/object-model).
 
 A run is two events with one run id, START and COMPLETE (FAIL if it is incomplete). Its datasets are
 folders: those of the input files, and the folder of the parts.
@@ -130,7 +130,7 @@ def publish_events(run: PublishedRun, name: str) -> str:
 
     The namespace of the job is that of OPENLINEAGE_NAMESPACE, or "default".
 
-    Return what was done. Raises Refused if the settings name no receiver, or it refuses an event.
+    Returns what was done. Raises Refused if the settings name no receiver, or it refuses an event.
     """
     client = OpenLineageClient()
     if isinstance(client.transport, ConsoleTransport):

@@ -1,4 +1,4 @@
-"""A finished run as a run of MLflow (https://mlflow.org/docs/latest/tracking.html)."""
+"""Describe a finished run by a run of MLflow (https://mlflow.org/docs/latest/tracking.html)."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ _KEY = "spanmill.key"
 """Tag by which a run is found again."""
 
 _TAGS = ("state", "model", "content")
+"""Entries of the manifest that become tags."""
+
 _MEASURED = ("rows", "reasons", "windows", "tokens", "steps", "cost")
-"""Entries of the manifest that become tags, and those whose numbers become metrics."""
+"""Entries of the manifest whose numbers become metrics."""
 
 _LONGEST_PARAM = 6000
 _AT_ONCE = 100
@@ -46,12 +48,12 @@ def metrics_of(run: PublishedRun) -> dict[str, float]:
 
 
 def publish_run(run: PublishedRun, name: str) -> str:
-    """Make a run of MLflow's tracking server, the one that MLFLOW_TRACKING_URI names.
+    """Log a run to MLflow's tracking server, the one that MLFLOW_TRACKING_URI names.
 
     name  of the experiment, which is created if there is none
 
-    A run that the experiment already has is not made again. Return what was done. Raises Refused if
-    the server refuses.
+    Does nothing if the experiment already has the run. Returns what was done. Raises Refused if the
+    server refuses.
     """
     try:
         client = MlflowClient()
@@ -65,14 +67,14 @@ def publish_run(run: PublishedRun, name: str) -> str:
             start_time=_milliseconds(run.started.timestamp()),
             run_name=run.finished.folder.rpartition("/")[2],
         )
-        _log(client, made, run)
+        _fill(client, made, run)
     except MlflowException as error:
         raise Refused(f"--to=mlflow: {error}") from error
     return f"run {made.info.run_id} in the experiment {name}"
 
 
-def _log(client: MlflowClient, made: Run, run: PublishedRun) -> None:
-    """Log a run: configuration, numbers, tags and its files; then end it."""
+def _fill(client: MlflowClient, made: Run, run: PublishedRun) -> None:
+    """Log the configuration, numbers, files and tags of a run; then end it."""
     run_id, ended = made.info.run_id, _milliseconds(run.ended.timestamp())
     configuration = run.finished.configuration.items()
     params = [Param(name, str(value)[:_LONGEST_PARAM]) for name, value in configuration]
@@ -85,7 +87,7 @@ def _log(client: MlflowClient, made: Run, run: PublishedRun) -> None:
     for path in (files.run, files.manifest, files.audit, files.report):
         if exists(path):
             client.log_text(run_id, read(path).decode(), path.rpartition("/")[2])
-    # The key goes last: a run without it was not logged to the end, and is made again.
+    # The key goes last: a run without it is incomplete, and is logged anew.
     tags = [RunTag(name, str(run.manifest[name])) for name in _TAGS]
     tags += [RunTag("spanmill.output", run.finished.folder), RunTag(_KEY, run.key)]
     client.log_batch(run_id, tags=tags)

@@ -1,4 +1,4 @@
-"""What a catalog of runs is told: the files of one finished run, with their times."""
+"""A finished run as catalogs need it: what its files say, and when it started and ended."""
 
 from __future__ import annotations
 

@@ -175,7 +175,7 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
     settings = make(Places, given), make(Decoding, given), make(WindowLimits, given)
     column_options = answer_options(*settings)
     inputs, kept = choose_columns(found, columns, audit.slice_by, column_options, stages, questions)
-    inputs = replace(inputs, made=copies.made)
+    inputs = replace(inputs, temporary=copies.temporary)
     reader = _reader(make(ModelSettings, given), given, is_local(beam_options))
     if questions:
         check_questions(questions, reader, files)
@@ -374,6 +374,8 @@ def _reader(model: ModelSettings, given: Mapping[str, Any], local: bool) -> Span
                 "--dtype=auto: the workers' CUDA devices are unknown here; give float32, or "
                 "bfloat16 for Ampere and later"
             )
+        if model.dtype == "int8":
+            raise Refused("--dtype=int8: is for a CPU, not for --device=cuda")
         settings["batch_tokens"] = model.batch_tokens or CUDA_BATCH_TOKENS
     # The checkpoint is loaded on the CPU, then described with the devices of the workers.
     dtype = "float32" if model.dtype == "auto" else model.dtype

@@ -38,7 +38,7 @@ _READS_AT_ONCE = 16
 _NEWEST_PARTS, _ANSWERS_OF_PART, _FIRST_ROWS = 3, 4, 256
 _MOST_TEXT = 300
 _TEXT = {"annotate": "answer_text", "audit": "prediction"}
-"""The column of the model's answer, by stage."""
+"""Stage -> the column of the model's answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +110,8 @@ class _Run:
 
 
 @dataclass(frozen=True, slots=True)
-class _Receipt:
-    """What is kept of the receipt of a part."""
+class _Counts:
+    """What is kept of the receipt of a part: counts by status and by reason, and seconds."""
 
     outcomes: Mapping[str, int]
     reasons: Mapping[str, int]
@@ -137,7 +137,7 @@ class Watcher:
         self._head = head
         self._run: _Run | None = None
         self._planned, self._exact = [0, 0], True
-        self._receipts: dict[_Part, _Receipt] = {}
+        self._receipts: dict[_Part, _Counts] = {}
         self._answers: dict[_Part, list[LatestAnswer]] = {}
 
     def look(self, now: float) -> Snapshot:
@@ -229,7 +229,7 @@ class Watcher:
             if receipt is not None:
                 outcomes = {name: receipt.counts.get(name, 0) for name in STATUSES[run.stage]}
                 seconds = sum(receipt.seconds.values())
-                self._receipts[part] = _Receipt(outcomes, dict(receipt.reasons), seconds)
+                self._receipts[part] = _Counts(outcomes, dict(receipt.reasons), seconds)
 
     def _latest_answers(self, run: _Run, newest: list[_Part]) -> list[LatestAnswer]:
         """Return some answers of the newest parts."""
@@ -251,14 +251,14 @@ def _is_part(name: str) -> bool:
 
 def _input_files(folder: str, entries: list[dict[str, Any]]) -> list[InputFile]:
     """Return the input files that run.json lists."""
-    copies = RunFiles(folder)
+    owner = RunFiles(folder)
     first = next((entry["copy"] for entry in entries if "copy" in entry), None)
     # The audit of `annotate --audit` reads the copies in the folder above its own.
-    if first is not None and not exists(copies.copy(first)):
-        copies = RunFiles(folder.rpartition("/")[0])
+    if first is not None and not exists(owner.copy(first)):
+        owner = RunFiles(folder.rpartition("/")[0])
     files = []
     for index, entry in enumerate(entries):
-        copy = {"copy": copies.copy(entry["copy"])} if "copy" in entry else {}
+        copy = {"copy": owner.copy(entry["copy"])} if "copy" in entry else {}
         files.append(InputFile(index, **{**entry, **copy}))
     return files
 
