@@ -10,7 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import re
+import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass, field, replace
@@ -30,6 +33,9 @@ from transforms.run_files import RunFiles
 from transforms.storage import commit, commit_file, exists, join, open_file, state_of
 
 _log = logging.getLogger("spanmill")
+
+_FOLDER = "spanmill-copies-"
+"""Beginning of the names of temporary folders; the process's id follows."""
 
 _REPORT = ".golds.jsonl"
 """Ending of the report of golds, as `convert import` writes it."""
@@ -103,7 +109,7 @@ class Copies:
         if kind == "parquet":  # with the ending of another format
             return file
         _log.info("copying %s (%s) to Parquet", file.path, kind)
-        self.temporary = self.temporary or TemporaryDirectory(prefix="spanmill-copies-")
+        self.temporary = self.temporary or TemporaryDirectory(prefix=f"{_FOLDER}{os.getpid()}-")
         copy = join(self.temporary.name, name)
         layout, counts = replace(self.layout, encoding=encoding), Counter[str]()
 
@@ -141,10 +147,16 @@ def publish_copies(files: Sequence[InputFile], output: str) -> tuple[InputFile, 
             name = PurePosixPath(file.copy).name
             target = RunFiles(output).copy(name)
             # The report goes first, so that it is there wherever the copy is.
-            if not exists(target):
+            if file.copy != target:
                 report = Path(file.copy + _REPORT).read_bytes()
                 commit(output, report, RunFiles.COPIES, name + _REPORT)
                 commit_file(output, file.copy, RunFiles.COPIES, name)
             file = replace(file, copy=target)
         published.append(file)
     return tuple(published)
+
+
+def remove_unpublished() -> None:
+    """Remove the copies of this process that are not in an output, before it ends abruptly."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_FOLDER}{os.getpid()}-*"):
+        shutil.rmtree(folder, ignore_errors=True)

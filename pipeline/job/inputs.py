@@ -181,6 +181,11 @@ def _schema(file: InputFile) -> pa.Schema:
             # Partition columns come from the path, and count as columns of the file.
             return with_path_columns(opened.schema_arrow, file)
     except Exception as error:
+        if file.copy:
+            raise Refused(
+                f"--input: the copy {file.copy} of {file.path} can't be read: {error}. "
+                "--overwrite makes it again"
+            ) from error
         raise Refused(f"--input: {file.path} can't be read as Parquet: {error}") from error
 
 
