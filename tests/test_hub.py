@@ -14,7 +14,8 @@ from tests.hub import TOKEN, serving_hub
 from tests.runs import Annotate, examples, identities, read_parts, run, write_input
 from transforms import retries
 from transforms.find_inputs import find_inputs
-from transforms.storage import StorageError, open_parquet
+from transforms.parquet_files import open_parquet
+from transforms.storage import StorageError
 
 REPOSITORY = "ada/lamps"
 URL = f"hf://datasets/{REPOSITORY}"
