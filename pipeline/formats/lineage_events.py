@@ -125,14 +125,14 @@ def _named(path: str) -> tuple[str, str]:
     return f"{url.scheme}://{url.netloc}", url.path.strip("/")
 
 
-def publish_events(run: PublishedRun, name: str) -> str:
+def publish_events(run: PublishedRun, name: str | None) -> str:
     """Send the events of a run by the client that OpenLineage's own settings describe.
 
     The namespace of the job is that of OPENLINEAGE_NAMESPACE, or "default".
 
     Returns what was done. Raises Refused if the settings name no receiver, or it refuses an event.
     """
-    client = OpenLineageClient()
+    client, name = OpenLineageClient(), name or run.default_name
     if isinstance(client.transport, ConsoleTransport):
         raise Refused(
             "--to=openlineage: no receiver of events is configured: set OPENLINEAGE_URL, or a "

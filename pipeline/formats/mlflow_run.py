@@ -47,7 +47,7 @@ def metrics_of(run: PublishedRun) -> dict[str, float]:
     return metrics
 
 
-def publish_run(run: PublishedRun, name: str) -> str:
+def publish_run(run: PublishedRun, name: str | None) -> str:
     """Log a run to MLflow's tracking server, the one that MLFLOW_TRACKING_URI names.
 
     name  of the experiment, which is created if there is none
@@ -55,6 +55,7 @@ def publish_run(run: PublishedRun, name: str) -> str:
     Does nothing if the experiment already has the run. Returns what was done. Raises Refused if the
     server refuses.
     """
+    name = name or run.default_name
     try:
         client = MlflowClient()
         known = client.get_experiment_by_name(name)

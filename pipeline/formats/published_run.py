@@ -35,6 +35,11 @@ class PublishedRun:
         return self.finished.stage
 
     @property
+    def default_name(self) -> str:
+        """The name of the run's job or experiment, unless another is given."""
+        return f"spanmill-{self.stage}"
+
+    @property
     def key(self) -> str:
         """The run's fingerprint and the digest of its content: equal for the same answers."""
         return f"{self.identity['run']}-{self.manifest['content']}"
