@@ -60,7 +60,9 @@ def publish_run(run: PublishedRun, name: str | None) -> str:
         client = MlflowClient()
         known = client.get_experiment_by_name(name)
         experiment = known.experiment_id if known else client.create_experiment(name)
-        before = client.search_runs([experiment], f"tags.`{_KEY}` = '{run.key}'")
+        # The same answers may end a run as incomplete, and a rerun with other limits as complete.
+        same = f"tags.`{_KEY}` = '{run.key}' AND tags.state = '{run.manifest['state']}'"
+        before = client.search_runs([experiment], same)
         if before:
             return f"experiment {name} has this run already: {before[0].info.run_id}"
         made = client.create_run(

@@ -179,7 +179,7 @@ def _schema(file: InputFile) -> pa.Schema:
     try:
         with open_parquet(file.parquet) as opened:
             # Partition columns come from the path, and count as columns of the file.
-            return with_path_columns(opened.schema_arrow, file.path)
+            return with_path_columns(opened.schema_arrow, file)
     except Exception as error:
         if file.copy:
             raise Refused(

@@ -34,8 +34,9 @@ class Files:
         None,
         text("PATTERNS"),
         "comma-separated files, globs, folders (with every .parquet below) or URLs (gs://, s3://, "
-        "hf://, ...); Parquet, or what convert import reads, such as .jsonl and .csv; \\, is a "
-        "comma in a name; bundled means the sample in the package",
+        "hf://, ...); Parquet, or what convert import reads, such as .jsonl and .csv; or "
+        "iceberg://CATALOG/NAMESPACE.TABLE[@SNAPSHOT]; \\, is a comma in a name; bundled means the "
+        "sample in the package",
     )
     output: str = setting(
         None, text("DIR"), "folder or URL to write to; created if it does not exist", stages=ALL

@@ -37,7 +37,7 @@ _READS_AT_ONCE = 16
 
 _NEWEST_PARTS, _ANSWERS_OF_PART, _FIRST_ROWS = 3, 4, 256
 _MOST_TEXT = 300
-_TEXT = {"annotate": "answer_text", "audit": "prediction"}
+_ANSWER_COLUMN = {"annotate": "answer_text", "audit": "prediction"}
 """Stage -> the column of the model's answer."""
 
 
@@ -207,7 +207,7 @@ class Watcher:
                 run = _Run(configuration["stage"], configuration, files)
                 if run.stage not in STATUSES:
                     raise Refused(f"{self.folder} is an output of {run.stage}: it has no parts")
-                self._planned, self._exact = _planned(run)
+                self._planned, self._exact = _plan(run)
             except (ValueError, KeyError, TypeError) as error:
                 raise Refused(f"{self._files.run} does not describe a run: {error!r}") from error
             self._run = run
@@ -263,7 +263,7 @@ def _input_files(folder: str, entries: list[dict[str, Any]]) -> list[InputFile]:
     return files
 
 
-def _planned(run: _Run) -> tuple[list[int], bool]:
+def _plan(run: _Run) -> tuple[list[int], bool]:
     """Return the numbers of planned parts and rows, and whether they are exact."""
     size = ChunkSize(run.configuration["chunk_rows"], run.configuration["chunk_bytes"])
 
@@ -295,13 +295,13 @@ def _answers_of(run: _Run, files: RunFiles, name: str) -> list[LatestAnswer]:
             schema = file.schema_arrow
         part = FinishedRun(files.folder, run.stage, (name,), schema, run.configuration)
         kept = {kind: part.input(kind) or "" for kind in ("id", "question")}
-        text = _TEXT[run.stage]
+        text = _ANSWER_COLUMN[run.stage]
         rows = part.answers([*filter(None, kept.values())], (text, "probability"))
         found = [
             LatestAnswer(
-                _text(row.get(kept["id"]), answer.get("question_id")),
-                _text(answer.get("question", row.get(kept["question"]))),
-                _text(answer[text]),
+                _joined(row.get(kept["id"]), answer.get("question_id")),
+                _joined(answer.get("question", row.get(kept["question"]))),
+                _joined(answer[text]),
                 answer["probability"],
             )
             for row, answer in islice(rows, _FIRST_ROWS)
@@ -312,7 +312,7 @@ def _answers_of(run: _Run, files: RunFiles, name: str) -> list[LatestAnswer]:
     return found[:: max(1, len(found) // _ANSWERS_OF_PART)][:_ANSWERS_OF_PART]
 
 
-def _text(*values: Any) -> str:
+def _joined(*values: Any) -> str:
     """Return the values that are not None, separated by commas and shortened."""
     return ", ".join(str(value) for value in values if value is not None)[:_MOST_TEXT]
 
