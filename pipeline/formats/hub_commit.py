@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from huggingface_hub import HfApi
+from pathlib import Path
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub.utils import filter_repo_objects
 
 from pipeline.formats.published_run import PublishedRun
 from pipeline.job.options import Refused
@@ -18,11 +21,11 @@ configs:
 """
 """Tells `load_dataset` and the hub's viewer which files are the rows."""
 
-_UPLOADED = tuple(
+_UPLOADED = [
     f"{name}/*" if name in (RunFiles.PARTS, RunFiles.REJECTIONS) else name
     for name in RunFiles.ALL
     if name not in (RunFiles.COPIES, RunFiles.BESIDE) and not name.startswith("_")
-)
+]
 """Patterns of a run's files: without copies of inputs, and without an audit alongside."""
 
 
@@ -44,21 +47,28 @@ def publish_commit(run: PublishedRun, name: str | None) -> str:
     try:
         api = HfApi()
         api.create_repo(name, repo_type="dataset", private=True, exist_ok=True)
-        made = api.upload_folder(
-            repo_id=name,
-            repo_type="dataset",
-            folder_path=folder,
-            allow_patterns=list(_UPLOADED),
-            delete_patterns=list(_UPLOADED),
+        made = api.create_commit(
+            name,
+            _operations(Path(folder), api.list_repo_files(name, repo_type="dataset")),
             commit_message=f"{run.stage}: {run.manifest['rows']['planned']} rows",
+            repo_type="dataset",
         )
-        if not api.file_exists(name, _CARD, repo_type="dataset"):
-            api.upload_file(
-                path_or_fileobj=_CARD_TEXT.encode(),
-                path_in_repo=_CARD,
-                repo_id=name,
-                repo_type="dataset",
-            )
     except Exception as error:  # errors of the hub, of names, and of its client for HTTP
         raise Refused(f"--to=hub: {type(error).__name__}: {error}") from error
     return f"{len(run.finished.parts)} parts in the data set {name}: commit {made.oid}"
+
+
+def _operations(
+    folder: Path, before: list[str]
+) -> list[CommitOperationAdd | CommitOperationDelete]:
+    """Return the operations of the commit; `before` are the paths that the data set has."""
+    paths = (str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    uploaded = sorted(filter_repo_objects(paths, allow_patterns=_UPLOADED))
+    operations: list[CommitOperationAdd | CommitOperationDelete] = [
+        CommitOperationAdd(path, str(folder / path)) for path in uploaded
+    ]
+    earlier = filter_repo_objects(before, allow_patterns=_UPLOADED)
+    operations += [CommitOperationDelete(path) for path in set(earlier) - set(uploaded)]
+    if _CARD not in before:
+        operations.append(CommitOperationAdd(_CARD, _CARD_TEXT.encode()))
+    return operations
