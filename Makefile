@@ -32,8 +32,8 @@ ROWS ?= 2000
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 
 # Tests whose results depend on the instructions of the core.
-CORES := tests/model/backends/test_cpu_network.py tests/model/backends/test_lanes.py \
-	tests/model/reading/test_reader.py tests/pipeline/test_graph.py \
+CORES := tests/model/backends/test_cpu_network.py tests/model/backends/test_int8_layers.py \
+	tests/model/backends/test_lanes.py tests/model/reading/test_reader.py tests/pipeline/test_graph.py \
 	tests/deploy/test_dataflow.py
 FAST := -m 'not slow and not torture'
 

@@ -48,6 +48,7 @@ try:
         from pipeline import compare
         from pipeline.graph import build
         from pipeline.job import duplicates
+        from pipeline.job.copies import remove_unpublished
         from pipeline.job.dates import each_day
         from pipeline.job.identity import claim, claimed_outputs
         from pipeline.job.options import Refused, parse
@@ -174,11 +175,12 @@ def _compare(options: argparse.Namespace, beam_options: PipelineOptions) -> int:
 
 
 def _interrupted(number: int, _: FrameType | None) -> None:
-    """End the process at once. Every part is committed in one step: nothing needs cleaning up."""
+    """End the process at once. Every part is committed in one step: nothing else is unfinished."""
     name = signal.Signals(number).name
     message = f"\ninterrupted by {name}: run the same command again to resume\n"
     with suppress(OSError):  # the terminal may be closed
         os.write(2, message.encode())  # not `print`, which the signal may have interrupted
+    remove_unpublished()
     os._exit(128 + number)
 
 

@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=10**9)
     parser.add_argument("--every_nth", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--dtypes", default="float32,bfloat16", help="float32 comes first")
+    parser.add_argument("--dtypes", default="float32,int8,bfloat16", help="float32 comes first")
     parser.add_argument("annotate", nargs="*", help="options of annotate, after --")
     options = parser.parse_args()
     logging.disable(logging.INFO)

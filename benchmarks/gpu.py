@@ -153,9 +153,8 @@ def measure(case: Case, corpus: str, folder: str, options: argparse.Namespace) -
         assemble(windows, chosen) for chosen in plan_batches(windows.lengths, options.batch_tokens)
     ]
     repeated = f"{folder}/{copies}.parquet"
-    pq.write_table(
-        pa.concat_tables([pq.read_table(corpus)] * copies), repeated, row_group_size=4096
-    )
+    table = pa.concat_tables([pq.read_table(corpus)] * copies)
+    pq.write_table(table, repeated, row_group_size=4096)
 
     # The two methods.
 

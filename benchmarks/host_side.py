@@ -3,8 +3,8 @@
     python -m benchmarks.host_side --input eval_squad_v1.parquet [--rows 4000] [--steps]
     PYTHONPATH=../checkout python benchmarks/host_side.py ...   # the same with other code
 
-The network costs almost nothing; there is one thread. The second figure is the work that is left
-beside a GPU: the time of the thread that runs the steps, without the tokenizer's threads, without
+The network costs almost nothing; there is one thread. The second figure is the work that the host
+has with a GPU: the time of the thread that runs the steps, without the tokenizer's threads, without
 decoding, which a GPU does, and without the fixed costs of a run. `--steps` profiles one more run
 and prints where the time of that thread goes.
 """
@@ -93,7 +93,7 @@ def main() -> None:
         )
         each = sorted(1e6 * value / windows for value in beside_gpu)
         print(
-            f"beside a GPU {statistics.median(each):.1f} microseconds per window "
+            f"with a GPU {statistics.median(each):.1f} microseconds per window "
             f"({each[0]:.1f} to {each[-1]:.1f})"
         )
         print(json.dumps(describe()))

@@ -183,10 +183,8 @@ def main() -> None:
         )
         texts = best_texts(spans, windows, [row["context"] for row in rows])
         golds = [row["answers"]["text"] for row in rows]
-        mean = 100 * float(
-            np.mean([grade(text, gold)[1] for text, gold in zip(texts, golds, strict=True) if gold])
-        )
-        return spans, mean
+        grades = [grade(text, gold)[1] for text, gold in zip(texts, golds, strict=True) if gold]
+        return spans, 100 * float(np.mean(grades))
 
     @cache  # computed once, in the round that warms up
     def compare() -> dict[str, float]:
@@ -204,9 +202,8 @@ def main() -> None:
         }
 
     # Timing uses the same batches in the same order for every engine.
-    batches = [
-        assemble(windows, chosen) for chosen in plan_batches(windows.lengths, options.batch_tokens)
-    ]
+    planned = plan_batches(windows.lengths, options.batch_tokens)
+    batches = [assemble(windows, chosen) for chosen in planned]
 
     def run() -> dict[str, float]:
         comparison = compare()

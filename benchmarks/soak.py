@@ -70,13 +70,8 @@ def main() -> None:
     golds = pa.array([{"text": ["Ada"], "answer_start": [28]}] * ROWS)
     pq.write_table(examples(ROWS).append_column("answers", golds), sink, row_group_size=150)
     FaultyFileSystem().pipe_file("/bucket/in/a.parquet", sink.getvalue())
-    arguments = [
-        "annotate",
-        "--audit",
-        "--input=faulty://bucket/in/*.parquet",
-        "--output=faulty://bucket/out",
-    ]
-    arguments += [f"--model={model}", "--chunk_rows=40"]
+    arguments = ["annotate", "--audit", f"--model={model}", "--chunk_rows=40"]
+    arguments += ["--input=faulty://bucket/in/*.parquet", "--output=faulty://bucket/out"]
 
     def once(*more: str) -> int:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):

@@ -27,6 +27,7 @@ from pipeline.formats.import_summary import import_summary
 from pipeline.formats.imported_rows import FormatError, ImportedRow, Layout
 from pipeline.formats.place_golds import OFFSETS
 from pipeline.formats.read_formats import READERS, recognise
+from pipeline.formats.survey_rows import Survey
 from pipeline.formats.write_formats import WRITERS
 from pipeline.job.options import Refused
 from pipeline.looks.result import print_result
@@ -82,7 +83,8 @@ def import_file(options: argparse.Namespace) -> str:
             building(absolute(report_path)) as path,
             open(path, "w", encoding="utf-8", errors="backslashreplace") as report,
         ):
-            survey = convert_rows(read, output, options.offsets, report, counts, options.documents)
+            survey = Survey(documents=options.documents)
+            convert_rows(read, output, options.offsets, report, counts, survey)
     except FormatError as error:
         raise Refused(f"--input={options.input} as --format={kind}: {error}") from error
     findings = import_summary(counts, survey, options.answers_column, report_path)

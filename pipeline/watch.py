@@ -34,8 +34,9 @@ from model.command import argument, say
 from model.settings import number, whole
 from pipeline.job.options import Refused
 from pipeline.looks.live_page import LivePage, serving
+from pipeline.looks.result import print_text
 from pipeline.looks.snapshot import Snapshot, Watcher
-from pipeline.looks.snapshot_words import accounting, figures, share_done, state_of
+from pipeline.looks.snapshot_words import accounting, describe_state, figures, share_done
 from pipeline.looks.terminal import one_line, printable
 from transforms.retries import is_transient
 from transforms.storage import StorageError, absolute, is_local
@@ -43,12 +44,12 @@ from transforms.storage import StorageError, absolute, is_local
 _LOCAL, _STORE, _LOG = 2.0, 10.0, 30.0
 """Seconds between two looks at a local output, at a store, and between lines in a log."""
 
-_LOOKING = 4
-"""How many times longer than the last look the next pause is at least."""
+_LOOKS_PER_PAUSE = 4
+"""A pause takes at least this many times as long as the look before it."""
 
 
 def snapshots(watcher: Watcher, interval: float) -> Iterator[Snapshot]:
-    """Yield snapshots, the seconds of `interval` apart. Raises Refused, OSError.
+    """Yield snapshots, `interval` seconds apart. Raises Refused, OSError.
 
     A store that fails transiently is asked again; until then, the last snapshot says so.
     """
@@ -62,14 +63,14 @@ def snapshots(watcher: Watcher, interval: float) -> Iterator[Snapshot]:
                 raise
             last = replace(last, trouble=f"{type(error).__name__}: {error}")
         # Many parts take long to list: don't keep a store busy.
-        pause = max(interval, _LOOKING * (time.monotonic() - started))
+        pause = max(interval, _LOOKS_PER_PAUSE * (time.monotonic() - started))
         yield last
         time.sleep(pause)
 
 
 def line_of(snapshot: Snapshot) -> str:
     """Return a snapshot as one line, for a log."""
-    parts = [": ".join(filter(None, [snapshot.stage, state_of(snapshot)]))]
+    parts = [": ".join(filter(None, [snapshot.stage, describe_state(snapshot)]))]
     if snapshot.stage:
         known = [f"{name} {value}" for name, value in figures(snapshot) if value != "–"]
         parts += [", ".join(known), counts_of(snapshot)]
@@ -83,7 +84,7 @@ def counts_of(snapshot: Snapshot) -> str:
 
 def view_of(snapshot: Snapshot) -> RenderableType:
     """Return a snapshot as a view for a terminal."""
-    state = ": ".join(filter(None, [snapshot.stage, state_of(snapshot)]))
+    state = ": ".join(filter(None, [snapshot.stage, describe_state(snapshot)]))
     view: list[RenderableType] = [
         Text(one_line(snapshot.folder), "dim"),
         Text(one_line(state), "bold"),
@@ -109,7 +110,7 @@ def show(watcher: Watcher, interval: float | None) -> int:
     """Show snapshots until the run has ended. Return the exit code."""
     console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
-        return _log(watcher, interval or _LOG)
+        return _print_lines(watcher, interval or _LOG)
     with Live(console=console, auto_refresh=False) as live:
         for snapshot in snapshots(watcher, interval or _pause(watcher)):
             live.update(view_of(snapshot), refresh=True)
@@ -118,18 +119,15 @@ def show(watcher: Watcher, interval: float | None) -> int:
     return 0 if snapshot.state == "complete" else 1
 
 
-def _log(watcher: Watcher, interval: float) -> int:
+def _print_lines(watcher: Watcher, interval: float) -> int:
     """Print a line for each snapshot that differs from the last. Return the exit code."""
     before = ""
     for snapshot in snapshots(watcher, interval):
         # The time since the last part always differs.
         line = line_of(replace(snapshot, since_commit=None))
-        unsaid = say(line_of(snapshot)) if line != before else None
-        if isinstance(unsaid, BrokenPipeError):
-            return 0  # the reader of the pipe has seen enough
-        if unsaid:
-            print(f"standard output: {unsaid.strerror or unsaid}", file=sys.stderr)
-            return 3
+        code = print_text(line_of(snapshot)) if line != before else None
+        if code is not None:
+            return code
         if snapshot.finished:
             break
         before = line

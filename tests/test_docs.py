@@ -13,8 +13,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import apache_beam as beam
 import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
 
+from model import SpanReader
 from model.audit.columns import AUDIT_COLUMNS
 from model.checkpoint import Bundled
 from model.columns import Column
@@ -132,6 +135,26 @@ def test_python_in_the_readme_works():
     assert code
     for each in code:
         exec(compile(each, "README.md", "exec"), {})
+
+
+def test_the_pipeline_on_bigquery_is_a_graph():
+    """Beam's transforms check the tables' names and need their client libraries, no connection."""
+    pytest.importorskip("apitools", reason="BigQuery's clients (apache-beam[gcp]) are missing")
+    (code,) = [each[2] for each in blocks(HOUSE / "docs" / "beam.md") if each[1]]
+    scope: dict[str, Any] = {"__name__": "answer_pages"}
+    exec(code, scope)
+    assert set(scope["NAMES"]) <= {"page", *(column.name for column in ANSWER_COLUMNS)}
+    pipeline = beam.Pipeline(options=PipelineOptions(["--temp_location=gs://my-bucket/tmp"]))
+    scope["answer_pages"](pipeline, SpanReader.load())
+    graph = pipeline.to_runner_api()
+    (root,) = graph.root_transform_ids
+    steps = graph.components.transforms
+    assert [steps[each].unique_name for each in steps[root].subtransforms] == [
+        "ReadFromBigQuery",
+        "Annotate",
+        "ChooseColumns",
+        "WriteToBigQuery",
+    ]
 
 
 @pytest.mark.parametrize("name", ["tutorial", "convert"])

@@ -10,7 +10,7 @@ from typing import ClassVar
 from model.reading.answers import Answers
 from model.reading.columns import answer_columns
 from model.reading.decoding import Decoding, decide
-from model.reading.places import GivenPlaces, unusable_places
+from model.reading.places import GivenPlaces, count_unusable
 from model.reading.prediction import Prediction
 from model.reading.span_reader import SpanReader
 from model.reading.texts import each_value
@@ -76,8 +76,8 @@ def decode_answers(
         )
         columns = answer_columns(answers)
         statuses = Counter(answers.statuses)
-        places = _unusable_places(windowed, given)
-        outcomes = (Outcome("annotate", columns, rejections, {**counts, **statuses, **places}),)
+        unusable = _unusable(windowed, given)
+        outcomes = (Outcome("annotate", columns, rejections, {**counts, **statuses, **unusable}),)
     return Answered(predicted, decision.no_answer, rejections, counts, outcomes)
 
 
@@ -99,7 +99,7 @@ def _counts(windowed: Windowed, prediction: Prediction) -> dict[str, int]:
     return counts
 
 
-def _unusable_places(windowed: Windowed, given: GivenPlaces) -> dict[str, int]:
+def _unusable(windowed: Windowed, given: GivenPlaces) -> dict[str, int]:
     """Return how many documents have no usable pages, and no usable sections, where given."""
     documents = len(given.pages or given.sections or ())
     if not documents:
@@ -108,7 +108,7 @@ def _unusable_places(windowed: Windowed, given: GivenPlaces) -> dict[str, int]:
     pairs = windowed.row_pair.reshape(documents, -1).max(1, initial=-1).tolist()
     passages = windowed.windows.pair_passage.tolist()
     lengths = [len(windowed.contexts[passages[k]]) if k >= 0 else None for k in pairs]
-    counts = unusable_places(given, lengths)
+    counts = count_unusable(given, lengths)
     return {f"{UNUSABLE}{name}": count for name, count in counts.items()}
 
 

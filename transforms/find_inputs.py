@@ -1,7 +1,8 @@
 """FindInputs: from the patterns of `--input` to the list of input files.
 
 A file that is found twice is listed once. Files that are not data (`_x`, `.x`) are left out.
-Folders of table formats are refused, because their Parquet files also hold deleted and old rows.
+Folders of table formats are refused, because their Parquet files also hold deleted and old rows; an
+Iceberg table is named as such.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 from model.reading.texts import is_utf8
 from model.settings import split_names
+from transforms.iceberg_files import iceberg_files, is_iceberg
 from transforms.records import InputFile
 from transforms.retries import is_transient, retried
 from transforms.storage import (
@@ -53,7 +55,8 @@ def find_inputs(patterns: str) -> list[InputFile]:
     A folder stands for every .parquet file below it. Each file is listed once. Names that mark what
     is not data (`_x`, `.x`) are left out below folders and for wildcards, unless the pattern itself
     spells the sign out (`_*.parquet`). A file on the Hugging Face hub is listed at the last commit
-    that changed it, so that all workers read the same content.
+    that changed it, so that all workers read the same content. An Iceberg table stands for the
+    files of a snapshot (`iceberg_files`).
 
     Raises StorageError if a pattern matches nothing, if a folder can't be listed, if a pattern
     leads into a table of Delta Lake, Hudi or Iceberg, and for a name that is not UTF-8.
@@ -79,7 +82,14 @@ def find_inputs(patterns: str) -> list[InputFile]:
                 f"{path}: its name is not UTF-8: rename the file, or the folder that it is in"
             )
     return [
-        InputFile(index, path, int(infos[path]["size"] or 0), version_of(infos[path]), label)
+        InputFile(
+            index,
+            path,
+            int(infos[path]["size"] or 0),
+            version_of(infos[path]),
+            label,
+            table=infos[path].get("table", ""),
+        )
         for index, (path, label) in enumerate(zip(paths, _labels(paths), strict=True))
     ]
 
@@ -110,7 +120,9 @@ def _first(names: Sequence[str]) -> str:
 
 @retried
 def _matches(pattern: str) -> dict[str, dict[str, Any]]:
-    """Return path -> the store's information for each file that a path, glob or folder matches."""
+    """Return path -> the store's information for each file that a pattern matches."""
+    if is_iceberg(pattern):
+        return iceberg_files(pattern)
     fs, inner = locate(pattern)
     # A literal path first: file names may contain `*`, `?` and `[`.
     info = info_of(fs, inner)
@@ -208,7 +220,8 @@ def _refuse_table(fs: FileSystem, folder: str) -> None:
         if table_format:
             raise StorageError(
                 f"{folder} is a table of {table_format}: its Parquet files also hold deleted and "
-                "old rows. Write its rows to Parquet with its own reader, or name each file to read"
+                "old rows. Write its rows to Parquet with its own reader, or name each file to "
+                "read, or an Iceberg table as iceberg://CATALOG/NAMESPACE.TABLE"
             )
         # Go up as long as the folder may be inside a table: a partition, or its `data` folder.
         folder, _, name = folder.rpartition("/")

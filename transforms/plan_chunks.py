@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from transforms.records import ChunkRun, ChunkSpec, InputFile, InputRange, part_name, path_columns
+from transforms.records import ChunkRun, ChunkSpec, InputFile, InputRange, part_name
 from transforms.run_files import RunFiles
 from transforms.sizes import implausible
 from transforms.storage import open_parquet, read_range, state_of
@@ -173,12 +173,9 @@ def _is_list(kind: pa.DataType) -> bool:
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
 
 
-def with_path_columns(schema: pa.Schema, path: str) -> pa.Schema:
-    """Return a file's schema and, after it, the columns that only its path holds.
-
-    See `transforms.records.path_columns`.
-    """
-    names = [name for name in path_columns(path) if name not in schema.names]
+def with_path_columns(schema: pa.Schema, file: InputFile) -> pa.Schema:
+    """Return a file's schema and, after it, the columns that only its path holds."""
+    names = [name for name in file.path_columns if name not in schema.names]
     return pa.schema([*schema, *(pa.field(name, pa.string()) for name in names)])
 
 
@@ -237,7 +234,14 @@ def plan_file(file: InputFile, metadata: pq.FileMetaData, size: ChunkSize) -> It
                 )
                 for start in starts[first : first + length]
             ]
-            yield ChunkRun(file.path, row_group, tuple(chunks), file.state, copy=file.copy)
+            yield ChunkRun(
+                file.path,
+                row_group,
+                tuple(chunks),
+                file.state,
+                copy=file.copy,
+                path_columns=file.path_columns,
+            )
         first_row += group.num_rows
 
 
@@ -251,9 +255,7 @@ def plan_chunks(
             file = replace(file, size=size_now, version=version_now)
         with open_parquet(file.parquet, file.state) as opened:
             metadata = opened.metadata
-            refused = schema_problem(
-                with_path_columns(opened.schema_arrow, file.path), expected, texts
-            )
+            refused = schema_problem(with_path_columns(opened.schema_arrow, file), expected, texts)
             # A footer that lies about its rows could exhaust the memory of a worker.
             refused = refused or implausible(metadata, file.size, expected.names)
     except Exception as error:  # one bad file must not stop the others

@@ -22,7 +22,6 @@ from transforms.records import (
     ChunkSpec,
     Receipt,
     failed_receipts,
-    path_columns,
 )
 from transforms.sizes import MOST_BYTES, TooLarge, memory_of, rows_at_once
 from transforms.storage import exists, is_local, open_parquet
@@ -101,7 +100,7 @@ def read_tables(
             # Cut the chunk out, and keep the rows after it.
             table = pa.Table.from_batches(held)
             rows = _with_path_columns(
-                table.slice(spec.row_start - begin, spec.rows), chunk_run.path, names
+                table.slice(spec.row_start - begin, spec.rows), chunk_run, names
             )
             yield rows.select(names).cast(expected)
             used = end - begin
@@ -146,18 +145,20 @@ def _is_readable(file: pq.ParquetFile, row_group: int, name: str) -> bool:
     return True
 
 
-def _with_path_columns(table: pa.Table, path: str, names: Collection[str]) -> pa.Table:
+def _with_path_columns(table: pa.Table, chunk_run: ChunkRun, names: Collection[str]) -> pa.Table:
     """Return a table with those of the given columns that its path holds.
 
     Raises ValueError if the table has such a column with other values.
     """
-    for name, value in path_columns(path).items():
+    for name, value in chunk_run.path_columns.items():
         if name in names and name not in table.column_names:
             table = table.append_column(
                 name, pa.repeat(pa.scalar(value, pa.string()), table.num_rows)
             )
         elif name in names and not _holds_only(table.column(name), value):
-            raise ValueError(f"column {name!r} has other values than {value!r} in the path {path}")
+            raise ValueError(
+                f"column {name!r} has other values than {value!r} in the path {chunk_run.path}"
+            )
     return table
 
 

@@ -80,6 +80,7 @@ class InputFile:
     label    the shortest end of the path that differs from the other inputs; part of made-up ids
     rows     number of rows to read (`--limit`); None: all
     copy     path of the Parquet copy that is read in place of a file of another format, else ""
+    table    the Iceberg table and snapshot that the file was found in, else ""
     """
 
     index: int
@@ -89,11 +90,17 @@ class InputFile:
     label: str
     rows: int | None = None
     copy: str = ""
+    table: str = ""
 
     @property
     def parquet(self) -> str:
         """Return the path of the Parquet file to open."""
         return self.copy or self.path
+
+    @property
+    def path_columns(self) -> dict[str, str | None]:
+        """Return the columns that folders of the path hold. A table's paths have no meaning."""
+        return {} if self.table else path_columns(self.path)
 
     @property
     def state(self) -> tuple[int, str]:
@@ -167,7 +174,7 @@ class ChunkRun:
 
     state    size and version that the Parquet file should have
     refused  why planning refused the file, which has no chunks then; else ""
-    copy     as in `InputFile`
+    copy, path_columns  as in `InputFile`
 
     A chunk run without chunks that is not refused becomes an empty receipt, so that a run over zero
     rows writes a manifest too.
@@ -179,6 +186,7 @@ class ChunkRun:
     state: tuple[int, str] | None = None
     refused: str = ""
     copy: str = ""
+    path_columns: Mapping[str, str | None] = field(default_factory=dict)
 
     @property
     def parquet(self) -> str:

@@ -40,7 +40,8 @@ def manifest(
     """Return the content of a manifest.
 
     about                description of the job, which goes after the state; with a question list
-                         it has the number of `questions`, and asks are counted in place of rows
+                         it has the number of `questions`, and asks are counted in place of rows;
+                         with a `price_per_hour`, the manifest has the cost
     max_failed_fraction  largest share of rows that may be rejected or in failed chunks
     parts, rejections    number of these files in the output, None if they were not counted
 
@@ -79,17 +80,42 @@ def manifest(
         },
         "question_tokens_cut": counts["question_tokens_cut"],
         "unknown_text": unknown_text(totals),
-        "steps": {
-            step: {
-                "seconds": round(seconds, 3),
-                "tokens_per_second": round(real / seconds) if seconds else 0,
-            }
-            for step, seconds in sorted(totals.seconds.items())
-        },
+        "steps": _steps(totals, real),
+        **_cost(totals, rows["planned"], unit, about.get("price_per_hour")),
         "content": f"{totals.content:032x}",
         "failures": failures(totals),
         "retries": totals.retries,
         "failures_not_listed": totals.failures_not_listed,
+    }
+
+
+def _steps(totals: Totals, tokens: int) -> dict[str, Any]:
+    """Return the seconds of each step on all chunks, and its speed in tokens of texts."""
+    return {
+        step: {
+            "seconds": round(seconds, 3),
+            "tokens_per_second": round(tokens / seconds) if seconds else 0,
+        }
+        for step, seconds in sorted(totals.seconds.items())
+    }
+
+
+def _cost(totals: Totals, planned: int, unit: str, price: float | None) -> dict[str, Any]:
+    """Return the cost of the work on all chunks, by the time of their steps; {} without a price.
+
+    unit   what `planned` counts
+    price  of one worker process for an hour
+    """
+    if price is None:
+        return {}
+    hours = sum(sorted(totals.seconds.values())) / 3600
+    thousands = planned / 1000
+    return {
+        "cost": {
+            "worker_hours": round(hours, 6),
+            "total": round(price * hours, 6),
+            f"per_1000_{unit}": round(price * hours / thousands, 6) if planned else 0.0,
+        }
     }
 
 

@@ -43,7 +43,7 @@ def label_errors(
     pair, known = np.maximum(row_pair, 0), row_pair >= 0
     known[list(golds.problems)] = False
     nothing = no_answer[pair]
-    loss, agrees, shares, apart = _beside_golds(golds, losses, spans, pair, nothing)
+    loss, agrees, shares, apart = _compare_with_golds(golds, losses, spans, pair, nothing)
 
     certainty = np.where(nothing, spans.null_probability[pair], spans.probability[pair, 0])
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -61,10 +61,10 @@ def label_errors(
     ]
 
 
-def _beside_golds(
+def _compare_with_golds(
     golds: Golds, losses: PassageLosses, spans: PassageSpans, pair: np.ndarray, nothing: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return, of every row, the least loss and how its golds lie to the model's answer.
+    """Compare the model's answer to each row with its golds.
 
     pair, nothing  [rows], the pair of each row, and whether the model finds no answer
 

@@ -95,11 +95,7 @@ def passage_losses(windows: Windows, measured: Measured) -> PassageLosses:
     native_tokenwise = np.where(one_token, 0.0, native_tokenwise)
 
     # Passage: one normaliser over the tokens that windows own, and the null logits of w*.
-    best_null = np.full((2, pairs), np.nan)
-    if len(pair):
-        order = np.lexsort((np.arange(len(pair)), null.sum(0), pair))
-        held, at = np.unique(pair[order], return_index=True)
-        best_null[:, held] = null[:, order[at]]
+    best_null = _best_null(null, pair, pairs)
     masses = np.stack([_log_sum(side, pair, pairs) for side in losses.owned.astype(np.float64)])
     normaliser = np.logaddexp(masses, _mass(best_null))
     owned_logit = np.full((2, len(golds)), np.nan)
@@ -108,18 +104,13 @@ def passage_losses(windows: Windows, measured: Measured) -> PassageLosses:
         owned_logit[side] = _pick(gold_logit[side], owner, gold, len(golds))
     nll = normaliser[:, golds.pair] - owned_logit
     negative, gold_negative = _negatives(windows, measured, best_null, normaliser, owned_logit)
-    tokenwise = negative[:, golds.pair] - gold_negative
-    tokenwise = tokenwise + _positive(measured.link, owned_logit, nll)
+    tokenwise = negative[:, golds.pair] - gold_negative + _positive(measured.link, owned_logit, nll)
     tokenwise = np.where(np.isinf(gold_negative), 0.0, tokenwise)
 
     # Joint: one normaliser over the valid spans, each in the window that owns it.
     span_owner = whole & (low <= first + last) & (first + last < high)
     score = _pick(gold_logit.sum(0), span_owner, gold, len(golds))
-    null_score = best_null.sum(0)
-    span_mass = _log_sum(losses.span_mass.astype(np.float64), pair, pairs)
-    span_mass = np.logaddexp(span_mass, _mass(null_score))
-    joint = span_mass[golds.pair] - score
-    too_long = golds.last - golds.first >= measured.longest
+    joint, null_joint = _joint(windows, measured, best_null.sum(0), score)
 
     log_prior = np.zeros(len(pair)) if windows.log_prior is None else windows.log_prior
     return PassageLosses(
@@ -130,8 +121,8 @@ def passage_losses(windows: Windows, measured: Measured) -> PassageLosses:
         tokenwise=tokenwise,
         null_tokenwise=np.where(np.isnan(best_null), np.nan, negative),
         native_tokenwise=_mean(native_tokenwise, whole, gold, len(golds)),
-        joint=np.where(too_long, np.nan, joint),
-        null_joint=span_mass - null_score,
+        joint=joint,
+        null_joint=null_joint,
         null_window=_mean(null_native[:, window].sum(0)[None], apart, gold, len(golds))[0],
         whole=np.bincount(gold[whole], minlength=len(golds)),
         partly=np.bincount(gold[~whole & ~apart], minlength=len(golds)),
@@ -139,6 +130,35 @@ def passage_losses(windows: Windows, measured: Measured) -> PassageLosses:
         log_prior=_pick(log_prior[window], span_owner, gold, len(golds)),
         normaliser=normaliser,
     )
+
+
+def _best_null(null: np.ndarray, pair: np.ndarray, pairs: int) -> np.ndarray:
+    """Return the null logits of w*, the window of least a_0 + b_0, of equal ones the first.
+
+    null  [2, windows]
+
+    Returns [2, P], nan for a pair without windows.
+    """
+    best_null = np.full((2, pairs), np.nan)
+    order = np.lexsort((np.arange(len(pair)), null.sum(0), pair))
+    held, at = np.unique(pair[order], return_index=True)
+    best_null[:, held] = null[:, order[at]]
+    return best_null
+
+
+def _joint(
+    windows: Windows, measured: Measured, null_score: np.ndarray, score: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the joint losses of golds and of the null option, [G] and [P].
+
+    null_score  [P], nan where the null option is off
+    score       [G], of the gold spans in the windows that own them; nan without one
+    """
+    golds, mass = measured.golds, measured.losses.span_mass.astype(np.float64)
+    normaliser = _log_sum(mass, windows.pair, len(windows.pair_passage))
+    normaliser = np.logaddexp(normaliser, _mass(null_score))
+    too_long = golds.last - golds.first >= measured.longest
+    return np.where(too_long, np.nan, normaliser[golds.pair] - score), normaliser - null_score
 
 
 def _negatives(

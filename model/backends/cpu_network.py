@@ -15,11 +15,13 @@ import ctypes
 import logging
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
+
+from model.backends.int8_layers import Int8Linear
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -47,6 +49,11 @@ _EXPECTED_TOKENS = 4096
 
 _ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 0.05}
 """Largest difference between two equivalent results, as a share of the largest value."""
+
+_NO_ONEDNN = "oneDNN is switched off or not in this torch"
+
+_SEEN_TOKENS = (16, 32)
+"""Random tokens, [B, L], from which the sizes of the inputs of linear layers are taken."""
 
 _TRIED_TOKENS = 16
 """Tokens on which a packed layer is compared with the original."""
@@ -81,28 +88,76 @@ def quicken(network: PreTrainedModel) -> None:
         network.set_attn_implementation(ATTENTION)
 
 
-def _pack(network: PreTrainedModel) -> None:
-    """Replace linear layers by packed ones, and fuse a GELU into the product before it."""
+def quantise(network: PreTrainedModel) -> None:
+    """Make the linear layers of a loaded float32 network compute in int8, in place.
+
+    Raises RuntimeError if this machine has no such products, ArithmeticError if they are wrong, and
+    what the network raises for random tokens.
+    """
+    if not _has_onednn():
+        raise RuntimeError(_NO_ONEDNN)
+    _keep_memory()
+    layers = list(_linear_layers(network))
+    largest = _largest_inputs(network, [layer for _, _, layer, _ in layers])
+    for module, name, layer, activation in layers:
+        setattr(module, name, Int8Linear(layer, largest[layer], activation))
+        if activation == "gelu":
+            module.intermediate_act_fn = torch.nn.Identity()
+
+
+def _largest_inputs(
+    network: PreTrainedModel, layers: list[torch.nn.Linear]
+) -> dict[torch.nn.Module, torch.Tensor]:
+    """Return the largest absolute input of each layer by channel, [in_features], of random tokens.
+
+    Random tokens tell large channels from small ones, less well than text but without any.
+    """
+    largest: dict[torch.nn.Module, torch.Tensor] = {
+        layer: torch.zeros(layer.in_features) for layer in layers
+    }
+
+    def see(layer: torch.nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        found = inputs[0].reshape(-1, inputs[0].shape[-1]).abs().amax(0)
+        largest[layer] = torch.maximum(largest[layer], found)
+
+    hooks = [layer.register_forward_pre_hook(see) for layer in layers]
+    generator = torch.Generator().manual_seed(0)
+    vocabulary = len(network.get_input_embeddings().weight)
+    with torch.inference_mode():
+        network.base_model(torch.randint(vocabulary, _SEEN_TOKENS, generator=generator))
+    for hook in hooks:
+        hook.remove()
+    return largest
+
+
+def _linear_layers(
+    network: PreTrainedModel,
+) -> Iterator[tuple[torch.nn.Module, str, torch.nn.Linear, str]]:
+    """Yield the module, name and layer of all but the heads, and the activation to fuse into it."""
     from transformers.activations import GELUActivation
 
-    unpacked: list[str] = []
     for module in list(network.modules()):
         # transformers' encoders use these names for a feed-forward layer and its activation.
         gelu = isinstance(getattr(module, "intermediate_act_fn", None), GELUActivation)
-        for name, layer in module.named_children():
+        for name, layer in list(module.named_children()):
             # A subclass may compute something else. The heads, which have hooks, cost next to
             # nothing.
             plain = type(layer) is torch.nn.Linear and not layer._forward_pre_hooks
-            if not plain or layer.weight.dtype != network.dtype:
-                continue
-            activation = "gelu" if gelu and name == "dense" else "none"
-            try:
-                setattr(module, name, _PackedLinear(layer, activation))
-            except (RuntimeError, ArithmeticError) as error:
-                unpacked.append(str(error))
-                continue
-            if activation == "gelu":
-                module.intermediate_act_fn = torch.nn.Identity()
+            if plain and layer.weight.dtype == network.dtype:
+                yield module, name, layer, "gelu" if gelu and name == "dense" else "none"
+
+
+def _pack(network: PreTrainedModel) -> None:
+    """Replace linear layers by packed ones, and fuse a GELU into the product before it."""
+    unpacked: list[str] = []
+    for module, name, layer, activation in _linear_layers(network):
+        try:
+            setattr(module, name, _PackedLinear(layer, activation))
+        except (RuntimeError, ArithmeticError) as error:
+            unpacked.append(str(error))
+            continue
+        if activation == "gelu":
+            module.intermediate_act_fn = torch.nn.Identity()
     if unpacked:
         level, dtype, hint = logging.INFO, "float32", ""
         if network.dtype == torch.bfloat16:
@@ -174,7 +229,7 @@ class _PackedLinear(torch.nn.Module):
     def __init__(self, layer: torch.nn.Linear, activation: str = "none"):
         super().__init__()
         if not _has_onednn():
-            raise RuntimeError("oneDNN is switched off or not in this torch")
+            raise RuntimeError(_NO_ONEDNN)
         self.in_features, self.out_features = layer.in_features, layer.out_features
         self.bias, self.activation = layer.bias, activation
         self.weight: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from model.backends import cuda_network
-from model.backends.cpu_network import quicken
+from model.backends.cpu_network import quantise, quicken
 from model.backends.layers import LayeredNetwork
 from model.checkpoint import CheckpointError, read_settings
 from model.reading.batching import Batch, assemble, to_device
@@ -39,7 +39,7 @@ A counterexample is BigBird, which switches its attention when it meets a short 
 _PROBE_TOKENS = 144
 """Tokens of the long probe: more than the blocks in which some networks read."""
 
-_TOLERANCE = {torch.float32: 2e-4, torch.bfloat16: 0.1, torch.float16: 0.05}
+_TOLERANCE = {torch.float32: 2e-4, torch.bfloat16: 0.1, torch.float16: 0.05, torch.int8: 0.1}
 """Largest difference between two calls, as a share of the largest logit: a few roundings."""
 
 
@@ -60,7 +60,10 @@ class Network:
     """
 
     def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype, compile: bool):
-        network = _load(folder, dtype)
+        in_int8 = dtype == torch.int8
+        if in_int8 and device.type != "cpu":
+            raise CheckpointError(f"dtype int8 is for a CPU, and the network's device is {device}")
+        network = _load(folder, torch.float32 if in_int8 else dtype)
         self.takes_types = takes_types(network)
         self.vocabulary = _vocabulary(network, folder)
         self.positions = position_limit(network)
@@ -73,10 +76,19 @@ class Network:
                 module.float().register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
         network = network.to(device).eval()
         settings = read_settings(folder)
-        if compile and settings.split:
-            _log.warning("--compile: a split reader runs without torch.compile")
-        compiled = _compiled(network) if compile and not settings.split else None
-        if device.type == "cpu" and compiled is None:  # a compiler packs and fuses by itself
+        if compile and (settings.split or in_int8):
+            kind = "a split reader" if settings.split else "a network in int8"
+            _log.warning("--compile: %s runs without torch.compile", kind)
+            compile = False
+        compiled = _compiled(network) if compile else None
+        if in_int8:
+            try:
+                quantise(network)
+            except Exception as error:
+                raise CheckpointError(
+                    f"the network in {folder} can't compute in int8 on this machine: {error}"
+                ) from error
+        elif device.type == "cpu" and compiled is None:  # a compiler packs and fuses by itself
             quicken(network)
         if device.type == "cuda":
             cuda_network.run_ahead(network)

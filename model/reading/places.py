@@ -203,7 +203,7 @@ def given_section(sections: Any, length: int, at: int) -> tuple[str, ...] | None
     return (titles[above - 1],) if above else ()
 
 
-def unusable_places(given: GivenPlaces, lengths: Sequence[int | None]) -> dict[str, int]:
+def count_unusable(given: GivenPlaces, lengths: Sequence[int | None]) -> dict[str, int]:
     """Return how many documents have null or malformed `pages`, and `sections`, where given.
 
     lengths  [documents], of their contexts in code points; None for those not to count

@@ -22,7 +22,12 @@ from model.settings import BOTH, flag, one_of, setting, text, whole
 
 _log = logging.getLogger("spanmill")
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "int8": torch.int8,
+}
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ class ModelSettings:
         "auto",
         one_of(auto="auto", **{name: name for name in DTYPES}),
         "type of the encoder's numbers; auto is bfloat16 where the device computes in it at full "
-        "speed, else float32",
+        "speed, else float32; int8 is for the linear layers on a CPU",
         identity=BOTH,
     )
     compile: bool = setting(
@@ -109,8 +114,8 @@ class CheckpointReader:
     location  where the checkpoint is
     digest    SHA-256 (hex) of its files, checked when it is loaded; "" for no check
     device    "auto" (CUDA if there is one that works), "cpu", "cuda" or "cuda:N"
-    dtype     of the encoder: "float32", "bfloat16" or "float16"; the start and end heads always
-              compute in float32
+    dtype     of the encoder: "float32", "bfloat16", "float16" or "int8", which is its linear layers
+              in int8 and all else in float32; the start and end heads always compute in float32
     compile   whether to pass the network through torch.compile if that works
     """
 

@@ -33,25 +33,23 @@ def convert_rows(
     unit: str,
     report: IO[str],
     counts: Counter[str],
-    documents: bool = False,
-    names: tuple[str, ...] | None = None,
+    survey: Survey | None = None,
 ) -> Survey:
     """Write rows as a Parquet file, a bounded number at a time, and return what they are like.
 
     Calls `read` twice, because the types of the columns are known only after the last row. Rows
     that Parquet can't hold are left out; each gets a line of the report.
 
-    unit       what the starts of golds count: a key of `place_golds.OFFSETS`
-    report     receives JSON lines about golds and rows with problems
-    counts     receives the counts of rows, golds and problems
-    documents  rows need no questions
-    names      of the columns to write, as in `Survey`
+    unit    what the starts of golds count: a key of `place_golds.OFFSETS`
+    report  receives JSON lines about golds and rows with problems
+    counts  receives the counts of rows, golds and problems
+    survey  an empty one that says what the rows need and which columns to write; None: its defaults
 
     Raises FormatError for a file without rows, for one without text as questions or contexts, and
     if the second pass yields another number of rows.
     """
     # The first pass finds the types of the columns, the second writes them.
-    survey = Survey(documents=documents, names=names)
+    survey = survey or Survey()
     with _any_number_of_digits():
         for batch in batches(read()):
             survey.add(batch)

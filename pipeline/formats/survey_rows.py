@@ -9,7 +9,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.formats.imported_rows import FormatError, ImportedRow, row_problem
+from pipeline.formats.imported_rows import (
+    NUMBER_AS_TEXT,
+    FormatError,
+    ImportedRow,
+    row_problem,
+)
 
 ANSWERS_TYPE = pa.struct([("text", pa.list_(pa.string())), ("answer_start", pa.list_(pa.int32()))])
 
@@ -22,6 +27,9 @@ _DOCUMENTS_HINT = ", --documents imports rows without questions, for annotate --
 
 CONTRACT = ("id", "question", "context", "answers")
 """The columns of the input contract, which no other column may be called."""
+
+_NOT_OF_ANSWERS = ("question_not_text", "context_not_text", NUMBER_AS_TEXT)
+"""Reasons of problems with other columns than the answers."""
 
 ROWS_AT_ONCE, CHARACTERS_AT_ONCE = 1024, 2**24
 
@@ -51,7 +59,8 @@ class Survey:
     answers    whether any row has answers, even unreadable ones
     first      the first problem with a question, a context or a whole row, and where it is
     documents  whether rows are documents, which need no questions
-    names      of the columns to write in place of CONTRACT's; those that no row has are left out.
+    names      of the columns to write in place of CONTRACT's; those that no row has are left out,
+               and columns of nulls get no type, so that those of other files fit them.
                None: the contract's, all of them but the id; only the context of documents
     """
 
@@ -83,7 +92,8 @@ class Survey:
             self.asked["question"] += isinstance(row.question, str)
             self.asked["context"] += isinstance(row.context, str)
             self.ids = self.ids or row.id is not None
-            self.answers = self.answers or row.golds is not None or bool(row.problems)
+            unread = any(reason not in _NOT_OF_ANSWERS for reason, _ in row.problems)
+            self.answers = self.answers or row.golds is not None or unread
 
     def check(self) -> None:
         """Raise FormatError for a file without rows, or without text as questions or contexts."""
@@ -109,7 +119,7 @@ class Survey:
         for column, name in self.written().items():
             fields.append((name, ANSWERS_TYPE if column == "answers" else pa.string()))
         for name, kind in self.kinds.items():
-            as_text = kind is None or pa.types.is_null(kind)
+            as_text = kind is None or (pa.types.is_null(kind) and not self.names)
             fields.append((name, pa.string() if as_text else kind))
         return pa.schema(fields)
 

@@ -1,8 +1,8 @@
-"""Copies: input files in other formats than Parquet, as `convert import` reads them, are copied.
+"""Copy input files in other formats to Parquet, reading them as `convert import` does.
 
-A run reads the Parquet copy, which it keeps in its output. Cutting such a file itself into chunks
-would need a second way of planning, reading and looking up rows, and could not know the type of a
-column, which its last line may change.
+A run reads the copies, which it keeps in its output. To cut such a file into chunks without a copy
+would need a second way to plan, to read and to look up rows, and the type of a column would not be
+known: the last line of the file may change it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import re
+import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass, field, replace
@@ -22,6 +25,7 @@ from pipeline.formats.convert_rows import convert_rows
 from pipeline.formats.import_summary import import_summary
 from pipeline.formats.imported_rows import FormatError, ImportedRow, Layout
 from pipeline.formats.read_formats import READERS, is_other_format, recognise
+from pipeline.formats.survey_rows import Survey
 from pipeline.job.options import Refused
 from pipeline.job.settings import Columns
 from transforms.records import InputFile
@@ -29,6 +33,9 @@ from transforms.run_files import RunFiles
 from transforms.storage import commit, commit_file, exists, join, open_file, state_of
 
 _log = logging.getLogger("spanmill")
+
+_FOLDER = "spanmill-copies-"
+"""Beginning of the names of temporary folders; the process's id follows."""
 
 _REPORT = ".golds.jsonl"
 """Ending of the report of golds, as `convert import` writes it."""
@@ -43,20 +50,20 @@ class Copies:
     layout     names of the columns; the copies keep these names
     documents  whether rows need no questions
     output     folder in which the copies will be
-    reuse      whether to use the copies of an earlier try that are there
-    made       temporary folder of the copies, None if there are none; they are published once the
-               job has claimed its output
+    reuse      whether to use copies that an earlier try left in the output
+    temporary  folder of the new copies, None without any; the job publishes them once it has
+               claimed its output
     """
 
     layout: Layout
     documents: bool
     output: str
     reuse: bool
-    made: TemporaryDirectory[str] | None = field(default=None, repr=False)
+    temporary: TemporaryDirectory[str] | None = field(default=None, repr=False)
 
     @classmethod
     def for_columns(cls, columns: Columns, documents: bool, output: str, reuse: bool) -> Copies:
-        """Return copies with the names of columns that a job reads."""
+        """Make copies with the names of the columns that a job reads."""
         layout = Layout(
             columns.id_column,
             columns.question_column,
@@ -66,11 +73,11 @@ class Copies:
         return cls(layout, documents, output, reuse)
 
     def with_copy(self, file: InputFile, most: int | None) -> InputFile:
-        """Return the file with its copy; without one if it is not of another format.
+        """Return a file with its copy, or unchanged if it is Parquet.
 
-        most  rows to copy, the first of the file; None: all
+        most  number of rows to copy, from the first on; None: all
 
-        Raises Refused for a file that can't be read as a whole: no row is left out.
+        Raises Refused for a file of which any row can't be read.
         """
         if not is_other_format(file.path):
             return file
@@ -96,31 +103,25 @@ class Copies:
         return f"{stem}-{digest}.parquet"
 
     def _copied(self, file: InputFile, name: str, most: int | None) -> InputFile:
-        """Copy a file into the temporary folder. Raises Refused, FormatError and OSError."""
+        """Copy a file into the temporary folder. Raises Refused, FormatError, OSError."""
         with open_file(file.path) as opened:
             kind, encoding = recognise(opened, file.path, None, None)
         if kind == "parquet":  # with the ending of another format
             return file
         _log.info("copying %s (%s) to Parquet", file.path, kind)
-        self.made = self.made or TemporaryDirectory(prefix="spanmill-copies-")
-        copy = join(self.made.name, name)
+        self.temporary = self.temporary or TemporaryDirectory(prefix=f"{_FOLDER}{os.getpid()}-")
+        copy = join(self.temporary.name, name)
         layout, counts = replace(self.layout, encoding=encoding), Counter[str]()
 
         def rows() -> Iterator[ImportedRow]:
             with open_file(file.path) as opened:
                 yield from islice(READERS[kind](opened, layout), most)
 
+        names = layout.id, layout.question, layout.context, layout.answers
+        survey = Survey(documents=self.documents, names=names)
         with open(copy + _REPORT, "w+", encoding="utf-8", errors="backslashreplace") as report:
-            survey = convert_rows(
-                rows,
-                copy,
-                "code_points",
-                report,
-                counts,
-                self.documents,
-                (layout.id, layout.question, layout.context, layout.answers),
-            )
-        # Whoever wants rows left out should know it: a run loses none.
+            convert_rows(rows, copy, "code_points", report, counts, survey)
+        # A run loses no row silently: leaving rows out is left to `convert import`.
         left_out = sum(counts[name] for name in counts if name.startswith("left_out_"))
         if left_out:
             raise Refused(
@@ -130,7 +131,7 @@ class Copies:
             )
         if state_of(file.path) != file.state:
             raise Refused(f"--input: {file.path} was changed while it was read")
-        # Without any answers in the file, nothing is to be said of them.
+        # A file without any answers gets no findings about them.
         survey = replace(survey, documents=self.documents or not survey.answers)
         report_path = RunFiles(self.output).copy(name) + _REPORT
         for finding in import_summary(counts, survey, layout.answers, report_path):
@@ -139,17 +140,23 @@ class Copies:
 
 
 def publish_copies(files: Sequence[InputFile], output: str) -> tuple[InputFile, ...]:
-    """Put the copies of files into the output. Return the files with their copies there."""
+    """Put the copies of files into the output. Return the files with the paths there."""
     published = []
     for file in files:
         if file.copy:
             name = PurePosixPath(file.copy).name
             target = RunFiles(output).copy(name)
-            # The copy goes last: where it exists, nothing is missing.
-            if not exists(target):
+            # The report goes first, so that it is there wherever the copy is.
+            if file.copy != target:
                 report = Path(file.copy + _REPORT).read_bytes()
                 commit(output, report, RunFiles.COPIES, name + _REPORT)
                 commit_file(output, file.copy, RunFiles.COPIES, name)
             file = replace(file, copy=target)
         published.append(file)
     return tuple(published)
+
+
+def remove_unpublished() -> None:
+    """Remove the copies of this process that are not in an output, before it ends abruptly."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_FOLDER}{os.getpid()}-*"):
+        shutil.rmtree(folder, ignore_errors=True)

@@ -90,6 +90,7 @@ def identity(job: Claimant, stage: str) -> dict[str, Any]:
 def _entry(file: InputFile) -> dict[str, Any]:
     rows = {} if file.rows is None else {"rows": file.rows}
     copy = {"copy": PurePosixPath(file.copy).name} if file.copy else {}
+    table = {"table": file.table} if file.table else {}
     return {
         "path": file.path,
         "size": file.size,
@@ -97,6 +98,7 @@ def _entry(file: InputFile) -> dict[str, Any]:
         "label": file.label,
         **rows,
         **copy,
+        **table,
     }
 
 
@@ -202,6 +204,10 @@ def _difference(before: bytes, now: bytes) -> str:
         old, new = old_configuration.get(name), configuration.get(name)
         if old != new:
             return f"{name} was {old!r}, is {new!r}"
+    # Another snapshot is another run, even if it has the same files.
+    old_tables, tables = _tables(old_inputs), _tables(inputs)
+    if old_tables != tables:
+        return f"tables of --input were {old_tables}, are {tables}"
     for path in sorted(old_inputs.keys() | inputs.keys()):
         if path not in inputs or path not in old_inputs:
             return f"input {path} was {'not ' if path not in old_inputs else ''}part of it"
@@ -215,6 +221,11 @@ def _difference(before: bytes, now: bytes) -> str:
     if _fingerprint(before) != _fingerprint(now):
         return f"its {RunFiles.RUN} has another fingerprint"
     return ""
+
+
+def _tables(inputs: dict[str, Any]) -> list[str]:
+    """Return the Iceberg tables of inputs, each with its snapshot."""
+    return sorted({entry["table"] for entry in inputs.values() if "table" in entry})
 
 
 def _fingerprint(content: bytes) -> str | None:

@@ -59,21 +59,21 @@ class Inputs:
     expected   the columns to read, with their types
     columns    the names of the question, the context and the golds among them
     questions  the question list, None if rows have questions of their own
-    made       the folder of Parquet copies that are not in the output yet
+    temporary  folder of Parquet copies that are not in the output yet; None without any
     """
 
     files: tuple[InputFile, ...]
     expected: pa.Schema
     columns: InputColumns
     questions: QuestionList | None = None
-    made: TemporaryDirectory[str] | None = None
+    temporary: TemporaryDirectory[str] | None = None
 
     def published(self, output: str) -> Inputs:
-        """Return the inputs with their copies in the output, after putting them there."""
+        """Publish the copies in the output. Return the inputs with the copies there."""
         files = publish_copies(self.files, output)
-        if self.made:
-            self.made.cleanup()
-        return replace(self, files=files, made=None)
+        if self.temporary:
+            self.temporary.cleanup()
+        return replace(self, files=files, temporary=None)
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -179,8 +179,13 @@ def _schema(file: InputFile) -> pa.Schema:
     try:
         with open_parquet(file.parquet) as opened:
             # Partition columns come from the path, and count as columns of the file.
-            return with_path_columns(opened.schema_arrow, file.path)
+            return with_path_columns(opened.schema_arrow, file)
     except Exception as error:
+        if file.copy:
+            raise Refused(
+                f"--input: the copy {file.copy} of {file.path} can't be read: {error}. "
+                "--overwrite makes it again"
+            ) from error
         raise Refused(f"--input: {file.path} can't be read as Parquet: {error}") from error
 
 

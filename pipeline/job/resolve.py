@@ -67,11 +67,13 @@ class JobAudit:
 class JobWork:
     """How the work is divided and run.
 
-    alone  whether one local worker does all of it, so that no shuffle is needed
+    price_per_hour  of one worker process; None if it was not given
+    alone           whether one local worker does all of it, so that no shuffle is needed
     """
 
     chunk_size: ChunkSize
     max_failed_fraction: float
+    price_per_hour: float | None
     accelerator: str
     alone: bool
 
@@ -116,6 +118,7 @@ class Job:
 
     def about(self, stage: str) -> dict[str, Any]:
         """Return what the manifest of a stage says about the job, apart from its accounting."""
+        price = self.work.price_per_hour
         return {
             "stage": stage,
             "configuration": self.configuration_of(stage),
@@ -123,6 +126,7 @@ class Job:
             "null_trained": read_settings(self.reader.reader.folder).null_trained,
             "input_files": len(self.files),
             **({"questions": len(self.inputs.questions)} if self.inputs.questions else {}),
+            **({} if price is None else {"price_per_hour": price}),
             "versions": {"python": platform.python_version(), **_versions()},
         }
 
@@ -171,7 +175,7 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
     settings = make(Places, given), make(Decoding, given), make(WindowLimits, given)
     column_options = answer_options(*settings)
     inputs, kept = choose_columns(found, columns, audit.slice_by, column_options, stages, questions)
-    inputs = replace(inputs, made=copies.made)
+    inputs = replace(inputs, temporary=copies.temporary)
     reader = _reader(make(ModelSettings, given), given, is_local(beam_options))
     if questions:
         check_questions(questions, reader, files)
@@ -328,6 +332,7 @@ def _work(work: Work, files: int, beam_options: PipelineOptions) -> JobWork:
     return JobWork(
         chunk_size=ChunkSize(work.chunk_rows, work.chunk_bytes, math.ceil(4 * count / files)),
         max_failed_fraction=work.max_failed_fraction,
+        price_per_hour=work.price_per_hour,
         accelerator=work.accelerator,
         alone=is_local(beam_options) and count == 1,
     )
@@ -369,6 +374,8 @@ def _reader(model: ModelSettings, given: Mapping[str, Any], local: bool) -> Span
                 "--dtype=auto: the workers' CUDA devices are unknown here; give float32, or "
                 "bfloat16 for Ampere and later"
             )
+        if model.dtype == "int8":
+            raise Refused("--dtype=int8: is for a CPU, not for --device=cuda")
         settings["batch_tokens"] = model.batch_tokens or CUDA_BATCH_TOKENS
     # The checkpoint is loaded on the CPU, then described with the devices of the workers.
     dtype = "float32" if model.dtype == "auto" else model.dtype

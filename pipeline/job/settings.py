@@ -34,8 +34,9 @@ class Files:
         None,
         text("PATTERNS"),
         "comma-separated files, globs, folders (with every .parquet below) or URLs (gs://, s3://, "
-        "hf://, ...); Parquet, or what convert import reads, such as .jsonl and .csv; \\, is a "
-        "comma in a name; bundled means the sample in the package",
+        "hf://, ...); Parquet, or what convert import reads, such as .jsonl and .csv; or "
+        "iceberg://CATALOG/NAMESPACE.TABLE[@SNAPSHOT]; \\, is a comma in a name; bundled means the "
+        "sample in the package",
     )
     output: str = setting(
         None, text("DIR"), "folder or URL to write to; created if it does not exist", stages=ALL
@@ -220,6 +221,12 @@ class Work:
         number(0, 1),
         "exit 1 when more than this fraction of the rows is rejected or fails",
         stages=ALL,
+    )
+    price_per_hour: float | None = setting(
+        None,
+        number(0, 1e6),
+        "price of one worker process for an hour: the manifest then gives the cost of the run, and "
+        "that of 1,000 rows",
     )
 
 

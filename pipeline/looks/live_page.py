@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from pipeline.job.options import Refused
 from pipeline.looks.snapshot import Snapshot
-from pipeline.looks.snapshot_words import accounting, covered, figures, share_done, state_of
+from pipeline.looks.snapshot_words import accounting, covered, describe_state, figures, share_done
 
 _ADDRESS = "127.0.0.1"
 _HOSTS = (_ADDRESS, "localhost")
@@ -42,7 +42,7 @@ def state_json(snapshot: Snapshot) -> bytes:
     state = {
         "folder": snapshot.folder,
         "stage": snapshot.stage,
-        "state": state_of(snapshot),
+        "state": describe_state(snapshot),
         "share": share_done(snapshot),
         "figures": list(figures(snapshot)),
         "accounting": list(accounting(snapshot)),

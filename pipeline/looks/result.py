@@ -1,4 +1,4 @@
-"""Run a command: print its result, or why it was refused."""
+"""Print the result of a command, or why it was refused."""
 
 from __future__ import annotations
 
@@ -20,8 +20,16 @@ def print_result(work: Callable[[], str]) -> int:
     except (Refused, StorageError, OSError, pa.ArrowException) as error:
         print(printable(f"refused: {error}"), file=sys.stderr)
         return 2
-    unsaid = say(printable(text))
-    if unsaid and not isinstance(unsaid, BrokenPipeError):  # a closed pipe has read enough
-        print(f"standard output: {unsaid.strerror or unsaid}", file=sys.stderr)
-        return 3
-    return 0
+    return print_text(printable(text)) or 0
+
+
+def print_text(text: str) -> int | None:
+    """Print a text. Return None, or the exit code with which the command has to end.
+
+    That is 0 if the reader of a pipe has closed it, and 3 if standard output can't be written.
+    """
+    unsaid = say(text)
+    if unsaid is None or isinstance(unsaid, BrokenPipeError):
+        return None if unsaid is None else 0
+    print(f"standard output: {unsaid.strerror or unsaid}", file=sys.stderr)
+    return 3

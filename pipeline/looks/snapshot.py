@@ -37,8 +37,8 @@ _READS_AT_ONCE = 16
 
 _NEWEST_PARTS, _ANSWERS_OF_PART, _FIRST_ROWS = 3, 4, 256
 _MOST_TEXT = 300
-_TEXT = {"annotate": "answer_text", "audit": "prediction"}
-"""The column of the model's answer, by stage."""
+_ANSWER_COLUMN = {"annotate": "answer_text", "audit": "prediction"}
+"""Stage -> the column of the model's answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +110,8 @@ class _Run:
 
 
 @dataclass(frozen=True, slots=True)
-class _Receipt:
-    """What is kept of the receipt of a part."""
+class _Counts:
+    """What is kept of the receipt of a part: counts by status and by reason, and seconds."""
 
     outcomes: Mapping[str, int]
     reasons: Mapping[str, int]
@@ -137,7 +137,7 @@ class Watcher:
         self._head = head
         self._run: _Run | None = None
         self._planned, self._exact = [0, 0], True
-        self._receipts: dict[_Part, _Receipt] = {}
+        self._receipts: dict[_Part, _Counts] = {}
         self._answers: dict[_Part, list[LatestAnswer]] = {}
 
     def look(self, now: float) -> Snapshot:
@@ -207,7 +207,7 @@ class Watcher:
                 run = _Run(configuration["stage"], configuration, files)
                 if run.stage not in STATUSES:
                     raise Refused(f"{self.folder} is an output of {run.stage}: it has no parts")
-                self._planned, self._exact = _planned(run)
+                self._planned, self._exact = _plan(run)
             except (ValueError, KeyError, TypeError) as error:
                 raise Refused(f"{self._files.run} does not describe a run: {error!r}") from error
             self._run = run
@@ -229,7 +229,7 @@ class Watcher:
             if receipt is not None:
                 outcomes = {name: receipt.counts.get(name, 0) for name in STATUSES[run.stage]}
                 seconds = sum(receipt.seconds.values())
-                self._receipts[part] = _Receipt(outcomes, dict(receipt.reasons), seconds)
+                self._receipts[part] = _Counts(outcomes, dict(receipt.reasons), seconds)
 
     def _latest_answers(self, run: _Run, newest: list[_Part]) -> list[LatestAnswer]:
         """Return some answers of the newest parts."""
@@ -251,19 +251,19 @@ def _is_part(name: str) -> bool:
 
 def _input_files(folder: str, entries: list[dict[str, Any]]) -> list[InputFile]:
     """Return the input files that run.json lists."""
-    copies = RunFiles(folder)
+    owner = RunFiles(folder)
     first = next((entry["copy"] for entry in entries if "copy" in entry), None)
     # The audit of `annotate --audit` reads the copies in the folder above its own.
-    if first is not None and not exists(copies.copy(first)):
-        copies = RunFiles(folder.rpartition("/")[0])
+    if first is not None and not exists(owner.copy(first)):
+        owner = RunFiles(folder.rpartition("/")[0])
     files = []
     for index, entry in enumerate(entries):
-        copy = {"copy": copies.copy(entry["copy"])} if "copy" in entry else {}
+        copy = {"copy": owner.copy(entry["copy"])} if "copy" in entry else {}
         files.append(InputFile(index, **{**entry, **copy}))
     return files
 
 
-def _planned(run: _Run) -> tuple[list[int], bool]:
+def _plan(run: _Run) -> tuple[list[int], bool]:
     """Return the numbers of planned parts and rows, and whether they are exact."""
     size = ChunkSize(run.configuration["chunk_rows"], run.configuration["chunk_bytes"])
 
@@ -295,13 +295,13 @@ def _answers_of(run: _Run, files: RunFiles, name: str) -> list[LatestAnswer]:
             schema = file.schema_arrow
         part = FinishedRun(files.folder, run.stage, (name,), schema, run.configuration)
         kept = {kind: part.input(kind) or "" for kind in ("id", "question")}
-        text = _TEXT[run.stage]
+        text = _ANSWER_COLUMN[run.stage]
         rows = part.answers([*filter(None, kept.values())], (text, "probability"))
         found = [
             LatestAnswer(
-                _text(row.get(kept["id"]), answer.get("question_id")),
-                _text(answer.get("question", row.get(kept["question"]))),
-                _text(answer[text]),
+                _joined(row.get(kept["id"]), answer.get("question_id")),
+                _joined(answer.get("question", row.get(kept["question"]))),
+                _joined(answer[text]),
                 answer["probability"],
             )
             for row, answer in islice(rows, _FIRST_ROWS)
@@ -312,7 +312,7 @@ def _answers_of(run: _Run, files: RunFiles, name: str) -> list[LatestAnswer]:
     return found[:: max(1, len(found) // _ANSWERS_OF_PART)][:_ANSWERS_OF_PART]
 
 
-def _text(*values: Any) -> str:
+def _joined(*values: Any) -> str:
     """Return the values that are not None, separated by commas and shortened."""
     return ", ".join(str(value) for value in values if value is not None)[:_MOST_TEXT]
 

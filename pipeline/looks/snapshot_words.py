@@ -9,7 +9,7 @@ from pipeline.looks.snapshot import Snapshot
 _UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
 
 
-def state_of(snapshot: Snapshot) -> str:
+def describe_state(snapshot: Snapshot) -> str:
     """Return what the run is doing, or how it has ended."""
     if snapshot.trouble:
         return f"can't be read at the moment: {snapshot.trouble}"

@@ -260,7 +260,7 @@ class TestTheFlexTemplate:
             ("stage", ["annotate", "audit"], ["train", "annotate "]),
             ("overwrite", ["true", "false"], ["yes", ""]),
             ("device", ["auto", "cpu", "cuda", "cuda:12"], ["gpu", "cuda:"]),
-            ("dtype", ["auto", "bfloat16"], ["int8"]),
+            ("dtype", ["auto", "bfloat16", "int8"], ["int4"]),
             ("date", ["2026-11-24", "2026-11-01..2026-11-07"], ["today", "2026-11-24.."]),
             ("n_best", ["5"], ["5.5", "-1", "five"]),
             ("max_failed_fraction", ["0", "0.25"], ["half", "25%"]),

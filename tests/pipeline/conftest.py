@@ -65,3 +65,13 @@ def finished(gold: Path, audit: Audit, null: str, tmp_path_factory: pytest.TempP
     output = tmp_path_factory.mktemp(f"null-{null}") / "out"
     assert audit(gold, output, f"--null={null}", *OPTIONS) == 0
     return output
+
+
+@pytest.fixture(scope="session")
+def priced(bert_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Audit 22 rows in two parts, with a price per hour; tests must not change the output."""
+    folder = tmp_path_factory.mktemp("priced")
+    write_input(folder / "in" / "a.parquet", gold_examples(22))
+    arguments = (f"--input={folder}/in/*", f"--output={folder}/out", f"--model={bert_folder}")
+    assert run("audit", *arguments, "--chunk_rows=11", "--price_per_hour=3600") == 0
+    return folder / "out"

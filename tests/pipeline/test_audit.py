@@ -16,8 +16,8 @@ from torchmetrics.text import SQuAD
 
 from model.audit.columns import AUDIT_SCHEMA
 from model.audit.distributions import QUANTILES, RELATIVE_ACCURACY
+from model.audit.slice_figures import LOSSES
 from model.audit.slices import question_word
-from model.audit.statistics import LOSSES
 from tests.pipeline.audits import OPTIONS, ROWS, STATUSES, Audit, Json, report
 from tests.runs import part_files, read_manifest, read_parts, read_rejections
 

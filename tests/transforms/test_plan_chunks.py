@@ -287,14 +287,13 @@ def test_starts_and_sections(
 
     def test_a_column_of_the_path_is_a_column_of_the_file(self):
         expected = SCHEMA.append(pa.field("lang", pa.string()))
-        assert (
-            schema_problem(with_path_columns(SCHEMA, "/in/lang=en/a.parquet"), expected, TEXTS)
-            == ""
-        )
-        assert with_path_columns(expected, "/in/lang=en/a.parquet") == expected
-        assert "column 'lang' is missing" in schema_problem(
-            with_path_columns(SCHEMA, "/in/a.parquet"), expected, TEXTS
-        )
+        file = InputFile(0, "/in/lang=en/a.parquet", 1, "1", "a.parquet")
+        assert schema_problem(with_path_columns(SCHEMA, file), expected, TEXTS) == ""
+        assert with_path_columns(expected, file) == expected
+        for other in (replace(file, path="/in/a.parquet"), replace(file, table="iceberg://a/b@1")):
+            assert "column 'lang' is missing" in schema_problem(
+                with_path_columns(SCHEMA, other), expected, TEXTS
+            )
 
 
 NUMBERS = [

@@ -7,7 +7,8 @@ from collections import Counter
 
 import numpy as np
 
-from model.audit.statistics import Ranking, Slice, Statistics
+from model.audit.slice_figures import Slice
+from model.audit.statistics import Ranking, Statistics
 from transforms.records import Receipt
 
 _SLICE = Slice(rows=2, right=1, graded=2, f1=1.5)

@@ -171,6 +171,17 @@ def test_figures():
     assert manifest("annotate", Totals(), {}, 1)["tokens"]["padding"] == 0
 
 
+def test_a_price_gives_the_cost():
+    seconds = {"ReadChunk": 360.0, "PredictSpans": 3240.0}
+    of, priced = totals(400, 90, 10, seconds=seconds), {"price_per_hour": 0.6}
+    made = manifest("annotate", of, priced, 0.5)
+    assert made["cost"] == {"worker_hours": 1.0, "total": 0.6, "per_1000_rows": 1.2}
+    listed = manifest("annotate", of, {**priced, "questions": 2}, 0.5)
+    assert listed["cost"]["per_1000_questions"] == 1.2  # asks are counted in place of rows
+    assert manifest("annotate", Totals(), priced, 0.5)["cost"]["per_1000_rows"] == 0.0
+    assert "cost" not in manifest("annotate", of, {}, 0.5)
+
+
 def test_failures_are_listed_and_the_rest_counted():
     of = totals(1, failed_chunks=5, failed_rows=5, refused_files=2)
     of.failures = [("/in/a.parquet", 1, 4, 2, "ReadChunk", "odd")]

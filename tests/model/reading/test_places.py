@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from model.reading.places import (
     GivenPlaces,
     Layout,
+    count_unusable,
     given_page,
     given_section,
     headings,
     locate,
     sentence_ends,
-    unusable_places,
     unwrapped,
 )
 
@@ -204,11 +204,11 @@ class TestGivenPlaces:
         usable = [[], [0, 3]]
         pages = [*MALFORMED, *usable]
         found = GivenPlaces(pages=pages)
-        assert unusable_places(found, [12] * len(pages)) == {"pages": len(MALFORMED)}
-        assert unusable_places(found, [None] * len(pages)) == {"pages": 0}
+        assert count_unusable(found, [12] * len(pages)) == {"pages": len(MALFORMED)}
+        assert count_unusable(found, [None] * len(pages)) == {"pages": 0}
         sections = [[{"start": 0, "title": "One"}], [{"start": 0, "title": 1}], []]
-        assert unusable_places(GivenPlaces(sections=sections), [3, 3, 3]) == {"sections": 1}
-        assert unusable_places(GivenPlaces(), []) == {}
+        assert count_unusable(GivenPlaces(sections=sections), [3, 3, 3]) == {"sections": 1}
+        assert count_unusable(GivenPlaces(), []) == {}
 
     @pytest.mark.parametrize("title", [None, 1, ["One"]])
     def test_a_title_must_be_text(self, title: object):

@@ -256,7 +256,7 @@ class TestLoading:
             ),
             ({"overlap": 3}, "overlap=3: must be at least max_answer_length - 1 = 29"),
             ({"null": "maybe"}, "null=maybe: must be auto, on or off"),
-            ({"dtype": "int8"}, "dtype=int8: must be auto, float32"),
+            ({"dtype": "int4"}, "dtype=int4: must be auto, float32"),
             ({"device": "cuda:99", "dtype": "float32"}, "device=cuda:99: "),
             ({"device": "abacus"}, "device=abacus: "),
             (

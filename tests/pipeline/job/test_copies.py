@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline import convert
-from pipeline.job.copies import Copies, publish_copies
+from pipeline.job.copies import Copies, publish_copies, remove_unpublished
 from pipeline.job.options import Refused
 from pipeline.job.settings import Columns
 from tests.pipeline.job.conftest import Resolve
@@ -140,6 +140,28 @@ def test_reruns_resume_with_or_without_the_copies(
         assert len(list((output / "copies").iterdir())) == 2
 
 
+def test_overwrite_makes_a_damaged_copy_again(
+    annotate: Annotate, tmp_path: Path, output: Path, capfd: pytest.CaptureFixture[str]
+):
+    source = write_lines(tmp_path / "a.jsonl", row(0))
+    assert annotate(source, output) == 0
+    (copy,) = (output / "copies").glob("*.parquet")
+    copy.write_bytes(b"PAR1")
+    assert annotate(source, output) == 2
+    assert f"the copy {copy} of {source} can't be read" in capfd.readouterr().err
+    assert annotate(source, output, "--overwrite") == 0
+    assert pq.read_metadata(copy).num_rows == 1
+
+
+def test_a_process_that_ends_abruptly_leaves_no_copies(tmp_path: Path, temporary: Path):
+    (file,) = find_inputs(str(write_lines(tmp_path / "a.jsonl", row(0))))
+    copies = Copies.for_columns(Columns(), False, str(tmp_path / "out"), reuse=True)
+    (temporary / "spanmill-copies-1-of-another").mkdir()
+    assert Path(copies.with_copy(file, None).copy).is_relative_to(temporary)
+    remove_unpublished()
+    assert [path.name for path in temporary.iterdir()] == ["spanmill-copies-1-of-another"]
+
+
 def test_a_question_list_asks_documents_of_a_table(
     annotate: Annotate, tmp_path: Path, output: Path
 ):
@@ -162,6 +184,19 @@ def test_copies_have_the_columns_of_the_file(tmp_path: Path):
     file = copied(source, tmp_path, question_column="q", context_column="text")
     assert pq.read_table(file.parquet).to_pylist() == [{"q": "Who?", "text": "Ada.", "question": 3}]
     assert file.path == str(source)
+
+
+def test_a_column_without_values_fits_that_of_another_file(tmp_path: Path, job: Resolve):
+    """A number as a question makes no column of answers."""
+    write_lines(tmp_path / "a.jsonl", {**row(0), "answers": None, "page": None, "question": 7})
+    write_lines(tmp_path / "b.jsonl", {**row(1), "answers": None, "page": 3})
+    resolved = job(f"--input={tmp_path}/*.jsonl")
+    expected = resolved.inputs.expected
+    assert expected.names == ["id", "question", "context", "page"]
+    assert expected.field("page").type == pa.int64()
+    for file in resolved.files:
+        (planned,) = plan_chunks(file, expected, resolved.inputs.texts, ChunkSize(10, 2**20))
+        assert not planned.refused
 
 
 def test_a_limit_copies_only_the_first_rows(job: Resolve, tmp_path: Path):

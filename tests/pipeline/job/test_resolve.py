@@ -273,6 +273,8 @@ class TestModelRefusals:
             Refused, match="--dtype=auto: the workers' CUDA devices are unknown here"
         ):
             job("--runner=PortableRunner", "--device=cuda")
+        with pytest.raises(Refused, match="--dtype=int8: is for a CPU, not for --device=cuda"):
+            job("--runner=PortableRunner", "--device=cuda", "--dtype=int8")
 
     def test_auto_keeps_the_dtype_of_the_run_that_it_resumes(
         self, job: Resolve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

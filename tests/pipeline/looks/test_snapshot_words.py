@@ -10,10 +10,10 @@ from pipeline.looks.snapshot import Snapshot
 from pipeline.looks.snapshot_words import (
     accounting,
     covered,
+    describe_state,
     duration,
     figures,
     share_done,
-    state_of,
 )
 
 RUNNING = Snapshot(
@@ -78,7 +78,7 @@ def test_the_accounting_and_what_it_covers():
     ],
 )  # fmt: skip
 def test_states(changes: dict, words: str):
-    assert state_of(replace(RUNNING, **changes)) == words
+    assert describe_state(replace(RUNNING, **changes)) == words
 
 
 @pytest.mark.parametrize(
