@@ -14,9 +14,10 @@ from pipeline.job.duplicates import audit_configuration
 from pipeline.job.identity import claimed_outputs, output_folder
 from pipeline.job.options import Refused
 from transforms.compare_audits import SCORE_COLUMNS, AuditSide, CompareAudits
+from transforms.parquet_files import open_parquet
 from transforms.records import InputFile
 from transforms.run_files import RunFiles
-from transforms.storage import StorageError, absolute, open_parquet, read
+from transforms.storage import StorageError, absolute, read
 from transforms.write_comparison import Gate, WriteComparison
 
 

@@ -20,6 +20,9 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import pytest
+from huggingface_hub import constants
+
 TOKEN = "hf_token_of_the_tests"
 
 
@@ -37,6 +40,10 @@ repositories: dict[str, list[Commit]] = {}
 
 class Missing(Exception):
     """What is asked for does not exist; the message is the hub's code."""
+
+
+class Existing(Exception):
+    """What is to be made is there."""
 
 
 class Moved(Exception):
@@ -83,6 +90,8 @@ def add_commit(repository: str, lines: list[dict[str, Any]]) -> Commit:
             path = line["value"]["path"]
             commit.files[path] = base64.b64decode(line["value"]["content"])
             commit.changed[path] = commit.oid
+        elif line["key"] == "deletedFile":
+            del commit.files[line["value"]["path"]]
     repositories[repository].append(commit)
     return commit
 
@@ -99,6 +108,9 @@ class Hub(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.answer()
 
+    def do_DELETE(self) -> None:
+        self.answer()
+
     def log_message(self, *_: Any) -> None:
         pass
 
@@ -112,6 +124,10 @@ class Hub(BaseHTTPRequestHandler):
         except Missing as code:
             self.send(404, json.dumps({"error": str(code)}).encode(), {"X-Error-Code": str(code)})
             return
+        except Existing as name:
+            there = f"http://{self.headers['Host']}/datasets/{name}"
+            self.send(409, json.dumps({"error": "exists", "url": there}).encode(), {})
+            return
         except Moved as location:
             self.send(302, b"", {"Location": str(location)})
             return
@@ -121,9 +137,18 @@ class Hub(BaseHTTPRequestHandler):
             self.send(200, json.dumps(content).encode(), {"Content-Type": "application/json"})
 
     def respond(self, path: str, query: dict[str, list[str]], body: bytes) -> Any:
+        if path == "/api/validate-yaml":  # of a data set's card
+            return {"errors": [], "warnings": []}
+        if path == "/api/repos/delete":
+            wanted = json.loads(body)
+            if repositories.pop(f"{wanted['organization']}/{wanted['name']}", None) is None:
+                raise Missing("RepoNotFound")
+            return b""
         if path == "/api/repos/create":
             wanted = json.loads(body)
             name = f"{wanted['organization']}/{wanted['name']}"
+            if name in repositories:
+                raise Existing(name)
             repositories[name] = [Commit(hashlib.sha1(name.encode()).hexdigest())]
             return {"url": f"http://{self.headers['Host']}/datasets/{name}"}
         resolved = re.fullmatch(r"/datasets/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
@@ -192,6 +217,13 @@ def serving_hub() -> Iterator[str]:
     command = [sys.executable, "-m", "tests.hub", str(port)]
     with serving(command, lambda: listens(port)):
         yield f"http://127.0.0.1:{port}"
+
+
+def set_endpoint(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set what HF_ENDPOINT sets, which is read when huggingface_hub is imported."""
+    template = f"{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
 
 
 if __name__ == "__main__":

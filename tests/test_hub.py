@@ -7,14 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from huggingface_hub import HfApi, constants
+from huggingface_hub import HfApi
 
 from pipeline import convert
-from tests.hub import TOKEN, serving_hub
+from tests.hub import TOKEN, serving_hub, set_endpoint
 from tests.runs import Annotate, examples, identities, read_parts, run, write_input
 from transforms import retries
 from transforms.find_inputs import find_inputs
-from transforms.storage import StorageError, open_parquet
+from transforms.parquet_files import open_parquet
+from transforms.storage import StorageError
 
 REPOSITORY = "ada/lamps"
 URL = f"hf://datasets/{REPOSITORY}"
@@ -32,15 +33,9 @@ def hub(address: str, monkeypatch: pytest.MonkeyPatch) -> HfApi:
     set_endpoint(address, monkeypatch)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     api = HfApi()
+    api.delete_repo(REPOSITORY, repo_type="dataset", missing_ok=True)
     api.create_repo(REPOSITORY, repo_type="dataset")
     return api
-
-
-def set_endpoint(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Set what HF_ENDPOINT sets, which is read when huggingface_hub is imported."""
-    template = f"{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-    monkeypatch.setattr(constants, "ENDPOINT", address)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
 
 
 def put(hub: HfApi, name: str, path: Path) -> str:
@@ -129,4 +124,4 @@ def test_one_file_is_written_in_one_commit_and_a_run_is_refused(
     capfd.readouterr()
     assert run("annotate", f"--input={output}", f"--output={URL}/out") == 2
     assert f"--output={URL}/out: " in (message := capfd.readouterr().err)
-    assert "hf upload" in message
+    assert "pipeline.publish FOLDER --to hub" in message

@@ -19,7 +19,8 @@ from tests.runs import examples, read_manifest, read_parts, run, wait_until, wri
 from tests.started import start, start_function
 from tests.stores import Store, gcs, s3
 from transforms.find_inputs import find_inputs
-from transforms.storage import commit, create, open_parquet, read, remove
+from transforms.parquet_files import open_parquet
+from transforms.storage import commit, create, read, remove
 from transforms.stored_folder import StoredFolder
 
 STORES = {"s3": s3, "gcs": gcs}

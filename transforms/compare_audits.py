@@ -15,8 +15,8 @@ import pyarrow as pa
 from model.audit.comparison import METRICS, Comparison, Score
 from model.audit.slices import given_labels, slice_labels
 from model.reading.texts import as_texts
+from transforms.parquet_files import open_parquet
 from transforms.run_files import RunFiles
-from transforms.storage import open_parquet
 
 _MEASURED = ("context_characters", "num_tokens", "num_windows", "golds", "gold_start", "gold_end")
 SCORE_COLUMNS = (*METRICS, "status", "pair_hash", "gold_hash", *_MEASURED)

@@ -17,9 +17,9 @@ from model.reading.texts import as_texts
 from transforms.chunk_step import closing_failure
 from transforms.claim import Output
 from transforms.merge_receipts import closing
+from transforms.parquet_files import open_parquet
 from transforms.records import Receipt
 from transforms.run_files import RunFiles
-from transforms.storage import open_parquet
 
 KINDS = ("pair", "context", "question")
 SENTINEL = ("", b"")

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from transforms.storage import StorageError, full_path, info_of, locate, open_parquet
+from transforms.parquet_files import open_parquet
+from transforms.storage import StorageError, full_path, info_of, locate
 
 if TYPE_CHECKING:
     from pyiceberg.schema import Schema

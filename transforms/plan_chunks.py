@@ -12,10 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from transforms.parquet_files import open_parquet
 from transforms.records import ChunkRun, ChunkSpec, InputFile, InputRange, part_name
 from transforms.run_files import RunFiles
 from transforms.sizes import implausible
-from transforms.storage import open_parquet, read_range, state_of
+from transforms.storage import read_range, state_of
 
 _LONGEST_RUN = 16
 """Most chunks of a run: the unit that Reshuffle distributes to workers."""

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from transforms.chunk_step import NAMESPACE, ChunkStep, is_systemic
 from transforms.claim import Output
+from transforms.parquet_files import open_parquet
 from transforms.records import (
     RECEIPT_KEY,
     Chunk,
@@ -24,7 +25,7 @@ from transforms.records import (
     failed_receipts,
 )
 from transforms.sizes import MOST_BYTES, TooLarge, memory_of, rows_at_once
-from transforms.storage import exists, is_local, open_parquet
+from transforms.storage import exists, is_local
 
 _log = logging.getLogger(NAMESPACE)
 

@@ -21,9 +21,10 @@ from model.reading.texts import NotUTF8, each_value
 from transforms.chunk_step import NAMESPACE
 from transforms.claim import Output
 from transforms.merge_receipts import Totals, closing
+from transforms.parquet_files import open_parquet
 from transforms.records import InputColumns
 from transforms.run_files import RunFiles
-from transforms.storage import open_parquet, read
+from transforms.storage import read
 
 _log = logging.getLogger(NAMESPACE)
 

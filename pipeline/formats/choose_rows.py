@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 from pipeline.formats.finished import FinishedRun, as_rows
 from pipeline.formats.where import WhereError, parse_where
 from pipeline.job.options import Refused
+from transforms.parquet_files import open_dataset
 from transforms.records import rows_of_part
-from transforms.storage import open_dataset
 
 _MOST_OF_ONE_ID = 100
 

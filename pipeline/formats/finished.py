@@ -12,9 +12,10 @@ import pyarrow as pa
 from model.reading.question_answers import QUESTION_ANSWERS
 from model.reading.texts import NotUTF8, each_value
 from pipeline.job.options import Refused
+from transforms.parquet_files import open_parquet
 from transforms.plan_chunks import is_answers
 from transforms.run_files import RunFiles
-from transforms.storage import exists, open_parquet, read
+from transforms.storage import exists, read
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 from pipeline.formats.finished import FinishedRun
 from pipeline.formats.write_formats import annotated
 from pipeline.job.options import Refused
-from transforms.storage import building, open_parquet
+from transforms.parquet_files import open_parquet
+from transforms.storage import building
 
 MOST_BYTES = 2**26
 """Bytes of input columns that are repeated for the questions at a time."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from importlib.metadata import version
-from urllib.parse import urlsplit
 
 import pyarrow as pa
 from openlineage.client import OpenLineageClient, event_v2
@@ -24,6 +23,7 @@ from openlineage.client.facet_v2 import (
     tags_run,
 )
 from openlineage.client.transport.console import ConsoleTransport
+from openlineage.client.transport.noop import NoopTransport
 from openlineage.client.uuid import generate_static_uuid
 
 from pipeline.formats.published_run import PublishedRun
@@ -121,18 +121,25 @@ def _named(path: str) -> tuple[str, str]:
     """Return the namespace and the name of a folder, by OpenLineage's rules for datasets."""
     if "://" not in path:
         return "file", path
-    url = urlsplit(path)
-    return f"{url.scheme}://{url.netloc}", url.path.strip("/")
+    scheme, _, inside = path.partition("://")  # names in stores may contain `#` and `?`
+    store, _, inner = inside.partition("/")
+    return f"{scheme}://{store}", inner.strip("/")
 
 
-def publish_events(run: PublishedRun, name: str) -> str:
+def publish_events(run: PublishedRun, name: str | None) -> str:
     """Send the events of a run by the client that OpenLineage's own settings describe.
 
     The namespace of the job is that of OPENLINEAGE_NAMESPACE, or "default".
 
     Returns what was done. Raises Refused if the settings name no receiver, or it refuses an event.
     """
-    client = OpenLineageClient()
+    name = name or run.default_name
+    try:
+        client = OpenLineageClient()
+    except Exception as error:  # of settings that it can't use
+        raise Refused(f"--to=openlineage: {type(error).__name__}: {error}") from error
+    if isinstance(client.transport, NoopTransport):
+        return "no events: OpenLineage is disabled by its own settings"
     if isinstance(client.transport, ConsoleTransport):
         raise Refused(
             "--to=openlineage: no receiver of events is configured: set OPENLINEAGE_URL, or a "

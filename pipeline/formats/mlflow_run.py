@@ -47,7 +47,7 @@ def metrics_of(run: PublishedRun) -> dict[str, float]:
     return metrics
 
 
-def publish_run(run: PublishedRun, name: str) -> str:
+def publish_run(run: PublishedRun, name: str | None) -> str:
     """Log a run to MLflow's tracking server, the one that MLFLOW_TRACKING_URI names.
 
     name  of the experiment, which is created if there is none
@@ -55,11 +55,14 @@ def publish_run(run: PublishedRun, name: str) -> str:
     Does nothing if the experiment already has the run. Returns what was done. Raises Refused if the
     server refuses.
     """
+    name = name or run.default_name
     try:
         client = MlflowClient()
         known = client.get_experiment_by_name(name)
         experiment = known.experiment_id if known else client.create_experiment(name)
-        before = client.search_runs([experiment], f"tags.`{_KEY}` = '{run.key}'")
+        # The same answers may end a run as incomplete, and a rerun with other limits as complete.
+        same = f"tags.`{_KEY}` = '{run.key}' AND tags.state = '{run.manifest['state']}'"
+        before = client.search_runs([experiment], same)
         if before:
             return f"experiment {name} has this run already: {before[0].info.run_id}"
         made = client.create_run(

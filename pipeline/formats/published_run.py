@@ -35,6 +35,11 @@ class PublishedRun:
         return self.finished.stage
 
     @property
+    def default_name(self) -> str:
+        """The name of the run's job or experiment, unless another is given."""
+        return f"spanmill-{self.stage}"
+
+    @property
     def key(self) -> str:
         """The run's fingerprint and the digest of its content: equal for the same answers."""
         return f"{self.identity['run']}-{self.manifest['content']}"
@@ -51,11 +56,16 @@ def published_run(folder: str) -> PublishedRun:
     files = finished.files
     if not exists(files.manifest):
         raise Refused(f"{folder} has no {RunFiles.MANIFEST}: the run is not finished")
+    try:
+        manifest = dict(json.loads(read(files.manifest)))
+        manifest["state"], manifest["content"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise Refused(f"{files.manifest} does not end a run: {error!r}") from error
     times = list_times(folder)
     return PublishedRun(
         finished,
         json.loads(read(files.run)),
-        json.loads(read(files.manifest)),
+        manifest,
         _moment(times.get(RunFiles.RUN, 0.0)),
         _moment(times.get(RunFiles.MANIFEST, 0.0)),
     )

@@ -67,8 +67,8 @@ def output_folder(path: str) -> str:
     if is_on_hub(path):
         raise Refused(
             f"--output={path}: a run would need a commit for every part, and the hub limits the "
-            "commits of an hour; write to a folder or a store: `hf upload USER/NAME FOLDER "
-            "--repo-type dataset` makes one commit of a finished run"
+            "commits of an hour; write to a folder: `python -m pipeline.publish FOLDER --to hub "
+            "--name USER/NAME` makes one commit of a finished run"
         )
     return absolute(path)
 

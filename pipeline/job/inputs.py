@@ -19,6 +19,7 @@ from pipeline.job.copies import Copies, publish_copies
 from pipeline.job.options import Refused
 from pipeline.job.settings import Columns, Files
 from transforms.find_inputs import find_inputs
+from transforms.parquet_files import open_parquet
 from transforms.plan_chunks import (
     ANSWERS,
     SECTIONS,
@@ -32,7 +33,7 @@ from transforms.plan_chunks import (
     with_path_columns,
 )
 from transforms.records import InputColumns, InputFile, OutputColumns
-from transforms.storage import lies_below, open_parquet
+from transforms.storage import lies_below
 
 _MOST_FOOTERS = 1000
 """Number of files whose column types are read before a run.

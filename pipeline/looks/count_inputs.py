@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 
 import pyarrow.parquet as pq
 
+from transforms.parquet_files import open_parquet
 from transforms.records import InputFile
-from transforms.storage import open_parquet
 
 _MOST_FOOTERS = 100
 """Number of files whose footers are read; the totals of more files are estimated by size."""

@@ -22,10 +22,11 @@ from pipeline.job.options import Refused
 from pipeline.looks.count_inputs import count_inputs, rows_of
 from pipeline.looks.speed import Commit, rows_per_second
 from transforms.accounting import STATUSES
+from transforms.parquet_files import open_parquet
 from transforms.plan_chunks import ChunkSize, plan_file
 from transforms.records import RECEIPT_KEY, InputFile, Receipt, rows_of_part
 from transforms.run_files import RunFiles
-from transforms.storage import exists, open_parquet, read
+from transforms.storage import exists, read
 
 _HEAD = 100
 """Bytes of run.json that hold the fingerprint; the list of inputs after it may be long."""

@@ -14,8 +14,9 @@ import pyarrow.compute as pc
 from model.reading.tokenizer import consecutive
 from pipeline.formats.finished import FinishedRun, open_run
 from pipeline.job.options import Refused
+from transforms.parquet_files import open_parquet
 from transforms.read_examples import read_rows
-from transforms.storage import open_parquet, read
+from transforms.storage import read
 
 _BATCH_ROWS = 1 << 14
 _OUTPUTS = ("answer_start", "answer_end", "probability")

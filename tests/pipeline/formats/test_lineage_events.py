@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.formats.lineage_events import _named
 from pipeline.publish import main
 from tests.runs import read_manifest
 
@@ -85,9 +86,28 @@ def test_openlineage_that_refuses(
     monkeypatch.setenv("OPENLINEAGE_URL", receiver[0])
     assert main([str(priced), "--to=openlineage", "--name=unwanted"]) == 2
     assert "refused: --to=openlineage: " in capsys.readouterr().err
+    monkeypatch.setenv("OPENLINEAGE_DISABLED", "true")
+    assert main([str(priced), "--to=openlineage", "--name=unwanted"]) == 0
+    assert capsys.readouterr().out.startswith("no events: ")
+    monkeypatch.delenv("OPENLINEAGE_DISABLED")
+    monkeypatch.setenv("OPENLINEAGE_URL", "nonsense")
+    assert main([str(priced), "--to=openlineage"]) == 2
+    assert "Need valid url" in capsys.readouterr().err
     monkeypatch.delenv("OPENLINEAGE_URL")
     assert main([str(priced), "--to=openlineage"]) == 2
     assert "set OPENLINEAGE_URL" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("path", "names"),
+    [
+        ("/data/in #1", ("file", "/data/in #1")),
+        ("s3://bucket/a#b?/in", ("s3://bucket", "a#b?/in")),
+        ("s3://bucket", ("s3://bucket", "")),
+    ],
+)
+def test_datasets_have_openlineages_names(path: str, names: tuple[str, str]):
+    assert _named(path) == names
 
 
 def test_an_incomplete_run_has_failed(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -44,3 +45,9 @@ def test_mlflow(
     assert made.data.metrics["audit/f1/percent"] == pytest.approx(report["all"]["f1"]["percent"])
     names = {file.path for file in client.list_artifacts(made.info.run_id)}
     assert names == {"run.json", "manifest.json", "audit.json", "report.html"}
+
+    # Another state of the same answers, as after a rerun with another --max_failed_fraction.
+    shutil.copytree(priced, tmp_path / "out")
+    (tmp_path / "out" / "manifest.json").write_text(json.dumps(manifest | {"state": "incomplete"}))
+    assert main([str(tmp_path / "out"), "--to=mlflow", "--name=readers"]) == 0
+    assert {made.info.status for made in client.search_runs([experiment])} == {"FINISHED", "FAILED"}

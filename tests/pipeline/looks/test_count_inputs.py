@@ -10,8 +10,8 @@ import pytest
 from pipeline.looks import count_inputs as module
 from pipeline.looks.count_inputs import count_inputs, rows_of
 from tests.runs import examples, write_input
+from transforms.parquet_files import open_parquet
 from transforms.records import InputFile
-from transforms.storage import open_parquet
 
 
 def groups(file: InputFile, metadata: pq.FileMetaData) -> int:

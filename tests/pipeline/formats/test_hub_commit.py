@@ -1,0 +1,61 @@
+"""A run as a commit of a stand-in of the hub, a process of its own."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from huggingface_hub import HfApi
+
+from pipeline.publish import main
+from tests.hub import TOKEN, serving_hub, set_endpoint
+from tests.runs import read_manifest
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with serving_hub() as running:
+        yield running
+
+
+@pytest.fixture
+def hub(address: str, monkeypatch: pytest.MonkeyPatch) -> HfApi:
+    set_endpoint(address, monkeypatch)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    return HfApi()
+
+
+def listed(hub: HfApi) -> set[str]:
+    return set(hub.list_repo_files("ada/answers", repo_type="dataset"))
+
+
+def test_a_commit_holds_the_run_and_replaces_the_one_before(
+    priced: Path, tmp_path: Path, hub: HfApi, capsys: pytest.CaptureFixture[str]
+):
+    shutil.copytree(priced, tmp_path / "out")
+    last = max((tmp_path / "out" / "parts").iterdir())
+    shutil.copy(last, last.with_name("zz.parquet"))
+    (tmp_path / "out" / "own.txt").write_text("not of the run")
+    assert main([str(tmp_path / "out"), "--to=hub", "--name=ada/answers"]) == 0
+    assert "3 parts in the data set ada/answers: commit " in capsys.readouterr().out
+    assert "parts/zz.parquet" in listed(hub)
+
+    assert main([str(priced), "--to=hub", "--name=ada/answers"]) == 0
+    files = {str(path.relative_to(priced)) for path in priced.rglob("*") if path.is_file()}
+    assert {"run.json", "manifest.json", f"parts/{last.name}"} <= files
+    assert listed(hub) == {*files, "README.md"}
+
+
+def test_refusals(priced: Path, tmp_path: Path, hub: HfApi, capsys: pytest.CaptureFixture[str]):
+    assert main([str(priced), "--to=hub"]) == 2
+    assert "--name USER/NAME" in capsys.readouterr().err
+    assert main([str(priced), "--to=hub", "--name=a/b/c"]) == 2
+    assert "refused: --to=hub: " in capsys.readouterr().err
+    shutil.copytree(priced, tmp_path / "out")
+    manifest = read_manifest(priced) | {"state": "incomplete", "why": ["1 chunks failed"]}
+    (tmp_path / "out" / "manifest.json").write_text(json.dumps(manifest))
+    assert main([str(tmp_path / "out"), "--to=hub", "--name=ada/answers"]) == 2
+    assert "is incomplete: 1 chunks failed" in capsys.readouterr().err
