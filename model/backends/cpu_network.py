@@ -277,21 +277,23 @@ def attention(
 
     query           [B, heads, L, D]
     key, value      [B, heads, K, D]
-    attention_mask  bool [B, 1, 1, K], True where to attend, or None
+    attention_mask  bool [B, 1, 1, K] or [B, 1, L, K], True where to attend, or None
 
     Returns [B, L, heads, D], and None for the weights. The signature is that of transformers'
     attention functions, so that `AttentionInterface` can call it.
 
     Exponentials are not shifted by the maximum of their row, and the result is divided by their sum
     instead of the weights: the values get a column of ones, so that the product with them yields
-    the sums too. The values of masked keys are 0. Heads whose sums are too large or too small for
-    that get the usual softmax, in float32. Other cases are left to torch: other masks, biases,
+    the sums too. The values of masked keys are 0, or the exponentials if the mask differs between
+    queries. Heads whose sums are too large or too small for that get the usual softmax, in float32.
+    Other cases are left to torch: masks by which some token does not attend to itself, biases,
     heads that share keys.
     """
     # Leave to torch what this does not compute.
     causal = attention_mask is None and query.shape[2] > 1 and getattr(module, "is_causal", True)
     other_mask = attention_mask is not None and (
-        attention_mask.dtype != torch.bool or attention_mask.shape[2] > 1
+        attention_mask.dtype != torch.bool
+        or (attention_mask.shape[2] > 1 and not attention_mask.diagonal(dim1=2, dim2=3).all())
     )
     biased = more.get("position_bias") is not None
     if causal or other_mask or biased or query.shape[1] != key.shape[1]:
@@ -326,7 +328,9 @@ def _attention(
     size, keys = value.shape[3], key.shape[2]
     # exp(x) = exp2(x log2 e): the query takes that factor too.
     query, key = (query * (scaling * math.log2(math.e))).contiguous(), key.contiguous()
-    attended = value.new_ones(1, 1, 1, 1) if mask is None else mask.to(value.dtype).transpose(2, 3)
+    attended = value.new_ones(1, 1, 1, 1)
+    if mask is not None and mask.shape[2] == 1:  # the same keys for all queries
+        attended, mask = mask.to(value.dtype).transpose(2, 3), None
     values = value.new_zeros(*value.shape[:3], size + _MORE_COLUMNS)
     values[..., :size] = value * attended
     values[..., size : size + 1] = attended
@@ -335,6 +339,9 @@ def _attention(
     result = query.new_empty(*query.shape[:3], size + _MORE_COLUMNS)
     for k in range(len(query)):
         torch.bmm(query[k], key[k].transpose(1, 2), out=weights)
-        torch.bmm(weights.exp2_(), values[k], out=result[k])
+        weights.exp2_()
+        if mask is not None:
+            weights *= mask[k]
+        torch.bmm(weights, values[k], out=result[k])
     sums = result[..., size : size + 1]
     return result[..., :size] / sums, sums

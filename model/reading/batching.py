@@ -33,6 +33,7 @@ class Batch:
                                  `model.reading.windows`)
     classifier                   int64 [B], position of the classifier token; None if the format
                                  has none
+    asked_once                   whether no passage of the batch has another question
     """
 
     input_ids: torch.Tensor
@@ -46,6 +47,7 @@ class Batch:
     owned_low: torch.Tensor
     owned_high: torch.Tensor
     classifier: torch.Tensor | None
+    asked_once: bool
 
     @property
     def in_context(self) -> torch.Tensor:
@@ -62,8 +64,8 @@ class Batch:
         return self._each(lambda tensor: tensor[rows])
 
     def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
-        def changed(tensor: torch.Tensor | None) -> Any:
-            return None if tensor is None else change(tensor)
+        def changed(value: Any) -> Any:
+            return change(value) if isinstance(value, torch.Tensor) else value
 
         return Batch(**{each.name: changed(getattr(self, each.name)) for each in fields(self)})
 
@@ -145,20 +147,19 @@ def _passage_groups(windows: Windows) -> list[np.ndarray]:
     """Group windows by the slice of a passage that they hold, slices of similar length together.
 
     Returns int64 index arrays that partition the windows. The distinct slices of a group have
-    about GROUP_TOKENS tokens. The last group has the slices of which one window each is read.
+    about GROUP_TOKENS tokens. The last group has the passages that are asked once.
     """
     # A passage has the same slices for all its questions: `index` tells them apart.
     passage = windows.pair_passage[windows.pair].astype(np.int64)
     key = passage * (int(windows.index.max(initial=0)) + 1) + windows.index
-    _, first, of_window, count = np.unique(
-        key, return_index=True, return_inverse=True, return_counts=True
-    )
+    _, first, of_window = np.unique(key, return_index=True, return_inverse=True)
+    once = windows.asked_once[windows.pair[first]]
     tokens = (windows.stop - windows.start)[first].astype(np.int64)
-    tokens[count == 1] = 0
+    tokens[once] = 0
     order = np.argsort(-tokens, kind="stable")
     group = np.empty_like(tokens)
     group[order] = (np.cumsum(tokens[order]) - 1) // GROUP_TOKENS
-    group[count == 1] = group.max(initial=0) + 1
+    group[once] = group.max(initial=0) + 1
     order = np.argsort(group[of_window], kind="stable")
     return np.split(order, np.flatnonzero(np.diff(group[of_window][order])) + 1)
 
@@ -245,4 +246,5 @@ def assemble(windows: Windows, chosen: np.ndarray) -> Batch:
         owned_low=torch.from_numpy(windows.owned_low[chosen] + shift),
         owned_high=torch.from_numpy(windows.owned_high[chosen] + shift),
         classifier=classifier,
+        asked_once=bool(windows.asked_once[pair].all()),
     )

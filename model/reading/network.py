@@ -276,8 +276,8 @@ def _probes(tokenizer: Tokenizer, capacity: int) -> tuple[Batch, Batch]:
         tokenizer.format,
         tokenizer.passages([sentence[: max_length // 4], sentence * max_length]),
         tokenizer.questions(["Who lit it?"]),
-        np.array([0, 1]),
-        np.array([0, 0]),
+        np.array([0, 1, 0, 1]),  # asked twice, so that a split reader reads them apart
+        np.array([0, 0, 0, 0]),
         WindowLimits(max_length, 0, max_question, 2**31 - 1),
     )
     return assemble(windows, np.array([0])), assemble(windows, np.array([0, windows.counts[0]]))

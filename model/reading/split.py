@@ -63,7 +63,8 @@ class SplitNetwork:
     """The fast way to read batches of a split reader, with the results of `read_whole`.
 
     Lower layers run once per distinct question and once per distinct window of a passage, as long
-    as the caches hold what they made of it.
+    as the caches hold what they made of it. Of passages with one question nothing is kept:
+    `read_whole` is faster there.
 
     maskless  whether batches without padding should pass no mask to the attention
     """
@@ -82,13 +83,13 @@ class SplitNetwork:
         batch has all of it.
         """
         try:
-            return self._logits(batch)
+            return self.read_whole(batch) if batch.asked_once else self._read_apart(batch)
         except torch.OutOfMemoryError:
             self._questions.forget()
             self._passages.forget()
             raise
 
-    def _logits(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    def _read_apart(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         rows = np.arange(len(batch.input_ids))
         middle = batch.context_start.numpy()
         stop = batch.attention.sum(1).numpy()

@@ -100,6 +100,11 @@ class TokenizedPairs:
         return self.limits.max_length - self.format.special_tokens - question
 
     @property
+    def asked_once(self) -> np.ndarray:
+        """Return whether the passage of each pair has no other question, bool [pairs]."""
+        return (np.bincount(self.pair_passage) == 1)[self.pair_passage]
+
+    @property
     def counts_read(self) -> np.ndarray:
         """Return how many windows of each pair are read, int64 [pairs]; a share is rounded up."""
         read, counts = self.limits.read_windows, self.counts.astype(np.int64)

@@ -45,11 +45,24 @@ def states(heads: int = 3, length: int = 45, dtype: torch.dtype = torch.float32)
     return torch.randn(4, heads, length, 8, generator=generator).to(dtype)
 
 
+def mask_of(attended: torch.Tensor, length: int, apart: bool) -> torch.Tensor:
+    """Return a mask of padding, or one that also keeps the first 9 tokens and the others apart.
+
+    attended  int64 [B], tokens of each example before its padding
+    """
+    position = torch.arange(length)
+    real = position < attended[:, None]
+    if not apart:
+        return real[:, None, None]
+    part = torch.where(real, position < 9, 2)
+    return (part[:, :, None] == part[:, None, :])[:, None]
+
+
 @pytest.mark.parametrize("length", [1, 31, 32, 45])
-@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("masked", ["", "padding", "apart"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 2e-2)])
 def test_attention_is_torchs(
-    length: int, masked: bool, dtype: torch.dtype, tolerance: float
+    length: int, masked: str, dtype: torch.dtype, tolerance: float
 ) -> None:
     query, key, value = (
         states(heads=3, length=length + k, dtype=dtype)[:, :, :length] for k in range(3)
@@ -57,7 +70,7 @@ def test_attention_is_torchs(
     mask = None
     if masked:
         attended = torch.tensor([length, max(1, length - 3), 1, length])
-        mask = (torch.arange(length) < attended[:, None])[:, None, None]
+        mask = mask_of(attended, length, masked == "apart")
     expected = scaled_dot_product_attention(
         query.float(), key.float(), value.float(), attn_mask=mask, scale=0.3
     )
@@ -69,13 +82,14 @@ def test_attention_is_torchs(
     )
 
 
+@pytest.mark.parametrize("apart", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_heads_whose_scores_are_far_from_zero_are_as_exact(dtype: torch.dtype) -> None:
+def test_heads_whose_scores_are_far_from_zero_are_as_exact(dtype: torch.dtype, apart: bool) -> None:
     query, key, value = (states(heads=3, length=45 + k, dtype=dtype)[:, :, :45] for k in range(3))
     # Without subtracting their maximum, exponentials of such scores are infinite or all zero.
     query[:, 1] *= 1000
     query[2, 2], key[2, 2] = 20, -20
-    mask = (torch.arange(45) < torch.tensor([45, 20, 1, 30])[:, None])[:, None, None]
+    mask = mask_of(torch.tensor([45, 20, 1, 30]), 45, apart)
     expected = scaled_dot_product_attention(
         query.float(), key.float(), value.float(), attn_mask=mask
     )
@@ -94,7 +108,14 @@ def test_a_number_that_is_none_spoils_its_own_head_and_example_only() -> None:
 
 
 @pytest.mark.parametrize(
-    "case", ["causal", "shared keys", "additive mask", "mask of queries", "position bias"]
+    "case",
+    [
+        "causal",
+        "shared keys",
+        "additive mask",
+        "tokens that don't see themselves",
+        "position bias",
+    ],
 )
 def test_what_attention_is_not_made_for_is_left_to_torch(case: str) -> None:
     query, key, value = (
@@ -106,7 +127,7 @@ def test_what_attention_is_not_made_for_is_left_to_torch(case: str) -> None:
     module.num_key_value_groups = 2 if case == "shared keys" else 1
     masks = {
         "additive mask": torch.randn(4, 1, 45, 45),
-        "mask of queries": torch.ones(4, 1, 45, 45).tril().bool(),
+        "tokens that don't see themselves": ~torch.eye(45).bool().expand(4, 1, 45, 45),
     }
     mask = masks.get(case)
     more = {"position_bias": torch.randn(1, 4, 45, 45)} if case == "position bias" else {}

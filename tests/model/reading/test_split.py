@@ -19,10 +19,11 @@ from model.reading import batching, split
 from model.reading.batching import Batch, assemble, plan_windows
 from model.reading.decoding import Decoding
 from model.reading.pairs import cut_pairs
+from model.reading.progress import shares, working_on
 from model.reading.reader import CheckpointReader
 from model.reading.span_reader import SpanReader
 from model.reading.split import LEAST_SHARE, SplitNetwork, of_similar_length
-from model.reading.tokenizer import TokenizerError
+from model.reading.tokenizer import Tokenizer, TokenizerError
 from model.reading.windows import WindowLimits, Windows, cut_windows
 from model.settings import SettingError
 from tests.checkpoints import ARCHITECTURES, build_bert
@@ -276,8 +277,8 @@ def test_a_state_that_is_not_finite_stays_in_its_row(
     folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reader = reader_of(folders["bert"])
-    windows = cut_all(reader, QUESTIONS[:1], ["Ben met Ada on the pier.", "Ada waved."])
-    chosen = np.array([0, 1])
+    windows = cut_all(reader, QUESTIONS[:2], ["Ben met Ada on the pier.", "Ada waved."])
+    chosen = np.array([0, 2])  # the first question of both
     expected = read(reader, windows, chosen)
     joined = network_of(reader)._joined
 
@@ -314,6 +315,44 @@ def test_batches_hold_one_group_of_passages_after_the_other(
         assert tokens[between[first]].sum() <= 100 + tokens.max()
 
 
+def cut_asked(
+    tokenizer: Tokenizer, contexts: list[str], asked: list[int], max_length: int
+) -> Windows:
+    """Cut windows of the contexts `asked`, each time with the next question."""
+    return cut_windows(
+        tokenizer.format,
+        tokenizer.passages(contexts),
+        tokenizer.questions(QUESTIONS),
+        np.array(asked),
+        np.arange(len(asked)) % len(QUESTIONS),
+        WindowLimits(max_length, 8, MOST_QUESTION, 99),
+    )
+
+
+def test_passages_that_are_asked_once_are_read_together(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = reader_of(folder)
+    reader.load()
+    contexts = [long_context(size) for size in (300, 40, 500, 200, 60)]
+    windows = cut_asked(reader.tokenizer(), contexts, [0, 1, 2, 0, 3, 4, 2, 2], 48)
+    calls = counted(reader, monkeypatch)
+    whole = []
+    for chosen in plan_windows(windows, 512):
+        batch = assemble(windows, chosen)
+        calls.clear()
+        found = read(reader, windows, chosen)
+        check_near(found, by_transformers(folder, batch, 1), batch)
+        assert not (batch.asked_once and calls)
+        whole += [batch.asked_once] * len(chosen)
+    once = windows.counts[[1, 4, 5]].sum()  # of passages 1, 3 and 4
+    assert whole == [False] * (len(windows) - once) + [True] * once
+    check_equal(reader, windows)  # batches of both kinds of passages
+    with working_on("a part", len(windows)):
+        spans(reader, windows)
+        assert shares() == {"a part": pytest.approx(1.0)}
+
+
 def test_slices_of_similar_length_are_grouped_and_those_that_are_read_once_come_last(
     folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -321,14 +360,7 @@ def test_slices_of_similar_length_are_grouped_and_those_that_are_read_once_come_
     monkeypatch.setattr(batching, "GROUP_TOKENS", 100)
     contexts = [long_context(size) for size in (40, 150, 60, 170, 50, 160)]
     asked = [0, 1, 2, 3, 4, 5, 0, 1, 2, 3]  # 4 and 5 once
-    windows = cut_windows(
-        tokenizer.format,
-        tokenizer.passages(contexts),
-        tokenizer.questions(["Who waved?"]),
-        np.array(asked),
-        np.zeros(len(asked), np.int64),
-        WindowLimits(200, 8, MOST_QUESTION, 99),
-    )
+    windows = cut_asked(tokenizer, contexts, asked, 200)
     batches = plan_windows(windows, 10**6)  # one batch per group
     read = [set(windows.pair_passage[windows.pair[batch]].tolist()) for batch in batches]
     assert read[-1] == {4, 5}
