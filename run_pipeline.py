@@ -114,7 +114,7 @@ def run_job(options: argparse.Namespace, beam_options: PipelineOptions) -> int:
     resumed = claim(job, options.overwrite)
     if resumed:
         _log.info("resuming the run in %s", job.output)
-    job = replace(job, inputs=job.inputs.published(job.output))
+    job = replace(job, inputs=job.inputs.published(job.output, options.overwrite))
     pipeline = beam.Pipeline(runner=make_runner(beam_options), options=beam_options)
     build(pipeline, job)
     if is_template(beam_options):

@@ -139,15 +139,21 @@ class Copies:
         return replace(file, copy=copy)
 
 
-def publish_copies(files: Sequence[InputFile], output: str) -> tuple[InputFile, ...]:
-    """Put the copies of files into the output. Return the files with the paths there."""
+def publish_copies(
+    files: Sequence[InputFile], output: str, again: bool = False
+) -> tuple[InputFile, ...]:
+    """Put the copies of files into the output. Return the files with the paths there.
+
+    again  whether new copies replace those that are there, which may be damaged. Another process
+           of this run that has begun to read them would refuse them as changed
+    """
     published = []
     for file in files:
         if file.copy:
             name = PurePosixPath(file.copy).name
             target = RunFiles(output).copy(name)
             # The report goes first, so that it is there wherever the copy is.
-            if file.copy != target:
+            if file.copy != target and (again or not exists(target)):
                 report = Path(file.copy + _REPORT).read_bytes()
                 commit(output, report, RunFiles.COPIES, name + _REPORT)
                 commit_file(output, file.copy, RunFiles.COPIES, name)

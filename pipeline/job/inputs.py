@@ -69,9 +69,9 @@ class Inputs:
     questions: QuestionList | None = None
     temporary: TemporaryDirectory[str] | None = None
 
-    def published(self, output: str) -> Inputs:
-        """Publish the copies in the output. Return the inputs with the copies there."""
-        files = publish_copies(self.files, output)
+    def published(self, output: str, again: bool = False) -> Inputs:
+        """Publish the copies by `publish_copies`. Return the inputs with the copies there."""
+        files = publish_copies(self.files, output, again)
         if self.temporary:
             self.temporary.cleanup()
         return replace(self, files=files, temporary=None)

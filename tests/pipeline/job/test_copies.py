@@ -28,6 +28,7 @@ from tests.runs import (
 from transforms.find_inputs import find_inputs
 from transforms.plan_chunks import ChunkSize, plan_chunks
 from transforms.records import InputFile
+from transforms.storage import state_of
 
 CONTEXT = "🌊 In 1871 the keeper Ada lit the lamp."
 
@@ -151,6 +152,20 @@ def test_overwrite_makes_a_damaged_copy_again(
     assert f"the copy {copy} of {source} can't be read" in capfd.readouterr().err
     assert annotate(source, output, "--overwrite") == 0
     assert pq.read_metadata(copy).num_rows == 1
+
+
+def test_of_two_processes_one_publishes(tmp_path: Path):
+    """The other, which has made the same copy, does not change the file that the first reads."""
+    (file,) = find_inputs(str(write_lines(tmp_path / "a.jsonl", row(0))))
+    output = str(tmp_path / "out")
+    made = [Copies.for_columns(Columns(), False, output, reuse=True) for _ in range(2)]
+    copied = [copies.with_copy(file, None) for copies in made]
+    (first,) = publish_copies(copied[:1], output)
+    state = state_of(first.copy)
+    assert publish_copies(copied[1:], output) == (first,)
+    assert state_of(first.copy) == state
+    publish_copies(copied[1:], output, again=True)
+    assert state_of(first.copy) != state
 
 
 def test_a_process_that_ends_abruptly_leaves_no_copies(tmp_path: Path, temporary: Path):
