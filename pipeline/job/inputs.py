@@ -168,6 +168,8 @@ def choose_columns(
     # The other files may have wider types, such as text where the first file has only nulls.
     expected = pa.schema([_nullable(field, field.name in texts) for field in wanted])
     expected = _widened(expected, files[1:_MOST_FOOTERS])
+    if first.copy:  # whose columns without values have no type of their own
+        expected = pa.schema([_nullable(field, True) for field in expected])
     answers = columns.answers_column if audited else ""
     places = columns.page_column, columns.section_column
     named = InputColumns(question, columns.context_column, answers, *places)

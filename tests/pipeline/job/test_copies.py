@@ -203,12 +203,15 @@ def test_copies_have_the_columns_of_the_file(tmp_path: Path):
 
 def test_a_column_without_values_fits_that_of_another_file(tmp_path: Path, job: Resolve):
     """A number as a question makes no column of answers."""
-    write_lines(tmp_path / "a.jsonl", {**row(0), "answers": None, "page": None, "question": 7})
-    write_lines(tmp_path / "b.jsonl", {**row(1), "answers": None, "page": 3})
+    write_lines(
+        tmp_path / "a.jsonl", {**row(0), "answers": None, "page": None, "x": None, "question": 7}
+    )
+    write_lines(tmp_path / "b.jsonl", {**row(1), "answers": None, "page": 3, "x": None})
     resolved = job(f"--input={tmp_path}/*.jsonl")
     expected = resolved.inputs.expected
-    assert expected.names == ["id", "question", "context", "page"]
+    assert expected.names == ["id", "question", "context", "page", "x"]
     assert expected.field("page").type == pa.int64()
+    assert expected.field("x").type == pa.string()
     for file in resolved.files:
         (planned,) = plan_chunks(file, expected, resolved.inputs.texts, ChunkSize(10, 2**20))
         assert not planned.refused
