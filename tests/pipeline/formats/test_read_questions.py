@@ -62,7 +62,7 @@ def parquet(path: Path, **columns: Any) -> Path:
         ("list.csv", SEMICOLONS.encode()),
         ("list.jsonl", JSON_LINES.encode()),
         ("list.json", JSON_LINES.encode()),
-        ("list.jsonl.gz", gzip.compress(JSON_LINES.encode())),
+        ("list.jsonl.gz", gzip.compress(JSON_LINES.encode(), mtime=0)),
     ],
 )
 def test_text_formats(tmp_path: Path, name: str, content: bytes):
