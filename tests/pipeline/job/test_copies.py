@@ -241,7 +241,11 @@ def test_a_file_of_another_ending_may_be_parquet(tmp_path: Path):
         ("a.csv", b'question,context\nWho?,"Ada.\n', "a quoted cell is not closed"),
         ("a.jsonl", b"", "it has no row"),
         ("a.jsonl", b'{"question": "Who?"}\n', "no row has text as its context"),
-        ("a.jsonl.gz", gzip.compress(b'{"question": "Who?"}\n', mtime=0)[:20], "Compressed file ended"),
+        (
+            "a.jsonl.gz",
+            gzip.compress(b'{"question": "Who?"}\n', mtime=0)[:20],
+            "Compressed file ended",
+        ),
     ],
 )
 def test_what_can_not_be_read_as_a_whole_is_refused(
