@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,15 @@ def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
     return build_bert(tmp_path_factory.mktemp("bert"))
+
+
+@pytest.fixture(scope="session")
+def hub_address() -> Iterator[str]:
+    """Run the stand-in of the Hugging Face hub, a process. Yield its address."""
+    from tests.hub import serving_hub
+
+    with serving_hub() as running:
+        yield running
 
 
 @pytest.fixture

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from huggingface_hub import HfApi
 
 from pipeline import convert
-from tests.hub import TOKEN, serving_hub, set_endpoint
+from tests.hub import TOKEN, set_endpoint
 from tests.runs import Annotate, examples, identities, read_parts, run, write_input
 from transforms import retries
 from transforms.find_inputs import find_inputs
@@ -21,16 +20,10 @@ REPOSITORY = "ada/lamps"
 URL = f"hf://datasets/{REPOSITORY}"
 
 
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    with serving_hub() as running:
-        yield running
-
-
 @pytest.fixture
-def hub(address: str, monkeypatch: pytest.MonkeyPatch) -> HfApi:
+def hub(hub_address: str, monkeypatch: pytest.MonkeyPatch) -> HfApi:
     """Return the API of a hub with an empty data set."""
-    set_endpoint(address, monkeypatch)
+    set_endpoint(hub_address, monkeypatch)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     api = HfApi()
     api.delete_repo(REPOSITORY, repo_type="dataset", missing_ok=True)

@@ -55,8 +55,8 @@ def find_inputs(patterns: str) -> list[InputFile]:
     A folder stands for every .parquet file below it. Each file is listed once. Names that mark what
     is not data (`_x`, `.x`) are left out below folders and for wildcards, unless the pattern itself
     spells the sign out (`_*.parquet`). A file on the Hugging Face hub is listed at the last commit
-    that changed it, so that all workers read the same content. An Iceberg table stands for the
-    files of a snapshot (`iceberg_files`).
+    that changed it, so that all workers read the same content. Of an Iceberg table,
+    the files of a snapshot are listed (`iceberg_files`).
 
     Raises StorageError if a pattern matches nothing, if a folder can't be listed, if a pattern
     leads into a table of Delta Lake, Hudi or Iceberg, and for a name that is not UTF-8.

@@ -303,7 +303,7 @@ def list_names(folder: str) -> list[str]:
 def list_times(folder: str) -> dict[str, float]:
     """Return the names of the files in a folder with their times of modification.
 
-    Times are in seconds since 1970; 0 where the store's listing does not tell.
+    Times are in seconds since 1970; 0 where the store's listing has none.
     """
     fs, inner = locate(folder)
     try:

@@ -110,7 +110,7 @@ def _largest_inputs(
 ) -> dict[torch.nn.Module, torch.Tensor]:
     """Return the largest absolute input of each layer by channel, [in_features], of random tokens.
 
-    Random tokens tell large channels from small ones, less well than text but without any.
+    Random tokens show which channels are large: less well than text, but none is needed.
     """
     largest: dict[torch.nn.Module, torch.Tensor] = {
         layer: torch.zeros(layer.in_features) for layer in layers

@@ -22,7 +22,7 @@ Without VNNI a core adds two products of an input in 0 to 255 and a weight in 16
 """
 
 _ZERO = 128
-"""What stands for an input of 0: oneDNN's products take unsigned inputs."""
+"""The unsigned value of an input of 0: oneDNN's products take unsigned inputs."""
 
 _SMALLEST = 1e-30
 """The least maximum that is divided by, for tokens and channels that are all zero."""

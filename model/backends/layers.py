@@ -109,7 +109,7 @@ class LayeredNetwork:
             setattr(attention, name, self._projections[-1])
 
     def project(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Return the lower layers' output beside its queries, keys and values, [..., 4 H].
+        """Return the lower layers' output with its queries, keys and values, [..., 4 H].
 
         Like that output, they do not depend on the other text.
         """

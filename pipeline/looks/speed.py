@@ -20,7 +20,7 @@ _PAUSE = 60.0
 class Commit:
     """A committed part.
 
-    time     of the commit, in seconds since 1970; 0 if the store does not tell
+    time     of the commit, in seconds since 1970; 0 if the store does not report it
     seconds  that the steps worked on it; 0 while its receipt has not been read
     """
 

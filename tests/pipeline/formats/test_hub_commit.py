@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from huggingface_hub import HfApi
 
 from pipeline.publish import main
-from tests.hub import TOKEN, serving_hub, set_endpoint
+from tests.hub import TOKEN, set_endpoint
 from tests.runs import read_manifest
 
 
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    with serving_hub() as running:
-        yield running
-
-
 @pytest.fixture
-def hub(address: str, monkeypatch: pytest.MonkeyPatch) -> HfApi:
-    set_endpoint(address, monkeypatch)
+def hub(hub_address: str, monkeypatch: pytest.MonkeyPatch) -> HfApi:
+    set_endpoint(hub_address, monkeypatch)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     return HfApi()
 

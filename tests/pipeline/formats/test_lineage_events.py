@@ -16,14 +16,24 @@ from pipeline.publish import main
 from tests.runs import read_manifest
 
 
+class _Server(HTTPServer):
+    """A receiver of events, which it keeps."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Receiver)
+        self.events: list[dict[str, Any]] = []
+
+
 class _Receiver(BaseHTTPRequestHandler):
-    """Keeps the events that it gets; refuses those of the job "unwanted"."""
+    """Takes the events of all jobs but "unwanted"."""
+
+    server: _Server
 
     def do_POST(self) -> None:
         event = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         refused = event["job"]["name"] == "unwanted"
         if not refused:
-            self.server.events.append(event)  # type: ignore[attr-defined]
+            self.server.events.append(event)
         self.send_response(422 if refused else 201)
         self.end_headers()
 
@@ -34,11 +44,10 @@ class _Receiver(BaseHTTPRequestHandler):
 @pytest.fixture
 def receiver() -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """Serve a receiver of OpenLineage events. Yield its URL and the events it gets."""
-    with HTTPServer(("127.0.0.1", 0), _Receiver) as server:
-        server.events = []  # type: ignore[attr-defined]
+    with _Server() as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        yield f"http://127.0.0.1:{server.server_port}", server.events  # type: ignore[attr-defined]
+        yield f"http://127.0.0.1:{server.server_port}", server.events
         server.shutdown()
         thread.join()
 

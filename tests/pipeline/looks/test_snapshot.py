@@ -39,7 +39,7 @@ def finished(bert_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture
 def moment(finished: Path, tmp_path: Path) -> Moment:
-    """Return a function that returns the output as it was after so many of its five parts.
+    """Return a function that returns the output as it was after the given number of its five parts.
 
     A part was committed every ten seconds, the last at NOW.
     """
