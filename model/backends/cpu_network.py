@@ -18,6 +18,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from functools import cache
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -59,11 +60,8 @@ _SEEN_TOKENS = (16, 32)
 _TRIED_TOKENS = 16
 """Tokens on which a packed layer is compared with the original."""
 
-_TIMED_TOKENS = 128
-"""Tokens of a timed layer: so few that it is done before another process gets the core."""
-
-_TIMED_TURNS = 15
-"""Turns of a timed layer, of which the fastest is closest to what an idle core takes."""
+_TIMED_TOKENS, _TIMED_TURNS = 256, 9
+"""How many tokens timed layers get, and how often."""
 
 _WORTHWHILE = 1.3
 """How many times as fast layers must be in int8, because it changes some answers."""
@@ -83,11 +81,12 @@ def _has_onednn() -> bool:
 def int8_is_faster() -> bool:
     """Return whether this CPU computes linear layers in int8 much faster than in float32.
 
-    Times the products of a feed-forward network of width 384, with the quantisation of their
-    inputs. On a loaded machine two calls in different processes may disagree.
+    Times the two layers of a feed-forward network of width 384, with the quantisation of their
+    inputs, which takes 0.1 seconds. On a core that is near the margin two processes may disagree.
     """
-    tokens, least = torch.ones(_TIMED_TOKENS, 384), {"float32": math.inf, "int8": math.inf}
-    # Lanes divide the threads between them; so few tokens would not keep several busy.
+    tokens = torch.ones(_TIMED_TOKENS, 384)
+    seconds: dict[str, list[float]] = {"float32": [], "int8": []}
+    # On one thread, whose CPU time does not depend on what else the machine does.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -101,15 +100,15 @@ def int8_is_faster() -> bool:
         with torch.inference_mode():
             for _ in range(_TIMED_TURNS):
                 for dtype, network in networks.items():
-                    started = time.perf_counter()
+                    started = time.thread_time()
                     network(tokens)
-                    least[dtype] = min(least[dtype], time.perf_counter() - started)
+                    seconds[dtype].append(time.thread_time() - started)
     except Exception as error:
         _log.info("int8 on this CPU: %s", error)
         return False
     finally:
         torch.set_num_threads(threads)
-    return least["float32"] > _WORTHWHILE * least["int8"]
+    return median(seconds["float32"]) > _WORTHWHILE * median(seconds["int8"])
 
 
 def _plain_layer(inputs: int, outputs: int) -> torch.nn.Linear:

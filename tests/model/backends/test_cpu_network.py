@@ -373,7 +373,7 @@ def test_int8_is_faster_by_a_margin(
 ) -> None:
     """The clock is one that says how long each layer took."""
     durations = cycle([0.0, 1.0, 0.0, seconds_in_int8])
-    clock = SimpleNamespace(perf_counter=accumulate(durations).__next__)
+    clock = SimpleNamespace(thread_time=accumulate(durations).__next__)
     monkeypatch.setattr(cpu_network, "time", clock)
     threads, drawn = torch.get_num_threads(), torch.get_rng_state()
     assert int8_is_faster.__wrapped__() == faster
