@@ -13,8 +13,10 @@ from model.backends.layers import LayeredNetwork
 from model.checkpoint import CheckpointError, locate, read_settings, refuse_unsafe
 from model.command import option
 from model.reading.network import position_limit, takes_types
+from model.reading.reader import bfloat16_is_faster
 from model.reading.tokenizer import Tokenizer
 from model.settings import SettingError
+from model.training.attention import use_plain_products
 from model.training.data import (
     Examples,
     make_examples,
@@ -125,7 +127,10 @@ def _make_trainable(network: PreTrainedModel, dropout: float) -> None:
             module.p = dropout
     # Fused attention takes its dropout from the config, not from a module.
     network.config.attention_probs_dropout_prob = dropout
-    network.to(torch.device("cuda" if torch.cuda.is_available() else "cpu")).train()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu" and bfloat16_is_faster(device):
+        use_plain_products(network)
+    network.to(device).train()
 
 
 def _freeze(network: PreTrainedModel, layers: int) -> None:
