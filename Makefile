@@ -23,6 +23,7 @@ MORE = $(TRAIN),$(DATA)/train_auxiliary.parquet --shared_normalisation --epochs 
 AVERAGE = $(BIN)/python -m model.average
 CALIBRATE = $(BIN)/python -m model.calibrate --null off --data $(SQUAD) \
 	--precision 0.8,0.9,0.95 --precision_data $(DATA)/eval_squad_v1.parquet --joined_passages 40
+TRY_INT8 = $(BIN)/python -m model.try_int8 --data $(DATA)/eval_squad_v1.parquet
 TRAINED ?= out/model
 MINUTES ?= 75
 # `make split-model`: its lower layers, and the reader that it starts from and learns from.
@@ -126,6 +127,7 @@ model: $(INSTALLED)  ## train the bundled reader from all-MiniLM-L6-v2 and DATA;
 		--joined_share 0.12 --output $(TRAINED)/fifth
 	$(AVERAGE) --checkpoints $(TRAINED)/mean-of-three,$(TRAINED)/fifth --output $(TRAINED)/reader
 	$(CALIBRATE) --model $(TRAINED)/reader
+	$(TRY_INT8) --model $(TRAINED)/reader
 
 split-model: $(INSTALLED)  ## train a split reader of SPLIT lower layers from WHOLE; takes hours
 	$(MORE) --split $(SPLIT) --max_question 32 --base $(WHOLE) --teacher $(WHOLE) \
@@ -133,6 +135,7 @@ split-model: $(INSTALLED)  ## train a split reader of SPLIT lower layers from WH
 		--unanswerable_share 0.03 --joined_share 0.02 --learning_rate 1.5e-4 --warmup 50 \
 		--seed 31 --output $(TRAINED)/split-$(SPLIT)
 	$(CALIBRATE) --model $(TRAINED)/split-$(SPLIT)
+	$(TRY_INT8) --model $(TRAINED)/split-$(SPLIT)
 
 bench: $(INSTALLED)  ## compare annotate with its peers on a synthetic corpus or INPUT
 	$(PYTHON) -m venv .venv-peer

@@ -20,7 +20,6 @@ import tempfile
 import time
 from contextlib import redirect_stdout
 
-import numpy as np
 import pyarrow.parquet as pq
 import torch
 
@@ -28,30 +27,24 @@ import run_pipeline
 from benchmarks.machine import describe
 from benchmarks.split import MODEL
 from model.audit.metrics import grade
+from model.try_int8 import Answered, compare
 from transforms.storage import list_names
 
-CLEAR = 0.3
-"""Least distance of the scores of the two best spans for which the best is no near-tie."""
 
-
-def compare(rows: list[dict], reference: list[dict]) -> str:
+def compare_rows(rows: list[dict], reference: list[dict]) -> str:
     """Return how the answers of a dtype differ from those of float32."""
-    spans = [
-        [(row["answer_start"], row["answer_end"]) for row in each] for each in (rows, reference)
+    answered = [
+        Answered(
+            [(row["answer_start"], row["answer_end"]) for row in given],
+            [[each["start_logit"] + each["end_logit"] for each in row["n_best"]] for row in given],
+            [grade(row["answer_text"] or "", row["answers"]["text"])[1] for row in given],
+        )
+        for given in (rows, reference)
     ]
-    equal = np.array([ours == theirs for ours, theirs in zip(*spans, strict=True)])
-    scores = [
-        [each["start_logit"] + each["end_logit"] for each in row["n_best"]] for row in reference
-    ]
-    clear = np.array([len(each) < 2 or each[0] - each[1] >= CLEAR for each in scores])
-    grades = [
-        [grade(row["answer_text"] or "", row["answers"]["text"])[1] for row in each]
-        for each in (rows, reference)
-    ]
-    change = 100 * (np.mean(grades[0]) - np.mean(grades[1]))
+    found = compare(*answered)
     return (
-        f"equal {100 * equal.mean():.2f} %, clear {100 * equal[clear].mean():.2f} % "
-        f"({(~equal & clear).sum()} of {clear.sum()} differ), F1 {change:+.2f}"
+        f"equal {found.equal:.2f} %, clear {found.clear_equal:.2f} % of {found.clear_rows}, "
+        f"F1 {found.f1_change:+.2f}"
     )
 
 
@@ -109,7 +102,7 @@ def main() -> None:
             print(
                 f"{name}: {len(reference) / statistics.median(seconds[name]):.1f} rows per second, "
                 f"{statistics.median(faster):.2f} times as fast ({min(faster):.2f} to "
-                f"{max(faster):.2f}); {compare(answers(name), reference)}"
+                f"{max(faster):.2f}); {compare_rows(answers(name), reference)}"
             )
 
 

@@ -81,15 +81,17 @@ def average(checkpoints: list[Path], output: Path) -> None:
         for path in checkpoints[0].glob(pattern):
             if path.name != "training.json":
                 shutil.copy(path, output)
-    _forget_thresholds(output)
+    _forget_measured(output)
     save_file({**first, **mean}, output / WEIGHTS, metadata={"format": "pt"})
 
 
-def _forget_thresholds(folder: Path) -> None:
-    """Remove the thresholds of wanted precisions from a config: they are the first network's."""
+def _forget_measured(folder: Path) -> None:
+    """Remove what was measured on the first network: thresholds, and whether it bears int8."""
     config = read_config(folder)
     own = config.get("spanmill")
-    if isinstance(own, dict) and own.pop("precision_thresholds", None) is not None:
+    measured = {"precision_thresholds", "int8"}
+    if isinstance(own, dict) and measured & own.keys():
+        config["spanmill"] = {name: own[name] for name in own if name not in measured}
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from model.checkpoint import LocalFolder, Settings, read_config, read_settings
+from model.checkpoint import LocalFolder, Settings, read_settings, write_settings
 from model.command import argument, option, run_command
 from model.reading.reader import CheckpointReader, Reader, resolve_dtype
 from model.settings import SettingError, fractions, whole
@@ -112,7 +112,8 @@ def calibrate(
         "window_prior": round(prior / float(TEMPERATURES[chosen]), 4),
         "precision_thresholds": _precision_thresholds(wanted, meant, null_threshold, chosen),
     }
-    _write_settings(folder, {**asdict(settings), **fitted_settings})
+    with option("model", folder):
+        write_settings(folder, {**asdict(settings), **fitted_settings})
     return {
         **fitted_settings,
         **prior_figures,
@@ -231,18 +232,6 @@ def _fit_prior(
         "f1 of joined passages, without the prior": held.mean_f1(0.0),
         "f1 of joined passages": held.mean_f1(weight),
     }
-
-
-def _write_settings(folder: Path, settings: dict[str, Any]) -> None:
-    """Write a checkpoint's settings to its config.json, and keep everything else in it.
-
-    Settings that are None are left out.
-    """
-    config = read_config(folder)
-    given = {name: value for name, value in settings.items() if value is not None}
-    config["spanmill"] = {**config.get("spanmill", {}), **given}
-    with option("model", folder):
-        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
 def main(arguments: list[str] | None = None) -> int:

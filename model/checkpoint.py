@@ -131,6 +131,8 @@ class Settings:
     split           how many of the lower layers read question and passage apart; None for a whole
                     reader
     passage_position  position embedding of a passage's first token in a split reader; else None
+    int8            whether its answers in int8 passed `model.try_int8`, so that `--dtype auto` may
+                    take int8
     precision_thresholds
                     precision -> the threshold that reaches it, `min_probability`, with the figures
                     of `model.training.precision.Reached`; for `--min_probability precision:X`
@@ -144,6 +146,7 @@ class Settings:
     window_prior: float = 0.0
     split: int | None = None
     passage_position: int | None = None
+    int8: bool = False
     precision_thresholds: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def min_probability(self, precision: float) -> float | None:
@@ -159,8 +162,7 @@ class Settings:
         numbers = (self.temperature, self.null_threshold, self.window_prior)
         apart = (self.split, self.passage_position)
         return (
-            isinstance(self.null, bool)
-            and isinstance(self.null_trained, bool)
+            all(isinstance(each, bool) for each in (self.null, self.null_trained, self.int8))
             and self.link in ("softmax", "sigmoid")
             and all(isinstance(number, int | float) and math.isfinite(number) for number in numbers)
             and self.temperature > 0
@@ -203,12 +205,23 @@ def read_settings(folder: Path) -> Settings:
         if settings.usable:
             return settings
     raise CheckpointError(
-        f"config.json has spanmill = {given}: it must be an object with null and null_trained true "
-        "or false, temperature a number above 0, null_threshold a number, link 'softmax' or "
-        "'sigmoid', window_prior a number from 0, split and passage_position both whole numbers "
-        "above 0 or neither of them, "
+        f"config.json has spanmill = {given}: it must be an object with null, null_trained and "
+        "int8 true or false, temperature a number above 0, null_threshold a number, link "
+        "'softmax' or 'sigmoid', window_prior a number from 0, split and passage_position both "
+        "whole numbers above 0 or neither of them, "
         'precision_thresholds an object of precision: {"min_probability": number}'
     )
+
+
+def write_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Write some of a checkpoint's settings to its config.json, and keep everything else in it.
+
+    Settings that are None are left out.
+    """
+    config = read_config(folder)
+    given = {name: value for name, value in settings.items() if value is not None}
+    config["spanmill"] = {**config.get("spanmill", {}), **given}
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
 def refuse_unsafe(folder: Path) -> None:

@@ -105,6 +105,13 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         help="lower layers that read question and passage apart: a split reader (the base's)",
     )
     data.add_argument(
+        "--frozen_layers",
+        type=argument(whole(1, 1000)),
+        default=None,
+        metavar="LAYERS",
+        help="keep the base's embeddings and its lowest layers as they are: saves time (none)",
+    )
+    data.add_argument(
         "--mix",
         type=_mix,
         default={},

@@ -15,8 +15,10 @@ import ctypes
 import logging
 import math
 import os
+import time
 from collections.abc import Callable, Iterator
 from functools import cache
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -58,6 +60,12 @@ _SEEN_TOKENS = (16, 32)
 _TRIED_TOKENS = 16
 """Tokens on which a packed layer is compared with the original."""
 
+_TIMED_TOKENS, _TIMED_TURNS = 256, 9
+"""How many tokens timed layers get, and how often."""
+
+_WORTHWHILE = 1.3
+"""How many times as fast layers must be in int8, because it changes some answers."""
+
 
 def multiplies_bfloat16() -> bool:
     """Return whether oneDNN is available and multiplies bfloat16 with this core's instructions."""
@@ -67,6 +75,48 @@ def multiplies_bfloat16() -> bool:
 def _has_onednn() -> bool:
     switched_on = torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)
     return switched_on and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+@cache
+def int8_is_faster() -> bool:
+    """Return whether this CPU computes linear layers in int8 much faster than in float32.
+
+    Times the two layers of a feed-forward network of width 384, with the quantisation of their
+    inputs, which takes 0.1 seconds. On a core that is near the margin two processes may disagree.
+    """
+    tokens = torch.ones(_TIMED_TOKENS, 384)
+    seconds: dict[str, list[float]] = {"float32": [], "int8": []}
+    # On one thread, whose CPU time does not depend on what else the machine does.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        plain = [_plain_layer(384, 1536), _plain_layer(1536, 384)]
+        networks = {
+            "float32": torch.nn.Sequential(*(_PackedLinear(layer) for layer in plain)),
+            "int8": torch.nn.Sequential(
+                *(Int8Linear(layer, torch.ones(layer.in_features)) for layer in plain)
+            ),
+        }
+        with torch.inference_mode():
+            for _ in range(_TIMED_TURNS):
+                for dtype, network in networks.items():
+                    started = time.thread_time()
+                    network(tokens)
+                    seconds[dtype].append(time.thread_time() - started)
+    except Exception as error:
+        _log.info("int8 on this CPU: %s", error)
+        return False
+    finally:
+        torch.set_num_threads(threads)
+    return median(seconds["float32"]) > _WORTHWHILE * median(seconds["int8"])
+
+
+def _plain_layer(inputs: int, outputs: int) -> torch.nn.Linear:
+    """Return a layer of ones, without drawing random numbers, which are the caller's."""
+    layer = torch.nn.utils.skip_init(torch.nn.Linear, inputs, outputs).requires_grad_(False)
+    torch.nn.init.ones_(layer.weight)
+    torch.nn.init.ones_(layer.bias)
+    return layer
 
 
 def quicken(network: PreTrainedModel) -> None:

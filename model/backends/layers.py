@@ -43,8 +43,8 @@ class LayeredNetwork:
         kind = network.config.model_type
         if kind not in FAMILIES:
             raise ValueError(
-                f"the layers of a {kind} network can't be run one by one; a split reader needs one "
-                f"of {', '.join(FAMILIES)}"
+                f"the layers of a {kind} network can't be run one by one, but those of "
+                f"{', '.join(FAMILIES)} can"
             )
         self._network, self._takes_types = network, takes_types
         self._base: Any = network.base_model
@@ -52,8 +52,8 @@ class LayeredNetwork:
         layers = list(self._encoder.layer)
         if not 1 <= lower_layers < len(layers):
             raise ValueError(
-                f"the network has {len(layers)} layers, of which 1 to {len(layers) - 1} can read "
-                f"question and passage apart, not {lower_layers}"
+                f"the network has {len(layers)} layers, of which 1 to {len(layers) - 1} can be the "
+                f"lower ones, not {lower_layers}"
             )
         self.lower, self.upper = layers[:lower_layers], layers[lower_layers:]
         # RoBERTa and its relatives reserve the positions up to the padding index.

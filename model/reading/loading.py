@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
-from model.checkpoint import CheckpointError, Location, Settings, digest
+from model.checkpoint import CheckpointError, Location, Settings, digest, read_settings
 from model.reading.decoding import Decoding
 from model.reading.reader import (
     CheckpointReader,
@@ -27,8 +27,10 @@ def load_reader(location: Location, settings: ModelSettings) -> CheckpointReader
     """
     folder = location.folder()
     folder_digest = digest(folder)
+    # Nothing compiles a network in int8.
+    bears_int8 = read_settings(folder).int8 and not settings.compile
     try:
-        dtype = resolve_dtype(settings.dtype, settings.device)
+        dtype = resolve_dtype(settings.dtype, settings.device, bears_int8)
         resolve_device(settings.device)
     except (ValueError, RuntimeError) as error:
         raise SettingError(f"device={settings.device}: {error}") from error
@@ -44,7 +46,7 @@ def load_reader(location: Location, settings: ModelSettings) -> CheckpointReader
     try:
         reader.load()
     except CheckpointError as error:
-        # Some networks can't compute in bfloat16 although the device can.
+        # Some networks can't compute in bfloat16 or int8 although the device can.
         if settings.dtype != "auto" or dtype == "float32":
             raise
         _log.info("dtype auto: %s; trying float32", error)

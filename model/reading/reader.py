@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
-from model.backends.cpu_network import multiplies_bfloat16
+from model.backends.cpu_network import int8_is_faster, multiplies_bfloat16
 from model.backends.lanes import lanes_of
 from model.checkpoint import CheckpointError, Location, digest, read_settings, refuse_unsafe
 from model.reading.batching import Batch
@@ -48,7 +48,8 @@ class ModelSettings:
         "auto",
         one_of(auto="auto", **{name: name for name in DTYPES}),
         "type of the encoder's numbers; auto is bfloat16 where the device computes in it at full "
-        "speed, else float32; int8 is for the linear layers on a CPU",
+        "speed, else int8 on a CPU that is faster in it if the checkpoint bears it, else float32; "
+        "int8 is for the linear layers",
         identity=BOTH,
     )
     compile: bool = setting(
@@ -216,11 +217,17 @@ def _cuda_computes() -> bool:
     return True
 
 
-def resolve_dtype(dtype: str, device: str) -> str:
-    """Return the dtype of `--dtype`: for auto, bfloat16 if it is faster on the device."""
+def resolve_dtype(dtype: str, device: str, bears_int8: bool = False) -> str:
+    """Return the dtype of `--dtype`: for auto, the one that is faster than float32 on the device.
+
+    bears_int8  whether int8 may be taken; bfloat16 comes first, because it changes fewer answers
+    """
     if dtype != "auto":
         return dtype
-    return "bfloat16" if bfloat16_is_faster(resolve_device(device)) else "float32"
+    resolved = resolve_device(device)
+    if bfloat16_is_faster(resolved):
+        return "bfloat16"
+    return "int8" if bears_int8 and resolved.type == "cpu" and int8_is_faster() else "float32"
 
 
 @cache

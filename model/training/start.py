@@ -13,8 +13,10 @@ from model.backends.layers import LayeredNetwork
 from model.checkpoint import CheckpointError, locate, read_settings, refuse_unsafe
 from model.command import option
 from model.reading.network import position_limit, takes_types
+from model.reading.reader import bfloat16_is_faster
 from model.reading.tokenizer import Tokenizer
 from model.settings import SettingError
+from model.training.attention import use_plain_products
 from model.training.data import (
     Examples,
     make_examples,
@@ -39,6 +41,9 @@ def prepare(options: argparse.Namespace) -> Training:
     base, tokenizer, network, split = _load_base(options)
     teacher = load_teacher(options, tokenizer)
     _make_trainable(network, options.dropout)
+    if options.frozen_layers:
+        with option("frozen_layers", options.frozen_layers):
+            _freeze(network, options.frozen_layers)
     average = torch.optim.swa_utils.AveragedModel(
         network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(options.average)
     )
@@ -122,7 +127,24 @@ def _make_trainable(network: PreTrainedModel, dropout: float) -> None:
             module.p = dropout
     # Fused attention takes its dropout from the config, not from a module.
     network.config.attention_probs_dropout_prob = dropout
-    network.to(torch.device("cuda" if torch.cuda.is_available() else "cpu")).train()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu" and bfloat16_is_faster(device):
+        use_plain_products(network)
+    network.to(device).train()
+
+
+def _freeze(network: PreTrainedModel, layers: int) -> None:
+    """Exclude all below the layer after the `layers` lowest ones from training.
+
+    A step then runs only forward through the lower part, and the optimiser keeps nothing for it.
+
+    Raises ValueError for a network of unknown family, and if no layer would be left to train.
+    """
+    upper = LayeredNetwork(network, layers, takes_types(network)).upper
+    # Not only lower layers: a single weight below that is trained costs the whole backward pass.
+    network.base_model.requires_grad_(False)
+    for layer in upper:
+        layer.requires_grad_(True)
 
 
 def _read_examples(

@@ -152,14 +152,14 @@ def test_settings_are_written_and_the_pipeline_decodes_as_was_measured(
     )
 
 
-def test_a_split_reader_stays_one(bert_folder: Path, tmp_path: Path) -> None:
+def test_a_split_reader_stays_one_and_bears_int8(bert_folder: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(bert_folder, tmp_path / "model")
-    with_settings(folder, split=1, passage_position=14)
+    with_settings(folder, split=1, passage_position=14, int8=True)
     few = tmp_path / "few.parquet"
     pq.write_table(pq.read_table(SAMPLE).slice(0, 30), few)
     figures = calibrate(folder, [str(few)], max_length=128, overlap=32)
     settings = read_settings(folder)
-    assert (settings.split, settings.passage_position) == (1, 14)
+    assert (settings.split, settings.passage_position, settings.int8) == (1, 14, True)
     assert settings.temperature == figures["temperature"]
 
 

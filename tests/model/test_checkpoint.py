@@ -120,6 +120,7 @@ def test_settings_have_defaults_one_by_one(tmp_path: Path) -> None:
         "temperature": 1.5,
         "null_threshold": -2.5,
         "link": "sigmoid",
+        "int8": True,
         "precision_thresholds": {"0.9": {"min_probability": 0.75, "coverage": 0.4}},
     }
     settings = settings_of(tmp_path, spanmill=whole)
@@ -134,6 +135,7 @@ def test_settings_have_defaults_one_by_one(tmp_path: Path) -> None:
     [
         {"null": "yes"},
         {"null": 1},
+        {"int8": 1},
         {"link": "tanh"},
         {"temperature": 0},
         {"temperature": -1.0},

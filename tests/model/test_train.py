@@ -124,9 +124,19 @@ def test_the_trainings_of_the_makefile_start_from_what_is_there(
         assert set(",".join(read).split(",")) <= there, line
         there.update(re.findall(r"--output (\S+)", line))
     assert [options.split for options in trainings] == splits
-    name, line = commands[-1]
-    assert name == "calibrate"
-    assert line.endswith(f"--model {reader}")
+    assert [name for name, _ in commands[-2:]] == ["calibrate", "try_int8"]
+    assert all(line.endswith(f"--model {reader}") for _, line in commands[-2:])
+
+
+def test_frozen_layers_keep_the_weights_of_the_base(bert_folder: Path, tmp_path: Path) -> None:
+    train(options(bert_folder, tmp_path, frozen_layers=1))
+    before = load_file(bert_folder / "model.safetensors")
+    after = load_file(tmp_path / "model.safetensors")
+    kept = {name for name in after if torch.equal(after[name], before[name].half())}
+    lower = {name for name in after if ".embeddings." in name or ".layer.0." in name}
+    assert lower and kept == lower
+    with pytest.raises(SettingError, match="frozen_layers=2: the network has 2 layers, of which 1"):
+        train(options(bert_folder, tmp_path / "all", frozen_layers=2))
 
 
 def test_a_split_that_can_not_be_trained_is_refused(bert_folder: Path, tmp_path: Path) -> None:

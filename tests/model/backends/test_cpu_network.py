@@ -7,7 +7,9 @@ import ctypes
 import logging
 import os
 from collections.abc import Callable
+from itertools import accumulate, cycle
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,6 +30,7 @@ from model.backends.cpu_network import (
     _attention_is_torchs,
     _PackedLinear,
     attention,
+    int8_is_faster,
     multiplies_bfloat16,
     quicken,
 )
@@ -362,6 +365,28 @@ def test_attention_that_differs_on_this_core_remains_torchs(
     _attention_is_torchs.cache_clear()
     quicken(untouched)
     assert untouched.config._attn_implementation == ATTENTION
+
+
+@pytest.mark.parametrize(("seconds_in_int8", "faster"), [(0.7, True), (0.8, False), (2.0, False)])
+def test_int8_is_faster_by_a_margin(
+    seconds_in_int8: float, faster: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock is one that says how long each layer took."""
+    durations = cycle([0.0, 1.0, 0.0, seconds_in_int8])
+    clock = SimpleNamespace(thread_time=accumulate(durations).__next__)
+    monkeypatch.setattr(cpu_network, "time", clock)
+    threads, drawn = torch.get_num_threads(), torch.get_rng_state()
+    assert int8_is_faster.__wrapped__() == faster
+    assert torch.get_num_threads() == threads
+    assert torch.equal(torch.get_rng_state(), drawn)
+
+
+def test_int8_without_onednn_is_not_faster(caplog: pytest.LogCaptureFixture) -> None:
+    threads = torch.get_num_threads()
+    with torch.backends.mkldnn.flags(enabled=False), caplog.at_level(logging.INFO, "spanmill"):
+        assert not int8_is_faster.__wrapped__()
+    assert torch.get_num_threads() == threads
+    assert caplog.messages == ["int8 on this CPU: oneDNN is switched off or not in this torch"]
 
 
 def test_bfloat16_is_asked_of_onednn(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -393,6 +393,31 @@ def test_devices_and_dtypes_are_resolved() -> None:
     assert resolve_dtype("auto", "cpu") in ("float32", "bfloat16")
 
 
+@pytest.mark.parametrize(
+    ("bfloat16", "int8", "bears_int8", "device", "dtype"),
+    [
+        (True, True, True, "cpu", "bfloat16"),
+        (False, True, True, "cpu", "int8"),
+        (False, True, False, "cpu", "float32"),
+        (False, False, True, "cpu", "float32"),
+        (False, True, True, "cuda", "float32"),
+    ],
+)
+def test_auto_takes_int8_if_the_checkpoint_and_the_core_are_for_it(
+    bfloat16: bool,
+    int8: bool,
+    bears_int8: bool,
+    device: str,
+    dtype: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("model.reading.reader.resolve_device", torch.device)
+    monkeypatch.setattr("model.reading.reader.bfloat16_is_faster", lambda _: bfloat16)
+    monkeypatch.setattr("model.reading.reader.int8_is_faster", lambda: int8)
+    assert resolve_dtype("auto", device, bears_int8) == dtype
+    assert resolve_dtype("float16", device, bears_int8) == "float16"
+
+
 def test_auto_takes_no_bfloat16_that_onednn_does_not_multiply(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

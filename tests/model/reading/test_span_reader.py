@@ -16,6 +16,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from model import SpanReader
 from model.checkpoint import CheckpointError
@@ -26,6 +27,7 @@ from model.reading.span_reader import Answer, Candidate
 from model.settings import SettingError
 from pipeline.bundled import SAMPLE
 from tests.checkpoints import ARCHITECTURES
+from tests.model.split import with_settings
 from tests.runs import read_manifest, read_parts, read_rejections, run, write_input
 from transforms.stored_folder import StoredFolder
 
@@ -342,6 +344,49 @@ def test_auto_is_float32_for_a_network_that_can_not_compute_in_less(
     assert reader.answer("Who?", "Ada waved.").status == "answered"
     with pytest.raises(CheckpointError, match=r"can't read tokens in torch\.bfloat16"):
         SpanReader.load(folder, device="cpu", dtype="bfloat16")
+
+
+@pytest.fixture
+def int8_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make this core one that is faster in int8 and does not multiply bfloat16."""
+    monkeypatch.setattr("model.reading.reader.bfloat16_is_faster", lambda _: False)
+    monkeypatch.setattr("model.reading.reader.int8_is_faster", lambda: True)
+
+
+@pytest.mark.usefixtures("int8_core")
+class TestInt8:
+    @pytest.mark.parametrize("split", [{}, {"split": 1, "passage_position": 14}])
+    def test_auto_takes_it_where_the_checkpoint_bears_it(
+        self, bert_folder: Path, tmp_path: Path, split: dict[str, int]
+    ):
+        folder = shutil.copytree(bert_folder, tmp_path / "model")
+        assert SpanReader.load(str(folder), device="cpu").reader.dtype == "float32"
+        with_settings(folder, int8=True, **split)
+        limits: dict[str, Any] = {"device": "cpu", "max_length": 128}
+        found, given = (
+            SpanReader.load(str(folder), **limits, dtype=dtype) for dtype in ("auto", "int8")
+        )
+        assert found.reader == given.reader
+        assert found.reader.dtype == "int8"
+        assert found.answer("Who?", "Ada lit it.").status == "answered"
+
+    def test_a_compiled_network_is_float32(
+        self, bert_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        folder = with_settings(Path(shutil.copytree(bert_folder, tmp_path / "model")), int8=True)
+        monkeypatch.setattr("model.reading.network._compiled", lambda network: network)
+        reader = SpanReader.load(str(folder), device="cpu", compile=True)
+        assert reader.reader.dtype == "float32"
+
+    def test_what_can_not_be_loaded_in_it_is_float32(
+        self, bert_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ):
+        folder = with_settings(Path(shutil.copytree(bert_folder, tmp_path / "model")), int8=True)
+        with torch.backends.mkldnn.flags(enabled=False), caplog.at_level(logging.INFO, "spanmill"):
+            reader = SpanReader.load(str(folder), device="cpu")
+        assert reader.reader.dtype == "float32"
+        assert "can't compute in int8 on this machine: oneDNN is switched off" in caplog.text
+        assert "; trying float32" in caplog.text
 
 
 NUMBERS_AND_TEXTS = {

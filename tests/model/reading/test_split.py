@@ -437,7 +437,7 @@ def test_a_context_before_the_question_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("lower", [2, 7])
 def test_the_upper_layers_must_be_at_least_one(tmp_path: Path, lower: int) -> None:
     folder = with_settings(build_bert(tmp_path), split=lower, passage_position=20)
-    with pytest.raises(CheckpointError, match="has 2 layers, of which 1 to 1 can read"):
+    with pytest.raises(CheckpointError, match="has 2 layers, of which 1 to 1 can be"):
         reader_of(folder).load()
 
 

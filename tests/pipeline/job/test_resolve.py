@@ -276,6 +276,21 @@ class TestModelRefusals:
         with pytest.raises(Refused, match="--dtype=int8: is for a CPU, not for --device=cuda"):
             job("--runner=PortableRunner", "--device=cuda", "--dtype=int8")
 
+    def test_int8_is_for_workers_on_this_core(
+        self, job: Resolve, bert_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setattr("model.reading.reader.bfloat16_is_faster", lambda _: False)
+        monkeypatch.setattr("model.reading.reader.int8_is_faster", lambda: True)
+        folder = with_config(bert_folder, tmp_path / "model", spanmill={"int8": True})
+        arguments = (f"--model={folder}", "--device=cpu")
+        here = job(*arguments)
+        assert here.configuration_of("annotate")["dtype"] == "int8"
+        elsewhere = job(*arguments, "--runner=PortableRunner")
+        assert elsewhere.configuration_of("annotate")["dtype"] == "float32"
+        claim(here, overwrite=False)
+        monkeypatch.setattr("model.reading.reader.int8_is_faster", lambda: False)
+        assert claim(job(*arguments), overwrite=False) is True
+
     def test_auto_keeps_the_dtype_of_the_run_that_it_resumes(
         self, job: Resolve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ):
