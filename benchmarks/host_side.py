@@ -1,22 +1,28 @@
 """Measure everything apart from the network: windows per second and core, Parquet to Parquet.
 
-    python -m benchmarks.host_side --input eval_squad_v1.parquet [--rows 4000] [--steps]
+    python -m benchmarks.host_side --input eval_squad_v1.parquet [--rows 4000] [--lock] [--steps]
     PYTHONPATH=../checkout python benchmarks/host_side.py ...   # the same with other code
 
 The network costs almost nothing; there is one thread. The second figure is the work that the host
 has with a GPU: the time of the thread that runs the steps, without the tokenizer's threads, without
-decoding, which a GPU does, and without the fixed costs of a run. `--steps` profiles one more run
-and prints where the time of that thread goes.
+decoding, which a GPU does, and without the fixed costs of a run. `--lock` adds the part of it
+during which the thread holds Python's lock, so that no other thread can run Python: extension
+modules release it for long operations (`lock_time.c`, which needs a C compiler). `--steps`
+profiles one more run and prints where the time of that thread goes.
 """
 
 from __future__ import annotations
 
 import argparse
 import cProfile
+import ctypes
 import json
 import logging
+import os
 import pstats
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -25,6 +31,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import pyarrow.parquet as pq
 import torch
 
@@ -32,23 +39,49 @@ from benchmarks.free_reader import run_free
 from benchmarks.machine import describe
 from model.reading.decoding import DecodeSpans
 
+LOCK_TIME = Path(__file__).with_name("lock_time.c")
 
-def in_thread(run: Callable[[], object]) -> float:
-    """Return the CPU seconds of this thread in a call, without decoding."""
-    decoding = 0.0
+
+def run_with_lock_time() -> None:
+    """Run this command once more, with `lock_time.c` loaded."""
+    with tempfile.TemporaryDirectory() as folder:
+        library = f"{folder}/lock_time.so"
+        subprocess.run(
+            ["cc", "-O2", "-shared", "-fPIC", "-o", library, LOCK_TIME, "-ldl"], check=True
+        )
+        environment = {**os.environ, "LD_PRELOAD": library}
+        subprocess.run([sys.executable, *sys.orig_argv[1:]], env=environment, check=True)
+
+
+def seconds_of_thread() -> np.ndarray:
+    """Return the CPU seconds of this thread, and those with Python's lock; float64 [2].
+
+    The second is nan without `lock_time.c`.
+    """
+    if "LD_PRELOAD" not in os.environ:
+        return np.array([time.thread_time(), np.nan])
+    without_lock = ctypes.CDLL(None).seconds_without_lock
+    without_lock.restype = ctypes.c_double
+    seconds = time.thread_time()
+    return np.array([seconds, seconds - without_lock()])
+
+
+def in_thread(run: Callable[[], object]) -> np.ndarray:
+    """Return `seconds_of_thread` of a call, without decoding."""
+    decoding = np.zeros(2)
     take = DecodeSpans.take
 
     def timed(*arguments: Any) -> Any:
         nonlocal decoding
-        begun = time.thread_time()
+        begun = seconds_of_thread()
         pending = take(*arguments)
-        decoding += time.thread_time() - begun
+        decoding = decoding + seconds_of_thread() - begun
         return pending
 
     with patch.object(DecodeSpans, "take", timed):
-        begun = time.thread_time()
+        begun = seconds_of_thread()
         run()
-        return time.thread_time() - begun - decoding
+        return seconds_of_thread() - begun - decoding
 
 
 def main() -> None:
@@ -60,8 +93,12 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=10**9, help="only the first N rows")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch_tokens", type=int, default=4096, help="65536 on a GPU")
+    parser.add_argument("--lock", action="store_true", help="measure time with Python's lock, too")
     parser.add_argument("--steps", action="store_true", help="profile one more run")
     options = parser.parse_args()
+    if options.lock and "LD_PRELOAD" not in os.environ:
+        run_with_lock_time()
+        return
     logging.disable(logging.INFO)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
@@ -91,11 +128,13 @@ def main() -> None:
             f"{statistics.median(speeds):.0f} windows per second and core "
             f"({speeds[0]:.0f} to {speeds[-1]:.0f})"
         )
-        each = sorted(1e6 * value / windows for value in beside_gpu)
-        print(
-            f"with a GPU {statistics.median(each):.1f} microseconds per window "
-            f"({each[0]:.1f} to {each[-1]:.1f})"
-        )
+        each = np.sort(1e6 * np.array(beside_gpu) / windows, 0)
+        for k, name in enumerate(("with a GPU", "of them with Python's lock")):
+            if np.isfinite(each[:, k]).all():
+                print(
+                    f"{name} {np.median(each[:, k]):.1f} microseconds per window "
+                    f"({each[0, k]:.1f} to {each[-1, k]:.1f})"
+                )
         print(json.dumps(describe()))
         if options.steps:
             profile = cProfile.Profile(time.thread_time)

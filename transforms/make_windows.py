@@ -14,7 +14,7 @@ from model.reading.pairs import Pairs, cross_pairs, cut_pairs
 from model.reading.question_list import QuestionList
 from model.reading.reader import shared
 from model.reading.span_reader import SpanReader
-from model.reading.texts import each_value
+from model.reading.texts import each_text, each_value
 from model.reading.tokenizer import Ragged, Tokenizer
 from model.reading.windows import WindowLimits
 from transforms.chunk_step import ChunkStep
@@ -31,9 +31,8 @@ def make_windows(
 
     A row that `model.reading.pairs.cut_pairs` reports a problem of becomes a rejection.
     """
-    questions, contexts = (
-        each_value(chunk.table.column(name)) for name in (columns.question, columns.context)
-    )
+    questions = each_value(chunk.table.column(columns.question))
+    contexts = each_text(chunk.table.column(columns.context))
     # Rows with equal question and context share a pair, which is predicted once.
     pairs = cut_pairs(questions, contexts, tokenizer, limits)
     golds = None

@@ -13,11 +13,11 @@ def read_texts(column: pa.ChunkedArray) -> tuple[list[str], dict[int, str]]:
 
     Reasons are "missing", "not_utf8" and "blank". Unusable texts are "" in the list.
     """
-    return usable_texts(each_value(column))
+    return usable_texts(each_text(column))
 
 
 def usable_texts(values: Sequence[Any]) -> tuple[list[str], dict[int, str]]:
-    """Do the same as `read_texts` for values from `each_value`: text, None or `NotUTF8`."""
+    """Do the same as `read_texts` for values from `each_text`: text, None or `NotUTF8`."""
     problems = {}
     for row, value in enumerate(values):
         if value is None:
@@ -35,6 +35,18 @@ def each_value(column: pa.Array | pa.ChunkedArray) -> list[Any]:
         return column.to_pylist()
     except UnicodeDecodeError:
         return [_value(scalar) for scalar in column]
+
+
+def each_text(column: pa.ChunkedArray) -> list[Any]:
+    """Do the same as `each_value`, but rows with the same text get the same object.
+
+    Texts that many rows have are then made and hashed once, and compared without being read.
+    """
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        return each_value(column)
+    encoded = column.dictionary_encode().combine_chunks()
+    texts = [*each_value(encoded.dictionary), None]
+    return [texts[k] for k in encoded.indices.fill_null(-1).to_pylist()]
 
 
 class NotUTF8:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from model.reading.texts import read_texts
+from model.reading.texts import each_text, each_value, read_texts
 
 STRING_TYPES = [
     pa.string(),
@@ -52,3 +52,10 @@ def test_columns_in_several_chunks_and_empty_ones() -> None:
         ["", ""],
         {0: "missing", 1: "missing"},
     )
+
+
+def test_equal_texts_are_one_object() -> None:
+    column = pa.chunked_array([["a b", None, "c d"], ["a b"]], pa.string())
+    texts = each_text(column)
+    assert texts == each_value(column)
+    assert texts[0] is texts[3]
