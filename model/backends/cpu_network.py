@@ -60,11 +60,15 @@ _SEEN_TOKENS = (16, 32)
 _TRIED_TOKENS = 16
 """Tokens on which a packed layer is compared with the original."""
 
-_TIMED_TOKENS, _TIMED_TURNS = 256, 9
-"""How many tokens timed layers get, and how often."""
+_TIMED_TOKENS, _TIMED_TURNS = 512, 5
+"""How many tokens timed layers get, and how often. Fewer would stay in the cache."""
 
-_WORTHWHILE = 1.3
-"""How many times as fast layers must be in int8, because it changes some answers."""
+_WORTHWHILE = 1.35
+"""How many times as fast layers must be in int8, which changes some answers.
+
+For annotate to gain 1.3: it gained 1.24 on a core that measured 1.1 to 1.3, 1.51 on one of 1.4 to
+1.6 (benchmarks/LOG.md).
+"""
 
 
 def multiplies_bfloat16() -> bool:
