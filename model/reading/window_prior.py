@@ -64,18 +64,22 @@ def match_windows(windows: Windows) -> np.ndarray:
     several = np.flatnonzero(windows.counts > 1)
     if not len(several):
         return match
-    # The terms of each question, once: rank among all terms that are asked for.
-    questions = windows.questions
-    question = np.repeat(np.arange(len(questions)), questions.lengths)
-    vocabulary = np.unique(questions.values)
-    terms = np.unique(question * len(vocabulary) + np.searchsorted(vocabulary, questions.values))
+    # The terms of each question that is asked there: rank among all of these terms.
+    questions, asked = windows.questions, windows.pair_question[several]
+    lengths = np.zeros(len(questions), np.int64)
+    lengths[asked] = questions.lengths[asked]
+    question = np.repeat(np.arange(len(questions)), lengths)
+    tokens = questions.values[consecutive(questions.bounds[:-1], lengths)]
+    vocabulary, ids = np.unique(tokens), windows.passages.ids
+    rank = np.full(max(vocabulary[-1], ids.max()) + 1, -1)
+    rank[vocabulary] = np.arange(len(vocabulary))
+    terms = np.unique(question * len(vocabulary) + rank[tokens])
     bounds = np.searchsorted(terms, np.arange(len(questions) + 1) * len(vocabulary))
     terms = terms % len(vocabulary)
 
     # An inverted index: sorted keys of (term, position among the tokens of all passages).
-    ids = windows.passages.ids
-    term = np.minimum(np.searchsorted(vocabulary, ids), len(vocabulary) - 1)
-    position = np.flatnonzero(vocabulary[term] == ids)
+    term = rank[ids]
+    position = np.flatnonzero(term >= 0)
     keys = np.sort(term[position] * len(ids) + position)
 
     # How often each window contains each term of its question.
