@@ -60,11 +60,11 @@ _SEEN_TOKENS = (16, 32)
 _TRIED_TOKENS = 16
 """Tokens on which a packed layer is compared with the original."""
 
-_TIMED_TOKENS, _TIMED_TURNS = 256, 9
-"""How many tokens timed layers get, and how often."""
+_TIMED_TOKENS, _TIMED_TURNS = 1024, 5
+"""How many tokens timed layers get, and how often. Fewer would stay in the cache."""
 
 _WORTHWHILE = 1.3
-"""How many times as fast layers must be in int8, because it changes some answers."""
+"""How many times as fast layers must be in int8, which changes some answers."""
 
 
 def multiplies_bfloat16() -> bool:
@@ -82,7 +82,8 @@ def int8_is_faster() -> bool:
     """Return whether this CPU computes linear layers in int8 much faster than in float32.
 
     Times the two layers of a feed-forward network of width 384, with the quantisation of their
-    inputs, which takes 0.1 seconds. On a core that is near the margin two processes may disagree.
+    inputs, which takes 0.2 seconds. On a busy machine two calls in different processes may
+    disagree.
     """
     tokens = torch.ones(_TIMED_TOKENS, 384)
     seconds: dict[str, list[float]] = {"float32": [], "int8": []}
