@@ -267,6 +267,18 @@ def _keep_memory() -> None:
         mallopt(setting, size)
 
 
+def return_memory() -> None:
+    """Make glibc return the memory that it keeps free to the system; no-op with another C library.
+
+    Batches of many shapes, whose tensors are freed in another order than they were made in, leave
+    gaps that fit no later tensor, and a process grows to several times what it uses.
+    """
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (OSError, AttributeError, TypeError):
+        pass
+
+
 class _PackedLinear(torch.nn.Module):
     """A linear layer whose weights are converted to oneDNN's layout once.
 
