@@ -11,6 +11,7 @@ figures.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import logging
 import math
@@ -273,10 +274,8 @@ def return_memory() -> None:
     Batches of many shapes, whose tensors are freed in another order than they were made in, leave
     gaps that fit no later tensor, and a process grows to several times what it uses.
     """
-    try:
+    with contextlib.suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
-    except (OSError, AttributeError, TypeError):
-        pass
 
 
 class _PackedLinear(torch.nn.Module):
