@@ -83,7 +83,8 @@ def int8_is_faster() -> bool:
     """Return whether this CPU computes linear layers in int8 much faster than in float32.
 
     Times the two layers of a feed-forward network of width 384, with the quantisation of their
-    inputs, which takes 0.2 seconds. On a core that is near the margin two processes may disagree.
+    inputs, which takes 0.2 seconds. On a busy machine two calls in different processes may
+    disagree.
     """
     tokens = torch.ones(_TIMED_TOKENS, 384)
     seconds: dict[str, list[float]] = {"float32": [], "int8": []}
