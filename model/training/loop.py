@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from model.backends.cpu_network import return_memory
+from model.backends.memory import return_memory
 from model.reading.reader import bfloat16_is_faster
 from model.training.data import plan_epoch, usable_windows
 from model.training.state import Training
