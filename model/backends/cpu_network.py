@@ -11,10 +11,8 @@ figures.
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -24,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from model.backends.int8_layers import Int8Linear
+from model.backends.memory import keep_memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -37,14 +36,6 @@ _MORE_COLUMNS = 8
 
 _FAR = 2.0**60
 """Sums of exponentials from 1 / _FAR to _FAR are far inside the range of float32 and bfloat16."""
-
-_MALLOC = {-1: 2**29, -2: 2**26, -3: 2**25}
-"""Parameter of glibc's `mallopt` -> its value in bytes.
-
--1  M_TRIM_THRESHOLD, more than a batch takes
--2  M_TOP_PAD, the size of a thread's heap; glibc returns no memory to the system below it
--3  M_MMAP_THRESHOLD, the largest value that glibc accepts
-"""
 
 _EXPECTED_TOKENS = 4096
 """Tokens per product: a hint for the layout of weights."""
@@ -128,7 +119,7 @@ def quicken(network: PreTrainedModel) -> None:
     """
     if network.dtype not in (torch.float32, torch.bfloat16):
         return
-    _keep_memory()
+    keep_memory()
     _pack(network)
     in_bfloat16 = network.dtype == torch.bfloat16
     if in_bfloat16 and network.config._attn_implementation == "sdpa" and _attention_is_torchs():
@@ -147,7 +138,7 @@ def quantise(network: PreTrainedModel) -> None:
     """
     if not _has_onednn():
         raise RuntimeError(_NO_ONEDNN)
-    _keep_memory()
+    keep_memory()
     layers = list(_linear_layers(network))
     largest = _largest_inputs(network, [layer for _, _, layer, _ in layers])
     for module, name, layer, activation in layers:
@@ -249,23 +240,6 @@ def _check_near(result: torch.Tensor, expected: torch.Tensor) -> None:
     if not torch.allclose(result.float(), expected.float(), rtol=0, atol=most, equal_nan=True):
         apart = (result - expected).abs().max().item()
         raise ArithmeticError(f"results differ from torch's own by up to {apart:.2g}")
-
-
-def _keep_memory() -> None:
-    """Make glibc keep the memory that a batch frees for the next one.
-
-    By default it returns a few megabytes to the system after every layer and gets them back page by
-    page. No-op if the user has set malloc's parameters, or with another C library.
-    """
-    if "GLIBC_TUNABLES" in os.environ or any(name.startswith("MALLOC_") for name in os.environ):
-        return
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError, TypeError):
-        _log.info("memory: this C library has no mallopt, every batch allocates from the system")
-        return
-    for setting, size in _MALLOC.items():
-        mallopt(setting, size)
 
 
 class _PackedLinear(torch.nn.Module):

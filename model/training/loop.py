@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from model.backends.memory import return_memory
 from model.reading.reader import bfloat16_is_faster
 from model.training.data import plan_epoch, usable_windows
 from model.training.state import Training
@@ -71,9 +72,10 @@ def take_steps(training: Training) -> None:
         progress.losses.append(loss.item())
         progress.windows += len(chosen)
 
-        # Between steps: a line of the log, the state, an evaluation.
+        # Between steps: a line of the log, memory, the state, an evaluation.
         if now - progress.since > options.log_seconds:
             progress.report(done, training.step, rate, now)
+            return_memory()
         if now - last_save > options.save_minutes * 60:
             training.save_state()
             last_save = now

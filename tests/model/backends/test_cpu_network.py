@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import ctypes
 import logging
-import os
 from collections.abc import Callable
 from itertools import accumulate, cycle
 from pathlib import Path
@@ -179,24 +177,6 @@ def test_padding_does_not_keep_a_network_from_it(monkeypatch: pytest.MonkeyPatch
             attention_mask=(torch.arange(40) < torch.tensor([40, 20])[:, None]).long(),
         )
     assert masks == [(2, 1, 1, 40)] * 3
-
-
-@pytest.mark.parametrize(
-    ("name", "calls"), [("MALLOC_ARENA_MAX", 0), ("GLIBC_TUNABLES", 0), ("UNRELATED", 3)]
-)
-def test_memory_settings_of_the_user_stay(
-    monkeypatch: pytest.MonkeyPatch, name: str, calls: int
-) -> None:
-    for given in [
-        each for each in os.environ if each.startswith("MALLOC_") or each == "GLIBC_TUNABLES"
-    ]:
-        monkeypatch.delenv(given)
-    made: list[tuple[int, int]] = []
-    library = type("Library", (), {"mallopt": staticmethod(lambda *given: made.append(given))})
-    monkeypatch.setattr(ctypes, "CDLL", lambda _: library)
-    monkeypatch.setenv(name, "1")
-    cpu_network._keep_memory()
-    assert len(made) == calls
 
 
 def test_attention_to_neighbours_only_with_padding_stays_near_float32() -> None:
@@ -396,23 +376,3 @@ def test_bfloat16_is_asked_of_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not multiplies_bfloat16()
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
     assert not multiplies_bfloat16()
-
-
-@pytest.mark.parametrize(
-    "error", [OSError("no such library"), AttributeError("mallopt"), TypeError("bad argument type")]
-)
-def test_other_c_libraries_have_no_memory_settings(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
-) -> None:
-    for given in [
-        each for each in os.environ if each.startswith("MALLOC_") or each == "GLIBC_TUNABLES"
-    ]:
-        monkeypatch.delenv(given)
-
-    def open_library(_: None) -> None:
-        raise error
-
-    monkeypatch.setattr(ctypes, "CDLL", open_library)
-    with caplog.at_level(logging.INFO, "spanmill"):
-        cpu_network._keep_memory()
-    assert "this C library has no mallopt" in caplog.text
