@@ -60,8 +60,8 @@ class Difference:
     f1           of the answers in float32
     f1_change    what the dtype adds to it
     equal        share of the questions with the same answer
-    clear_rows   number of questions whose best span in float32 is not a near-tie; a rejected one has
-                 no span
+    clear_rows   number of questions whose best span in float32 is not a near-tie; a rejected row
+                 has no span
     clear_equal  share of these with the same answer; 0 if there are none
     """
 
