@@ -23,6 +23,7 @@ import pstats
 import statistics
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Callable
@@ -44,13 +45,21 @@ LOCK_TIME = Path(__file__).with_name("lock_time.c")
 
 def run_with_lock_time() -> None:
     """Run this command once more, with `lock_time.c` loaded."""
+    if not sysconfig.get_config_var("Py_ENABLE_SHARED"):
+        sys.exit("--lock: needs a Python that is built with --enable-shared")
     with tempfile.TemporaryDirectory() as folder:
         library = f"{folder}/lock_time.so"
         subprocess.run(
             ["cc", "-O2", "-shared", "-fPIC", "-o", library, LOCK_TIME, "-ldl"], check=True
         )
-        environment = {**os.environ, "LD_PRELOAD": library}
+        preloaded = " ".join([library, *os.environ.get("LD_PRELOAD", "").split()])
+        environment = {**os.environ, "LD_PRELOAD": preloaded}
         subprocess.run([sys.executable, *sys.orig_argv[1:]], env=environment, check=True)
+
+
+def has_lock_time() -> bool:
+    """Return whether `lock_time.c` is loaded."""
+    return hasattr(ctypes.CDLL(None), "seconds_without_lock")
 
 
 def seconds_of_thread() -> np.ndarray:
@@ -58,7 +67,7 @@ def seconds_of_thread() -> np.ndarray:
 
     The second is nan without `lock_time.c`.
     """
-    if "LD_PRELOAD" not in os.environ:
+    if not has_lock_time():
         return np.array([time.thread_time(), np.nan])
     without_lock = ctypes.CDLL(None).seconds_without_lock
     without_lock.restype = ctypes.c_double
@@ -96,7 +105,7 @@ def main() -> None:
     parser.add_argument("--lock", action="store_true", help="measure time with Python's lock, too")
     parser.add_argument("--steps", action="store_true", help="profile one more run")
     options = parser.parse_args()
-    if options.lock and "LD_PRELOAD" not in os.environ:
+    if options.lock and not has_lock_time():
         run_with_lock_time()
         return
     logging.disable(logging.INFO)

@@ -86,7 +86,7 @@ def average(checkpoints: list[Path], output: Path) -> None:
 
 
 def _forget_measured(folder: Path) -> None:
-    """Remove what was measured on the first network: thresholds, and whether it bears int8."""
+    """Remove what was measured on the first network: thresholds, and whether it tolerates int8."""
     config = read_config(folder)
     own = config.get("spanmill")
     measured = {"precision_thresholds", "int8"}

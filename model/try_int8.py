@@ -3,7 +3,7 @@
     python -m model.try_int8 --model DIR --data a.parquet,b.parquet
 
 Answers questions in float32 and in int8 on this machine's CPU, as annotate does by default. The
-checkpoint bears int8 if F1 falls by at most 0.2 points and at least 99 % of the answers stay,
+checkpoint tolerates int8 if F1 falls by at most 0.2 points and at least 99 % of the answers stay,
 near-ties apart: rows whose two best spans are less than 0.3 apart in float32. The verdict is
 written to `spanmill` in the folder's config.json, as `"int8": true` or `false`. With true, `--dtype
 auto` takes int8 on a CPU that is faster in it.
@@ -29,13 +29,13 @@ from model.settings import SettingError, whole
 from model.training.data import read_rows
 
 NEAR_TIE = 0.3
-"""Least distance of the scores of the two best spans for which the best is no near-tie."""
+"""Least distance between the scores of the two best spans at which they are not a near-tie."""
 
 MOST_LOST = 0.2
 """Most points of F1 that int8 may cost."""
 
 LEAST_EQUAL = 99.0
-"""Least per cent of answers that stay, near-ties apart."""
+"""Least percentage of answers, near-ties aside, that must stay the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Answered:
     """The answers to R questions in one dtype.
 
     spans   [R], start and end of the answer; both None without one
-    scores  [R], the scores of the best spans, best first
+    scores  [R], the scores of the best spans, best first; empty for a rejected row
     f1      [R], of the answer, in [0, 1]
     """
 
@@ -60,8 +60,9 @@ class Difference:
     f1           of the answers in float32
     f1_change    what the dtype adds to it
     equal        share of the questions with the same answer
-    clear_rows   number of questions whose best span is no near-tie in float32
-    clear_equal  share of these with the same answer; 0 if there are none, which show nothing
+    clear_rows   number of questions whose best span in float32 is not a near-tie; a rejected row
+                 has no span
+    clear_equal  share of these with the same answer; 0 if there are none
     """
 
     rows: int
@@ -82,7 +83,12 @@ def compare(answered: Answered, reference: Answered) -> Difference:
     equal = np.array(
         [one == other for one, other in zip(answered.spans, reference.spans, strict=True)]
     )
-    clear = np.array([len(best) < 2 or best[0] - best[1] >= NEAR_TIE for best in reference.scores])
+    clear = np.array(
+        [
+            len(best) > 0 and best[0] - max(best[1:], default=-np.inf) >= NEAR_TIE
+            for best in reference.scores
+        ]
+    )
     f1 = 100 * float(np.mean(reference.f1))
     return Difference(
         rows=len(equal),

@@ -1,4 +1,4 @@
-"""The memory that glibc keeps of what a process has freed.
+"""Control how much of the memory that a process has freed glibc keeps.
 
 benchmarks/LOG.md has the figures.
 """
@@ -41,8 +41,8 @@ def keep_memory() -> None:
 def return_memory() -> None:
     """Make glibc return the memory that it keeps free to the system; no-op with another C library.
 
-    Batches of many shapes, whose tensors are freed in another order than they were made in, leave
-    gaps that fit no later tensor, and a process grows to several times what it uses.
+    Batches of many shapes, whose tensors are not freed in the order in which they were allocated,
+    leave gaps that no later tensor fits, so that a process grows to several times what it uses.
     """
     with contextlib.suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)

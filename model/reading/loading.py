@@ -28,9 +28,9 @@ def load_reader(location: Location, settings: ModelSettings) -> CheckpointReader
     folder = location.folder()
     folder_digest = digest(folder)
     # Nothing compiles a network in int8.
-    bears_int8 = read_settings(folder).int8 and not settings.compile
+    tolerates_int8 = read_settings(folder).int8 and not settings.compile
     try:
-        dtype = resolve_dtype(settings.dtype, settings.device, bears_int8)
+        dtype = resolve_dtype(settings.dtype, settings.device, tolerates_int8)
         resolve_device(settings.device)
     except (ValueError, RuntimeError) as error:
         raise SettingError(f"device={settings.device}: {error}") from error

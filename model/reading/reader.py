@@ -48,8 +48,8 @@ class ModelSettings:
         "auto",
         one_of(auto="auto", **{name: name for name in DTYPES}),
         "type of the encoder's numbers; auto is bfloat16 where the device computes in it at full "
-        "speed, else int8 on a CPU that is faster in it if the checkpoint bears it, else float32; "
-        "int8 is for the linear layers",
+        "speed, else int8 on a CPU that is faster in it if the checkpoint tolerates it, else "
+        "float32; int8 is for the linear layers",
         identity=BOTH,
     )
     compile: bool = setting(
@@ -217,17 +217,17 @@ def _cuda_computes() -> bool:
     return True
 
 
-def resolve_dtype(dtype: str, device: str, bears_int8: bool = False) -> str:
+def resolve_dtype(dtype: str, device: str, tolerates_int8: bool = False) -> str:
     """Return the dtype of `--dtype`: for auto, the one that is faster than float32 on the device.
 
-    bears_int8  whether int8 may be taken; bfloat16 comes first, because it changes fewer answers
+    tolerates_int8  whether int8 may be taken, after bfloat16, which changes fewer answers
     """
     if dtype != "auto":
         return dtype
     resolved = resolve_device(device)
     if bfloat16_is_faster(resolved):
         return "bfloat16"
-    return "int8" if bears_int8 and resolved.type == "cpu" and int8_is_faster() else "float32"
+    return "int8" if tolerates_int8 and resolved.type == "cpu" and int8_is_faster() else "float32"
 
 
 @cache

@@ -38,9 +38,10 @@ def each_value(column: pa.Array | pa.ChunkedArray) -> list[Any]:
 
 
 def each_text(column: pa.ChunkedArray) -> list[Any]:
-    """Do the same as `each_value`, but rows with the same text get the same object.
+    """Do the same as `each_value`, but equal texts of a string column are one object.
 
-    Texts that many rows have are then made and hashed once, and compared without being read.
+    A text that many rows share is then created and hashed once, and compared by identity. Columns
+    of other types, dictionaries included, are returned as `each_value` returns them.
     """
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
         return each_value(column)

@@ -64,7 +64,7 @@ def match_windows(windows: Windows) -> np.ndarray:
     several = np.flatnonzero(windows.counts > 1)
     if not len(several):
         return match
-    # The terms of each question that is asked there: rank among all of these terms.
+    # The distinct terms of the questions of these pairs, as ranks among all of their terms.
     questions, asked = windows.questions, windows.pair_question[several]
     lengths = np.zeros(len(questions), np.int64)
     lengths[asked] = questions.lengths[asked]

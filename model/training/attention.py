@@ -19,7 +19,7 @@ ATTENTION = "spanmill_training"
 
 
 def use_plain_products(network: PreTrainedModel) -> None:
-    """Let a network compute attention with `attention`; no-op for one that does not use torch's."""
+    """Make a network compute attention with `attention`; no-op unless it uses torch's."""
     if network.config._attn_implementation != "sdpa":
         return
     from transformers import AttentionInterface, AttentionMaskInterface
@@ -46,12 +46,13 @@ def attention(
     attention_mask  bool [B, 1, 1, K] or [B, 1, L, K], True where to attend, or None
 
     Returns [B, L, heads, D], and None for the weights. The signature is that of transformers'
-    attention functions, so that `AttentionInterface` can call it. Causal attention, biases and
-    heads that share keys are left to torch.
+    attention functions, so that `AttentionInterface` can call it. Causal attention, biases, other
+    masks and heads that share keys are left to torch.
     """
     causal = attention_mask is None and query.shape[2] > 1 and getattr(module, "is_causal", True)
+    other_mask = attention_mask is not None and attention_mask.dtype != torch.bool
     biased = more.get("position_bias") is not None
-    if causal or biased or query.shape[1] != key.shape[1]:
+    if causal or other_mask or biased or query.shape[1] != key.shape[1]:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
         return sdpa_attention_forward(

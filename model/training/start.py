@@ -134,14 +134,15 @@ def _make_trainable(network: PreTrainedModel, dropout: float) -> None:
 
 
 def _freeze(network: PreTrainedModel, layers: int) -> None:
-    """Exclude all below the layer after the `layers` lowest ones from training.
+    """Freeze the embeddings and the `layers` lowest layers of a network.
 
-    A step then runs only forward through the lower part, and the optimiser keeps nothing for it.
+    A step then runs only the forward pass through them, and the optimiser keeps no state for them.
 
     Raises ValueError for a network of unknown family, and if no layer would be left to train.
     """
     upper = LayeredNetwork(network, layers, takes_types(network)).upper
-    # Not only lower layers: a single weight below that is trained costs the whole backward pass.
+    # Freeze everything but the upper layers and the head: one trained weight below them would need
+    # the whole backward pass.
     network.base_model.requires_grad_(False)
     for layer in upper:
         layer.requires_grad_(True)

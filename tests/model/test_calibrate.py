@@ -152,7 +152,7 @@ def test_settings_are_written_and_the_pipeline_decodes_as_was_measured(
     )
 
 
-def test_a_split_reader_stays_one_and_bears_int8(bert_folder: Path, tmp_path: Path) -> None:
+def test_a_split_reader_stays_one_and_tolerates_int8(bert_folder: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(bert_folder, tmp_path / "model")
     with_settings(folder, split=1, passage_position=14, int8=True)
     few = tmp_path / "few.parquet"

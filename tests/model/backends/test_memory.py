@@ -46,3 +46,12 @@ def test_other_c_libraries_have_no_memory_settings(
         keep_memory()
         return_memory()  # no-op
     assert "this C library has no mallopt" in caplog.text
+
+
+def test_free_memory_is_returned_to_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No padding stays at the top of the heap: the argument is 0."""
+    made: list[int] = []
+    library = type("Library", (), {"malloc_trim": staticmethod(made.append)})
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: library)
+    return_memory()
+    assert made == [0]

@@ -394,7 +394,7 @@ def test_devices_and_dtypes_are_resolved() -> None:
 
 
 @pytest.mark.parametrize(
-    ("bfloat16", "int8", "bears_int8", "device", "dtype"),
+    ("bfloat16", "int8", "tolerates_int8", "device", "dtype"),
     [
         (True, True, True, "cpu", "bfloat16"),
         (False, True, True, "cpu", "int8"),
@@ -406,7 +406,7 @@ def test_devices_and_dtypes_are_resolved() -> None:
 def test_auto_takes_int8_if_the_checkpoint_and_the_core_are_for_it(
     bfloat16: bool,
     int8: bool,
-    bears_int8: bool,
+    tolerates_int8: bool,
     device: str,
     dtype: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -414,8 +414,8 @@ def test_auto_takes_int8_if_the_checkpoint_and_the_core_are_for_it(
     monkeypatch.setattr("model.reading.reader.resolve_device", torch.device)
     monkeypatch.setattr("model.reading.reader.bfloat16_is_faster", lambda _: bfloat16)
     monkeypatch.setattr("model.reading.reader.int8_is_faster", lambda: int8)
-    assert resolve_dtype("auto", device, bears_int8) == dtype
-    assert resolve_dtype("float16", device, bears_int8) == "float16"
+    assert resolve_dtype("auto", device, tolerates_int8) == dtype
+    assert resolve_dtype("float16", device, tolerates_int8) == "float16"
 
 
 def test_auto_takes_no_bfloat16_that_onednn_does_not_multiply(

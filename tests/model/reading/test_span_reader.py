@@ -356,7 +356,7 @@ def int8_core(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("int8_core")
 class TestInt8:
     @pytest.mark.parametrize("split", [{}, {"split": 1, "passage_position": 14}])
-    def test_auto_takes_it_where_the_checkpoint_bears_it(
+    def test_auto_takes_it_where_the_checkpoint_tolerates_it(
         self, bert_folder: Path, tmp_path: Path, split: dict[str, int]
     ):
         folder = shutil.copytree(bert_folder, tmp_path / "model")

@@ -44,3 +44,13 @@ def test_a_network_has_the_same_logits_with_it(bert_folder: Path) -> None:
     with torch.inference_mode():
         one, other = (each(ids, attended.long()).start_logits for each in (network, plain))
     torch.testing.assert_close(one[attended], other[attended])
+
+
+def test_a_mask_of_numbers_is_left_to_torch() -> None:
+    """Some networks add a mask of their own to the scores."""
+    generator = torch.Generator().manual_seed(2)
+    query, key, value = torch.randn(3, 2, 2, 7, 4, generator=generator)
+    mask = torch.randn(2, 1, 7, 7, generator=generator)
+    result = attention(torch.nn.Identity(), query, key, value, mask)[0].transpose(1, 2)
+    expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, mask)
+    torch.testing.assert_close(result, expected)
