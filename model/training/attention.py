@@ -49,6 +49,7 @@ def attention(
     attention functions, so that `AttentionInterface` can call it. Causal attention, biases, other
     masks and heads that share keys are left to torch.
     """
+    # Leave to torch what this does not compute.
     causal = attention_mask is None and query.shape[2] > 1 and getattr(module, "is_causal", True)
     other_mask = attention_mask is not None and attention_mask.dtype != torch.bool
     biased = more.get("position_bias") is not None
@@ -58,6 +59,8 @@ def attention(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout, scaling, **more
         )
+
+    # `far` is added to the scores: 0, or the lowest number for a masked key.
     scaling = query.shape[3] ** -0.5 if scaling is None else scaling
     query, key, value = (query * scaling).contiguous(), key.contiguous(), value.contiguous()
     far = query.new_zeros(len(query), 1, 1, 1)
