@@ -102,6 +102,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=10**9, help="only the first N rows")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch_tokens", type=int, default=4096, help="65536 on a GPU")
+    parser.add_argument("--tokenizer_processes", type=int, default=0, help="2 on a GPU")
     parser.add_argument("--lock", action="store_true", help="measure time with Python's lock, too")
     parser.add_argument("--steps", action="store_true", help="profile one more run")
     options = parser.parse_args()
@@ -116,6 +117,8 @@ def main() -> None:
 
         def once(name: str, *more: str) -> dict:
             arguments = [f"--input={corpus}", f"--output={folder}/{name}", *more]
+            if options.tokenizer_processes:  # earlier versions do not have the option
+                arguments.append(f"--tokenizer_processes={options.tokenizer_processes}")
             run_free([options.stage, *arguments, f"--batch_tokens={options.batch_tokens}"])
             return json.loads(Path(f"{folder}/{name}/manifest.json").read_text())
 

@@ -16,6 +16,8 @@ from model.checkpoint import LocalFolder
 from model.reading.decoding import Decoding
 from model.reading.pairs import cut_pairs
 from model.reading.reader import CheckpointReader
+from model.reading.tokenizer import Tokenizer
+from model.reading.tokenizer_processes import TokenizerProcesses
 from model.reading.windows import WindowLimits
 from tests.model.predicted import decode_and_measure
 from tests.model.split import with_settings
@@ -109,3 +111,10 @@ def test_batches_that_do_not_fit_are_halved_until_they_do(
     assert torch.cuda.memory_stats()["num_ooms"] > failed
     assert read_manifest(tmp_path / "capped")["rows"]["rejected"] == 0
     near(read_parts(tmp_path / "capped"), read_parts(tmp_path / "free"))
+
+
+def test_other_processes_tokenize_by_default(bert_folder: Path) -> None:
+    location = LocalFolder(str(bert_folder))
+    assert isinstance(CheckpointReader(location, device="cuda").tokenizer(), TokenizerProcesses)
+    here = CheckpointReader(location, device="cuda", tokenizer_processes=0).tokenizer()
+    assert type(here) is Tokenizer

@@ -41,6 +41,7 @@ def load_reader(location: Location, settings: ModelSettings) -> CheckpointReader
             device=settings.device,
             dtype=dtype,
             compile=settings.compile,
+            tokenizer_processes=settings.tokenizer_processes,
         )
     )
     try:

@@ -18,6 +18,7 @@ from model.checkpoint import CheckpointError, Location, digest, read_settings, r
 from model.reading.batching import Batch
 from model.reading.network import Network
 from model.reading.tokenizer import Tokenizer
+from model.reading.tokenizer_processes import TokenizerProcesses
 from model.settings import BOTH, flag, one_of, setting, text, whole
 
 _log = logging.getLogger("spanmill")
@@ -63,6 +64,12 @@ class ModelSettings:
         "padded tokens per batch",
         unset="4096 on a CPU, 65536 on CUDA",
         identity=BOTH,
+    )
+    tokenizer_processes: int = setting(
+        0,
+        whole(0, 64),
+        "processes that tokenize beside the one that feeds the device; with 0 that one tokenizes",
+        unset="2 on CUDA, else 0",
     )
 
 
@@ -118,6 +125,8 @@ class CheckpointReader:
     dtype     of the encoder: "float32", "bfloat16", "float16" or "int8", which is its linear layers
               in int8 and all else in float32; the start and end heads always compute in float32
     compile   whether to pass the network through torch.compile if that works
+    tokenizer_processes  how many processes tokenize; None for 2 on CUDA, else 0, in which case this
+              one tokenizes
     """
 
     location: Location
@@ -125,6 +134,7 @@ class CheckpointReader:
     device: str = "auto"
     dtype: str = "float32"
     compile: bool = False
+    tokenizer_processes: int | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         # Pickle the fields only, never the cached network.
@@ -143,7 +153,13 @@ class CheckpointReader:
 
     @cached_property
     def _tokenizer(self) -> Tokenizer:
-        return Tokenizer(self.folder, read_settings(self.folder).passage_position)
+        position = read_settings(self.folder).passage_position
+        processes = self.tokenizer_processes
+        if processes is None:
+            processes = 2 if resolve_device(self.device).type == "cuda" else 0
+        if not processes:
+            return Tokenizer(self.folder, position)
+        return TokenizerProcesses(self.folder, position, processes)
 
     @cached_property
     def _network(self) -> Network:

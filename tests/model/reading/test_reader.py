@@ -26,6 +26,7 @@ from model.reading.reader import (
     resolve_dtype,
     shared,
 )
+from model.reading.tokenizer import Tokenizer
 from model.reading.windows import WindowLimits, Windows, cut_windows
 from tests.checkpoints import OTHERS, Architecture, Checkpoint
 from tests.model.brute_force import owner
@@ -379,6 +380,11 @@ def test_the_tokenizer_does_not_load_the_network(bert_folder: Path) -> None:
     reader = CheckpointReader(LocalFolder(str(bert_folder)), device="cpu")
     reader.tokenizer()
     assert "_network" not in vars(reader)
+
+
+def test_a_cpu_needs_no_other_process_to_tokenize(bert_folder: Path) -> None:
+    reader = CheckpointReader(LocalFolder(str(bert_folder)), device="cpu")
+    assert type(reader.tokenizer()) is Tokenizer
 
 
 def test_devices_and_dtypes_are_resolved() -> None:
