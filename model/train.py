@@ -175,6 +175,12 @@ def _add_objective(parser: argparse.ArgumentParser) -> None:
         help="where the teacher's probabilities are stored, for later epochs and trainings (none)",
     )
     loss.add_argument(
+        "--unlabelled",
+        default="",
+        metavar="FILES",
+        help="Parquet files of questions and contexts that only the teacher teaches (none)",
+    )
+    loss.add_argument(
         "--teacher_share",
         type=argument(number(1e-6, 1)),
         default=0.5,
@@ -255,6 +261,8 @@ def _refuse_contradictions(parser: argparse.ArgumentParser, options: argparse.Na
         )
     if options.teacher_cache and not options.teacher:
         parser.error("--teacher_cache goes with --teacher")
+    if options.unlabelled and not options.teacher:
+        parser.error("--unlabelled goes with --teacher: without one, there is nothing to learn")
     if options.objective in OBJECTIVES and options.link == "sigmoid":
         parser.error("--link sigmoid goes with --objective tokenwise")
     # With less overlap, some span would be in no window.

@@ -1,7 +1,8 @@
 """Training data: rows of Parquet files, cut into windows with targets, planned into batches.
 
 A row is a dict of `question`, `context` and `answers` = {"text": [...], "answer_start": [...]},
-with offsets in code points of the context; without answers it is unanswerable.
+with offsets in code points of the context. With empty lists it is unanswerable; with `answers` None
+it is unlabelled: whether there is an answer is not known.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ from model.training.unanswerables import unanswerables
 
 _log = logging.getLogger("spanmill.train")
 
-ABSENT, NULL = -2, -1
-"""Targets of a window that contains a part of the gold (no target), or nothing of it (null)."""
+UNLABELLED, ABSENT, NULL = -3, -2, -1
+"""Targets of a window of an unlabelled row (no target), of one that contains a part of the gold (no
+target), and of one that contains nothing of it (null)."""
 
 STRETCH = 1500
 """Groups that are sorted by length together: many for little padding, few so that epochs differ."""
@@ -40,7 +42,8 @@ STRETCH = 1500
 class Examples:
     """Training windows with their targets; W windows.
 
-    start, end  int64 [W], passage tokens of the gold, `end` inclusive; or ABSENT or NULL
+    start, end  int64 [W], passage tokens of the gold, `end` inclusive; or one of the constants
+                above
     group       int64 [W], ascending: number of the original row. The windows of a row and of the
                 unanswerable rows made from it form a group; they stay in one batch and may share
                 one normaliser.
@@ -57,7 +60,11 @@ class Examples:
 
 
 def read_rows(
-    files: str, mix: dict[str, float] | None = None, seed: int = 0, given_as: str = "train"
+    files: str,
+    mix: dict[str, float] | None = None,
+    seed: int = 0,
+    given_as: str = "train",
+    labelled: bool = True,
 ) -> list[dict]:
     """Read the rows of comma-separated Parquet files in the layout of the input contract.
 
@@ -69,28 +76,32 @@ def read_rows(
           means with a chance of 0.3. The first pattern that matches counts; other rows are taken
           once.
     seed  of the random choice
+    labelled  whether golds are read; if not, files need none and all rows are unlabelled
     """
     # Read only the columns that are used.
-    columns = ["question", "context", "answers", *(["source"] if mix else [])]
+    columns = ["question", "context"]
+    columns += [*(["answers"] if labelled else []), *(["source"] if mix else [])]
     tables = []
     for path in filter(None, files.split(",")):
         with option(given_as, path):
             tables.append(_read_columns(path, columns))
     rows = pa.concat_tables(tables, promote_options="permissive").to_pylist()
-    rows = [{**row, "answers": answers_of(row["answers"])} for row in rows]
+    rows = [{**row, "answers": answers_of(row.get("answers"))} for row in rows]
 
     # Leave out unusable rows, but say so.
-    usable = [row for row in rows if _is_usable(row)]
+    usable = [row for row in rows if _has_texts(row) and (not labelled or _has_golds(row))]
+    needed = ["a question", "a context", *(["whole golds"] if labelled else [])]
     if len(usable) < len(rows):
-        left_out = len(rows) - len(usable)
         _log.warning(
-            "--%s: %d of %d rows lack a question, a context or whole golds, and are left out",
+            "--%s: %d of %d rows lack %s, and are left out",
             given_as,
-            left_out,
+            len(rows) - len(usable),
             len(rows),
+            " or ".join([", ".join(needed[:-1]), needed[-1]]),
         )
     if not usable:
-        raise SettingError(f"{given_as}={files}: no row has a question, a context and whole golds")
+        every = " and ".join([", ".join(needed[:-1]), needed[-1]])
+        raise SettingError(f"{given_as}={files}: no row has {every}")
 
     # Take each row as often as `mix` says: the fraction of a weight is a chance.
     chosen, taken = random.Random(seed), []
@@ -127,11 +138,15 @@ def _read_columns(path: str, columns: list[str]) -> pa.Table:
     return dataset.read(columns=columns)
 
 
-def _is_usable(row: dict) -> bool:
+def _has_texts(row: dict) -> bool:
+    """Return whether a row has a question and a context."""
+    return all((row[name] or "").strip() for name in ("question", "context"))
+
+
+def _has_golds(row: dict) -> bool:
+    """Return whether the golds of a row are whole; an unanswerable row has empty lists."""
     golds = row["answers"]
-    if not all((row[name] or "").strip() for name in ("question", "context")) or not isinstance(
-        golds, dict
-    ):
+    if not isinstance(golds, dict):
         return False
     texts, starts = golds.get("text"), golds.get("answer_start")
     if not isinstance(texts, list) or not isinstance(starts, list) or len(texts) != len(starts):
@@ -257,7 +272,12 @@ def make_examples(
     )
 
     # Golds in passage tokens, per row: NULL for a row without.
-    golds = {k: gold for k, row in enumerate(rows) if (gold := majority_gold(row["answers"]))}
+    unlabelled = np.array([row["answers"] is None for row in rows])
+    golds = {
+        k: gold
+        for k, row in enumerate(rows)
+        if not unlabelled[k] and (gold := majority_gold(row["answers"]))
+    }
     begin, stop = np.array(list(golds.values()), np.int64).reshape(-1, 2).T
     first, last = np.full(len(rows), NULL, np.int64), np.full(len(rows), NULL, np.int64)
     first[list(golds)], last[list(golds)] = gold_tokens(passages, passage[list(golds)], begin, stop)
@@ -267,6 +287,7 @@ def make_examples(
     whole = (start >= windows.start) & (end < windows.stop)
     outside = (end < windows.start) | (start >= windows.stop)
     target = np.where(whole, 0, np.where(outside, NULL, ABSENT))
+    target = np.where(unlabelled[windows.pair], UNLABELLED, target)
     group = np.array([row.get("group", k) for k, row in enumerate(rows)])
     return Examples(
         windows,
@@ -279,13 +300,15 @@ def make_examples(
 
 
 def usable_windows(examples: Examples, null: bool, shared_normalisation: bool) -> np.ndarray:
-    """Return the windows to train on, int64: those with a target; all with shared normalisation.
+    """Return the windows to train on, int64: those with a target, and those of unlabelled rows.
 
-    There a window without a target still enters the normaliser of its group.
+    With shared normalisation all are: one without a target still enters the normaliser of its
+    group.
     """
     if shared_normalisation:
         return np.arange(len(examples.windows))
-    return np.flatnonzero(examples.start >= (NULL if null else 0))
+    has_target = examples.start >= (NULL if null else 0)
+    return np.flatnonzero(has_target | (examples.start == UNLABELLED))
 
 
 def best_texts(spans: PassageSpans, windows: Windows, contexts: list[str]) -> list[str]:

@@ -158,8 +158,13 @@ def _read_examples(
     Raises SettingError for rows that can't be trained on.
     """
     rows = read_rows(options.train, options.mix, options.seed)
+    unlabelled: list[dict] = []
+    if options.unlabelled:
+        unlabelled = read_rows(
+            options.unlabelled, options.mix, options.seed, "unlabelled", labelled=False
+        )
     if options.keep_out:
-        kept_out = refuse_known(rows, options.keep_out)
+        kept_out = refuse_known([*rows, *unlabelled], options.keep_out)
         _log.info(
             "none of %d passages of %s is among the training rows", kept_out, options.keep_out
         )
@@ -168,6 +173,9 @@ def _read_examples(
         rows, options.unanswerable_share if options.null else 0.0, options.seed
     )
     rows = with_joined_passages(rows, options.joined_share, options.joined_passages, options.seed)
+    # Rows are made from labelled ones only, which come first.
+    groups = 1 + rows[-1]["group"]
+    rows += [{**row, "group": groups + k} for k, row in enumerate(unlabelled)]
     with option("overlap", options.overlap):
         examples = make_examples(
             rows, tokenizer, options.max_length, options.overlap, options.max_question
@@ -176,6 +184,8 @@ def _read_examples(
     if not len(usable):
         raise SettingError(f"train={options.train}: no window has a target to learn from")
     _log.info("%d rows, %d windows to train on", len(rows), len(examples.windows))
+    if unlabelled:
+        _log.info("%d of the rows are unlabelled: only the teacher teaches them", len(unlabelled))
     if options.objective in OBJECTIVES:
         without, golds = golds_without_joint(examples, options.max_answer_length)
         _log.info(

@@ -173,8 +173,8 @@ class Training:
     ) -> torch.Tensor | None:
         """Return the mean loss (scalar, nats) of windows `chosen` (int64 [B]); None without any.
 
-        Under shared normalisation a batch may hold no gold and no null target; a teacher still
-        gives it a loss.
+        A batch may hold no target, of unlabelled rows or under shared normalisation; a teacher
+        still gives it a loss.
         """
         options = self.options
         batch = assemble(self.examples.windows, chosen)
@@ -188,7 +188,10 @@ class Training:
             group = torch.from_numpy(self.examples.group[chosen])
             losses = passage_loss(start_logits, end_logits, batch, targets, group, options)
         else:
-            losses = window_loss(start_logits, end_logits, batch, targets, options)
+            # A window without a target is one of an unlabelled row: it learns from the teacher.
+            has_target = targets[0] >= 0
+            losses = window_loss(start_logits, end_logits, batch, targets.clamp(min=0), options)
+            losses = losses[has_target]
         if not len(losses) and not self.teacher:
             return None
         loss = losses.sum() / max(1, len(losses))

@@ -274,6 +274,7 @@ def test_windows_of_one_group_share_a_normaliser_though_their_passages_differ() 
             ["--objective=compound", "--max_answer_length=200"],
             "--overlap=128: with --objective compound it must be at least --max_answer_length - 1",
         ),
+        (["--unlabelled=a"], "--unlabelled goes with --teacher: without one"),
         (["--teacher_share=0"], "--teacher_share: '0' is not a number from 1e-06 to 1"),
         (["--learning_rate=-1"], "--learning_rate: '-1' is not a number from 1e-12 to 1000"),
         (["--epochs=0"], "--epochs: '0' is not a number from 1e-06 to 1e+06"),

@@ -50,6 +50,19 @@ def test_a_file_that_is_not_there_is_named_with_the_reason(tmp_path: Path) -> No
         read_rows(path, given_as="eval")
 
 
+def test_unlabelled_rows_need_no_golds(tmp_path: Path) -> None:
+    path = str(tmp_path / "rows.parquet")
+    rows = [{"question": "q", "context": "c"}, {"question": " ", "context": "c"}]
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    assert read_rows(path, labelled=False) == [{**rows[0], "answers": None}]
+    with pytest.raises(SettingError, match="it has no column 'answers'"):
+        read_rows(path)
+    pq.write_table(pa.Table.from_pylist(rows[1:]), path)
+    said = f"^unlabelled={path}: no row has a question and a context$"
+    with pytest.raises(SettingError, match=said):
+        read_rows(path, given_as="unlabelled", labelled=False)
+
+
 def test_a_mix_takes_rows_by_their_source(tmp_path: Path) -> None:
     rows = [row(k, source) for source in ("one", "other_x", "other_y", "plain") for k in range(200)]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")

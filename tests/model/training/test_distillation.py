@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from torch.distributions import Categorical, kl_divergence
@@ -23,9 +26,17 @@ from model.reading.reader import CheckpointReader
 from model.reading.tokenizer import Tokenizer
 from model.train import train
 from model.training import distillation
-from model.training.data import Examples, make_examples, read_rows
+from model.training.data import (
+    UNLABELLED,
+    Examples,
+    make_examples,
+    read_rows,
+    usable_windows,
+)
 from model.training.distillation import Teacher, divergence, log_probabilities
 from model.training.loss import normalised_positions
+from model.training.start import prepare
+from model.training.state import TrainingReader
 from tests.checkpoints import ARCHITECTURES, MPNET, Architecture, Checkpoint, build_bert
 from tests.model.test_train import SAMPLE, options
 
@@ -122,6 +133,53 @@ def aligned(
     folder = tmp_path_factory.mktemp("aligned")
     kind = next(each for each in [MPNET, *ARCHITECTURES] if each.name == request.param)
     return kind, edited(kind.build(folder / "built", seed=5), folder / "null", null_trained=True)
+
+
+@pytest.mark.parametrize("shared_normalisation", [False, True])
+def test_unlabelled_rows_learn_from_the_teacher_alone(
+    bert_folder: Path, teacher: Path, tmp_path: Path, shared_normalisation: bool
+) -> None:
+    rows = [
+        {"question": "Who waved?", "context": f"{name} waved at the sea. " * 12}
+        for name in ("Ada", "Kern")
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "unlabelled.parquet")
+    training = prepare(
+        options(
+            bert_folder,
+            tmp_path,
+            unlabelled=str(tmp_path / "unlabelled.parquet"),
+            teacher=str(teacher),
+            teacher_share=0.25,
+            shared_normalisation=shared_normalisation,
+            objective="compound",
+        )
+    )
+    examples = training.examples
+    unlabelled = np.flatnonzero(examples.start == UNLABELLED)
+    asked = [examples.questions[k] for k in examples.windows.pair[unlabelled]]
+    assert len(unlabelled) > len(rows) and set(asked) == {"Who waved?"}
+    usable = usable_windows(examples, True, shared_normalisation)
+    assert set(unlabelled) < set(usable)
+
+    # Alone in a batch, their loss is the teacher's share.
+    batch = assemble(examples.windows, unlabelled)
+    normalised = normalised_positions(batch, null=True)
+    logits = torch.stack(TrainingReader(training.network, training.tokenizer, None).logits(batch))
+    taught = training.teacher.probabilities(unlabelled, batch)
+    expected = 0.25 * divergence(logits, taught, normalised).sum(0).mean()
+    torch.testing.assert_close(training.loss(unlabelled, nullcontext()), expected)
+
+    # Beside labelled rows, they take no part in the loss of the golds.
+    labelled = usable[np.isin(examples.group[usable], examples.group[usable][:3])]
+    alone = training.loss(labelled, nullcontext())
+    together = training.loss(np.append(labelled, unlabelled), nullcontext())
+    batch = assemble(examples.windows, labelled)
+    logits = torch.stack(TrainingReader(training.network, training.tokenizer, None).logits(batch))
+    taught = training.teacher.probabilities(labelled, batch)
+    own = 0.25 * divergence(logits, taught, normalised_positions(batch, null=True)).sum(0)
+    both = (own.sum() + len(unlabelled) * expected) / (len(labelled) + len(unlabelled))
+    torch.testing.assert_close(together, alone - own.mean() + both, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.usefixtures("exactly")
