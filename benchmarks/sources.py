@@ -3,11 +3,14 @@
     python -m benchmarks.sources --control train.parquet --sources 'a.parquet,b.parquet' \\
         --evaluate squad.parquet,articles.parquet --output OUT
 
-Each training starts from `--base` and takes as many windows: `--windows` of the control, and as
-many of one source. In the first training both are of the control. Then every reader is audited on
-`--rows` rows of each evaluation file, of the half that `model.calibrate` fits on, and compared with
-the first, row by row (`run_pipeline.py compare`): the table has the mean difference of the passage
-loss in nats with its 95 % interval; less is better. The same command resumes.
+Each training starts from `--base` and takes about `--windows` windows of the control, and as many
+of one source, or all of a smaller one. In the first training both are of the control. Then every
+reader is audited on about `--evaluated` windows of each evaluation file, from the half of its
+passages that `model.calibrate` fits on. The table's first row has the mean passage loss of the
+first reader in nats, null option off; the others have the mean difference from it, row by row
+(`run_pipeline.py compare`), with its 95 % interval; less is better. The last column is how well
+null_score - span_score separates the unanswerable rows of the evaluation files from the answerable
+rows of the same files (AUC). The same command resumes; other options need another `--output`.
 
 A source that resembles an evaluation file in a short training may bring less in a long one, and the
 other way round: the sign is worth more than the size.
@@ -34,6 +37,14 @@ from model.training.data import make_examples, read_rows
 
 CONTROL = "(control)"
 
+SCHEMA = pa.schema(
+    {
+        "question": pa.string(),
+        "context": pa.string(),
+        "answers": pa.struct({"text": pa.list_(pa.string()), "answer_start": pa.list_(pa.int32())}),
+    }
+)
+
 
 def taken(rows: list[dict], windows: int, reader: CheckpointReader, seed: int) -> list[dict]:
     """Return some of the rows at random that have about so many windows together."""
@@ -44,8 +55,8 @@ def taken(rows: list[dict], windows: int, reader: CheckpointReader, seed: int) -
 
 def table_of(rows: list[dict]) -> pa.Table:
     """Return question, context and answers of rows."""
-    return pa.table(
-        {name: [row[name] for row in rows] for name in ("question", "context", "answers")}
+    return pa.Table.from_pylist(
+        [{name: row[name] for name in SCHEMA.names} for row in rows], SCHEMA
     )
 
 
@@ -63,7 +74,9 @@ def write_evaluated(paths: list[str], windows: int, reader: CheckpointReader, ou
     unanswerable = [
         table for table in tables if any(not each["text"] for each in table["answers"].to_pylist())
     ]
-    for name, some in (("all", tables), ("unanswerable", unanswerable)):
+    if not unanswerable:
+        raise SystemExit("--evaluate: no file has unanswerable rows, which the AUC is measured on")
+    for name, some in (("unanswerable", unanswerable), ("all", tables)):
         table = pa.concat_tables(some)
         ids = pa.array([str(k) for k in range(table.num_rows)])
         pq.write_table(table.append_column("id", ids), output / f"{name}.parquet")
@@ -92,8 +105,11 @@ def main() -> None:
     output.mkdir(parents=True, exist_ok=True)
     reader = CheckpointReader(locate(options.base))
     evaluated = options.evaluate.split(",")
-    write_evaluated(evaluated, options.evaluated, reader, output)
-    control = taken(read_rows(options.control), options.windows, reader, seed=0)
+    if not (output / "all.parquet").exists():
+        write_evaluated(evaluated, options.evaluated, reader, output)
+    # One sample in two halves, so that no row of the control is taken twice.
+    both = taken(read_rows(options.control), 2 * options.windows, reader, seed=0)
+    control, other = both[: len(both) // 2], both[len(both) // 2 :]
 
     sources = {CONTROL: options.control}
     for pattern in options.sources.split(","):
@@ -102,7 +118,9 @@ def main() -> None:
     print(f"| source | rows | {' | '.join(names)} | AUC |\n|{'---|' * (len(names) + 3)}")
     for source, path in sources.items():
         folder = output / source
-        rows = taken(read_rows(path), options.windows, reader, seed=1)
+        rows = other
+        if source != CONTROL:
+            rows = taken(read_rows(path), options.windows, reader, seed=0)
         if not (folder / "reader" / "training.json").exists():
             folder.mkdir(exist_ok=True)
             pq.write_table(table_of([*control, *rows]), folder / "train.parquet")
@@ -129,8 +147,8 @@ def main() -> None:
             )
             found = json.loads((folder / "difference" / "comparison.json").read_text())["slices"]
             cells = [difference(found["file"][name]["nll"]) for name in names]
-        auc = json.loads((folder / "unanswerable" / "audit.json").read_text())["all"]
-        cells.append(f"{auc['answerability_auc']:.3f}")
+        found = json.loads((folder / "unanswerable" / "audit.json").read_text())["all"]
+        cells.append(f"{found['answerability_auc']['auc']:.3f}")
         print(f"| {source} | {len(rows)} | {' | '.join(cells)} |", flush=True)
 
 

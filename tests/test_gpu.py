@@ -16,6 +16,7 @@ from model.checkpoint import LocalFolder
 from model.reading.decoding import Decoding
 from model.reading.pairs import cut_pairs
 from model.reading.reader import CheckpointReader
+from model.reading.span_reader import SpanReader
 from model.reading.tokenizer import Tokenizer
 from model.reading.tokenizer_processes import TokenizerProcesses
 from model.reading.windows import WindowLimits
@@ -114,7 +115,8 @@ def test_batches_that_do_not_fit_are_halved_until_they_do(
 
 
 def test_other_processes_tokenize_by_default(bert_folder: Path) -> None:
-    location = LocalFolder(str(bert_folder))
-    assert isinstance(CheckpointReader(location, device="cuda").tokenizer(), TokenizerProcesses)
-    here = CheckpointReader(location, device="cuda", tokenizer_processes=0).tokenizer()
-    assert type(here) is Tokenizer
+    model = str(bert_folder)
+    reader = SpanReader.load(model, device="cuda").reader
+    assert isinstance(reader.tokenizer(), TokenizerProcesses)
+    reader = SpanReader.load(model, device="cuda", tokenizer_processes=0).reader
+    assert type(reader.tokenizer()) is Tokenizer

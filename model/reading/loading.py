@@ -19,6 +19,9 @@ from model.settings import PRECISION, SettingError
 
 _log = logging.getLogger("spanmill")
 
+_TOKENIZER_PROCESSES = 2
+"""On CUDA: one for each of the two threads that the in-process runner then has."""
+
 
 def load_reader(location: Location, settings: ModelSettings) -> CheckpointReader:
     """Return the reader of a location, after loading its network to check that it can be loaded.
@@ -31,9 +34,12 @@ def load_reader(location: Location, settings: ModelSettings) -> CheckpointReader
     tolerates_int8 = read_settings(folder).int8 and not settings.compile
     try:
         dtype = resolve_dtype(settings.dtype, settings.device, tolerates_int8)
-        resolve_device(settings.device)
+        device = resolve_device(settings.device)
     except (ValueError, RuntimeError) as error:
         raise SettingError(f"device={settings.device}: {error}") from error
+    processes = settings.tokenizer_processes
+    if processes is None:
+        processes = _TOKENIZER_PROCESSES if device.type == "cuda" else 0
     reader = shared(
         CheckpointReader(
             location=location.pinned(folder, folder_digest),
@@ -41,7 +47,7 @@ def load_reader(location: Location, settings: ModelSettings) -> CheckpointReader
             device=settings.device,
             dtype=dtype,
             compile=settings.compile,
-            tokenizer_processes=settings.tokenizer_processes,
+            tokenizer_processes=processes,
         )
     )
     try:

@@ -69,7 +69,7 @@ class ModelSettings:
         0,
         whole(0, 64),
         "processes that tokenize beside the one that feeds the device; with 0 that one tokenizes",
-        unset="2 on CUDA, else 0",
+        unset="2 on CUDA, 0 on a CPU and where workers are processes or on other machines",
     )
 
 
@@ -125,8 +125,7 @@ class CheckpointReader:
     dtype     of the encoder: "float32", "bfloat16", "float16" or "int8", which is its linear layers
               in int8 and all else in float32; the start and end heads always compute in float32
     compile   whether to pass the network through torch.compile if that works
-    tokenizer_processes  how many processes tokenize; None for 2 on CUDA, else 0, in which case this
-              one tokenizes
+    tokenizer_processes  how many processes tokenize; 0: this one does
     """
 
     location: Location
@@ -134,7 +133,7 @@ class CheckpointReader:
     device: str = "auto"
     dtype: str = "float32"
     compile: bool = False
-    tokenizer_processes: int | None = None
+    tokenizer_processes: int = 0
 
     def __getstate__(self) -> dict[str, Any]:
         # Pickle the fields only, never the cached network.
@@ -154,12 +153,9 @@ class CheckpointReader:
     @cached_property
     def _tokenizer(self) -> Tokenizer:
         position = read_settings(self.folder).passage_position
-        processes = self.tokenizer_processes
-        if processes is None:
-            processes = 2 if resolve_device(self.device).type == "cuda" else 0
-        if not processes:
+        if not self.tokenizer_processes:
             return Tokenizer(self.folder, position)
-        return TokenizerProcesses(self.folder, position, processes)
+        return TokenizerProcesses(self.folder, position, self.tokenizer_processes)
 
     @cached_property
     def _network(self) -> Network:

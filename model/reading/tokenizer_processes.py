@@ -18,30 +18,28 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from model.reading.tokenizer import Passages, Ragged, Tokenizer
-
-_ROOT = str(Path(__file__).parents[2])
-"""Where `model` is imported from."""
 
 _SIZE = struct.Struct("<Q")
 """The number of bytes of a message, which goes before it."""
 
 
 class ProcessLost(RuntimeError):
-    """A process of the tokenizer ended in the middle of its work."""
+    """Two processes in a row ended while they tokenized the same texts."""
 
 
 class TokenizerProcesses(Tokenizer):
     """A tokenizer of which other processes tokenize the texts; everything else is as in its base.
 
-    processes  how many at most, each started when all others are busy
+    processes  how many at most, each started when it is needed
 
-    Any number of threads may use it at once; they wait for a free process. A process that ends in
-    the middle of its work raises ProcessLost, and the next text finds a new one. All of them end
-    with this process.
+    Any number of threads may use it at once; they wait for a free process. Texts on which a process
+    ends are tried once more in a new one. All processes end with this one and its forks.
     """
 
     def __init__(self, folder: str | Path, passage_position: int | None, processes: int):
@@ -60,25 +58,32 @@ class TokenizerProcesses(Tokenizer):
     def _call(self, method: str, texts: Sequence[str]) -> Any:
         """Call a method of the tokenizer in one of the processes, and return or raise its result.
 
-        Raises ProcessLost if the process ends, OSError if none can be started.
+        Raises ProcessLost, or OSError if a process can't be started.
         """
         places = self._places_of_this_process()
-        # The last one first: a place without a process is taken only when all others are busy.
         process = places.get()
         try:
             process = process or _Process(*self._arguments)
-            succeeded, result = process.call(method, list(texts))
-        except BaseException:
+            try:
+                result = process.call(method, list(texts))
+            except _Ended:
+                # It may have ended for a reason of its own: the texts get another chance.
+                process.close()
+                process = _Process(*self._arguments)
+                result = process.call(method, list(texts))
+        except BaseException as error:
             # An interrupted call leaves an answer in the socket, which must not be the next one's.
             if process:
                 process.close()
             process = None
+            if isinstance(error, _Ended):
+                raise ProcessLost(f"the process that tokenizes {error}") from error
             raise
         finally:
             places.put(process)
-        if succeeded:
-            return result
-        raise result
+        if isinstance(result, _Failure):
+            raise result.error()
+        return result
 
     def _places_of_this_process(self) -> queue.LifoQueue[_Process | None]:
         """Return the places for processes: one that is running and free, or None."""
@@ -91,31 +96,75 @@ class TokenizerProcesses(Tokenizer):
             return self._places
 
 
+class _Ended(Exception):
+    """A process has ended; the message says how."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """An error of a process, in a form that can be sent.
+
+    sent   the error itself if it can be pickled, else None
+    kind   the name of its class
+    """
+
+    sent: Exception | None
+    kind: str
+    message: str
+
+    @classmethod
+    def of(cls, error: BaseException) -> _Failure:
+        sent = None
+        try:
+            if isinstance(error, Exception) and type(_copied(error)) is type(error):
+                sent = error
+        except Exception:
+            pass  # some classes can't be pickled, or not be made again
+        return cls(sent, type(error).__name__, str(error))
+
+    def error(self) -> Exception:
+        """Return the error, or one of a class of the same name: a Rust panic is known by it."""
+        return self.sent or type(self.kind, (RuntimeError,), {})(self.message)
+
+
+def _copied(value: Any) -> Any:
+    return pickle.loads(pickle.dumps(value))
+
+
 class _Process:
     """A running process."""
 
     def __init__(self, folder: str, passage_position: int | None):
+        """Start it. Raises OSError if it can't be started, or does not get as far as waiting."""
         self._socket, other = socket.socketpair()
+        self._socket.setblocking(True)  # whatever the default time-out of sockets is
+        other.setblocking(True)
         position = [] if passage_position is None else [str(passage_position)]
-        paths = [_ROOT, *filter(None, [os.environ.get("PYTHONPATH")])]
         with other:
             self._process = subprocess.Popen(
                 # -P: a model.py in the working folder must not be taken for `model`.
                 [sys.executable, "-P", "-m", __name__, str(other.fileno()), folder, *position],
                 pass_fds=[other.fileno()],
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
                 start_new_session=True,  # Ctrl-C is for this process, which finishes or resumes
             )
-
-    def call(self, *request: Any) -> tuple[bool, Any]:
-        """Return whether a method succeeded, and its result or its error."""
         try:
-            _send(self._socket, request)
+            self._receive()
+        except _Ended as error:
+            self._socket.close()
+            raise OSError(f"a process to tokenize in {error} before its first text") from error
+
+    def call(self, method: str, texts: list[str]) -> Any:
+        """Return the result of a method, or its `_Failure`. Raises _Ended."""
+        with suppress(ConnectionError):  # receiving says how it ended
+            _send(self._socket, (method, texts))
+        return self._receive()
+
+    def _receive(self) -> Any:
+        try:
             return _receive(self._socket)
-        except (EOFError, ConnectionError) as error:
-            raise ProcessLost(
-                f"the process that tokenizes ended with exit code {self._process.wait()}"
-            ) from error
+        except (EOFError, ConnectionError):
+            raise _Ended(f"ended with exit code {self._process.wait()}") from None
 
     def close(self) -> None:
         """End the process."""
@@ -150,30 +199,24 @@ def _bytes(connection: socket.socket, size: int) -> bytearray:
 
 
 def _serve(connection: socket.socket, tokenizer: Tokenizer) -> None:
-    """Answer requests until the other side has gone."""
-    while True:
-        try:
-            method, texts = _receive(connection)
-        except (EOFError, ConnectionError):
-            return
-        try:
-            answer = True, getattr(tokenizer, method)(texts)
-        except BaseException as error:
-            answer = False, _portable(error)
-        _send(connection, answer)
-
-
-def _portable(error: BaseException) -> Exception:
-    """Return an error that can be sent: itself, or one with its message, as for a Rust panic."""
+    """Say that the tokenizer is ready, then answer requests until the other side has gone."""
+    result: Any = None
     try:
-        if isinstance(error, Exception) and type(pickle.loads(pickle.dumps(error))) is type(error):
-            return error
-    except Exception:
-        pass
-    return RuntimeError(f"{type(error).__name__}: {error}")
+        while True:
+            _send(connection, result)
+            method, texts = _receive(connection)
+            try:
+                result = getattr(tokenizer, method)(texts)
+            except BaseException as error:
+                result = _Failure.of(error)
+    except (EOFError, ConnectionError):
+        return
 
 
 if __name__ == "__main__":
+    # As the module that the other side imports, so that both have the same classes.
+    from model.reading import tokenizer_processes
+
     _descriptor, _folder, *_position = sys.argv[1:]
     with socket.socket(fileno=int(_descriptor)) as _connection:
-        _serve(_connection, Tokenizer(_folder, *map(int, _position)))
+        tokenizer_processes._serve(_connection, Tokenizer(_folder, *map(int, _position)))

@@ -18,6 +18,7 @@ from model.reading.tokenizer import Tokenizer
 from model.settings import SettingError
 from model.training.attention import use_plain_products
 from model.training.data import (
+    UNLABELLED,
     Examples,
     make_examples,
     read_rows,
@@ -160,9 +161,7 @@ def _read_examples(
     rows = read_rows(options.train, options.mix, options.seed)
     unlabelled: list[dict] = []
     if options.unlabelled:
-        unlabelled = read_rows(
-            options.unlabelled, options.mix, options.seed, "unlabelled", labelled=False
-        )
+        unlabelled = read_rows(options.unlabelled, given_as="unlabelled", labelled=False)
     if options.keep_out:
         kept_out = refuse_known([*rows, *unlabelled], options.keep_out)
         _log.info(
@@ -181,7 +180,7 @@ def _read_examples(
             rows, tokenizer, options.max_length, options.overlap, options.max_question
         )
     usable = usable_windows(examples, options.null, options.shared_normalisation)
-    if not len(usable):
+    if not (examples.start[usable] != UNLABELLED).any():
         raise SettingError(f"train={options.train}: no window has a target to learn from")
     _log.info("%d rows, %d windows to train on", len(rows), len(examples.windows))
     if unlabelled:

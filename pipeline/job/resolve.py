@@ -37,7 +37,7 @@ from pipeline.job.identity import output_folder
 from pipeline.job.inputs import Inputs, choose_columns, find_files
 from pipeline.job.options import Refused
 from pipeline.job.questions import check_questions, question_list, with_chunk_rows
-from pipeline.job.runners import is_local
+from pipeline.job.runners import has_processes, is_local
 from pipeline.job.settings import Audit, Columns, Files, Work
 from transforms.measure_loss import AuditOptions
 from transforms.plan_chunks import ChunkSize
@@ -176,6 +176,8 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
     column_options = answer_options(*settings)
     inputs, kept = choose_columns(found, columns, audit.slice_by, column_options, stages, questions)
     inputs = replace(inputs, temporary=copies.temporary)
+    if given["tokenizer_processes"] is None and has_processes(beam_options):
+        given = {**given, "tokenizer_processes": 0}  # each tokenizes beside the others
     reader = _reader(make(ModelSettings, given), given, is_local(beam_options))
     if questions:
         check_questions(questions, reader, files)

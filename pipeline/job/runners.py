@@ -72,7 +72,7 @@ def make_runner(options: PipelineOptions) -> PipelineRunner:
     if name not in _IN_PROCESS:
         return create_runner(name)
     direct = options.view_as(DirectOptions)
-    if direct.direct_running_mode == "multi_processing":
+    if has_processes(options):
         processes = direct.direct_num_workers or os.cpu_count() or 1
         threads = max(1, (os.cpu_count() or 1) // processes)
         # Workers inherit the environment: no more threads than cores in all of them together.
@@ -111,6 +111,11 @@ def _quiet_workers() -> ExtendedProvisionInfo:
 def is_local(options: PipelineOptions) -> bool:
     """Return whether the job runs on this machine, where its files and devices can be looked at."""
     return options.view_as(StandardOptions).runner in _IN_PROCESS
+
+
+def has_processes(options: PipelineOptions) -> bool:
+    """Return whether the in-process runner starts several processes that work beside each other."""
+    return options.view_as(DirectOptions).direct_running_mode == "multi_processing"
 
 
 def is_template(options: PipelineOptions) -> bool:

@@ -106,7 +106,7 @@ def test_a_split_reader_learns_from_a_whole_one_and_is_read_as_one(
 
 @pytest.mark.parametrize(
     ("target", "splits", "reader"),
-    [("model", [None] * 5, "out/model/reader"), ("split-model", [4], "out/model/split-4")],
+    [("model", [None] * 9, "out/model/reader"), ("split-model", [4], "out/model/split-4")],
 )
 def test_the_trainings_of_the_makefile_start_from_what_is_there(
     target: str, splits: list[int | None], reader: str, monkeypatch: pytest.MonkeyPatch
@@ -116,7 +116,8 @@ def test_the_trainings_of_the_makefile_start_from_what_is_there(
     commands = re.findall(r"python -m model\.(\w+) (.*)", made.replace("\\\n", " "))
     trainings: list[argparse.Namespace] = []
     monkeypatch.setattr(model.train, "train", lambda options: trainings.append(options) or {})
-    there = {"model/bundled", '"$(.venv/bin/python'}  # the latter prints where a package is
+    # The second prints where a package is, the third is put together of packages.
+    there = {"model/bundled", '"$(.venv/bin/python', "out/model/all-mpnet-base-v2"}
     for name, line in commands:
         if name == "train":
             assert model.train.main(shlex.split(line)) == 0

@@ -26,6 +26,7 @@ from model.reading.reader import (
     resolve_dtype,
     shared,
 )
+from model.reading.span_reader import SpanReader
 from model.reading.tokenizer import Tokenizer
 from model.reading.windows import WindowLimits, Windows, cut_windows
 from tests.checkpoints import OTHERS, Architecture, Checkpoint
@@ -383,7 +384,7 @@ def test_the_tokenizer_does_not_load_the_network(bert_folder: Path) -> None:
 
 
 def test_a_cpu_needs_no_other_process_to_tokenize(bert_folder: Path) -> None:
-    reader = CheckpointReader(LocalFolder(str(bert_folder)), device="cpu")
+    reader = SpanReader.load(str(bert_folder), device="cpu").reader
     assert type(reader.tokenizer()) is Tokenizer
 
 

@@ -1,18 +1,24 @@
 from __future__ import annotations
 
+import pickle
+import shutil
+import socket
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from model.backends.errors import is_panic
+from model.reading import tokenizer_processes
 from model.reading.pairs import cut_pairs
 from model.reading.tokenizer import Tokenizer
-from model.reading.tokenizer_processes import ProcessLost, TokenizerProcesses, _portable
+from model.reading.tokenizer_processes import ProcessLost, TokenizerProcesses, _Failure
 from model.reading.windows import WindowLimits
 from tests.model.texts import TRICKY_CONTEXTS, long_context
 from tests.runs import read_parts, run
@@ -58,29 +64,75 @@ def test_an_error_is_raised_here(tokenizer: TokenizerProcesses) -> None:
     assert len(tokenizer.questions(["still there"])) == 1
 
 
-def test_an_error_that_cannot_be_sent_is_described() -> None:
+def test_an_error_that_can_not_be_sent_keeps_its_name_and_message() -> None:
     class Odd(ValueError):
         def __init__(self, one: str, other: str):
             super().__init__(f"{one} {other}")
 
     for error in (Odd("a", "b"), PanicException("a b")):
-        sent = _portable(error)
-        assert type(sent) is RuntimeError
-        assert str(sent) == f"{type(error).__name__}: a b"
-    assert type(_portable(MemoryError("full"))) is MemoryError
+        failure = pickle.loads(pickle.dumps(_Failure.of(error)))
+        described = failure.error()
+        assert (type(described).__name__, str(described)) == (type(error).__name__, "a b")
+    assert is_panic(_Failure.of(PanicException("a b")).error())
+    assert type(_Failure.of(MemoryError("full")).error()) is MemoryError
 
 
-def test_a_lost_process_is_replaced(tokenizer: TokenizerProcesses) -> None:
+@pytest.mark.parametrize("contexts", [["She did."], ["She did.", "It is."]])
+def test_texts_on_which_a_process_ends_are_tried_again(
+    bert_folder: Path, contexts: list[str]
+) -> None:
+    tokenizer = TokenizerProcesses(bert_folder, None, 1)
     tokenizer.questions(["one"])
-    for process in running(tokenizer):
+    for _ in range(2):
+        (process,) = running(tokenizer)
         process.kill()
         process.wait()
-    with pytest.raises(ProcessLost, match="ended with exit code -9"):
+        pairs = cut_pairs(["who"] * len(contexts), contexts, tokenizer, WindowLimits())
+        assert not pairs.problems and len(pairs.windows) == len(contexts)
+        assert running(tokenizer) != [process]
+
+
+def test_texts_on_which_two_processes_end_are_refused(
+    bert_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = TokenizerProcesses(bert_folder, None, 1)
+    send, started = tokenizer_processes._send, []
+
+    def end(connection: socket.socket, message: object) -> None:
+        """End the process before it gets the texts."""
+        (process,) = started[-1:]
+        process._process.kill()
+        process._process.wait()
+        send(connection, message)
+
+    class Remembered(tokenizer_processes._Process):
+        def __init__(self, *arguments: Any):
+            super().__init__(*arguments)
+            started.append(self)
+
+    monkeypatch.setattr(tokenizer_processes, "_Process", Remembered)
+    monkeypatch.setattr(tokenizer_processes, "_send", end)
+    with pytest.raises(ProcessLost, match="the process that tokenizes ended with exit code -9"):
         tokenizer.questions(["two"])
-    # The halves of a chunk are tried again, so that no row is rejected for it.
-    pairs = cut_pairs(["who", "what"], ["She did.", "It is."], tokenizer, WindowLimits())
-    assert not pairs.problems and len(pairs.windows) == 2
+    assert len(started) == 2
+    monkeypatch.undo()
     assert len(tokenizer.questions(["three"])) == 1
+
+
+def test_a_process_that_can_not_start_fails_the_call_once(
+    bert_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(bert_folder, tmp_path / "model")
+    tokenizer = TokenizerProcesses(folder, None, 2)
+    shutil.rmtree(folder)
+    start, started = subprocess.Popen, []
+    monkeypatch.setattr(
+        subprocess, "Popen", lambda *given, **more: started.append(given) or start(*given, **more)
+    )
+    said = "a process to tokenize in ended with exit code 1 before its first text"
+    with pytest.raises(OSError, match=said):
+        cut_pairs(["who", "what"], ["She did.", "It is."], tokenizer, WindowLimits())
+    assert len(started) == 1
 
 
 SCRIPT = """
