@@ -43,6 +43,7 @@ train --base "$BASE" --teacher "$TEACHER" --teacher_cache "$OUT/taught" \
     --learning_rate 3e-4 --epochs 6 --output "$OUT/student"
 
 $PYTHON -m model.calibrate --model "$OUT/student" --data "$EVAL" --null on
+$PYTHON -m model.try_int8 --model "$OUT/student" --data "$EVAL"
 for file in $(echo "$EVAL" | tr , ' '); do
     $PYTHON run_pipeline.py audit --input "$file" --model "$OUT/student" \
         --output "$OUT/audit-$(basename "$file" .parquet)"

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from model import calibrate, train
+from model import calibrate, train, try_int8
 from model.checkpoint import read_settings
 from pipeline import convert
 from tests.checkpoints import MPNET, build_bert
@@ -22,6 +22,7 @@ MODULES: dict[str, Callable[[list[str]], int]] = {
     "pipeline.convert": convert.main,
     "model.train": train.main,
     "model.calibrate": calibrate.main,
+    "model.try_int8": try_int8.main,
 }
 
 COMMIT = "0" * 40
@@ -83,6 +84,7 @@ def test_its_commands_make_a_reader_of_the_base_s_size(hub: Path, tmp_path: Path
     settings = read_settings(out / "student")
     assert settings.null
     assert settings.temperature != 1.0
+    assert "int8" in json.loads((out / "student" / "config.json").read_text("utf-8"))["spanmill"]
     # Distilling changes no shape: float16 halves the file of the float32 base.
     base = next(hub.glob("*MiniLM*/snapshots/*/model.safetensors")).stat().st_size
     assert 0.4 < (out / "student" / "model.safetensors").stat().st_size / base < 0.6
@@ -98,10 +100,11 @@ def test_its_commands_make_a_reader_of_the_base_s_size(hub: Path, tmp_path: Path
 def test_without_a_network_it_takes_what_is_there(tmp_path: Path):
     """Data and a trained teacher that are given are used, neither imported nor trained."""
     given = {"TRAIN": "a.parquet,b.parquet", "EVAL": "c.parquet", "TEACHER": "t", "BASE": "b"}
-    student, calibrated, audited = commands(OUT=str(tmp_path), **given)
+    student, calibrated, tried, audited = commands(OUT=str(tmp_path), **given)
     assert student[:2] == ["-m", "model.train"]
     found = dict(zip(student[2:], student[3:], strict=False))
     assert (found["--train"], found["--keep_out"]) == ("a.parquet,b.parquet", "c.parquet")
     assert (found["--teacher"], found["--base"]) == ("t", "b")
     assert calibrated[:2] == ["-m", "model.calibrate"]
+    assert tried[:2] == ["-m", "model.try_int8"]
     assert audited[-1] == f"{tmp_path}/audit-c"
