@@ -162,7 +162,7 @@ model: $(INSTALLED) $(TRAINED)/all-mpnet-base-v2  ## train the bundled reader fr
 		--teacher $(TRAINED)/teacher --teacher_cache $(TRAINED)/taught --teacher_share 0.6 \
 		--max_question 32 --joined_share 0.02 --learning_rate 1e-4 --warmup 50 --seed 18 \
 		--output $(TRAINED)/eighth
-	$(AVERAGE) --checkpoints $(TRAINED)/mean-of-six,$(TRAINED)/eighth --output $(TRAINED)/reader
+	$(AVERAGE) --checkpoints $(TRAINED)/seventh,$(TRAINED)/eighth --output $(TRAINED)/reader
 	$(CALIBRATE) --model $(TRAINED)/reader
 	$(TRY_INT8) --model $(TRAINED)/reader
 
