@@ -1,8 +1,8 @@
 """Tokenize in processes of their own, so that Python's lock stays free for the network.
 
 What a Hugging Face tokenizer returns has Python objects for every token. Creating and freeing them
-is half of the work that holds Python's lock (benchmarks/LOG.md), during which no other thread can
-feed a GPU. Here other processes do it, and hand over the finished arrays.
+is nearly half of the work that holds Python's lock (benchmarks/LOG.md), during which no other
+thread can feed a GPU. Here other processes do it, and hand over the finished arrays.
 
 A process is this module, run as a program with one end of a pair of sockets.
 """
