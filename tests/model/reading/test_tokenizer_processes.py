@@ -60,7 +60,7 @@ def test_threads_wait_for_a_free_process(tokenizer: TokenizerProcesses) -> None:
 
 def test_an_error_is_raised_here(tokenizer: TokenizerProcesses) -> None:
     with pytest.raises(TypeError):
-        tokenizer.passages([7])  # type: ignore[list-item]
+        tokenizer.passages([7])  # type: ignore[list-item]  # not text, to fail there
     assert len(tokenizer.questions(["still there"])) == 1
 
 

@@ -12,7 +12,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.portability.prism_runner import PrismRunner
 
 from pipeline.job.options import Refused, parse
-from pipeline.job.runners import feed_gpu, is_local, is_template, make_runner
+from pipeline.job.runners import feed_gpu, has_processes, is_local, is_template, make_runner
 
 
 @pytest.mark.parametrize(
@@ -110,6 +110,12 @@ def test_processes_share_the_cores(monkeypatch: pytest.MonkeyPatch, processes: i
         )
     )
     assert [os.environ[pool] for pool in POOLS] == [str(share)] * 2
+
+
+def test_only_one_mode_has_processes():
+    assert has_processes(PipelineOptions(["--direct_running_mode=multi_processing"]))
+    assert not has_processes(PipelineOptions(["--direct_running_mode=multi_threading"]))
+    assert not has_processes(PipelineOptions([]))
 
 
 def test_what_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch):
