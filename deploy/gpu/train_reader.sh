@@ -1,8 +1,8 @@
 #!/bin/sh
 # Train a reader on a GPU: a teacher, then a student, calibrated and audited (docs/training.md).
 #
-#     sh deploy/gpu/train_reader.sh                everything, with the hub and SQuAD's site at hand
-#     PYTHON=echo sh deploy/gpu/train_reader.sh    only print the commands
+#     sh deploy/gpu/train_reader.sh    everything, with the hub and SQuAD's site at hand
+#     TRAIN=a.parquet EVAL=b.parquet PYTHON=echo sh deploy/gpu/train_reader.sh    print the commands
 #
 # The same command resumes an interrupted training. Without a network, give local folders as bases,
 # TRAIN and EVAL (comma-separated Parquet files), and TEACHER (a trained teacher) to skip its
