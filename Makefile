@@ -74,7 +74,7 @@ demo: $(RUNTIME)  ## annotate the bundled sample with the bundled model, and sho
 	$(BIN)/python run_pipeline.py annotate --input bundled --output out/demo \
 		--read_windows 3 --min_probability precision:0.8 --distinct
 	$(BIN)/python -m pipeline.show out/demo --around 80 --where '$(SHOWN)'
-	@echo "next: python -m pipeline.show out/demo shows other rows; README.md has the commands for your own data"
+	@echo "next: .venv/bin/python -m pipeline.show out/demo shows other rows; README.md has the commands for your own data"
 
 test: $(INSTALLED)  ## all tests
 	$(BIN)/pytest $(PARALLEL)

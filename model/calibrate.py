@@ -245,8 +245,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--data", required=True, help="comma-separated Parquet files of development data"
     )
-    parser.add_argument("--max_length", type=argument(whole(8, 10**6)), default=384)
-    parser.add_argument("--overlap", type=argument(whole(0, 10**6)), default=128)
+    parser.add_argument(
+        "--max_length",
+        type=argument(whole(8, 10**6)),
+        default=384,
+        help="tokens of a window, with its question (384)",
+    )
+    parser.add_argument(
+        "--overlap",
+        type=argument(whole(0, 10**6)),
+        default=128,
+        help="tokens shared by neighbouring windows (128)",
+    )
     parser.add_argument(
         "--null",
         choices=["on", "off"],

@@ -122,19 +122,19 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         "--unanswerable_share",
         type=argument(number(0, 100)),
         default=0.2,
-        help="made unanswerable rows per row (0.2)",
+        help="made-up unanswerable rows to add per row (0.2)",
     )
     data.add_argument(
         "--joined_share",
         type=argument(number(0, 1)),
         default=0.0,
-        help="rows asked of a long passage, joined of several (0)",
+        help="share of the rows whose passage is joined with its neighbours (0)",
     )
     data.add_argument(
         "--joined_passages",
         type=argument(whole(1, 10**4)),
         default=8,
-        help="passages joined at most (8)",
+        help="largest number of passages to join (8)",
     )
 
 
@@ -153,7 +153,12 @@ def _add_objective(parser: argparse.ArgumentParser) -> None:
         default=30,
         help="tokens of the longest span that joint and compound count (30)",
     )
-    loss.add_argument("--link", choices=["softmax", "sigmoid"], default="softmax")
+    loss.add_argument(
+        "--link",
+        choices=["softmax", "sigmoid"],
+        default="softmax",
+        help="of logits to probabilities; sigmoid goes with tokenwise (softmax)",
+    )
     loss.add_argument(
         "--null",
         action=argparse.BooleanOptionalAction,
@@ -184,59 +189,113 @@ def _add_objective(parser: argparse.ArgumentParser) -> None:
         "--teacher_share",
         type=argument(number(1e-6, 1)),
         default=0.5,
-        help="of the loss: divergence from the teacher (0.5)",
+        help="share of the divergence from the teacher in the loss (0.5)",
     )
 
 
 def _add_windows(parser: argparse.ArgumentParser) -> None:
     """Add the limits of windows, in tokens."""
     windows = parser.add_argument_group("windows")
-    windows.add_argument("--max_length", type=argument(whole(8, 10**6)), default=384)
-    windows.add_argument("--overlap", type=argument(whole(0, 10**6)), default=128)
-    windows.add_argument("--max_question", type=argument(whole(1, 10**6)), default=64)
+    windows.add_argument(
+        "--max_length",
+        type=argument(whole(8, 10**6)),
+        default=384,
+        help="tokens of a window, with its question (384)",
+    )
+    windows.add_argument(
+        "--overlap",
+        type=argument(whole(0, 10**6)),
+        default=128,
+        help="tokens shared by neighbouring windows (128)",
+    )
+    windows.add_argument(
+        "--max_question",
+        type=argument(whole(1, 10**6)),
+        default=64,
+        help="tokens of a question; longer ones are cut (64)",
+    )
 
 
 def _add_optimisation(parser: argparse.ArgumentParser) -> None:
     """Add the options of the optimiser and its schedule."""
     optimisation = parser.add_argument_group("optimisation")
-    optimisation.add_argument("--learning_rate", type=argument(number(1e-12, 1e3)), default=1.5e-4)
+    optimisation.add_argument(
+        "--learning_rate",
+        type=argument(number(1e-12, 1e3)),
+        default=1.5e-4,
+        help="after warm-up; falls to 0 (1.5e-4)",
+    )
     optimisation.add_argument(
         "--batch_tokens",
         type=argument(whole(1, 10**8)),
         default=4096,
         help="padded tokens per batch (4096)",
     )
-    optimisation.add_argument("--epochs", type=argument(number(1e-6, 1e6)), default=2.0)
+    optimisation.add_argument(
+        "--epochs",
+        type=argument(number(1e-6, 1e6)),
+        default=2.0,
+        help="passes over the rows (2)",
+    )
     optimisation.add_argument(
         "--max_minutes",
         type=argument(number(0, 1e6)),
         default=0.0,
-        help="stop, schedule fitted to it (0: no limit)",
+        help="stop after these, with the learning rate at 0 by then (0: no limit)",
     )
-    optimisation.add_argument("--warmup", type=argument(whole(1, 10**9)), default=200, help="steps")
-    optimisation.add_argument("--weight_decay", type=argument(number(0, 1e3)), default=0.01)
+    optimisation.add_argument(
+        "--warmup",
+        type=argument(whole(1, 10**9)),
+        default=200,
+        help="steps in which the learning rate rises (200)",
+    )
+    optimisation.add_argument(
+        "--weight_decay", type=argument(number(0, 1e3)), default=0.01, help="of AdamW (0.01)"
+    )
     optimisation.add_argument(
         "--clip",
         type=argument(number(1e-12, 1e12)),
         default=1.0,
         help="largest gradient norm (1.0)",
     )
-    optimisation.add_argument("--dropout", type=argument(number(0, 0.99)), default=0.0)
+    optimisation.add_argument(
+        "--dropout", type=argument(number(0, 0.99)), default=0.0, help="in every layer (0)"
+    )
     optimisation.add_argument(
         "--average",
         type=argument(number(0, 1 - 1e-9)),
         default=0.999,
         help="decay of the averaged weights (0.999)",
     )
-    optimisation.add_argument("--seed", type=argument(whole(0, 2**32 - 1)), default=0)
+    optimisation.add_argument(
+        "--seed",
+        type=argument(whole(0, 2**32 - 1)),
+        default=0,
+        help="of everything that is random (0)",
+    )
 
 
 def _add_running(parser: argparse.ArgumentParser) -> None:
     """Add how often to log, save and evaluate."""
     running = parser.add_argument_group("running")
-    running.add_argument("--log_seconds", type=argument(number(0, 1e9)), default=30)
-    running.add_argument("--save_minutes", type=argument(number(0, 1e9)), default=10)
-    running.add_argument("--eval_minutes", type=argument(number(0, 1e9)), default=30)
+    running.add_argument(
+        "--log_seconds",
+        type=argument(number(0, 1e9)),
+        default=30,
+        help="seconds between two lines of the log (30)",
+    )
+    running.add_argument(
+        "--save_minutes",
+        type=argument(number(0, 1e9)),
+        default=10,
+        help="minutes between two saved states (10)",
+    )
+    running.add_argument(
+        "--eval_minutes",
+        type=argument(number(0, 1e9)),
+        default=30,
+        help="minutes between two evaluations on --eval (30)",
+    )
 
 
 def _mix(value: str) -> dict[str, float]:

@@ -154,7 +154,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--rows",
         type=argument(whole(1, 10**9)),
         default=8000,
-        help="most questions; with a few hundred, chance decides (8000)",
+        help="largest number of questions; a few hundred are too few to decide (8000)",
     )
     options = parser.parse_args(arguments)
     data = [path for path in options.data.split(",") if path]

@@ -110,7 +110,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--seed",
         type=argument(whole(0, 10**9)),
         metavar="N",
-        help="number that decides which answers are drawn (default: 0)",
+        help="random seed of the drawing (default: 0)",
     )
     add(
         "--estimate",

@@ -163,7 +163,8 @@ def make_parser() -> argparse.ArgumentParser:
         "--interval",
         type=argument(number(0.1, 86400)),
         metavar="X",
-        help="seconds between two looks at OUT (default: 2, of a store 10, for lines in a log 30)",
+        help="seconds between two looks at OUT (default: 2; 10 for a store; 30 if standard output "
+        "is not a terminal)",
     )
     add(
         "--serve",

@@ -130,10 +130,11 @@ AUDIT_COLUMNS: tuple[Column[Examples], ...] = (
         windows_whole=lambda examples: examples.row_losses.whole,
     ),
     *_counts(
-        "windows that hold part of it", windows_partly=lambda examples: examples.row_losses.partly
+        "windows that hold part of the first gold",
+        windows_partly=lambda examples: examples.row_losses.partly,
     ),
     *_counts(
-        "windows that hold none of it",
+        "windows that hold no part of the first gold",
         windows_without=lambda examples: (
             examples.windows.counts[examples.pair]
             - np.where(examples.has_gold, examples.row_losses.whole + examples.row_losses.partly, 0)
@@ -164,12 +165,12 @@ AUDIT_COLUMNS: tuple[Column[Examples], ...] = (
     Column(
         "gold_rank",
         pa.int32(),
-        "its rank among the n best, from 1; null if it isn't among them",
+        "rank of the first gold among the n best, from 1; null if it isn't among them",
         lambda examples: examples.gold_found.argmax(1) + 1,
         null=lambda examples: examples.unranked,
     ),
     *_figures(
-        "its share of the posterior; without a gold, that of no answer",
+        "the first gold's share of the posterior; without a gold, that of no answer",
         gold_probability=lambda examples: examples.gold_probability,
     ),
     *_figures(
@@ -209,12 +210,12 @@ AUDIT_COLUMNS: tuple[Column[Examples], ...] = (
         null_score=lambda examples: examples.spans.null_score[examples.pair],
     ),
     *_figures(
-        "by the rules of SQuAD 2.0; words are split at blanks",
+        "by the rules of SQuAD 2.0; words are split at white space",
         exact_match=lambda examples: examples.grades[:, 0],
         f1=lambda examples: examples.grades[:, 1],
     ),
     *_figures(
-        "`f1` with each character of a script without blanks (Chinese, Japanese, Thai, ...) as a"
+        "`f1` with each character of a script without spaces (Chinese, Japanese, Thai, ...) as a"
         " word; `f1` elsewhere",
         character_f1=lambda examples: examples.grades[:, 2],
     ),

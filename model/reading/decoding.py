@@ -51,8 +51,8 @@ class Decoding:
     min_probability: float = setting(
         0.0,
         probability(),
-        "show no answer whose probability is below X: the status is below_threshold; precision:0.9 "
-        "means the threshold that the checkpoint stores for that precision",
+        "hide answers whose probability is below X (their status is below_threshold); "
+        "precision:0.9 means the threshold that the checkpoint stores for that precision",
         stages=(ANNOTATE,),
         identity=(ANNOTATE,),
         optional=True,
@@ -60,7 +60,7 @@ class Decoding:
     distinct: bool = setting(
         False,
         flag(),
-        "keep candidates that share no token with a better one",
+        "keep only candidates that share no token with a better one",
         identity=BOTH,
         optional=True,
     )

@@ -48,7 +48,7 @@ class ModelSettings:
     dtype: str = setting(
         "auto",
         one_of(auto="auto", **{name: name for name in DTYPES}),
-        "type of the encoder's numbers; auto is bfloat16 where the device computes in it at full "
+        "number format of the network; auto is bfloat16 where the device computes in it at full "
         "speed, else int8 on a CPU that is faster in it if the checkpoint tolerates it, else "
         "float32; int8 is for the linear layers",
         identity=BOTH,
@@ -68,7 +68,7 @@ class ModelSettings:
     tokenizer_processes: int = setting(
         0,
         whole(0, 64),
-        "processes that tokenize beside the one that feeds the device; with 0 that one tokenizes",
+        "extra processes that tokenize for the one that feeds the device; with 0, it tokenizes",
         unset="2 on CUDA, 0 on a CPU and where workers are processes or on other machines",
     )
 

@@ -50,7 +50,7 @@ class WindowLimits:
     prior: float = setting(
         0.0,
         one_of(auto=None, off=0.0),
-        "weight in the posterior of how well each window of a long context matches the question",
+        "whether the posterior counts how well each window of a long context matches the question",
         unset="auto: the checkpoint's window_prior, else off",
         identity=BOTH,
         optional=True,

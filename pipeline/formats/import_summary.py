@@ -44,7 +44,7 @@ def import_summary(
     others = sum(problems.values()) + sum(left_out.values())
     besides = f", {others} other problems" if others else ""
     if not survey.documents:
-        yield f"{wrong} golds that are not where they should be{besides}: {report}"
+        yield f"golds that are not where they should be: {wrong}{besides}: {report}"
 
 
 def _about_golds(

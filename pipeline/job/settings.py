@@ -219,7 +219,8 @@ class Work:
     max_failed_fraction: float = setting(
         0.5,
         number(0, 1),
-        "exit 1 when more than this fraction of the rows is rejected or fails",
+        "exit 1 when more than this fraction of the rows is rejected or fails; for compare, has no "
+        "partner in the other audit",
         stages=ALL,
     )
     price_per_hour: float | None = setting(

@@ -15,7 +15,7 @@ def summary(survey: Survey, **counts: int) -> list[str]:
 
 
 def test_a_file_without_answers_gets_a_hint_at_the_column_that_may_hold_them():
-    none, wrong = "golds: none", "0 golds that are not where they should be: a.golds.jsonl"
+    none, wrong = "golds: none", "golds that are not where they should be: 0: a.golds.jsonl"
     missing = "there is no column 'answers'"
     assert summary(Survey()) == [none, missing, wrong]
     for name in ("gold", "answr"):
@@ -49,5 +49,5 @@ def test_every_finding_has_its_line():
         "1 rows left out, which Parquet can't hold: 1 question_not_utf8: a.golds.jsonl",
     ]
     assert lines[-2].startswith("text that is not UTF-8: if the file is in another encoding")
-    wrong, others = "3 golds that are not where they should be", "2 other problems"
+    wrong, others = "golds that are not where they should be: 3", "2 other problems"
     assert lines[-1] == f"{wrong}, {others}: a.golds.jsonl"
