@@ -11,6 +11,7 @@ import hashlib
 import logging
 import random
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import lru_cache
@@ -19,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from model.audit.golds import answers_of, gold_tokens
+from model.audit.golds import answers_of, gold_problem, gold_tokens
 from model.audit.metrics import normalise
 from model.command import option
 from model.reading.posterior import PassageSpans
@@ -31,8 +32,9 @@ from model.training.unanswerables import unanswerables
 _log = logging.getLogger("spanmill.train")
 
 UNLABELLED, ABSENT, NULL = -3, -2, -1
-"""Targets of a window of an unlabelled row (no target), of one that contains a part of the gold (no
-target), and of one that contains nothing of it (null)."""
+"""Targets of a window of an unlabelled row (none), of one that contains the other end of the gold
+but not this one, or neither end but a part between them (none), and of one that contains nothing of
+it (null)."""
 
 STRETCH = 1500
 """Groups that are sorted by length together: many for little padding, few so that epochs differ."""
@@ -42,11 +44,11 @@ STRETCH = 1500
 class Examples:
     """Training windows with their targets; W windows.
 
-    start, end  int64 [W], passage tokens of the gold, `end` inclusive; or one of the constants
-                above
-    group       int64 [W], ascending: number of the original row. The windows of a row and of the
-                unanswerable rows made from it form a group; they stay in one batch and may share
-                one normaliser.
+    start, end  int64 [W], passage tokens of the gold, `end` inclusive, each where the window
+                contains it; else one of the constants above
+    group       int64 [W], ascending from 0. The windows of a row and of the unanswerable rows made
+                from it form a group; they stay in one batch and may share one normaliser. Each
+                window of an unlabelled row is a group of its own.
     questions   the texts of `windows.questions`, whole
     contexts    the texts of `windows.passages`
     """
@@ -68,7 +70,8 @@ def read_rows(
 ) -> list[dict]:
     """Read the rows of comma-separated Parquet files in the layout of the input contract.
 
-    Leaves out, with a warning, rows without a question, a context or whole golds. Raises
+    Leaves out, with a warning, rows without a question, a context or whole golds, and golds that
+    are not in the context where they should be, with their row if all of its golds are such. Raises
     SettingError, which names the option `given_as`, for a file that can't be read or lacks columns,
     and if no row is left.
 
@@ -81,11 +84,9 @@ def read_rows(
     # Read only the columns that are used.
     columns = ["question", "context"]
     columns += [*(["answers"] if labelled else []), *(["source"] if mix else [])]
-    tables = []
-    for path in filter(None, files.split(",")):
-        with option(given_as, path):
-            tables.append(_read_columns(path, columns))
-    rows = pa.concat_tables(tables, promote_options="permissive").to_pylist()
+    rows: list[dict] = []
+    for table in _read_files(files, columns, given_as):
+        rows += table.to_pylist()
     rows = [{**row, "answers": answers_of(row.get("answers"))} for row in rows]
 
     # Leave out unusable rows, but say so.
@@ -99,25 +100,47 @@ def read_rows(
             len(rows),
             " or ".join([", ".join(needed[:-1]), needed[-1]]),
         )
+    if labelled:
+        usable = _with_placed_golds(usable, given_as)
     if not usable:
         every = " and ".join([", ".join(needed[:-1]), needed[-1]])
         raise SettingError(f"{given_as}={files}: no row has {every}")
 
-    # Take each row as often as `mix` says: the fraction of a weight is a chance.
-    chosen, taken = random.Random(seed), []
-    for row in usable:
-        weight = next(
-            (share for pattern, share in (mix or {}).items() if fnmatch(row["source"], pattern)),
-            1.0,
-        )
+    return _mixed(usable, mix, seed) if mix else usable
+
+
+def _mixed(rows: list[dict], mix: dict[str, float], seed: int) -> list[dict]:
+    """Take each row as often as `mix` says: the fraction of a weight is a chance."""
+    chosen, taken, matched = random.Random(seed), [], set()
+    for row in rows:
+        source = row["source"] or ""
+        pattern = next((pattern for pattern in mix if fnmatch(source, pattern)), None)
+        matched.add(pattern)
+        weight = 1.0 if pattern is None else mix[pattern]
         taken += [row] * (int(weight) + (chosen.random() < weight % 1))
+    if not taken:
+        sources = ", ".join(sorted({row["source"] or "(null)" for row in rows}))
+        raise SettingError(f"mix: it takes none of the {len(rows)} rows; their sources: {sources}")
+    if unused := [pattern for pattern in mix if pattern not in matched]:
+        _log.warning("--mix: no source is taken by %s", ", ".join(unused))
     return taken
+
+
+def _read_files(files: str, columns: list[str], given_as: str) -> Iterator[pa.Table]:
+    """Read columns of comma-separated files, one after the other. Raises SettingError."""
+    paths = [path for path in files.split(",") if path]
+    if not paths:
+        raise SettingError(f"{given_as}={files}: it names no file")
+    for path in paths:
+        with option(given_as, path):
+            table = _read_columns(path, columns)
+        yield table
 
 
 def _read_columns(path: str, columns: list[str]) -> pa.Table:
     """Read columns of a Parquet file, or of a folder of them.
 
-    Raises ValueError for one that lacks them, and what pyarrow raises.
+    Raises ValueError for one that lacks them or has them in other types, and what pyarrow raises.
     """
     try:
         dataset = pq.ParquetDataset(path)
@@ -128,14 +151,55 @@ def _read_columns(path: str, columns: list[str]) -> pa.Table:
         raise ValueError(
             f"it has no column {missing[0]!r}, but {', '.join(dataset.schema.names) or 'none'}"
         )
-    for name in ("question", "context"):
+    for name in columns:
         kind = dataset.schema.field(name).type
-        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-        if not (
-            pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)
-        ):
+        if name != "answers" and not _is_text(kind):
             raise ValueError(f"its column {name!r} is {kind}, not text")
+        if name == "answers" and not _holds_golds(kind):
+            raise ValueError(f"its column 'answers' is {kind}, without text and answer_start")
     return dataset.read(columns=columns)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    """Return whether a column of a type holds texts, or nothing but nulls."""
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(
+        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)
+    )
+
+
+def _holds_golds(kind: pa.DataType) -> bool:
+    """Return whether a column of a type holds golds, or nothing but nulls."""
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        kind = kind.value_type
+    if not pa.types.is_struct(kind):
+        return bool(pa.types.is_null(kind))
+    return {"text", "answer_start"} <= {field.name for field in kind}
+
+
+def _with_placed_golds(rows: list[dict], given_as: str) -> list[dict]:
+    """Return the rows with those golds only that are in their context where they should be.
+
+    Training on another span, or on "no answer", would teach what nobody said. Golds are checked as
+    the audit checks them; a row that has none left is left out.
+    """
+    placed, wrong = [], 0
+    for row in rows:
+        golds = list(zip(row["answers"]["text"], row["answers"]["answer_start"], strict=True))
+        right = [gold for gold in golds if gold_problem(row["context"], *gold) is None]
+        wrong += len(golds) - len(right)
+        if len(right) < len(golds):
+            texts, starts = [text for text, _ in right], [start for _, start in right]
+            row = {**row, "answers": {**row["answers"], "text": texts, "answer_start": starts}}
+        if right or not golds:
+            placed.append(row)
+    if wrong:
+        _log.warning(
+            "--%s: %d golds are not in their context where they should be; they are left out, with "
+            "%d rows that have no other",
+            *(given_as, wrong, len(rows) - len(placed)),
+        )
+    return placed
 
 
 def _has_texts(row: dict) -> bool:
@@ -159,10 +223,16 @@ def _has_golds(row: dict) -> bool:
 def refuse_known(rows: list[dict], files: str) -> int:
     """Check that rows and files share no passage; return how many distinct ones the files have.
 
-    Passages that differ only in case, punctuation, articles or white space are the same. Raises
-    SettingError that quotes the first common one.
+    Of the files only the contexts are read, whatever golds they have. Passages that differ only in
+    case, punctuation, articles or white space are the same. Raises SettingError that quotes the
+    first common one.
     """
-    kept_out = {passage_digest(row["context"]) for row in read_rows(files, given_as="keep_out")}
+    kept_out: set[bytes] = set()
+    for table in _read_files(files, ["context"], "keep_out"):
+        contexts = table.column("context").unique().to_pylist()
+        kept_out |= {passage_digest(context) for context in contexts if (context or "").strip()}
+    if not kept_out:
+        raise SettingError(f"keep_out={files}: it has no passage")
     for row in rows:
         if passage_digest(row["context"]) in kept_out:
             raise SettingError(
@@ -282,21 +352,19 @@ def make_examples(
     first, last = np.full(len(rows), NULL, np.int64), np.full(len(rows), NULL, np.int64)
     first[list(golds)], last[list(golds)] = gold_tokens(passages, passage[list(golds)], begin, stop)
 
-    # Each window has the whole gold, none of it (as NULL is before every window), or a part.
+    # A window that contains nothing of the gold is a null window (as NULL is before every window);
+    # another one has the ends of the gold that it contains.
     start, end = first[windows.pair], last[windows.pair]
-    whole = (start >= windows.start) & (end < windows.stop)
     outside = (end < windows.start) | (start >= windows.stop)
-    target = np.where(whole, 0, np.where(outside, NULL, ABSENT))
-    target = np.where(unlabelled[windows.pair], UNLABELLED, target)
-    group = np.array([row.get("group", k) for k, row in enumerate(rows)])
-    return Examples(
-        windows,
-        np.where(target == 0, start, target),
-        np.where(target == 0, end, target),
-        group[windows.pair],
-        asked,
-        contexts,
-    )
+    none = np.where(outside, NULL, ABSENT)
+    none = np.where(unlabelled[windows.pair], UNLABELLED, none)
+    start = np.where((none == ABSENT) & (start >= windows.start), start, none)
+    end = np.where((none == ABSENT) & (end < windows.stop), end, none)
+
+    # No loss joins the windows of an unlabelled row: each is a group of its own.
+    of_row = np.array([row.get("group", k) for k, row in enumerate(rows)])[windows.pair]
+    begins = (np.diff(of_row, prepend=-1) != 0) | unlabelled[windows.pair]
+    return Examples(windows, start, end, np.cumsum(begins) - 1, asked, contexts)
 
 
 def usable_windows(examples: Examples, null: bool, shared_normalisation: bool) -> np.ndarray:
@@ -307,8 +375,8 @@ def usable_windows(examples: Examples, null: bool, shared_normalisation: bool) -
     """
     if shared_normalisation:
         return np.arange(len(examples.windows))
-    has_target = examples.start >= (NULL if null else 0)
-    return np.flatnonzero(has_target | (examples.start == UNLABELLED))
+    least = np.minimum(examples.start, examples.end)
+    return np.flatnonzero((least >= (NULL if null else 0)) | (least == UNLABELLED))
 
 
 def best_texts(spans: PassageSpans, windows: Windows, contexts: list[str]) -> list[str]:

@@ -106,7 +106,7 @@ def golds_without_joint(examples: Examples, max_answer_length: int) -> tuple[int
 
     Only golds that some window holds whole count.
     """
-    held = examples.start >= 0
+    held = (examples.start >= 0) & (examples.end >= 0)
     windows, start, end = examples.windows, examples.start[held], examples.end[held]
     pair = windows.pair[held]
     base = windows.passages.bounds[windows.pair_passage[pair]]

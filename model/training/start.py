@@ -18,7 +18,7 @@ from model.reading.tokenizer import Tokenizer
 from model.settings import SettingError
 from model.training.attention import use_plain_products
 from model.training.data import (
-    UNLABELLED,
+    NULL,
     Examples,
     make_examples,
     read_rows,
@@ -180,7 +180,7 @@ def _read_examples(
             rows, tokenizer, options.max_length, options.overlap, options.max_question
         )
     usable = usable_windows(examples, options.null, options.shared_normalisation)
-    if not (examples.start[usable] != UNLABELLED).any():
+    if not (examples.start[usable] >= (NULL if options.null else 0)).any():
         raise SettingError(f"train={options.train}: no window has a target to learn from")
     _log.info("%d rows, %d windows to train on", len(rows), len(examples.windows))
     if unlabelled:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,11 +16,13 @@ from model.settings import SettingError
 from model.training.data import (
     ABSENT,
     NULL,
+    UNLABELLED,
     majority_gold,
     make_examples,
     plan_epoch,
     read_rows,
     refuse_known,
+    usable_windows,
     with_joined_passages,
     with_unanswerables,
 )
@@ -84,6 +87,60 @@ def test_passages_of_evaluation_files_are_refused(tmp_path: Path) -> None:
         refuse_known([row(3), known], str(tmp_path / "kept_out.parquet"))
 
 
+def test_passages_without_golds_or_questions_are_kept_out_too(tmp_path: Path) -> None:
+    path = str(tmp_path / "kept_out.parquet")
+    pq.write_table(pa.Table.from_pylist([{"context": row(1)["context"]}]), path)
+    with pytest.raises(SettingError, match="passage 1 says"):
+        refuse_known([row(1)], path)
+
+
+def test_golds_that_are_elsewhere_are_not_trained_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, aside = str(tmp_path / "rows.parquet"), row(1)
+    shifted = {"text": ["word2", "word2"], "answer_start": [14, 15]}
+    beyond = {"text": ["word3"], "answer_start": [400]}
+    rows = [aside, {**row(2), "answers": shifted}, {**row(3), "answers": beyond}]
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    usable = read_rows(path)
+    assert [each["context"] for each in usable] == [aside["context"], row(2)["context"]]
+    assert usable[1]["answers"] == {"text": ["word2"], "answer_start": [15]}
+    assert "--train: 2 golds are not in their context where they should be" in caplog.text
+    assert "with 1 rows that have no other" in caplog.text
+
+
+def test_files_may_hold_their_texts_and_golds_in_different_types(tmp_path: Path) -> None:
+    golds = row(0)["answers"]
+    listed = [{"text": golds["text"][0], "answer_start": golds["answer_start"][0]}]
+    pq.write_table(pa.Table.from_pylist([row(0)]), tmp_path / "a.parquet")
+    other = pa.Table.from_pylist([{**row(0), "answers": listed}])
+    other = other.set_column(
+        other.column_names.index("context"), "context", other.column("context").dictionary_encode()
+    )
+    pq.write_table(other, tmp_path / "b.parquet")
+    first, second = read_rows(f"{tmp_path}/a.parquet,{tmp_path}/b.parquet")
+    assert {**first, "source": None} == {**second, "source": None}
+
+
+@pytest.mark.parametrize("answers", [["word0"], [{"text": "word0"}], "word0"])
+def test_answers_of_another_shape_are_refused_by_name(tmp_path: Path, answers: Any) -> None:
+    path = str(tmp_path / "rows.parquet")
+    pq.write_table(pa.Table.from_pylist([{**row(0), "answers": answers}]), path)
+    with pytest.raises(SettingError, match=r"its column 'answers' is .*, without text and answer_"):
+        read_rows(path)
+
+
+def test_a_mix_that_takes_nothing_is_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = str(tmp_path / "rows.parquet")
+    pq.write_table(pa.Table.from_pylist([row(0), {**row(1), "source": None}]), path)
+    with pytest.raises(SettingError, match=r"^mix: it takes none of the 2 rows; .*: \(null\), a$"):
+        read_rows(path, {"b": 1.0, "*": 0.0})
+    assert len(read_rows(path, {"b": 1.0})) == 2
+    assert "--mix: no source is taken by b" in caplog.text
+
+
 def test_the_gold_of_most_annotators_is_trained_on() -> None:
     texts = ["the green hill", "hill", "A green hill", "hill top"]
     assert majority_gold({"text": texts, "answer_start": [5, 15, 40, 15]}) == (
@@ -135,31 +192,39 @@ def test_joined_passages_keep_their_gold_and_hold_no_other() -> None:
     assert len(places) > 3
 
 
-def test_windows_with_part_of_a_gold_have_no_target(bert_folder: Path) -> None:
+def test_a_window_has_the_ends_of_the_gold_that_it_contains(bert_folder: Path) -> None:
     words = [f"word{k}" for k in range(60)]
     context = " ".join(words)
-    begin = context.index("word20")
-    rows = [
-        {
-            "question": "which",
-            "context": context,
-            "answers": {"text": ["word20 word21"], "answer_start": [begin]},
-        }
-    ]
+    gold = " ".join(words[20:32])
+    answers = {"text": [gold], "answer_start": [context.index(gold)]}
+    labelled = {"question": "which", "context": context, "answers": answers, "group": 0}
+    rows = [labelled, {**labelled, "answers": None, "group": 1}]
     examples = make_examples(
         rows, Tokenizer(bert_folder), max_length=64, overlap=8, max_question=16
     )
-    targets = set(examples.start.tolist())
-    first = int(np.flatnonzero(examples.windows.passages.char_start == begin)[0])
-    for window in range(len(examples.windows)):
-        start, stop = examples.windows.start[window], examples.windows.stop[window]
-        if examples.start[window] >= 0:
-            assert examples.start[window] == first
-            assert start <= first < stop
-        elif examples.start[window] == NULL:
-            assert not start <= first < stop
-    assert NULL in targets
-    assert targets <= {ABSENT, NULL, first}
+    windows, begin, end = examples.windows, context.index(gold), context.index(gold) + len(gold)
+    first = int(np.flatnonzero(windows.passages.char_start == begin)[0])
+    last = int(np.flatnonzero(windows.passages.char_end == end)[-1])
+    of_labelled = np.flatnonzero(windows.pair == 0)
+    for window in of_labelled:
+        held = range(windows.start[window], windows.stop[window])
+        nothing = NULL if not set(held) & set(range(first, last + 1)) else ABSENT
+        assert examples.start[window] == (first if first in held else nothing)
+        assert examples.end[window] == (last if last in held else nothing)
+    assert {first, NULL} < set(examples.start[of_labelled].tolist())
+    assert ABSENT in np.concatenate([examples.start[of_labelled], examples.end[of_labelled]])
+
+    # With a normaliser of its own, a window needs both ends or neither.
+    alone = usable_windows(examples, null=True, shared_normalisation=False)
+    both = (examples.start >= 0) & (examples.end >= 0)
+    wanted = both | (examples.start == NULL) | (examples.start == UNLABELLED)
+    assert alone.tolist() == np.flatnonzero(wanted).tolist()
+
+    # Windows of a labelled row form a group; each window of an unlabelled one is its own.
+    assert set(examples.group[of_labelled]) == {0}
+    others = examples.group[windows.pair == 1]
+    assert others.tolist() == list(range(1, 1 + len(others)))
+    assert set(examples.start[windows.pair == 1].tolist()) == {UNLABELLED}
 
 
 def test_an_epoch_holds_every_window_once(bert_folder: Path) -> None:
