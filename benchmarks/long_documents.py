@@ -1,9 +1,9 @@
-"""Compare three ways to answer from long documents: EM and F1 of each, from the same logits.
+"""Compare ways to answer from long documents: EM and F1 of each, from the same logits.
 
     python -m benchmarks.long_documents --input eval_long_covid_qa.parquet [--every_nth 1]
 
 passage posterior   Spanmill: the best span of all windows by its score, with one normaliser for the
-                    passage
+                    passage; with the checkpoint's window prior, which is the default, and without
 softmax per window  the best span of all windows by the product of its window's two softmaxes, as
                     question-answering pipelines rank spans
 first window        the best span of the first window, as after truncation
@@ -12,16 +12,18 @@ first window        the best span of the first window, as after truncation
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from model.audit.metrics import grade
 from model.audit.objective import log_normaliser
-from model.checkpoint import LocalFolder
+from model.checkpoint import LocalFolder, read_settings
 from model.reading.batching import assemble, plan_batches
 from model.reading.reader import CheckpointReader
 from model.reading.spans import ValidSpans, decode_windows
+from model.reading.window_prior import match_windows
 from model.training.data import make_examples, read_rows
 
 
@@ -61,8 +63,12 @@ def main() -> None:
         score[chosen] = (a + b).squeeze(1).numpy()
         softmax[chosen] = score[chosen] - mass.numpy()
 
+    own = read_settings(Path(options.model))
+    prior = own.window_prior * match_windows(windows)
+
     # The best window of each row in each way.
     ways = {
+        "passage posterior with the prior": score / own.temperature + prior,
         "passage posterior": score,
         "softmax per window": softmax,
         "first window": np.where(windows.index == 0, score, -np.inf),

@@ -115,7 +115,7 @@ def measure_f1(
     own = read_settings(Path(options.model))
     weight = own.window_prior if options.prior is None else options.prior
     reader = ReplayingReader(
-        CheckpointReader(LocalFolder(options.model), dtype=resolve_dtype("auto", "auto"))
+        CheckpointReader(LocalFolder(options.model), dtype=resolve_dtype("auto", "auto", own.int8))
     )
     reader.load()
     every = make_examples(rows, reader.tokenizer(), 384, 128, max_question=64).windows

@@ -113,7 +113,10 @@ def main() -> None:
 
     sources = {CONTROL: options.control}
     for pattern in options.sources.split(","):
-        sources |= {Path(path).stem: path for path in sorted(glob(pattern))}
+        found = {Path(path).stem: path for path in sorted(glob(pattern))}
+        if not found or found.keys() & sources.keys():
+            raise SystemExit(f"--sources: {pattern} matches nothing, or a name that is there twice")
+        sources |= found
     names = [Path(path).stem for path in evaluated]
     print(f"| source | rows | {' | '.join(names)} | AUC |\n|{'---|' * (len(names) + 3)}")
     for source, path in sources.items():

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from model.checkpoint import (
     CheckpointError,
     LocalFolder,
+    copy_without_weights,
     read_config,
     read_settings,
     refuse_unsafe,
@@ -31,6 +32,12 @@ from model.command import option, run_command
 from model.settings import SettingError
 
 WEIGHTS = "model.safetensors"
+
+_NOT_ARCHITECTURE = {
+    *("spanmill", "dtype", "torch_dtype", "_name_or_path", "transformers_version", "architectures"),
+    *("attention_probs_dropout_prob", "hidden_dropout_prob", "classifier_dropout", "use_cache"),
+}
+"""Entries of config.json that may differ: they change nothing that an evaluated network does."""
 
 
 def average(checkpoints: list[Path], output: Path) -> None:
@@ -55,6 +62,13 @@ def average(checkpoints: list[Path], output: Path) -> None:
                     f"its split and passage_position are {_split(folder)}, those of "
                     f"{checkpoints[0]} {_split(checkpoints[0])}: the mean would read as neither"
                 )
+            if differing := _differing(folder, checkpoints[0]):
+                raise CheckpointError(
+                    f"its {differing} differs from that of {checkpoints[0]}, so that they have no "
+                    "mean"
+                )
+            if folder.resolve() == output.resolve():
+                raise SettingError(f"output={output}: it is one of the checkpoints")
 
     # Add up in float32, loading one checkpoint after the other. Integers stay the first's.
     first = _weights(checkpoints[0])
@@ -74,13 +88,10 @@ def average(checkpoints: list[Path], output: Path) -> None:
         for name, tensor in total.items()
     }
 
-    # Copy the tokenizer and the config; training.json describes one training, not the mean.
+    # Copy the tokenizer and the config.
     with option("output", output):
         output.mkdir(parents=True, exist_ok=True)
-    for pattern in ("*.json", "*.txt", "*.model"):
-        for path in checkpoints[0].glob(pattern):
-            if path.name != "training.json":
-                shutil.copy(path, output)
+        copy_without_weights(checkpoints[0], output)
     _forget_measured(output)
     save_file({**first, **mean}, output / WEIGHTS, metadata={"format": "pt"})
 
@@ -99,6 +110,29 @@ def _split(folder: Path) -> tuple[int | None, int | None]:
     """Return a checkpoint's settings `split` and `passage_position`."""
     settings = read_settings(folder)
     return settings.split, settings.passage_position
+
+
+def _differing(folder: Path, first: Path) -> str | None:
+    """Return what gives two checkpoints of equal shapes another meaning; None for nothing."""
+    ours, theirs = (
+        {name: config[name] for name in config if name not in _NOT_ARCHITECTURE}
+        for config in (read_config(folder), read_config(first))
+    )
+    for name in sorted(ours.keys() | theirs.keys()):
+        if ours.get(name) != theirs.get(name):
+            return f"{name} in config.json"
+    if _cuts(folder) != _cuts(first):
+        return "tokenizer.json"
+    return None
+
+
+def _cuts(folder: Path) -> list[Any]:
+    """Return what decides into which tokens texts are cut; [] without a tokenizer.json."""
+    path = folder / "tokenizer.json"
+    if not path.exists():
+        return []
+    parts = json.loads(path.read_text())
+    return [parts.get(name) for name in ("normalizer", "pre_tokenizer", "model", "added_tokens")]
 
 
 def _weights(folder: Path) -> dict[str, torch.Tensor]:

@@ -153,12 +153,20 @@ def _errors_of_files(
     temperature  index of the fitted one
     """
     errors = {}
-    for path, file in zip(data, files, strict=True):
+    for name, file in zip(_names(data), files, strict=True):
         given = all_answers_given([file], [~file.fitted_on], null_threshold, temperature)
         if len(given.right):
             error = calibration_error(given.probability, given.right)
-            errors[f"calibration_error {Path(path).stem}, all answers"] = error
+            errors[f"calibration_error {name}, all answers"] = error
     return errors
+
+
+def _names(data: list[str]) -> list[str]:
+    """Return the name of each file in the figures: its stem, or its path where stems are equal."""
+    stems = [Path(path).stem for path in data]
+    return [
+        stem if stems.count(stem) == 1 else path for stem, path in zip(stems, data, strict=True)
+    ]
 
 
 def _precision_thresholds(
@@ -187,17 +195,22 @@ def _opened(folder: Path, null: bool | None, max_length: int) -> tuple[Checkpoin
     return reader, replace(
         settings,
         null=settings.null if null is None else null,
-        null_trained=settings.null or settings.null_trained,
+        null_trained=bool(null) or settings.null or settings.null_trained,
     )
 
 
 def _f1_figures(
     data: list[str], files: list[Decoded], threshold: float, null_trained: bool
 ) -> dict[str, float]:
-    """Return F1 of the halves not fitted on: with a threshold, and of decisions that need none."""
+    """Return F1 of the halves not fitted on: with a threshold, and of decisions that need none.
+
+    A file of which all passages were fitted on has no figures.
+    """
     figures = {}
-    for path, file in zip(data, files, strict=True):
-        name, rows = Path(path).stem, ~file.fitted_on
+    for name, file in zip(_names(data), files, strict=True):
+        rows = ~file.fitted_on
+        if not rows.any():
+            continue
         figures[f"f1 {name}, always the best span"] = file.mean_f1(np.inf, rows)
         if null_trained:
             figures[f"f1 {name}, null on"] = file.mean_f1(threshold, rows)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -222,6 +223,19 @@ def write_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     given = {name: value for name, value in settings.items() if value is not None}
     config["spanmill"] = {**config.get("spanmill", {}), **given}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def copy_without_weights(folder: Path, output: Path) -> None:
+    """Copy a checkpoint's tokenizer and config to another folder.
+
+    Leaves out its weights and the index of their files, and the report of the training that made
+    them.
+    """
+    for pattern in ("*.json", "*.txt", "*.model"):
+        for path in folder.glob(pattern):
+            is_of_weights = path.name == "training.json" or path.name.endswith(".index.json")
+            if not is_of_weights and path.resolve() != (output / path.name).resolve():
+                shutil.copyfile(path, output / path.name)
 
 
 def refuse_unsafe(folder: Path) -> None:

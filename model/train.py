@@ -322,8 +322,13 @@ def _refuse_contradictions(parser: argparse.ArgumentParser, options: argparse.Na
         parser.error("--teacher_cache goes with --teacher")
     if options.unlabelled and not options.teacher:
         parser.error("--unlabelled goes with --teacher: without one, there is nothing to learn")
-    if options.objective in OBJECTIVES and options.link == "sigmoid":
+    if options.link == "sigmoid" and options.objective != "tokenwise":
         parser.error("--link sigmoid goes with --objective tokenwise")
+    if options.link == "sigmoid" and options.null:
+        parser.error(
+            "--link sigmoid goes with --no-null: binary cross-entropy does not train the null "
+            "option"
+        )
     # With less overlap, some span would be in no window.
     if options.objective in OBJECTIVES and options.overlap < options.max_answer_length - 1:
         parser.error(

@@ -124,8 +124,12 @@ def try_int8(folder: Path, data: list[str], most_rows: int) -> dict[str, Any]:
 
 
 def _answer(folder: Path, rows: Sequence[dict], dtype: str) -> Answered:
-    """Answer the questions of rows in one dtype, with two candidates each."""
-    reader = SpanReader.load(LocalFolder(str(folder)), device="cpu", dtype=dtype)
+    """Answer the questions of rows in one dtype, with two candidates each.
+
+    All of them have an answer, so that the null option has no part in it.
+    """
+    location = LocalFolder(str(folder))
+    reader = SpanReader.load(location, device="cpu", dtype=dtype, null=False)
     answers = reader.answer(
         [row["question"] for row in rows], [row["context"] for row in rows], n_best=2
     )

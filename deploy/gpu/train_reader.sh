@@ -19,7 +19,11 @@ if [ -z "$TRAIN" ]; then
     mkdir -p "$SQUAD"
     for name in train-v2.0 dev-v1.1 dev-v2.0; do
         url=https://rajpurkar.github.io/SQuAD-explorer/dataset/$name.json
-        [ -e "$SQUAD/$name.json" ] || curl -fL -o "$SQUAD/$name.json" "$url"
+        if [ ! -e "$SQUAD/$name.json" ]; then
+            # A file has its name only when it is whole.
+            curl -fL -o "$SQUAD/$name.part" "$url"
+            mv "$SQUAD/$name.part" "$SQUAD/$name.json"
+        fi
         [ -e "$SQUAD/$name.parquet" ] || $PYTHON -m pipeline.convert import \
             --input "$SQUAD/$name.json" --output "$SQUAD/$name.parquet"
     done
@@ -43,8 +47,9 @@ train --base "$BASE" --teacher "$TEACHER" --teacher_cache "$OUT/taught" \
     --learning_rate 3e-4 --epochs 6 --output "$OUT/student"
 
 $PYTHON -m model.calibrate --model "$OUT/student" --data "$EVAL" --null on
-$PYTHON -m model.try_int8 --model "$OUT/student" --data "$EVAL"
 for file in $(echo "$EVAL" | tr , ' '); do
     $PYTHON run_pipeline.py audit --input "$file" --model "$OUT/student" \
         --output "$OUT/audit-$(basename "$file" .parquet)"
 done
+# The last step, because a processor without oneDNN can't try it.
+$PYTHON -m model.try_int8 --model "$OUT/student" --data "$EVAL"

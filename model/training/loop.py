@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -51,6 +52,8 @@ def take_steps(training: Training) -> None:
     options = training.options
     usable = usable_windows(training.examples, options.null, options.shared_normalisation)
     planned = _planned_steps(training, usable)
+    # A short training has reached the learning rate after a tenth of its steps.
+    warmup = min(options.warmup, max(1, planned // 10))
     autocast = _autocast(training.network.device)
     clock = last_save = last_eval = time.monotonic()
     progress = _Progress(clock)
@@ -63,13 +66,19 @@ def take_steps(training: Training) -> None:
         done = max(training.step / planned, minutes)
         if done >= 1:
             break
-        rate = options.learning_rate * min(1.0, (training.step + 1) / options.warmup) * (1 - done)
+        rate = options.learning_rate * min(1.0, (training.step + 1) / warmup) * (1 - done)
         loss = training.loss(chosen, autocast)
         training.step += 1
         if loss is None:
             continue
-        training.update(loss, rate)
         progress.losses.append(loss.item())
+        # Such a loss would spoil every weight, and their average.
+        if not math.isfinite(progress.losses[-1]):
+            raise RuntimeError(
+                f"the loss of step {training.step} is {progress.losses[-1]}: try a smaller "
+                f"--learning_rate; {options.output} has the last saved state"
+            )
+        training.update(loss, rate)
         progress.windows += len(chosen)
 
         # Between steps: a line of the log, memory, the state, an evaluation.

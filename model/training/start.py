@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import logging
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from model.backends.layers import LayeredNetwork
 from model.checkpoint import CheckpointError, locate, read_settings, refuse_unsafe
 from model.command import option
 from model.reading.network import position_limit, takes_types
-from model.reading.reader import bfloat16_is_faster
+from model.reading.reader import bfloat16_is_faster, resolve_device
 from model.reading.tokenizer import Tokenizer
 from model.settings import SettingError
 from model.training.attention import use_plain_products
@@ -46,7 +47,7 @@ def prepare(options: argparse.Namespace) -> Training:
         with option("frozen_layers", options.frozen_layers):
             _freeze(network, options.frozen_layers)
     average = torch.optim.swa_utils.AveragedModel(
-        network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(options.average)
+        network, multi_avg_fn=moving_average(options.average)
     )
     # Biases and the gains of layer norms are vectors; only matrices decay.
     matrices = [p for p in network.parameters() if p.ndim > 1]
@@ -126,12 +127,28 @@ def _make_trainable(network: PreTrainedModel, dropout: float) -> None:
     for module in network.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = dropout
-    # Fused attention takes its dropout from the config, not from a module.
-    network.config.attention_probs_dropout_prob = dropout
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        # Some networks keep the dropout of their attention as a number.
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = dropout
+    device = resolve_device("auto")
     if device.type == "cpu" and bfloat16_is_faster(device):
         use_plain_products(network)
     network.to(device).train()
+
+
+def moving_average(decay: float) -> Callable[..., None]:
+    """Return the update of an exponential moving average of weights, for torch's `AveragedModel`.
+
+    After n steps the decay is (1 + n) / (10 + n), at most `decay` (as in TensorFlow's
+    ExponentialMovingAverage): with a constant one, a short training would save little else than the
+    weights that it started from.
+    """
+
+    def update(averages: list[Any], weights: list[Any], steps: torch.Tensor | int) -> None:
+        ramp = (1 + int(steps)) / (10 + int(steps))
+        torch.optim.swa_utils.get_ema_multi_avg_fn(min(decay, ramp))(averages, weights, steps)
+
+    return update
 
 
 def _freeze(network: PreTrainedModel, layers: int) -> None:

@@ -16,6 +16,7 @@ import torch
 
 from model.audit.metrics import grade
 from model.backends.layers import LayeredNetwork
+from model.checkpoint import copy_without_weights
 from model.reading.batching import Batch, assemble
 from model.reading.decoding import DecodeSpans, Decoding
 from model.reading.network import takes_types
@@ -35,6 +36,12 @@ _log = logging.getLogger("spanmill.train")
 
 _EVALUATION_TOKENS = 4096
 """Padded tokens per batch of an evaluation."""
+
+_FREE = {
+    *("epochs", "max_minutes", "eval", "eval_every_nth", "eval_minutes", "keep_out", "output"),
+    *("teacher_cache", "log_seconds", "save_minutes"),
+}
+"""Options that may change when a training is resumed: the others say what is trained."""
 
 
 class TrainingReader:
@@ -133,32 +140,48 @@ class Training:
     def resume(self) -> None:
         """Load the state of an earlier run from the output folder; no-op if there is none.
 
-        Raises SettingError for a state that can't be loaded into this network.
+        Raises SettingError for a state that can't be loaded into this network, and for one of a
+        training with other options.
         """
-        path = self._state_file()
-        if path.exists():
-            try:
-                state = torch.load(path, weights_only=True)
-                self.network.load_state_dict(state["network"])
-                self.average.load_state_dict(state["average"])
-                self.optimizer.load_state_dict(state["optimizer"])
-                self.step, self.seconds = state["step"], state["seconds"]
-            except Exception as error:
-                short = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        path, output = self._state_file(), self.options.output
+        if not path.exists():
+            return
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            self.network.load_state_dict(state["network"])
+            self.average.load_state_dict(state["average"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step, self.seconds = state["step"], state["seconds"]
+            torch.set_rng_state(state["random"])
+            began = state["options"]
+        except Exception as error:
+            short = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            raise SettingError(
+                f"output={output}: its state.pt is damaged, or of another network ({short})"
+            ) from error
+        for name, value in self._fixed_options().items():
+            if began.get(name) != value:
                 raise SettingError(
-                    f"output={self.options.output}: its state.pt is damaged, or of another network "
-                    f"({short})"
-                ) from error
-            _log.info("resuming from step %d, after %.1f minutes", self.step, self.seconds / 60)
+                    f"output={output}: it has a training with {name}={began.get(name)!r}, not "
+                    f"{value!r}: give another --output, or remove its state.pt"
+                )
+        _log.info("resuming from step %d, after %.1f minutes", self.step, self.seconds / 60)
 
     def save_state(self) -> None:
         """Write the state to resume from."""
         parts = {"network": self.network, "average": self.average, "optimizer": self.optimizer}
         state = {name: part.state_dict() for name, part in parts.items()}
+        state |= {"step": self.step, "seconds": self.seconds, "options": self._fixed_options()}
+        # Dropout draws from torch's random numbers, everything else from the seed and the step.
+        state["random"] = torch.get_rng_state()
         # Renaming is atomic: an interrupted write leaves the previous state in place.
         temporary = self._state_file().with_suffix(".tmp")
-        torch.save({**state, "step": self.step, "seconds": self.seconds}, temporary)
+        torch.save(state, temporary)
         os.replace(temporary, self._state_file())
+
+    def _fixed_options(self) -> dict[str, Any]:
+        """Return the options that say what is trained."""
+        return {name: value for name, value in vars(self.options).items() if name not in _FREE}
 
     def _state_file(self) -> Path:
         return Path(self.options.output) / "state.pt"
@@ -216,8 +239,6 @@ class Training:
 
     def save_checkpoint(self) -> None:
         """Write the averaged weights in float16, the tokenizer, settings and training.json."""
-        from transformers import AutoTokenizer
-
         options, output = self.options, Path(self.options.output)
         averaged: Any = self.average.module
         half = averaged.to(torch.float16)
@@ -234,7 +255,8 @@ class Training:
         if self.split:
             position = self.tokenizer.format.passage_position
             half.config.spanmill |= {"split": self.split, "passage_position": position}
+        # The tokenizer is the base's to the byte: saved anew, it might cut texts otherwise.
+        copy_without_weights(Path(self.base), output)
         half.save_pretrained(output)
-        AutoTokenizer.from_pretrained(self.base).save_pretrained(output)
         report = {"options": vars(options), "evaluation": self.result}
         (output / "training.json").write_text(json.dumps(report, indent=2))

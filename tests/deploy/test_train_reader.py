@@ -100,7 +100,7 @@ def test_its_commands_make_a_reader_of_the_base_s_size(hub: Path, tmp_path: Path
 def test_without_a_network_it_takes_what_is_there(tmp_path: Path):
     """Data and a trained teacher that are given are used, neither imported nor trained."""
     given = {"TRAIN": "a.parquet,b.parquet", "EVAL": "c.parquet", "TEACHER": "t", "BASE": "b"}
-    student, calibrated, tried, audited = commands(OUT=str(tmp_path), **given)
+    student, calibrated, audited, tried = commands(OUT=str(tmp_path), **given)
     assert student[:2] == ["-m", "model.train"]
     found = dict(zip(student[2:], student[3:], strict=False))
     assert (found["--train"], found["--keep_out"]) == ("a.parquet,b.parquet", "c.parquet")

@@ -64,6 +64,29 @@ def test_a_whole_and_a_split_reader_are_not_averaged(
     assert not (tmp_path / "mean").exists()
 
 
+def test_networks_of_equal_shapes_that_compute_otherwise_are_not_averaged(
+    bert_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    heads, cuts = (moved(bert_folder, tmp_path / name, 0) for name in ("heads", "cuts"))
+    config = json.loads((heads / "config.json").read_text())
+    config["num_attention_heads"] //= 2
+    (heads / "config.json").write_text(json.dumps(config))
+    tokenizer = json.loads((cuts / "tokenizer.json").read_text())
+    tokenizer["normalizer"]["lowercase"] = not tokenizer["normalizer"]["lowercase"]
+    (cuts / "tokenizer.json").write_text(json.dumps(tokenizer))
+    for folder, differs in (
+        (heads, "num_attention_heads in config.json"),
+        (cuts, "tokenizer.json"),
+    ):
+        given = ["--checkpoints", f"{bert_folder},{folder}", "--output", str(tmp_path / "mean")]
+        assert main(given) == 2
+        message = f"refused: --checkpoints={folder}: its {differs} differs from that of "
+        assert message in capsys.readouterr().err
+    given = ["--checkpoints", f"{heads},{heads}", "--output", str(heads)]
+    assert main(given) == 2
+    assert "it is one of the checkpoints" in capsys.readouterr().err
+
+
 def test_a_folder_that_is_not_a_checkpoint_is_named(
     bert_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -229,6 +229,38 @@ def test_the_window_prior_is_fitted_only_on_request(bert_folder: Path, tmp_path:
     again = read_settings(folder)
     assert again.window_prior * again.temperature == pytest.approx(2.0, rel=1e-3)
 
+    # The pipeline decodes with the prior as was measured.
+    reader = CheckpointReader(LocalFolder(str(folder)))
+    reader.load()
+    measured = decode_file(reader, str(few), False, False, 128, 32, prior=2.0)
+    plain = decode_file(reader, str(few), False, False, 128, 32)
+    temperature = int(np.argmin(np.abs(TEMPERATURES - again.temperature)))
+    rows = read_rows(str(few))
+    answers = SpanReader.load(str(folder), max_length=128, overlap=32, dtype="float32").answer(
+        *([row[name] for row in rows] for name in ("question", "context"))
+    )
+    probability = [answer.probability for answer in answers]
+    np.testing.assert_allclose(measured.probability[temperature], probability, rtol=1e-3)
+    assert np.abs(measured.probability - plain.probability).max() > 1e-3
+
+
+def test_null_can_be_switched_on_for_a_checkpoint_without_settings(
+    bert_folder: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(bert_folder, tmp_path / "reader"))
+    few, same = tmp_path / "few.parquet", tmp_path / "other" / "few.parquet"
+    same.parent.mkdir()
+    pq.write_table(pq.read_table(SAMPLE).slice(0, 60), few)
+    pq.write_table(pq.read_table(SAMPLE).slice(60, 60), same)
+    figures = calibrate(folder, [str(few), str(same)], 128, 32, null=True)
+    settings = read_settings(folder)
+    assert (settings.null, settings.null_trained) == (True, True)
+    # Files of one name keep their figures apart.
+    for path in (few, same):
+        assert 0 <= figures[f"f1 {path}, null on"] <= 100
+    again = calibrate(folder, [str(few), str(same)], 128, 32, null=True)
+    assert again == figures
+
 
 @pytest.mark.parametrize(
     ("given", "said"),

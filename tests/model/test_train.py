@@ -27,6 +27,8 @@ from model.settings import SettingError
 from model.train import make_parser, train
 from model.training.data import read_rows
 from model.training.loss import passage_loss, window_loss
+from model.training.start import moving_average
+from model.training.state import Training
 from tests.checkpoints import ARCHITECTURES
 from tests.model.audit.test_losses import Passage, logsumexp
 from tests.model.fakes import FakeReader, make_windows
@@ -74,6 +76,11 @@ def test_the_loss_falls(
         train(options(bert_folder, tmp_path, epochs=0.15, **changed))
     losses = [record.args[2] for record in caplog.records if record.args and "loss" in record.msg]
     assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
+
+
+def test_the_tokenizer_is_that_of_the_base(trained: Path, bert_folder: Path) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        assert (trained / name).read_bytes() == (bert_folder / name).read_bytes()
 
 
 def test_the_folder_is_a_checkpoint_with_settings_of_its_own(trained: Path) -> None:
@@ -150,11 +157,16 @@ def test_a_split_that_can_not_be_trained_is_refused(bert_folder: Path, tmp_path:
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("taught", [False, True])
+@pytest.mark.parametrize("given", [{}, {"dropout": 0.2}, {"split": 1}])
 def test_an_interrupted_training_resumes_to_the_same_weights(
-    trained: Path, bert_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taught: bool
+    trained: Path,
+    bert_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    given: dict[str, Any],
 ) -> None:
-    changed = {"save_minutes": 0.0, **({"teacher": str(trained), "split": 1} if taught else {})}
+    taught = {"teacher": str(trained)} if "split" in given else {}
+    changed = {"save_minutes": 0.0, **given, **taught}
     train(options(bert_folder, tmp_path / "whole", **changed))
     calls = 0
 
@@ -178,10 +190,44 @@ def test_an_interrupted_training_resumes_to_the_same_weights(
         torch.testing.assert_close(resumed[name], weights, msg=name)
 
 
+def test_a_folder_with_another_training_is_refused(bert_folder: Path, tmp_path: Path) -> None:
+    train(options(bert_folder, tmp_path))
+    before = (tmp_path / "model.safetensors").read_bytes()
+    with pytest.raises(SettingError, match="it has a training with objective='categorical', not "):
+        train(options(bert_folder, tmp_path, objective="compound", overlap=64))
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+    # More epochs continue the training.
+    train(options(bert_folder, tmp_path, epochs=0.1))
+    assert (tmp_path / "model.safetensors").read_bytes() != before
+
+
+def test_a_loss_that_is_not_finite_ends_the_training_with_its_state(
+    bert_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = iter([1.0, 1.0, float("nan")])
+    found = Training.loss
+    monkeypatch.setattr(Training, "loss", lambda self, *given: found(self, *given) * next(taken))
+    with pytest.raises(RuntimeError, match="the loss of step 3 is nan"):
+        train(options(bert_folder, tmp_path, save_minutes=0.0))
+    weights = torch.load(tmp_path / "state.pt", weights_only=True)["average"].values()
+    assert all(bool(each.isfinite().all()) for each in weights)
+
+
+def test_the_average_of_a_short_training_leaves_its_base() -> None:
+    update, average, weight = moving_average(0.999), [torch.zeros(1)], [torch.ones(1)]
+    for step in range(1, 101):
+        update(average, weight, step)
+    assert average[0] > 0.99
+    constant = [torch.zeros(1)]
+    for step in range(10**6, 10**6 + 100):
+        update(constant, weight, step)
+    assert constant[0].item() == pytest.approx(1 - 0.999**100, rel=1e-3)
+
+
 @pytest.mark.parametrize(
     "changed",
     [
-        {"objective": "tokenwise", "link": "sigmoid"},
+        {"objective": "tokenwise", "link": "sigmoid", "null": False},
         {"shared_normalisation": True},
         {"objective": "joint"},
         {"objective": "joint", "shared_normalisation": True, "null": False},
@@ -271,6 +317,11 @@ def test_windows_of_one_group_share_a_normaliser_though_their_passages_differ() 
             "--teacher does not go with --objective tokenwise",
         ),
         (["--objective=joint", "--link=sigmoid"], "--link sigmoid goes with --objective tokenwise"),
+        (["--link=sigmoid"], "--link sigmoid goes with --objective tokenwise"),
+        (
+            ["--objective=tokenwise", "--link=sigmoid"],
+            "--link sigmoid goes with --no-null: binary cross-entropy does not train the null",
+        ),
         (
             ["--objective=compound", "--max_answer_length=200"],
             "--overlap=128: with --objective compound it must be at least --max_answer_length - 1",
