@@ -14,6 +14,10 @@ from transforms.records import CorrectedGold, Correction
 from transforms.report.passages import excerpts
 from transforms.run_files import RunFiles
 from transforms.spreadsheets import SpreadsheetError, as_text, csv_bytes, csv_rows, guard, unguard
+from transforms.storage import read
+
+FILLED_IN = ("decision", "corrected_text", "corrected_start")
+"""The columns that people fill in."""
 
 COLUMNS = (
     *(
@@ -27,7 +31,7 @@ COLUMNS = (
         "prediction_start",
         "prediction_end",
     ),
-    *("label_error", "reason", "decision", "corrected_text", "corrected_start"),
+    *("label_error", "reason", *FILLED_IN),
 )
 DECISIONS = ("gold", "prediction", "unanswerable", "other")
 
@@ -119,6 +123,22 @@ def label_studio(suspects: Sequence[Mapping[str, Any]], examples: Mapping[Place,
                 predictions.append({"model_version": name, "score": score, "result": [result]})
         tasks.append({"data": data, "predictions": predictions})
     return json.dumps(tasks, indent=1, ensure_ascii=False).encode("utf-8", "replace")
+
+
+def is_filled_in(path: str) -> bool:
+    """Return whether a relabel.csv or a Label Studio export exists and holds people's work.
+
+    A file that breaks off before any work, as after a torn write, holds none.
+    """
+    try:
+        # A spreadsheet may have saved it in another encoding: the cells are still where they were.
+        text = as_text(read(path), "replace")
+        if text.lstrip().startswith("["):
+            return any(task.get("annotations") for task in json.loads(text))
+        rows = csv_rows(text, ("decision",), RunFiles.RELABEL_CSV)
+        return any((row.get(name) or "").strip() for _, row in rows for name in FILLED_IN)
+    except (FileNotFoundError, ValueError, TypeError, AttributeError):
+        return False
 
 
 def read_corrections(content: bytes) -> dict[str, Correction]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from transforms.storage import join, list_names, list_times
+from transforms.storage import join, lies_below, list_names, list_times, real_path
 from transforms.temporary import TEMPORARY
 
 
@@ -67,6 +67,13 @@ class RunFiles:
     @property
     def beside(self) -> str:
         return join(self.folder, self.BESIDE)
+
+    def holds(self, path: str) -> bool:
+        """Return whether `--overwrite` may remove a file or folder, whatever links lead to it."""
+        return any(
+            real_path(path) == real_path(each) or lies_below(path, each)
+            for each in (join(self.folder, name) for name in self.ALL)
+        )
 
     def part(self, name: str) -> str:
         """Return the path of a part."""

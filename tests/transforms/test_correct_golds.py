@@ -213,6 +213,13 @@ def test_refusals(audited: Path, bert_folder: Path, capfd: pytest.CaptureFixture
     judged.write_text("id,decision\nrow 1,perhaps\n")
     assert again(audited, bert_folder, judged) == 2
     assert f"refused: --corrections={judged}: line 2: decision 'perhaps'" in capfd.readouterr().err
+    inside = audited / "first" / "relabel.csv"
+    written = inside.read_bytes()
+    (audited / "link").symlink_to(audited / "first")
+    for path in (inside, audited / "link" / "relabel.csv"):
+        assert again(audited, bert_folder, path, "first", "--overwrite") == 2
+        assert f"refused: --corrections={path} is a file of --output=" in capfd.readouterr().err
+    assert inside.read_bytes() == written
     assert again(audited, bert_folder, audited / "nowhere.csv") == 2
     assert "--corrections=" in capfd.readouterr().err
     judged.write_text("id,decision\n")

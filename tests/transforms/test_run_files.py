@@ -31,6 +31,15 @@ def test_every_name_is_among_those_that_are_removed():
     assert RunFiles.ALL[0] == RunFiles.RUN, "first what lets workers of another run write"
 
 
+def test_it_holds_what_overwriting_may_remove(tmp_path: Path):
+    files = RunFiles(f"{tmp_path}/out")
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    for inside in ("out/relabel.csv", "out/audit", "out/parts/a.parquet", "link/audit/parts"):
+        assert files.holds(f"{tmp_path}/{inside}")
+    for outside in ("out", "out/first", "out/judged.csv", "out/audit2", "audit"):
+        assert not files.holds(f"{tmp_path}/{outside}")
+
+
 def test_parts_are_listed_in_order(tmp_path: Path):
     files = RunFiles(str(tmp_path))
     assert files.part_names() == files.rejection_names() == []

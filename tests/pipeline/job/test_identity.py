@@ -188,6 +188,17 @@ class TestOverwrite:
         assert files_of(out) == {RunFiles.RUN, "notes.txt"}
         assert claim(other, overwrite=False) is True
 
+    @pytest.mark.parametrize("folder", ["", "audit/"])
+    def test_it_removes_no_file_that_people_have_filled_in(self, job: Job, out: Path, folder: str):
+        claim(job, overwrite=False)
+        fill(out)
+        commit(f"{out}/{folder}".rstrip("/"), b"id,decision\n1,gold\n", RunFiles.RELABEL_CSV)
+        before = files_of(out)
+        with pytest.raises(Refused, match=rf"--overwrite: {out}/{folder}relabel\.csv is filled in"):
+            claim(configured(job, n_best=9), overwrite=True)
+        assert files_of(out) == before
+        assert claim(job, overwrite=True) is True, "it removes nothing of the same run"
+
     def test_parts_without_an_identity_are_refused_and_removed_when_asked(
         self, job: Job, out: Path
     ):
