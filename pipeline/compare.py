@@ -11,7 +11,7 @@ from typing import Any
 import apache_beam as beam
 
 from pipeline.job.duplicates import audit_configuration
-from pipeline.job.identity import claimed_outputs, output_folder
+from pipeline.job.identity import claimed_outputs, output_folder, refuse_removed
 from pipeline.job.options import Refused
 from transforms.compare_audits import SCORE_COLUMNS, AuditSide, CompareAudits
 from transforms.parquet_files import open_parquet
@@ -57,9 +57,8 @@ def resolve(options: argparse.Namespace) -> CompareJob:
         before, after = absolute(options.before), absolute(options.after)
     except StorageError as error:
         raise Refused(str(error)) from error
-    # A comparison must not overwrite an audit that it reads.
-    if output in (before, after):
-        raise Refused(f"--output={options.output} is one of the audits to compare")
+    refuse_removed("before", before, output)
+    refuse_removed("after", after, output)
     sides = _side(before, "before"), _side(after, "after")
     # The audits are identified by what they are (run.json) and by what they hold (the manifest).
     configuration: dict[str, Any] = {}

@@ -25,6 +25,7 @@ from transforms.storage import (
     is_on_hub,
     join,
     read,
+    real_path,
     remove,
     sweep_temporary,
 )
@@ -72,6 +73,17 @@ def output_folder(path: str) -> str:
             "--name USER/NAME` makes one commit of a finished run"
         )
     return absolute(path)
+
+
+def refuse_removed(option: str, folder: str, output: str) -> None:
+    """Raise Refused for a folder to read that a run which writes to `output` may remove.
+
+    option  the option that names the folder
+    """
+    if real_path(folder) == real_path(output) or RunFiles(output).holds(folder):
+        raise Refused(
+            f"--{option}={folder} would be removed by this run, which writes --output={output}"
+        )
 
 
 def identity(job: Claimant, stage: str) -> dict[str, Any]:
