@@ -206,7 +206,7 @@ def _decided(decision: str, row: Mapping[str, str | None], where: str) -> Correc
                     f"{where}: decision 'prediction' needs prediction_start and prediction_end"
                 )
             return ()  # the model predicted that there is no answer
-        return ((None, *_range(start, end, where)),)
+        return ((unguard(row.get("prediction") or "") or None, *_range(start, end, where)),)
     # decision is "other"
     corrected = row.get("corrected_text") or ""
     if not corrected.strip():
@@ -269,18 +269,22 @@ def _task_decision(task: Any, where: str) -> tuple[str, Correction | None]:
 
 
 def _marked(start: int, end: int, text: Any, context: Any) -> CorrectedGold:
-    """Return the gold of a marked span: the span, unless the mark names another text.
+    """Return the gold of a marked span: the span and its text, unless the mark names another one.
 
     Some versions of Label Studio count an emoji as two characters. Text and start are kept as they
     are then, so that the gold counts as misaligned. White space is not compared, because Label
     Studio changes the ends of lines.
     """
-    known = isinstance(text, str) and isinstance(context, str)
-    if known and _without_blanks(text) != _without_blanks(context[start:end]):
+    if not isinstance(text, str):
+        text = None
+    if not isinstance(context, str):
+        return text, start, end
+    judged = context[start:end]
+    if text is not None and without_blanks(text) != without_blanks(judged):
         return text, start, None
-    return None, start, end
+    return judged or None, start, end
 
 
-def _without_blanks(text: str) -> str:
+def without_blanks(text: str) -> str:
     """Return a text without white space, nor the `\\n` that Label Studio writes for a line end."""
     return "".join(text.replace("\\n", "").split())

@@ -136,7 +136,7 @@ class TestBack:
         )
         start = CONTEXT.index("Ada")
         assert found == {
-            "row 1": ((None, start, start + 3),),
+            "row 1": (("Ada", start, start + 3),),
             "row 2": (),
             "row 3": (("keeper", None, None),),
             "row 4": (("=SUM(A1)", 0, None),),
@@ -147,6 +147,11 @@ class TestBack:
             [suspect(0, prediction="", prediction_start=None, prediction_end=None)], {}
         )
         assert read_corrections(filled(content, row_0={"decision": "prediction"})) == {"row 0": ()}
+
+    def test_a_judged_prediction_is_unguarded(self):
+        (line,) = [suspect(0, prediction="=SUM(A1)", prediction_start=0, prediction_end=8)]
+        content = filled(relabel_csv([line], texts(0)), row_0={"decision": "prediction"})
+        assert read_corrections(content) == {"row 0": (("=SUM(A1)", 0, 8),)}
 
     def test_ids_come_back_as_they_were(self):
         ids = ["-3", "=a", "'quoted", 'a,b"c']
@@ -184,7 +189,7 @@ class TestBack:
         )
         start = CONTEXT.index("Ada")
         assert found == {
-            "row 0": ((None, start, start + 3), (None, start + 5, start + 11)),
+            "row 0": (("Ada", start, start + 3), ("keeper", start + 5, start + 11)),
             "row 1": (),
         }
 
@@ -203,7 +208,7 @@ class TestBack:
         )
         assert found == {
             "row 0": ((CONTEXT[start:end], start + 1, None),),
-            "row 1": ((None, start, end),),
+            "row 1": ((CONTEXT[start:end], start, end),),
         }
 
     @pytest.mark.parametrize(
