@@ -152,7 +152,7 @@ class Watcher:
             return Snapshot(self.folder)
         # The manifest first: if it is there, the parts that are listed next are all parts.
         manifest = self._manifest()
-        parts = [part for part in self._files.part_times().items() if _is_part(part[0])]
+        parts = self._files.part_times().items()
         newest = sorted(parts, key=lambda part: (part[1], part[0]), reverse=True)
         if manifest is None:
             self._read_receipts(run, newest)
@@ -240,14 +240,6 @@ class Watcher:
             answers[part] = _answers_of(run, self._files, part[0]) if known is None else known
         self._answers = answers  # those of older parts are not needed any more
         return [answer for each in answers.values() for answer in each]
-
-
-def _is_part(name: str) -> bool:
-    """Return whether a file has the name of a part."""
-    try:
-        return rows_of_part(name) >= 0
-    except (ValueError, IndexError):
-        return False
 
 
 def _input_files(folder: str, entries: list[dict[str, Any]]) -> list[InputFile]:

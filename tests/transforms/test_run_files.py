@@ -43,10 +43,14 @@ def test_it_holds_what_overwriting_may_remove(tmp_path: Path):
 def test_parts_are_listed_in_order(tmp_path: Path):
     files = RunFiles(str(tmp_path))
     assert files.part_names() == files.rejection_names() == []
-    for name in ("b", "a"):
-        Path(files.part(name)).parent.mkdir(exist_ok=True)
-        Path(files.part(name)).touch()
-    assert files.part_names() == ["a", "b"]
+    parts = [f"000000-a-g00000-r{row:09d}-n3.parquet" for row in (0, 3)]
+    # File managers, Spark and sync clients leave files of their own.
+    foreign = [".DS_Store", f"._{parts[0]}", "_SUCCESS", "a.parquet", f"{parts[0]}.crc"]
+    for path in (files.part, files.rejection):
+        for name in (*parts[::-1], *foreign):
+            Path(path(name)).parent.mkdir(exist_ok=True)
+            Path(path(name)).touch()
+    assert files.part_names() == sorted(files.part_times()) == files.rejection_names() == parts
 
 
 @pytest.mark.parametrize("path", PRODUCT, ids=lambda path: str(path.relative_to(HOUSE)))
