@@ -95,7 +95,10 @@ def export_run(options: argparse.Namespace) -> str:
     """Write a finished run in another format. Return what was written. Raises Refused."""
     with _naming("output", options.output):
         run, output = _outside_parts(options)
-        return WRITERS[options.format](run, output, options.answers)
+        if options.answers is not None and options.format != "squad":
+            raise Refused(f"--answers={options.answers}: only --format=squad takes it")
+        answers = {} if options.answers is None else {"answers": options.answers}
+        return WRITERS[options.format](run, output, **answers)
 
 
 def flatten_run(options: argparse.Namespace) -> str:
@@ -222,7 +225,6 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     add("--format", required=True, choices=list(WRITERS), help="format to write")
     add(
         "--answers",
-        default="predicted",
         metavar="COLUMN",
         help="answers that SQuAD JSON holds: a column of golds, or all_answers of a run with this "
         "option (default: predicted, the run's own)",

@@ -260,6 +260,14 @@ class TestRefusals:
                 ("--format=squad", "--answers=title"),
                 "--answers=title: it is string, not struct",
             ),
+            *(
+                (
+                    audited / "out",
+                    (f"--format={kind}", "--answers=golds"),
+                    "--answers=golds: only --format=squad takes it",
+                )
+                for kind in ("predictions", "jsonl")
+            ),
             (unfinished, ("--format=jsonl",), "has no manifest: the run did not finish"),
             (
                 tmp_path / "nothing",
