@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.formats.finished import FinishedRun
+from pipeline.formats.finished import FinishedRun, read_manifest
 from pipeline.job.options import Refused
 from pipeline.looks.count_inputs import count_inputs, rows_of
 from pipeline.looks.speed import Commit, rows_per_second
@@ -188,8 +188,8 @@ class Watcher:
         if manifest is None:
             return snapshot
         try:
-            return _finished(snapshot, json.loads(manifest))
-        except (ValueError, KeyError, TypeError) as error:
+            return _finished(snapshot, manifest)
+        except (KeyError, TypeError) as error:
             raise Refused(f"{self._files.manifest} does not end a run: {error!r}") from error
 
     def _find_run(self) -> _Run | None:
@@ -214,10 +214,10 @@ class Watcher:
             self._run = run
         return self._run
 
-    def _manifest(self) -> bytes | None:
-        """Return the content of the manifest, None if there is none yet."""
+    def _manifest(self) -> dict[str, Any] | None:
+        """Return the manifest, None if there is none yet. Raises Refused."""
         try:
-            return read(self._files.manifest)
+            return read_manifest(self._files)
         except FileNotFoundError:
             return None
 

@@ -205,6 +205,21 @@ def test_refusals(
     assert not (tmp_path / "out").exists()
 
 
+def test_damaged_files_are_named(
+    audits: tuple[Path, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    damaged = tmp_path / "damaged"
+    shutil.copytree(audits[1], damaged)
+    part = min((damaged / "parts").iterdir())
+    part.write_bytes(part.read_bytes()[:100])
+    assert compare((audits[0], damaged), tmp_path / "out") == 2
+    assert f"refused: --after={damaged}: {part} can't be read: " in capfd.readouterr().err
+    shutil.copy(audits[1] / "parts" / part.name, part)
+    (damaged / "manifest.json").write_text("{")
+    assert compare((audits[0], damaged), tmp_path / "out") == 2
+    assert f"refused: {damaged}/manifest.json does not end a run: " in capfd.readouterr().err
+
+
 def test_an_audit_that_the_run_would_remove_is_refused(
     audits: tuple[Path, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):

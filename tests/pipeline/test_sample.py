@@ -191,6 +191,8 @@ class TestRefusals:
         shutil.copytree(finished, tmp_path / "out")
         (tmp_path / "out" / "manifest.json").unlink()
         self.refused(capsys, "has no manifest: the run did not finish", tmp_path / "out")
+        (tmp_path / "out" / "manifest.json").write_text("{")
+        self.refused(capsys, "manifest.json does not end a run", tmp_path / "out")
         described = json.loads((finished / "run.json").read_text())
         described["configuration"]["stage"] = "audit"
         (tmp_path / "out" / "run.json").write_text(json.dumps(described))
