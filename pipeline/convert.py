@@ -66,13 +66,20 @@ def import_file(options: argparse.Namespace) -> str:
         encoding=encoding,
         delimiter=options.delimiter or "",
     )
-    dropped = {name.strip() for name in (options.drop_columns or "").split(",")}
+    dropped, columns = set(options.drop_columns), set[str]()
 
     def read() -> Iterator[ImportedRow]:
         with _naming("input", options.input), open_file(source) as file:
             for row in READERS[kind](file, layout):
+                columns.update(row.others)
                 others = {name: each for name, each in row.others.items() if name not in dropped}
                 yield replace(row, others=others)
+        # A name may be in the last row only.
+        if missing := sorted(dropped - columns):
+            raise Refused(
+                f"--drop_columns={missing[0]}: --input={options.input} has the other columns "
+                f"{', '.join(sorted(columns)) or 'none'}"
+            )
 
     # If the conversion fails, neither the rows nor the report are left behind.
     counts: Counter[str] = Counter()
@@ -204,7 +211,13 @@ def _add_import(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="column of the starts of answers that are plain text (default: answer_start)",
     )
-    add("--drop_columns", metavar="A,B", help="columns to leave out; all others are kept")
+    add(
+        "--drop_columns",
+        type=split_names,
+        default=(),
+        metavar="A,B",
+        help="columns to leave out; all others are kept",
+    )
     add(
         "--documents",
         action="store_true",

@@ -275,6 +275,24 @@ class TestRefusals:
         assert option.split("=")[0] in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_columns_to_leave_out_are_named_as_everywhere(
+    ending: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    source, output = tmp_path / f"a.{ending}", tmp_path / "b.parquet"
+    if ending == "csv":
+        source.write_text('question,context,"x,y",z\nWho?,Ada,1,2\nWhat?,Ada,1,2\n')
+    else:
+        write_lines(source, asked(0, z=2), asked(1, **{"x,y": 1}))
+    assert convert(source, output, r"--drop_columns=x\,y") == 0
+    assert {"z"} == set(pq.read_schema(output).names) - {"id", "question", "context", "answers"}
+    capsys.readouterr()
+    assert convert(source, tmp_path / "none" / "b.parquet", "--drop_columns=z,Z") == 2
+    message = f"refused: --drop_columns=Z: --input={source} has the other columns x,y, z\n"
+    assert capsys.readouterr().err == message
+    assert not [*(tmp_path / "none").glob("*")]
+
+
 FERRY = "The ferry to Holm leaves at noon. Its bell weighs 340 kilograms."
 
 
