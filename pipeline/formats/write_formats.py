@@ -201,19 +201,23 @@ WRITERS: dict[str, Callable[..., str]] = {
 """Format -> function of (run, output), for squad also of answers, that returns a summary."""
 
 
-def annotated(run: str) -> FinishedRun:
-    """Open a run. Raises Refused for one that is not a finished run of annotate."""
+def annotated(run: str, option: str = "--run=") -> FinishedRun:
+    """Open a run. Raises Refused for one that is not a finished run of annotate.
+
+    option  what goes before the folder in messages
+    """
     try:
         finished = open_run(run)
     except (Refused, StorageError, OSError, pa.ArrowException) as error:
-        raise Refused(f"--run={run}: {error}") from error
+        raise Refused(f"{option}{run}: {error}") from error
     if finished.stage != "annotate":
         raise Refused(
-            f"--run={run} is an output of {finished.stage}: only those of annotate can be exported"
+            f"{option}{run} is an output of {finished.stage}: only those of annotate can be "
+            "converted"
         )
     # The manifest is written last, so that a run without one did not finish.
     if not finished.state:
-        raise Refused(f"--run={run} has no manifest: the run did not finish")
+        raise Refused(f"{option}{run} has no manifest: the run did not finish")
     return finished
 
 
