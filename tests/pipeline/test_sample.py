@@ -173,7 +173,8 @@ class TestRefusals:
             *(finished, f"--output={drawn}", f"--estimate={empty}"),
         )
         missing = tmp_path / "missing.csv"
-        self.refused(capsys, str(missing), finished, f"--output={drawn}", f"--estimate={missing}")
+        message = f"refused: --estimate={missing}: No such file or directory\n"
+        self.refused(capsys, message, finished, f"--output={drawn}", f"--estimate={missing}")
 
     def test_a_run_without_answers(
         self, annotate: Annotate, tmp_path: Path, output: Path, capsys: pytest.CaptureFixture[str]
