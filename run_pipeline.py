@@ -50,7 +50,7 @@ try:
         from pipeline.job import duplicates
         from pipeline.job.copies import remove_unpublished
         from pipeline.job.dates import each_day
-        from pipeline.job.identity import claim, claimed_outputs
+        from pipeline.job.identity import claim, claimed_outputs, refuse_removed
         from pipeline.job.options import Refused, parse
         from pipeline.job.resolve import resolve
         from pipeline.job.runners import feed_gpu, is_local, is_template, make_runner
@@ -63,7 +63,7 @@ try:
         )
         from pipeline.looks.terminal import printable
         from transforms.run_files import RunFiles
-        from transforms.storage import read, sweep_temporary
+        from transforms.storage import absolute, read, sweep_temporary
 except Exception as _error:  # Python would exit with 1, the code of a run that has finished
     traceback.print_exc()
     print(
@@ -110,6 +110,7 @@ def run_job(options: argparse.Namespace, beam_options: PipelineOptions) -> int:
         job = resolve(options, beam_options)
     if options.against:
         duplicates.audited_parts(options.against, own=False)
+        refuse_removed("against", absolute(options.against), job.output)
     # From here on the output belongs to this run.
     resumed = claim(job, options.overwrite)
     if resumed:

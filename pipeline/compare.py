@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 from dataclasses import dataclass, replace
 from typing import Any
 
 import apache_beam as beam
+import pyarrow as pa
 
+from pipeline.formats.finished import read_manifest
 from pipeline.job.duplicates import audit_configuration
-from pipeline.job.identity import claimed_outputs, output_folder
+from pipeline.job.identity import claimed_outputs, output_folder, refuse_removed
 from pipeline.job.options import Refused
 from transforms.compare_audits import SCORE_COLUMNS, AuditSide, CompareAudits
 from transforms.parquet_files import open_parquet
@@ -57,15 +58,14 @@ def resolve(options: argparse.Namespace) -> CompareJob:
         before, after = absolute(options.before), absolute(options.after)
     except StorageError as error:
         raise Refused(str(error)) from error
-    # A comparison must not overwrite an audit that it reads.
-    if output in (before, after):
-        raise Refused(f"--output={options.output} is one of the audits to compare")
+    refuse_removed("before", before, output)
+    refuse_removed("after", after, output)
     sides = _side(before, "before"), _side(after, "after")
     # The audits are identified by what they are (run.json) and by what they hold (the manifest).
     configuration: dict[str, Any] = {}
     for name, folder in (("before", before), ("after", after)):
         files = RunFiles(folder)
-        content = json.loads(read(files.manifest))["content"]
+        content = read_manifest(files)["content"]
         run = hashlib.sha256(read(files.run)).hexdigest()
         configuration |= {name: folder, f"{name}_run": run, f"{name}_content": content}
     gate = Gate(
@@ -92,8 +92,11 @@ def _side(folder: str, option: str) -> AuditSide:
     # The first part shows which of these columns the audit kept.
     columns: list[str] = []
     if paths := side.paths():
-        with open_parquet(paths[0]) as file:
-            columns = file.schema_arrow.names
+        try:
+            with open_parquet(paths[0]) as file:
+                columns = file.schema_arrow.names
+        except (OSError, pa.ArrowException) as error:
+            raise Refused(f"--{option}={folder}: {paths[0]} can't be read: {error}") from error
         for column in (side.id, *(side.prefix + name for name in SCORE_COLUMNS)):
             if column not in columns:
                 raise Refused(

@@ -66,13 +66,20 @@ def import_file(options: argparse.Namespace) -> str:
         encoding=encoding,
         delimiter=options.delimiter or "",
     )
-    dropped = {name.strip() for name in (options.drop_columns or "").split(",")}
+    dropped, columns = set(options.drop_columns), set[str]()
 
     def read() -> Iterator[ImportedRow]:
         with _naming("input", options.input), open_file(source) as file:
             for row in READERS[kind](file, layout):
+                columns.update(row.others)
                 others = {name: each for name, each in row.others.items() if name not in dropped}
                 yield replace(row, others=others)
+        # A name may be in the last row only.
+        if missing := sorted(dropped - columns):
+            raise Refused(
+                f"--drop_columns={missing[0]}: --input={options.input} has the other columns "
+                f"{', '.join(sorted(columns)) or 'none'}"
+            )
 
     # If the conversion fails, neither the rows nor the report are left behind.
     counts: Counter[str] = Counter()
@@ -95,7 +102,10 @@ def export_run(options: argparse.Namespace) -> str:
     """Write a finished run in another format. Return what was written. Raises Refused."""
     with _naming("output", options.output):
         run, output = _outside_parts(options)
-        return WRITERS[options.format](run, output, options.answers)
+        if options.answers is not None and options.format != "squad":
+            raise Refused(f"--answers={options.answers}: only --format=squad takes it")
+        answers = {} if options.answers is None else {"answers": options.answers}
+        return WRITERS[options.format](run, output, **answers)
 
 
 def flatten_run(options: argparse.Namespace) -> str:
@@ -201,7 +211,13 @@ def _add_import(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="column of the starts of answers that are plain text (default: answer_start)",
     )
-    add("--drop_columns", metavar="A,B", help="columns to leave out; all others are kept")
+    add(
+        "--drop_columns",
+        type=split_names,
+        default=(),
+        metavar="A,B",
+        help="columns to leave out; all others are kept",
+    )
     add(
         "--documents",
         action="store_true",
@@ -222,7 +238,6 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     add("--format", required=True, choices=list(WRITERS), help="format to write")
     add(
         "--answers",
-        default="predicted",
         metavar="COLUMN",
         help="answers that SQuAD JSON holds: a column of golds, or all_answers of a run with this "
         "option (default: predicted, the run's own)",

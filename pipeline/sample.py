@@ -75,8 +75,9 @@ def estimate_run(options: argparse.Namespace) -> str:
         raise Refused(f"the review set {drawn.name} was drawn from {what} than {folder} has now")
     try:
         review = Review.of(drawn, read_marks(read(absolute(options.estimate)), drawn))
-    except ValueError as error:
-        raise Refused(f"--estimate={options.estimate}: {error}") from error
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise Refused(f"--estimate={options.estimate}: {reason}") from error
     return json.dumps(review.as_json(), indent=1) if options.json else review.in_words()
 
 

@@ -28,7 +28,8 @@ from pipeline.formats import where
 from pipeline.formats.choose_rows import choose
 from pipeline.formats.finished import FinishedRun, open_run
 from pipeline.job.options import Refused
-from pipeline.looks.terminal import one_line, printable
+from pipeline.looks.result import print_refusal
+from pipeline.looks.terminal import one_line
 from transforms.report.passages import excerpts, pieces
 from transforms.storage import StorageError, absolute
 
@@ -294,12 +295,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if unsaid:
                 print(f"standard output: {unsaid.strerror or unsaid}", file=sys.stderr)
                 return 3
-    except (Refused, StorageError) as error:
-        print(printable(f"refused: {error}"), file=sys.stderr)
-        return 2
-    except (OSError, pa.ArrowException) as error:
-        print(printable(f"refused: {options.output} can't be read: {error}"), file=sys.stderr)
-        return 2
+    except (Refused, StorageError, OSError, pa.ArrowException) as error:
+        return print_refusal(error, options.output)
     if not rows:
         print("no row matches", file=sys.stderr)
         return 1

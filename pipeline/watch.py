@@ -34,7 +34,7 @@ from model.command import argument, say
 from model.settings import number, whole
 from pipeline.job.options import Refused
 from pipeline.looks.live_page import LivePage, serving
-from pipeline.looks.result import print_text
+from pipeline.looks.result import print_refusal, print_text
 from pipeline.looks.snapshot import Snapshot, Watcher
 from pipeline.looks.snapshot_words import accounting, describe_state, figures, share_done
 from pipeline.looks.terminal import one_line, printable
@@ -197,12 +197,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return show(watcher, options.interval)
     except KeyboardInterrupt:
         return 130
-    except (Refused, StorageError) as error:
-        print(printable(f"refused: {error}"), file=sys.stderr)
-        return 2
-    except (OSError, pa.ArrowException) as error:
-        print(printable(f"refused: {options.output} can't be read: {error}"), file=sys.stderr)
-        return 2
+    except (Refused, StorageError, OSError, pa.ArrowException) as error:
+        return print_refusal(error, options.output)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from model.audit.golds import locate_gold
 from model.reading.texts import as_texts, read_texts
 from transforms.chunk_step import ChunkStep
 from transforms.records import Chunk, Correction, row_ids
+from transforms.relabel import without_blanks
 
 _WHY_UNPLACED = {
     "gold_absent": "does not occur in the context",
@@ -33,7 +34,9 @@ def correct_golds(
 
     A corrected text without a start is located in the context. If it occurs nowhere, more than
     once, or only inside longer words, its row is `unplaced`, and will be rejected with the reason
-    gold_absent, gold_ambiguous or gold_inside_word.
+    gold_absent, gold_ambiguous or gold_inside_word. If another text than the judged one is at a
+    span, because the context has changed since, the gold keeps the judged text, and so counts as
+    misaligned. A span beyond the context whose text is unknown is `unplaced` as gold_out_of_range.
     """
     ids = as_texts(row_ids(chunk, id_column))
     rows = [row for row, row_id in enumerate(ids) if row_id in corrections]
@@ -47,9 +50,16 @@ def correct_golds(
     for row in rows:
         golds[row] = {"text": [], "answer_start": []}
         for text, start, end in corrections[str(ids[row])]:
-            if text is None:
-                text = contexts[row][start:end]
-            elif start is None:
+            if end is not None:
+                there = contexts[row][start:end]
+                if text is None and end > len(contexts[row]):
+                    why = f"[{start}, {end}) of a context of {len(contexts[row])} characters"
+                    unplaced[row] = "gold_out_of_range", f"corrected gold at {why}"
+                    text, start = there, None
+                # Spreadsheets and Label Studio change the ends of lines.
+                elif text is None or without_blanks(text) == without_blanks(there):
+                    text = there
+            elif text is not None and start is None:
                 start, reason = locate_gold(contexts[row], text)
                 # The gold stays, without a start: MakeWindows rejects the row with this reason.
                 if start is None:

@@ -32,8 +32,8 @@ RECEIPT_KEY = b"spanmill.receipt"
 CorrectedGold = tuple[str | None, int | None, int | None]
 """Text, start and end (in code points) of a corrected gold.
 
-Without a text, the gold is the text between start and end. Without a start, the gold is the only
-occurrence of the text.
+Without a start, the gold is the only occurrence of the text. With an end, the gold is whatever is
+between start and end; `text` is then the text that was judged there, None if it is unknown.
 """
 
 Correction = tuple[CorrectedGold, ...]

@@ -14,6 +14,10 @@ from transforms.records import CorrectedGold, Correction
 from transforms.report.passages import excerpts
 from transforms.run_files import RunFiles
 from transforms.spreadsheets import SpreadsheetError, as_text, csv_bytes, csv_rows, guard, unguard
+from transforms.storage import read
+
+FILLED_IN = ("decision", "corrected_text", "corrected_start")
+"""The columns that people fill in."""
 
 COLUMNS = (
     *(
@@ -27,7 +31,7 @@ COLUMNS = (
         "prediction_start",
         "prediction_end",
     ),
-    *("label_error", "reason", "decision", "corrected_text", "corrected_start"),
+    *("label_error", "reason", *FILLED_IN),
 )
 DECISIONS = ("gold", "prediction", "unanswerable", "other")
 
@@ -121,6 +125,22 @@ def label_studio(suspects: Sequence[Mapping[str, Any]], examples: Mapping[Place,
     return json.dumps(tasks, indent=1, ensure_ascii=False).encode("utf-8", "replace")
 
 
+def is_filled_in(path: str) -> bool:
+    """Return whether a relabel.csv or a Label Studio export exists and holds people's work.
+
+    A file that breaks off before any work, as after a torn write, holds none.
+    """
+    try:
+        # A spreadsheet may have saved it in another encoding: the cells are still where they were.
+        text = as_text(read(path), "replace")
+        if text.lstrip().startswith("["):
+            return any(task.get("annotations") for task in json.loads(text))
+        rows = csv_rows(text, ("decision",), RunFiles.RELABEL_CSV)
+        return any((row.get(name) or "").strip() for _, row in rows for name in FILLED_IN)
+    except (FileNotFoundError, ValueError, TypeError, AttributeError):
+        return False
+
+
 def read_corrections(content: bytes) -> dict[str, Correction]:
     """Return the corrections in a filled-in relabel.csv or a Label Studio export, by id.
 
@@ -186,7 +206,7 @@ def _decided(decision: str, row: Mapping[str, str | None], where: str) -> Correc
                     f"{where}: decision 'prediction' needs prediction_start and prediction_end"
                 )
             return ()  # the model predicted that there is no answer
-        return ((None, *_range(start, end, where)),)
+        return ((unguard(row.get("prediction") or "") or None, *_range(start, end, where)),)
     # decision is "other"
     corrected = row.get("corrected_text") or ""
     if not corrected.strip():
@@ -249,18 +269,22 @@ def _task_decision(task: Any, where: str) -> tuple[str, Correction | None]:
 
 
 def _marked(start: int, end: int, text: Any, context: Any) -> CorrectedGold:
-    """Return the gold of a marked span: the span, unless the mark names another text.
+    """Return the gold of a marked span: the span and its text, unless the mark names another one.
 
     Some versions of Label Studio count an emoji as two characters. Text and start are kept as they
     are then, so that the gold counts as misaligned. White space is not compared, because Label
     Studio changes the ends of lines.
     """
-    known = isinstance(text, str) and isinstance(context, str)
-    if known and _without_blanks(text) != _without_blanks(context[start:end]):
+    if not isinstance(text, str):
+        text = None
+    if not isinstance(context, str):
+        return text, start, end
+    judged = context[start:end]
+    if text is not None and without_blanks(text) != without_blanks(judged):
         return text, start, None
-    return None, start, end
+    return judged or None, start, end
 
 
-def _without_blanks(text: str) -> str:
+def without_blanks(text: str) -> str:
     """Return a text without white space, nor the `\\n` that Label Studio writes for a line end."""
     return "".join(text.replace("\\n", "").split())

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from transforms.storage import join, list_names, list_times
+from transforms.records import rows_of_part
+from transforms.storage import join, lies_below, list_times, real_path
 from transforms.temporary import TEMPORARY
 
 
@@ -68,6 +69,13 @@ class RunFiles:
     def beside(self) -> str:
         return join(self.folder, self.BESIDE)
 
+    def holds(self, path: str) -> bool:
+        """Return whether `--overwrite` may remove a file or folder, whatever links lead to it."""
+        return any(
+            real_path(path) == real_path(each) or lies_below(path, each)
+            for each in (join(self.folder, name) for name in self.ALL)
+        )
+
     def part(self, name: str) -> str:
         """Return the path of a part."""
         return join(self.folder, self.PARTS, name)
@@ -82,12 +90,29 @@ class RunFiles:
 
     def part_names(self) -> list[str]:
         """Return the names of all parts, in the order of the input."""
-        return list_names(join(self.folder, self.PARTS))
+        return sorted(self.part_times())
 
     def part_times(self) -> dict[str, float]:
         """Return the names of all parts with the times of their commits, in seconds since 1970."""
-        return list_times(join(self.folder, self.PARTS))
+        return _parts_in(join(self.folder, self.PARTS))
 
     def rejection_names(self) -> list[str]:
         """Return the names of all files of rejections, in the order of the input."""
-        return list_names(join(self.folder, self.REJECTIONS))
+        return sorted(_parts_in(join(self.folder, self.REJECTIONS)))
+
+
+def _parts_in(folder: str) -> dict[str, float]:
+    """Return the files of a folder that have names of parts, with their times of modification.
+
+    File managers and other tools leave files of their own, such as `.DS_Store`.
+    """
+    return {name: time for name, time in list_times(folder).items() if _is_part(name)}
+
+
+def _is_part(name: str) -> bool:
+    """Return whether a file has the name of a part."""
+    try:
+        # On some disks, macOS keeps a file `._NAME` for each file.
+        return not name.startswith(".") and rows_of_part(name) >= 0
+    except (ValueError, IndexError):
+        return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,9 +29,12 @@ from transforms.accounting import (
     unknown_text,
 )
 from transforms.merge_receipts import Totals, closing
-from transforms.relabel import label_studio, relabel_csv
+from transforms.relabel import is_filled_in, label_studio, relabel_csv
 from transforms.report.page import audit_page
 from transforms.run_files import RunFiles
+from transforms.storage import join
+
+_log = logging.getLogger("spanmill")
 
 
 def audit_report(
@@ -122,8 +126,16 @@ def write_audit(totals: dict[str, Totals], stage_output: StageOutput) -> dict[st
     # Each file is read back after its commit, since nothing counts them later.
     suspects = report["suspected_label_errors"]
     output.publish(as_json(report), RunFiles.AUDIT)
-    output.publish(relabel_csv(suspects, audit.examples), RunFiles.RELABEL_CSV)
-    output.publish(label_studio(suspects, audit.examples), RunFiles.RELABEL_JSON)
+    for name, write in (
+        (RunFiles.RELABEL_CSV, relabel_csv),
+        (RunFiles.RELABEL_JSON, label_studio),
+    ):
+        # People fill these files in where they are, and may run the same audit again.
+        path = join(output.folder, name)
+        if is_filled_in(path):
+            _log.warning("%s is filled in, and kept as it is", path)
+        else:
+            output.publish(write(suspects, audit.examples), name)
     output.publish(audit_page(report, audit.examples, about), RunFiles.REPORT)
     return totals
 

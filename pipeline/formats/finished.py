@@ -79,8 +79,7 @@ class FinishedRun:
     @property
     def state(self) -> str:
         """The manifest's state, "complete" or "incomplete"; "" while there is no manifest."""
-        path = self.files.manifest
-        return str(json.loads(read(path))["state"]) if exists(path) else ""
+        return str(read_manifest(self.files)["state"]) if exists(self.files.manifest) else ""
 
     def rows(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
         """Yield all rows in order with the given columns, holding at most 256 in memory.
@@ -119,6 +118,20 @@ def as_rows(table: pa.Table | pa.RecordBatch) -> Iterator[dict[str, Any]]:
     for values in zip(*columns, strict=True):
         readable = (None if isinstance(value, NotUTF8) else value for value in values)
         yield dict(zip(table.schema.names, readable, strict=True))
+
+
+def read_manifest(files: RunFiles) -> dict[str, Any]:
+    """Return the manifest of a run, with at least `state` and `content`.
+
+    Raises FileNotFoundError if there is none, and Refused for a damaged one.
+    """
+    content = read(files.manifest)
+    try:
+        manifest = dict(json.loads(content))
+        manifest["state"], manifest["content"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise Refused(f"{files.manifest} does not end a run: {error!r}") from error
+    return manifest
 
 
 def open_run(folder: str) -> FinishedRun:

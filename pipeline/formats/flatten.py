@@ -30,7 +30,7 @@ def flatten(run: str, output: str, drop: Sequence[str] = ()) -> str:
     Raises Refused for a run that is not a finished one of annotate with a question list, for a
     column to drop that it lacks, and for two columns of one name.
     """
-    finished = annotated(run)
+    finished = annotated(run, "")
     listed = finished.question_answers
     if not listed:
         raise Refused(f"{run} was not run with --questions: its parts have one row per question")

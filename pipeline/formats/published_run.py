@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from pipeline.formats.finished import FinishedRun, open_run
+from pipeline.formats.finished import FinishedRun, open_run, read_manifest
 from pipeline.job.options import Refused
 from transforms.run_files import RunFiles
 from transforms.storage import exists, list_times, read
@@ -56,11 +56,7 @@ def published_run(folder: str) -> PublishedRun:
     files = finished.files
     if not exists(files.manifest):
         raise Refused(f"{folder} has no {RunFiles.MANIFEST}: the run is not finished")
-    try:
-        manifest = dict(json.loads(read(files.manifest)))
-        manifest["state"], manifest["content"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise Refused(f"{files.manifest} does not end a run: {error!r}") from error
+    manifest = read_manifest(files)
     times = list_times(folder)
     return PublishedRun(
         finished,

@@ -92,6 +92,8 @@ def read_mrqa(file: IO[bytes], layout: Layout) -> Iterator[ImportedRow]:
 def _detected(context: Any, qa: dict[str, Any]) -> Answers:
     """Return the golds of a question: all detected places, or its `answers` if it has none."""
     detected = qa.get("detected_answers")
+    if detected == [] and qa.get("answers"):
+        detected = None
     if not isinstance(detected, list):
         return read_answers(qa.get("answers") if detected is None else detected)
     golds: list[Gold] = []

@@ -22,7 +22,7 @@ ALL_ANSWERS = "all_answers"
 """The column and the option of this name, and the value of --answers."""
 
 
-def write_squad(run: str, output: str, answers: str) -> str:
+def write_squad(run: str, output: str, answers: str = "predicted") -> str:
     """Write SQuAD 2.0 JSON and return a summary in words.
 
     Consecutive rows of one title become an article, those of one context a paragraph. Rows that
@@ -135,7 +135,7 @@ def _write_articles(file: IO[str], questions: Iterator[tuple[str, str, dict[str,
     file.write("]}\n")
 
 
-def write_predictions(run: str, output: str, answers: str) -> str:
+def write_predictions(run: str, output: str) -> str:
     """Write the two files of SQuAD's evaluation scripts and return a summary in words.
 
     predictions.json  id -> text, "" for no answer and for rejected rows
@@ -179,7 +179,7 @@ def write_predictions(run: str, output: str, answers: str) -> str:
     return f"{len(hashes)} predictions: {output}"
 
 
-def write_jsonl(run: str, output: str, answers: str) -> str:
+def write_jsonl(run: str, output: str) -> str:
     """Write all columns of all rows, one JSON object a line, and return a summary in words.
 
     Numbers that are not finite become null, bytes become hexadecimal.
@@ -193,27 +193,31 @@ def write_jsonl(run: str, output: str, answers: str) -> str:
     return f"{count} rows: {output}"
 
 
-WRITERS: dict[str, Callable[[str, str, str], str]] = {
+WRITERS: dict[str, Callable[..., str]] = {
     "squad": write_squad,
     "predictions": write_predictions,
     "jsonl": write_jsonl,
 }
-"""Format -> function of (run, output, answers) that returns a summary in words."""
+"""Format -> function of (run, output), for squad also of answers, that returns a summary."""
 
 
-def annotated(run: str) -> FinishedRun:
-    """Open a run. Raises Refused for one that is not a finished run of annotate."""
+def annotated(run: str, option: str = "--run=") -> FinishedRun:
+    """Open a run. Raises Refused for one that is not a finished run of annotate.
+
+    option  what goes before the folder in messages
+    """
     try:
         finished = open_run(run)
     except (Refused, StorageError, OSError, pa.ArrowException) as error:
-        raise Refused(f"--run={run}: {error}") from error
+        raise Refused(f"{option}{run}: {error}") from error
     if finished.stage != "annotate":
         raise Refused(
-            f"--run={run} is an output of {finished.stage}: only those of annotate can be exported"
+            f"{option}{run} is an output of {finished.stage}: only those of annotate can be "
+            "converted"
         )
     # The manifest is written last, so that a run without one did not finish.
     if not finished.state:
-        raise Refused(f"--run={run} has no manifest: the run did not finish")
+        raise Refused(f"{option}{run} has no manifest: the run did not finish")
     return finished
 
 

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from pipeline.job.options import Refused
 from transforms.claim import Output
 from transforms.records import InputFile, InputRange
+from transforms.relabel import is_filled_in
 from transforms.run_files import RunFiles
 from transforms.storage import (
     absolute,
@@ -24,6 +25,7 @@ from transforms.storage import (
     is_on_hub,
     join,
     read,
+    real_path,
     remove,
     sweep_temporary,
 )
@@ -71,6 +73,17 @@ def output_folder(path: str) -> str:
             "--name USER/NAME` makes one commit of a finished run"
         )
     return absolute(path)
+
+
+def refuse_removed(option: str, folder: str, output: str) -> None:
+    """Raise Refused for a folder to read that a run which writes to `output` may remove.
+
+    option  the option that names the folder
+    """
+    if real_path(folder) == real_path(output) or RunFiles(output).holds(folder):
+        raise Refused(
+            f"--{option}={folder} would be removed by this run, which writes --output={output}"
+        )
 
 
 def identity(job: Claimant, stage: str) -> dict[str, Any]:
@@ -144,14 +157,17 @@ def claim(job: Claimant, overwrite: bool) -> bool:
     """Claim the outputs for this run. Return whether it resumes an earlier run of this identity.
 
     Raises Refused, naming the difference, if an output belongs to another run and `overwrite` is
-    false. Nothing is changed then, in either folder of `annotate --audit`.
+    false, and naming the file, if it would remove decisions of people. Nothing is changed then, in
+    either folder of `annotate --audit`.
     """
     # All outputs are checked before any is changed.
     wanted = {folder: _write(job, stage)[0] for stage, folder in reversed(job.outputs)}
     try:
-        if not overwrite:
-            for folder, content in wanted.items():
+        for folder, content in wanted.items():
+            if not overwrite:
                 _refuse_another(folder, content)
+            elif _obstacle(folder, content):
+                _refuse_filled_in(folder)
         resumed = [_claim(folder, content, overwrite) for folder, content in wanted.items()]
     except OSError as error:
         raise Refused(f"--output={job.output} can't be written: {error}") from error
@@ -181,6 +197,17 @@ def _refuse_another(output: str, content: bytes) -> None:
     obstacle = _obstacle(output, content)
     if obstacle:
         raise Refused(f"--output={output} has {obstacle}. --overwrite removes that first")
+
+
+def _refuse_filled_in(output: str) -> None:
+    """Raise Refused if people have filled in a file that `--overwrite` would remove."""
+    for folder in (output, RunFiles(output).beside):
+        for name in (RunFiles.RELABEL_CSV, RunFiles.RELABEL_JSON):
+            if is_filled_in(join(folder, name)):
+                raise Refused(
+                    f"--overwrite: {join(folder, name)} is filled in: move it away, or give "
+                    "another --output"
+                )
 
 
 def _obstacle(output: str, content: bytes) -> str:

@@ -167,7 +167,7 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
     _refuse_slices(audit)
     if audited:
         _refuse_unread(make(WindowLimits, given))
-    corrections, digest = _corrections(audit, options.stage)
+    corrections, digest = _corrections(audit, options.stage, output)
     questions = question_list(files, columns, audited)
     work = with_chunk_rows(work, questions)
     copies = Copies.for_columns(columns, bool(questions), output, reuse=not files.overwrite)
@@ -309,7 +309,7 @@ def _refuse_slices(audit: Audit) -> None:
         )
 
 
-def _corrections(audit: Audit, stage: str) -> tuple[dict[str, Correction], str | None]:
+def _corrections(audit: Audit, stage: str, output: str) -> tuple[dict[str, Correction], str | None]:
     """Return the corrections by id, and the SHA-256 (hex) of their file; {} and None without one.
 
     Raises Refused.
@@ -320,6 +320,11 @@ def _corrections(audit: Audit, stage: str) -> tuple[dict[str, Correction], str |
         raise Refused(
             f"--corrections={audit.corrections}: annotate --audit would write them into annotate's "
             "rows too"
+        )
+    if RunFiles(output).holds(audit.corrections):
+        raise Refused(
+            f"--corrections={audit.corrections} is a file of --output={output}, which this run "
+            "rewrites: copy it elsewhere, or give another --output"
         )
     try:
         content = read(audit.corrections)

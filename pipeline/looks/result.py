@@ -23,6 +23,14 @@ def print_result(work: Callable[[], str]) -> int:
     return print_text(printable(text)) or 0
 
 
+def print_refusal(error: Exception, output: str) -> int:
+    """Print why an output was refused, or that it can't be read. Return the exit code, 2."""
+    refused = isinstance(error, Refused | StorageError)
+    reason = str(error) if refused else f"{output} can't be read: {error}"
+    print(printable(f"refused: {reason}"), file=sys.stderr)
+    return 2
+
+
 def print_text(text: str) -> int | None:
     """Print a text. Return None, or the exit code with which the command has to end.
 

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.formats.finished import FinishedRun
+from pipeline.formats.finished import FinishedRun, read_manifest
 from pipeline.job.options import Refused
 from pipeline.looks.count_inputs import count_inputs, rows_of
 from pipeline.looks.speed import Commit, rows_per_second
@@ -152,7 +152,7 @@ class Watcher:
             return Snapshot(self.folder)
         # The manifest first: if it is there, the parts that are listed next are all parts.
         manifest = self._manifest()
-        parts = [part for part in self._files.part_times().items() if _is_part(part[0])]
+        parts = self._files.part_times().items()
         newest = sorted(parts, key=lambda part: (part[1], part[0]), reverse=True)
         if manifest is None:
             self._read_receipts(run, newest)
@@ -188,8 +188,8 @@ class Watcher:
         if manifest is None:
             return snapshot
         try:
-            return _finished(snapshot, json.loads(manifest))
-        except (ValueError, KeyError, TypeError) as error:
+            return _finished(snapshot, manifest)
+        except (KeyError, TypeError) as error:
             raise Refused(f"{self._files.manifest} does not end a run: {error!r}") from error
 
     def _find_run(self) -> _Run | None:
@@ -214,10 +214,10 @@ class Watcher:
             self._run = run
         return self._run
 
-    def _manifest(self) -> bytes | None:
-        """Return the content of the manifest, None if there is none yet."""
+    def _manifest(self) -> dict[str, Any] | None:
+        """Return the manifest, None if there is none yet. Raises Refused."""
         try:
-            return read(self._files.manifest)
+            return read_manifest(self._files)
         except FileNotFoundError:
             return None
 
@@ -240,14 +240,6 @@ class Watcher:
             answers[part] = _answers_of(run, self._files, part[0]) if known is None else known
         self._answers = answers  # those of older parts are not needed any more
         return [answer for each in answers.values() for answer in each]
-
-
-def _is_part(name: str) -> bool:
-    """Return whether a file has the name of a part."""
-    try:
-        return rows_of_part(name) >= 0
-    except (ValueError, IndexError):
-        return False
 
 
 def _input_files(folder: str, entries: list[dict[str, Any]]) -> list[InputFile]:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from model.reading.tokenizer import consecutive
-from pipeline.formats.finished import FinishedRun, open_run
+from pipeline.formats.finished import FinishedRun, open_run, read_manifest
 from pipeline.job.options import Refused
 from transforms.parquet_files import open_parquet
 from transforms.read_examples import read_rows
@@ -62,8 +62,7 @@ def open_annotated(folder: str) -> tuple[FinishedRun, Identity]:
     if not run.state:
         raise Refused(f"{folder} has no manifest: the run did not finish")
     fingerprint = json.loads(read(run.files.run))["run"]
-    content = json.loads(read(run.files.manifest))["content"]
-    return run, Identity(fingerprint, content)
+    return run, Identity(fingerprint, read_manifest(run.files)["content"])
 
 
 def answers_of(run: FinishedRun) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -201,8 +202,40 @@ def test_refusals(
     folder = f"{tmp_path}/both"
     hint = f"={folder} is not the output of a finished audit: give --before={folder}/audit\n"
     refused(hint, "compare", f"--before={tmp_path}/both", after, output)
-    refused("is one of the audits", "compare", before, after, f"--output={audits[0]}")
     assert not (tmp_path / "out").exists()
+
+
+def test_damaged_files_are_named(
+    audits: tuple[Path, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    damaged = tmp_path / "damaged"
+    shutil.copytree(audits[1], damaged)
+    part = min((damaged / "parts").iterdir())
+    part.write_bytes(part.read_bytes()[:100])
+    assert compare((audits[0], damaged), tmp_path / "out") == 2
+    assert f"refused: --after={damaged}: {part} can't be read: " in capfd.readouterr().err
+    shutil.copy(audits[1] / "parts" / part.name, part)
+    (damaged / "manifest.json").write_text("{")
+    assert compare((audits[0], damaged), tmp_path / "out") == 2
+    assert f"refused: {damaged}/manifest.json does not end a run: " in capfd.readouterr().err
+
+
+def test_an_audit_that_the_run_would_remove_is_refused(
+    audits: tuple[Path, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    output = tmp_path / "out"
+    shutil.copytree(audits[1], output / "audit")
+    (tmp_path / "link").symlink_to(output / "audit")
+    for after in (output / "audit", tmp_path / "link"):
+        assert compare((audits[0], after), output, "--overwrite") == 2
+        message = f"refused: --after={after} would be removed by this run, which writes --output="
+        assert message in capfd.readouterr().err
+    assert compare(audits, audits[0], "--overwrite") == 2
+    assert f"--before={audits[0]} would be removed by this run" in capfd.readouterr().err
+    assert (output / "audit" / "manifest.json").exists()
+    # Other folders in the output are not the run's.
+    shutil.copytree(audits[1], output / "first")
+    assert compare((audits[0], output / "first"), output, "--overwrite") == 0
 
 
 def test_an_output_without_ids_can_t_be_joined(

@@ -173,7 +173,8 @@ class TestRefusals:
             *(finished, f"--output={drawn}", f"--estimate={empty}"),
         )
         missing = tmp_path / "missing.csv"
-        self.refused(capsys, str(missing), finished, f"--output={drawn}", f"--estimate={missing}")
+        message = f"refused: --estimate={missing}: No such file or directory\n"
+        self.refused(capsys, message, finished, f"--output={drawn}", f"--estimate={missing}")
 
     def test_a_run_without_answers(
         self, annotate: Annotate, tmp_path: Path, output: Path, capsys: pytest.CaptureFixture[str]
@@ -191,6 +192,8 @@ class TestRefusals:
         shutil.copytree(finished, tmp_path / "out")
         (tmp_path / "out" / "manifest.json").unlink()
         self.refused(capsys, "has no manifest: the run did not finish", tmp_path / "out")
+        (tmp_path / "out" / "manifest.json").write_text("{")
+        self.refused(capsys, "manifest.json does not end a run", tmp_path / "out")
         described = json.loads((finished / "run.json").read_text())
         described["configuration"]["stage"] = "audit"
         (tmp_path / "out" / "run.json").write_text(json.dumps(described))

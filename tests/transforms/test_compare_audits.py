@@ -149,7 +149,7 @@ def test_two_audits_in_a_pipeline(tmp_path: Path):
                 "f1": [0.25 + after / 2] * len(names),
                 "exact_match": [0.0] * len(names),
             }
-            path = folder / "parts" / f"{index}.parquet"
+            path = folder / "parts" / f"{index}-n{len(names)}.parquet"
             audited(path, names, pair_hash=hashes, status=["scored"] * len(names), **figures)
         both.append(replace(side(after), folder=str(folder)))
     found: list[Comparison] = []

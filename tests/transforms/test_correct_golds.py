@@ -71,6 +71,27 @@ def test_a_text_that_stands_twice_or_nowhere_has_no_start():
     }
 
 
+def test_a_span_keeps_the_judged_text_if_the_context_has_changed():
+    contexts = "It is Ada.", "It was Ada.", "It is\r\nAda.", "It is A"
+    table = with_answers(asked(*contexts), *[gold("It", 0)] * 4)
+    judged: dict[str, Correction] = {f"row {row}": (("Ada", 6, 9),) for row in (0, 1, 3)}
+    found, _ = corrected(table, {**judged, "row 2": (("is\nAda", 3, 10),)})
+    # Those of rows 1 and 3 are at no such place: misaligned, and out of range.
+    assert found == [gold("Ada", 6), gold("Ada", 6), gold("is\r\nAda", 3), gold("Ada", 6)]
+
+
+def test_a_span_of_unknown_text_beyond_the_context_is_out_of_range():
+    table = with_answers(asked("a b", "a b", "a b"), *[gold("a", 0)] * 3)
+    spans: dict[str, Correction] = {f"row {row}": ((None, 2, 2 + row),) for row in (1, 2)}
+    spans["row 0"] = ((None, 7, 9),)
+    chunk = correct_golds(make_chunk(table), spans, "id", "context", "answers")
+    assert chunk.table["answers"].to_pylist()[1] == gold("b", 2)
+    assert chunk.unplaced == {
+        0: ("gold_out_of_range", "corrected gold at [7, 9) of a context of 3 characters"),
+        2: ("gold_out_of_range", "corrected gold at [2, 4) of a context of 3 characters"),
+    }
+
+
 def test_a_text_that_stands_only_inside_a_word_has_no_start():
     table = with_answers(asked("Otto often mends nets."), gold("nets", 17))
     chunk = correct_golds(
@@ -169,6 +190,22 @@ def test_from_an_audit_through_a_spreadsheet_into_an_audit(audited: Path, bert_f
     assert listed == {f"row {row}" for row in range(6, 12)}
 
 
+def test_a_decision_for_a_passage_that_has_changed_since_is_rejected(
+    audited: Path, bert_folder: Path
+):
+    content = (audited / "first" / "relabel.csv").read_bytes()
+    decided = {f"row_{row}": {"decision": "prediction"} for row in range(3)}
+    judged = audited / "judged.csv"
+    judged.write_bytes(filled(content, **decided))
+    table = ada(examples(12))
+    contexts = table["context"].to_pylist()
+    changed = [contexts[0][:1], *(f"Lo, {text}" for text in contexts[1:])]
+    write_input(audited / "a.parquet", table.set_column(2, "context", pa.array(changed)))
+    assert again(audited, bert_folder, judged, "second", "--max_failed_fraction=1") == 0
+    reasons = [row["reason"] for row in read_parts(audited / "second").to_pylist()]
+    assert reasons[:3] == ["gold_out_of_range", "gold_misaligned", "gold_misaligned"]
+
+
 def test_corrections_of_no_row_are_told(
     audited: Path, bert_folder: Path, capfd: pytest.CaptureFixture[str]
 ):
@@ -213,6 +250,13 @@ def test_refusals(audited: Path, bert_folder: Path, capfd: pytest.CaptureFixture
     judged.write_text("id,decision\nrow 1,perhaps\n")
     assert again(audited, bert_folder, judged) == 2
     assert f"refused: --corrections={judged}: line 2: decision 'perhaps'" in capfd.readouterr().err
+    inside = audited / "first" / "relabel.csv"
+    written = inside.read_bytes()
+    (audited / "link").symlink_to(audited / "first")
+    for path in (inside, audited / "link" / "relabel.csv"):
+        assert again(audited, bert_folder, path, "first", "--overwrite") == 2
+        assert f"refused: --corrections={path} is a file of --output=" in capfd.readouterr().err
+    assert inside.read_bytes() == written
     assert again(audited, bert_folder, audited / "nowhere.csv") == 2
     assert "--corrections=" in capfd.readouterr().err
     judged.write_text("id,decision\n")

@@ -7,6 +7,7 @@ import io
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from transforms.read_examples import Example, Place
 from transforms.relabel import (
     COLUMNS,
     CorrectionsError,
+    is_filled_in,
     label_studio,
     read_corrections,
     relabel_csv,
@@ -134,7 +136,7 @@ class TestBack:
         )
         start = CONTEXT.index("Ada")
         assert found == {
-            "row 1": ((None, start, start + 3),),
+            "row 1": (("Ada", start, start + 3),),
             "row 2": (),
             "row 3": (("keeper", None, None),),
             "row 4": (("=SUM(A1)", 0, None),),
@@ -145,6 +147,11 @@ class TestBack:
             [suspect(0, prediction="", prediction_start=None, prediction_end=None)], {}
         )
         assert read_corrections(filled(content, row_0={"decision": "prediction"})) == {"row 0": ()}
+
+    def test_a_judged_prediction_is_unguarded(self):
+        (line,) = [suspect(0, prediction="=SUM(A1)", prediction_start=0, prediction_end=8)]
+        content = filled(relabel_csv([line], texts(0)), row_0={"decision": "prediction"})
+        assert read_corrections(content) == {"row 0": (("=SUM(A1)", 0, 8),)}
 
     def test_ids_come_back_as_they_were(self):
         ids = ["-3", "=a", "'quoted", 'a,b"c']
@@ -182,7 +189,7 @@ class TestBack:
         )
         start = CONTEXT.index("Ada")
         assert found == {
-            "row 0": ((None, start, start + 3), (None, start + 5, start + 11)),
+            "row 0": (("Ada", start, start + 3), ("keeper", start + 5, start + 11)),
             "row 1": (),
         }
 
@@ -201,7 +208,7 @@ class TestBack:
         )
         assert found == {
             "row 0": ((CONTEXT[start:end], start + 1, None),),
-            "row 1": ((None, start, end),),
+            "row 1": ((CONTEXT[start:end], start, end),),
         }
 
     @pytest.mark.parametrize(
@@ -268,3 +275,28 @@ class TestBack:
             b"id;decision;prediction_start;prediction_end\n1;prediction;2;5\n2;unanswerable;;\n"
         )
         assert read_corrections(content) == {"1": ((None, 2, 5),), "2": ()}
+
+
+class TestFilledIn:
+    def judged(self, tmp_path: Path, content: bytes) -> bool:
+        (tmp_path / "relabel").write_bytes(content)
+        return is_filled_in(f"{tmp_path}/relabel")
+
+    def test_a_file_as_it_was_written_is_not(self, tmp_path: Path):
+        assert not is_filled_in(f"{tmp_path}/missing")
+        for content in (relabel_csv([suspect(0)], texts(0)), label_studio([suspect(0)], texts(0))):
+            # A torn write leaves nothing of people either.
+            assert not any(self.judged(tmp_path, content[:end]) for end in range(len(content) + 1))
+
+    @pytest.mark.parametrize("name", ["decision", "corrected_text", "corrected_start"])
+    def test_one_cell_is_enough(self, tmp_path: Path, name: str):
+        content = relabel_csv([suspect(0, question="größe"), suspect(1)], texts(1))
+        judged = filled(content, row_1={name: "1"})
+        assert self.judged(tmp_path, judged)
+        assert self.judged(tmp_path, judged.decode().replace(",", ";").encode("utf-16"))
+        assert self.judged(tmp_path, judged.decode().encode("cp1252", "replace"))
+
+    def test_an_annotation_is_enough(self, tmp_path: Path):
+        tasks = json.loads(label_studio([suspect(0), suspect(1)], texts(0, 1)))
+        tasks[1]["annotations"] = [{"result": []}]
+        assert self.judged(tmp_path, json.dumps(tasks).encode())

@@ -31,13 +31,26 @@ def test_every_name_is_among_those_that_are_removed():
     assert RunFiles.ALL[0] == RunFiles.RUN, "first what lets workers of another run write"
 
 
+def test_it_holds_what_overwriting_may_remove(tmp_path: Path):
+    files = RunFiles(f"{tmp_path}/out")
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    for inside in ("out/relabel.csv", "out/audit", "out/parts/a.parquet", "link/audit/parts"):
+        assert files.holds(f"{tmp_path}/{inside}")
+    for outside in ("out", "out/first", "out/judged.csv", "out/audit2", "audit"):
+        assert not files.holds(f"{tmp_path}/{outside}")
+
+
 def test_parts_are_listed_in_order(tmp_path: Path):
     files = RunFiles(str(tmp_path))
     assert files.part_names() == files.rejection_names() == []
-    for name in ("b", "a"):
-        Path(files.part(name)).parent.mkdir(exist_ok=True)
-        Path(files.part(name)).touch()
-    assert files.part_names() == ["a", "b"]
+    parts = [f"000000-a-g00000-r{row:09d}-n3.parquet" for row in (0, 3)]
+    # File managers, Spark and sync clients leave files of their own.
+    foreign = [".DS_Store", f"._{parts[0]}", "_SUCCESS", "a.parquet", f"{parts[0]}.crc"]
+    for path in (files.part, files.rejection):
+        for name in (*parts[::-1], *foreign):
+            Path(path(name)).parent.mkdir(exist_ok=True)
+            Path(path(name)).touch()
+    assert files.part_names() == sorted(files.part_times()) == files.rejection_names() == parts
 
 
 @pytest.mark.parametrize("path", PRODUCT, ids=lambda path: str(path.relative_to(HOUSE)))

@@ -51,7 +51,7 @@ _METRICS = (
 DOUBTS = {
     "elsewhere": "the model's answer shares no token with any gold",
     "other_borders": "the model's answer shares tokens with a gold, but has other borders",
-    "golds_disagree": "the golds share no word with each other",
+    "golds_disagree": "two golds share no token with each other",
     "no_answer": "there is a gold, but the model finds no answer",
     "answerable": "there is no gold, but the model finds an answer",
 }

@@ -8,9 +8,10 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipeline.formats.finished import as_rows, open_run
+from pipeline.formats.finished import as_rows, open_run, read_manifest
 from pipeline.job.options import Refused
 from tests.runs import examples, run, write_input
+from transforms.run_files import RunFiles
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +62,17 @@ def test_a_run_that_did_not_finish_has_no_state(output: Path, tmp_path: Path):
     part = next((output / "parts").iterdir())
     (tmp_path / "parts" / part.name).write_bytes(part.read_bytes())
     assert open_run(str(tmp_path)).state == ""
-    (tmp_path / "manifest.json").write_text(json.dumps({"state": "incomplete"}))
+    (tmp_path / "manifest.json").write_text(json.dumps({"state": "incomplete", "content": ""}))
     assert open_run(str(tmp_path)).state == "incomplete"
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "1", '{"state": "complete"}', '{"content": ""}', "\udcff"]
+)
+def test_a_damaged_manifest_is_refused(tmp_path: Path, content: str):
+    (tmp_path / "manifest.json").write_text(content, "utf-8", "surrogateescape")
+    with pytest.raises(Refused, match=rf"^{tmp_path}/manifest\.json does not end a run: "):
+        read_manifest(RunFiles(str(tmp_path)))
 
 
 def test_what_is_no_output_is_named(tmp_path: Path):

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from pipeline.formats.flatten import flat_tables
+from pipeline.formats.flatten import flat_tables, flatten
+from pipeline.job.options import Refused
 
 ANSWERS = pa.list_(pa.struct([("question_id", pa.string()), ("probability", pa.float32())]))
 
@@ -38,3 +43,13 @@ def test_rows_are_repeated_for_their_answers(most_bytes: int):
 def test_no_rows():
     inputs = pa.table({"id": pa.array([], pa.int64()), "context": pa.array([], pa.string())})
     assert list(flat_tables(inputs, pa.chunked_array([], ANSWERS), SCHEMA)) == []
+
+
+def test_what_can_not_be_flattened_is_named_without_an_option(tmp_path: Path):
+    with pytest.raises(Refused, match=f"^{tmp_path}: {tmp_path} has no run.json"):
+        flatten(str(tmp_path), f"{tmp_path}/flat.parquet")
+    (tmp_path / "run.json").write_text(json.dumps({"configuration": {"stage": "audit"}}))
+    (tmp_path / "parts").mkdir()
+    pq.write_table(pa.table({"id": [1]}), tmp_path / "parts" / "a-n1.parquet")
+    with pytest.raises(Refused, match=f"^{tmp_path} is an output of audit: only those of annotate"):
+        flatten(str(tmp_path), f"{tmp_path}/flat.parquet")

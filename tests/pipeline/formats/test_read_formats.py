@@ -76,9 +76,12 @@ class TestMrqa:
         asked = [
             {"qid": "1", "question": "Who?", "answers": ["Ben"]},
             {"qid": "2", "question": "Who?"},
+            {"qid": "3", "question": "Who?", "detected_answers": [], "answers": ["Ben"]},
+            {"qid": "4", "question": "Who?", "detected_answers": [], "answers": []},
+            {"qid": "5", "question": "Who?", "detected_answers": []},
         ]
         rows = read("mrqa", json.dumps({"qas": asked, "context": CONTEXT}))
-        assert [row.golds for row in rows] == [[("Ben", None)], None]
+        assert [row.golds for row in rows] == [[("Ben", None)], None, [("Ben", None)], [], []]
 
 
 class TestJsonLines:

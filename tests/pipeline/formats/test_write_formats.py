@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -246,7 +247,10 @@ class TestRefusals:
         (unfinished / "parts").mkdir(parents=True)
         for name in ("run.json", f"parts/{next((tmp_path / 'out' / 'parts').iterdir()).name}"):
             (unfinished / name).write_bytes((tmp_path / "out" / name).read_bytes())
+        damaged = shutil.copytree(audited / "out", tmp_path / "damaged")
+        (damaged / "manifest.json").write_text("{")
         for output, options, message in (
+            (damaged, ("--format=jsonl",), "manifest.json does not end a run"),
             (tmp_path / "out", ("--format=predictions",), "1 rows have the id of another row"),
             (tmp_path / "out", ("--format=squad",), "did not keep its column 'question'"),
             (
@@ -259,6 +263,14 @@ class TestRefusals:
                 audited / "out",
                 ("--format=squad", "--answers=title"),
                 "--answers=title: it is string, not struct",
+            ),
+            *(
+                (
+                    audited / "out",
+                    (f"--format={kind}", "--answers=golds"),
+                    "--answers=golds: only --format=squad takes it",
+                )
+                for kind in ("predictions", "jsonl")
             ),
             (unfinished, ("--format=jsonl",), "has no manifest: the run did not finish"),
             (

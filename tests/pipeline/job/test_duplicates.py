@@ -240,6 +240,22 @@ class TestRefusals:
         (tmp_path / "else" / "manifest.json").write_text("{}")
         self.refused(audit, source, tmp_path / "else", capfd)
 
+    @pytest.mark.parametrize("name", ["out", "out/audit"])
+    def test_an_audit_that_the_run_would_remove(
+        self,
+        audit: Audit,
+        source: Path,
+        tmp_path: Path,
+        name: str,
+        capfd: pytest.CaptureFixture[str],
+    ):
+        against = tmp_path / name
+        assert audit(source, against) == 0
+        assert audit(source, tmp_path / "out", f"--against={against}", "--overwrite") == 2
+        message = f"refused: --against={against} would be removed by this run, which writes"
+        assert message in capfd.readouterr().err
+        assert (against / "manifest.json").exists()
+
     def test_an_audit_that_has_not_finished(
         self, audit: Audit, source: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
     ):

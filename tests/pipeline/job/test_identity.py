@@ -20,6 +20,8 @@ from transforms.records import InputFile
 from transforms.run_files import RunFiles
 from transforms.storage import commit
 
+PART = "parts/000000-a-g00000-r000000000-n3.parquet"
+
 
 @pytest.fixture
 def job(bert_folder: Path, tmp_path: Path) -> Job:
@@ -60,7 +62,7 @@ def audit_alone(job: Job) -> Job:
 
 def fill(out: Path) -> None:
     """Write the files that a finished run leaves next to run.json."""
-    for name in ("parts/p", "rejections/p", "manifest.json"):
+    for name in (PART, "rejections/p", "manifest.json"):
         commit(str(out), b"x", *name.split("/"))
 
 
@@ -81,7 +83,7 @@ def test_the_same_run_goes_on_without_its_old_manifest(job: Job, out: Path):
     claim(job, overwrite=False)
     fill(out)
     assert claim(job, overwrite=False) is True
-    assert files_of(out) == {RunFiles.RUN, "parts/p", "rejections/p"}
+    assert files_of(out) == {RunFiles.RUN, PART, "rejections/p"}
 
 
 def test_the_same_run_goes_on_even_where_overwriting_is_allowed(job: Job, out: Path):
@@ -89,7 +91,7 @@ def test_the_same_run_goes_on_even_where_overwriting_is_allowed(job: Job, out: P
     claim(job, overwrite=True)
     fill(out)
     assert claim(job, overwrite=True) is True
-    assert "parts/p" in files_of(out)
+    assert PART in files_of(out)
 
 
 @pytest.mark.parametrize(
@@ -188,13 +190,24 @@ class TestOverwrite:
         assert files_of(out) == {RunFiles.RUN, "notes.txt"}
         assert claim(other, overwrite=False) is True
 
+    @pytest.mark.parametrize("folder", ["", "audit/"])
+    def test_it_removes_no_file_that_people_have_filled_in(self, job: Job, out: Path, folder: str):
+        claim(job, overwrite=False)
+        fill(out)
+        commit(f"{out}/{folder}".rstrip("/"), b"id,decision\n1,gold\n", RunFiles.RELABEL_CSV)
+        before = files_of(out)
+        with pytest.raises(Refused, match=rf"--overwrite: {out}/{folder}relabel\.csv is filled in"):
+            claim(configured(job, n_best=9), overwrite=True)
+        assert files_of(out) == before
+        assert claim(job, overwrite=True) is True, "it removes nothing of the same run"
+
     def test_parts_without_an_identity_are_refused_and_removed_when_asked(
         self, job: Job, out: Path
     ):
         fill(out)
         with pytest.raises(Refused, match=r"has parts of a run without run\.json"):
             claim(job, overwrite=False)
-        assert files_of(out) == {"parts/p", "rejections/p", "manifest.json"}
+        assert files_of(out) == {PART, "rejections/p", "manifest.json"}
         assert claim(job, overwrite=True) is False
         assert files_of(out) == {RunFiles.RUN}
 

@@ -151,9 +151,17 @@ def test_a_limit_bounds_what_is_planned(job: Job, caplog: pytest.LogCaptureFixtu
     assert lines(caplog)[-1].startswith("2 of 4 rows done")
 
 
-def test_it_never_ends_a_run(job: Job, caplog: pytest.LogCaptureFixture):
-    """A foreign file among the parts has no row count in its name."""
-    commit(job.output, b"", "parts", "_SUCCESS")
+def test_foreign_files_among_the_parts_do_not_count(job: Job, caplog: pytest.LogCaptureFixture):
+    commit(job.output, b"", "parts", ".DS_Store")
+    with caplog.at_level(logging.INFO, "spanmill"), progress(job):
+        finish(job, 2)
+    assert lines(caplog)[-1].startswith("2 of 10 rows done")
+
+
+def test_it_never_ends_a_run(
+    job: Job, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(RunFiles, "part_names", lambda _: 1 / 0)
     with caplog.at_level(logging.INFO, "spanmill"), progress(job):
         pass
     assert lines(caplog) == ["progress can't be shown"]

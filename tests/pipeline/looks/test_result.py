@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import sys
 
+import pyarrow as pa
 import pytest
 
 from pipeline.job.options import Refused
-from pipeline.looks.result import print_result
+from pipeline.looks.result import print_refusal, print_result
+from transforms.storage import StorageError
 
 
 def test_a_result_is_printed_without_control_characters(capsys: pytest.CaptureFixture[str]):
@@ -25,6 +27,22 @@ def test_a_refusal_is_printed_on_standard_error(
 
     assert print_result(work) == 2
     assert capsys.readouterr() == ("", "refused: --rows=1\\x07\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (Refused("no\x07"), "no\\x07"),
+        (StorageError("no store"), "no store"),
+        (OSError("no disk"), "out can't be read: no disk"),
+        (pa.ArrowInvalid("no page"), "out can't be read: no page"),
+    ],
+)
+def test_an_output_that_can_not_be_read_is_named(
+    error: Exception, said: str, capsys: pytest.CaptureFixture[str]
+):
+    assert print_refusal(error, "out") == 2
+    assert capsys.readouterr() == ("", f"refused: {said}\n")
 
 
 def test_other_errors_are_raised():

@@ -15,10 +15,11 @@ import pytest
 
 from model.audit.statistics import WITH_TOKENS, shortened
 from tests.model.audit.test_comparison import compared, drawn_pairs
+from tests.runs import HOUSE
 from tests.transforms.report.samples import ABOUT, PASSAGES, SCRIPT, entry, sample_audit
 from transforms.merge_receipts import Totals
 from transforms.read_examples import Example
-from transforms.report.page import MOST_BYTES, audit_page, comparison_page
+from transforms.report.page import DOUBTS, MOST_BYTES, audit_page, comparison_page
 from transforms.report.passages import excerpts, pieces, shown_passage
 from transforms.write_audit import audit_report
 
@@ -175,6 +176,11 @@ def test_rows_by_what_became_of_them_share_one_bar(page: bytes):
     assert shares == {
         name: count for name, count in audit["rows"].items() if count and name != "planned"
     }
+
+
+def test_golds_that_disagree_are_described_as_in_the_manual():
+    manual = (HOUSE / "docs" / "label_errors.md").read_text("utf-8")
+    assert f"| `golds_disagree` | {DOUBTS['golds_disagree']}, and" in manual
 
 
 def test_where_no_token_is_coloured_it_is_said():
