@@ -24,6 +24,10 @@ class TestInputRefusals:
                 "--question_column=ask: {source} has the columns id, question, context",
             ),
             (
+                ("--question_column={q}",),
+                "--question_column={{q}}: {source} has the columns id, question, context",
+            ),
+            (
                 ("--context_column=text",),
                 "--context_column=text: {source} has the columns id, question, context",
             ),
