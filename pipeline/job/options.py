@@ -146,6 +146,13 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
     # Only now is a bare word certainly the stage and not the value of an option of Beam.
     stages = list(dict.fromkeys([*unknown, *filter(None, [options.stage])]))
+    strays = [word for word in unknown if word not in ALL]
+    if strays and len(stages) > len(set(strays)):
+        # Most likely the shell has replaced a pattern by the names of many files.
+        count = f" ({len(strays)} such words)" if len(strays) > 1 else ""
+        raise Refused(
+            f"{strays[0]!r} belongs to no option{count}: quote patterns, --input='data/*.parquet'"
+        )
     if len(stages) != 1 or stages[0] not in ALL:
         raise Refused(
             f"STAGE: give one of {', '.join(ALL)}, not {' and '.join(map(repr, stages)) or 'none'}"

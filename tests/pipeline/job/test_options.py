@@ -54,13 +54,22 @@ class TestStage:
             ((*FILES, "--stage=nothing"), "'nothing'"),
             (("annotate", "audit", *FILES), "'annotate' and 'audit'"),
             (("annotate", *FILES, "--stage=audit"), "'annotate' and 'audit'"),
-            (("annotate", *FILES, "in.parquet"), "'annotate' and 'in.parquet'"),
         ],
     )
     def test_none_an_unknown_one_or_two_are_refused(self, arguments: tuple[str, ...], named: str):
         with pytest.raises(Refused, match="STAGE: give one of annotate, audit") as refused:
             parse(arguments)
         assert named in str(refused.value)
+
+    def test_files_of_a_pattern_that_the_shell_has_replaced_are_refused(self):
+        with pytest.raises(Refused) as refused:
+            parse(["annotate", "--input", "a.parquet", "b.parquet", "c.parquet", "--output", "out"])
+        assert str(refused.value) == (
+            "'b.parquet' belongs to no option (2 such words): "
+            "quote patterns, --input='data/*.parquet'"
+        )
+        with pytest.raises(Refused, match=r"^'in\.parquet' belongs to no option: quote patterns"):
+            parse([*FILES, "in.parquet", "--stage=audit"])
 
 
 class TestValues:
