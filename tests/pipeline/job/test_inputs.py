@@ -16,9 +16,13 @@ class TestInputRefusals:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (("--input=/nowhere/*.parquet",), "'/nowhere/*.parquet' matches no file"),
+            (("--input=/nowhere/*.parquet",), "--input: '/nowhere/*.parquet' matches no file"),
             (("--input=",), "--input is missing"),
-            (("--output=",), "empty path"),
+            (("--input=,",), "--input: ',' names no file"),
+            (("--output=",), "--output: an empty path"),
+            (("--output=nosuch://a",), "--output: nosuch://a: "),
+            (("--model=nosuch://a",), "--model: nosuch://a: "),
+            (("--model=/nowhere",), "--model: "),
             (
                 ("--question_column=ask",),
                 "--question_column=ask: {source} has the columns id, question, context",
