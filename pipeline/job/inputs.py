@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -34,6 +35,8 @@ from transforms.plan_chunks import (
 )
 from transforms.records import InputColumns, InputFile, OutputColumns
 from transforms.storage import lies_below
+
+_log = logging.getLogger("spanmill")
 
 _MOST_FOOTERS = 1000
 """Number of files whose column types are read before a run.
@@ -78,7 +81,7 @@ class Inputs:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """The columns that must hold text."""
+        """Return the columns that must hold text."""
         return tuple(filter(None, (self.columns.question, self.columns.context)))
 
 
@@ -136,7 +139,8 @@ def choose_columns(
     audited = AUDIT in stages
     schema = _schema(first)
 
-    # All columns that options name must exist; together with those to keep, they are read.
+    # All columns that options name must exist, except that of the id; together with those to keep,
+    # they are read.
     for option in ("question_column", "context_column"):
         if getattr(columns, option) not in texts:
             continue
@@ -159,6 +163,12 @@ def choose_columns(
     read += _place_columns(schema, first, columns, options)
     if columns.id_column in schema.names:
         read.append(columns.id_column)
+    elif columns.id_column != Columns.id_column:
+        _log.info(
+            "--id_column=%s: %s has no such column; ids are made of file, row group and row",
+            columns.id_column,
+            first.path,
+        )
 
     # Their types must be usable, and no output column may replace a kept one.
     wanted = [schema.field(name) for name in dict.fromkeys(read) if schema.names.count(name) == 1]
@@ -189,7 +199,7 @@ def _schema(file: InputFile) -> pa.Schema:
         if file.copy:
             raise Refused(
                 f"--input: the copy {file.copy} of {file.path} can't be read: {error}. "
-                "--overwrite makes it again"
+                "--overwrite recreates it"
             ) from error
         raise Refused(f"--input: {file.path} can't be read as Parquet: {error}") from error
 

@@ -87,6 +87,16 @@ class TestInputRefusals:
     def test_a_column_that_is_not_asked_for_clashes_with_none(self, job: Resolve):
         assert job("--output_prefix=q", "--id_column=qpage").columns.id == "qpage"
 
+    def test_an_id_column_that_is_missing_is_logged_if_it_was_named(
+        self, job: Resolve, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ):
+        path = write_input(tmp_path / "b.parquet", examples(3).drop_columns("id"))
+        with caplog.at_level("INFO", "spanmill"):
+            job(f"--input={path}")
+            assert "id_column" not in caplog.text
+            assert job(f"--input={path}", "--id_column=key").columns.id == "key"
+        assert f"--id_column=key: {path} has no such column" in caplog.text
+
     def test_an_input_below_the_output_is_refused(self, job: Resolve, source: Path, tmp_path: Path):
         """A rerun would read its own parts."""
         with pytest.raises(Refused, match=f"{source} is inside --output={tmp_path}"):
