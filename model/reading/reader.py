@@ -141,7 +141,7 @@ class CheckpointReader:
 
     @cached_property
     def folder(self) -> Path:
-        """The checkpoint's local folder, fetched if necessary. Raises CheckpointError."""
+        """Return the checkpoint's local folder, fetched if necessary. Raises CheckpointError."""
         folder = self.location.folder()
         refuse_unsafe(folder)
         if self.digest and digest(folder) != self.digest:

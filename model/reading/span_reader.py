@@ -124,7 +124,7 @@ class SpanReader:
 
     @property
     def options(self) -> frozenset[str]:
-        """The `answer_options` of the settings."""
+        """Return the `answer_options` of the settings."""
         return answer_options(self.places, self.decoding, self.limits)
 
     @classmethod

@@ -119,7 +119,7 @@ class _Failure:
             if isinstance(error, Exception) and type(_copied(error)) is type(error):
                 sent = error
         except Exception:
-            pass  # some classes can't be pickled, or not be made again
+            pass  # some classes can't be pickled or rebuilt
         return cls(sent, type(error).__name__, str(error))
 
     def error(self) -> Exception:

@@ -100,17 +100,17 @@ class Job:
 
     @property
     def output(self) -> str:
-        """The folder that --output names."""
+        """Return the folder that --output names."""
         return self.outputs[-1][1]
 
     @property
     def files(self) -> tuple[InputFile, ...]:
-        """The input files."""
+        """Return the input files."""
         return self.inputs.files
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """The stages, in the order of writing."""
+        """Return the stages, in the order of writing."""
         return tuple(stage for stage, _ in self.outputs)
 
     def configuration_of(self, stage: str) -> dict[str, Any]:
