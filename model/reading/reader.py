@@ -188,10 +188,6 @@ class CheckpointReader:
         """Return the most tokens of a window that the network takes; None without a limit."""
         return self._network.positions
 
-    def vocabulary(self) -> int:
-        """Return the rows of the network's token embedding; token ids must be lower."""
-        return self._network.vocabulary
-
     def padding(self) -> int | None:
         """Return the token id that the network takes for padding; None if its config names none."""
         return self._network.padding
