@@ -39,8 +39,8 @@ class SpanReaderModelHandler(ModelHandler[Mapping[str, Any], PredictionResult, S
         model: SpanReader,
         inference_args: dict[str, Any] | None = None,
     ) -> Iterable[PredictionResult]:
-        questions = [_text_or_none(example.get("question")) for example in batch]
-        contexts = [_text_or_none(example.get("context")) for example in batch]
+        questions: list[Any] = [_text_or_none(example.get("question")) for example in batch]
+        contexts: list[Any] = [_text_or_none(example.get("context")) for example in batch]
         answers = model.answer(questions, contexts, **(inference_args or {}))
         for example, answer in zip(batch, answers, strict=True):
             yield PredictionResult(example, answer, model.reader.digest)
