@@ -74,16 +74,8 @@ class _RunStep(beam.DoFn):
         if isinstance(element, Receipt):
             yield element
             return
-        results = self._results(element)
         retries = 0
-        # The time of each result is measured: a step on runs reads one chunk at a time.
-        while True:
-            started = time.perf_counter()
-            result = next(results, None)
-            if result is None:
-                return
-            elapsed = time.perf_counter() - started
-            self.milliseconds.update(int(elapsed * 1000))
+        for result, elapsed in self._timed_results(element):
             # The envelope is updated here, so that steps need not know about times or retries.
             seconds = {**result.seconds, self.name: elapsed}
             if isinstance(result, Chunk):
@@ -94,30 +86,43 @@ class _RunStep(beam.DoFn):
                 retries += take_retries()  # each stage of a chunk reports all of its retries
                 yield replace(result, seconds=seconds, retries=retries)
 
-    def _results(self, element: Chunk[Any] | ChunkRun) -> Iterator[Chunk[Any] | Receipt]:
-        """Yield the results of the step, and failed receipts of the stages for which it fails."""
-        if isinstance(element, ChunkRun):  # `ReadChunk` handles the errors of each chunk itself
-            yield from self.step.apply(element)
+    def _timed_results(
+        self, element: Chunk[Any] | ChunkRun
+    ) -> Iterator[tuple[Chunk[Any] | Receipt, float]]:
+        """Yield the results of the step, each with its time in seconds."""
+        started = time.perf_counter()
+        if isinstance(element, Chunk):
+            results = self._results(element)
+            elapsed = time.perf_counter() - started
+            self.milliseconds.update(int(elapsed * 1000))
+            # The work on a chunk is done for all of its results: each has the whole time.
+            yield from ((result, elapsed) for result in results)
             return
+        # A step on runs reads one chunk at a time; `ReadChunk` handles the errors of each itself.
+        for result in self.step.apply(element):
+            elapsed = time.perf_counter() - started
+            self.milliseconds.update(int(elapsed * 1000))
+            yield result, elapsed
+            started = time.perf_counter()
+
+    def _results(self, chunk: Chunk[Any]) -> list[Chunk[Any] | Receipt]:
+        """Return the results of the step, and failed receipts of the stages for which it fails."""
         try:
             # A list: an error must not leave some results of the chunk already passed on.
-            yield from list(self.step.apply(element))
-            return
+            return list(self.step.apply(chunk))
         except BaseException as error:
             failure = error
             raise_unless_of_chunk(error)
         # The error may come from the extra work for one stage: the other stages should not fail.
-        others = tuple(stage for stage in element.stages if stage != self.step.stage)
-        if others and others != element.stages:
+        others = tuple(stage for stage in chunk.stages if stage != self.step.stage)
+        if others and others != chunk.stages:
             try:
-                results = list(self.step.apply(replace(element, stages=others)))
+                results = list(self.step.apply(replace(chunk, stages=others)))
             except BaseException as error:
                 raise_unless_of_chunk(error)
             else:
-                yield from report_failure(element, (self.step.stage,), self.name, failure)
-                yield from results
-                return
-        yield from report_failure(element, element.stages, self.name, failure)
+                return [*report_failure(chunk, (self.step.stage,), self.name, failure), *results]
+        return [*report_failure(chunk, chunk.stages, self.name, failure)]
 
 
 def report_failure(

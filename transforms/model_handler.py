@@ -20,8 +20,9 @@ class SpanReaderModelHandler(ModelHandler[Mapping[str, Any], PredictionResult, S
             sorted by length internally
 
     The only inference argument is `n_best`. A row that can't be answered yields an Answer
-    (`model.reading.span_reader`) with the status "rejected", never an error of its batch. Other
-    keys of an example are kept in the result's `example`.
+    (`model.reading.span_reader`) with the status "rejected", never an error of its batch. A value
+    that is not text, such as the NaN of pandas, is a missing text. Other keys of an example are
+    kept in the result's `example`.
     """
 
     def __init__(self, reader: SpanReader, **others: Any):
@@ -38,8 +39,8 @@ class SpanReaderModelHandler(ModelHandler[Mapping[str, Any], PredictionResult, S
         model: SpanReader,
         inference_args: dict[str, Any] | None = None,
     ) -> Iterable[PredictionResult]:
-        questions: list[Any] = [example.get("question") for example in batch]
-        contexts: list[Any] = [example.get("context") for example in batch]
+        questions: list[Any] = [_text_or_none(example.get("question")) for example in batch]
+        contexts: list[Any] = [_text_or_none(example.get("context")) for example in batch]
         answers = model.answer(questions, contexts, **(inference_args or {}))
         for example, answer in zip(batch, answers, strict=True):
             yield PredictionResult(example, answer, model.reader.digest)
@@ -54,3 +55,8 @@ class SpanReaderModelHandler(ModelHandler[Mapping[str, Any], PredictionResult, S
 
     def get_metrics_namespace(self) -> str:
         return NAMESPACE
+
+
+def _text_or_none(value: Any) -> str | None:
+    """Return a text; None for any other value, on which `SpanReader.answer` raises TypeError."""
+    return value if isinstance(value, str) else None

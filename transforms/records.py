@@ -389,7 +389,6 @@ def failed_receipts(
     step: str,
     error: BaseException,
     seconds: Mapping[str, float],
-    retries: int = 0,
 ) -> list[Receipt]:
     """Return the receipts of a chunk on which a step failed.
 
@@ -404,7 +403,6 @@ def failed_receipts(
         seconds=seconds,
         failed_step=step,
         error=f"{type(error).__name__}: {error}",
-        retries=retries,
     )
     return [replace(receipt, stage=stage) for stage in stages or ("",)]
 

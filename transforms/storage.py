@@ -347,7 +347,7 @@ def commit(output: str, content: bytes | pa.Buffer, *names: str) -> None:
 
 @retried
 def commit_file(output: str, local: str, *names: str) -> None:
-    """`commit` for a finished local file, which may be larger than memory."""
+    """Commit a finished local file as `commit` does; it may be larger than memory."""
     fs, inner = locate(join(output, *names))
     if not isinstance(fs, LocalFileSystem):
         fs.put_file(local, inner)

@@ -13,6 +13,7 @@ import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import IO
 
 import pyarrow as pa
 
@@ -30,10 +31,9 @@ def temporary_file(folder: str, content: bytes | pa.Buffer) -> Iterator[str]:
 
     Removes the file on exit unless the body has moved it.
     """
-    os.makedirs(folder, exist_ok=True)
     path = os.path.join(folder, f"{_HOST}-{os.getpid()}-{secrets.token_hex(8)}")
     try:
-        with open(path, "xb") as file:
+        with _created(folder, path) as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -41,6 +41,17 @@ def temporary_file(folder: str, content: bytes | pa.Buffer) -> Iterator[str]:
     finally:
         with suppress(FileNotFoundError):
             os.unlink(path)
+
+
+def _created(folder: str, path: str) -> IO[bytes]:
+    """Open a new file for writing, and make its folder if it is missing."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+        return open(path, "xb")
+    except (FileNotFoundError, FileExistsError):
+        # Another process's `sweep` has removed the empty folder in between.
+        os.makedirs(folder, exist_ok=True)
+        return open(path, "xb")
 
 
 def sync_folder(folder: str) -> None:

@@ -224,7 +224,7 @@ def _usable(
 def _malformed(answer: Any) -> Problem | None:
     """Return why the golds of a row can't be read at all, or None."""
     if isinstance(answer, NotUTF8):
-        return "answers_not_utf8", "a text among the answers is no UTF-8"
+        return "answers_not_utf8", "a text among the answers is not UTF-8"
     if answer is None or answer["text"] is None or answer["answer_start"] is None:
         return "answers_missing", "the answers are null (an unanswerable question has empty lists)"
     if None in answer["text"] or None in answer["answer_start"]:

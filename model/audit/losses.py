@@ -42,7 +42,7 @@ class PassageLosses:
     tokenwise, null_tokenwise  [2, G], [2, P]  passage
     native_tokenwise           [2, G]          mean over the windows that hold the gold whole
     joint, null_joint          [G], [P]        -log P(gold span), a softmax over all valid spans;
-                                               nan for a gold that is no valid span
+                                               nan for a gold that is not a valid span
     null_window                [G]             nll of the null target, mean over the windows without
                                                the gold
     whole, partly              int64 [G]       windows that hold the gold whole, or part of it

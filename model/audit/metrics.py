@@ -39,9 +39,8 @@ def grade(prediction: str, golds: Sequence[str]) -> tuple[float, float]:
 def grades(prediction: str, golds: Sequence[str]) -> tuple[float, float, float]:
     """Return exact match, F1 and character F1, in [0, 1], each the best over golds.
 
-    F1 counts words between blanks. Character F1
-    counts each character of a script without blanks (`UNSPACED`) as a word; both are equal for
-    texts without such characters.
+    F1 counts words between blanks. Character F1 counts each character of a script without blanks
+    (`UNSPACED`) as a word; both are equal for texts without such characters.
 
     Without golds the right prediction is "" (no answer). An empty text scores 1.0 against an empty
     one and 0.0 against any other. By the rules of SQuAD 2.0, golds that are empty once normalised

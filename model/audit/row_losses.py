@@ -22,7 +22,7 @@ class RowLosses:
     marginal_joint          over all distinct golds
     marginal                over the distinct starts, and over the distinct ends
     native*                 the first gold's, mean over windows
-    joint                   the first gold's, nan where it is no valid span
+    joint                   the first gold's, nan where it is not a valid span
     null_window             of the null target, in the windows without the first gold
     whole, partly           windows that hold the first gold whole, or part of it
     first_gold              which gold is the row's first, -1 for none
@@ -45,6 +45,7 @@ class RowLosses:
 
 def row_losses(golds: Golds, losses: PassageLosses, row_pair: np.ndarray) -> RowLosses:
     """Return the losses of rows from those of golds. A row without golds has the null target."""
+    # Find the first gold of every row that has one. Rows of a pair without golds are nulls.
     rows = len(row_pair)
     counts = golds.of_row.lengths
     answered = np.flatnonzero(counts > 0)
@@ -60,6 +61,7 @@ def row_losses(golds: Golds, losses: PassageLosses, row_pair: np.ndarray) -> Row
             result[..., nulls] = per_pair[..., pair[nulls]]
         return result
 
+    # Without several golds, the least loss and the marginals are the first gold's too.
     nll = of_first(losses.nll, losses.null_nll)
     tokenwise = of_first(losses.tokenwise, losses.null_tokenwise)
     min_nll, min_tokenwise, marginal_joint, marginal = (
@@ -77,6 +79,7 @@ def row_losses(golds: Golds, losses: PassageLosses, row_pair: np.ndarray) -> Row
         min_nll[:, answered] = losses.nll[:, flat[least]]
         min_tokenwise[answered] = np.minimum.reduceat(losses.tokenwise.sum(0)[flat], at)
         marginal_joint[answered] = -np.logaddexp.reduceat(-totals, at)
+        # Golds may share a start or an end, which counts once in that side's marginal.
         for side, token in enumerate((golds.first, golds.last)):
             distinct = np.sort(
                 np.unique(np.stack([row, token[flat]]), axis=1, return_index=True)[1]
@@ -85,6 +88,7 @@ def row_losses(golds: Golds, losses: PassageLosses, row_pair: np.ndarray) -> Row
             marginal[side, answered] = -np.logaddexp.reduceat(
                 -losses.nll[side, flat[distinct]], begin
             )
+    # What does not depend on the other golds is the first gold's.
     return RowLosses(
         nll=nll,
         min_nll=min_nll,

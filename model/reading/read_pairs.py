@@ -79,6 +79,7 @@ def read_pairs(
     failures: dict[int, tuple[str, str]] = {}
     real_tokens = padded_tokens = 0
     parts = []
+    failure: BaseException | None = None
     if settings is not None:
         decoding = settings.largest(decoding)
     most_windows = min(most_windows, MOST_CANDIDATES // decoding.n_best)
@@ -87,14 +88,16 @@ def read_pairs(
         longest = None if settings is None else settings.max_answer_length[block]
         decode = DecodeSpans(windows, decoding, longest)
         prediction, error = try_predict(reader, windows, batch_tokens, [decode])
+        # The first error: a later block may have none, if its pairs have too many windows.
+        failure = failure or error
         # Pairs of a block are numbered from 0.
-        for pair, failure in prediction.failures.items():
-            failures[block.start + pair] = failure
+        for pair, reason in prediction.failures.items():
+            failures[block.start + pair] = reason
         real_tokens += prediction.real_tokens
         padded_tokens += prediction.padded_tokens
         parts.append(merge_spans(decode.result(), windows, decoding))
-    if error is not None and not padded_tokens and pairs.counts.sum() > 1:
-        raise error
+    if failure is not None and not padded_tokens and pairs.counts.sum() > 1:
+        raise failure
     spans = PassageSpans.joined(parts)
     if settings is not None:  # every pair was decoded with the largest n_best
         spans = replace(spans, found=np.minimum(spans.found, settings.n_best))

@@ -141,7 +141,7 @@ class CheckpointReader:
 
     @cached_property
     def folder(self) -> Path:
-        """The checkpoint's local folder, fetched if necessary. Raises CheckpointError."""
+        """Return the checkpoint's local folder, fetched if necessary. Raises CheckpointError."""
         folder = self.location.folder()
         refuse_unsafe(folder)
         if self.digest and digest(folder) != self.digest:
@@ -187,10 +187,6 @@ class CheckpointReader:
     def positions(self) -> int | None:
         """Return the most tokens of a window that the network takes; None without a limit."""
         return self._network.positions
-
-    def vocabulary(self) -> int:
-        """Return the rows of the network's token embedding; token ids must be lower."""
-        return self._network.vocabulary
 
     def padding(self) -> int | None:
         """Return the token id that the network takes for padding; None if its config names none."""

@@ -124,7 +124,7 @@ class SpanReader:
 
     @property
     def options(self) -> frozenset[str]:
-        """The `answer_options` of the settings."""
+        """Return the `answer_options` of the settings."""
         return answer_options(self.places, self.decoding, self.limits)
 
     @classmethod
@@ -169,27 +169,31 @@ class SpanReader:
         )
 
     @overload
-    def answer(self, question: str, context: str, n_best: int = 5) -> Answer: ...
-
-    @overload
-    def answer(self, question: Texts, context: str | Texts, n_best: int = 5) -> list[Answer]: ...
-
-    @overload
-    def answer(self, question: str, context: Texts, n_best: int = 5) -> list[Answer]: ...
-
-    @overload
-    def answer(self, *, questions: Questions, context: str, n_best: int = 5) -> list[Answer]: ...
+    def answer(self, question: str, context: str, n_best: int | None = None) -> Answer: ...
 
     @overload
     def answer(
-        self, *, questions: Questions, context: Texts, n_best: int = 5
+        self, question: Texts, context: str | Texts, n_best: int | None = None
+    ) -> list[Answer]: ...
+
+    @overload
+    def answer(self, question: str, context: Texts, n_best: int | None = None) -> list[Answer]: ...
+
+    @overload
+    def answer(
+        self, *, questions: Questions, context: str, n_best: int | None = None
+    ) -> list[Answer]: ...
+
+    @overload
+    def answer(
+        self, *, questions: Questions, context: Texts, n_best: int | None = None
     ) -> list[list[Answer]]: ...
 
     def answer(
         self,
         question: str | Texts | None = None,
         context: str | Texts | None = None,
-        n_best: int = 5,
+        n_best: int | None = None,
         *,
         questions: Questions | None = None,
     ) -> Answer | list[Answer] | list[list[Answer]]:
@@ -199,7 +203,7 @@ class SpanReader:
         once. A row that can't be answered (a text is None, blank or too long) gives an Answer of
         status "rejected" with its reason, and does not affect others.
 
-        n_best     how many candidates to return
+        n_best     how many candidates to return; the reader's own setting (default 5) if None
         questions  in place of `question`: a list that is asked of every context, of texts or of
                    `Question` values, which may have settings of their own; `annotate --questions`
                    in Python
@@ -210,7 +214,9 @@ class SpanReader:
         QuestionListError for questions that can't be used, SettingError for an n_best outside its
         limits.
         """
-        decoding = replace(self.decoding, n_best=make(Decoding, {"n_best": n_best}).n_best)
+        decoding = self.decoding
+        if n_best is not None:
+            decoding = replace(decoding, n_best=make(Decoding, {"n_best": n_best}).n_best)
         contexts = _texts("context", context)
         if questions is not None:
             if question is not None:

@@ -118,8 +118,9 @@ class SplitNetwork:
         return _States(states, of_part)
 
     def _read(self, parts: _Parts, position: int) -> list[torch.Tensor]:
-        """Return the state of each part: the lower layers' output, and what the first upper layer
-        projects it to, [tokens, 4 H].
+        """Return the state of each part, [tokens, 4 H].
+
+        It is the lower layers' output, and what the first upper layer projects it to.
         """
         states: dict[int, torch.Tensor] = {}
         for chosen in of_similar_length(parts.stop - parts.start):

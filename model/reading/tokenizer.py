@@ -374,7 +374,7 @@ class Tokenizer:
 
     @cached_property
     def _literal(self) -> Any:
-        """The backend, changed to split words after the first letter of a special token.
+        """Return the backend, changed to split words after the first letter of a special token.
 
         Unigram models know special tokens as pieces of text: "</s>" in a text would become the
         token that ends it.

@@ -119,7 +119,7 @@ class _Failure:
             if isinstance(error, Exception) and type(_copied(error)) is type(error):
                 sent = error
         except Exception:
-            pass  # some classes can't be pickled, or not be made again
+            pass  # some classes can't be pickled or rebuilt
         return cls(sent, type(error).__name__, str(error))
 
     def error(self) -> Exception:
@@ -140,16 +140,19 @@ class _Process:
         self._socket.setblocking(True)  # whatever the default time-out of sockets is
         other.setblocking(True)
         position = [] if passage_position is None else [str(passage_position)]
-        with other:
-            self._process = subprocess.Popen(
-                # -P: a model.py in the working folder must not be taken for `model`.
-                [sys.executable, "-P", "-m", __name__, str(other.fileno()), folder, *position],
-                pass_fds=[other.fileno()],
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-                start_new_session=True,  # Ctrl-C is for this process, which finishes or resumes
-            )
         try:
+            with other:
+                self._process = subprocess.Popen(
+                    # -P: a model.py in the working folder must not be taken for `model`.
+                    [sys.executable, "-P", "-m", __name__, str(other.fileno()), folder, *position],
+                    pass_fds=[other.fileno()],
+                    env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                    start_new_session=True,  # Ctrl-C is for this process, which finishes or resumes
+                )
             self._receive()
+        except OSError:
+            self._socket.close()
+            raise
         except _Ended as error:
             self._socket.close()
             raise OSError(f"a process to tokenize in {error} before its first text") from error

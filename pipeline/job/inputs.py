@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -34,6 +35,8 @@ from transforms.plan_chunks import (
 )
 from transforms.records import InputColumns, InputFile, OutputColumns
 from transforms.storage import lies_below
+
+_log = logging.getLogger("spanmill")
 
 _MOST_FOOTERS = 1000
 """Number of files whose column types are read before a run.
@@ -78,7 +81,7 @@ class Inputs:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """The columns that must hold text."""
+        """Return the columns that must hold text."""
         return tuple(filter(None, (self.columns.question, self.columns.context)))
 
 
@@ -136,27 +139,36 @@ def choose_columns(
     audited = AUDIT in stages
     schema = _schema(first)
 
-    # All columns that options name must exist; together with those to keep, they are read.
+    # All columns that options name must exist, except that of the id; together with those to keep,
+    # they are read.
     for option in ("question_column", "context_column"):
         if getattr(columns, option) not in texts:
             continue
         list_hint = option == "question_column" and not audited
         _require(
             schema,
-            [getattr(columns, option)],
+            getattr(columns, option),
             f"--{option}={getattr(columns, option)}: {first.path} has the columns",
             "; --questions=FILE asks a list of questions of every row" if list_hint else "",
         )
     keep = tuple(schema.names) if columns.keep_columns is None else columns.keep_columns
-    _require(schema, keep, f"--keep_columns: {first.path} has no column {{}}, only")
+    for name in keep:
+        _require(schema, name, f"--keep_columns: {first.path} has no column {name!r}, only")
     read = [*keep, *texts]
     if audited:
         _require_answers(schema, first, columns.answers_column)
-        _require(schema, slice_by, f"--slice_by: {first.path} has no column {{}}, only")
+        for name in slice_by:
+            _require(schema, name, f"--slice_by: {first.path} has no column {name!r}, only")
         read += [columns.answers_column, *slice_by]
     read += _place_columns(schema, first, columns, options)
     if columns.id_column in schema.names:
         read.append(columns.id_column)
+    elif columns.id_column != Columns.id_column:
+        _log.info(
+            "--id_column=%s: %s has no such column; ids are made of file, row group and row",
+            columns.id_column,
+            first.path,
+        )
 
     # Their types must be usable, and no output column may replace a kept one.
     wanted = [schema.field(name) for name in dict.fromkeys(read) if schema.names.count(name) == 1]
@@ -187,21 +199,20 @@ def _schema(file: InputFile) -> pa.Schema:
         if file.copy:
             raise Refused(
                 f"--input: the copy {file.copy} of {file.path} can't be read: {error}. "
-                "--overwrite makes it again"
+                "--overwrite recreates it"
             ) from error
         raise Refused(f"--input: {file.path} can't be read as Parquet: {error}") from error
 
 
-def _require(schema: pa.Schema, columns: Iterable[str], message: str, hint: str = "") -> None:
-    """Raise Refused for the first column that the schema lacks; {} in the message is its name."""
-    for name in columns:
-        if name not in schema.names:
-            raise Refused(f"{message.format(repr(name))} {', '.join(schema.names)}{hint}")
+def _require(schema: pa.Schema, column: str, message: str, hint: str = "") -> None:
+    """Raise Refused if the schema lacks a column; its columns follow the message."""
+    if column not in schema.names:
+        raise Refused(f"{message} {', '.join(schema.names)}{hint}")
 
 
 def _require_answers(schema: pa.Schema, file: InputFile, column: str) -> None:
     """Raise Refused unless the column exists and has the type of golds."""
-    _require(schema, [column], f"--answers_column={column}: {file.path} has the columns")
+    _require(schema, column, f"--answers_column={column}: {file.path} has the columns")
     kind = schema.field(column).type
     if not is_answers(kind):
         raise Refused(
@@ -225,7 +236,7 @@ def _place_columns(
             continue
         if f"--locate {word}" not in options:
             raise Refused(f"--{option}={name}: only --locate {word} reads it; add {word} to it")
-        _require(schema, [name], f"--{option}={name}: {file.path} has the columns")
+        _require(schema, name, f"--{option}={name}: {file.path} has the columns")
         kind = schema.field(name).type
         if not has_type(kind):
             raise Refused(f"--{option}={name}: {file.path}: it is {kind}, not {wanted}")

@@ -103,7 +103,7 @@ def _check_stage(stage: str, audited: bool, given: Mapping[str, Any]) -> None:
     """Raise Refused for a setting that the stage does not take, or a missing one that it needs.
 
     audited  whether --audit is given
-    given    the settings on the command line
+    given    the settings on the command line, as text; True for a flag without a value
     """
     declarations = {
         name: declaration for group in GROUPS.values() for name, _, declaration in declared(group)
@@ -115,9 +115,8 @@ def _check_stage(stage: str, audited: bool, given: Mapping[str, Any]) -> None:
             hint = ""
             if stage == ANNOTATE and AUDIT in stages:
                 hint = ": give the stage audit, or add --audit"
-            raise Refused(
-                f"--{name}={value} applies to {' and '.join(stages)}, not to {stage}{hint}"
-            )
+            shown = f"--{name}" if value is True else f"--{name}={value}"
+            raise Refused(f"{shown} applies to {' and '.join(stages)}, not to {stage}{hint}")
     for name in ("before", "after") if stage == COMPARE else ("input",):
         if not given.get(name):
             raise Refused(f"--{name} is missing: {stage} needs it")
@@ -147,15 +146,23 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
     # Only now is a bare word certainly the stage and not the value of an option of Beam.
     stages = list(dict.fromkeys([*unknown, *filter(None, [options.stage])]))
+    strays = [word for word in unknown if word not in ALL]
+    if strays and len(stages) > len(set(strays)):
+        # Most likely the shell has replaced a pattern by the names of many files.
+        count = f" ({len(strays)} such words)" if len(strays) > 1 else ""
+        raise Refused(
+            f"{strays[0]!r} belongs to no option{count}: quote patterns, --input='data/*.parquet'"
+        )
     if len(stages) != 1 or stages[0] not in ALL:
         raise Refused(
             f"STAGE: give one of {', '.join(ALL)}, not {' and '.join(map(repr, stages)) or 'none'}"
         )
     options.stage = stages[0]
 
-    # Parsing again without defaults yields only the settings on the command line.
+    # Parsing again without defaults yields only the settings on the command line. Without types,
+    # their values are the text that messages show.
     for action in parser._actions:
-        action.default = argparse.SUPPRESS
+        action.default, action.type = argparse.SUPPRESS, None
     given = vars(parser.parse_known_args(list(arguments))[0])
     _check_stage(options.stage, options.audit, given)
     for word in unknown:

@@ -9,7 +9,8 @@ import logging
 import math
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import version
@@ -99,17 +100,17 @@ class Job:
 
     @property
     def output(self) -> str:
-        """The folder that --output names."""
+        """Return the folder that --output names."""
         return self.outputs[-1][1]
 
     @property
     def files(self) -> tuple[InputFile, ...]:
-        """The input files."""
+        """Return the input files."""
         return self.inputs.files
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """The stages, in the order of writing."""
+        """Return the stages, in the order of writing."""
         return tuple(stage for stage, _ in self.outputs)
 
     def configuration_of(self, stage: str) -> dict[str, Any]:
@@ -150,12 +151,22 @@ def resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
         raise Refused(str(error)) from error
 
 
+@contextmanager
+def _names(option: str) -> Iterator[None]:
+    """Turn an error of storage or of the checkpoint into a Refused that names an option."""
+    try:
+        yield
+    except (StorageError, CheckpointError, TokenizerError) as error:
+        raise Refused(f"--{option}: {error}") from error
+
+
 def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
     """Return the job. Raises Refused, SettingError, StorageError and errors of the checkpoint."""
     given = vars(options)
     files, columns = make(Files, given), make(Columns, given)
     audit, work = make(Audit, given), make(Work, given)
-    output = output_folder(files.output)
+    with _names("output"):
+        output = output_folder(files.output)
     audited = options.stage == AUDIT or audit.audit
     # An audit along with annotate has its own folder, which is written first.
     alongside = ((AUDIT, RunFiles(output).beside),) if audited and options.stage != AUDIT else ()
@@ -171,14 +182,16 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
     questions = question_list(files, columns, audited)
     work = with_chunk_rows(work, questions)
     copies = Copies.for_columns(columns, bool(questions), output, reuse=not files.overwrite)
-    found = find_files(files, output, copies)
+    with _names("input"):
+        found = find_files(files, output, copies)
     settings = make(Places, given), make(Decoding, given), make(WindowLimits, given)
     column_options = answer_options(*settings)
     inputs, kept = choose_columns(found, columns, audit.slice_by, column_options, stages, questions)
     inputs = replace(inputs, temporary=copies.temporary)
     if given["tokenizer_processes"] is None and has_processes(beam_options):
         given = {**given, "tokenizer_processes": 0}  # each tokenizes beside the others
-    reader = _reader(make(ModelSettings, given), given, is_local(beam_options))
+    with _names("model"):
+        reader = _reader(make(ModelSettings, given), given, is_local(beam_options))
     if questions:
         check_questions(questions, reader, files)
     audit_options = AuditOptions(columns.id_column, audit.slice_by, audit.worst, audit.suspects)

@@ -114,7 +114,7 @@ def is_local(options: PipelineOptions) -> bool:
 
 
 def has_processes(options: PipelineOptions) -> bool:
-    """Return whether the in-process runner starts several processes that work beside each other."""
+    """Return whether the in-process runner starts several processes that work in parallel."""
     return options.view_as(DirectOptions).direct_running_mode == "multi_processing"
 
 

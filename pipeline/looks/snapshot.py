@@ -90,12 +90,12 @@ class Snapshot:
 
     @property
     def finished(self) -> bool:
-        """Whether the run has written its manifest."""
+        """Return whether the run has written its manifest."""
         return self.state in ("complete", "incomplete")
 
     @property
     def seconds_left(self) -> float | None:
-        """The time that the rest of the rows takes at this speed; None if it is unknown."""
+        """Return the time that the rest of the rows takes at this speed; None if it is unknown."""
         left = self.planned_rows - self.rows
         known = self.rows_per_second and left > 0 and not self.finished
         return left / self.rows_per_second if known else None

@@ -65,6 +65,7 @@ def accounting(manifest: dict[str, Any], output: str) -> str:
 
 def audit_figures(audit: dict[str, Any]) -> str:
     """Return the headline figures of an audit."""
+    # The losses of all rows.
     everything = audit["all"]
     lines = []
     for name in ("nll", "nll_start", "nll_end", "joint_nll"):
@@ -75,6 +76,7 @@ def audit_figures(audit: dict[str, Any]) -> str:
                 f"median {loss['p50']:.4f}, p95 {loss['p95']:.4f}, max {loss['max']:.4f} "
                 f"over {loss['count']} rows"
             )
+    # How right the answers are.
     if "f1" in everything:
         # EM and F1 are only reported for audits that have golds to compare with.
         em, f1, character = (everything[name] for name in ("exact_match", "f1", "character_f1"))
@@ -89,6 +91,7 @@ def audit_figures(audit: dict[str, Any]) -> str:
             f"answerability {everything['answerability_accuracy']:.2f} %"
             + (f", AUC {auc['auc']:.4f}" if auc else "")
         )
+    # How far their probabilities can be trusted.
     calibration = everything["calibration"]
     if calibration["count"]:
         low, high = calibration["expected_calibration_error_interval"]
@@ -108,6 +111,7 @@ def audit_figures(audit: dict[str, Any]) -> str:
         lines.append(f"nothing was scored: {_why_nothing(audit)}")
     lines += _over_spans(audit.get("several_answers"))
     lines += audit["hints"]
+    # What became of the corrections, for each of which there should be a row.
     corrections = audit["corrections"]
     if corrections["file"]:
         lines.append(

@@ -188,7 +188,7 @@ def test_refusals(
         "--model=x applies to annotate and audit", "compare", before, after, output, "--model=x"
     )
     refused(
-        "--max_f1_drop=1.0 applies to compare, not to audit",
+        "--max_f1_drop=1 applies to compare, not to audit",
         "audit",
         "--input=x",
         output,

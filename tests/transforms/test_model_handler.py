@@ -72,6 +72,16 @@ def test_a_text_on_which_the_tokenizer_fails(reader: SpanReader, monkeypatch: py
     assert rejected == reader.answer(bad["question"], bad["context"])
 
 
+@pytest.mark.parametrize("odd", [float("nan"), 7, b"Who?", ["Who?"]])
+@pytest.mark.parametrize("name", ["question", "context"])
+def test_a_value_that_is_not_text_is_missing(reader: SpanReader, name: str, odd: Any):
+    first, _, last = EXAMPLES
+    results = SpanReaderModelHandler(reader).run_inference([first, {**last, name: odd}], reader)
+    answer, rejected = (result.inference for result in results)
+    assert answer == reader.answer(first["question"], first["context"])
+    assert (rejected.status, rejected.reason) == ("rejected", f"{name}_missing")
+
+
 def test_batches_are_bounded(reader: SpanReader):
     assert SpanReaderModelHandler(reader).batch_elements_kwargs() == {"max_batch_size": 256}
     assert SpanReaderModelHandler(reader, max_batch_size=8).batch_elements_kwargs() == {

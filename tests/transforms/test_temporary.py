@@ -7,6 +7,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from transforms import temporary
 from transforms.storage import sweep_temporary
@@ -33,6 +36,24 @@ def test_only_files_of_dead_processes_are_removed(tmp_path: Path):
         os.utime(folder / name, (1, time.time() - temporary._LONGEST_WRITE - 60))
     sweep_temporary(str(tmp_path))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_is_written_although_another_process_sweeps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A sweep removes the empty folder just after the writer has made it."""
+    folder = str(tmp_path / temporary.TEMPORARY)
+    make, sweeps = os.makedirs, [temporary.sweep]
+
+    def makedirs(path: str, **more: Any) -> None:
+        make(path, **more)
+        if sweeps:
+            sweeps.pop()(folder)
+
+    monkeypatch.setattr(os, "makedirs", makedirs)
+    with temporary.temporary_file(folder, b"content") as path:
+        assert Path(path).read_bytes() == b"content"
+    assert not sweeps
 
 
 def test_an_output_that_has_none_is_left_alone(tmp_path: Path):

@@ -59,10 +59,7 @@ DOUBTS = {
 
 
 def audit_page(
-    audit: Mapping[str, Any],
-    examples: Mapping[Place, Example],
-    about: Mapping[str, Any],
-    title: str = "Audit",
+    audit: Mapping[str, Any], examples: Mapping[Place, Example], about: Mapping[str, Any]
 ) -> bytes:
     """Return `report.html` of an audit, from the content of `audit.json`."""
     everything = audit["all"]
@@ -87,7 +84,7 @@ def audit_page(
     for shown in (WITH_TOKENS, WITH_TOKENS // 4, 0):
         page = render(
             "audit.html",
-            title=title,
+            title="Audit",
             audit=audit,
             all=everything,
             about=about,

@@ -74,3 +74,16 @@ def test_an_error_is_raised_only_if_no_block_could_be_computed(words: Tokenizer)
 
     with pytest.raises(ValueError, match="broken"):
         read_pairs(FakeReader(words, trouble=fail), pairs.windows, DECODING, 200, most_windows=1)
+
+
+def test_an_error_is_raised_although_the_last_block_has_nothing_to_compute(words: Tokenizer):
+    """A later run retries a chunk that failed, but not rows that were rejected."""
+    pairs = cut_pairs(["who who who who"] * 2, ["c " * 60, "d " * 80], words, LIMITS)
+    most, none = pairs.windows.counts.tolist()
+    assert most > 1 and none == 0  # the second pair has too many windows
+
+    def fail(letters: set[str]) -> None:
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        read_pairs(FakeReader(words, trouble=fail), pairs.windows, DECODING, 200, most_windows=1)

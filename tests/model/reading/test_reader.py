@@ -306,7 +306,7 @@ def test_position_limit(checkpoint: Checkpoint) -> None:
 
 
 def test_vocabulary_counts_the_rows_of_the_embedding(checkpoint: Checkpoint) -> None:
-    assert checkpoint.reader.vocabulary() == len(checkpoint.fresh_tokenizer())
+    assert checkpoint.reader._network.vocabulary == len(checkpoint.fresh_tokenizer())
 
 
 @pytest.mark.parametrize("name", ["bert", "distilbert", "roberta", "electra", "bert-left-padding"])

@@ -186,6 +186,15 @@ class TestShapesOfTheQuestion:
         for each in answer.n_best:
             assert each.text == self.CONTEXT[each.start : each.end]
 
+    def test_it_has_as_many_candidates_as_the_reader_was_loaded_for(
+        self, reader: SpanReader, bert_folder: Path
+    ):
+        assert len(reader.answer("Who lit it?", self.CONTEXT).n_best) == 5
+        loaded = SpanReader.load(str(bert_folder), n_best=7)
+        assert len(loaded.answer("Who lit it?", self.CONTEXT).n_best) == 7
+        assert len(loaded.answer(questions=["Who?"], context=self.CONTEXT)[0].n_best) == 7
+        assert len(loaded.answer("Who lit it?", self.CONTEXT, n_best=2).n_best) == 2
+
     def test_one_context_serves_all_questions_and_the_other_way_round(self, reader: SpanReader):
         questions = ["Who lit it?", "Who rang it?"]
         assert reader.answer(questions, self.CONTEXT) == reader.answer(

@@ -135,6 +135,25 @@ def test_a_process_that_can_not_start_fails_the_call_once(
     assert len(started) == 1
 
 
+def test_no_socket_stays_open_without_a_process(
+    bert_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair, ends = socket.socketpair, []
+
+    def socketpair() -> tuple[socket.socket, socket.socket]:
+        ends.extend(pair())
+        return ends[0], ends[1]
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError("too many processes")
+
+    monkeypatch.setattr(socket, "socketpair", socketpair)
+    monkeypatch.setattr(subprocess, "Popen", fail)
+    with pytest.raises(OSError, match="too many processes"):
+        TokenizerProcesses(bert_folder, None, 1).questions(["who"])
+    assert [end.fileno() for end in ends] == [-1, -1]
+
+
 SCRIPT = """
 import os, signal, sys
 from model.reading.tokenizer_processes import TokenizerProcesses

@@ -16,12 +16,20 @@ class TestInputRefusals:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (("--input=/nowhere/*.parquet",), "'/nowhere/*.parquet' matches no file"),
+            (("--input=/nowhere/*.parquet",), "--input: '/nowhere/*.parquet' matches no file"),
             (("--input=",), "--input is missing"),
-            (("--output=",), "empty path"),
+            (("--input=,",), "--input: ',' names no file"),
+            (("--output=",), "--output: an empty path"),
+            (("--output=nosuch://a",), "--output: nosuch://a: "),
+            (("--model=nosuch://a",), "--model: nosuch://a: "),
+            (("--model=/nowhere",), "--model: "),
             (
                 ("--question_column=ask",),
                 "--question_column=ask: {source} has the columns id, question, context",
+            ),
+            (
+                ("--question_column={q}",),
+                "--question_column={{q}}: {source} has the columns id, question, context",
             ),
             (
                 ("--context_column=text",),
@@ -78,6 +86,16 @@ class TestInputRefusals:
 
     def test_a_column_that_is_not_asked_for_clashes_with_none(self, job: Resolve):
         assert job("--output_prefix=q", "--id_column=qpage").columns.id == "qpage"
+
+    def test_an_id_column_that_is_missing_is_logged_if_it_was_named(
+        self, job: Resolve, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ):
+        path = write_input(tmp_path / "b.parquet", examples(3).drop_columns("id"))
+        with caplog.at_level("INFO", "spanmill"):
+            job(f"--input={path}")
+            assert "id_column" not in caplog.text
+            assert job(f"--input={path}", "--id_column=key").columns.id == "key"
+        assert f"--id_column=key: {path} has no such column" in caplog.text
 
     def test_an_input_below_the_output_is_refused(self, job: Resolve, source: Path, tmp_path: Path):
         """A rerun would read its own parts."""

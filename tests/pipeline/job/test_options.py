@@ -54,13 +54,22 @@ class TestStage:
             ((*FILES, "--stage=nothing"), "'nothing'"),
             (("annotate", "audit", *FILES), "'annotate' and 'audit'"),
             (("annotate", *FILES, "--stage=audit"), "'annotate' and 'audit'"),
-            (("annotate", *FILES, "in.parquet"), "'annotate' and 'in.parquet'"),
         ],
     )
     def test_none_an_unknown_one_or_two_are_refused(self, arguments: tuple[str, ...], named: str):
         with pytest.raises(Refused, match="STAGE: give one of annotate, audit") as refused:
             parse(arguments)
         assert named in str(refused.value)
+
+    def test_files_of_a_pattern_that_the_shell_has_replaced_are_refused(self):
+        with pytest.raises(Refused) as refused:
+            parse(["annotate", "--input", "a.parquet", "b.parquet", "c.parquet", "--output", "out"])
+        assert str(refused.value) == (
+            "'b.parquet' belongs to no option (2 such words): "
+            "quote patterns, --input='data/*.parquet'"
+        )
+        with pytest.raises(Refused, match=r"^'in\.parquet' belongs to no option: quote patterns"):
+            parse([*FILES, "in.parquet", "--stage=audit"])
 
 
 class TestValues:
@@ -126,9 +135,7 @@ class TestValues:
             parse([stage, "--output=out", *given])
 
     def test_an_option_of_another_stage_is_refused(self):
-        with pytest.raises(
-            Refused, match=r"--max_em_drop=1\.0 applies to compare, not to annotate"
-        ):
+        with pytest.raises(Refused, match="--max_em_drop=1 applies to compare, not to annotate"):
             parse(["annotate", *FILES, "--max_em_drop=1"])
         with pytest.raises(
             Refused, match="--chunk_rows=5 applies to annotate and audit, not to compare"
@@ -138,6 +145,21 @@ class TestValues:
             ["compare", "--before=a", "--after=b", "--output=o", "--worst=5", "--overwrite"]
         )
         assert (options.worst, options.overwrite, options.max_f1_drop) == (5, True, None)
+
+    @pytest.mark.parametrize(
+        ("stage", "given"),
+        [
+            ("compare", "--date=2026-01-01"),
+            ("annotate", "--slice_by=a,b"),
+            ("compare", "--null=auto"),
+            ("compare", "--audit=true"),
+            ("compare", "--audit"),
+        ],
+    )
+    def test_it_is_shown_as_it_was_given(self, stage: str, given: str):
+        files = ("--before=a", "--after=b", "--output=o") if stage == "compare" else FILES
+        with pytest.raises(Refused, match=f"^{given} applies to .*, not to {stage}"):
+            parse([stage, *files, given])
 
     @pytest.mark.parametrize("option", ["overwrite", "compile", "audit"])
     @pytest.mark.parametrize(
