@@ -27,6 +27,8 @@ TEACHING := squad_v1_train_sentence=0,squad_v1_train_*lower=0.3,squad_v1_train*=
 TEACHING := $(TEACHING),squadshifts_new_wiki*=0.15,nq_swap*=0,nq*=0.4,tydiqa*=0.2,bioasq*=0.7
 TAUGHT := squad_v1_train_sentence=0,squad_v1_train_*lower=0.15,squad_v1_train*=0.5
 TAUGHT := $(TAUGHT),squad_v2_train*=0.6,nq_swap*=0,nq*=0.1,tydiqa*=0.05,bioasq*=0.4
+AGAIN := squad_v1_train_sentence=0,squad_v1_train_*lower=0.2,squad_v1_train*=0.8
+AGAIN := $(AGAIN),squad_v2_train*=1.2,nq_swap*=0,nq*=0.1,tydiqa*=0.3,bioasq*=0.4
 
 TRAIN = $(BIN)/python -m model.train --keep_out $(KEPT_OUT) \
 	--train $(DATA)/train_squad_style.parquet
@@ -41,6 +43,8 @@ NEWER := $(NEWER),$(NEW)/fincausal_en.parquet
 LATER = $(TRAIN),$(DATA)/train_auxiliary.parquet,$(NEWER) --shared_normalisation --epochs 9 \
 	--objective compound --max_minutes $(MINUTES) --eval $(DATA)/eval_squad_v1.parquet \
 	--eval_every_nth 16
+STUDENT = $(LATER) --teacher $(TRAINED)/teacher --teacher_cache $(TRAINED)/taught \
+	--teacher_share 0.6 --max_question 32 --unanswerable_share 0 --warmup 50
 PIECES := 001 002 003 004 005
 AVERAGE = $(BIN)/python -m model.average
 CALIBRATE = $(BIN)/python -m model.calibrate --null off --data $(SQUAD) \
@@ -158,11 +162,16 @@ model: $(INSTALLED) $(TRAINED)/all-mpnet-base-v2  ## train the bundled reader fr
 	$(LATER) --base $(TRAINED)/all-mpnet-base-v2 --mix '$(TEACHING),*=0' --unanswerable_share 0 \
 		--frozen_layers 6 --max_question 32 --average 0.99 --learning_rate 6e-5 --warmup 60 \
 		--seed 22 --output $(TRAINED)/teacher
-	$(LATER) --base $(TRAINED)/mean-of-six --mix '$(TAUGHT),*=0' --unanswerable_share 0 \
-		--teacher $(TRAINED)/teacher --teacher_cache $(TRAINED)/taught --teacher_share 0.6 \
-		--max_question 32 --joined_share 0.02 --learning_rate 1e-4 --warmup 50 --seed 18 \
-		--output $(TRAINED)/eighth
-	$(AVERAGE) --checkpoints $(TRAINED)/seventh,$(TRAINED)/eighth --output $(TRAINED)/reader
+	$(STUDENT) --base $(TRAINED)/mean-of-six --mix '$(TAUGHT),*=0' --joined_share 0.02 \
+		--learning_rate 1e-4 --seed 18 --output $(TRAINED)/eighth
+	$(AVERAGE) --checkpoints $(TRAINED)/seventh,$(TRAINED)/eighth \
+		--output $(TRAINED)/mean-of-seven
+	$(STUDENT) --base $(TRAINED)/mean-of-seven --mix '$(AGAIN),*=0' --joined_share 0.05 \
+		--learning_rate 1e-4 --seed 20 --output $(TRAINED)/ninth
+	$(STUDENT) --base $(TRAINED)/mean-of-seven --mix '$(AGAIN),*=0' --joined_share 0.05 \
+		--learning_rate 9e-5 --batch_tokens 3072 --seed 20 --output $(TRAINED)/tenth
+	$(AVERAGE) --output $(TRAINED)/reader --checkpoints \
+		$(TRAINED)/seventh,$(TRAINED)/eighth,$(TRAINED)/ninth,$(TRAINED)/tenth
 	$(CALIBRATE) --model $(TRAINED)/reader
 	$(TRY_INT8) --model $(TRAINED)/reader
 

@@ -22,8 +22,8 @@ _LEAST_DEVIATION = 0.2
 """Lower bound of the guessed standard deviation of rightness in a stratum, sqrt(p (1 - p)).
 
 Models are overconfident more often than not. With a bound, a stratum of answers that all seem to be
-right still gets its share of rows. The most that a wrong guess can cost
-is a ratio of weights of 0.5 / 0.2.
+right still gets its share of rows. The most that a wrong guess can cost is a ratio of weights of
+0.5 / 0.2.
 """
 
 

@@ -113,7 +113,7 @@ def test_a_split_reader_learns_from_a_whole_one_and_is_read_as_one(
 
 @pytest.mark.parametrize(
     ("target", "splits", "reader"),
-    [("model", [None] * 9, "out/model/reader"), ("split-model", [4], "out/model/split-4")],
+    [("model", [None] * 11, "out/model/reader"), ("split-model", [4], "out/model/split-4")],
 )
 def test_the_trainings_of_the_makefile_start_from_what_is_there(
     target: str, splits: list[int | None], reader: str, monkeypatch: pytest.MonkeyPatch
