@@ -157,7 +157,7 @@ def _add_objective(parser: argparse.ArgumentParser) -> None:
         "--link",
         choices=["softmax", "sigmoid"],
         default="softmax",
-        help="of logits to probabilities; sigmoid goes with tokenwise (softmax)",
+        help="how logits become probabilities; sigmoid goes with tokenwise (softmax)",
     )
     loss.add_argument(
         "--null",
@@ -223,7 +223,7 @@ def _add_optimisation(parser: argparse.ArgumentParser) -> None:
         "--learning_rate",
         type=argument(number(1e-12, 1e3)),
         default=1.5e-4,
-        help="after warm-up; falls to 0 (1.5e-4)",
+        help="highest learning rate, reached after warm-up (1.5e-4)",
     )
     optimisation.add_argument(
         "--batch_tokens",
@@ -241,7 +241,7 @@ def _add_optimisation(parser: argparse.ArgumentParser) -> None:
         "--max_minutes",
         type=argument(number(0, 1e6)),
         default=0.0,
-        help="stop after these, with the learning rate at 0 by then (0: no limit)",
+        help="stop after this many minutes, the learning rate fallen to 0 (0: no limit)",
     )
     optimisation.add_argument(
         "--warmup",
@@ -250,7 +250,10 @@ def _add_optimisation(parser: argparse.ArgumentParser) -> None:
         help="steps in which the learning rate rises (200)",
     )
     optimisation.add_argument(
-        "--weight_decay", type=argument(number(0, 1e3)), default=0.01, help="of AdamW (0.01)"
+        "--weight_decay",
+        type=argument(number(0, 1e3)),
+        default=0.01,
+        help="weight decay of AdamW (0.01)",
     )
     optimisation.add_argument(
         "--clip",
@@ -259,7 +262,10 @@ def _add_optimisation(parser: argparse.ArgumentParser) -> None:
         help="largest gradient norm (1.0)",
     )
     optimisation.add_argument(
-        "--dropout", type=argument(number(0, 0.99)), default=0.0, help="in every layer (0)"
+        "--dropout",
+        type=argument(number(0, 0.99)),
+        default=0.0,
+        help="share of values that every layer drops (0)",
     )
     optimisation.add_argument(
         "--average",
@@ -271,7 +277,7 @@ def _add_optimisation(parser: argparse.ArgumentParser) -> None:
         "--seed",
         type=argument(whole(0, 2**32 - 1)),
         default=0,
-        help="of everything that is random (0)",
+        help="seed of everything that is random (0)",
     )
 
 
