@@ -53,7 +53,7 @@ try:
         from pipeline.job.identity import claim, claimed_outputs, refuse_removed
         from pipeline.job.options import Refused, parse
         from pipeline.job.resolve import resolve
-        from pipeline.job.runners import feed_gpu, is_local, is_template, make_runner
+        from pipeline.job.runners import feed_gpu, is_template, make_runner, runs_locally
         from pipeline.looks.progress import progress
         from pipeline.looks.summary import (
             accounting,
@@ -121,7 +121,7 @@ def run_job(options: argparse.Namespace, beam_options: PipelineOptions) -> int:
     if is_template(beam_options):
         pipeline.run()
         return 0
-    if is_local(beam_options):
+    if runs_locally(beam_options):
         with progress(job):
             pipeline.run().wait_until_finish()
     else:

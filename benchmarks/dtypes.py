@@ -27,14 +27,14 @@ import run_pipeline
 from benchmarks.machine import describe
 from benchmarks.split import MODEL
 from model.audit.metrics import grade
-from model.try_int8 import Answered, compare
+from model.try_int8 import GradedAnswers, compare
 from transforms.storage import list_names
 
 
 def compare_rows(rows: list[dict], reference: list[dict]) -> str:
     """Return how the answers of a dtype differ from those of float32."""
     answered = [
-        Answered(
+        GradedAnswers(
             [(row["answer_start"], row["answer_end"]) for row in given],
             [[each["start_logit"] + each["end_logit"] for each in row["n_best"]] for row in given],
             [grade(row["answer_text"] or "", row["answers"]["text"])[1] for row in given],

@@ -39,7 +39,7 @@ from benchmarks.prepared import prepare
 from model.checkpoint import LocalFolder
 from model.reading.batching import assemble, plan_batches
 from model.reading.reader import CheckpointReader
-from model.training.data import make_examples, read_rows
+from model.training.data import make_examples, read_training_rows
 
 BUNDLED = Path(__file__).parent.parent / "model" / "bundled"
 SHAPES = {
@@ -148,7 +148,7 @@ def measure(case: Case, corpus: str, folder: str, options: argparse.Namespace) -
     name, dtype, copies = case.name, case.dtype, case.copies
     reader = CheckpointReader(LocalFolder(case.model), dtype=dtype)
     reader.load()
-    windows = make_examples(read_rows(corpus), reader.tokenizer(), 384, 128, 64).windows
+    windows = make_examples(read_training_rows(corpus), reader.tokenizer(), 384, 128, 64).windows
     batches = [
         assemble(windows, chosen) for chosen in plan_batches(windows.lengths, options.batch_tokens)
     ]

@@ -24,7 +24,7 @@ from model.reading.batching import assemble, plan_batches
 from model.reading.reader import CheckpointReader
 from model.reading.spans import ValidSpans, decode_windows
 from model.reading.window_prior import match_windows
-from model.training.data import make_examples, read_rows
+from model.training.data import make_examples, read_training_rows
 
 
 def main() -> None:
@@ -37,7 +37,11 @@ def main() -> None:
     options = parser.parse_args()
     reader = CheckpointReader(LocalFolder(options.model))
     reader.load()
-    rows = [row for row in read_rows(options.input)[:: options.every_nth] if row["answers"]["text"]]
+    rows = [
+        row
+        for row in read_training_rows(options.input)[:: options.every_nth]
+        if row["answers"]["text"]
+    ]
     windows = make_examples(
         rows, reader.tokenizer(), max_length=384, overlap=128, max_question=64
     ).windows

@@ -16,7 +16,7 @@ from model.backends.lanes import in_lanes
 from model.checkpoint import LocalFolder
 from model.reading.batching import assemble, plan_batches
 from model.reading.reader import CheckpointReader, resolve_dtype
-from model.training.data import make_examples, read_rows
+from model.training.data import make_examples, read_training_rows
 
 
 def limit(
@@ -30,7 +30,7 @@ def limit(
     """
     reader = CheckpointReader(LocalFolder(model), dtype=resolve_dtype(dtype, "auto"))
     reader.load()
-    windows = make_examples(read_rows(path), reader.tokenizer(), 384, 128, 64).windows
+    windows = make_examples(read_training_rows(path), reader.tokenizer(), 384, 128, 64).windows
     batches = [assemble(windows, chosen) for chosen in plan_batches(windows.lengths, batch_tokens)]
 
     def run() -> dict[str, float]:

@@ -34,7 +34,7 @@ from model.reading.posterior import PassageSpans, merge_windows
 from model.reading.prediction import predict
 from model.reading.reader import CheckpointReader, Reader
 from model.reading.tokenizer import Tokenizer
-from model.training.data import best_texts, make_examples, read_rows
+from model.training.data import best_texts, make_examples, read_training_rows
 
 NAMES = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -166,7 +166,7 @@ def main() -> None:
     # The reference in float32, the windows, and the engine.
     reader = CheckpointReader(LocalFolder(options.model), dtype="float32")
     reader.load()
-    rows = read_rows(options.input)
+    rows = read_training_rows(options.input)
     windows = make_examples(rows, reader.tokenizer(), 384, 128, 64).windows
     if options.engine == "torch":
         exported: Reader = CheckpointReader(LocalFolder(options.model), dtype=options.precision)

@@ -11,7 +11,7 @@ import time
 import pyarrow.parquet as pq
 
 from model import SpanReader
-from model.reading.places import Layout
+from model.reading.places import ContextLayout
 from pipeline.bundled import SAMPLE
 
 
@@ -30,10 +30,10 @@ def main() -> None:
 
     # Importing ICU is paid once per process, and shown apart.
     began = time.perf_counter()
-    _ = Layout("It rained. Ada lit the lamp.").sentence_ends
+    _ = ContextLayout("It rained. Ada lit the lamp.").sentence_ends
     loading = time.perf_counter() - began
     began = time.perf_counter()
-    layouts = {context: Layout(context) for context in contexts}
+    layouts = {context: ContextLayout(context) for context in contexts}
     for answer, context in zip(answers, contexts, strict=True):
         if answer.answer_start is not None and answer.answer_end is not None:
             layout = layouts[context]

@@ -29,12 +29,12 @@ from model.audit.metrics import grade
 from model.checkpoint import LocalFolder, read_settings
 from model.reading.batching import Batch
 from model.reading.decoding import Decoding
-from model.reading.read_pairs import read_windows
+from model.reading.read_pairs import predict_passages
 from model.reading.reader import CheckpointReader, resolve_dtype
 from model.reading.tokenizer import Tokenizer
 from model.reading.window_prior import weigh_windows
 from model.training.calibration import BATCH_TOKENS, is_fitted
-from model.training.data import best_texts, make_examples, read_rows, with_joined_passages
+from model.training.data import best_texts, make_examples, read_training_rows, with_joined_passages
 
 READ = ("all", 12, 8, 5, 3, 2, 1)
 
@@ -100,7 +100,9 @@ class ReplayingReader:
 
 def chosen_rows(options: argparse.Namespace) -> list[dict]:
     """Return the rows with golds, with joined passages if they are asked for."""
-    rows = [row for row in read_rows(options.input, given_as="input") if row["answers"]["text"]]
+    rows = [
+        row for row in read_training_rows(options.input, given_as="input") if row["answers"]["text"]
+    ]
     if options.half:
         rows = [row for row in rows if is_fitted(row["context"]) == (options.half == "fitted")]
     if options.joined_passages:
@@ -128,7 +130,7 @@ def measure_f1(
         for prior in (0.0, weight):
             limits = replace(every.limits, read_windows=read, prior=prior)
             windows = weigh_windows(replace(every, limits=limits))
-            _, spans = read_windows(reader, windows, decoding, BATCH_TOKENS)
+            _, spans = predict_passages(reader, windows, decoding, BATCH_TOKENS)
             texts = best_texts(spans, windows, contexts)
             graded = [grade(text, gold)[1] for text, gold in zip(texts, golds, strict=True)]
             scores.append(100 * float(np.mean(graded)))

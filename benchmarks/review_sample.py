@@ -17,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-from model.audit.golds import answers_of as golds_of
+from model.audit.golds import golds_of
 from model.audit.metrics import grade
 from pipeline.formats.finished import FinishedRun
-from pipeline.review.answers import answers_of, open_annotated
+from pipeline.review.answers import open_annotated, probabilities_of
 from pipeline.review.estimate import Marks, estimate
 from pipeline.review.files import SHEET, read_set
 from pipeline.review.strata import Draw
@@ -89,7 +89,9 @@ def main() -> None:
     parser.add_argument("--review", type=Path, help="folder of a review set to fill in")
     options = parser.parse_args()
     run, _ = open_annotated(options.run)
-    probabilities, places = (np.concatenate(each) for each in zip(*answers_of(run), strict=True))
+    probabilities, places = (
+        np.concatenate(each) for each in zip(*probabilities_of(run), strict=True)
+    )
     right = np.array(rightness(run))
     if options.review:
         fill_in(run, options.review, right, places)

@@ -30,10 +30,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from model.checkpoint import locate
+from model.checkpoint import location_of
 from model.reading.reader import CheckpointReader
 from model.training.calibration import is_fitted
-from model.training.data import make_examples, read_rows
+from model.training.data import make_examples, read_training_rows
 
 CONTROL = "(control)"
 
@@ -68,7 +68,7 @@ def write_evaluated(paths: list[str], windows: int, reader: CheckpointReader, ou
     """
     tables = []
     for path in paths:
-        rows = [row for row in read_rows(path) if is_fitted(row["context"])]
+        rows = [row for row in read_training_rows(path) if is_fitted(row["context"])]
         table = table_of(taken(rows, windows, reader, seed=0))
         tables.append(table.append_column("file", pa.repeat(Path(path).stem, table.num_rows)))
     unanswerable = [
@@ -103,12 +103,12 @@ def main() -> None:
 
     output = Path(options.output)
     output.mkdir(parents=True, exist_ok=True)
-    reader = CheckpointReader(locate(options.base))
+    reader = CheckpointReader(location_of(options.base))
     evaluated = options.evaluate.split(",")
     if not (output / "all.parquet").exists():
         write_evaluated(evaluated, options.evaluated, reader, output)
     # One sample in two halves, so that no row of the control is taken twice.
-    both = taken(read_rows(options.control), 2 * options.windows, reader, seed=0)
+    both = taken(read_training_rows(options.control), 2 * options.windows, reader, seed=0)
     control, other = both[: len(both) // 2], both[len(both) // 2 :]
 
     sources = {CONTROL: options.control}
@@ -123,7 +123,7 @@ def main() -> None:
         folder = output / source
         rows = other
         if source != CONTROL:
-            rows = taken(read_rows(path), options.windows, reader, seed=0)
+            rows = taken(read_training_rows(path), options.windows, reader, seed=0)
         if not (folder / "reader" / "training.json").exists():
             folder.mkdir(exist_ok=True)
             pq.write_table(table_of([*control, *rows]), folder / "train.parquet")

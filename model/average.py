@@ -31,7 +31,7 @@ from model.checkpoint import (
 from model.command import option, run_command
 from model.settings import SettingError
 
-WEIGHTS = "model.safetensors"
+WEIGHTS_FILE = "model.safetensors"
 
 _NOT_ARCHITECTURE = {
     *("spanmill", "dtype", "torch_dtype", "_name_or_path", "transformers_version", "architectures"),
@@ -53,9 +53,9 @@ def average(checkpoints: list[Path], output: Path) -> None:
     for folder in checkpoints:
         with option("checkpoints", folder):
             refuse_unsafe(LocalFolder(str(folder)).folder())
-            if not (folder / WEIGHTS).is_file():
+            if not (folder / WEIGHTS_FILE).is_file():
                 raise CheckpointError(
-                    f"it has no {WEIGHTS}: weights in several files can't be averaged"
+                    f"it has no {WEIGHTS_FILE}: weights in several files can't be averaged"
                 )
             if _split(folder) != _split(checkpoints[0]):
                 raise CheckpointError(
@@ -93,7 +93,7 @@ def average(checkpoints: list[Path], output: Path) -> None:
         output.mkdir(parents=True, exist_ok=True)
         copy_without_weights(checkpoints[0], output)
     _forget_measured(output)
-    save_file({**first, **mean}, output / WEIGHTS, metadata={"format": "pt"})
+    save_file({**first, **mean}, output / WEIGHTS_FILE, metadata={"format": "pt"})
 
 
 def _forget_measured(folder: Path) -> None:
@@ -139,9 +139,9 @@ def _weights(folder: Path) -> dict[str, torch.Tensor]:
     """Return the weights of a checkpoint. Raises SettingError for a damaged file."""
     with option("checkpoints", folder):
         try:
-            return load_file(folder / WEIGHTS)
+            return load_file(folder / WEIGHTS_FILE)
         except SafetensorError as error:
-            raise CheckpointError(f"its {WEIGHTS} is damaged: {error}") from error
+            raise CheckpointError(f"its {WEIGHTS_FILE} is damaged: {error}") from error
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -40,7 +40,7 @@ from model.training.calibration import (
     fit_threshold,
     is_fitted,
 )
-from model.training.data import read_rows
+from model.training.data import read_training_rows
 from model.training.precision import fit_precisions
 from model.training.prior import fit_weight, read_joined
 
@@ -225,7 +225,7 @@ def _fit_prior(
 
     Passages are joined within a half, so that none is both fitted and measured.
     """
-    rows = [row for path in data for row in read_rows(path, given_as="data")]
+    rows = [row for path in data for row in read_training_rows(path, given_as="data")]
     documents = []
     for half in (True, False):
         chosen = [

@@ -100,7 +100,7 @@ class Hub:
         return replace(self, revision=folder.name)
 
 
-def locate(model: str) -> Location:
+def location_of(model: str) -> Location:
     """Return the location of a name: "bundled", a folder, else a hub id[@revision].
 
     Raises CheckpointError for a URL.

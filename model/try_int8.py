@@ -26,7 +26,7 @@ from model.checkpoint import LocalFolder, write_settings
 from model.command import argument, option, run_command
 from model.reading.span_reader import SpanReader
 from model.settings import SettingError, whole
-from model.training.data import read_rows
+from model.training.data import read_training_rows
 
 NEAR_TIE = 0.3
 """Least distance between the scores of the two best spans at which they are not a near-tie."""
@@ -39,7 +39,7 @@ LEAST_EQUAL = 99.0
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class GradedAnswers:
     """The answers to R questions in one dtype.
 
     spans   [R], start and end of the answer; both None without one
@@ -53,7 +53,7 @@ class Answered:
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class DtypeDifference:
     """How answers in a dtype differ from those in float32; in per cent, apart from the counts.
 
     rows         number of questions
@@ -78,7 +78,7 @@ class Difference:
         return self.f1_change >= -MOST_LOST and self.clear_equal >= LEAST_EQUAL
 
 
-def compare(answered: Answered, reference: Answered) -> Difference:
+def compare(answered: GradedAnswers, reference: GradedAnswers) -> DtypeDifference:
     """Return how answers differ from those in float32, `reference`."""
     equal = np.array(
         [one == other for one, other in zip(answered.spans, reference.spans, strict=True)]
@@ -90,7 +90,7 @@ def compare(answered: Answered, reference: Answered) -> Difference:
         ]
     )
     f1 = 100 * float(np.mean(reference.f1))
-    return Difference(
+    return DtypeDifference(
         rows=len(equal),
         f1=f1,
         f1_change=100 * float(np.mean(answered.f1)) - f1,
@@ -110,7 +110,10 @@ def try_int8(folder: Path, data: list[str], most_rows: int) -> dict[str, Any]:
     questions, CheckpointError if this machine does not compute in int8.
     """
     rows = [
-        row for path in data for row in read_rows(path, given_as="data") if row["answers"]["text"]
+        row
+        for path in data
+        for row in read_training_rows(path, given_as="data")
+        if row["answers"]["text"]
     ]
     if not rows:
         raise SettingError(f"data={','.join(data)}: no question has an answer")
@@ -123,7 +126,7 @@ def try_int8(folder: Path, data: list[str], most_rows: int) -> dict[str, Any]:
     return {"int8": found.passes, **asdict(found)}
 
 
-def _answer(folder: Path, rows: Sequence[dict], dtype: str) -> Answered:
+def _answer(folder: Path, rows: Sequence[dict], dtype: str) -> GradedAnswers:
     """Answer the questions of rows in one dtype, with two candidates each.
 
     All of them have an answer, so that the null option has no part in it.
@@ -133,7 +136,7 @@ def _answer(folder: Path, rows: Sequence[dict], dtype: str) -> Answered:
     answers = reader.answer(
         [row["question"] for row in rows], [row["context"] for row in rows], n_best=2
     )
-    return Answered(
+    return GradedAnswers(
         [(answer.answer_start, answer.answer_end) for answer in answers],
         [[best.start_logit + best.end_logit for best in answer.n_best] for answer in answers],
         [

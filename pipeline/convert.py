@@ -24,8 +24,8 @@ from model.settings import split_names
 from pipeline.formats.convert_rows import convert_rows
 from pipeline.formats.flatten import flatten
 from pipeline.formats.import_summary import import_summary
-from pipeline.formats.imported_rows import FormatError, ImportedRow, Layout
-from pipeline.formats.place_golds import OFFSETS
+from pipeline.formats.imported_rows import FileLayout, FormatError, ImportedRow
+from pipeline.formats.place_golds import START_UNITS
 from pipeline.formats.read_formats import READERS, recognise
 from pipeline.formats.survey_rows import Survey
 from pipeline.formats.write_formats import WRITERS
@@ -57,7 +57,7 @@ def import_file(options: argparse.Namespace) -> str:
             kind, encoding = recognise(file, options.input, options.format, options.encoding)
         except FormatError as error:
             raise Refused(f"--input={options.input}: {error}") from error
-    layout = Layout(
+    layout = FileLayout(
         id=options.id_column,
         question=options.question_column,
         context=options.context_column,
@@ -194,7 +194,7 @@ def _add_import(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--offsets",
-        choices=list(OFFSETS),
+        choices=list(START_UNITS),
         default="code_points",
         help="what the starts of golds count (default: code_points)",
     )

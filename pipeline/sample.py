@@ -23,7 +23,7 @@ from model.command import argument
 from model.settings import whole
 from pipeline.job.options import Refused
 from pipeline.looks.result import print_result
-from pipeline.review.answers import answers_of, open_annotated, read_answers
+from pipeline.review.answers import open_annotated, probabilities_of, read_drawn
 from pipeline.review.files import SHEET, TASKS, ReviewSet, read_marks, read_set, write_set
 from pipeline.review.review import Review
 from pipeline.review.strata import Draw
@@ -41,7 +41,7 @@ def draw(options: argparse.Namespace) -> str:
     if real_path(output) == real_path(folder) or lies_below(output, folder):
         raise Refused(f"--output={options.output} is inside the run {folder}")
     sample = Draw(options.rows or _ROWS, options.seed or 0)
-    for probabilities, places in answers_of(run):
+    for probabilities, places in probabilities_of(run):
         sample.add(probabilities, places)
     if not sample.counts.any():
         raise Refused(f"{folder} has no answer to review: no row is answered")
@@ -53,7 +53,7 @@ def draw(options: argparse.Namespace) -> str:
         tuple(stratum.tolist()),
         tuple(map(tuple, places.tolist())),
     )
-    write_set(output, drawn, read_answers(run, places))
+    write_set(output, drawn, read_drawn(run, places))
     total = sum(each.answers for each in strata)
     lines = [
         f"{len(places)} of {total} answers in {len(strata)} strata by probability: {output}",

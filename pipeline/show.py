@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from model.audit.golds import answers_of
+from model.audit.golds import golds_of
 from model.command import say
 from pipeline.formats import where
 from pipeline.formats.choose_rows import choose
@@ -159,7 +159,7 @@ def lines_of(run: FinishedRun, row: dict[str, Any], around: int, marked: bool) -
         yield _answer_line(outputs, audited=run.stage == "audit")
         if outputs["reason"]:
             yield Text(f"{outputs['status']}: {outputs['reason']}")
-    golds = answers_of(input_value("answers"))
+    golds = golds_of(input_value("answers"))
     if golds is not None:
         texts = [Text(quoted(text), GOLD) for text in golds.get("text") or [] if text]
         yield Text("gold: ").append(Text(" | ").join(texts) if texts else "none")

@@ -36,7 +36,7 @@ from pipeline.job.options import Refused
 from pipeline.looks.live_page import LivePage, serving
 from pipeline.looks.result import print_refusal, print_text
 from pipeline.looks.snapshot import Snapshot, Watcher
-from pipeline.looks.snapshot_words import accounting, describe_state, figures, share_done
+from pipeline.looks.snapshot_words import describe_state, figures, outcome_counts, share_done
 from pipeline.looks.terminal import one_line, printable
 from transforms.retries import is_transient
 from transforms.storage import StorageError, absolute, is_local
@@ -79,7 +79,7 @@ def line_of(snapshot: Snapshot) -> str:
 
 def counts_of(snapshot: Snapshot) -> str:
     """Return the outcomes and the reasons that have occurred, with their numbers."""
-    return ", ".join(f"{name} {count:,}" for name, count in accounting(snapshot) if count)
+    return ", ".join(f"{name} {count:,}" for name, count in outcome_counts(snapshot) if count)
 
 
 def view_of(snapshot: Snapshot) -> RenderableType:

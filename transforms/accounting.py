@@ -15,7 +15,7 @@ from transforms.merge_receipts import Totals
 MOST_UNKNOWN = 0.05
 """Largest share of unknown text without a warning."""
 
-MOST_NAMED = 100
+MOST_UNMATCHED = 100
 """Most ids of corrections without a row that are listed; all are counted."""
 
 STATUSES = {
@@ -141,7 +141,7 @@ def corrections_report(totals: Totals, digest: str | None, ids: Sequence[str]) -
         "given": len(ids),
         "matched": len(ids) - len(missing),
         "rows_corrected": totals.counts["rows_corrected"],
-        "ids_of_no_row": missing[:MOST_NAMED],
+        "ids_of_no_row": missing[:MOST_UNMATCHED],
     }
 
 

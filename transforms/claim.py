@@ -13,7 +13,7 @@ import pyarrow as pa
 from transforms.run_files import RunFiles
 from transforms.storage import commit, exists, join, read, remove
 
-_HEAD = 100
+RUN_HEAD = 100
 """Bytes of `run.json` that are read for the fingerprint: the list of inputs may be long."""
 
 
@@ -65,7 +65,7 @@ class Output:
         """Raise ClaimLost unless the output still belongs to this run."""
         try:
             # Without run.json, nobody owns the output: `--overwrite` may be removing it.
-            head = read(self.files.run, _HEAD)
+            head = read(self.files.run, RUN_HEAD)
         except FileNotFoundError:
             head = b""
         if f'"{self.run}"'.encode() not in head:

@@ -23,11 +23,11 @@ from transforms.storage import (
     StorageError,
     at_commits,
     files_below,
+    filesystem_of,
     full_path,
     glob_pattern,
     info_of,
     is_on_hub,
-    locate,
     real_path,
     version_of,
 )
@@ -123,7 +123,7 @@ def _matches(pattern: str) -> dict[str, dict[str, Any]]:
     """Return path -> the store's information for each file that a pattern matches."""
     if is_iceberg(pattern):
         return iceberg_files(pattern)
-    fs, inner = locate(pattern)
+    fs, inner = filesystem_of(pattern)
     # A literal path first: file names may contain `*`, `?` and `[`.
     info = info_of(fs, inner)
     matches: dict[str, dict[str, Any]] = {}

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from transforms.parquet_files import open_parquet
-from transforms.storage import StorageError, full_path, info_of, locate
+from transforms.parquet_files import FOOTERS_AT_ONCE, open_parquet
+from transforms.storage import StorageError, filesystem_of, full_path, info_of
 
 if TYPE_CHECKING:
     from pyiceberg.schema import Schema
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from pyiceberg.table.name_mapping import NameMapping
 
 _SCHEME = "iceberg://"
-
-_FOOTERS_AT_ONCE = 16
 
 
 def is_iceberg(pattern: str) -> bool:
@@ -51,7 +49,7 @@ def iceberg_files(url: str) -> dict[str, dict[str, Any]]:
         if not (snapshot and paths):
             raise ValueError("the table has no rows")
         mapping = scan.table_metadata.name_mapping()
-        with ThreadPoolExecutor(_FOOTERS_AT_ONCE) as pool:
+        with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
             found = dict(pool.map(lambda path: _found(path, columns, mapping), paths))
     except ImportError as error:
         raise StorageError(f"{url}: {error}: pip install 'spanmill[iceberg]'") from error
@@ -103,5 +101,5 @@ def _found(path: str, columns: Schema, mapping: NameMapping | None) -> tuple[str
                 f"{path} has other columns than the table ({there.get(each)!r} for "
                 f"{names.get(each)!r}): rewrite the table's data files first"
             )
-    fs, inner = locate(path)
+    fs, inner = filesystem_of(path)
     return full_path(fs, inner), info_of(fs, inner) or {}

@@ -13,7 +13,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import dataset
 
-from transforms.storage import StorageError, described, is_local, locate, read_range, state_of
+from transforms.storage import (
+    StorageError,
+    described,
+    filesystem_of,
+    is_local,
+    read_range,
+    state_of,
+)
+
+FOOTERS_AT_ONCE = 16
+"""Number of files whose footers are read at a time, each in a thread of its own."""
 
 
 @contextmanager
@@ -29,7 +39,7 @@ def open_parquet(path: str, state: tuple[int, str] | None = None) -> Iterator[pq
             f"now it has {described(*current)}"
         )
     local = is_local(path)
-    source: Any = pa.OSFile(locate(path)[1]) if local else _StoredFile(path, current[0])
+    source: Any = pa.OSFile(filesystem_of(path)[1]) if local else _StoredFile(path, current[0])
     # Without a state, the file may have changed since its footer was read.
     known = _last_read.footer if state is not None and _last_read.file == (path, state) else None
     with (
@@ -95,5 +105,7 @@ def open_dataset(paths: Sequence[str]) -> dataset.Dataset:
     A scan reads only the columns it asks for, and skips row groups whose statistics exclude its
     filter.
     """
-    fs, _ = locate(paths[0])
-    return dataset.dataset([locate(path)[1] for path in paths], format="parquet", filesystem=fs)
+    fs, _ = filesystem_of(paths[0])
+    return dataset.dataset(
+        [filesystem_of(path)[1] for path in paths], format="parquet", filesystem=fs
+    )

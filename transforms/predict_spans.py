@@ -9,7 +9,7 @@ from typing import ClassVar
 from model.audit.window_losses import MeasureLosses
 from model.reading.decoding import Decoding
 from model.reading.progress import working_on
-from model.reading.read_pairs import read_pairs, read_windows
+from model.reading.read_pairs import predict_passages, read_pairs
 from model.reading.reader import Reader, shared
 from model.reading.span_reader import SpanReader
 from model.reading.windows import Windows
@@ -33,9 +33,9 @@ def predict_spans(
             windowed, *read_pairs(reader, windows, decoding, batch_tokens, windowed.settings)
         )
     if golds is None:
-        return Predicted(windowed, *read_windows(reader, windows, decoding, batch_tokens))
+        return Predicted(windowed, *predict_passages(reader, windows, decoding, batch_tokens))
     measure = MeasureLosses(windows, golds, link, decoding)
-    prediction, spans = read_windows(reader, windows, decoding, batch_tokens, [measure])
+    prediction, spans = predict_passages(reader, windows, decoding, batch_tokens, [measure])
     return Predicted(windowed, prediction, spans, measure.result())
 
 

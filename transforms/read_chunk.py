@@ -24,7 +24,7 @@ from transforms.records import (
     Receipt,
     failed_receipts,
 )
-from transforms.sizes import MOST_BYTES, TooLarge, memory_of, rows_at_once
+from transforms.sizes import CHUNK_BYTES, TooLarge, memory_of, rows_at_once
 from transforms.storage import exists, is_local
 
 _log = logging.getLogger(NAMESPACE)
@@ -92,10 +92,10 @@ def read_tables(
                 while held and begin + held[0].num_rows <= spec.row_start:
                     begin += held.pop(0).num_rows
                 size = sum(map(memory_of, held))
-                if size > MOST_BYTES:
+                if size > CHUNK_BYTES:
                     raise TooLarge(
                         f"rows {spec.row_start} to {end} of row group {chunk_run.row_group} take "
-                        f"at least {size} bytes in memory, more than the limit of {MOST_BYTES}: "
+                        f"at least {size} bytes in memory, more than the limit of {CHUNK_BYTES}: "
                         "give a smaller --chunk_rows"
                     )
             # Cut the chunk out, and keep the rows after it.

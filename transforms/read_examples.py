@@ -28,7 +28,7 @@ from transforms.storage import read
 
 _log = logging.getLogger(NAMESPACE)
 
-Place = tuple[str, int]
+RowPlace = tuple[str, int]
 """Path of a Parquet file, and a row in it."""
 
 
@@ -40,7 +40,7 @@ class Example:
     context: str
 
 
-def read_rows(places: Iterable[Place], columns: list[str]) -> dict[Place, dict[str, Any]]:
+def read_rows(places: Iterable[RowPlace], columns: list[str]) -> dict[RowPlace, dict[str, Any]]:
     """Return some columns of the rows at some places, by place.
 
     A value that is not UTF-8 becomes None. The rows of unreadable files are left out.
@@ -48,7 +48,7 @@ def read_rows(places: Iterable[Place], columns: list[str]) -> dict[Place, dict[s
     by_path: dict[str, set[int]] = defaultdict(set)
     for path, row in places:
         by_path[path].add(row)
-    rows_by_place: dict[Place, dict[str, Any]] = {}
+    rows_by_place: dict[RowPlace, dict[str, Any]] = {}
     for path, rows in sorted(by_path.items()):
         try:
             rows_by_place.update(_read_file(path, rows, columns))
@@ -59,9 +59,9 @@ def read_rows(places: Iterable[Place], columns: list[str]) -> dict[Place, dict[s
     return rows_by_place
 
 
-def _read_file(path: str, rows: set[int], columns: list[str]) -> dict[Place, dict[str, Any]]:
+def _read_file(path: str, rows: set[int], columns: list[str]) -> dict[RowPlace, dict[str, Any]]:
     """Return some columns of some rows of a file. Skips row groups without these rows."""
-    rows_by_place: dict[Place, dict[str, Any]] = {}
+    rows_by_place: dict[RowPlace, dict[str, Any]] = {}
     with open_parquet(path) as file:
         group_start = 0
         for group in range(file.metadata.num_row_groups):
@@ -93,7 +93,7 @@ def copies_in(folder: str) -> dict[str, str]:
 
 def read_examples(
     statistics: Statistics, columns: InputColumns, copies: Mapping[str, str]
-) -> dict[Place, Example]:
+) -> dict[RowPlace, Example]:
     """Return the texts of all suspects and of the examples of highest loss that a report shows.
 
     copies  path of an input file -> path of the Parquet file that is read in its place

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from transforms.read_examples import Example, Place
+from transforms.read_examples import Example, RowPlace
 from transforms.records import CorrectedGold, Correction
 from transforms.report.passages import excerpts
 from transforms.run_files import RunFiles
@@ -44,7 +44,9 @@ _LAST = 2**31 - 1
 """The last code point at which a gold may start: `answer_start` is int32."""
 
 
-def relabel_csv(suspects: Sequence[Mapping[str, Any]], examples: Mapping[Place, Example]) -> bytes:
+def relabel_csv(
+    suspects: Sequence[Mapping[str, Any]], examples: Mapping[RowPlace, Example]
+) -> bytes:
     """Return `relabel.csv`: one line per suspect.
 
     A person fills in `decision` and the columns after it.
@@ -53,7 +55,7 @@ def relabel_csv(suspects: Sequence[Mapping[str, Any]], examples: Mapping[Place, 
 
 
 def _rows(
-    suspects: Sequence[Mapping[str, Any]], examples: Mapping[Place, Example]
+    suspects: Sequence[Mapping[str, Any]], examples: Mapping[RowPlace, Example]
 ) -> Iterator[dict[str, Any]]:
     """Yield the row of each suspect."""
     for entry in suspects:
@@ -85,7 +87,9 @@ def _with_gaps(context: str, parts: Sequence[tuple[int, int]]) -> str:
     return before + " … ".join(context[low:high] for low, high in parts) + after
 
 
-def label_studio(suspects: Sequence[Mapping[str, Any]], examples: Mapping[Place, Example]) -> bytes:
+def label_studio(
+    suspects: Sequence[Mapping[str, Any]], examples: Mapping[RowPlace, Example]
+) -> bytes:
     """Return tasks for Label Studio, with gold and prediction as two pre-annotations.
 
     Label Studio counts code points, like Spanmill.

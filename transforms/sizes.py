@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from transforms.storage import read_range
 
-MOST_BYTES = 2**30
+CHUNK_BYTES = 2**30
 """Most bytes of a chunk in memory.
 
 `--chunk_bytes` bounds the encoded size in the file, on average over a row group.
@@ -61,10 +61,10 @@ def implausible(metadata: pq.FileMetaData, size: int, columns: Collection[str]) 
             flat.append(index)
     for group, count in enumerate(rows):
         declared = metadata.row_group(group)
-        if count and declared.total_byte_size / count > MOST_BYTES:
+        if count and declared.total_byte_size / count > CHUNK_BYTES:
             return (
                 f"row group {group} declares {declared.total_byte_size} bytes in {count} rows: "
-                f"more than {MOST_BYTES} per row"
+                f"more than {CHUNK_BYTES} per row"
             )
         for index in flat:
             column = declared.column(index)
@@ -79,18 +79,18 @@ def implausible(metadata: pq.FileMetaData, size: int, columns: Collection[str]) 
 def rows_at_once(
     path: str, metadata: pq.FileMetaData, row_group: int, columns: Collection[str], most: int
 ) -> int:
-    """Return how many rows, at most `most`, always decode to at most `MOST_BYTES`.
+    """Return how many rows, at most `most`, always decode to at most `CHUNK_BYTES`.
 
     Every row may have the longest value of a dictionary: a file of kilobytes may hold gigabytes of
     text. Raises TooLarge for a dictionary that is too large itself.
     """
     # Plain pages can't expand: their declared size bounds them.
     largest = max(_dictionary_sizes(path, metadata.row_group(row_group), columns), default=0)
-    if largest > MOST_BYTES:
+    if largest > CHUNK_BYTES:
         raise TooLarge(
-            f"row group {row_group} has a dictionary of {largest} bytes: more than {MOST_BYTES}"
+            f"row group {row_group} has a dictionary of {largest} bytes: more than {CHUNK_BYTES}"
         )
-    return max(1, min(most, MOST_BYTES // max(1, largest)))
+    return max(1, min(most, CHUNK_BYTES // max(1, largest)))
 
 
 def _dictionary_sizes(

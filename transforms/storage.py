@@ -34,7 +34,7 @@ from transforms.retries import retried
 from transforms.temporary import TEMPORARY, sweep, sync_folder, temporary_file
 
 FileSystem: TypeAlias = fsspec.AbstractFileSystem
-"""What `locate` returns; `ls` and `info` return the file system's own paths."""
+"""What `filesystem_of` returns; `ls` and `info` return the file system's own paths."""
 
 _REMOVALS_AT_ONCE = 16
 
@@ -49,7 +49,7 @@ class StorageError(ValueError):
     """A path can't be used; the message names it."""
 
 
-def locate(path: str) -> tuple[FileSystem, str]:
+def filesystem_of(path: str) -> tuple[FileSystem, str]:
     """Return the file system of a path or URL, and the path within it. Raises StorageError."""
     if not path:  # fsspec would take the working directory
         raise StorageError("an empty path does not name a file")
@@ -97,22 +97,22 @@ def at_commits(fs: FileSystem, inner: Sequence[str]) -> list[str]:
 
 def is_local(path: str) -> bool:
     """Return whether a path is on this machine's own file system."""
-    return isinstance(locate(path)[0], LocalFileSystem)
+    return isinstance(filesystem_of(path)[0], LocalFileSystem)
 
 
 def full_path(fs: FileSystem, inner: str) -> str:
-    """Return the path or URL by which `locate` leads to `inner` in this file system."""
+    """Return the path or URL by which `filesystem_of` leads to `inner` in this file system."""
     return inner if isinstance(fs, LocalFileSystem) else fs.unstrip_protocol(inner)
 
 
 def absolute(path: str) -> str:
     """Return a path that is valid from any working directory: absolute if local, else the URL."""
-    return full_path(*locate(path)).rstrip("/")
+    return full_path(*filesystem_of(path)).rstrip("/")
 
 
 def real_path(path: str) -> str:
     """Return what all paths to one file share: the local path without links, or the URL."""
-    fs, inner = locate(path)
+    fs, inner = filesystem_of(path)
     return os.path.realpath(inner) if isinstance(fs, LocalFileSystem) else path
 
 
@@ -220,7 +220,7 @@ def described(size: int, version: str) -> str:
 @retried
 def state_of(path: str) -> tuple[int, str]:
     """Return the size and version of a file. Raises FileNotFoundError."""
-    fs, inner = locate(path)
+    fs, inner = filesystem_of(path)
     info = dict(fs.info(inner))
     return int(info["size"] or 0), version_of(info)
 
@@ -228,7 +228,7 @@ def state_of(path: str) -> tuple[int, str]:
 @retried
 def read_range(path: str, start: int, stop: int) -> bytes:
     """Return bytes `start` to `stop` (exclusive) of a file. Raises OSError if it is shorter."""
-    fs, inner = locate(path)
+    fs, inner = filesystem_of(path)
     # The hub's file system would read megabytes ahead.
     options = {"cache_type": "none"} if is_on_hub(path) else {}
     content: bytes = fs.cat_file(inner, start=start, end=stop, **options)
@@ -242,7 +242,7 @@ def read_range(path: str, start: int, stop: int) -> bytes:
 @contextmanager
 def open_file(path: str) -> Iterator[IO[bytes]]:
     """Open a file for sequential reading, decompressed by extension (.gz, .bz2, .xz, .zst)."""
-    fs, inner = locate(path)
+    fs, inner = filesystem_of(path)
     with fs.open(inner, "rb", compression="infer") as file:
         # Those of stores can't read a line up to a limit.
         yield io.BufferedReader(file) if isinstance(file, AbstractBufferedFile) else file
@@ -254,7 +254,7 @@ def building(path: str) -> Iterator[str]:
 
     Removes the file, and leaves `path` alone, if the body raises.
     """
-    fs, inner = locate(path)
+    fs, inner = filesystem_of(path)
     local = isinstance(fs, LocalFileSystem)
     folder = os.path.dirname(inner) if local else tempfile.gettempdir()
     os.makedirs(folder, exist_ok=True)
@@ -277,20 +277,20 @@ def building(path: str) -> Iterator[str]:
 @retried
 def exists(path: str) -> bool:
     """Return whether there is a file or folder at a path."""
-    return info_of(*locate(path)) is not None
+    return info_of(*filesystem_of(path)) is not None
 
 
 @retried
 def read(path: str, most: int | None = None) -> bytes:
     """Return the first `most` bytes of a file; None: all. Raises FileNotFoundError."""
-    fs, inner = locate(path)
+    fs, inner = filesystem_of(path)
     return bytes(fs.cat_file(inner, end=most))
 
 
 @retried
 def fetch(path: str, target: str) -> None:
     """Copy a file to a local one. Raises FileNotFoundError."""
-    fs, inner = locate(path)
+    fs, inner = filesystem_of(path)
     fs.get_file(inner, target)
 
 
@@ -305,7 +305,7 @@ def list_times(folder: str) -> dict[str, float]:
 
     Times are in seconds since 1970; 0 where the store's listing has none.
     """
-    fs, inner = locate(folder)
+    fs, inner = filesystem_of(folder)
     try:
         return {
             PurePosixPath(entry["name"]).name: _modified(entry)
@@ -334,7 +334,7 @@ def _modified(info: dict[str, Any]) -> float:
 def commit(output: str, content: bytes | pa.Buffer, *names: str) -> None:
     """Publish finished bytes as the file `output/names...` in one step, replacing an older one."""
     path = join(output, *names)
-    fs, inner = locate(path)
+    fs, inner = filesystem_of(path)
     if not isinstance(fs, LocalFileSystem):
         fs.pipe_file(inner, bytes(content))
         return
@@ -348,7 +348,7 @@ def commit(output: str, content: bytes | pa.Buffer, *names: str) -> None:
 @retried
 def commit_file(output: str, local: str, *names: str) -> None:
     """Commit a finished local file as `commit` does; it may be larger than memory."""
-    fs, inner = locate(join(output, *names))
+    fs, inner = filesystem_of(join(output, *names))
     if not isinstance(fs, LocalFileSystem):
         fs.put_file(local, inner)
         return
@@ -360,7 +360,7 @@ def commit_file(output: str, local: str, *names: str) -> None:
 def create(output: str, content: bytes, name: str) -> bool:
     """Publish finished bytes as a new file. Returns False, changing nothing, if it exists."""
     path = join(output, name)
-    fs, inner = locate(path)
+    fs, inner = filesystem_of(path)
     if not isinstance(fs, LocalFileSystem):
         try:
             fs.pipe_file(inner, content, mode="create")
@@ -378,7 +378,7 @@ def create(output: str, content: bytes, name: str) -> bool:
 
 
 def _temporary_folder(output: str) -> str:
-    return os.path.join(locate(output)[1], TEMPORARY)
+    return os.path.join(filesystem_of(output)[1], TEMPORARY)
 
 
 def sweep_temporary(output: str) -> None:
@@ -395,7 +395,7 @@ def remove(output: str, *names: str) -> None:
     Does not use `fs.rm` of a store: it expands a name with `*`, `?` or `[` as a pattern, and would
     remove files of others.
     """
-    fs, inner = locate(join(output, *names))
+    fs, inner = filesystem_of(join(output, *names))
     try:
         if isinstance(fs, LocalFileSystem):
             fs.rm(inner, recursive=True)

@@ -9,11 +9,11 @@ from typing import Any
 
 import apache_beam as beam
 
-from model.audit.answerability import RESOLUTION as SAME_MARGIN
+from model.audit.answerability import MARGIN_RESOLUTION
 from model.audit.distributions import FINE_BINS, MASS_BINS, RELATIVE_ACCURACY
 from model.audit.losses import LEAST_PROBABILITY
 from model.audit.metrics import UNSPACED
-from model.audit.several_answers import MATCH, RESOLUTION
+from model.audit.several_answers import LOG_ODDS_RESOLUTION, MATCH
 from model.audit.slices import MOST_SLICES
 from model.audit.statistics import WITH_TOKENS, Statistics
 from model.audit.window_losses import TOPS
@@ -93,16 +93,16 @@ def fine_print(configuration: Mapping[str, Any]) -> dict[str, str]:
         "as a word, and equals f1 elsewhere",
         "answerability_auc": "area under the ROC curve of null_score - span_score: how often it is "
         "higher for an unanswerable question than for an answerable one, equal ones counting half; "
-        f"in bins of {SAME_MARGIN}; interval by DeLong et al. 1988",
+        f"in bins of {MARGIN_RESOLUTION}; interval by DeLong et al. 1988",
         "misaligned": "the text at a gold's start is another: never moved, counted apart where it "
         "differs only in case, in blanks (also before and after the gold) or in Unicode normal "
         "form",
         "several_golds": "nll: the first; min_nll: the gold of least loss; marginals: over the "
         "distinct golds",
         "several_answers": f"over the distinct spans of all rows, ranked by probability in bins of "
-        f"{RESOLUTION} in log-odds; a span matches a gold if the Jaccard index of their words is "
-        f"at least {MATCH}; overlapping golds are one place; precision = places found / (places "
-        "found + spans without a match), as CUAD has it (arXiv:2103.06268)",
+        f"{LOG_ODDS_RESOLUTION} in log-odds; a span matches a gold if the Jaccard index of their "
+        f"words is at least {MATCH}; overlapping golds are one place; precision = places found / "
+        "(places found + spans without a match), as CUAD has it (arXiv:2103.06268)",
         "means": "over examples, never windows, each with its own count; rejected rows are in none",
         "quantiles": f"DDSketch, off by at most {100 * RELATIVE_ACCURACY:g} % of the value; min "
         "and max are exact",

@@ -13,12 +13,12 @@ from typing import Any
 import apache_beam as beam
 
 from model.audit.comparison import Change, Comparison
-from model.audit.golds import answers_of
+from model.audit.golds import golds_of
 from model.audit.statistics import shortened
 from transforms.accounting import as_json
 from transforms.claim import Output
 from transforms.compare_audits import AuditSide
-from transforms.read_examples import Place, read_rows
+from transforms.read_examples import RowPlace, read_rows
 from transforms.report.page import comparison_page
 from transforms.run_files import RunFiles
 
@@ -121,7 +121,7 @@ def _listed(
     changes: list[Change], sides: tuple[AuditSide, AuditSide], paths: Sequence[Sequence[str]]
 ) -> list[dict[str, Any]]:
     """Return the entries of changes, with texts from the parts."""
-    texts: list[dict[Place, dict[str, Any]]] = []
+    texts: list[dict[RowPlace, dict[str, Any]]] = []
     for side, parts in zip(sides, paths, strict=True):
         scores = [change[4] if side.after else change[3] for change in changes]
         columns = [
@@ -136,7 +136,7 @@ def _listed(
             row = rows.get((parts[score.part], score.row), {})
             # Either side may have left the column out.
             entry["question"] = shortened(row.get(side.question)) or entry.get("question", "")
-            golds = answers_of(row.get(side.answers)) or {}
+            golds = golds_of(row.get(side.answers)) or {}
             entry["gold"] = [shortened(text) for text in (golds.get("text") or [])[:3]]
             nll, _, f1 = (None if math.isnan(value) else value for value in score.values)
             entry["after" if side.after else "before"] = {

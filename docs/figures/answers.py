@@ -13,7 +13,7 @@ from typing import Any
 
 from model import SpanReader
 from model.reading.span_reader import Answer
-from pipeline.bundled.build import load
+from pipeline.bundled.build import load_sources
 
 SHOWN = {
     "long-lighthouse-karrow-head-q14": "An answer late in a long document",
@@ -107,7 +107,7 @@ def main(path: str) -> None:
     """Draw the picture. Raises SystemExit if an answer that is shown is not a gold."""
     reader = SpanReader.load(read_windows=3, min_probability="precision:0.8")
     threshold = float(reader.decoding.min_probability)
-    sample = {row["id"]: row for row in load()}
+    sample = {row["id"]: row for row in load_sources()}
     drawn = []
     for number, name in enumerate(SHOWN):
         row = sample[name]

@@ -18,7 +18,7 @@ from matplotlib import pyplot
 from model import SpanReader
 from model.reading.batching import assemble
 from model.reading.pairs import cut_pairs
-from pipeline.bundled.build import load
+from pipeline.bundled.build import load_sources
 
 EXAMPLE = "kitchen-rye-loaf-q1"
 LONG = "long-river-down-the-isken-q5"
@@ -109,7 +109,7 @@ def main(run: str, folder: str) -> None:
         {"svg.hashsalt": "spanmill", "axes.spines.top": False, "axes.spines.right": False}
     )
     reader = SpanReader.load()
-    sample = {row["id"]: row for row in load()}
+    sample = {row["id"]: row for row in load_sources()}
     audited = [
         row
         for part in sorted(Path(run, "audit", "parts").glob("*.parquet"))

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from selenium.webdriver import Chrome, ChromeOptions
 
 import run_pipeline
-from pipeline.bundled.build import load
+from pipeline.bundled.build import load_sources
 
 SUSPECT, WRONG = "dialogue-interview-q3", "pear"
 """The row with a wrong gold, and the gold's text."""
@@ -33,7 +33,7 @@ def planted(row: dict) -> dict:
 
 def main(picture: str) -> None:
     """Audit the rows and take the picture. Raises SystemExit if the audit fails."""
-    rows = [planted(row) for row in load() if not row["source"].startswith(OTHERS)]
+    rows = [planted(row) for row in load_sources() if not row["source"].startswith(OTHERS)]
     with tempfile.TemporaryDirectory() as folder:
         pq.write_table(pa.Table.from_pylist(rows), f"{folder}/sample.parquet")
         code = run_pipeline.run(

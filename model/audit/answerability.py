@@ -16,7 +16,7 @@ import numpy as np
 
 from model.audit.distributions import Z_95
 
-RESOLUTION = 0.01
+MARGIN_RESOLUTION = 0.01
 """Width of the bins of margins. Margins in one bin count as equal."""
 
 
@@ -31,7 +31,7 @@ class Margins:
 
     def add(self, margin: np.ndarray, answerable: np.ndarray) -> None:
         """Add questions: margin float [questions], finite; answerable bool [questions]."""
-        keys, member = np.unique(np.floor(margin / RESOLUTION), return_inverse=True)
+        keys, member = np.unique(np.floor(margin / MARGIN_RESOLUTION), return_inverse=True)
         counts = [np.bincount(member[chosen], minlength=len(keys)) for chosen in _both(answerable)]
         for key, *found in zip(keys.tolist(), *(each.tolist() for each in counts), strict=True):
             self._add(int(key), found)

@@ -28,7 +28,7 @@ SAME = 1e-3
 The rounding of logits varies with the batch.
 """
 
-MOST_NAMED = 100
+MOST_UNPAIRED = 100
 """Most ids that are listed of each kind of unpaired example; all are counted."""
 
 
@@ -139,7 +139,7 @@ class Differences:
 
 @dataclass(slots=True)
 class Unpaired:
-    """Rows that are not compared: their number, and the first `MOST_NAMED` ids in sorted order."""
+    """Rows that are not compared: their number, and the first `MOST_UNPAIRED` ids, sorted."""
 
     rows: int = 0
     ids: list[str] = field(default_factory=list)
@@ -147,12 +147,12 @@ class Unpaired:
     def add(self, scores: list[Score]) -> None:
         """Add rows."""
         self.rows += len(scores)
-        self.ids = heapq.nsmallest(MOST_NAMED, {*self.ids, *(score.id for score in scores)})
+        self.ids = heapq.nsmallest(MOST_UNPAIRED, {*self.ids, *(score.id for score in scores)})
 
     def merge(self, other: Self) -> None:
         """Add the rows of another instance."""
         self.rows += other.rows
-        self.ids = heapq.nsmallest(MOST_NAMED, {*self.ids, *other.ids})
+        self.ids = heapq.nsmallest(MOST_UNPAIRED, {*self.ids, *other.ids})
 
 
 UNPAIRED = ("only_before", "only_after", "text_changed", "repeated", "without_id")

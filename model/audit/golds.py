@@ -85,7 +85,7 @@ def _following(values: np.ndarray) -> np.ndarray:
     return np.minimum.accumulate(values[::-1])[::-1]
 
 
-def answers_of(value: Any) -> Any:
+def golds_of(value: Any) -> Any:
     """Return the golds of one row as `{"text": [...], "answer_start": [...]}`, from either shape.
 
     value  a list of `{"text": ..., "answer_start": ...}`, whose null items get a null text and a
@@ -96,10 +96,10 @@ def answers_of(value: Any) -> Any:
     return {name: [item and item[name] for item in value] for name in ("text", "answer_start")}
 
 
-Place = tuple[int, int, int]
+GoldPlace = tuple[int, int, int]
 """Where a gold is: its pair, its start and its end in the context, in code points."""
 
-Problem = tuple[str, str]
+GoldProblem = tuple[str, str]
 """Why a gold or the golds of a row can't be used: reason and message."""
 
 
@@ -108,7 +108,7 @@ def read_golds(
 ) -> Golds:
     """Check the golds of every row against its context and find their tokens.
 
-    answers   [rows], in either shape that `answers_of` takes, as Arrow gives it; empty lists for an
+    answers   [rows], in either shape that `golds_of` takes, as Arrow gives it; empty lists for an
               unanswerable question
     contexts  the distinct contexts, in the order of the passages
     row_pair  int64 [rows], the pair that each row asks; -1 for none
@@ -155,9 +155,9 @@ class _Checked:
     near      as in `Golds`
     """
 
-    given: list[list[tuple[str, int | Problem]]] = field(default_factory=list)
-    places: dict[Place, int] = field(default_factory=dict)
-    problems: dict[int, Problem] = field(default_factory=dict)
+    given: list[list[tuple[str, int | GoldProblem]]] = field(default_factory=list)
+    places: dict[GoldPlace, int] = field(default_factory=dict)
+    problems: dict[int, GoldProblem] = field(default_factory=dict)
     near: Counter[str] = field(default_factory=Counter)
 
 
@@ -166,8 +166,8 @@ def _check_golds(
 ) -> _Checked:
     """Check each gold against its context. Arguments as in `read_golds`."""
     checked = _Checked()
-    for row, answer in enumerate(map(answers_of, answers)):
-        golds: list[tuple[str, int | Problem]] = []
+    for row, answer in enumerate(map(golds_of, answers)):
+        golds: list[tuple[str, int | GoldProblem]] = []
         checked.given.append(golds)
         pair = int(row_pair[row])
         if pair < 0:
@@ -191,11 +191,11 @@ def _check_golds(
 
 
 def _usable(
-    golds: list[tuple[str, int | Problem]],
-    characters: list[Place],
+    golds: list[tuple[str, int | GoldProblem]],
+    characters: list[GoldPlace],
     tokens: list[tuple[int, int, int]],
     spans: dict[tuple[int, int, int], int],
-) -> tuple[list[int], list[str], list[tuple[int, int]], list[Problem]]:
+) -> tuple[list[int], list[str], list[tuple[int, int]], list[GoldProblem]]:
     """Return what one row's golds are: indices in `spans`, texts, trimmed places, and problems.
 
     golds       texts with their indices in `characters` and `tokens`, or with problems
@@ -207,7 +207,7 @@ def _usable(
     found: dict[int, None] = {}  # each once: annotators who agree give the same gold
     kept: list[str] = []
     trimmed: set[tuple[int, int]] = set()
-    unusable: list[Problem] = []
+    unusable: list[GoldProblem] = []
     for text, place in golds:
         if isinstance(place, tuple):
             unusable.append(place)
@@ -221,7 +221,7 @@ def _usable(
     return list(found), kept, sorted(trimmed), unusable
 
 
-def _malformed(answer: Any) -> Problem | None:
+def _malformed(answer: Any) -> GoldProblem | None:
     """Return why the golds of a row can't be read at all, or None."""
     if isinstance(answer, NotUTF8):
         return "answers_not_utf8", "a text among the answers is not UTF-8"
@@ -235,7 +235,7 @@ def _malformed(answer: Any) -> Problem | None:
     return None
 
 
-def gold_problem(context: str, text: str, start: int) -> Problem | None:
+def gold_problem(context: str, text: str, start: int) -> GoldProblem | None:
     """Return why a gold can't be used, or None.
 
     Reasons are gold_blank, gold_out_of_range and gold_misaligned; they need no tokens.

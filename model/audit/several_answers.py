@@ -26,7 +26,7 @@ from model.reading.answers import candidate_offsets
 MATCH = 0.5
 """The least Jaccard index of a span and a gold that match."""
 
-RESOLUTION = 0.02
+LOG_ODDS_RESOLUTION = 0.02
 """Width of the bins of probability, in log-odds: below 0.005 at p = 0.5, 2 % of a small p."""
 
 RECALLS = (80, 90)
@@ -146,7 +146,7 @@ class SpanCurve:
             return np.zeros((0, 3))
         found = np.cumsum([self.found[each] for each in bins.tolist()])
         wrong = np.cumsum([self.wrong[each] for each in bins.tolist()])
-        least = 1 / (1 + np.exp(-bins * RESOLUTION))
+        least = 1 / (1 + np.exp(-bins * LOG_ODDS_RESOLUTION))
         return np.stack([least, found / (found + wrong), found / self.places], 1)
 
     def summary(self, least: float | None) -> dict[str, Any]:
@@ -222,7 +222,7 @@ def span_curve(examples: Examples) -> SpanCurve:
 def odds_bin(probability: float) -> int:
     """Return the bin of a probability."""
     clipped = min(max(probability, _LEAST), 1 - _LEAST)
-    return math.floor(math.log(clipped / (1 - clipped)) / RESOLUTION)
+    return math.floor(math.log(clipped / (1 - clipped)) / LOG_ODDS_RESOLUTION)
 
 
 def _scores(precision: float, found: float, places: int) -> Mapping[str, float]:

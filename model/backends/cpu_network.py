@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from model.backends.int8_layers import Int8Linear
+from model.backends.int8_layers import EXPECTED_TOKENS, TRIED_TOKENS, Int8Linear
 from model.backends.memory import keep_memory
 
 if TYPE_CHECKING:
@@ -37,9 +37,6 @@ _MORE_COLUMNS = 8
 _FAR = 2.0**60
 """Sums of exponentials from 1 / _FAR to _FAR are far inside the range of float32 and bfloat16."""
 
-_EXPECTED_TOKENS = 4096
-"""Tokens per product: a hint for the layout of weights."""
-
 _ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 0.05}
 """Largest difference between two equivalent results, as a share of the largest value."""
 
@@ -47,9 +44,6 @@ _NO_ONEDNN = "oneDNN is switched off or not in this torch"
 
 _SEEN_TOKENS = (16, 32)
 """Random tokens, [B, L], from which the sizes of the inputs of linear layers are taken."""
-
-_TRIED_TOKENS = 16
-"""Tokens on which a packed layer is compared with the original."""
 
 _TIMED_TOKENS, _TIMED_TURNS = 1024, 5
 """How many tokens timed layers get, and how often. Fewer would stay in the cache."""
@@ -258,10 +252,10 @@ class _PackedLinear(torch.nn.Module):
         self.in_features, self.out_features = layer.in_features, layer.out_features
         self.bias, self.activation = layer.bias, activation
         self.weight: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(
-            layer.weight.detach(), _EXPECTED_TOKENS
+            layer.weight.detach(), EXPECTED_TOKENS
         )
         generator = torch.Generator().manual_seed(0)
-        tokens = torch.randn(_TRIED_TOKENS, layer.in_features, generator=generator)
+        tokens = torch.randn(TRIED_TOKENS, layer.in_features, generator=generator)
         tokens = tokens.to(layer.weight.dtype)
         with torch.inference_mode():
             expected = layer(tokens)

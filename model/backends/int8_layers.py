@@ -30,14 +30,14 @@ _SMALLEST = 1e-30
 _LEAST = 1e-5
 """The least largest value of a channel, for channels that are all zero."""
 
-_EXPECTED_TOKENS = 4096
+EXPECTED_TOKENS = 4096
 """Tokens per product: a hint for the layout of weights."""
 
 _EXACT = 1e-5
 """Largest difference of a product of integers from the true one, as a share of the largest."""
 
-_TRIED_TOKENS = 16
-"""Tokens on which a layer's product is compared with torch's."""
+TRIED_TOKENS = 16
+"""Tokens on which a new layer is compared with torch's."""
 
 
 class Int8Linear(torch.nn.Module):
@@ -64,7 +64,7 @@ class Int8Linear(torch.nn.Module):
         self._zero_points = torch.zeros(len(weight), dtype=torch.int32)
         whole = (weight / self._scales[:, None]).round_()
         self._weight: torch.Tensor = torch.ops.onednn.qlinear_prepack(
-            whole.to(torch.int8), [_EXPECTED_TOKENS, self.in_features]
+            whole.to(torch.int8), [EXPECTED_TOKENS, self.in_features]
         )
         self._check(whole)
 
@@ -94,7 +94,7 @@ class Int8Linear(torch.nn.Module):
     def _check(self, weight: torch.Tensor) -> None:
         """Raise ArithmeticError unless products are exact; weight holds the integers as float32."""
         generator = torch.Generator().manual_seed(0)
-        shape = (_TRIED_TOKENS, self.in_features)
+        shape = (TRIED_TOKENS, self.in_features)
         tokens = torch.randint(-_MOST_INPUT, _MOST_INPUT + 1, shape, generator=generator)
         tokens[0] = _MOST_INPUT  # the largest sums
         expected = tokens.float() @ weight.T * self._scales

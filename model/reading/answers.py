@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from model.reading.places import GivenPlaces, Layout, given_page, given_section
+from model.reading.places import ContextLayout, GivenPlaces, given_page, given_section
 from model.reading.posterior import PassageSpans, by_start
 from model.reading.tokenizer import consecutive
 from model.reading.windows import TokenizedPairs
@@ -33,7 +33,7 @@ N_BEST_TYPE = pa.list_(
 class Located(NamedTuple):
     """An answer, in code points with `end` exclusive, and the layout of its context."""
 
-    layout: Layout
+    layout: ContextLayout
     start: int
     end: int
 
@@ -115,7 +115,7 @@ class Answers:
         Rows of one context share its layout.
         """
         start, end = self.offsets
-        layouts: dict[int, Layout] = {}
+        layouts: dict[int, ContextLayout] = {}
         found: list[Located | None] = []
         for pair, hidden in zip(self.pair.tolist(), self.hidden.tolist(), strict=True):
             if hidden:
@@ -123,7 +123,7 @@ class Answers:
                 continue
             passage = int(self.windows.pair_passage[pair])
             if passage not in layouts:
-                layouts[passage] = Layout(self.contexts[passage])
+                layouts[passage] = ContextLayout(self.contexts[passage])
             found.append(Located(layouts[passage], int(start[pair, 0]), int(end[pair, 0])))
         return found
 

@@ -103,7 +103,7 @@ def locate(
         raise ValueError(
             f"[{start}, {end}) is not a span of a context of {len(context)} code points"
         )
-    layout = Layout(context)
+    layout = ContextLayout(context)
     sentence_start, sentence_end = layout.sentence(start, end)
     path = layout.section_path(start)
     page: int | None = layout.page(start)
@@ -129,7 +129,7 @@ def locate(
     )
 
 
-class Layout:
+class ContextLayout:
     """The sentences, pages and sections of a context, each found when first needed."""
 
     def __init__(self, context: str):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 
 @dataclass(slots=True)
-class Work:
+class WindowCount:
     """Windows to compute, and how many are done; a long window counts more than a short one."""
 
     windows: int
@@ -23,14 +23,14 @@ class Work:
 
 
 _lock = threading.Lock()
-_works: dict[str, Work] = {}
-_current: ContextVar[Work | None] = ContextVar("work", default=None)
+_works: dict[str, WindowCount] = {}
+_current: ContextVar[WindowCount | None] = ContextVar("work", default=None)
 
 
 @contextmanager
 def working_on(name: str, windows: int) -> Iterator[None]:
     """Show under a name how many of `windows` windows the body has computed so far."""
-    work = _works[name] = Work(windows)
+    work = _works[name] = WindowCount(windows)
     token = _current.set(work)
     try:
         yield
@@ -39,7 +39,7 @@ def working_on(name: str, windows: int) -> Iterator[None]:
         _works.pop(name, None)
 
 
-def current() -> Work | None:
+def current() -> WindowCount | None:
     """Return the work that this thread is doing, None if nobody wants to see it."""
     return _current.get()
 

@@ -26,7 +26,7 @@ MOST_CANDIDATES = 2**20
 """Most candidate spans that the windows of such a block may have."""
 
 
-def read_windows(
+def predict_passages(
     reader: Reader,
     windows: Windows,
     decoding: Decoding,
@@ -68,11 +68,11 @@ def read_pairs(
     settings: PairSettings | None = None,
     most_windows: int = MOST_WINDOWS,
 ) -> tuple[Prediction, PassageSpans]:
-    """Do as `read_windows` for all pairs, block by block.
+    """Do as `predict_passages` for all pairs, block by block.
 
     settings  of each pair, in place of those of `decoding`
 
-    Pairs whose windows all fit into one block have the batches that `read_windows` makes of them.
+    Pairs whose windows all fit into one block have the batches that `predict_passages` makes.
 
     Raises what `predict` raises, by what became of the windows of all blocks.
     """

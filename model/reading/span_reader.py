@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self, overload
 
-from model.checkpoint import Location, locate, read_settings
+from model.checkpoint import Location, location_of, read_settings
 from model.reading.answers import Answers
 from model.reading.columns import answer_columns, answer_options
 from model.reading.decoding import Decoding, PairSettings, decide
@@ -16,7 +16,7 @@ from model.reading.places import Places
 from model.reading.posterior import PassageSpans
 from model.reading.prediction import Prediction
 from model.reading.question_list import Question, QuestionList, QuestionListError
-from model.reading.read_pairs import read_pairs, read_windows
+from model.reading.read_pairs import predict_passages, read_pairs
 from model.reading.reader import CheckpointReader, ModelSettings, resolve_device, shared
 from model.reading.texts import NotUTF8, is_utf8
 from model.reading.tokenizer import Ragged
@@ -141,7 +141,7 @@ class SpanReader:
         """
         groups = (ModelSettings, WindowLimits, Decoding, Places)
         runs, limits, decoding, places = make_all(groups, settings)
-        reader = load_reader(locate(model) if isinstance(model, str) else model, runs)
+        reader = load_reader(location_of(model) if isinstance(model, str) else model, runs)
         own = read_settings(reader.folder)
         if decoding.null and reader.tokenizer().format.classifier is None:
             raise SettingError(
@@ -280,7 +280,7 @@ class SpanReader:
         """Yield the answer of every row; texts as `_texts` returns them, lists of one length."""
         reader = shared(self.reader)
         pairs = cut_pairs(questions, contexts, reader.tokenizer(), self.limits)
-        prediction, spans = read_windows(reader, pairs.windows, decoding, self.batch_tokens)
+        prediction, spans = predict_passages(reader, pairs.windows, decoding, self.batch_tokens)
         yield from _answers_of(pairs, prediction, spans, decoding, self.options)
 
 

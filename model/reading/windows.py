@@ -15,7 +15,7 @@ import numpy as np
 from model.reading.tokenizer import PairFormat, Passages, Ragged, consecutive
 from model.settings import ANNOTATE, BOTH, amount, one_of, setting, whole
 
-_UNBOUNDED = 2**31 - 1
+UNBOUNDED = 2**31 - 1
 """Bound of `owned_low` (negated) and `owned_high` at the ends of a passage."""
 
 
@@ -278,7 +278,7 @@ def _owned(pair: np.ndarray, start: np.ndarray, stop: np.ndarray) -> tuple[np.nd
     # i + j <= (stop_v - 1) + start_w.
     border = stop[:-1] + start[1:]
     same = pair[:-1] == pair[1:]
-    owned_low, owned_high = np.full(len(pair), -_UNBOUNDED), np.full(len(pair), _UNBOUNDED)
-    owned_low[1:] = np.where(same, border, -_UNBOUNDED)
-    owned_high[:-1] = np.where(same, border, _UNBOUNDED)
+    owned_low, owned_high = np.full(len(pair), -UNBOUNDED), np.full(len(pair), UNBOUNDED)
+    owned_low[1:] = np.where(same, border, -UNBOUNDED)
+    owned_high[:-1] = np.where(same, border, UNBOUNDED)
     return owned_low, owned_high

@@ -20,7 +20,7 @@ from model.reading.reader import Reader
 from model.reading.tokenizer import Tokenizer
 from model.reading.window_prior import weigh_windows
 from model.reading.windows import default_max_question
-from model.training.data import best_texts, make_examples, read_rows
+from model.training.data import best_texts, make_examples, read_training_rows
 from model.training.precision import Given
 
 TEMPERATURES = 2.0 ** (np.arange(-16, 33) / 16)
@@ -102,7 +102,7 @@ def decode_file(
     prior                weight of the window prior at a temperature of 1: it is divided by the
                          temperature, as scores are, so that the best span stays
     """
-    rows = read_rows(path, given_as="data")
+    rows = read_training_rows(path, given_as="data")
     tokenizer = reader.tokenizer()
     max_question = default_max_question(tokenizer.format)
     with option("overlap", overlap):

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from model.audit.golds import answers_of, gold_problem, gold_tokens
+from model.audit.golds import gold_problem, gold_tokens, golds_of
 from model.audit.metrics import normalise
 from model.command import option
 from model.reading.posterior import PassageSpans
@@ -41,7 +41,7 @@ STRETCH = 1500
 
 
 @dataclass(frozen=True, slots=True)
-class Examples:
+class TrainingWindows:
     """Training windows with their targets; W windows.
 
     start, end  int64 [W], passage tokens of the gold, `end` inclusive, each where the window
@@ -61,7 +61,7 @@ class Examples:
     contexts: list[str]
 
 
-def read_rows(
+def read_training_rows(
     files: str,
     mix: dict[str, float] | None = None,
     seed: int = 0,
@@ -87,7 +87,7 @@ def read_rows(
     rows: list[dict] = []
     for table in _read_files(files, columns, given_as):
         rows += table.to_pylist()
-    rows = [{**row, "answers": answers_of(row.get("answers"))} for row in rows]
+    rows = [{**row, "answers": golds_of(row.get("answers"))} for row in rows]
 
     # Leave out unusable rows, but say so.
     usable = [row for row in rows if _has_texts(row) and (not labelled or _has_golds(row))]
@@ -321,7 +321,7 @@ def majority_gold(answers: dict) -> tuple[int, int] | None:
 
 def make_examples(
     rows: list[dict], tokenizer: Tokenizer, max_length: int, overlap: int, max_question: int
-) -> Examples:
+) -> TrainingWindows:
     """Cut the rows into windows and locate the majority gold of each row in them.
 
     max_length, overlap, max_question  in tokens, as in `model.reading.windows.WindowLimits`
@@ -364,10 +364,10 @@ def make_examples(
     # No loss joins the windows of an unlabelled row: each is a group of its own.
     of_row = np.array([row.get("group", k) for k, row in enumerate(rows)])[windows.pair]
     begins = (np.diff(of_row, prepend=-1) != 0) | unlabelled[windows.pair]
-    return Examples(windows, start, end, np.cumsum(begins) - 1, asked, contexts)
+    return TrainingWindows(windows, start, end, np.cumsum(begins) - 1, asked, contexts)
 
 
-def usable_windows(examples: Examples, null: bool, shared_normalisation: bool) -> np.ndarray:
+def usable_windows(examples: TrainingWindows, null: bool, shared_normalisation: bool) -> np.ndarray:
     """Return the windows to train on, int64: those with a target, and those of unlabelled rows.
 
     With shared normalisation all are: one without a target still enters the normaliser of its
@@ -398,7 +398,7 @@ def best_texts(spans: PassageSpans, windows: Windows, contexts: list[str]) -> li
 
 
 def plan_epoch(
-    examples: Examples, usable: np.ndarray, batch_tokens: int, order: np.random.Generator
+    examples: TrainingWindows, usable: np.ndarray, batch_tokens: int, order: np.random.Generator
 ) -> list[np.ndarray]:
     """Return random batches of windows within a budget of padded tokens; groups stay together.
 

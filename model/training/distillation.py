@@ -20,14 +20,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from model.checkpoint import CheckpointError, digest, locate, read_settings
+from model.checkpoint import CheckpointError, digest, location_of, read_settings
 from model.command import option
 from model.reading.batching import Batch, assemble
 from model.reading.reader import CheckpointReader, resolve_dtype
 from model.reading.tokenizer import Passages, Tokenizer
 from model.reading.tokenizer_files import PROBE
 from model.reading.windows import Windows
-from model.training.data import Examples
+from model.training.data import TrainingWindows
 from model.training.loss import normalised_positions
 from model.training.teacher_cache import ProbabilityStore, store_name, window_keys
 
@@ -56,7 +56,9 @@ class Teacher:
         """
         self._checkpoint, self._null, self._cache = checkpoint, null, cache
         self._max_length = max_length
-        self._reader = CheckpointReader(locate(checkpoint), dtype=resolve_dtype("auto", "auto"))
+        self._reader = CheckpointReader(
+            location_of(checkpoint), dtype=resolve_dtype("auto", "auto")
+        )
         settings, own = read_settings(self._reader.folder), self._reader.tokenizer()
         self._refuse_misaligned(PROBE, tokenizer.passages(PROBE), own.passages(PROBE))
         if settings.link != "softmax":
@@ -88,7 +90,7 @@ class Teacher:
         if not cache:
             self._load()
 
-    def attend(self, examples: Examples, usable: np.ndarray, max_question: int) -> None:
+    def attend(self, examples: TrainingWindows, usable: np.ndarray, max_question: int) -> None:
         """Prepare to teach windows of a student's examples; open the cache if there is one.
 
         usable        int64, indices of the windows that will be asked for

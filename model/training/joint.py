@@ -17,12 +17,11 @@ from model.audit.objective import joint, merge_log_masses
 from model.reading.batching import Batch
 from model.reading.prediction import Logits
 from model.reading.spans import ValidSpans, span_log_mass
-from model.training.data import Examples
+from model.reading.windows import UNBOUNDED
+from model.training.data import TrainingWindows
 
 OBJECTIVES = ("joint", "compound")
 """Objectives with a joint part."""
-
-_UNBOUNDED = 2**31 - 1
 
 
 def combine(
@@ -53,7 +52,7 @@ def window_joint(
     The softmax covers all valid spans in the window and, with `null`, the null option, as if the
     window were the whole passage.
     """
-    unbounded = torch.full_like(batch.owned_low, _UNBOUNDED)
+    unbounded = torch.full_like(batch.owned_low, UNBOUNDED)
     valid = ValidSpans(batch.can_start, batch.can_end, -unbounded, unbounded, max_answer_length)
     log_mass = span_log_mass(*logits, valid)
     has = _is_valid(batch, targets, max_answer_length)
@@ -101,7 +100,7 @@ def passage_joint(
     return torch.where(has, joint(score, log_mass, null_score), 0.0), has
 
 
-def golds_without_joint(examples: Examples, max_answer_length: int) -> tuple[int, int]:
+def golds_without_joint(examples: TrainingWindows, max_answer_length: int) -> tuple[int, int]:
     """Return how many questions have a gold that no decoder may choose, and how many have a gold.
 
     Only golds that some window holds whole count.

@@ -13,7 +13,7 @@ import torch
 
 from model.audit.objective import categorical, log_normaliser, merge_log_masses, tokenwise
 from model.reading.batching import Batch
-from model.training.data import NULL, Examples
+from model.training.data import NULL, TrainingWindows
 from model.training.joint import OBJECTIVES, combine, passage_joint, window_joint
 
 
@@ -121,7 +121,9 @@ def _surest(null_score: torch.Tensor, group: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(order[np.unique(group.numpy()[order], return_index=True)[1]])
 
 
-def targets_of(examples: Examples, chosen: np.ndarray, batch: Batch, null: bool) -> torch.Tensor:
+def targets_of(
+    examples: TrainingWindows, chosen: np.ndarray, batch: Batch, null: bool
+) -> torch.Tensor:
     """Return the targets of the windows `chosen` (int64 [B]), which `batch` holds, int64 [2, B].
 
     A null target is the classifier's position with the null option, -1 without.

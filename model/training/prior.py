@@ -14,7 +14,7 @@ from model.reading.window_prior import match_windows
 from model.reading.windows import default_max_question
 from model.training.data import make_examples, with_joined_passages
 
-WEIGHTS = np.arange(101) / 10
+PRIOR_WEIGHTS = np.arange(101) / 10
 """The weights to choose from; they multiply the match, next to the span_score (T = 1)."""
 
 MOST_ROWS = 300
@@ -94,5 +94,5 @@ def fit_weight(documents: LongDocuments) -> float:
 
     Unlike F1 of the best span, it is smooth: no single row moves it in steps.
     """
-    expected = np.array([documents.expected_f1(weight) for weight in WEIGHTS])
-    return float(WEIGHTS[np.argmax(np.round(expected, 6))])
+    expected = np.array([documents.expected_f1(weight) for weight in PRIOR_WEIGHTS])
+    return float(PRIOR_WEIGHTS[np.argmax(np.round(expected, 6))])

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from model.backends.layers import LayeredNetwork
-from model.checkpoint import CheckpointError, locate, read_settings, refuse_unsafe
+from model.checkpoint import CheckpointError, location_of, read_settings, refuse_unsafe
 from model.command import option
 from model.reading.network import position_limit, takes_types
 from model.reading.reader import bfloat16_is_faster, resolve_device
@@ -20,9 +20,9 @@ from model.settings import SettingError
 from model.training.attention import use_plain_products
 from model.training.data import (
     NULL,
-    Examples,
+    TrainingWindows,
     make_examples,
-    read_rows,
+    read_training_rows,
     refuse_known,
     usable_windows,
     with_joined_passages,
@@ -67,7 +67,7 @@ def prepare(options: argparse.Namespace) -> Training:
     # Evaluations measure answerable rows only, so that at least one must be among them.
     eval_rows: list[dict] = []
     if options.eval:
-        eval_rows = read_rows(options.eval, given_as="eval")[:: options.eval_every_nth]
+        eval_rows = read_training_rows(options.eval, given_as="eval")[:: options.eval_every_nth]
     if options.eval and not any(row["answers"]["text"] for row in eval_rows):
         raise SettingError(f"eval={options.eval}: no row that is evaluated on has an answer")
     _log.info("%d rows to evaluate on", len(eval_rows))
@@ -88,7 +88,7 @@ def _load_base(
     from transformers import AutoModelForQuestionAnswering
 
     with option("base", options.base or "bundled"):
-        folder = locate(options.base or "bundled").folder()
+        folder = location_of(options.base or "bundled").folder()
         refuse_unsafe(folder)
         tokenizer = Tokenizer(folder)
         try:
@@ -168,17 +168,17 @@ def _freeze(network: PreTrainedModel, layers: int) -> None:
 
 def _read_examples(
     options: argparse.Namespace, tokenizer: Tokenizer
-) -> tuple[Examples, np.ndarray]:
+) -> tuple[TrainingWindows, np.ndarray]:
     """Read the training rows, add the made ones, and cut all into windows.
 
     Returns the windows, and which of them to train on (see `usable_windows`).
 
     Raises SettingError for rows that can't be trained on.
     """
-    rows = read_rows(options.train, options.mix, options.seed)
+    rows = read_training_rows(options.train, options.mix, options.seed)
     unlabelled: list[dict] = []
     if options.unlabelled:
-        unlabelled = read_rows(options.unlabelled, given_as="unlabelled", labelled=False)
+        unlabelled = read_training_rows(options.unlabelled, given_as="unlabelled", labelled=False)
     if options.keep_out:
         kept_out = refuse_known([*rows, *unlabelled], options.keep_out)
         _log.info(

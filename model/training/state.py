@@ -25,7 +25,7 @@ from model.reading.prediction import predict
 from model.reading.split import read_whole
 from model.reading.tokenizer import Tokenizer
 from model.settings import SettingError
-from model.training.data import Examples, best_texts, make_examples
+from model.training.data import TrainingWindows, best_texts, make_examples
 from model.training.distillation import Teacher, divergence
 from model.training.loss import normalised_positions, passage_loss, targets_of, window_loss
 
@@ -131,7 +131,7 @@ class Training:
     network: PreTrainedModel
     average: torch.optim.swa_utils.AveragedModel
     optimizer: torch.optim.Optimizer
-    examples: Examples
+    examples: TrainingWindows
     eval_rows: list[dict]
     step: int = 0
     seconds: float = 0.0

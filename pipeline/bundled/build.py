@@ -54,7 +54,7 @@ class SourceError(ValueError):
     """A source file breaks the format; the message names the passage and the question."""
 
 
-def locate(context: str, gold: str) -> tuple[str, int]:
+def find_gold(context: str, gold: str) -> tuple[str, int]:
     """Return the answer's text and its start in code points.
 
     gold  the answer, which may end in a mark such as " [2]"
@@ -110,7 +110,7 @@ def parse_passage(source: str, block: str) -> list[dict[str, Any]]:
         rows = []
         for number, (question, golds) in enumerate(parse_questions(tail), 1):
             where = f"passage {passage!r}, question {number} ({question!r})"
-            spans = [locate(context, gold) for gold in golds]
+            spans = [find_gold(context, gold) for gold in golds]
             answers = {
                 "text": [text for text, _ in spans],
                 "answer_start": [start for _, start in spans],
@@ -151,7 +151,7 @@ def check(rows: list[dict[str, Any]]) -> None:
                 raise SourceError(f"{row['id']}: the answer {text!r} does not start at {start}")
 
 
-def load(folder: Path = HERE / "source") -> list[dict[str, Any]]:
+def load_sources(folder: Path = HERE / "source") -> list[dict[str, Any]]:
     """Parse and check every source file in `folder`, in the order of their names."""
     rows = []
     for path in sorted(folder.glob("*.md")):
@@ -168,7 +168,7 @@ def load(folder: Path = HERE / "source") -> list[dict[str, Any]]:
 
 def build(output: Path) -> list[dict[str, Any]]:
     """Write the sample to `output` and return its rows."""
-    rows = load()
+    rows = load_sources()
     pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), output, row_group_size=ROW_GROUP_SIZE)
     return rows
 

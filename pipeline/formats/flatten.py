@@ -15,7 +15,7 @@ from pipeline.job.options import Refused
 from transforms.parquet_files import open_parquet
 from transforms.storage import building
 
-MOST_BYTES = 2**26
+BATCH_BYTES = 2**26
 """Bytes of input columns that are repeated for the questions at a time."""
 
 
@@ -66,7 +66,7 @@ def _schema(finished: FinishedRun, kept: Sequence[str], listed: str) -> pa.Schem
 
 
 def flat_tables(
-    inputs: pa.Table, answers: pa.ChunkedArray, schema: pa.Schema, most_bytes: int = MOST_BYTES
+    inputs: pa.Table, answers: pa.ChunkedArray, schema: pa.Schema, most_bytes: int = BATCH_BYTES
 ) -> Iterator[pa.Table]:
     """Yield the rows of a part, each repeated for its answers.
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from pipeline.formats.imported_rows import NUMBER_AS_TEXT
-from pipeline.formats.place_golds import OFFSETS, better_unit
+from pipeline.formats.place_golds import START_UNITS, better_unit
 from pipeline.formats.survey_rows import ENCODING_HINT, Survey
 
 
@@ -59,7 +59,7 @@ def _about_golds(
         yield f"there is no column {answers_column!r}{_other_column(answers_column, survey)}"
     if unit := better_unit(counts):
         mended = counts[f"mends_{unit}"]
-        yield f"{mended} of them are right if starts {OFFSETS[unit]}: see --offsets={unit}"
+        yield f"{mended} of them are right if starts {START_UNITS[unit]}: see --offsets={unit}"
     for aspect, count in _counts_of("differs_", counts).items():
         yield f"{count} of them {'differs' if count == 1 else 'differ'} only in {aspect}"
 

@@ -13,7 +13,7 @@ from model.reading.texts import NotUTF8, is_utf8
 Gold = tuple[str, int | None]
 """A gold answer and its start; the start is None where the format gives none."""
 
-Problem = tuple[str, Any]
+ImportProblem = tuple[str, Any]
 """A reason and a value that can't be read, or that contradicts other values of its row."""
 
 NUMBER_AS_TEXT = "number_as_text"
@@ -25,7 +25,7 @@ class FormatError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class FileLayout:
     """The layout of a file: names of its columns (in JSON, of its keys), encoding and delimiter.
 
     start      column of the starts of answers that are plain text
@@ -43,7 +43,7 @@ class Layout:
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
+class ImportedGolds:
     """The golds of a row as they were read.
 
     golds     None if the row has no answers, or none that can be read; [] for an unanswerable
@@ -54,7 +54,7 @@ class Answers:
     """
 
     golds: list[Gold] | None
-    problems: Sequence[Problem] = ()
+    problems: Sequence[ImportProblem] = ()
     unequal: dict[str, list[Any]] | None = None
 
 
@@ -62,7 +62,7 @@ class Answers:
 class ImportedRow:
     """One row of a file.
 
-    golds, problems, unequal  as in `Answers`; the problems are those of the whole row
+    golds, problems, unequal  as in `ImportedGolds`; the problems are those of the whole row
     others                    values of the other columns by name
     where                     the row's place in the file, such as "line 3"
     unreadable                reason why the row can't be read; "" if it can
@@ -74,7 +74,7 @@ class ImportedRow:
     golds: list[Gold] | None
     others: Mapping[str, Any] = field(default_factory=dict)
     where: str = field(default="", compare=False)
-    problems: Sequence[Problem] = ()
+    problems: Sequence[ImportProblem] = ()
     unequal: dict[str, list[Any]] | None = None
     unreadable: str = ""
 
@@ -83,7 +83,7 @@ def make_row(
     identifier: Any,
     question: Any,
     context: Any,
-    answers: Answers,
+    answers: ImportedGolds,
     others: Mapping[str, Any],
     where: str,
 ) -> ImportedRow:

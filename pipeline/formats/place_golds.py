@@ -10,7 +10,7 @@ from typing import IO, Any
 from model.audit.golds import gold_problem, locate_gold
 from pipeline.formats.imported_rows import NUMBER_AS_TEXT, Gold, ImportedRow
 
-OFFSETS = {
+START_UNITS = {
     "code_points": "count code points",
     "utf16": "count utf16",
     "utf8": "count utf8",
@@ -73,7 +73,7 @@ def fitting_units(context: str, text: str, start: int | None, unit: str) -> list
     if start is None or start < 0:
         return []
     fitting = []
-    for other in OFFSETS:
+    for other in START_UNITS:
         if other != unit:
             converted = to_code_points(context, start, other)
             if gold_problem(context, text, converted) is None:
@@ -157,7 +157,7 @@ def place_golds(
         if start is not None:
             placed.append((text, start))
         if not problem:
-            counts.update(f"breaks_{other}" for other in OFFSETS if other not in (unit, *fits))
+            counts.update(f"breaks_{other}" for other in START_UNITS if other not in (unit, *fits))
         elif problem != "gold_located":
             counts.update(f"mends_{other}" for other in fits)
             # Why the gold is misplaced: another unit, another occurrence, another spelling.
@@ -192,6 +192,6 @@ def better_unit(counts: Counter[str]) -> str | None:
 
     None if no unit mends more golds than it breaks.
     """
-    gain = {unit: counts[f"mends_{unit}"] - counts[f"breaks_{unit}"] for unit in OFFSETS}
-    best = max(OFFSETS, key=gain.__getitem__)
+    gain = {unit: counts[f"mends_{unit}"] - counts[f"breaks_{unit}"] for unit in START_UNITS}
+    best = max(START_UNITS, key=gain.__getitem__)
     return best if gain[best] > 0 else None

@@ -14,9 +14,9 @@ from typing import Any
 from model.reading.texts import NotUTF8
 from pipeline.formats.imported_rows import (
     NUMBER_AS_TEXT,
-    Answers,
     Gold,
-    Problem,
+    ImportedGolds,
+    ImportProblem,
     is_missing,
     text_of,
 )
@@ -40,7 +40,7 @@ class _UnequalError(ValueError):
         self.texts, self.starts = texts, starts
 
 
-def read_answers(answers: Any, start: Any = None, impossible: Any = None) -> Answers:
+def read_answers(answers: Any, start: Any = None, impossible: Any = None) -> ImportedGolds:
     """Read the answers of a row. Never raises: what can't be read is a problem of the result.
 
     Answers may have any of these shapes:
@@ -68,8 +68,8 @@ def read_answers(answers: Any, start: Any = None, impossible: Any = None) -> Ans
         unread = ("answers_unreadable", answers)
         if isinstance(answers, NotUTF8):
             unread = ("answers_not_utf8", None)
-        return Answers(None, [unread])
-    problems: list[Problem] = []
+        return ImportedGolds(None, [unread])
+    problems: list[ImportProblem] = []
     flag = _flag(impossible)
     unclear = flag is None and not is_missing(impossible)
     # A blank flag says nothing, which matters only if there is no answer either.
@@ -77,7 +77,7 @@ def read_answers(answers: Any, start: Any = None, impossible: Any = None) -> Ans
         problems.append(("is_impossible_unreadable", impossible))
     # A true flag decides only if no answer contradicts it.
     if flag and all(is_missing(text) or not str(text).strip() for text, _ in pairs or []):
-        return Answers([])
+        return ImportedGolds([])
     if flag:
         problems.append(("answers_though_impossible", answers))
     # An empty list would mean an unanswerable question, but the row says that it has an answer.
@@ -88,10 +88,10 @@ def read_answers(answers: Any, start: Any = None, impossible: Any = None) -> Ans
     return _readable(pairs, problems)
 
 
-def _unequal(error: _UnequalError) -> Answers:
+def _unequal(error: _UnequalError) -> ImportedGolds:
     """Return texts and starts that differ in number as they are, without starts beyond int32."""
     starts = [_whole(start) for start in error.starts]
-    return Answers(
+    return ImportedGolds(
         None,
         [("answers_unequal", str(error))],
         {
@@ -103,7 +103,9 @@ def _unequal(error: _UnequalError) -> Answers:
     )
 
 
-def _readable(pairs: Sequence[tuple[Any, Any]] | None, problems: list[Problem]) -> Answers:
+def _readable(
+    pairs: Sequence[tuple[Any, Any]] | None, problems: list[ImportProblem]
+) -> ImportedGolds:
     """Return the golds that can be read, adding a problem for each other one.
 
     The golds are None if there are pairs but none can be read: [] would mean that the question is
@@ -120,7 +122,7 @@ def _readable(pairs: Sequence[tuple[Any, Any]] | None, problems: list[Problem]) 
             golds.append((text, start))
             if text is not given_text:
                 problems.append((NUMBER_AS_TEXT, given_text))
-    return Answers(None if pairs is None or (pairs and not golds) else golds, problems)
+    return ImportedGolds(None if pairs is None or (pairs and not golds) else golds, problems)
 
 
 def _pairs(answers: Any, start: Any) -> list[tuple[Any, Any]] | None:

@@ -17,12 +17,12 @@ import pyarrow.parquet as pq
 
 from model.reading.texts import each_value
 from pipeline.formats.imported_rows import (
-    Answers,
+    FileLayout,
     FormatError,
     Gold,
+    ImportedGolds,
     ImportedRow,
-    Layout,
-    Problem,
+    ImportProblem,
     make_row,
     plain,
     text_of,
@@ -57,13 +57,13 @@ _COMPRESSED = {
 _LONGEST_LINE = 2**24
 
 
-def read_jsonl(file: IO[bytes], layout: Layout) -> Iterator[ImportedRow]:
+def read_jsonl(file: IO[bytes], layout: FileLayout) -> Iterator[ImportedRow]:
     """Yield the rows of JSON lines, one object a line; answers as in `read_answers`."""
     for where, row in _json_lines(file, layout):
         yield flat_row(row, layout, where) if isinstance(row, dict) else row
 
 
-def read_mrqa(file: IO[bytes], layout: Layout) -> Iterator[ImportedRow]:
+def read_mrqa(file: IO[bytes], layout: FileLayout) -> Iterator[ImportedRow]:
     """Yield the rows of MRQA 2019: JSON lines, a header first, then contexts with their `qas`.
 
     The header's data set becomes the column `source`. Each place at which an answer was detected is
@@ -89,7 +89,7 @@ def read_mrqa(file: IO[bytes], layout: Layout) -> Iterator[ImportedRow]:
                     yield unreadable_row("not_an_object", where, qa)
 
 
-def _detected(context: Any, qa: dict[str, Any]) -> Answers:
+def _detected(context: Any, qa: dict[str, Any]) -> ImportedGolds:
     """Return the golds of a question: all detected places, or its `answers` if it has none."""
     detected = qa.get("detected_answers")
     if detected == [] and qa.get("answers"):
@@ -97,7 +97,7 @@ def _detected(context: Any, qa: dict[str, Any]) -> Answers:
     if not isinstance(detected, list):
         return read_answers(qa.get("answers") if detected is None else detected)
     golds: list[Gold] = []
-    problems: list[Problem] = []
+    problems: list[ImportProblem] = []
     for answer in detected:
         spans = answer.get("char_spans") if isinstance(answer, dict) else None
         text = text_of(answer.get("text")) if isinstance(answer, dict) else None
@@ -110,7 +110,7 @@ def _detected(context: Any, qa: dict[str, Any]) -> Answers:
                     golds.append((_as_spelt(context, first, last, text), first))
                 case _:
                     problems.append(("start_not_whole", span))
-    return Answers(None if problems and not golds else golds, problems)
+    return ImportedGolds(None if problems and not golds else golds, problems)
 
 
 def _as_spelt(context: Any, first: int, last: int, answer: str) -> str:
@@ -119,7 +119,7 @@ def _as_spelt(context: Any, first: int, last: int, answer: str) -> str:
     return there if there.casefold() == answer.casefold() else answer
 
 
-def read_csv(file: IO[bytes], layout: Layout) -> Iterator[ImportedRow]:
+def read_csv(file: IO[bytes], layout: FileLayout) -> Iterator[ImportedRow]:
     """Yield the rows of a table with a header line.
 
     Answers are as in `read_answers`; an empty cell means an unanswerable question, and `nan`
@@ -166,7 +166,7 @@ def read_csv(file: IO[bytes], layout: Layout) -> Iterator[ImportedRow]:
                 yield flat_row(row, layout, where)
 
 
-def _check_header(header: list[str], layout: Layout, delimiter: str) -> None:
+def _check_header(header: list[str], layout: FileLayout, delimiter: str) -> None:
     """Raise FormatError for a header that can't be used.
 
     It has two columns of one name, or another delimiter, or neither a question nor a context.
@@ -191,12 +191,12 @@ def _check_header(header: list[str], layout: Layout, delimiter: str) -> None:
         )
 
 
-def read_tsv(file: IO[bytes], layout: Layout) -> Iterator[ImportedRow]:
+def read_tsv(file: IO[bytes], layout: FileLayout) -> Iterator[ImportedRow]:
     """Yield the rows of a table whose cells are divided by tabs; otherwise as `read_csv`."""
     return read_csv(file, replace(layout, delimiter=layout.delimiter or "\t"))
 
 
-def read_parquet(file: IO[bytes], layout: Layout) -> Iterator[ImportedRow]:
+def read_parquet(file: IO[bytes], layout: FileLayout) -> Iterator[ImportedRow]:
     """Yield the rows of Parquet whose answers have another shape than runs read.
 
     Values of other columns are arrays of length 1, which keeps their types. Raises FormatError for
@@ -229,7 +229,7 @@ def read_parquet(file: IO[bytes], layout: Layout) -> Iterator[ImportedRow]:
         raise FormatError(f"after row {rows_before}: {error}") from error
 
 
-READERS: dict[str, Callable[[IO[bytes], Layout], Iterator[ImportedRow]]] = {
+READERS: dict[str, Callable[[IO[bytes], FileLayout], Iterator[ImportedRow]]] = {
     "squad": read_squad,
     "mrqa": read_mrqa,
     "jsonl": read_jsonl,
@@ -304,7 +304,7 @@ def _by_first_line(line: str, kind: str) -> str:
 
 
 def _json_lines(
-    file: IO[bytes], layout: Layout
+    file: IO[bytes], layout: FileLayout
 ) -> Iterator[tuple[str, dict[str, Any] | ImportedRow]]:
     """Yield (where, object) of each line that is not blank.
 

@@ -14,9 +14,9 @@ from typing import IO, Any
 import ijson
 
 from pipeline.formats.imported_rows import (
+    FileLayout,
     FormatError,
     ImportedRow,
-    Layout,
     make_row,
     plain,
     unreadable_row,
@@ -29,7 +29,7 @@ _WHOLE = ("end_map", "end_array", "string", "number", "boolean", "null")
 """Events of the parser that complete a value."""
 
 
-def read_squad(file: IO[bytes], layout: Layout) -> Iterator[ImportedRow]:
+def read_squad(file: IO[bytes], layout: FileLayout) -> Iterator[ImportedRow]:
     """Yield the rows of SQuAD 1.1 and 2.0, `data[].paragraphs[].qas[]`.
 
     Also reads a list of such articles, and rows in place of articles. All other keys of questions,
@@ -60,7 +60,7 @@ def read_squad(file: IO[bytes], layout: Layout) -> Iterator[ImportedRow]:
         raise FormatError("it has no articles (`data[]`) and is not a list")
 
 
-def _articles(file: IO[bytes], layout: Layout, held: _Held) -> Iterator[Any]:
+def _articles(file: IO[bytes], layout: FileLayout, held: _Held) -> Iterator[Any]:
     """Yield each article without its paragraphs, after adding these to `held`."""
     root = item = ""
     paragraph = article = None
@@ -128,7 +128,7 @@ class _Held:
 
 
 def _rows(
-    article: Any, paragraphs: _Held, before: tuple[int, int], layout: Layout
+    article: Any, paragraphs: _Held, before: tuple[int, int], layout: FileLayout
 ) -> Iterator[ImportedRow]:
     """Yield the rows of an article, which may be a row itself.
 
@@ -148,7 +148,7 @@ def _rows(
 
 
 def _paragraph(
-    paragraph: Any, article: dict[str, Any], where: str, layout: Layout
+    paragraph: Any, article: dict[str, Any], where: str, layout: FileLayout
 ) -> Iterator[ImportedRow]:
     """Yield the rows of a paragraph.
 
@@ -184,7 +184,7 @@ def _paragraph(
         yield make_row(qa.get(layout.id), qa.get(layout.question), context, answers, others, here)
 
 
-def flat_row(row: dict[str, Any], layout: Layout, where: str) -> ImportedRow:
+def flat_row(row: dict[str, Any], layout: FileLayout, where: str) -> ImportedRow:
     """Return the row that one object holds: a JSON line, an item of a list, a line of a table."""
     answers, start = row.get(layout.answers), row.get(layout.start)
     used = {layout.id, layout.question, layout.context, layout.answers}
@@ -220,7 +220,7 @@ The parser would turn unpaired surrogates into question marks.
 """
 
 
-def _events(file: IO[bytes], layout: Layout) -> Iterator[tuple[str, str, Any]]:
+def _events(file: IO[bytes], layout: FileLayout) -> Iterator[tuple[str, str, Any]]:
     """Yield the parser's events.
 
     Text has an unpaired surrogate wherever the file has one, or has undecodable bytes, so that

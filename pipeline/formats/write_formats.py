@@ -11,7 +11,7 @@ from typing import IO, Any
 import numpy as np
 import pyarrow as pa
 
-from model.audit.golds import answers_of
+from model.audit.golds import golds_of
 from pipeline.formats.finished import FinishedRun, open_run
 from pipeline.job.options import Refused
 from transforms.plan_chunks import ANSWERS, is_answers
@@ -78,7 +78,7 @@ def write_squad(run: str, output: str, answers: str = "predicted") -> str:
 
 def _golds(value: Any) -> list[dict[str, Any]] | None:
     """Return a row's golds as SQuAD JSON has them; None if they are missing or malformed."""
-    answers = answers_of(value)
+    answers = golds_of(value)
     texts, starts = (answers["text"], answers["answer_start"]) if answers else (None, None)
     if texts is None or starts is None or len(texts) != len(starts):
         return None

@@ -23,7 +23,7 @@ from tempfile import TemporaryDirectory
 
 from pipeline.formats.convert_rows import convert_rows
 from pipeline.formats.import_summary import import_summary
-from pipeline.formats.imported_rows import FormatError, ImportedRow, Layout
+from pipeline.formats.imported_rows import FileLayout, FormatError, ImportedRow
 from pipeline.formats.read_formats import READERS, is_other_format, recognise
 from pipeline.formats.survey_rows import Survey
 from pipeline.job.options import Refused
@@ -55,7 +55,7 @@ class Copies:
                claimed its output
     """
 
-    layout: Layout
+    layout: FileLayout
     documents: bool
     output: str
     reuse: bool
@@ -64,7 +64,7 @@ class Copies:
     @classmethod
     def for_columns(cls, columns: Columns, documents: bool, output: str, reuse: bool) -> Copies:
         """Make copies with the names of the columns that a job reads."""
-        layout = Layout(
+        layout = FileLayout(
             columns.id_column,
             columns.question_column,
             columns.context_column,

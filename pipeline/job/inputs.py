@@ -20,7 +20,7 @@ from pipeline.job.copies import Copies, publish_copies
 from pipeline.job.options import Refused
 from pipeline.job.settings import Columns, Files
 from transforms.find_inputs import find_inputs
-from transforms.parquet_files import open_parquet
+from transforms.parquet_files import FOOTERS_AT_ONCE, open_parquet
 from transforms.plan_chunks import (
     ANSWERS,
     SECTIONS,
@@ -43,8 +43,6 @@ _MOST_FOOTERS = 1000
 
 A later file is refused if it has a wider type.
 """
-
-_FOOTERS_AT_ONCE = 16
 
 _PLACE_COLUMNS: tuple[tuple[str, str, str, Callable[[pa.DataType], bool]], ...] = (
     ("page_column", "page", STARTS, is_starts),
@@ -278,7 +276,7 @@ def _widened(expected: pa.Schema, files: Sequence[InputFile]) -> pa.Schema:
     # Text needs no widening: planning takes text columns of any width.
     if all(is_text(field.type) and not pa.types.is_null(field.type) for field in expected):
         return expected
-    with ThreadPoolExecutor(_FOOTERS_AT_ONCE) as pool:
+    with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
         for schema in filter(None, pool.map(_readable_schema, files)):
             for index, field in enumerate(expected):
                 if schema.names.count(field.name) == 1:

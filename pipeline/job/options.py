@@ -15,7 +15,7 @@ from apache_beam.options.pipeline_options import (
 
 from model.command import argument
 from model.settings import ANNOTATE, AUDIT, COMPARE, Setting, declared
-from pipeline.job.runners import load
+from pipeline.job.runners import load_runner
 from pipeline.job.settings import ALL, GROUPS
 
 DESCRIPTION = """\
@@ -134,7 +134,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     # Some runners declare options of their own: import them before Beam's options are listed.
     runner = PipelineOptions(rest).view_as(StandardOptions).runner
     try:
-        load(runner)
+        load_runner(runner)
     except ImportError as error:
         raise Refused(f"--runner={runner}: {error}") from error
     # Options that Beam lists twice would clash, so that groups are taken once by name.

@@ -10,7 +10,7 @@ from model.reading.span_reader import SpanReader
 from pipeline.bundled import QUESTIONS
 from pipeline.formats.read_questions import read_questions
 from pipeline.job.options import Refused
-from pipeline.job.settings import Columns, Files, Work
+from pipeline.job.settings import Columns, Files, WorkSettings
 from transforms.storage import absolute
 
 _log = logging.getLogger("spanmill")
@@ -55,13 +55,13 @@ def check_questions(questions: QuestionList, reader: SpanReader, files: Files) -
         raise Refused(f"--questions={files.questions}: {error}") from error
 
 
-def with_chunk_rows(work: Work, questions: QuestionList | None) -> Work:
+def with_chunk_rows(work: WorkSettings, questions: QuestionList | None) -> WorkSettings:
     """Return units of work with the rows per part resolved.
 
     Raises Refused for parts of more than MOST_ASKS answers.
     """
     if work.chunk_rows is None:
-        rows = Work.chunk_rows if questions is None else questions.rows_at_once
+        rows = WorkSettings.chunk_rows if questions is None else questions.rows_at_once
         return replace(work, chunk_rows=rows)
     if questions is not None and work.chunk_rows * len(questions) > MOST_ASKS:
         raise Refused(

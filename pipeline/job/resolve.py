@@ -38,8 +38,8 @@ from pipeline.job.identity import output_folder
 from pipeline.job.inputs import Inputs, choose_columns, find_files
 from pipeline.job.options import Refused
 from pipeline.job.questions import check_questions, question_list, with_chunk_rows
-from pipeline.job.runners import has_processes, is_local
-from pipeline.job.settings import Audit, Columns, Files, Work
+from pipeline.job.runners import has_processes, runs_locally
+from pipeline.job.settings import AuditSettings, Columns, Files, WorkSettings
 from transforms.measure_loss import AuditOptions
 from transforms.plan_chunks import ChunkSize
 from transforms.records import Correction, InputFile, OutputColumns
@@ -164,7 +164,7 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
     """Return the job. Raises Refused, SettingError, StorageError and errors of the checkpoint."""
     given = vars(options)
     files, columns = make(Files, given), make(Columns, given)
-    audit, work = make(Audit, given), make(Work, given)
+    audit, work = make(AuditSettings, given), make(WorkSettings, given)
     with _names("output"):
         output = output_folder(files.output)
     audited = options.stage == AUDIT or audit.audit
@@ -191,7 +191,7 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
     if given["tokenizer_processes"] is None and has_processes(beam_options):
         given = {**given, "tokenizer_processes": 0}  # each tokenizes beside the others
     with _names("model"):
-        reader = _reader(make(ModelSettings, given), given, is_local(beam_options))
+        reader = _reader(make(ModelSettings, given), given, runs_locally(beam_options))
     if questions:
         check_questions(questions, reader, files)
     audit_options = AuditOptions(columns.id_column, audit.slice_by, audit.worst, audit.suspects)
@@ -220,7 +220,7 @@ def _resolve(options: argparse.Namespace, beam_options: PipelineOptions) -> Job:
             for stage in stages
         },
     )
-    if given["dtype"] == "auto" and is_local(beam_options):
+    if given["dtype"] == "auto" and runs_locally(beam_options):
         return _in_dtype_of_earlier_run(job, given)
     return job
 
@@ -273,7 +273,11 @@ def _dtype_of_earlier_run(job: Job) -> str | None:
 
 
 def _configuration(
-    stage: str, reader: SpanReader, groups: tuple[Any, ...], audit: Audit, corrections: str | None
+    stage: str,
+    reader: SpanReader,
+    groups: tuple[Any, ...],
+    audit: AuditSettings,
+    corrections: str | None,
 ) -> dict[str, Any]:
     """Return what the answers or boundaries of a stage depend on, as run.json holds it.
 
@@ -294,7 +298,7 @@ def _configuration(
     }
 
 
-def _refuse_two_accelerators(work: Work, beam_options: PipelineOptions) -> None:
+def _refuse_two_accelerators(work: WorkSettings, beam_options: PipelineOptions) -> None:
     """Raise Refused for --accelerator together with Dataflow's own option for accelerators."""
     service = beam_options.view_as(GoogleCloudOptions).dataflow_service_options or []
     if work.accelerator and any(option.startswith("worker_accelerator") for option in service):
@@ -312,7 +316,7 @@ def _refuse_unread(limits: WindowLimits) -> None:
         )
 
 
-def _refuse_slices(audit: Audit) -> None:
+def _refuse_slices(audit: AuditSettings) -> None:
     """Raise Refused for a column to slice by that has the name of a built-in slice."""
     built_in = sorted(set(audit.slice_by) & set(SLICES))
     if built_in:
@@ -322,7 +326,9 @@ def _refuse_slices(audit: Audit) -> None:
         )
 
 
-def _corrections(audit: Audit, stage: str, output: str) -> tuple[dict[str, Correction], str | None]:
+def _corrections(
+    audit: AuditSettings, stage: str, output: str
+) -> tuple[dict[str, Correction], str | None]:
     """Return the corrections by id, and the SHA-256 (hex) of their file; {} and None without one.
 
     Raises Refused.
@@ -346,7 +352,7 @@ def _corrections(audit: Audit, stage: str, output: str) -> tuple[dict[str, Corre
         raise Refused(f"--corrections={audit.corrections}: {error}") from error
 
 
-def _work(work: Work, files: int, beam_options: PipelineOptions) -> JobWork:
+def _work(work: WorkSettings, files: int, beam_options: PipelineOptions) -> JobWork:
     """Return how the work is divided: files have at least 4 runs of chunks for each worker."""
     count = workers(beam_options)
     return JobWork(
@@ -354,7 +360,7 @@ def _work(work: Work, files: int, beam_options: PipelineOptions) -> JobWork:
         max_failed_fraction=work.max_failed_fraction,
         price_per_hour=work.price_per_hour,
         accelerator=work.accelerator,
-        alone=is_local(beam_options) and count == 1,
+        alone=runs_locally(beam_options) and count == 1,
     )
 
 

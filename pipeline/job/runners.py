@@ -36,7 +36,7 @@ _EXTRAS = {
 """Runners that need more packages: the extra to install, and Beam's module that imports them."""
 
 
-def load(runner: str | None) -> None:
+def load_runner(runner: str | None) -> None:
     """Import what a runner needs, including its options.
 
     Raises ImportError, which names the extra to install.
@@ -93,7 +93,7 @@ def feed_gpu(options: PipelineOptions, device: str) -> None:
     """
     direct = options.view_as(DirectOptions)
     chosen = direct.direct_running_mode != "in_memory" or direct.direct_num_workers != 1
-    if is_local(options) and not chosen and device != "cpu" and torch.cuda.is_available():
+    if runs_locally(options) and not chosen and device != "cpu" and torch.cuda.is_available():
         direct.direct_running_mode, direct.direct_num_workers = "multi_threading", _THREADS_OF_GPU
 
 
@@ -108,7 +108,7 @@ def _quiet_workers() -> ExtendedProvisionInfo:
     )
 
 
-def is_local(options: PipelineOptions) -> bool:
+def runs_locally(options: PipelineOptions) -> bool:
     """Return whether the job runs on this machine, where its files and devices can be looked at."""
     return options.view_as(StandardOptions).runner in _IN_PROCESS
 

@@ -117,7 +117,7 @@ class Columns:
 
 
 @dataclass(frozen=True)
-class Audit:
+class AuditSettings:
     """What an audit reports."""
 
     audit: bool = setting(
@@ -163,7 +163,7 @@ class Audit:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ComparisonSettings:
     """Which audits are compared, and when the second fails."""
 
     before: str = setting(None, text("DIR"), "output of the first audit", stages=(COMPARE,))
@@ -194,7 +194,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Work:
+class WorkSettings:
     """Units of work, and what runs them."""
 
     chunk_rows: int = setting(
@@ -238,8 +238,8 @@ GROUPS = {
     "windows": WindowLimits,
     "answers": Decoding,
     "places": Places,
-    "audit": Audit,
-    "compare": Comparison,
-    "units of work": Work,
+    "audit": AuditSettings,
+    "compare": ComparisonSettings,
+    "units of work": WorkSettings,
 }
 """All settings by the title of their group in the help and in the manual."""

@@ -20,7 +20,13 @@ from urllib.parse import urlsplit
 
 from pipeline.job.options import Refused
 from pipeline.looks.snapshot import Snapshot
-from pipeline.looks.snapshot_words import accounting, covered, describe_state, figures, share_done
+from pipeline.looks.snapshot_words import (
+    covered,
+    describe_state,
+    figures,
+    outcome_counts,
+    share_done,
+)
 
 _ADDRESS = "127.0.0.1"
 _HOSTS = (_ADDRESS, "localhost")
@@ -45,7 +51,7 @@ def state_json(snapshot: Snapshot) -> bytes:
         "state": describe_state(snapshot),
         "share": share_done(snapshot),
         "figures": list(figures(snapshot)),
-        "accounting": list(accounting(snapshot)),
+        "accounting": list(outcome_counts(snapshot)),
         "covered": covered(snapshot),
         "answers": [
             [each.question or each.id, each.text, f"{each.probability:.2f}"]

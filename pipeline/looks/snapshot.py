@@ -22,14 +22,12 @@ from pipeline.job.options import Refused
 from pipeline.looks.count_inputs import count_inputs, rows_of
 from pipeline.looks.speed import Commit, rows_per_second
 from transforms.accounting import STATUSES
+from transforms.claim import RUN_HEAD
 from transforms.parquet_files import open_parquet
 from transforms.plan_chunks import ChunkSize, plan_file
 from transforms.records import RECEIPT_KEY, InputFile, Receipt, rows_of_part
 from transforms.run_files import RunFiles
 from transforms.storage import exists, read
-
-_HEAD = 100
-"""Bytes of run.json that hold the fingerprint; the list of inputs after it may be long."""
 
 _MOST_RECEIPTS = 1000
 """Most receipts that one snapshot reads; the next snapshots read the rest."""
@@ -195,7 +193,7 @@ class Watcher:
     def _find_run(self) -> _Run | None:
         """Return what run.json says, None if there is none. Raises Refused."""
         try:
-            head = read(self._files.run, _HEAD)
+            head = read(self._files.run, RUN_HEAD)
         except (FileNotFoundError, NotADirectoryError):
             head = b""
         if head != self._head:

@@ -41,7 +41,7 @@ def figures(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
     yield "last part", "–" if since is None else f"{duration(since)} ago"
 
 
-def accounting(snapshot: Snapshot) -> Iterator[tuple[str, int]]:
+def outcome_counts(snapshot: Snapshot) -> Iterator[tuple[str, int]]:
     """Yield the outcomes, then the reasons of rejections, with the number of each."""
     for status, count in snapshot.outcomes.items():
         yield status.replace("_", " "), count

@@ -35,7 +35,7 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class DrawnAnswer:
     """An answer with what a person needs to judge it.
 
     id           of the row; "" if the run did not keep its column
@@ -65,7 +65,7 @@ def open_annotated(folder: str) -> tuple[FinishedRun, Identity]:
     return run, Identity(fingerprint, read_manifest(run.files)["content"])
 
 
-def answers_of(run: FinishedRun) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def probabilities_of(run: FinishedRun) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield the probabilities and the places of the answers given, in order, batch by batch.
 
     Reads two columns, or with a question list two fields of its column.
@@ -104,10 +104,10 @@ def _asks(
     return rows, consecutive(0, counts), [pc.struct_field(structs, name) for name in names]
 
 
-def read_answers(run: FinishedRun, places: np.ndarray) -> list[Answer]:
+def read_drawn(run: FinishedRun, places: np.ndarray) -> list[DrawnAnswer]:
     """Return the answers at some places, in order.
 
-    places  int64 [answers, 3], as `answers_of` yields them
+    places  int64 [answers, 3], as `probabilities_of` yields them
 
     Raises Refused if the run did not keep question or context, or if a row can't be read.
     """
@@ -139,11 +139,11 @@ def read_answers(run: FinishedRun, places: np.ndarray) -> list[Answer]:
     return answers
 
 
-def _answer(ask: dict[str, Any]) -> Answer:
+def _answer(ask: dict[str, Any]) -> DrawnAnswer:
     """Return an answer, from its values by name; texts that are missing or not UTF-8 are empty."""
     names = ("id", "question_id", "question", "context")
     row_id, question_id, question, context = (
         "" if ask.get(name) is None else str(ask[name]) for name in names
     )
     start, end, probability = (ask[name] for name in _OUTPUTS)
-    return Answer(row_id, question_id, question, context, start, end, probability)
+    return DrawnAnswer(row_id, question_id, question, context, start, end, probability)

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipeline.job.options import Refused
-from pipeline.review.answers import Answer, Identity
+from pipeline.review.answers import DrawnAnswer, Identity
 from pipeline.review.strata import Stratum
 from transforms.spreadsheets import SpreadsheetError, as_text, csv_bytes, csv_rows, guard
 from transforms.storage import building, exists, join, read
@@ -33,7 +33,7 @@ class ReviewSet:
     identity  of the run that it was drawn from
     seed      of the draw
     stratum   stratum of each drawn answer, from 0; answers are numbered from 1 in this order
-    places    where each drawn answer is, as `pipeline.review.answers.answers_of` yields it
+    places    where each drawn answer is, as `pipeline.review.answers.probabilities_of` yields it
     """
 
     identity: Identity
@@ -75,7 +75,7 @@ class ReviewSet:
         return drawn
 
 
-def write_set(folder: str, drawn: ReviewSet, answers: Sequence[Answer]) -> None:
+def write_set(folder: str, drawn: ReviewSet, answers: Sequence[DrawnAnswer]) -> None:
     """Write the three files of a review set. Raises Refused if the folder has one of them."""
     contents = {
         SHEET: csv_bytes(_COLUMNS, _lines(drawn, answers)),
@@ -104,7 +104,7 @@ def read_set(folder: str) -> ReviewSet:
         raise Refused(f"{path}: {error}") from error
 
 
-def _lines(drawn: ReviewSet, answers: Sequence[Answer]) -> Iterator[dict[str, Any]]:
+def _lines(drawn: ReviewSet, answers: Sequence[DrawnAnswer]) -> Iterator[dict[str, Any]]:
     """Yield the lines of the spreadsheet. Texts of the corpus are guarded against formulas."""
     for number, (answer, stratum) in enumerate(zip(answers, drawn.stratum, strict=True), 1):
         yield {
@@ -123,7 +123,7 @@ def _lines(drawn: ReviewSet, answers: Sequence[Answer]) -> Iterator[dict[str, An
         }
 
 
-def _excerpt(answer: Answer) -> str:
+def _excerpt(answer: DrawnAnswer) -> str:
     """Return the passage around the answer, which is between « and »."""
     context, start, end = answer.context, answer.start, answer.end
     low, high = max(0, start - _AROUND), min(len(context), end + _AROUND)
@@ -131,7 +131,7 @@ def _excerpt(answer: Answer) -> str:
     return f"{before}{context[low:start]}«{context[start:end]}»{context[end:high]}{after}"
 
 
-def _tasks(drawn: ReviewSet, answers: Sequence[Answer]) -> bytes:
+def _tasks(drawn: ReviewSet, answers: Sequence[DrawnAnswer]) -> bytes:
     """Return the tasks for Label Studio, with the answer as a pre-annotation of the context."""
     tasks = []
     for number, (answer, stratum) in enumerate(zip(answers, drawn.stratum, strict=True), 1):

@@ -74,7 +74,7 @@ class Draw:
         """Add answers.
 
         probabilities  float [answers], in [0, 1]
-        places         int64 [answers, 3], where the answers are (`answers_of`)
+        places         int64 [answers, 3], where the answers are (`probabilities_of`)
         """
         probabilities = np.clip(probabilities, 0.0, 1.0)  # float32 may round to more than 1
         cells = np.minimum((probabilities * CELLS).astype(np.int64), CELLS - 1)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model.average import WEIGHTS, main
+from model.average import WEIGHTS_FILE, main
 from model.checkpoint import LocalFolder, Settings, read_settings
 from model.reading.reader import CheckpointReader
 from tests.model.split import with_settings
@@ -18,8 +18,8 @@ from tests.model.split import with_settings
 
 def moved(source: Path, folder: Path, by: float) -> Path:
     shutil.copytree(source, folder)
-    weights = {name: tensor + by for name, tensor in load_file(folder / WEIGHTS).items()}
-    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    weights = {name: tensor + by for name, tensor in load_file(folder / WEIGHTS_FILE).items()}
+    save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
     return folder
 
 
@@ -31,7 +31,9 @@ def test_the_mean_lies_between_and_loads(bert_folder: Path, tmp_path: Path) -> N
     (one / "config.json").write_text(json.dumps({**config, "spanmill": own}))
     two = moved(bert_folder, tmp_path / "two", -0.0625)
     assert main(["--checkpoints", f"{one},{two}", "--output", str(tmp_path / "mean")]) == 0
-    first, second, mean = (load_file(tmp_path / name / WEIGHTS) for name in ("one", "two", "mean"))
+    first, second, mean = (
+        load_file(tmp_path / name / WEIGHTS_FILE) for name in ("one", "two", "mean")
+    )
     for name, tensor in mean.items():
         assert tensor.dtype == first[name].dtype
         exact = (first[name].float() + second[name].float()) / 2
@@ -45,9 +47,9 @@ def test_weights_of_another_shape_are_refused(
     bert_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     two = moved(bert_folder, tmp_path / "two", 0)
-    weights = load_file(two / WEIGHTS)
+    weights = load_file(two / WEIGHTS_FILE)
     name = "qa_outputs.bias"
-    save_file({**weights, name: torch.zeros(3)}, two / WEIGHTS, metadata={"format": "pt"})
+    save_file({**weights, name: torch.zeros(3)}, two / WEIGHTS_FILE, metadata={"format": "pt"})
     assert main(["--checkpoints", f"{bert_folder},{two}", "--output", str(tmp_path / "mean")]) == 2
     message = f"refused: --checkpoints={two}: it has other weights than {bert_folder}"
     assert message in capsys.readouterr().err
@@ -91,12 +93,12 @@ def test_a_folder_that_is_not_a_checkpoint_is_named(
     bert_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     damaged = moved(bert_folder, tmp_path / "damaged", 0)
-    (damaged / WEIGHTS).write_bytes(b"\0" * 30)
+    (damaged / WEIGHTS_FILE).write_bytes(b"\0" * 30)
     for folder in (tmp_path / "nowhere", damaged):
         assert (
             main(["--checkpoints", f"{bert_folder},{folder}", "--output", str(tmp_path / "mean")])
             == 2
         )
         assert f"refused: --checkpoints={folder}: " in capsys.readouterr().err
-    assert main(["--checkpoints", str(bert_folder), "--output", str(damaged / WEIGHTS)]) == 2
-    assert f"refused: --output={damaged / WEIGHTS}: File exists" in capsys.readouterr().err
+    assert main(["--checkpoints", str(bert_folder), "--output", str(damaged / WEIGHTS_FILE)]) == 2
+    assert f"refused: --output={damaged / WEIGHTS_FILE}: File exists" in capsys.readouterr().err

@@ -26,8 +26,8 @@ from model.training.calibration import (
     fit_temperature,
     fit_threshold,
 )
-from model.training.data import make_examples, read_rows
-from model.training.prior import WEIGHTS
+from model.training.data import make_examples, read_training_rows
+from model.training.prior import PRIOR_WEIGHTS
 from tests.model.predicted import decode
 from tests.model.split import with_settings
 from tests.runs import run
@@ -124,7 +124,7 @@ def test_settings_are_written_and_the_pipeline_decodes_as_was_measured(
     decoded = decode_file(
         reader, str(few), settings.null, null_trained=True, max_length=128, overlap=32
     )
-    rows = read_rows(str(few))
+    rows = read_training_rows(str(few))
     windows = make_examples(rows, reader.tokenizer(), 128, 32, 64).windows
     decoding = Decoding(n_best=1, temperature=float(TEMPERATURES[3]), null=settings.null)
     prediction = decode(reader, windows, decoding, 4096)
@@ -220,7 +220,7 @@ def test_the_window_prior_is_fitted_only_on_request(bert_folder: Path, tmp_path:
     assert main([*options, "--joined_passages=6"]) == 0
     fitted = read_settings(folder)
     given = fitted.window_prior * fitted.temperature
-    assert min(abs(given - weight) for weight in WEIGHTS) < 1e-3
+    assert min(abs(given - weight) for weight in PRIOR_WEIGHTS) < 1e-3
     # Later calibrations keep the weight on the scale of scores, whatever their temperature.
     config = json.loads((folder / "config.json").read_text())
     config["spanmill"] |= {"window_prior": 0.5, "temperature": 4.0}
@@ -235,7 +235,7 @@ def test_the_window_prior_is_fitted_only_on_request(bert_folder: Path, tmp_path:
     measured = decode_file(reader, str(few), False, False, 128, 32, prior=2.0)
     plain = decode_file(reader, str(few), False, False, 128, 32)
     temperature = int(np.argmin(np.abs(TEMPERATURES - again.temperature)))
-    rows = read_rows(str(few))
+    rows = read_training_rows(str(few))
     answers = SpanReader.load(str(folder), max_length=128, overlap=32, dtype="float32").answer(
         *([row[name] for row in rows] for name in ("question", "context"))
     )

@@ -25,7 +25,7 @@ from model.reading.span_reader import SpanReader
 from model.reading.windows import Windows
 from model.settings import SettingError
 from model.train import make_parser, train
-from model.training.data import read_rows
+from model.training.data import read_training_rows
 from model.training.loss import passage_loss, window_loss
 from model.training.start import moving_average
 from model.training.state import Training
@@ -444,5 +444,7 @@ def test_rows_that_can_not_be_used_do_not_spoil_the_others(
         }
     )
     pq.write_table(table, tmp_path / "rows.parquet")
-    assert [row["answers"] for row in read_rows(str(tmp_path / "rows.parquet"))] == golds[:2]
+    assert [row["answers"] for row in read_training_rows(str(tmp_path / "rows.parquet"))] == golds[
+        :2
+    ]
     assert "--train: 8 of 10 rows lack a question, a context or whole golds" in caplog.text

@@ -13,12 +13,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from model.checkpoint import read_settings
-from model.try_int8 import Answered, Difference, compare, main
+from model.try_int8 import DtypeDifference, GradedAnswers, compare, main
 from tests.model.split import with_settings
 
 SAMPLE = Path(__file__).parents[2] / "pipeline" / "bundled" / "sample.parquet"
 
-REFERENCE = Answered(
+REFERENCE = GradedAnswers(
     [(0, 3), (5, 9), (None, None), (7, 8)],
     [[4.0, 3.5], [4.0, 3.75], [], [1.0]],
     [1.0, 0.5, 0.0, 1.0],
@@ -28,15 +28,15 @@ REFERENCE = Answered(
 def test_near_ties_do_not_count() -> None:
     """The second row is a near-tie, the third is rejected, the last has only one span."""
     same = compare(REFERENCE, REFERENCE)
-    assert same == Difference(4, 62.5, 0.0, 100.0, 2, 100.0)
+    assert same == DtypeDifference(4, 62.5, 0.0, 100.0, 2, 100.0)
     assert same.passes
     spans = [(0, 3), (5, 8), (None, None), (7, 8)]
-    tie = compare(Answered(spans, [[9.0, 1.0]] * 4, [1.0, 0.6, 0.0, 1.0]), REFERENCE)
+    tie = compare(GradedAnswers(spans, [[9.0, 1.0]] * 4, [1.0, 0.6, 0.0, 1.0]), REFERENCE)
     assert (tie.equal, tie.clear_equal) == (75.0, 100.0)
     assert tie.f1_change == pytest.approx(2.5)
     assert tie.passes
     spans[0] = (0, 4)
-    other = compare(Answered(spans, [[9.0, 1.0]] * 4, REFERENCE.f1), REFERENCE)
+    other = compare(GradedAnswers(spans, [[9.0, 1.0]] * 4, REFERENCE.f1), REFERENCE)
     assert (other.equal, other.clear_equal) == (50.0, 50.0)
     assert not other.passes
 
@@ -46,13 +46,15 @@ def test_near_ties_do_not_count() -> None:
 def test_the_limits_of_both(changed: int, passes: bool, lost: float) -> None:
     """Of 200 answers two may change; half a point lost by one costs 0.25."""
     spans, scores = [(0, 3)] * 200, [[4.0, 2.0]] * 200
-    reference = Answered(spans, scores, [1.0] * 200)
-    answered = Answered([(0, 4)] * changed + spans[changed:], scores, [1.0 - lost] + [1.0] * 199)
+    reference = GradedAnswers(spans, scores, [1.0] * 200)
+    answered = GradedAnswers(
+        [(0, 4)] * changed + spans[changed:], scores, [1.0 - lost] + [1.0] * 199
+    )
     assert compare(answered, reference).passes == (passes and not lost)
 
 
 def test_without_a_clear_row_nothing_passes() -> None:
-    reference = Answered([(0, 3), (None, None)], [[1.0, 1.0], []], [1.0, 0.0])
+    reference = GradedAnswers([(0, 3), (None, None)], [[1.0, 1.0], []], [1.0, 0.0])
     assert not compare(reference, reference).passes
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from transforms.read_examples import Example, Place
+from transforms.read_examples import Example, RowPlace
 from transforms.relabel import (
     COLUMNS,
     CorrectionsError,
@@ -56,7 +56,7 @@ def suspect(row: int, row_id: str | None = None, **changes: Any) -> dict[str, An
     return {**entry, **changes}
 
 
-def texts(*rows: int) -> dict[Place, Example]:
+def texts(*rows: int) -> dict[RowPlace, Example]:
     return {("/a.parquet", row): Example("-Who?", CONTEXT) for row in rows}
 
 

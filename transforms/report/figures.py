@@ -169,7 +169,7 @@ def precision_recall(curve: Sequence[Sequence[float]]) -> str:
     return drawing.svg("precision against recall over spans")
 
 
-def risk_coverage(points: Sequence[Sequence[float]]) -> str:
+def risk_coverage_figure(points: Sequence[Sequence[float]]) -> str:
     """Return the risk-coverage curve, from [threshold, coverage, risk]."""
     coverage, risk = [point[1] for point in points], [point[2] for point in points]
     most = max([0.1, *risk])

@@ -18,12 +18,12 @@ from markupsafe import Markup
 from model.audit.distributions import LOSS_BINS, Z_95
 from model.audit.slices import SLICES
 from model.audit.statistics import WITH_TOKENS, shortened
-from transforms.read_examples import Example, Place
+from transforms.read_examples import Example, RowPlace
 from transforms.report import figures
 from transforms.report.bars import Bars, Mean, scaled
 from transforms.report.passages import shown_passage
 
-MOST_BYTES = 3_000_000
+PAGE_BYTES = 3_000_000
 """A page is smaller than this: if texts are very long, it shows fewer examples."""
 
 _FEWER = 20
@@ -59,7 +59,7 @@ DOUBTS = {
 
 
 def audit_page(
-    audit: Mapping[str, Any], examples: Mapping[Place, Example], about: Mapping[str, Any]
+    audit: Mapping[str, Any], examples: Mapping[RowPlace, Example], about: Mapping[str, Any]
 ) -> bytes:
     """Return `report.html` of an audit, from the content of `audit.json`."""
     everything = audit["all"]
@@ -68,7 +68,7 @@ def audit_page(
     drawn = {
         "loss": figures.loss_histogram(audit["nll_histogram"]),
         "start_end": figures.start_against_end(audit["start_against_end"], LOSS_BINS),
-        "risk": figures.risk_coverage(audit["risk_coverage_curve"]),
+        "risk": figures.risk_coverage_figure(audit["risk_coverage_curve"]),
         "reliability": figures.reliability(everything["calibration"].get("reliability", [])),
     }
     if audit.get("several_answers", {}).get("curve"):
@@ -97,7 +97,7 @@ def audit_page(
             worst=[_shown(entry, examples) for entry in audit["highest_loss"][:shown]],
             suspects=[_shown(entry, examples) for entry in audit["suspected_label_errors"][:shown]],
         )
-        if len(page) < MOST_BYTES:
+        if len(page) < PAGE_BYTES:
             break
     return page
 
@@ -126,7 +126,7 @@ def comparison_page(comparison: Mapping[str, Any]) -> bytes:
             most_bars=_MOST_BARS,
             shown=shown,
         )
-        if len(page) < MOST_BYTES:
+        if len(page) < PAGE_BYTES:
             break
     return page
 
@@ -168,7 +168,7 @@ def _differences_of(groups: Sequence[tuple[str, Mapping[str, Any]]]) -> Bars:
     return scaled(means)
 
 
-def _shown(entry: Mapping[str, Any], examples: Mapping[Place, Example]) -> dict[str, Any]:
+def _shown(entry: Mapping[str, Any], examples: Mapping[RowPlace, Example]) -> dict[str, Any]:
     """Return an entry of a list with the parts of its passage, and with shortened texts."""
     marks = []
     for name in ("gold", "prediction"):

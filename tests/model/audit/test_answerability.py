@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from model.audit.answerability import RESOLUTION, Margins
+from model.audit.answerability import MARGIN_RESOLUTION, Margins
 
 
 def margins_of(margin: np.ndarray, answerable: np.ndarray) -> Margins:
@@ -22,7 +22,7 @@ def test_the_area_is_the_share_of_pairs_in_the_right_order(seed: int):
     generator = np.random.default_rng(seed)
     answerable = generator.random(60) < 0.6
     # Few levels in the middles of bins: many margins are equal, and none at a border.
-    margin = (generator.integers(-20, 20, 60) - 8 * answerable + 0.5) * RESOLUTION
+    margin = (generator.integers(-20, 20, 60) - 8 * answerable + 0.5) * MARGIN_RESOLUTION
     pairs = list(product(margin[~answerable].tolist(), margin[answerable].tolist()))
     won = sum(1.0 if high > low else 0.5 if high == low else 0.0 for high, low in pairs)
     summary = margins_of(margin, answerable).summary()

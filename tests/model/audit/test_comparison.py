@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model.audit.comparison import MOST_NAMED, SAME, Comparison, Score
+from model.audit.comparison import MOST_UNPAIRED, SAME, Comparison, Score
 from model.audit.slices import MOST_SLICES, OTHER
 
 Pair = tuple[Score, Score]
@@ -172,7 +172,7 @@ def test_a_status_that_changes_is_counted_though_it_has_no_difference():
 
 def test_names_and_slices_are_bounded_and_counts_are_not():
     comparison = Comparison(0)
-    for row in range(2 * MOST_NAMED):
+    for row in range(2 * MOST_UNPAIRED):
         comparison.add_unpaired("only_before", [score(False, row, (1.0, 1.0, 1.0))])
         labels = (("source", f"{row:04d}"),)
         comparison.add_pair(
@@ -180,10 +180,10 @@ def test_names_and_slices_are_bounded_and_counts_are_not():
         )
     found = comparison.summary()
     assert found["unpaired"]["only_before"] == {
-        "rows": 2 * MOST_NAMED,
-        "ids": [f"row {row:04d}" for row in range(MOST_NAMED)],
+        "rows": 2 * MOST_UNPAIRED,
+        "ids": [f"row {row:04d}" for row in range(MOST_UNPAIRED)],
     }
     values = found["slices"]["source"]
     assert len(values) == MOST_SLICES + 1
-    assert values[OTHER]["f1"]["count"] == 2 * MOST_NAMED - MOST_SLICES
+    assert values[OTHER]["f1"]["count"] == 2 * MOST_UNPAIRED - MOST_SLICES
     assert comparison.regressions == []

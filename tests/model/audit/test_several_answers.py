@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.audit.several_answers import (
-    RESOLUTION,
+    LOG_ODDS_RESOLUTION,
     SpanCurve,
     matches,
     odds_bin,
@@ -59,8 +59,8 @@ def test_a_match_shares_half_of_the_words(span: str, gold: str, match: bool):
 
 def test_bins_are_narrow_and_hold_every_probability():
     for probability in (0.0, 1e-12, 0.001, 0.3, 0.5, 0.999, 1.0, 1.0000002):
-        low = 1 / (1 + math.exp(-odds_bin(probability) * RESOLUTION))
-        high = 1 / (1 + math.exp(-(odds_bin(probability) + 1) * RESOLUTION))
+        low = 1 / (1 + math.exp(-odds_bin(probability) * LOG_ODDS_RESOLUTION))
+        high = 1 / (1 + math.exp(-(odds_bin(probability) + 1) * LOG_ODDS_RESOLUTION))
         assert low - 1e-6 <= min(probability, 1) <= high + 1e-6
         assert high - low <= 0.005 + 1e-12
 
@@ -110,7 +110,9 @@ def test_points_equal_a_slow_computation_at_their_probability(given: list[Row]) 
     points = curve_of(given).points().tolist()
     for least, precision, recall in points:
         # The border of a bin: above or below it by less than rounding, no probability lies.
-        kept = {each for each in every if odds_bin(each) >= round(_odds(least) / RESOLUTION)}
+        kept = {
+            each for each in every if odds_bin(each) >= round(_odds(least) / LOG_ODDS_RESOLUTION)
+        }
         tp, fp, fn = slow(given, kept)
         assert precision == pytest.approx(tp / (tp + fp))
         assert recall == pytest.approx(tp / (tp + fn))

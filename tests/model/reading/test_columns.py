@@ -18,7 +18,7 @@ from model.reading.columns import (
 from model.reading.decoding import Decoding
 from model.reading.places import Place, Places, locate
 from model.reading.posterior import PassageSpans, merge_windows
-from model.reading.read_pairs import read_windows
+from model.reading.read_pairs import predict_passages
 from model.reading.windows import WindowLimits, Windows
 from model.settings import make
 from tests.model.fakes import FakeReader, make_windows
@@ -273,7 +273,7 @@ def test_all_answers_are_lists_in_the_order_of_the_passage() -> None:
     lengths = [9, 30]
     windows = make_windows(lengths, max_length=10, overlap=2)
     decoding = Decoding(n_best=3, max_answer_length=3, null=True, all_answers=0.02)
-    _, spans = read_windows(FakeReader(), windows, decoding, 40)
+    _, spans = predict_passages(FakeReader(), windows, decoding, 40)
     assert spans.distinct is not None
     contexts = contexts_of(lengths)
     answers = Answers(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from model.reading.decoding import Decoding
 from model.reading.posterior import PassageSpans
-from model.reading.read_pairs import read_pairs, read_windows
+from model.reading.read_pairs import predict_passages, read_pairs
 from model.reading.windows import Windows
 from tests.model.brute_force import Span, distinct_of, log_normaliser, options
 from tests.model.fakes import FakeReader, make_windows
@@ -20,7 +20,7 @@ from tests.model.reading.passages import passages
 def read(
     windows: Windows, reader: FakeReader, decoding: Decoding, batch_tokens: int
 ) -> PassageSpans:
-    return read_windows(reader, windows, decoding, batch_tokens)[1]
+    return predict_passages(reader, windows, decoding, batch_tokens)[1]
 
 
 def listed(spans: Any, pair: int) -> list[tuple[int, int, int, float]]:

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.reading.places import (
+    ContextLayout,
     GivenPlaces,
-    Layout,
     count_unusable,
     given_page,
     given_section,
@@ -135,7 +135,7 @@ class TestLayout:
     ):
         start = data.draw(st.integers(0, len(context) - 1))
         end = data.draw(st.integers(start + 1, len(context)))
-        assert Layout(context).sentence(start, end) == slow_sentence(context, start, end)
+        assert ContextLayout(context).sentence(start, end) == slow_sentence(context, start, end)
         place = locate(context, start, end)
         assert place.sentence_text == context[place.sentence_start : place.sentence_end]
         assert context[start:end] in place.sentence_text

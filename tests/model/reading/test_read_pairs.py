@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from model.reading.pairs import cut_pairs
-from model.reading.read_pairs import blocks, read_pairs, read_windows
+from model.reading.read_pairs import blocks, predict_passages, read_pairs
 from model.reading.tokenizer import Tokenizer
 from tests.transforms.fakes import DECODING, LIMITS, FakeReader
 
@@ -56,7 +56,7 @@ def test_blocks_of_any_size_give_the_same_spans(words: Tokenizer, most: int):
             raise ValueError("no g")
 
     reader = FakeReader(words, LETTERS, trouble=fail_on_g)
-    whole, expected = read_windows(reader, pairs.windows, DECODING, batch_tokens=200)
+    whole, expected = predict_passages(reader, pairs.windows, DECODING, batch_tokens=200)
     prediction, spans = read_pairs(reader, pairs.windows, DECODING, 200, most_windows=most)
     assert sorted(whole.failures) == [9, 10, 11]
     assert prediction.failures == whole.failures

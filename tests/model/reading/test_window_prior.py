@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.reading import window_prior
-from model.reading.read_pairs import read_windows
+from model.reading.read_pairs import predict_passages
 from model.reading.tokenizer import Ragged
 from model.reading.window_prior import match_windows, weigh_windows
 from model.reading.windows import WindowLimits, Windows, cut_windows
@@ -140,7 +140,7 @@ def test_the_posterior_of_what_is_read_equals_brute_force(
     """These questions share no token with their passages, so that all windows match equally."""
     reader, decoding = passage["reader"], passage["decoding"]
     windows = weigh_windows(limited(passage["windows"], read_windows=read, prior=weight))
-    _, found = read_windows(reader, windows, decoding, passage["batch_tokens"])
+    _, found = predict_passages(reader, windows, decoding, passage["batch_tokens"])
     for pair in range(len(windows.counts)):
         spans, null = options(windows, pair, reader.seed, reader.levels, decoding)
         best = spans[: decoding.n_best]

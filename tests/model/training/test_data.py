@@ -20,7 +20,7 @@ from model.training.data import (
     majority_gold,
     make_examples,
     plan_epoch,
-    read_rows,
+    read_training_rows,
     refuse_known,
     usable_windows,
     with_joined_passages,
@@ -44,26 +44,28 @@ def test_golds_as_a_list_of_structs(tmp_path: Path) -> None:
     golds = row(0)["answers"]
     listed = [{"text": golds["text"][0], "answer_start": golds["answer_start"][0]}]
     pq.write_table(pa.Table.from_pylist([{**row(0), "answers": listed}]), tmp_path / "rows.parquet")
-    assert [each["answers"] for each in read_rows(str(tmp_path / "rows.parquet"))] == [golds]
+    assert [each["answers"] for each in read_training_rows(str(tmp_path / "rows.parquet"))] == [
+        golds
+    ]
 
 
 def test_a_file_that_is_not_there_is_named_with_the_reason(tmp_path: Path) -> None:
     path = f"{tmp_path}/nowhere.parquet"
     with pytest.raises(SettingError, match=f"^eval={path}: there is no such file$"):
-        read_rows(path, given_as="eval")
+        read_training_rows(path, given_as="eval")
 
 
 def test_unlabelled_rows_need_no_golds(tmp_path: Path) -> None:
     path = str(tmp_path / "rows.parquet")
     rows = [{"question": "q", "context": "c"}, {"question": " ", "context": "c"}]
     pq.write_table(pa.Table.from_pylist(rows), path)
-    assert read_rows(path, labelled=False) == [{**rows[0], "answers": None}]
+    assert read_training_rows(path, labelled=False) == [{**rows[0], "answers": None}]
     with pytest.raises(SettingError, match="it has no column 'answers'"):
-        read_rows(path)
+        read_training_rows(path)
     pq.write_table(pa.Table.from_pylist(rows[1:]), path)
     said = f"^unlabelled={path}: no row has a question and a context$"
     with pytest.raises(SettingError, match=said):
-        read_rows(path, given_as="unlabelled", labelled=False)
+        read_training_rows(path, given_as="unlabelled", labelled=False)
 
 
 def test_a_mix_takes_rows_by_their_source(tmp_path: Path) -> None:
@@ -71,7 +73,9 @@ def test_a_mix_takes_rows_by_their_source(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
     taken = Counter(
         each["source"]
-        for each in read_rows(str(tmp_path / "rows.parquet"), {"one": 2.5, "other*": 0.3, "*x": 9})
+        for each in read_training_rows(
+            str(tmp_path / "rows.parquet"), {"one": 2.5, "other*": 0.3, "*x": 9}
+        )
     )
     assert taken["plain"] == 200
     assert 450 < taken["one"] < 550
@@ -102,7 +106,7 @@ def test_golds_that_are_elsewhere_are_not_trained_on(
     beyond = {"text": ["word3"], "answer_start": [400]}
     rows = [aside, {**row(2), "answers": shifted}, {**row(3), "answers": beyond}]
     pq.write_table(pa.Table.from_pylist(rows), path)
-    usable = read_rows(path)
+    usable = read_training_rows(path)
     assert [each["context"] for each in usable] == [aside["context"], row(2)["context"]]
     assert usable[1]["answers"] == {"text": ["word2"], "answer_start": [15]}
     assert "--train: 2 golds are not in their context where they should be" in caplog.text
@@ -118,7 +122,7 @@ def test_files_may_hold_their_texts_and_golds_in_different_types(tmp_path: Path)
         other.column_names.index("context"), "context", other.column("context").dictionary_encode()
     )
     pq.write_table(other, tmp_path / "b.parquet")
-    first, second = read_rows(f"{tmp_path}/a.parquet,{tmp_path}/b.parquet")
+    first, second = read_training_rows(f"{tmp_path}/a.parquet,{tmp_path}/b.parquet")
     assert {**first, "source": None} == {**second, "source": None}
 
 
@@ -127,7 +131,7 @@ def test_answers_of_another_shape_are_refused_by_name(tmp_path: Path, answers: A
     path = str(tmp_path / "rows.parquet")
     pq.write_table(pa.Table.from_pylist([{**row(0), "answers": answers}]), path)
     with pytest.raises(SettingError, match=r"its column 'answers' is .*, without text and answer_"):
-        read_rows(path)
+        read_training_rows(path)
 
 
 def test_a_mix_that_takes_nothing_is_refused(
@@ -136,8 +140,8 @@ def test_a_mix_that_takes_nothing_is_refused(
     path = str(tmp_path / "rows.parquet")
     pq.write_table(pa.Table.from_pylist([row(0), {**row(1), "source": None}]), path)
     with pytest.raises(SettingError, match=r"^mix: it takes none of the 2 rows; .*: \(null\), a$"):
-        read_rows(path, {"b": 1.0, "*": 0.0})
-    assert len(read_rows(path, {"b": 1.0})) == 2
+        read_training_rows(path, {"b": 1.0, "*": 0.0})
+    assert len(read_training_rows(path, {"b": 1.0})) == 2
     assert "--mix: no source is taken by b" in caplog.text
 
 
@@ -228,7 +232,7 @@ def test_a_window_has_the_ends_of_the_gold_that_it_contains(bert_folder: Path) -
 
 
 def test_an_epoch_holds_every_window_once(bert_folder: Path) -> None:
-    rows = read_rows(str(SAMPLE))[:50]
+    rows = read_training_rows(str(SAMPLE))[:50]
     examples = make_examples(rows, Tokenizer(bert_folder), 128, 32, 32)
     usable = np.arange(len(examples.windows))
     batches = plan_epoch(examples, usable, 1000, np.random.default_rng(0))

@@ -28,9 +28,9 @@ from model.train import train
 from model.training import distillation
 from model.training.data import (
     UNLABELLED,
-    Examples,
+    TrainingWindows,
     make_examples,
-    read_rows,
+    read_training_rows,
     usable_windows,
 )
 from model.training.distillation import Teacher, divergence, log_probabilities
@@ -49,8 +49,8 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "trained"
 
 
-def examples_of(folder: Path, rows: list[dict] | None = None) -> Examples:
-    return make_examples(rows or read_rows(str(SAMPLE)), Tokenizer(folder), 128, 32, 64)
+def examples_of(folder: Path, rows: list[dict] | None = None) -> TrainingWindows:
+    return make_examples(rows or read_training_rows(str(SAMPLE)), Tokenizer(folder), 128, 32, 64)
 
 
 def test_the_divergence_is_that_of_two_softmaxes_over_the_normalised_positions() -> None:
@@ -223,7 +223,7 @@ def test_an_mpnet_teacher_sees_what_its_tokenizer_makes_of_the_pair(
 ) -> None:
     """The reference is transformers alone: the tokenizer called on the texts, and the network."""
     folder = edited(MPNET.build(tmp_path / "built"), tmp_path / "null", null_trained=True)
-    rows = [row for row in read_rows(str(SAMPLE)) if len(row["context"]) < 300][:3]
+    rows = [row for row in read_training_rows(str(SAMPLE)) if len(row["context"]) < 300][:3]
     tokenizer = Tokenizer(bert_folder)
     examples = make_examples(rows, tokenizer, 384, 32, 64)
     assert len(examples.windows) == len(rows)

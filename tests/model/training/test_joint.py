@@ -17,7 +17,7 @@ from model.reading.posterior import merge_windows
 from model.reading.prediction import predict
 from model.reading.spans import ValidSpans, decode_windows, span_log_mass
 from model.reading.windows import Windows
-from model.training.data import Examples
+from model.training.data import TrainingWindows
 from model.training.joint import combine, golds_without_joint, passage_joint, window_joint
 from model.training.loss import passage_loss, window_loss
 from tests.model.brute_force import log_normaliser, null_score, spans_of
@@ -179,7 +179,7 @@ def test_golds_that_can_not_be_decoded_have_the_categorical_loss() -> None:
     both = losses["joint"] + losses["categorical"]
     torch.testing.assert_close(losses["compound"][has], both[has])
     start, end = np.array(golds).T
-    examples = Examples(windows, start, end, windows.pair, [], [])
+    examples = TrainingWindows(windows, start, end, windows.pair, [], [])
     assert golds_without_joint(examples, LONGEST) == (int((~has).sum()), 4)
 
 

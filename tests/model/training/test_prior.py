@@ -14,7 +14,7 @@ from model.reading.reader import CheckpointReader
 from model.reading.span_reader import SpanReader
 from model.reading.window_prior import match_windows
 from model.training.data import make_examples, with_joined_passages
-from model.training.prior import WEIGHTS, LongDocuments, fit_weight, read_joined
+from model.training.prior import PRIOR_WEIGHTS, LongDocuments, fit_weight, read_joined
 
 TEXTS = (
     "Ada keeps the lamp in the tower all winter.",
@@ -36,7 +36,7 @@ def test_the_weight_with_the_best_expected_f1_is_chosen() -> None:
     found = documents(
         (0, 2.0, 0.0, 0.0), (0, 0.0, 2.0, 1.0), (1, 6.0, 0.0, 1.0), (1, 0.0, 2.0, 0.0)
     )
-    best = [weight for weight in WEIGHTS.tolist() if found.mean_f1(weight) == 100]
+    best = [weight for weight in PRIOR_WEIGHTS.tolist() if found.mean_f1(weight) == 100]
     assert (best[0], best[-1]) == (1.1, 3.0)
     # The two margins, 2 m - 2 and 6 - 2 m, are equal at 2.
     assert fit_weight(found) == 2.0
@@ -48,7 +48,7 @@ def test_the_weight_with_the_best_expected_f1_is_chosen() -> None:
 
 def test_windows_that_match_equally_need_no_weight() -> None:
     found = documents((0, 3.0, 1.0, 0.0), (0, 1.0, 1.0, 1.0))
-    assert {found.mean_f1(weight) for weight in WEIGHTS} == {0.0}
+    assert {found.mean_f1(weight) for weight in PRIOR_WEIGHTS} == {0.0}
     assert fit_weight(found) == 0
 
 

@@ -16,7 +16,7 @@ from model.reading.reader import CheckpointReader
 from model.reading.tokenizer import Tokenizer
 from model.train import main, train
 from model.training import teacher_cache
-from model.training.data import Examples, make_examples, read_rows
+from model.training.data import TrainingWindows, make_examples, read_training_rows
 from model.training.distillation import Teacher, divergence
 from model.training.loss import normalised_positions
 from model.training.teacher_cache import ProbabilityStore, store_name, window_keys
@@ -33,8 +33,8 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder / "trained")
 
 
-def examples_of(folder: Path, rows: int = 40) -> Examples:
-    return make_examples(read_rows(str(SAMPLE))[:rows], Tokenizer(folder), 128, 32, 64)
+def examples_of(folder: Path, rows: int = 40) -> TrainingWindows:
+    return make_examples(read_training_rows(str(SAMPLE))[:rows], Tokenizer(folder), 128, 32, 64)
 
 
 def drawn(outcomes: int, sharp: float, seed: int) -> np.ndarray:

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.bundled import SAMPLE
-from pipeline.bundled.build import SourceError, build, load, parse
+from pipeline.bundled.build import SourceError, build, load_sources, parse
 
 PASSAGE = "# a\n## one\nThe bell rang. The bell fell.\n### Questions\n"
 
@@ -22,7 +22,7 @@ def test_the_committed_sample_is_what_the_sources_give(tmp_path: Path):
 
 
 def test_it_holds_what_demo_tests_and_docs_rely_on():
-    rows = load()
+    rows = load_sources()
     contexts = {row["context"] for row in rows}
     assert len(rows) >= 200
     assert len(contexts) >= 40
@@ -34,14 +34,14 @@ def test_it_holds_what_demo_tests_and_docs_rely_on():
 
 def test_answers_of_the_long_passages_lie_far_apart():
     for source in ("long_lighthouse", "long_river", "long_observatory"):
-        rows = [row for row in load() if row["source"] == source and row["answers"]["text"]]
+        rows = [row for row in load_sources() if row["source"] == source and row["answers"]["text"]]
         places = [row["answers"]["answer_start"][0] / len(row["context"]) for row in rows]
         assert min(places) < 0.1
         assert max(places) > 0.9
 
 
 def test_combining_marks_were_not_normalised_away():
-    contexts = {row["context"] for row in load() if row["source"] == "decomposed"}
+    contexts = {row["context"] for row in load_sources() if row["source"] == "decomposed"}
     assert contexts
     assert all(context != unicodedata.normalize("NFC", context) for context in contexts)
 

@@ -18,7 +18,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.formats.convert_rows import convert_rows
-from pipeline.formats.imported_rows import FormatError, ImportedRow, Layout
+from pipeline.formats.imported_rows import FileLayout, FormatError, ImportedRow
 from pipeline.formats.read_formats import READERS
 
 CONTEXT = "Ada 🌊 lit the lamp. Ben rang the bell."
@@ -43,7 +43,7 @@ def made_of(content: str, kind: str, folder: Path) -> list[dict[str, Any]]:
     data = content.encode("utf-8", "surrogatepass")
 
     def read() -> Iterator[ImportedRow]:
-        return READERS[kind](io.BytesIO(data), Layout())
+        return READERS[kind](io.BytesIO(data), FileLayout())
 
     convert_rows(read, str(folder / "made.parquet"), "code_points", io.StringIO(), Counter())
     return pq.read_table(folder / "made.parquet").to_pylist()

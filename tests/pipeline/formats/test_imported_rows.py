@@ -9,7 +9,7 @@ import pytest
 
 from model.reading.texts import NotUTF8
 from pipeline.formats.imported_rows import (
-    Answers,
+    ImportedGolds,
     make_row,
     plain,
     row_problem,
@@ -39,7 +39,12 @@ def test_texts_and_numbers(value: Any, text: str | None):
 
 def test_what_is_no_text_is_null_and_a_problem():
     row = make_row(
-        7, 2024, {"a": 1}, Answers([("a", 0)], [("gold_not_text", None)]), {"page": 1}, "line 3"
+        7,
+        2024,
+        {"a": 1},
+        ImportedGolds([("a", 0)], [("gold_not_text", None)]),
+        {"page": 1},
+        "line 3",
     )
     assert (row.id, row.question, row.context, row.golds, row.others) == (
         "7",
@@ -53,26 +58,34 @@ def test_what_is_no_text_is_null_and_a_problem():
         ("number_as_text", 2024),
         ("context_not_text", {"a": 1}),
     ]
-    assert make_row(NAN, None, NAN, Answers(None), {}, "").problems == []
-    assert make_row(NAN, None, NAN, Answers(None), {}, "").id is None
+    assert make_row(NAN, None, NAN, ImportedGolds(None), {}, "").problems == []
+    assert make_row(NAN, None, NAN, ImportedGolds(None), {}, "").id is None
 
 
 @pytest.mark.parametrize(
     ("row", "problem"),
     [
-        (make_row("a", "b", "c", Answers([("d", 0)]), {"page": ["e"]}, ""), ""),
-        (make_row("\ud83c", "b", "c", Answers(None), {}, ""), "id_not_utf8"),
-        (make_row("a", NotUTF8(), "c", Answers(None), {}, ""), "question_not_utf8"),
-        (make_row("a", "b", "\udce9", Answers(None), {}, ""), "context_not_utf8"),
-        (make_row("a", "b", "c", Answers([("\ud83c", 0)]), {}, ""), "answers_not_utf8"),
+        (make_row("a", "b", "c", ImportedGolds([("d", 0)]), {"page": ["e"]}, ""), ""),
+        (make_row("\ud83c", "b", "c", ImportedGolds(None), {}, ""), "id_not_utf8"),
+        (make_row("a", NotUTF8(), "c", ImportedGolds(None), {}, ""), "question_not_utf8"),
+        (make_row("a", "b", "\udce9", ImportedGolds(None), {}, ""), "context_not_utf8"),
+        (make_row("a", "b", "c", ImportedGolds([("\ud83c", 0)]), {}, ""), "answers_not_utf8"),
         (
             make_row(
-                "a", "b", "c", Answers(None, [], {"text": ["\ud83c"], "answer_start": []}), {}, ""
+                "a",
+                "b",
+                "c",
+                ImportedGolds(None, [], {"text": ["\ud83c"], "answer_start": []}),
+                {},
+                "",
             ),
             "answers_not_utf8",
         ),
-        (make_row("a", "b", "c", Answers(None), {"page": [{"\ud83c": 1}]}, ""), "page_not_utf8"),
-        (make_row("a", "b", "c", Answers(None), {"\ud83c": 1}, ""), "column_name_not_utf8"),
+        (
+            make_row("a", "b", "c", ImportedGolds(None), {"page": [{"\ud83c": 1}]}, ""),
+            "page_not_utf8",
+        ),
+        (make_row("a", "b", "c", ImportedGolds(None), {"\ud83c": 1}, ""), "column_name_not_utf8"),
         (unreadable_row("not_json", "line 1", "{"), "not_json"),
     ],
 )

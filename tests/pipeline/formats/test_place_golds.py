@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.formats.imported_rows import Gold, ImportedRow
 from pipeline.formats.place_golds import (
-    OFFSETS,
+    START_UNITS,
     better_unit,
     difference,
     fitting_units,
@@ -34,7 +34,7 @@ def test_units_agree_at_every_character(context: str, data: st.DataObject):
         "utf8": len(context[:place].encode()),
         "from_one": place + 1,
     }
-    assert units.keys() | {"crlf_as_one"} == set(OFFSETS)
+    assert units.keys() | {"crlf_as_one"} == set(START_UNITS)
     assert [to_code_points(context, start, unit) for unit, start in units.items()] == [place] * 4
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.formats.imported_rows import Answers, Gold
+from pipeline.formats.imported_rows import Gold, ImportedGolds
 from pipeline.formats.read_answers import read_answers
 
 NAN = float("nan")
@@ -47,7 +47,7 @@ NAN = float("nan")
     ],
 )
 def test_shapes_of_answers(answers: Any, start: Any, golds: Any):
-    assert read_answers(answers, start) == Answers(golds, [])
+    assert read_answers(answers, start) == ImportedGolds(golds, [])
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_shapes_of_answers(answers: Any, start: Any, golds: Any):
     ],
 )
 def test_literals_of_python_and_numpy_are_read(answers: str, golds: list[Gold]):
-    assert read_answers(answers) == Answers(golds, [])
+    assert read_answers(answers) == ImportedGolds(golds, [])
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_literals_of_python_and_numpy_are_read(answers: str, golds: list[Gold]):
     ],
 )
 def test_what_can_not_be_read_is_no_answer(answers: Any):
-    assert read_answers(answers) == Answers(None, [("answers_unreadable", answers)])
+    assert read_answers(answers) == ImportedGolds(None, [("answers_unreadable", answers)])
 
 
 def test_numbers_are_the_text_they_are_written_as():
@@ -142,14 +142,14 @@ BLANK = [{"text": "", "answer_start": -1}]
     "answers", [BLANK, BLANK * 2, [], None, "", [{"text": None, "answer_start": None}], [" "]]
 )
 def test_of_an_unanswerable_question_blank_answers_are_placeholders(answers: Any, impossible: Any):
-    assert read_answers(answers, None, impossible) == Answers([])
+    assert read_answers(answers, None, impossible) == ImportedGolds([])
 
 
 @pytest.mark.parametrize("impossible", [False, "false", "False", "0", 0, 0.0, "no"])
 def test_of_an_answerable_question_missing_answers_are_missing(impossible: Any):
-    assert read_answers(None, None, impossible) == Answers(None, [])
+    assert read_answers(None, None, impossible) == ImportedGolds(None, [])
     for answers in ([], "", {"text": [], "answer_start": []}):
-        assert read_answers(answers, None, impossible) == Answers(
+        assert read_answers(answers, None, impossible) == ImportedGolds(
             None, [("answers_missing_though_possible", answers)]
         )
     assert read_answers(["Ada"], None, impossible).golds == [("Ada", None)]
@@ -158,7 +158,7 @@ def test_of_an_answerable_question_missing_answers_are_missing(impossible: Any):
 @pytest.mark.parametrize("impossible", ["perhaps", "", " ", 7, []])
 def test_a_flag_that_is_neither_true_nor_false_makes_no_question_unanswerable(impossible: Any):
     for answers in ([], "", {"text": [], "answer_start": []}):
-        assert read_answers(answers, None, impossible) == Answers(
+        assert read_answers(answers, None, impossible) == ImportedGolds(
             None, [("is_impossible_unreadable", impossible)]
         )
     with_answers = read_answers(["Ada"], None, impossible)
@@ -167,7 +167,7 @@ def test_a_flag_that_is_neither_true_nor_false_makes_no_question_unanswerable(im
 
 
 def test_contradictions_are_named():
-    assert read_answers(["Ada"], None, True) == Answers(
+    assert read_answers(["Ada"], None, True) == ImportedGolds(
         [("Ada", None)], [("answers_though_impossible", ["Ada"])]
     )
 
@@ -218,5 +218,5 @@ def test_the_same_golds_in_every_shape(golds: list[Gold]):
         [both],
     ]
     for shape in shapes:
-        assert read_answers(shape) == Answers(golds, []), shape
-    assert read_answers(texts, starts) == Answers(golds, [])
+        assert read_answers(shape) == ImportedGolds(golds, []), shape
+    assert read_answers(texts, starts) == ImportedGolds(golds, [])

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.formats.imported_rows import FormatError, ImportedRow, Layout, row_problem
+from pipeline.formats.imported_rows import FileLayout, FormatError, ImportedRow, row_problem
 from pipeline.formats.read_formats import READERS, recognise
 
 CONTEXT = "Ada lit the lamp. Ben rang the bell."
@@ -21,7 +21,7 @@ CONTEXT = "Ada lit the lamp. Ben rang the bell."
 
 def read(kind: str, content: str | bytes, **layout: str) -> list[ImportedRow]:
     data = content.encode() if isinstance(content, str) else content
-    return list(READERS[kind](io.BytesIO(data), Layout(**layout)))
+    return list(READERS[kind](io.BytesIO(data), FileLayout(**layout)))
 
 
 class TestMrqa:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.formats.imported_rows import FormatError, ImportedRow, Layout
+from pipeline.formats.imported_rows import FileLayout, FormatError, ImportedRow
 from pipeline.formats.read_formats import READERS
 
 CONTEXT = "Ada lit the lamp. Ben rang the bell."
@@ -17,7 +17,7 @@ CONTEXT = "Ada lit the lamp. Ben rang the bell."
 
 def read(kind: str, content: str | bytes, **layout: str) -> list[ImportedRow]:
     data = content.encode() if isinstance(content, str) else content
-    return list(READERS[kind](io.BytesIO(data), Layout(**layout)))
+    return list(READERS[kind](io.BytesIO(data), FileLayout(**layout)))
 
 
 def squad(*paragraphs: dict[str, Any], title: str = "Lamps") -> dict[str, Any]:
@@ -250,7 +250,7 @@ class TestSquad:
         paragraph = {"context": CONTEXT * 50, "qas": [asked(("Ada", 0))]}
         article = squad(*[paragraph] * 10)["data"][0]
         file = io.BytesIO(json.dumps({"data": [article] * 100}).encode())
-        rows = READERS["squad"](file, Layout())
+        rows = READERS["squad"](file, FileLayout())
         assert [next(rows).id for _ in range(3)] == ["q1"] * 3
         assert file.tell() < len(file.getvalue()) / 10
 
@@ -268,7 +268,7 @@ def test_numbers_that_python_writes_and_json_lacks(block: int, monkeypatch: pyte
     ]
     article = {"title": float("nan"), "paragraphs": [{"context": context, "qas": questions}]}
     file = io.BytesIO(json.dumps({"data": [article]}).encode())
-    rows = list(READERS["squad"](file, Layout()))
+    rows = list(READERS["squad"](file, FileLayout()))
     assert [row.context for row in rows] == [context] * 4
     assert [row.question for row in rows] == ["NaN\\"] * 4
     assert rows[0].golds == [("noon", None)]

@@ -18,7 +18,7 @@ import pytest
 from model import SpanReader
 from pipeline.bundled import SAMPLE
 from pipeline.convert import main
-from pipeline.formats.imported_rows import Layout
+from pipeline.formats.imported_rows import FileLayout
 from pipeline.formats.read_squad import read_squad
 from tests.pipeline.squad_rules import score
 from tests.runs import examples, read_parts, run, write_input
@@ -121,7 +121,7 @@ def test_predicted_answers_are_a_file_of_golds(
     assert export(audited / "out", tmp_path / "silver.json", "--format=squad") == 0
     assert "20 questions" in capsys.readouterr().out
     with open(tmp_path / "silver.json", "rb") as file:
-        found = {example.id: example.golds for example in read_squad(file, Layout())}
+        found = {example.id: example.golds for example in read_squad(file, FileLayout())}
     for row in read_parts(audited / "out").to_pylist():
         assert found[row["id"]] == (
             [(row["answer_text"], row["answer_start"])] if row["status"] == "answered" else []

@@ -12,7 +12,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.portability.prism_runner import PrismRunner
 
 from pipeline.job.options import Refused, parse
-from pipeline.job.runners import feed_gpu, has_processes, is_local, is_template, make_runner
+from pipeline.job.runners import feed_gpu, has_processes, is_template, make_runner, runs_locally
 
 
 @pytest.mark.parametrize(
@@ -22,13 +22,13 @@ def test_the_direct_runner_is_the_in_process_one(arguments: list[str]):
     """Beam's own DirectRunner tries to download another runner first, without a time-out."""
     options = PipelineOptions(arguments)
     assert type(make_runner(options)) is FnApiRunner
-    assert is_local(options)
+    assert runs_locally(options)
 
 
 def test_other_runners_are_beams():
     options = PipelineOptions(["--runner=PrismRunner"])
     assert isinstance(make_runner(options), PrismRunner)
-    assert not is_local(options)
+    assert not runs_locally(options)
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,11 @@ import pytest
 
 from pipeline.looks.snapshot import Snapshot
 from pipeline.looks.snapshot_words import (
-    accounting,
     covered,
     describe_state,
     duration,
     figures,
+    outcome_counts,
     share_done,
 )
 
@@ -55,7 +55,7 @@ def test_an_estimate_that_was_too_low_does_not_give_more_than_all():
 
 
 def test_the_accounting_and_what_it_covers():
-    assert list(accounting(RUNNING)) == [
+    assert list(outcome_counts(RUNNING)) == [
         ("answered", 19_000),
         ("below threshold", 1000),
         ("reason: question_missing", 7),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline.job.options import Refused
-from pipeline.review.answers import answers_of, open_annotated, read_answers
+from pipeline.review.answers import open_annotated, probabilities_of, read_drawn
 from tests.runs import (
     Annotate,
     examples,
@@ -49,10 +49,10 @@ def test_the_answers_given_are_found_with_their_texts(finished: Path):
     rows = read_parts(finished).to_pylist()
     given = [row for row in rows if row["qa_status"] == "answered"]
     assert len(given) == pytest.approx(24, abs=2)
-    batches = list(answers_of(opened))
+    batches = list(probabilities_of(opened))
     probabilities, places = (np.concatenate(each) for each in zip(*batches, strict=True))
     assert probabilities.tolist() == pytest.approx([row["qa_probability"] for row in given])
-    backwards = read_answers(opened, places[::-1])
+    backwards = read_drawn(opened, places[::-1])
     for answer, row in zip(backwards, given[::-1], strict=True):
         assert (answer.id, answer.question_id, answer.question, answer.context) == (
             row["id"],
@@ -72,21 +72,21 @@ def test_a_run_that_did_not_keep_its_texts_can_not_be_judged(
     assert annotate(tmp_path / "a.parquet", output, "--keep_columns=question") == 0
     opened, _ = open_annotated(str(output))
     with pytest.raises(Refused, match="did not keep its column 'context', without which nobody"):
-        read_answers(opened, np.array([[0, 0, 0]]))
+        read_drawn(opened, np.array([[0, 0, 0]]))
 
 
 def test_ids_are_not_needed(annotate: Annotate, tmp_path: Path, output: Path):
     write_input(tmp_path / "a.parquet", examples(3))
     assert annotate(tmp_path / "a.parquet", output, "--keep_columns=question,context") == 0
     opened, _ = open_annotated(str(output))
-    (answer,) = read_answers(opened, np.array([[0, 2, 0]]))
+    (answer,) = read_drawn(opened, np.array([[0, 2, 0]]))
     assert (answer.id, answer.question) == ("", "Who kept lamp 2?")
 
 
 def test_rows_that_can_not_be_read_are_named(finished: Path):
     opened, _ = open_annotated(str(finished))
     with pytest.raises(Refused, match=r"row 999 of .*\.parquet can't be read"):
-        read_answers(opened, np.array([[0, 999, 0]]))
+        read_drawn(opened, np.array([[0, 999, 0]]))
 
 
 QUESTIONS = [
@@ -117,12 +117,10 @@ def test_a_question_list_has_an_answer_per_document_and_question(
     ]
     assert len(expected) == 8
     opened, _ = open_annotated(str(output))
-    batches = list(answers_of(opened))
+    batches = list(probabilities_of(opened))
     probabilities, places = (np.concatenate(each) for each in zip(*batches, strict=True))
     assert probabilities.tolist() == [given["probability"] for _, _, given in expected]
-    for answer, (row_id, context, given) in zip(
-        read_answers(opened, places), expected, strict=True
-    ):
+    for answer, (row_id, context, given) in zip(read_drawn(opened, places), expected, strict=True):
         assert (answer.id, answer.context) == (row_id, context)
         assert (answer.question_id, answer.question) == (given["question_id"], given["question"])
         assert answer.context[answer.start : answer.end] == given["answer_text"]

@@ -11,16 +11,18 @@ from typing import Any
 import pytest
 
 from pipeline.job.options import Refused
-from pipeline.review.answers import Answer, Identity
+from pipeline.review.answers import DrawnAnswer, Identity
 from pipeline.review.files import ReviewSet, read_marks, read_set, write_set
 from pipeline.review.strata import Stratum
 
 CONTEXT = "=SUM(A1) 🌊 was lit by Ada, keeper;\nat dusk. " + "It rained. " * 60
 ADA = CONTEXT.index("Ada")
 ANSWERS = [
-    Answer("-1", "", "=Who?", CONTEXT, ADA, ADA + 3, 0.25),
-    Answer("row 2", "+q", "What?", CONTEXT, 0, 8, 0.75),
-    Answer("", "", "When?", CONTEXT, CONTEXT.index("dusk"), CONTEXT.index("dusk") + 4, 0.76543),
+    DrawnAnswer("-1", "", "=Who?", CONTEXT, ADA, ADA + 3, 0.25),
+    DrawnAnswer("row 2", "+q", "What?", CONTEXT, 0, 8, 0.75),
+    DrawnAnswer(
+        "", "", "When?", CONTEXT, CONTEXT.index("dusk"), CONTEXT.index("dusk") + 4, 0.76543
+    ),
 ]
 DRAWN = ReviewSet(
     Identity("a run", "its content"),

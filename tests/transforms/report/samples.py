@@ -9,7 +9,7 @@ import pyarrow as pa
 from model.audit.statistics import Statistics
 from tests.model.audit.test_statistics import audit_table, measured
 from transforms.merge_receipts import Totals
-from transforms.read_examples import Example, Place
+from transforms.read_examples import Example, RowPlace
 from transforms.write_audit import audit_report
 
 SCRIPT = (
@@ -92,7 +92,7 @@ def likely_tokens(name: str) -> list[list[float | None]]:
     return [[place, place + 1, *found[place]] for place in sorted(found)]
 
 
-def sample_audit(rows: int = 200) -> tuple[dict[str, Any], dict[Place, Example]]:
+def sample_audit(rows: int = 200) -> tuple[dict[str, Any], dict[RowPlace, Example]]:
     """Return `audit.json` of random rows, with the examples above in both lists."""
     table: pa.Table = audit_table(rows)
     statistics: Statistics = measured(

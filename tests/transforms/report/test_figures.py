@@ -12,7 +12,12 @@ from xml.etree import ElementTree
 import pytest
 
 from model.audit.distributions import LOSS_BINS, loss_bin
-from transforms.report.figures import loss_histogram, reliability, risk_coverage, start_against_end
+from transforms.report.figures import (
+    loss_histogram,
+    reliability,
+    risk_coverage_figure,
+    start_against_end,
+)
 
 LEFT, RIGHT, TOP, BOTTOM = 64.8, 345.6, 10.8, 177.12
 """The frame within every figure."""
@@ -107,7 +112,7 @@ def test_points_of_reliability():
 
 
 def test_the_risk_coverage_curve():
-    svg = risk_coverage([[0.9, 0.25, 0.1], [0.2, 0.75, 0.4]])
+    svg = risk_coverage_figure([[0.9, 0.25, 0.1], [0.2, 0.75, 0.4]])
     (line,) = corners(svg, "stroke: var(--accent)")
     assert [tuple(point) for point in line] == [
         pytest.approx((across(0.25), up(0.25))),
@@ -121,7 +126,7 @@ def test_the_risk_coverage_curve():
         lambda: loss_histogram([0] * 24),
         lambda: start_against_end([], 24),
         lambda: reliability([]),
-        lambda: risk_coverage([]),
+        lambda: risk_coverage_figure([]),
     ],
 )
 def test_figures_of_no_example(draw: Callable[[], str]):

@@ -19,7 +19,7 @@ from tests.runs import HOUSE
 from tests.transforms.report.samples import ABOUT, PASSAGES, SCRIPT, entry, sample_audit
 from transforms.merge_receipts import Totals
 from transforms.read_examples import Example
-from transforms.report.page import DOUBTS, MOST_BYTES, audit_page, comparison_page
+from transforms.report.page import DOUBTS, PAGE_BYTES, audit_page, comparison_page
 from transforms.report.passages import excerpts, pieces, shown_passage
 from transforms.write_audit import audit_report
 
@@ -219,7 +219,7 @@ def test_it_stays_small_whatever_the_texts(letter: str):
     ]
     audit["highest_loss"], audit["suspected_label_errors"] = entries, entries[::-1]
     page = page_of(audit, {("/in/a.parquet", row): Example(text, text) for row in range(10**4)})
-    assert len(page) < MOST_BYTES == 3_000_000
+    assert len(page) < PAGE_BYTES == 3_000_000
     assert page.count(b'<details class="example">') > WITH_TOKENS // 4  # it is cut, not emptied
 
 
