@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from model.checkpoint import LocalFolder, Settings, read_settings, write_settings
-from model.command import argument, option, run_command
+from model.command import add_windows, argument, option, run_command
 from model.reading.reader import CheckpointReader, Reader, resolve_dtype
 from model.settings import SettingError, fractions, whole
 from model.training.calibration import (
@@ -258,18 +258,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--data", required=True, help="comma-separated Parquet files of development data"
     )
-    parser.add_argument(
-        "--max_length",
-        type=argument(whole(8, 10**6)),
-        default=384,
-        help="tokens of a window, with its question (384)",
-    )
-    parser.add_argument(
-        "--overlap",
-        type=argument(whole(0, 10**6)),
-        default=128,
-        help="tokens shared by neighbouring windows (128)",
-    )
+    add_windows(parser)
     parser.add_argument(
         "--null",
         choices=["on", "off"],

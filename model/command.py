@@ -16,7 +16,7 @@ from typing import Any
 
 from model.checkpoint import CheckpointError
 from model.reading.tokenizer import TokenizerError
-from model.settings import Kind, SettingError
+from model.settings import Kind, SettingError, whole
 
 
 def argument(kind: Kind) -> Callable[[str], Any]:
@@ -47,6 +47,22 @@ def option(name: str, value: Any) -> Iterator[None]:
         raise SettingError(f"{name}={value}: {error.strerror or error}{at}") from error
     except ValueError as error:
         raise SettingError(f"{name}={value}: {error}") from error
+
+
+def add_windows(parser: argparse._ActionsContainer) -> None:
+    """Add the options that say how contexts are cut into windows."""
+    parser.add_argument(
+        "--max_length",
+        type=argument(whole(8, 10**6)),
+        default=384,
+        help="tokens of a window, with its question (384)",
+    )
+    parser.add_argument(
+        "--overlap",
+        type=argument(whole(0, 10**6)),
+        default=128,
+        help="tokens shared by neighbouring windows (128)",
+    )
 
 
 def say(text: str, end: str = "\n") -> OSError | None:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from model.command import argument, option, run_command
+from model.command import add_windows, argument, option, run_command
 from model.settings import number, whole
 from model.training.joint import OBJECTIVES
 from model.training.loop import take_steps
@@ -196,18 +196,7 @@ def _add_objective(parser: argparse.ArgumentParser) -> None:
 def _add_windows(parser: argparse.ArgumentParser) -> None:
     """Add the limits of windows, in tokens."""
     windows = parser.add_argument_group("windows")
-    windows.add_argument(
-        "--max_length",
-        type=argument(whole(8, 10**6)),
-        default=384,
-        help="tokens of a window, with its question (384)",
-    )
-    windows.add_argument(
-        "--overlap",
-        type=argument(whole(0, 10**6)),
-        default=128,
-        help="tokens shared by neighbouring windows (128)",
-    )
+    add_windows(windows)
     windows.add_argument(
         "--max_question",
         type=argument(whole(1, 10**6)),

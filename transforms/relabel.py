@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from transforms.label_studio import each_task, is_export
 from transforms.read_examples import Example, RowPlace
 from transforms.records import CorrectedGold, Correction
 from transforms.report.passages import excerpts
@@ -137,7 +138,7 @@ def is_filled_in(path: str) -> bool:
     try:
         # A spreadsheet may have saved it in another encoding: the cells are still where they were.
         text = as_text(read(path), "replace")
-        if text.lstrip().startswith("["):
+        if is_export(text):
             return any(task.get("annotations") for task in json.loads(text))
         rows = csv_rows(text, ("decision",), RunFiles.RELABEL_CSV)
         return any((row.get(name) or "").strip() for _, row in rows for name in FILLED_IN)
@@ -158,8 +159,7 @@ def read_corrections(content: bytes) -> dict[str, Correction]:
     except UnicodeDecodeError as error:
         raise CorrectionsError(f"it is neither UTF-8 nor UTF-16: {error}") from error
     decisions: dict[str, Correction | None] = {}
-    # JSON of Label Studio is a list; a CSV begins with its header.
-    parse = _from_label_studio if text.lstrip().startswith("[") else _from_csv
+    parse = _from_label_studio if is_export(text) else _from_csv
     for where, row_id, correction in parse(text):
         if not row_id:
             raise CorrectionsError(f"{where}: there is a decision, but no id of a row")
@@ -210,7 +210,11 @@ def _decided(decision: str, row: Mapping[str, str | None], where: str) -> Correc
                     f"{where}: decision 'prediction' needs prediction_start and prediction_end"
                 )
             return ()  # the model predicted that there is no answer
-        return ((unguard(row.get("prediction") or "") or None, *_range(start, end, where)),)
+        try:
+            span = _range(start, end)
+        except ValueError as error:
+            raise CorrectionsError(f"{where}: {error}") from error
+        return ((unguard(row.get("prediction") or "") or None, *span),)
     # decision is "other"
     corrected = row.get("corrected_text") or ""
     if not corrected.strip():
@@ -229,47 +233,35 @@ def _number(row: Mapping[str, str | None], name: str, where: str) -> int | None:
     return number
 
 
-def _range(start: Any, end: Any, where: str) -> tuple[int, int]:
-    """Return the ends of a span. Raises CorrectionsError if they are missing or out of range."""
+def _range(start: Any, end: Any) -> tuple[int, int]:
+    """Return the ends of a span. Raises ValueError if they are missing or out of range."""
     if start is None or end is None or not 0 <= int(start) < int(end) <= _LAST:
-        raise CorrectionsError(f"{where}: {start} to {end} is not a span")
+        raise ValueError(f"{start} to {end} is not a span")
     return int(start), int(end)
 
 
 def _from_label_studio(text: str) -> Iterator[tuple[str, str, Correction | None]]:
     """Yield (task, id, correction) of the tasks that are decided."""
     try:
-        tasks = json.loads(text)
+        for where, (row_id, correction) in each_task(text, _task_decision):
+            if correction is not None:
+                yield where, row_id, correction
     except ValueError as error:
-        raise CorrectionsError(f"it is not JSON: {error}") from error
-    for number, task in enumerate(tasks, 1):
-        where = f"task {number}"
-        try:
-            row_id, correction = _task_decision(task, where)
-        except CorrectionsError:
-            raise
-        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
-            raise CorrectionsError(
-                f"{where} is not a task of a Label Studio export: {error!r}"
-            ) from error
-        if correction is not None:
-            yield where, row_id, correction
+        raise CorrectionsError(str(error)) from error
 
 
-def _task_decision(task: Any, where: str) -> tuple[str, Correction | None]:
-    """Return the id of a task, and its correction by the last annotation; None: undecided."""
-    # The last annotation that was not skipped is the decision.
-    done = [each for each in task.get("annotations", []) if not each.get("was_cancelled")]
-    results = done[-1]["result"] if done else []
+def _task_decision(
+    data: Mapping[str, Any], results: Sequence[Mapping[str, Any]]
+) -> tuple[str, Correction | None]:
+    """Return the id of a task, and the correction that its results are; None: undecided."""
     marks = []
     for value in (each["value"] for each in results if each["type"] == "labels"):
-        marks.append((*_range(value["start"], value["end"], where), value.get("text")))
-    context = task["data"].get("context")
+        marks.append((*_range(value["start"], value["end"]), value.get("text")))
+    context = data.get("context")
     marks.sort(key=lambda mark: mark[:2])
     correction = tuple(_marked(*mark, context) for mark in marks)
     no_answer = any(each["type"] == "choices" for each in results)
-    row_id = str(task["data"]["id"] or "")
-    return row_id, correction if correction or no_answer else None
+    return str(data["id"] or ""), correction if correction or no_answer else None
 
 
 def _marked(start: int, end: int, text: Any, context: Any) -> CorrectedGold:

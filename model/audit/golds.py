@@ -267,10 +267,10 @@ _ANY = "case, blanks and Unicode normal form"
 def differs_only_in(context: str, text: str, start: int) -> str:
     """Return the one thing in which a gold differs from the text at its start.
 
-    This is a key of _SAME_BUT, _ANY, or "" if they differ in more or the start is outside the
-    context. Blanks before and after the gold count as blanks.
+    This is a key of _SAME_BUT, _ANY, or "" if they differ in more or in nothing, or the start is
+    outside the context. Blanks before and after the gold count as blanks.
     """
-    if not (text.strip() and 0 <= start < len(context)):
+    if not (text.strip() and 0 <= start < len(context)) or context.startswith(text, start):
         return ""
     there = context[start : start + 2 * len(text) + 16]  # other cases and forms have other lengths
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub.utils import filter_repo_objects
 
 from pipeline.formats.published_run import PublishedRun
 from pipeline.job.options import Refused
@@ -21,12 +20,9 @@ configs:
 """
 """Tells `load_dataset` and the hub's viewer which files are the rows."""
 
-_UPLOADED = [
-    f"{name}/*" if name in (RunFiles.PARTS, RunFiles.REJECTIONS) else name
-    for name in RunFiles.ALL
-    if name not in (RunFiles.COPIES, RunFiles.BESIDE) and not name.startswith("_")
-]
-"""Patterns of a run's files: without copies of inputs, and without an audit alongside."""
+_FOLDERS = (RunFiles.PARTS, RunFiles.REJECTIONS)
+_FILES = tuple(name for name in RunFiles.ALL if name.endswith((".json", ".csv", ".html")))
+"""A run's files and folders: without copies of inputs, and without an audit alongside."""
 
 
 def publish_commit(run: PublishedRun, name: str | None) -> str:
@@ -49,7 +45,7 @@ def publish_commit(run: PublishedRun, name: str | None) -> str:
         api.create_repo(name, repo_type="dataset", private=True, exist_ok=True)
         made = api.create_commit(
             name,
-            _operations(Path(folder), api.list_repo_files(name, repo_type="dataset")),
+            _operations(run.finished.files, api.list_repo_files(name, repo_type="dataset")),
             commit_message=f"{run.stage}: {run.manifest['rows']['planned']} rows",
             repo_type="dataset",
         )
@@ -59,15 +55,20 @@ def publish_commit(run: PublishedRun, name: str | None) -> str:
 
 
 def _operations(
-    folder: Path, before: list[str]
+    files: RunFiles, before: list[str]
 ) -> list[CommitOperationAdd | CommitOperationDelete]:
     """Return the operations of the commit; `before` are the paths that the data set has."""
-    paths = (str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-    uploaded = sorted(filter_repo_objects(paths, allow_patterns=_UPLOADED))
+    folder = Path(files.folder)
+    # Other programs may have left files of their own beside the parts.
+    uploaded = [
+        *(name for name in _FILES if (folder / name).is_file()),
+        *(f"{RunFiles.PARTS}/{name}" for name in files.part_names()),
+        *(f"{RunFiles.REJECTIONS}/{name}" for name in files.rejection_names()),
+    ]
     operations: list[CommitOperationAdd | CommitOperationDelete] = [
         CommitOperationAdd(path, str(folder / path)) for path in uploaded
     ]
-    earlier = filter_repo_objects(before, allow_patterns=_UPLOADED)
+    earlier = (path for path in before if path in _FILES or path.partition("/")[0] in _FOLDERS)
     operations += [CommitOperationDelete(path) for path in set(earlier) - set(uploaded)]
     if _CARD not in before:
         operations.append(CommitOperationAdd(_CARD, _CARD_TEXT.encode()))

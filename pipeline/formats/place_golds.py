@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import unicodedata
 from collections import Counter
 from typing import IO, Any
 
-from model.audit.golds import gold_problem, locate_gold
+from model.audit.golds import differs_only_in, gold_problem, locate_gold
 from pipeline.formats.imported_rows import NUMBER_AS_TEXT, Gold, ImportedRow
 
 START_UNITS = {
@@ -100,31 +99,6 @@ def nearest(context: str, text: str, start: int | None) -> int | None:
     return None
 
 
-def difference(context: str, text: str, start: int | None) -> str | None:
-    """Return the only respect in which a gold differs from the context at its start.
-
-    This is "case", "blanks" (number or kind of white space), "normal form" (of Unicode), or None
-    for several differences or none.
-    """
-    if start is None or not 0 <= start < len(context) or not text.strip():
-        return None
-    there = context[start : start + len(text)]
-    if there.casefold() == text.casefold():
-        return "case" if there != text else None
-    there = context[start : start + 2 * len(text)]  # blanks and composed characters may be fewer
-    begins_alike = not there[0].isspace() or text[0].isspace()
-    if begins_alike and _blanks_as_one(there).startswith(_blanks_as_one(text)):
-        return "blanks"
-    # NFKD is the longest form, so that this much context holds the text in any form.
-    decomposed = unicodedata.normalize("NFKD", text)
-    there = unicodedata.normalize("NFKC", context[start : start + len(decomposed)])
-    return "normal form" if there.startswith(unicodedata.normalize("NFKC", text)) else None
-
-
-def _blanks_as_one(text: str) -> str:
-    return " ".join(text.split())
-
-
 def place_golds(
     example: ImportedRow, unit: str, report: IO[str], counts: Counter[str]
 ) -> dict[str, list[Any]] | None:
@@ -162,7 +136,8 @@ def place_golds(
             counts.update(f"mends_{other}" for other in fits)
             # Why the gold is misplaced: another unit, another occurrence, another spelling.
             near = nearest(context, text, start)
-            differs = difference(context, text, near if start is None else start)
+            at = near if start is None else start
+            differs = None if at is None else differs_only_in(context, text, at) or None
             counts[f"differs_{differs}"] += differs is not None
             there = None
             if start is not None and start >= 0:

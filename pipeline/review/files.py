@@ -11,6 +11,7 @@ from typing import Any
 from pipeline.job.options import Refused
 from pipeline.review.answers import DrawnAnswer, Identity
 from pipeline.review.strata import Stratum
+from transforms.label_studio import each_task, is_export
 from transforms.spreadsheets import SpreadsheetError, as_text, csv_bytes, csv_rows, guard
 from transforms.storage import building, exists, join, read
 
@@ -169,8 +170,7 @@ def read_marks(content: bytes, drawn: ReviewSet) -> dict[int, str]:
     text = as_text(content, "replace")
     marks: dict[int, str] = {}
     seen: set[int] = set()
-    # JSON of Label Studio is a list; a CSV begins with its header.
-    parse = _from_label_studio if text.lstrip().startswith("[") else _from_csv
+    parse = _from_label_studio if is_export(text) else _from_csv
     for where, row, mark in parse(text):
         if str(row.get("set")) != drawn.name:
             raise ValueError(f"{where}: it is of {row.get('set')!r}, not of {drawn.name!r}")
@@ -199,22 +199,13 @@ def _from_csv(text: str) -> Iterator[tuple[str, Mapping[str, Any], str]]:
 
 def _from_label_studio(text: str) -> Iterator[tuple[str, Mapping[str, Any], str]]:
     """Yield (task, its data, mark) of the tasks of an export."""
-    try:
-        tasks = json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"it is not JSON: {error}") from error
-    for number, task in enumerate(tasks, 1):
-        try:
-            # The last annotation that was not skipped counts.
-            done = [each for each in task.get("annotations", []) if not each.get("was_cancelled")]
-            chosen = [
-                each["value"]["choices"][0]
-                for each in (done[-1]["result"] if done else [])
-                if each["type"] == "choices"
-            ]
-            row, mark = dict(task["data"]), "".join(map(str, chosen))
-        except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"task {number} is not a task of a Label Studio export: {error!r}"
-            ) from error
-        yield f"task {number}", row, mark
+    for where, (data, mark) in each_task(text, _chosen):
+        yield where, data, mark
+
+
+def _chosen(
+    data: Mapping[str, Any], results: Sequence[Mapping[str, Any]]
+) -> tuple[Mapping[str, Any], str]:
+    """Return the data of a task and what was chosen, "" for nothing."""
+    chosen = [each["value"]["choices"][0] for each in results if each["type"] == "choices"]
+    return dict(data), "".join(map(str, chosen))

@@ -267,6 +267,7 @@ def test_a_misaligned_gold_is_never_searched_for_elsewhere() -> None:
         ("Am Café dort.", "Cafe\u0301", 3, "Unicode normal form"),
         ("Im Jahr ２０１６ war es.", "2016", 8, "Unicode normal form"),
         ("Am Cafe\u0301  dort.", "café dort ", 3, "case, blanks and Unicode normal form"),
+        ("a\u00a0b", "a b", 0, "blanks"),
         ("It leaves at noon.", "dusk", 13, ""),
         ("It leaves at noon.", "noon", 12, ""),  # the start is wrong, not the text
         ("It leaves at noon.", "noon", -1, ""),

@@ -31,10 +31,12 @@ def test_a_commit_holds_the_run_and_replaces_the_one_before(
     shutil.copytree(priced, tmp_path / "out")
     last = max((tmp_path / "out" / "parts").iterdir())
     shutil.copy(last, last.with_name("zz-n2.parquet"))
-    (tmp_path / "out" / "own.txt").write_text("not of the run")
+    for name in ("own.txt", "parts/.DS_Store", "parts/notes.txt"):
+        (tmp_path / "out" / name).write_text("not of the run")
     assert main([str(tmp_path / "out"), "--to=hub", "--name=ada/answers"]) == 0
     assert "3 parts in the data set ada/answers: commit " in capsys.readouterr().out
     assert "parts/zz-n2.parquet" in listed(hub)
+    assert not {"own.txt", "parts/.DS_Store", "parts/notes.txt"} & listed(hub)
 
     assert main([str(priced), "--to=hub", "--name=ada/answers"]) == 0
     files = {str(path.relative_to(priced)) for path in priced.rglob("*") if path.is_file()}

@@ -14,7 +14,6 @@ from pipeline.formats.imported_rows import Gold, ImportedRow
 from pipeline.formats.place_golds import (
     START_UNITS,
     better_unit,
-    difference,
     fitting_units,
     nearest,
     place_gold,
@@ -93,29 +92,6 @@ def test_the_nearest_place():
     assert nearest("Ada met Ben.", "ben", 0) == 8
     assert nearest("Ada met Ben.", "Cleo", 0) is None
     assert nearest("Ada met Ben.", " ", 0) is None
-
-
-@pytest.mark.parametrize(
-    ("context", "text", "place", "differs"),
-    [
-        ("The ferry", "the ferry", 0, "case"),
-        ("STRASSE", "strasse", 0, "case"),
-        ("The ferry leaves", "The ferry ", 0, None),  # it is there
-        ("The ferry.", "The ferry ", 0, "blanks"),
-        ("The ferry.", " The  ferry", 0, "blanks"),
-        ("The\nferry.", "The ferry", 0, "blanks"),
-        ("a ferry", "ferry", 1, None),  # elsewhere
-        ("cafe\u0301 Zorn", "café", 0, "normal form"),
-        ("café Zorn", "cafe\u0301", 0, "normal form"),
-        ("４０ metres", "40", 0, "normal form"),
-        ("a\u00a0b", "a b", 0, "blanks"),
-        ("The ferry", "The barge", 0, None),
-        ("The ferry", "The ferry", 99, None),
-        ("The ferry", "The ferry", -1, None),
-    ],
-)
-def test_in_what_alone_a_gold_differs(context: str, text: str, place: int, differs: str | None):
-    assert difference(context, text, place) == differs
 
 
 class TestHints:
