@@ -62,6 +62,7 @@ try:
             duplicate_figures,
         )
         from pipeline.looks.terminal import printable
+        from transforms.claim import Output
         from transforms.run_files import RunFiles
         from transforms.storage import absolute, read, sweep_temporary
 except Exception as _error:  # Python would exit with 1, the code of a run that has finished
@@ -127,24 +128,35 @@ def run_job(options: argparse.Namespace, beam_options: PipelineOptions) -> int:
     else:
         pipeline.run().wait_until_finish()
     # The manifests say what the run has done; workers may have run on other machines.
-    states, summaries = [], {}
-    for output in claimed_outputs(job):
-        files = output.files
-        manifest = json.loads(read(files.manifest))
-        lines = [f"{output.stage}: {accounting(manifest, files.folder)}"]
-        if output.stage == "audit":
-            # A step that failed may have left the files of an earlier try.
-            failed = {failure["step"] for failure in manifest["failures"]}
-            if "WriteAudit" not in failed:
-                lines.append(audit_figures(json.loads(read(files.audit))))
-                lines.append(f"report: {printable(files.report)}")
-            if not failed & {"ListParts", "FindDuplicates"}:
-                lines.append(duplicate_figures(json.loads(read(files.duplicates))))
-        summaries[files.manifest] = "\n".join(lines)
-        sweep_temporary(files.folder)
-        states.append(manifest["state"])
-    _print_summaries(summaries)
-    return 0 if set(states) == {"complete"} else 1
+    outputs = claimed_outputs(job)
+    manifests = [json.loads(read(output.files.manifest)) for output in outputs]
+    try:
+        _print_summaries(
+            {
+                output.files.manifest: _summary(output, manifest)
+                for output, manifest in zip(outputs, manifests, strict=True)
+            }
+        )
+        for output in outputs:
+            sweep_temporary(output.folder)
+    except Exception as error:  # the run has finished, and its manifests say so
+        _log.warning("after the end of the run: %s: %s", type(error).__name__, error)
+    return 0 if all(manifest["state"] == "complete" for manifest in manifests) else 1
+
+
+def _summary(output: Output, manifest: dict[str, Any]) -> str:
+    """Return what a stage of a run has done."""
+    files = output.files
+    lines = [f"{output.stage}: {accounting(manifest, files.folder)}"]
+    if output.stage == "audit":
+        # A step that failed may have left the files of an earlier try.
+        failed = {failure["step"] for failure in manifest["failures"]}
+        if "WriteAudit" not in failed:
+            lines.append(audit_figures(json.loads(read(files.audit))))
+            lines.append(f"report: {printable(files.report)}")
+        if not failed & {"ListParts", "FindDuplicates"}:
+            lines.append(duplicate_figures(json.loads(read(files.duplicates))))
+    return "\n".join(lines)
 
 
 def _print_summaries(summaries: dict[str, str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
+
     from tests.runs import Annotate
 
 # Slow examples are the fault of a busy machine.
@@ -45,6 +48,26 @@ def hub_address() -> Iterator[str]:
 
     with serving_hub() as running:
         yield running
+
+
+@pytest.fixture
+def memory() -> Iterator[AbstractFileSystem]:
+    """Yield fsspec's memory file system, the object store of these tests, and clear it after."""
+    import fsspec
+
+    fs = fsspec.filesystem("memory")
+    fs.store.clear()
+    fs.pseudo_dirs[:] = [""]
+    yield fs
+    fs.store.clear()
+    fs.pseudo_dirs[:] = [""]
+
+
+@pytest.fixture
+def no_models_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Download models into a folder of the test."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
 
 
 @pytest.fixture

@@ -33,7 +33,8 @@ def annotate(
     """Return what was written for each row, by id, with peak memory (MiB) and seconds."""
     source = write_input(folder / "in.parquet", pa.Table.from_pylist(rows))
     began = time.monotonic()
-    process = start(["annotate", f"--input={source}", f"--output={folder}/out"], folder / "log")
+    arguments = ["annotate", f"--input={source}", f"--output={folder}/out", "--dtype=float32"]
+    process = start(arguments, folder / "log")
     process.join()
     log = (folder / "log").read_text("utf-8")
     assert process.exitcode == 0, log

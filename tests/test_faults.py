@@ -131,6 +131,9 @@ def outlive(store: Store, kind: str, at: int, capfd: pytest.CaptureFixture[str])
     printed = "".join(capfd.readouterr())
     where = f"{kind} at {at}, {fault.done[at - 1]}: exit {code}\n{printed}"
     assert code in (0, 1, 2, 3), where
+    if code == 1:
+        manifests = [json.loads(data) for name, data in objects().items() if "manifest" in name]
+        assert "incomplete" in {manifest["state"] for manifest in manifests}, where
     if code:
         assert "incomplete:" in printed or "refused:" in printed or "did not finish" in printed, (
             where

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
@@ -26,6 +25,9 @@ from transforms.stored_folder import StoredFolder
 STORES = {"s3": s3, "gcs": gcs}
 
 
+pytestmark = pytest.mark.usefixtures("no_models_cached")
+
+
 @pytest.fixture(scope="module", params=STORES)
 def store(request: pytest.FixtureRequest) -> Iterator[Store]:
     with STORES[request.param]() as running:
@@ -35,13 +37,6 @@ def store(request: pytest.FixtureRequest) -> Iterator[Store]:
 @pytest.fixture(scope="module")
 def model(store: Store, bert_folder: Path) -> str:
     return store.put(bert_folder, "models/bert")
-
-
-@pytest.fixture(autouse=True)
-def no_models_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Download models into a folder of the test."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
 
 
 def with_golds(count: int, first: int = 0) -> pa.Table:

@@ -17,7 +17,8 @@ from tests.test_kills import content
 @pytest.fixture
 def arguments(tmp_path: Path, bert_folder: Path) -> list[str]:
     write_input(tmp_path / "in.parquet", examples(300), row_group_size=100)
-    return ["annotate", f"--input={tmp_path}/in.parquet", f"--model={bert_folder}"]
+    source, model = f"--input={tmp_path}/in.parquet", f"--model={bert_folder}"
+    return ["annotate", source, model, "--dtype=float32"]  # `auto` is timed, in each process
 
 
 def alone(arguments: list[str], folder: Path) -> dict[str, Any]:
@@ -66,11 +67,4 @@ def test_a_run_whose_output_is_overwritten_ends_and_leaves_nothing(
         in (tmp_path / "first").read_text()
     )
     assert second.exitcode == 0, (tmp_path / "second").read_text()
-    found = content(tmp_path / "out")
-    # A removal during a last write of the other run was retried and counted.
-    for each in (
-        found,
-        whole,
-    ):
-        del each["manifest.json"]["retries"]
-    assert found == whole
+    assert content(tmp_path / "out") == whole

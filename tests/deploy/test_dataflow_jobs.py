@@ -60,6 +60,7 @@ def alone(source: Path, bert_folder: Path, tmp_path_factory: pytest.TempPathFact
             f"--input={source}",
             f"--output={output}",
             f"--model={bert_folder}",
+            "--dtype=float32",  # what `auto` means for a job
         )
         == 0
     )

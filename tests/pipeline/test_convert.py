@@ -123,11 +123,12 @@ def test_the_ending_says_the_format_and_the_compression(name: str, tmp_path: Pat
     assert (row["id"], row["title"], row["answers"]["text"]) == ("1", "Lamps", ["lamp"])
 
 
-def test_from_store_to_store():
-    fs = fsspec.filesystem("memory")
-    fs.pipe_file("/convert/a.csv", f'question,context,answers\nWhat?,"{CONTEXT}",lamp\n'.encode())
+def test_from_store_to_store(memory: fsspec.AbstractFileSystem):
+    memory.pipe_file(
+        "/convert/a.csv", f'question,context,answers\nWhat?,"{CONTEXT}",lamp\n'.encode()
+    )
     assert convert("memory://convert/a.csv", "memory://convert/a.parquet") == 0
-    (row,) = pq.read_table(fs.open("/convert/a.parquet")).to_pylist()
+    (row,) = pq.read_table(memory.open("/convert/a.parquet")).to_pylist()
     assert row == {
         "question": "What?",
         "context": CONTEXT,

@@ -307,9 +307,13 @@ class TestMain:
         assert main([str(output), "--id=row 4"]) == 0
         assert "«" in capsys.readouterr().out
 
-    def test_a_run_on_a_store(self, output: Path, capsys: pytest.CaptureFixture[str]):
-        fs = fsspec.filesystem("memory")
-        fs.put(f"{output}/", "/show/", recursive=True)
+    def test_a_run_on_a_store(
+        self,
+        output: Path,
+        memory: fsspec.AbstractFileSystem,
+        capsys: pytest.CaptureFixture[str],
+    ):
+        memory.put(f"{output}/", "/show/", recursive=True)
         assert self.shown(
             capsys, "memory://show", "--where=qa_probability > 2 or id == 'row 5'"
         ) == ["row 5"]

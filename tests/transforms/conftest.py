@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import fsspec
 import pytest
 
 from model.reading.tokenizer import Tokenizer
@@ -15,17 +13,6 @@ from model.reading.tokenizer import Tokenizer
 def words(bert_folder: Path) -> Tokenizer:
     """Return the tokenizer of the tiny checkpoint."""
     return Tokenizer(bert_folder)
-
-
-@pytest.fixture
-def memory() -> Iterator[fsspec.AbstractFileSystem]:
-    """Yield fsspec's memory file system, the object store of these tests, and clear it after."""
-    fs = fsspec.filesystem("memory")
-    fs.store.clear()
-    fs.pseudo_dirs[:] = [""]
-    yield fs
-    fs.store.clear()
-    fs.pseudo_dirs[:] = [""]
 
 
 @pytest.fixture(params=["local", "memory"])

@@ -226,25 +226,6 @@ class TestSchemas:
     def test_other_types_are_no_golds(self, kind: pa.DataType):
         assert not is_answers(kind)
 
-
-@pytest.mark.parametrize("list_of", [pa.list_, pa.large_list])
-@pytest.mark.parametrize("start", [pa.int8(), pa.int32(), pa.uint64(), pa.null()])
-@pytest.mark.parametrize("title", [pa.string(), pa.large_string(), pa.null()])
-def test_starts_and_sections(
-    list_of: Callable[[pa.DataType], pa.DataType], start: pa.DataType, title: pa.DataType
-):
-    assert is_starts(list_of(start))
-    fields = [("title", title), ("start", start)]
-    assert is_sections(list_of(pa.struct(fields)))
-    assert is_sections(list_of(pa.struct([*fields, ("level", pa.int8())])))
-    assert is_sections(list_of(pa.null()))
-    assert not is_starts(start)
-    assert not is_starts(list_of(title)) or pa.types.is_null(title)
-    assert not is_sections(list_of(start)) or pa.types.is_null(start)
-    assert not is_sections(pa.struct(fields))
-    assert not is_sections(list_of(pa.struct(fields[:1])))
-    assert not is_sections(list_of(pa.struct([("title", pa.int8()), ("start", start)])))
-
     def test_order_and_further_columns_do_not_matter(self):
         found = pa.schema([("more", pa.int8()), *reversed(SCHEMA)])
         assert schema_problem(found, SCHEMA, TEXTS) == ""
@@ -294,6 +275,25 @@ def test_starts_and_sections(
             assert "column 'lang' is missing" in schema_problem(
                 with_path_columns(SCHEMA, other), expected, TEXTS
             )
+
+
+@pytest.mark.parametrize("list_of", [pa.list_, pa.large_list])
+@pytest.mark.parametrize("start", [pa.int8(), pa.int32(), pa.uint64(), pa.null()])
+@pytest.mark.parametrize("title", [pa.string(), pa.large_string(), pa.null()])
+def test_starts_and_sections(
+    list_of: Callable[[pa.DataType], pa.DataType], start: pa.DataType, title: pa.DataType
+):
+    assert is_starts(list_of(start))
+    fields = [("title", title), ("start", start)]
+    assert is_sections(list_of(pa.struct(fields)))
+    assert is_sections(list_of(pa.struct([*fields, ("level", pa.int8())])))
+    assert is_sections(list_of(pa.null()))
+    assert not is_starts(start)
+    assert not is_starts(list_of(title)) or pa.types.is_null(title)
+    assert not is_sections(list_of(start)) or pa.types.is_null(start)
+    assert not is_sections(pa.struct(fields))
+    assert not is_sections(list_of(pa.struct(fields[:1])))
+    assert not is_sections(list_of(pa.struct([("title", pa.int8()), ("start", start)])))
 
 
 NUMBERS = [

@@ -224,10 +224,9 @@ def test_a_run_that_is_done_is_not_opened(source: str, output: str, table: pa.Ta
     for spec in run.chunks:
         commit_part(f"{output}/annotate", Receipt(stage="annotate", part=spec.part))
     Path(source).unlink()
-    assert all(
-        isinstance(record, Receipt) and not record.failed_step
-        for record in read_run(run, outputs(output), table.schema)
-    )
+    records = list(read_run(run, outputs(output), table.schema))
+    assert [record.part for record in records] == [spec.part for spec in run.chunks]
+    assert all(isinstance(record, Receipt) and not record.failed_step for record in records)
 
 
 def test_a_chunk_is_done_when_every_stage_has_its_part(source: str, output: str, table: pa.Table):
@@ -379,7 +378,9 @@ class TestFailures:
             raise PermissionError(errno.EACCES, "Permission denied")
 
         monkeypatch.setattr(read_chunk, "read_tables", fail)
-        receipts = list(read_run(plan(source, 5)[0], outputs(output), table.schema))
+        run, *_ = plan(source, 5)
+        receipts = list(read_run(run, outputs(output), table.schema))
+        assert [receipt.part for receipt in receipts] == [spec.part for spec in run.chunks]
         assert all("Permission denied" in receipt.error for receipt in receipts)
 
     def test_a_systemic_error_is_raised(

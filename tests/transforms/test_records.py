@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 
@@ -34,3 +35,10 @@ RECEIPT = Receipt(
 def test_a_receipt_is_what_its_json_says():
     for receipt in (RECEIPT, Receipt(part="p")):
         assert Receipt.from_json(json.loads(json.dumps(receipt.to_json()))) == receipt
+
+
+def test_a_receipt_of_another_version_is_read():
+    values = RECEIPT.to_json()
+    assert Receipt.from_json(values | {"of_a_newer_version": 1}) == RECEIPT
+    older = {name: value for name, value in values.items() if name not in ("corrected", "retries")}
+    assert Receipt.from_json(older) == replace(RECEIPT, corrected=())

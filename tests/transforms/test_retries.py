@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import fsspec.exceptions
-import httpx2
 import pytest
 from huggingface_hub.errors import HfHubHTTPError
 
@@ -32,8 +32,8 @@ def of_library(module: str, name: str, base: type[Exception] = Exception) -> Exc
 
 def of_hub(status: int) -> HfHubHTTPError:
     """Return an error of the Hugging Face hub's library, which is an OSError without an errno."""
-    request = httpx2.Request("GET", "http://127.0.0.1")
-    return HfHubHTTPError("odd", response=httpx2.Response(status, request=request))
+    response = SimpleNamespace(status_code=status, headers={}, request=None)
+    return HfHubHTTPError("odd", response=response)
 
 
 TRANSIENT = [

@@ -303,9 +303,11 @@ class TestLoading:
         ):
             SpanReader.load(str(bert_folder), max_answer_length=500)
 
-    def test_a_checkpoint_in_a_store(self, bert_folder: Path, reader: SpanReader):
-        fs = fsspec.filesystem("memory")
-        fs.put(f"{bert_folder}/", "/readers/bert/", recursive=True)
+    @pytest.mark.usefixtures("no_models_cached")
+    def test_a_checkpoint_in_a_store(
+        self, bert_folder: Path, reader: SpanReader, memory: fsspec.AbstractFileSystem
+    ):
+        memory.put(f"{bert_folder}/", "/readers/bert/", recursive=True)
         with pytest.raises(
             CheckpointError,
             match=r"give transforms\.stored_folder\.StoredFolder\('memory://readers/bert'\)",

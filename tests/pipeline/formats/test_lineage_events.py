@@ -124,16 +124,18 @@ def test_an_incomplete_run_has_failed(
     tmp_path: Path,
     receiver: tuple[str, list[dict[str, Any]]],
     monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ):
+    url, events = receiver
+    monkeypatch.setenv("OPENLINEAGE_URL", url)
     copy = tmp_path / "out"
     (copy / "parts").mkdir(parents=True)
     for name in ("run.json", "parts/" + min(path.name for path in priced.glob("parts/*"))):
         (copy / name).write_bytes((priced / name).read_bytes())
-    assert main([str(copy), "--to=openlineage"]) == 2  # no manifest: the run is not finished
+    assert main([str(copy), "--to=openlineage"]) == 2
+    assert "has no manifest.json: the run is not finished" in capsys.readouterr().err
     manifest = read_manifest(priced) | {"state": "incomplete", "why": ["1 chunks failed"]}
     (copy / "manifest.json").write_text(json.dumps(manifest))
-    url, events = receiver
-    monkeypatch.setenv("OPENLINEAGE_URL", url)
     assert main([str(copy), "--to=openlineage"]) == 0
     assert events[1]["eventType"] == "FAIL"
     assert events[1]["run"]["facets"]["errorMessage"]["message"] == "1 chunks failed"

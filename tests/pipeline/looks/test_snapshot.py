@@ -206,9 +206,8 @@ def test_inputs_that_can_not_be_read_from_here(moment: Moment):
     assert snapshot.seconds_left is None
 
 
-def test_a_run_on_a_store(moment: Moment):
-    fs = fsspec.filesystem("memory")
-    fs.put(f"{moment(3)}/", "/watch/", recursive=True)
+def test_a_run_on_a_store(moment: Moment, memory: fsspec.AbstractFileSystem):
+    memory.put(f"{moment(3)}/", "/watch/", recursive=True)
     snapshot = look("memory://watch")
     assert (snapshot.parts, snapshot.rows, snapshot.receipts) == (3, 10, 3)
     assert snapshot.answers
