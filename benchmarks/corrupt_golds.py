@@ -72,6 +72,8 @@ def corrupt(row: dict[str, Any], kind: str, chosen: random.Random) -> dict[str, 
     golds = [
         (s, s + len(text)) for text, s in zip(answers["text"], answers["answer_start"], strict=True)
     ]
+    if not golds:
+        return None
     start, end = golds[0]
     # Only the start moves, by so little that the text is no longer there.
     if kind == "misaligned":

@@ -68,7 +68,10 @@ class Watch(threading.Thread):
     def quarter(self, number: int) -> dict[str, float]:
         """Return medians over the second (1), third (2) or last (3) quarter of the run."""
         begin = len(self.seen) * number // 4
-        memory, files = zip(*self.seen[begin : len(self.seen) * (number + 1) // 4], strict=True)
+        seen = self.seen[begin : len(self.seen) * (number + 1) // 4] or self.seen[-1:]
+        if not seen:
+            raise SystemExit("the run took less than a second: give more --rows")
+        memory, files = zip(*seen, strict=True)
         return {
             "memory_mib": round(statistics.median(memory)),
             "open_files": statistics.median(files),
@@ -80,11 +83,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--output", default=tempfile.mkdtemp(prefix="spanmill-load-"))
+    parser.add_argument("--output", help="folder to work in (a new temporary one)")
     options = parser.parse_args()
 
     # A corpus, and a checkpoint for its tokenizer.
-    folder = Path(options.output)
+    folder = Path(options.output or tempfile.mkdtemp(prefix="spanmill-load-"))
     model = build_bert(folder / "model")
     write_rows(folder / "in.parquet", options.rows)
 

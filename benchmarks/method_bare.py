@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
 from benchmarks.serve import serve
 from model.backends.lanes import in_lanes
-from model.checkpoint import LocalFolder
+from model.checkpoint import LocalFolder, read_settings
 from model.reading.batching import assemble, plan_batches
 from model.reading.reader import CheckpointReader, resolve_dtype
 from model.training.data import make_examples, read_training_rows
@@ -28,7 +29,8 @@ def limit(
 
     lanes  number of batches at a time; 0 for as many as annotate computes
     """
-    reader = CheckpointReader(LocalFolder(model), dtype=resolve_dtype(dtype, "auto"))
+    dtype = resolve_dtype(dtype, "auto", read_settings(Path(model)).int8)  # as annotate does
+    reader = CheckpointReader(LocalFolder(model), dtype=dtype)
     reader.load()
     windows = make_examples(read_training_rows(path), reader.tokenizer(), 384, 128, 64).windows
     batches = [assemble(windows, chosen) for chosen in plan_batches(windows.lengths, batch_tokens)]

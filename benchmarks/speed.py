@@ -68,11 +68,13 @@ class Method:
         command = [python, "-m", f"benchmarks.{module}"]
         if module.startswith("peer"):
             command = [python, script]
+        # Not a pipe: what a method prints would fill it while nobody reads.
+        self.said = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the process
         self.process = subprocess.Popen(
             [*command, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self.said,
             text=True,
             cwd=HERE.parent,
             env={**os.environ, "PYTHONPATH": str(HERE.parent)},
@@ -94,10 +96,10 @@ class Method:
 
     def _answer(self) -> dict[str, Any]:
         assert self.process.stdout
-        assert self.process.stderr
         line = self.process.stdout.readline()
         if not line:
-            raise SystemExit(f"{self.name} ended: {self.process.stderr.read()[-2000:]}")
+            self.said.seek(0)
+            raise SystemExit(f"{self.name} ended: {self.said.read()[-2000:]}")
         return json.loads(line)
 
 

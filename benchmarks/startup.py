@@ -28,7 +28,7 @@ import time; began = time.time()
 import json, os, sys
 import run_pipeline
 imported = time.time()
-import pipeline.job.resolve, model.reading.prediction, transforms.predict_spans
+import pipeline.job.resolve, model.reading.read_pairs
 load = pipeline.job.resolve._reader
 def timed(*arguments):
     global loading, loaded
@@ -41,7 +41,8 @@ def first(*arguments, **named):
     figures["to first batch"] = at - float(os.environ["BEGAN"])
     print(json.dumps(figures), flush=True)
     os._exit(0)
-transforms.predict_spans.predict = first
+assert model.reading.read_pairs.predict  # what PredictSpans runs the network with
+model.reading.read_pairs.predict = first
 run_pipeline.main(sys.argv[1:])
 """
 

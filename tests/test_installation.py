@@ -8,9 +8,12 @@ import subprocess
 import sys
 import sysconfig
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests.runs import examples, read_parts, write_input
 
@@ -99,6 +102,25 @@ def test_the_wheel_holds_what_is_ours_and_no_tests(wheel: Path):
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert files == {*ours, "run_pipeline.py"}
+
+
+def test_the_constraints_pin_what_the_extras_accept():
+    """`make` installs few of them: a pin that Beam refuses would first fail in an image."""
+    lines = (HOUSE / "constraints.txt").read_text("utf-8").splitlines()
+    pins = [Requirement(line) for line in lines if not line.startswith("#")]
+    here = {canonicalize_name(pin.name): pin for pin in pins if applies(pin)}
+    for package, extra in (("apache-beam", "gcp"), ("apache-beam", "dask")):
+        wanted = [Requirement(text) for text in metadata.requires(package) or ()]
+        wanted = [each for each in wanted if applies(each, extra)]
+        assert len(wanted) > 3
+        for each in wanted:
+            pin = here[canonicalize_name(each.name)]
+            (version,) = (specifier.version for specifier in pin.specifier)
+            assert each.specifier.contains(version), f"{pin}, but {package}[{extra}] needs {each}"
+
+
+def applies(requirement: Requirement, extra: str = "") -> bool:
+    return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
 
 
 def test_scripts_work_in_a_folder_with_packages_of_the_same_names(

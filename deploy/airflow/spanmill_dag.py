@@ -29,16 +29,18 @@ BUCKET = os.environ.get("SPANMILL_BUCKET", "gs://my-bucket")
 RUNNER = os.environ.get("SPANMILL_RUNNER", "DirectRunner")
 DAY = "{{ ds }}"
 
-WORKERS = {  # with CPUs; deploy/dataflow/README.md has the options for GPUs
-    "temp_location": f"{BUCKET}/tmp",
-    "sdk_container_image": os.environ.get("SPANMILL_IMAGE"),
-    "sdk_location": "container",
-    "experiments": ["no_use_multiple_sdk_containers"],
-    "machine_type": "n2-standard-8",
-    "number_of_worker_harness_threads": 2,
-    "disk_size_gb": 50,
-    "max_num_workers": 50,
-}
+WORKERS = {}
+if RUNNER == "DataflowRunner":  # with CPUs; deploy/dataflow/README.md has the options for GPUs
+    WORKERS = {
+        "temp_location": f"{BUCKET}/tmp",
+        "sdk_container_image": os.environ["SPANMILL_IMAGE"],
+        "sdk_location": "container",
+        "experiments": ["no_use_multiple_sdk_containers"],
+        "machine_type": "n2-standard-8",
+        "number_of_worker_harness_threads": 2,
+        "disk_size_gb": 50,
+        "max_num_workers": 50,
+    }
 
 with DAG(
     dag_id="spanmill_nightly",
@@ -53,7 +55,7 @@ with DAG(
         runner=RUNNER,
         py_file=f"{HOME}/run_pipeline.py",
         py_interpreter=PYTHON,
-        default_pipeline_options=WORKERS if RUNNER == "DataflowRunner" else {},
+        default_pipeline_options=WORKERS,
         pipeline_options={
             "stage": "annotate",
             "input": f"{BUCKET}/in/date={{date}}/*.parquet",

@@ -50,7 +50,7 @@ def metadata() -> dict[str, Any]:
 
 def _parameter(action: argparse.Action) -> dict[str, Any]:
     others = {
-        "stage": "annotate or audit",
+        "stage": f"one of {', '.join(ALL)}",
         **dict.fromkeys(_BEAMS, "Apache Beam's option of this name"),
     }
     return {

@@ -27,8 +27,14 @@ body=$(cat <<JSON
 JSON
 )
 location="https://dataflow.googleapis.com/v1b3/projects/$PROJECT/locations/$REGION"
-gcloud scheduler jobs create http spanmill-nightly --project="$PROJECT" --location="$REGION" \
+# A job that exists gets the new image and parameters.
+verb=create headers=--headers
+if gcloud scheduler jobs describe spanmill-nightly --project="$PROJECT" --location="$REGION" \
+    >/dev/null 2>&1; then
+    verb=update headers=--update-headers
+fi
+gcloud scheduler jobs "$verb" http spanmill-nightly --project="$PROJECT" --location="$REGION" \
     --schedule='30 2 * * *' --time-zone=UTC --http-method=POST \
     --uri="$location/flexTemplates:launch" \
-    --oauth-service-account-email="$ACCOUNT" --headers=Content-Type=application/json \
+    --oauth-service-account-email="$ACCOUNT" "$headers=Content-Type=application/json" \
     --message-body="$body"

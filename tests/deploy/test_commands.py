@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -82,3 +85,23 @@ def test_the_nightly_launch():
     options, rest = parse([f"--{name}={value}" for name, value in given.items()])
     assert (options.stage, options.output) == ("annotate", "gs://my-bucket/out/date={date}")
     assert rest == ["--number_of_worker_harness_threads=2"]
+
+
+@pytest.mark.parametrize(("exists", "verb"), [(False, "create"), (True, "update")])
+def test_the_nightly_job_is_made_or_brought_up_to_date(tmp_path: Path, exists: bool, verb: str):
+    """A script in gcloud's place writes down how it is called."""
+    gcloud = tmp_path / "gcloud"
+    code = 0 if exists else 1
+    gcloud.write_text(
+        f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\n[ "$3" != describe ] || exit {code}\n'
+    )
+    gcloud.chmod(0o755)
+    names = ("PROJECT", "REGION", "BUCKET", "IMAGE", "ACCOUNT")
+    subprocess.run(
+        ["bash", DEPLOY / "dataflow" / "schedule.sh"],
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}", **{name: name.lower() for name in names}},
+        check=True,
+    )
+    asked, made, *_ = (tmp_path / "calls").read_text().splitlines()
+    assert asked.startswith("scheduler jobs describe spanmill-nightly --project=project")
+    assert made.startswith(f"scheduler jobs {verb} http spanmill-nightly --project=project")
