@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, settings
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
+    from model.reading.tokenizer import Tokenizer
     from tests.runs import Annotate
 
 # Slow examples are the fault of a busy machine.
@@ -39,6 +40,14 @@ def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
     return build_bert(tmp_path_factory.mktemp("bert"))
+
+
+@pytest.fixture(scope="session")
+def words(bert_folder: Path) -> Tokenizer:
+    """Return the tokenizer of the tiny checkpoint."""
+    from model.reading.tokenizer import Tokenizer
+
+    return Tokenizer(bert_folder)
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-HOUSE = Path(__file__).parent.parent
+from tests.runs import HOUSE
+
 LAYERS = ("model", "transforms", "pipeline")
 FILES = [path for layer in LAYERS for path in sorted((HOUSE / layer).rglob("*.py"))] + [
     HOUSE / "run_pipeline.py"

@@ -24,9 +24,7 @@ from model.columns import Column
 from model.reading.columns import ANSWER_COLUMNS
 from pipeline import convert, sample, show, watch
 from pipeline.bundled import SAMPLE
-from tests.runs import run
-
-HOUSE = Path(__file__).parent.parent
+from tests.runs import HOUSE, run
 
 RUN_PAGES = (
     "tutorial",

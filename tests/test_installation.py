@@ -15,9 +15,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.runs import examples, read_parts, write_input
-
-HOUSE = Path(__file__).parent.parent
+from tests.runs import HOUSE, examples, read_parts, write_input
 
 pytestmark = pytest.mark.slow
 

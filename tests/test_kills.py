@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import shutil
@@ -15,13 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from tests.runs import examples, run, write_input
+from tests.runs import HOUSE, content, examples, run, write_input
 from tests.started import start
 
-HOUSE = Path(__file__).parent.parent
 ROWS = 240
 
 
@@ -50,27 +47,6 @@ def arguments_of(stage: str, source: Path, output: Path, model: Path) -> list[st
     ]
 
 
-def content(output: Path) -> dict[str, Any]:
-    """Return the output of a run by file name, without its times and retries.
-
-    Two runs at a time are in each other's way: what was retried is counted.
-    """
-    found: dict[str, Any] = {}
-    for path in sorted(path for path in output.rglob("*") if path.is_file()):
-        name = str(path.relative_to(output))
-        if path.suffix == ".parquet":
-            found[name] = pq.ParquetFile(path).read().to_pylist()
-        elif path.name == "manifest.json":
-            found[name] = {
-                key: value
-                for key, value in json.loads(path.read_bytes()).items()
-                if key not in ("steps", "retries")
-            }
-        else:
-            found[name] = path.read_bytes()
-    return found
-
-
 def committed(output: Path) -> dict[str, tuple[int, int]]:
     """Return inode and time of every part, which change if a part is rewritten."""
     folder = output / "parts"
@@ -89,7 +65,7 @@ def kill_again_and_again(
     seconds: float,
     seed: int,
 ) -> dict[str, int]:
-    """Start a run and stop it within `seconds`, until `kills` runs were stopped.
+    """Start a run and stop it within `seconds`, until `kills` runs were stopped, one with parts.
 
     A run that ends before is checked and its output cleared, and the next one starts from nothing.
 
@@ -98,7 +74,7 @@ def kill_again_and_again(
     moments = random.Random(seed)
     figures = {"kills": 0, "runs that completed": 0, "kills after the first part": 0}
     kept: dict[str, tuple[int, int]] = {}
-    while figures["kills"] < kills:
+    while figures["kills"] < kills or not figures["kills after the first part"]:
         if stop(start_run(), moments.uniform(0, seconds)):
             figures["kills"] += 1
             figures["kills after the first part"] += bool(committed(output))
@@ -222,8 +198,7 @@ def torment(
     [("annotate", 4), ("audit", 2), ("annotate --audit", 2), ("annotate --questions={}", 2)],
 )
 def test_a_few_kills(stage: str, kills: int, source: Path, tmp_path: Path, bert_folder: Path):
-    figures = torment(stage, kills, source, tmp_path, bert_folder, seed=5)
-    assert figures["kills after the first part"] >= 1
+    torment(stage, kills, source, tmp_path, bert_folder, seed=5)
 
 
 @pytest.mark.torture

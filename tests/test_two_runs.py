@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.runs import examples, wait_until, write_input
+from tests.runs import content, examples, wait_until, write_input
 from tests.started import start
-from tests.test_kills import content
 
 
 @pytest.fixture

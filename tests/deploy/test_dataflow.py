@@ -99,7 +99,7 @@ def arguments(tmp_path_factory: pytest.TempPathFactory, bert_folder: Path) -> li
 
 
 def make(arguments: list[str], folder: Path) -> Made:
-    """Return a function that makes a job while no connection can be opened."""
+    """Make a job while no connection can be opened."""
 
     def refuse(_: socket.socket, address: Any) -> None:
         raise AssertionError(f"a connection to {address}")

@@ -14,8 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.pipeline.job.test_duplicates import ada
-from tests.runs import examples, read_manifest, run, wait_until, write_input
+from tests.runs import ada, examples, read_manifest, run, wait_until, write_input
 from tests.servers import free_port, listens, serving
 from tests.started import start
 from tests.stores import Store, gcs

@@ -28,11 +28,10 @@ from model.training.calibration import (
 )
 from model.training.data import make_examples, read_training_rows
 from model.training.prior import PRIOR_WEIGHTS
+from pipeline.bundled import SAMPLE
 from tests.model.predicted import decode
 from tests.model.split import with_settings
 from tests.runs import run
-
-SAMPLE = Path(__file__).parents[2] / "pipeline" / "bundled" / "sample.parquet"
 
 
 def test_the_temperature_that_made_the_events_is_found() -> None:

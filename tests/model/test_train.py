@@ -29,17 +29,16 @@ from model.training.data import read_training_rows
 from model.training.loss import passage_loss, window_loss
 from model.training.start import moving_average
 from model.training.state import Training
+from pipeline.bundled import SAMPLE
 from tests.checkpoints import ARCHITECTURES
 from tests.model.audit.test_losses import Passage, logsumexp
 from tests.model.fakes import FakeReader, make_windows
-
-HOUSE = Path(__file__).parents[2]
-SAMPLE = HOUSE / "pipeline" / "bundled" / "sample.parquet"
+from tests.runs import HOUSE
 
 
 def options(base: Path, output: Path, **changed: Any) -> argparse.Namespace:
     parsed = make_parser().parse_args(
-        ["--train", str(SAMPLE), "--output", str(output), "--base", str(base)]
+        ["--train", SAMPLE, "--output", str(output), "--base", str(base)]
     )
     defaults = {
         "epochs": 0.05,
@@ -96,7 +95,7 @@ def test_the_folder_is_a_checkpoint_with_settings_of_its_own(trained: Path) -> N
 def test_a_split_reader_learns_from_a_whole_one_and_is_read_as_one(
     bert_folder: Path, trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    changed = {"split": 1, "max_question": 20, "teacher": str(trained), "eval": str(SAMPLE)}
+    changed = {"split": 1, "max_question": 20, "teacher": str(trained), "eval": SAMPLE}
     with caplog.at_level("INFO", "spanmill.train"):
         train(options(bert_folder, tmp_path, epochs=0.15, eval_every_nth=40, **changed))
     losses = [record.args[2] for record in caplog.records if record.args and "loss" in record.msg]
@@ -238,7 +237,7 @@ def test_other_objectives_train_too(
     bert_folder: Path, tmp_path: Path, changed: dict[str, Any]
 ) -> None:
     result = train(
-        options(bert_folder, tmp_path, eval=str(SAMPLE), eval_every_nth=40, epochs=0.025, **changed)
+        options(bert_folder, tmp_path, eval=SAMPLE, eval_every_nth=40, epochs=0.025, **changed)
     )
     assert 0 <= result["em"] <= result["f1"] <= 100
     assert read_settings(tmp_path).link == changed.get("link", "softmax")

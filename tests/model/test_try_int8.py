@@ -14,9 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from model.checkpoint import read_settings
 from model.try_int8 import DtypeDifference, GradedAnswers, compare, main
+from pipeline.bundled import SAMPLE
 from tests.model.split import with_settings
-
-SAMPLE = Path(__file__).parents[2] / "pipeline" / "bundled" / "sample.parquet"
 
 REFERENCE = GradedAnswers(
     [(0, 3), (5, 9), (None, None), (7, 8)],

@@ -14,8 +14,7 @@ from model.audit.statistics import shortened
 from pipeline.compare import resolve
 from pipeline.job.options import parse
 from tests.checkpoints import build_bert
-from tests.pipeline.job.test_duplicates import ada
-from tests.runs import examples, read_manifest, read_parts, run, write_input
+from tests.runs import ada, examples, read_manifest, read_parts, run, write_input
 
 
 @pytest.fixture(scope="module")

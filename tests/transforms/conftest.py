@@ -6,14 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from model.reading.tokenizer import Tokenizer
-
-
-@pytest.fixture(scope="session")
-def words(bert_folder: Path) -> Tokenizer:
-    """Return the tokenizer of the tiny checkpoint."""
-    return Tokenizer(bert_folder)
-
 
 @pytest.fixture(params=["local", "memory"])
 def output(request: pytest.FixtureRequest, tmp_path: Path) -> str:

@@ -9,8 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from tests.pipeline.job.test_duplicates import ada
-from tests.runs import examples, read_parts, read_rejections, run, write_input
+from tests.runs import ada, examples, read_parts, read_rejections, run, write_input
 from tests.transforms.fakes import asked, make_chunk
 from tests.transforms.test_measure_loss import gold, with_answers
 from tests.transforms.test_relabel import filled

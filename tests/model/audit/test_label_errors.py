@@ -16,11 +16,6 @@ WEIGHTS = {"a": (3.0, 0.0), "b": (0.0, 3.0), "d": (-9.0, -9.0)}
 """In `a b c d`, the start network points at a, the end network at b."""
 
 
-@pytest.fixture
-def words(bert_folder: Any) -> Tokenizer:
-    return Tokenizer(bert_folder)
-
-
 def judged(
     words: Tokenizer, *answers: dict[str, Any], null: bool = False, **weights: tuple[float, float]
 ) -> list[dict[str, Any]]:

@@ -20,11 +20,6 @@ LIMITS = WindowLimits(max_length=16, overlap=4, max_question=4, max_windows=3)
 """A question of q tokens leaves 13 - q for the context: 3 windows have at most 12 + 2 * 8 = 28."""
 
 
-@pytest.fixture(scope="module")
-def words(bert_folder: Path) -> Tokenizer:
-    return Tokenizer(bert_folder)
-
-
 class Slow(Tokenizer):
     """A tokenizer that never skips a context."""
 

@@ -49,11 +49,6 @@ def reader(bert_folder: Path) -> SpanReader:
     return SpanReader.load(str(bert_folder), **LIMITS, null="on")
 
 
-@pytest.fixture(scope="module")
-def words(bert_folder: Path) -> Tokenizer:
-    return Tokenizer(bert_folder)
-
-
 class TestOf:
     def test_ids_are_made_where_there_are_none(self):
         questions = QuestionList.of(["Who?", Question("When?", "date"), "Where?"])

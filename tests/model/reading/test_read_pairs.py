@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,12 +11,6 @@ from model.reading.pairs import cut_pairs
 from model.reading.read_pairs import blocks, predict_passages, read_pairs
 from model.reading.tokenizer import Tokenizer
 from tests.transforms.fakes import DECODING, LIMITS, FakeReader
-
-
-@pytest.fixture(scope="module")
-def words(bert_folder: Path) -> Tokenizer:
-    return Tokenizer(bert_folder)
-
 
 LETTERS = {letter: (float(k % 5), float(-k)) for k, letter in enumerate("abcdefghiklmnop")}
 

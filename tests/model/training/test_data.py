@@ -26,8 +26,7 @@ from model.training.data import (
     with_joined_passages,
     with_unanswerables,
 )
-
-SAMPLE = Path(__file__).parents[3] / "pipeline" / "bundled" / "sample.parquet"
+from pipeline.bundled import SAMPLE
 
 
 def row(number: int, source: str = "a") -> dict:
@@ -232,7 +231,7 @@ def test_a_window_has_the_ends_of_the_gold_that_it_contains(bert_folder: Path) -
 
 
 def test_an_epoch_holds_every_window_once(bert_folder: Path) -> None:
-    rows = read_training_rows(str(SAMPLE))[:50]
+    rows = read_training_rows(SAMPLE)[:50]
     examples = make_examples(rows, Tokenizer(bert_folder), 128, 32, 32)
     usable = np.arange(len(examples.windows))
     batches = plan_epoch(examples, usable, 1000, np.random.default_rng(0))

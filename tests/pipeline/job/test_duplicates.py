@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,36 +11,14 @@ import pytest
 
 from pipeline.job.duplicates import audited_parts
 from pipeline.job.options import Refused
-from tests.runs import examples, read_parts, run, write_input
-
-Audit = Callable[..., int]
-
-
-def ada(table: pa.Table, *others: int) -> pa.Table:
-    """Give every row the gold `Ada`, and the rows `others` the gold `keeper`."""
-    golds = []
-    for row, context in enumerate(table["context"].to_pylist()):
-        text = "keeper" if row in others else "Ada"
-        golds.append({"text": [text], "answer_start": [context.index(text)]})
-    return table.append_column("answers", pa.array(golds))
+from tests.pipeline.audits import Audit
+from tests.runs import ada, examples, read_parts, run, write_input
 
 
 def renamed(table: pa.Table, prefix: str) -> pa.Table:
     return table.set_column(
         0, "id", pa.array([f"{prefix}{each}" for each in table["id"].to_pylist()])
     )
-
-
-@pytest.fixture(scope="module")
-def audit(bert_folder: Path) -> Audit:
-    """Return `audit(input, output, *options)`, which runs an audit and returns its exit code."""
-
-    def run_audit(inputs: Path, output: Path, *options: str) -> int:
-        return run(
-            "audit", f"--input={inputs}", f"--output={output}", f"--model={bert_folder}", *options
-        )
-
-    return run_audit
 
 
 @pytest.fixture(scope="module")
