@@ -25,7 +25,7 @@ MB = 2**20
 def limit(monkeypatch: pytest.MonkeyPatch) -> int:
     """Lower the limit, so that small files exceed it."""
     for module in (sizes, read_chunk):
-        monkeypatch.setattr(module, "MOST_BYTES", 16 * MB)
+        monkeypatch.setattr(module, "CHUNK_BYTES", 16 * MB)
     return 16 * MB
 
 
