@@ -301,7 +301,7 @@ class TestEnds:
         process.send_signal(signal.SIGHUP)
         self.wait_for(process, tmp_path / "out", len(part_files(tmp_path / "out")) + 3)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=20) == 143
+        assert process.wait(timeout=600) == 143
         assert not (tmp_path / "out" / "manifest.json").exists()
 
     @pytest.mark.parametrize("closed", [None, "/dev/full"])
