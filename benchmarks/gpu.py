@@ -144,7 +144,7 @@ class Case:
 
 
 def distinct_copies(corpus: str, copies: int) -> pa.Table:
-    """Return the rows so many times, each with another question: equal pairs are read once."""
+    """Return the rows `copies` times, with other questions each time: equal pairs are read once."""
     table = pq.read_table(corpus)
     at = table.schema.get_field_index("question")
     questions = table["question"].to_pylist()
