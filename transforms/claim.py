@@ -38,9 +38,19 @@ class Output:
         return RunFiles(self.folder)
 
     def commit(self, content: bytes | pa.Buffer, *names: str) -> None:
-        """Publish finished bytes as the file `folder/names...`. Raises ClaimLost."""
+        """Publish finished bytes as the file `folder/names...`. Raises ClaimLost.
+
+        If another run takes the output over in the meantime, the file is removed again.
+        """
         self._check()
         commit(self.folder, content, *names)
+        try:
+            self._check()
+        except ClaimLost:
+            # The other run would count the file as its own, unless it has replaced it.
+            if exists(join(self.folder, *names)) and read(join(self.folder, *names)) == content:
+                remove(self.folder, *names)
+            raise
 
     def publish(self, content: bytes, *names: str) -> None:
         """Commit a file, and verify it by reading it back: no later check would notice its loss.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from tests.transforms.fakes import claimed
@@ -33,6 +35,25 @@ def test_in_the_output_of_another_run_nothing_is_changed(tmp_path: Path, left: b
     with pytest.raises(ClaimLost, match="now belongs to another run"):
         output.remove("parts", "p")
     assert (tmp_path / "parts" / "p").read_bytes() == b"theirs"
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_file_that_is_published_while_another_run_takes_over_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replaced: bool
+):
+    output, part = claimed(tmp_path), tmp_path / "parts" / "p"
+    publish = claim.commit
+
+    def be_overtaken(*arguments: Any) -> None:
+        publish(*arguments)
+        (tmp_path / RunFiles.RUN).write_bytes(b'{"run": "another run"}')
+        if replaced:
+            part.write_bytes(b"theirs")
+
+    monkeypatch.setattr(claim, "commit", be_overtaken)
+    with pytest.raises(ClaimLost, match="now belongs to another run"):
+        output.commit(pa.py_buffer(b"mine"), "parts", "p")
+    assert (part.read_bytes() if part.exists() else None) == (b"theirs" if replaced else None)
 
 
 @pytest.mark.parametrize("before", [None, b"of an earlier try"])
