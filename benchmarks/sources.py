@@ -47,7 +47,7 @@ SCHEMA = pa.schema(
 
 
 def taken(rows: list[dict], windows: int, reader: CheckpointReader, seed: int) -> list[dict]:
-    """Return some of the rows at random that have about so many windows together."""
+    """Return rows, drawn at random, that have about `windows` windows in all."""
     rows = random.Random(seed).sample(rows, min(windows, len(rows)))  # a row has a window at least
     counts = make_examples(rows, reader.tokenizer(), 384, 128, 64).windows.counts
     return rows[: int(np.searchsorted(np.cumsum(counts), windows)) + 1]
@@ -61,7 +61,7 @@ def table_of(rows: list[dict]) -> pa.Table:
 
 
 def write_evaluated(paths: list[str], windows: int, reader: CheckpointReader, output: Path) -> None:
-    """Write rows of several files, about so many windows of each; `file` says where a row is from.
+    """Write rows of several files, about `windows` windows each; column `file` names the source.
 
     Only rows of the half to fit on are taken. The files that have unanswerable rows are also
     written apart.
