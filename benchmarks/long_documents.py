@@ -7,6 +7,8 @@ passage posterior   Spanmill: the best span of all windows by its score, with on
 softmax per window  the best span of all windows by the product of its window's two softmaxes, as
                     question-answering pipelines rank spans
 first window        the best span of the first window, as after truncation
+
+Each line ends with F1 of the rows whose first gold has at most 15 words, and of the others.
 """
 
 from __future__ import annotations
@@ -25,6 +27,9 @@ from model.reading.reader import CheckpointReader
 from model.reading.spans import ValidSpans, decode_windows
 from model.reading.window_prior import match_windows
 from model.training.data import make_examples, read_training_rows
+
+SHORT = 15
+"""Words of the longest gold that counts as short."""
 
 
 def main() -> None:
@@ -70,6 +75,9 @@ def main() -> None:
     own = read_settings(Path(options.model))
     prior = own.window_prior * match_windows(windows)
 
+    golds = [row["answers"]["text"] for row in rows]
+    is_short = np.array([len(gold[0].split()) <= SHORT for gold in golds])
+
     # The best window of each row in each way.
     ways = {
         "passage posterior with the prior": score / own.temperature + prior,
@@ -84,10 +92,17 @@ def main() -> None:
         begin = windows.passages.char_start[base + spans[0, best]]
         stop = windows.passages.char_end[base + spans[1, best]]
         texts = [row["context"][low:high] for row, low, high in zip(rows, begin, stop, strict=True)]
-        golds = [row["answers"]["text"] for row in rows]
-        scores = [grade(text, gold) for text, gold in zip(texts, golds, strict=True)]
-        em, mean = 100 * np.mean(scores, axis=0)
-        print(f"{name}: EM {em:.2f}, F1 {mean:.2f} ({len(rows)} rows, {len(windows)} windows)")
+        scores = np.array([grade(text, gold) for text, gold in zip(texts, golds, strict=True)])
+        em, mean = 100 * scores.mean(0)
+        lengths = "; ".join(
+            f"{kind} golds F1 {100 * scores[of_kind, 1].mean():.2f} ({of_kind.sum()} rows)"
+            for kind, of_kind in (("short", is_short), ("long", ~is_short))
+            if of_kind.any()
+        )
+        print(
+            f"{name}: EM {em:.2f}, F1 {mean:.2f} ({len(rows)} rows, {len(windows)} windows); "
+            f"{lengths}"
+        )
 
 
 if __name__ == "__main__":
